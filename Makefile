@@ -1,0 +1,35 @@
+# make train: a VAE on the digits, start to figures.   make test: everything that is checked.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: train test test-fast lint mutants kill clean
+
+train: .venv/installed
+	$(BIN)/pyro-vae train --data digits --latent_dim 10 --epochs 150 --optimizer.lr 2e-3 --out $(RUN)
+
+test: .venv/installed
+	$(BIN)/pytest -n auto
+
+test-fast: .venv/installed
+	$(BIN)/pytest -n auto -m "not slow"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+mutants: .venv/installed
+	$(BIN)/python tests/mutants.py
+
+kill: .venv/installed
+	$(BIN)/python tests/kill_and_resume.py --kills 20
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "pyro_vae needs Python 3.10 or later")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

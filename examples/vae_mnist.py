@@ -1,0 +1,97 @@
+"""The one-layer VAE of the IWAE paper (784-200-200-50, tanh) on MNIST.
+
+The paper's network, prior, likelihood and Adam epsilon; its start of the output at the mean image; binarization drawn
+anew at every minibatch; and, if asked for, its 5,000-sample estimate. Not the paper's learning-rate stages: a cosine
+schedule takes their place, so that any number of epochs makes sense. The paper reports -log p(x) = 86.76 nats, after
+3,280 epochs of batches of 20; few epochs end well above.
+
+Without ``--root`` the same code runs offline on scikit-learn's 8 x 8 digits, whose numbers compare with no paper's.
+Run it::
+
+    python examples/vae_mnist.py
+    python examples/vae_mnist.py --root data --epochs 100 --num-samples 5000
+
+The first command (about 8 s on one core) printed -24.349 +- 0.004 (Monte Carlo) +- 0.186 (over data) nats per digit.
+With ``--root data --epochs 3 --num-images 500`` (about 20 s of training) it was -113.7 +- 1.4 (over data) nats per
+MNIST image, with Pareto k > 0.7 for 89% of them: 500 samples are too few.
+
+References:
+    Importance weighted autoencoders (Burda et al., 2016), section 5 and table 1. https://arxiv.org/abs/1509.00519
+"""
+
+import argparse
+from functools import partial
+
+import torch
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from pyro_vae import (
+    MLP,
+    MNIST,
+    VAE,
+    BernoulliLikelihood,
+    DiagonalNormalGuide,
+    Digits,
+    StandardNormalPrior,
+    fit,
+    log_likelihood,
+)
+
+
+def build(splits, latent_dim=50):
+    """784-200-200-50 and back, tanh, starting at the mean image."""
+    net = partial(MLP, hidden=(200, 200), activation="tanh")
+    return VAE(
+        StandardNormalPrior(latent_dim),
+        BernoulliLikelihood(latent_dim, splits.data_shape, net=net).start_at(splits.train.mean()),
+        DiagonalNormalGuide(splits.data_shape, latent_dim, net=net),
+    )
+
+
+def positive(text):
+    """A positive integer."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="The one-layer VAE of the IWAE paper.")
+    parser.add_argument(
+        "--root", help="folder with MNIST/raw, downloaded there if missing; without it: the embedded 8 x 8 digits"
+    )
+    parser.add_argument("--epochs", type=positive, default=50, help="passes over the data (%(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=100, help="images per step (%(default)s)")
+    parser.add_argument("--num-samples", type=positive, default=500, help="samples per test image (%(default)s)")
+    parser.add_argument("--num-images", type=positive, help="evaluate the first of the test images only (all)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and training (%(default)s)")
+    args = parser.parse_args(argv)
+    try:
+        splits = (MNIST(args.root) if args.root else Digits()).load()
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    if args.batch_size > len(splits.train):
+        parser.error(f"--batch-size must be at most {len(splits.train)}, the number of training images")
+
+    torch.manual_seed(args.seed)  # of the initial weights
+    vae = build(splits)
+    training = fit(
+        vae.model,
+        vae.guide,
+        splits.train,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        optimizer=partial(Adam, lr=1e-3, eps=1e-4),
+        lr_schedule=partial(CosineAnnealingLR, T_max=args.epochs),
+        seed=args.seed,
+    )
+    seconds = sum(record["seconds"] for record in training.history)
+    print(f"trained {args.epochs} epochs in {seconds:.0f} s; test images:")
+    test = splits.test.subset(slice(args.num_images))
+    protocol = {**splits.protocol, "test": len(test), "likelihood": type(vae.likelihood).__name__}
+    print(log_likelihood(vae.model, vae.guide, test, num_samples=args.num_samples, protocol=protocol))
+
+
+if __name__ == "__main__":
+    main()

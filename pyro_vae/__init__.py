@@ -1,0 +1,62 @@
+"""Variational autoencoders as probabilistic programs.
+
+A VAE is a Pyro model and a Pyro guide, each built from small modules that map tensors to a distribution; everything
+else here trains such a pair, measures it, or uses it.
+"""
+
+from pyro_vae import data, evaluation, guides, likelihoods, models, networks, objectives, priors, training
+from pyro_vae.data import MNIST, Digits, Files, FreyFaces, ImageSet, Splits
+from pyro_vae.evaluation import LogLikelihood, latent_diagnostics, log_likelihood, log_weights, prior_proposal
+from pyro_vae.guides import DiagonalNormalGuide, Guide
+from pyro_vae.likelihoods import (
+    BernoulliLikelihood,
+    DiscretizedLogisticLikelihood,
+    Likelihood,
+    NormalLikelihood,
+)
+from pyro_vae.models import VAE
+from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, Network
+from pyro_vae.priors import Prior, StandardNormalPrior
+from pyro_vae.training import FitResult, Run, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "MNIST",
+    "VAE",
+    "BernoulliLikelihood",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DiagonalNormalGuide",
+    "Digits",
+    "DiscretizedLogisticLikelihood",
+    "Files",
+    "FitResult",
+    "FreyFaces",
+    "GatedMLP",
+    "Guide",
+    "ImageSet",
+    "Likelihood",
+    "LogLikelihood",
+    "Network",
+    "NormalLikelihood",
+    "Prior",
+    "Run",
+    "Splits",
+    "StandardNormalPrior",
+    "data",
+    "evaluation",
+    "fit",
+    "guides",
+    "latent_diagnostics",
+    "likelihoods",
+    "log_likelihood",
+    "log_weights",
+    "models",
+    "networks",
+    "objectives",
+    "prior_proposal",
+    "priors",
+    "training",
+]

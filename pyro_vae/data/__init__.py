@@ -1,0 +1,10 @@
+"""Data sets as tensors on a device, with an explicit split and binarization protocol."""
+
+from pyro_vae.data.base import Dataset, Splits
+from pyro_vae.data.digits import Digits
+from pyro_vae.data.files import Files
+from pyro_vae.data.frey_faces import FreyFaces
+from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.mnist import MNIST
+
+__all__ = ["MNIST", "Dataset", "Digits", "Files", "FreyFaces", "ImageSet", "Splits"]

@@ -1,0 +1,135 @@
+"""The user's own images: an npz or npy file, or a folder."""
+
+from __future__ import annotations
+
+import os
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vae.data.arrays import as_images, as_labels, read_npy, read_npz
+from pyro_vae.data.base import Dataset, RawArrays
+from pyro_vae.data.binarization import Binarization
+from pyro_vae.data.folder import read_folder
+from pyro_vae.data.splitting import TEST_SEED, hold_out
+
+_LAYOUTS = (("images",), ("train", "test"))
+_LABELS = ("labels", "train_labels", "test_labels")
+
+
+class Files(Dataset):
+    """Images of your own.
+
+    - ``.npz``: ``images`` with optional ``labels``; or ``train`` and ``test`` with optional ``train_labels``
+      and ``test_labels``. ``.npy``: the images.
+    - a folder of png, jpg or bmp files, grey or colour, all of one size; sub-folders, sorted by name, are the
+      classes 0, 1, ...
+
+    Arrays are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, D)``: integers in 0..255 or floating numbers. Integers
+    with no value above 1 are taken to be binary already (``max_value`` 1). Nothing is ever unpickled.
+
+    Args:
+        root: the file or folder.
+        binarize: see :class:`Dataset`; floating data outside [0, 1] need ``"none"``, which keeps them.
+        validation: number of training images held out; ``None`` is a sixth of them.
+        seed: of the validation split and of the draws made once.
+        test: number of test images held out when the data have no test part, the same ones for every
+            ``seed``; ``None`` is a sixth of all.
+
+    Shape:
+        ``data_shape`` is ``(C, H, W)``, or ``(D,)`` for ``(N, D)`` arrays.
+
+    Raises:
+        FileNotFoundError: by ``load``, when ``root`` does not exist.
+        ValueError: by ``load``, when the file or what it holds cannot be used; the message says why.
+
+    Example:
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "mine.npz")
+        ...     np.savez(path, images=np.zeros((60, 4, 4), dtype=np.uint8))
+        ...     splits = Files(path, test=10, validation=5).load()
+        >>> len(splits.train), len(splits.validation), len(splits.test), splits.data_shape
+        (45, 5, 10, (1, 4, 4))
+    """
+
+    def __init__(
+        self,
+        root: str | PathLike[str] | None = None,
+        *,
+        binarize: Binarization = "dynamic",
+        validation: int | None = None,
+        seed: int = 0,
+        test: int | None = None,
+    ) -> None:
+        if root is None:
+            raise ValueError("Files: root must be given, got root=None. Pass an npz or npy file or a folder of images.")
+        super().__init__(root, binarize=binarize, validation=validation, seed=seed)
+        self.test = test
+
+    def raw(self) -> RawArrays:
+        arrays = _read(Path(os.path.expanduser(self.root or "")))
+        if "images" in arrays:
+            return self._held_out(*_part(arrays, "images", "labels"))
+        if self.test is not None:
+            raise ValueError(
+                f"Files: test must be None when the file has its own test part, got test={self.test}. Leave it out."
+            )
+        train, train_labels = _part(arrays, "train", "train_labels")
+        test, test_labels = _part(arrays, "test", "test_labels")
+        _check_alike(train, test)
+        return RawArrays(train, train_labels, test, test_labels, _max_value(train, test))
+
+    def _held_out(self, images: Tensor, labels: Tensor | None) -> RawArrays:
+        count = len(images)
+        size = max(1, count // 6) if self.test is None else self.test
+        if not 1 <= size < count:
+            raise ValueError(
+                f"Files: test must be at least 1 and less than the {count} images, got test={size}. Pass "
+                "another test, or more images."
+            )
+        kept, test = hold_out(count, size, seed=TEST_SEED, name="test")
+        kept_labels, test_labels = (None, None) if labels is None else (labels[kept], labels[test])
+        return RawArrays(images[kept], kept_labels, images[test], test_labels, _max_value(images))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if path.is_dir():
+        images, labels = read_folder(path, owner="Files")
+        return {"images": images} if labels is None else {"images": images, "labels": labels}
+    if not path.exists():
+        raise FileNotFoundError(
+            f"Files: root must be an npz or npy file or a folder of images, got root={str(path)!r}, which "
+            f"does not exist. Check the path; it is relative to {os.getcwd()}."
+        )
+    if path.suffix == ".npz":
+        return read_npz(path, owner="Files", layouts=_LAYOUTS, optional=_LABELS)
+    if path.suffix == ".npy":
+        return {"images": read_npy(path, owner="Files")}
+    raise ValueError(
+        f"Files: root must end in .npz or .npy or be a folder, got root={str(path)!r}. Save the images with np.savez."
+    )
+
+
+def _part(arrays: dict[str, np.ndarray], name: str, labels_name: str) -> tuple[Tensor, Tensor | None]:
+    images = as_images(arrays[name], owner="Files", name=name)
+    if labels_name not in arrays:
+        return images, None
+    return images, as_labels(arrays[labels_name], len(images), owner="Files", name=labels_name)
+
+
+def _check_alike(train: Tensor, test: Tensor) -> None:
+    if train.shape[1:] != test.shape[1:] or train.is_floating_point() != test.is_floating_point():
+        raise ValueError(
+            f"Files: train and test must share image shape and kind of number, got train={train.dtype} "
+            f"{tuple(train.shape)}, test={test.dtype} {tuple(test.shape)}. Save both alike."
+        )
+
+
+def _max_value(*parts: Tensor) -> int:
+    if parts[0].is_floating_point():
+        return 1
+    return 1 if max(int(part.max()) for part in parts) <= 1 else 255

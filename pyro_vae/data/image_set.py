@@ -1,0 +1,153 @@
+"""A set of images held as one tensor on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+Index = Tensor | slice | Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    r"""Images as integers :math:`u` that stand for :math:`x = u / u_{\max} \in [0, 1]`.
+
+    Args:
+        images: uint8 pixels, or a floating tensor for continuous data (then ``max_value`` is not used).
+        labels: int64 class labels, or ``None``.
+        max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
+        dynamic: whether :meth:`batch` draws binary pixels anew, with :math:`P(x = 1) = u / u_{\max}`.
+
+    Shape:
+        ``images`` is ``(N, *data_shape)``, ``labels`` ``(N,)``; ``data_shape`` is ``(C, H, W)`` for images.
+
+    Raises:
+        ValueError: for zero-length data, another dtype, pixels above ``max_value``, labels of another length,
+            or ``dynamic`` with floating pixels outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> images = ImageSet(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8))
+        >>> images.data_shape, len(images)
+        ((1, 1, 3), 1)
+        >>> images.batch([0])
+        tensor([[[[0.0000, 0.2000, 1.0000]]]])
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    max_value: int = 255
+    dynamic: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_images()
+        self._check_range()
+        self._check_labels()
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one datum, ``(C, H, W)`` for images."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie, and so where batches are made."""
+        return self.images.device
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same set on another device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, images=self.images.to(device), labels=labels)
+
+    def subset(self, index: Index) -> ImageSet:
+        """The images (and labels) at ``index``, in that order."""
+        labels = None if self.labels is None else _take(self.labels, index)
+        return replace(self, images=_take(self.images, index), labels=labels)
+
+    def batch(
+        self, index: Index, *, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Images at ``index`` as a model takes them: binary draws if ``dynamic``, else ``u / max_value``.
+
+        Args:
+            index: which images: a tensor of positions, a list or a slice.
+            dtype: of the batch; ``None`` is the default dtype. Floating data are returned as they are, in this dtype.
+            generator: source of the dynamic draws; ``None`` is the global one. A generator on another
+                device draws there, so that a seeded CPU generator gives the same batch on every device.
+
+        Returns:
+            The batch, on the set's device.
+
+        Shape:
+            ``(B, *data_shape)``
+        """
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        pixels = _take(self.images, index)  # (B, *data_shape)
+        if self.dynamic:
+            device = self.device if generator is None else generator.device
+            noise = torch.rand(pixels.shape, generator=generator, device=device, dtype=torch.float32)
+            # rand < 1 strictly, also after the product in float32: u = max_value gives 1 and u = 0 gives 0
+            return (noise.to(self.device) * self._scale < pixels).to(dtype)
+        return pixels.to(dtype) if self._scale == 1 else pixels.to(dtype) / self._scale
+
+    def mean(self, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Mean over the set of what :meth:`batch` returns in expectation.
+
+        Shape:
+            ``data_shape``
+        """
+        total = torch.float64 if self.images.is_floating_point() else torch.int64
+        return (self.images.sum(0, dtype=total).double() / (len(self) * self._scale)).to(dtype)
+
+    @property
+    def _scale(self) -> int:
+        return 1 if self.images.is_floating_point() else self.max_value
+
+    def _check_images(self) -> None:
+        dtype, shape = self.images.dtype, tuple(self.images.shape)
+        if dtype != torch.uint8 and not dtype.is_floating_point:
+            raise ValueError(
+                f"ImageSet: images must be uint8 or floating, got dtype={dtype}. Convert with images.to(torch.uint8)."
+            )
+        if len(shape) < 2:
+            raise ValueError(
+                f"ImageSet: images must be (N, *data_shape), got shape={shape}. Put the image index first."
+            )
+        if self.images.numel() == 0:
+            raise ValueError(
+                f"ImageSet: images must hold at least one image, got zero-length data of shape={shape}. "
+                "Check the file, the index or the split sizes it comes from."
+            )
+
+    def _check_range(self) -> None:
+        if not 1 <= self.max_value <= 255:
+            raise ValueError(
+                f"ImageSet: max_value must lie in 1..255, got max_value={self.max_value}. Pass the largest pixel."
+            )
+        if self.images.is_floating_point() and not self.dynamic:
+            return
+        low, high = (bound.item() for bound in torch.aminmax(self.images))
+        if not (low >= 0 and high <= self._scale):
+            raise ValueError(
+                f"ImageSet: pixels must lie in [0, {self._scale}], got pixels from {low:.6g} to {high:.6g}. "
+                "Pass the right max_value, or rescale floating data to [0, 1] before binarizing them."
+            )
+
+    def _check_labels(self) -> None:
+        if self.labels is None:
+            return
+        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self),):
+            raise ValueError(
+                f"ImageSet: labels must be int64 of shape ({len(self)},), got {self.labels.dtype} of "
+                f"shape={tuple(self.labels.shape)}. Pass one integer class per image, or labels=None."
+            )
+
+
+def _take(values: Tensor, index: Index) -> Tensor:
+    return values[index.to(values.device) if isinstance(index, Tensor) else index]

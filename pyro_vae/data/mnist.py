@@ -1,0 +1,102 @@
+"""MNIST, read by torchvision."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+from os import PathLike
+from pathlib import Path
+
+from pyro_vae.data.base import Dataset, RawArrays
+from pyro_vae.data.binarization import Binarization
+
+_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+class MNIST(Dataset):
+    """The 60000 + 10000 hand-written 28 x 28 digits, in torchvision's layout.
+
+    Args:
+        root: folder that contains ``MNIST/raw``; ``None`` is ``"data"``. The four idx files are downloaded
+            there when one is missing; nothing is written when they are present.
+        binarize: see :class:`Dataset`.
+        validation: number of the 60000 training images held out.
+        seed: of the validation split and of the draws made once.
+
+    Shape:
+        ``data_shape`` is ``(1, 28, 28)``, ``max_value`` is 255.
+
+    Raises:
+        FileNotFoundError: by ``load``, when a file is missing and cannot be downloaded.
+        ValueError: by ``load``, when a file is truncated or not an idx file.
+
+    References:
+        "Gradient-based learning applied to document recognition" (LeCun, Bottou, Bengio and Haffner, 1998),
+        https://doi.org/10.1109/5.726791.
+
+    Example:
+        >>> MNIST(binarize="fixed")
+        MNIST(root='data', binarize='fixed', validation=10000, seed=0)
+    """
+
+    def __init__(
+        self,
+        root: str | PathLike[str] | None = None,
+        *,
+        binarize: Binarization = "dynamic",
+        validation: int = 10000,
+        seed: int = 0,
+    ) -> None:
+        root = "data" if root is None else root
+        super().__init__(root, binarize=binarize, validation=validation, seed=seed)
+
+    def raw(self) -> RawArrays:
+        from torchvision.datasets import MNIST as Torchvision
+
+        folder = Path(os.path.expanduser(self.root or "data"))
+        files = [folder / "MNIST" / "raw" / name for name in _FILES]
+        if not all(file.is_file() for file in files):
+            _download(Torchvision, folder)
+        for file in files:
+            _check_idx(file)
+        train, test = (Torchvision(str(folder), train=part, download=False) for part in (True, False))
+        return RawArrays(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets, 255)
+
+
+def _download(torchvision_mnist: type, folder: Path) -> None:
+    quiet = io.StringIO()  # progress bars and prints would otherwise go to the user's terminal
+    try:
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            torchvision_mnist(str(folder), download=True)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"MNIST: the files {', '.join(_FILES)} must lie in {folder / 'MNIST' / 'raw'} or be "
+            f"downloadable, got root={str(folder)!r} and a failed download ({_one_line(error)}). Put the "
+            "four files there, or pass as root the folder that contains MNIST/raw."
+        ) from error
+
+
+def _check_idx(file: Path) -> None:
+    """The idx format: magic 0x0801 (labels) or 0x0803 (images), one 4-byte size per dimension, then bytes."""
+    dims = 3 if "idx3" in file.name else 1
+    with file.open("rb") as stream:
+        head = stream.read(4 * (1 + dims))
+    fields = [int.from_bytes(head[i : i + 4], "big") for i in range(0, 4 * (1 + dims), 4)]
+    size = 4 * (1 + dims) + math.prod(fields[1:])
+    if fields[0] != 0x0800 + dims or file.stat().st_size != size:
+        raise ValueError(
+            f"MNIST: {file} must be a whole idx file with {dims} dimension(s), got one that is truncated or "
+            f"damaged ({file.stat().st_size} bytes). Delete it and load again to download it, or copy it "
+            "anew."
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

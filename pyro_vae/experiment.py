@@ -1,0 +1,219 @@
+"""A training described by a configuration: from the pieces' class names to a run folder, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from pyro_vae.config import load_config
+from pyro_vae.data import Dataset, Digits, Splits
+from pyro_vae.evaluation import LogLikelihood, log_likelihood
+from pyro_vae.guides import DiagonalNormalGuide, Guide
+from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
+from pyro_vae.models import VAE
+from pyro_vae.networks import Shape
+from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.priors import Prior, StandardNormalPrior
+from pyro_vae.training import FitResult, Run, fit
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def train(
+    data: Callable[[], Dataset] = Digits,
+    latent_dim: int = 20,
+    prior: Callable[[int], Prior] = StandardNormalPrior,
+    likelihood: Callable[[int, Shape], Likelihood] = BernoulliLikelihood,
+    guide: Callable[[Shape, int], Guide] = DiagonalNormalGuide,
+    start_at_mean: bool = True,
+    objective: Callable[[], Objective] = ELBO,
+    optimizer: Callable[[Iterable], Optimizer] = Adam,
+    lr_schedule: Callable[[Optimizer], LRScheduler] | None = None,
+    lr_schedule_unit: Literal["epoch", "step"] = "epoch",
+    epochs: int = 100,
+    batch_size: int = 100,
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+    engine: Literal["eager"] = "eager",
+    checkpoint_seconds: float = 60.0,
+    tensorboard: bool = False,
+    num_samples: int = 1000,
+    *,
+    run: Run | Callable[[], Run],
+    resume: bool = False,
+) -> Trained:
+    """Train a VAE on a data set, in a run folder, and estimate its test log-likelihood.
+
+    Args:
+        data: the data set: Digits (embedded), MNIST, FreyFaces, or Files for data of your own.
+        latent_dim: number of latent dimensions.
+        prior: p(z).
+        likelihood: p(x | z); its decoder is ``--likelihood.net``.
+        guide: q(z | x); its encoder is ``--guide.net``.
+        start_at_mean: start the decoder's output at the mean of the training data.
+        objective: what is maximised, and its weights.
+        optimizer: any of torch.optim.
+        lr_schedule: any of torch.optim.lr_scheduler; none keeps the learning rate.
+        lr_schedule_unit: what the schedule counts.
+        epochs: passes over the training data.
+        batch_size: data per step.
+        clip_norm: largest norm of the whole gradient.
+        patience: stop after so many epochs without a better validation ELBO, and keep the best weights.
+        seed: of initial weights, shuffling, binarization and latents.
+        device: where to train; auto takes the GPU where there is one.
+        engine: how a step runs.
+        checkpoint_seconds: time between two checkpoints.
+        tensorboard: write TensorBoard events too.
+        num_samples: draws per test image for the log-likelihood at the end.
+        run: the run folder, or what makes it once everything else has been found in order.
+        resume: go on from the run's last checkpoint.
+    """
+    place = choose_device(device)
+    dataset = data()
+    splits = dataset.load().to(place)
+    vae = build_vae(splits.data_shape, latent_dim, prior, likelihood, guide, seed=seed)
+    if start_at_mean:
+        vae.likelihood.start_at(splits.train.mean())
+    vae.to(place)
+    result = fit(
+        vae.model,
+        vae.guide,
+        splits.train,
+        epochs=epochs,
+        batch_size=batch_size,
+        objective=objective(),
+        optimizer=optimizer,
+        lr_schedule=lr_schedule,
+        lr_schedule_unit=lr_schedule_unit,
+        clip_norm=clip_norm,
+        validation=splits.validation,
+        patience=patience,
+        seed=seed,
+        engine=engine,
+        run=run,
+        resume=resume,
+        checkpoint_seconds=checkpoint_seconds,
+        tensorboard=tensorboard,
+    )
+    return Trained(vae, splits, {**splits.protocol, **_parts(vae)}, result, num_samples)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained VAE with its data and protocol."""
+
+    vae: VAE
+    splits: Splits
+    protocol: dict[str, Any]
+    result: FitResult | None = None
+    num_samples: int = 1000
+
+    def evaluate(self, split: str = "test", *, num_samples: int | None = None, **options: Any) -> LogLikelihood:
+        """The log-likelihood of a split, with the run's protocol; options as in :func:`pyro_vae.log_likelihood`."""
+        images = getattr(self.splits, split)
+        if images is None:
+            raise ValueError(f"evaluate: the split must hold data, got split={split!r} of size 0. Use another split.")
+        protocol = {**self.protocol, "split": split}
+        samples = num_samples or self.num_samples
+        return log_likelihood(self.vae.model, self.vae.guide, images, num_samples=samples, protocol=protocol, **options)
+
+
+def load_run(
+    path: str | Path, *, device: Device = "auto", root: str | None = None, trust: Iterable[str] = ()
+) -> Trained:
+    """Rebuild the VAE, the data and the protocol of a run folder.
+
+    Nothing in the folder is executed: the configuration may name only classes of this package and torch's optimizers,
+    and the weights are plain tensors.
+
+    Args:
+        path: the run folder.
+        device: where to put model and data.
+        root: where the data set lies, if not where it lay in training.
+        trust: packages whose classes the configuration may name too; importing them runs their code.
+
+    Raises:
+        FileNotFoundError: no run there, or it has no weights yet.
+        ValueError: a file is damaged, foreign, or names code that is not trusted.
+    """
+    run = Run(path)
+    weights = run.load_weights()
+    options = parser().instantiate(parse_config(run, trust=trust))
+    place = choose_device(device)
+    dataset = options.data()
+    if root is not None:
+        dataset.root = root
+    splits = dataset.load().to(place)
+    vae = build_vae(
+        splits.data_shape, options.latent_dim, options.prior, options.likelihood, options.guide, seed=options.seed
+    )
+    try:
+        vae.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(
+            f"Run: {run.path} must hold the weights of its own config.yaml, got others. Restore the folder from a copy."
+        ) from None
+    return Trained(vae.to(place).eval(), splits, {**splits.protocol, **_parts(vae)})
+
+
+def parse_config(run: Run, *, trust: Iterable[str] = ()) -> Namespace:
+    """The options of a run, from its ``config.yaml``."""
+    config = load_config(run.config(), str(run.path / "config.yaml"), trust=trust)
+    return parser().parse_args([f"--config={json.dumps(config)}"])
+
+
+def parser() -> ArgumentParser:
+    """The command-line options of :func:`train`, made from its signature and those of the components."""
+    made = ArgumentParser(exit_on_error=False, prog="pyro-vae train", description=(train.__doc__ or "").splitlines()[0])
+    made.add_argument("--config", action="config", help="YAML file with any of these options.")
+    made.add_function_arguments(train, skip={"run", "resume"})
+    return made
+
+
+def to_yaml(options: Namespace) -> str:
+    """The text of ``config.yaml``: every option, defaults included, so that later defaults change nothing."""
+    plain = yaml.safe_load(parser().dump(options, skip_unset=False))
+    plain.pop("config", None)
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def build_vae(
+    data_shape: Shape,
+    latent_dim: int,
+    prior: Callable[[int], Prior],
+    likelihood: Callable[[int, Shape], Likelihood],
+    guide: Callable[[Shape, int], Guide],
+    *,
+    seed: int = 0,
+) -> VAE:
+    """Build the three pieces for the data's shape, with initial weights by ``seed``; the global generator stays."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
+
+
+def choose_device(name: Device) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ValueError: CUDA is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda must be available, got none on this machine. Use --device cpu or auto.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _parts(vae: VAE) -> dict[str, Any]:
+    parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.guide}
+    return {**{name: type(part).__name__ for name, part in parts.items()}, "latent_dim": vae.latent_dim}

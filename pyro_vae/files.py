@@ -1,0 +1,47 @@
+"""Files that are either there and whole, or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> None:
+    """Write a file by temporary file, fsync and rename: a crash at any instant leaves the old one or the new one.
+
+    Args:
+        path: the file; its folder must exist.
+        content: all of it.
+        overwrite: replace a file that is there.
+
+    Raises:
+        FileExistsError: the file is there and ``overwrite`` is False.
+        OSError: it cannot be written; nothing is left behind.
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path}: the file must not exist yet, got one. Remove it or choose another name.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in the folder last through a power failure, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

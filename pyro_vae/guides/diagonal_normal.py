@@ -1,0 +1,55 @@
+"""The diagonal normal guide."""
+
+from __future__ import annotations
+
+from pyro.distributions import Normal, TorchDistribution
+from torch import Tensor
+
+from pyro_vae.guides.base import Guide
+from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
+
+
+class DiagonalNormalGuide(Guide):
+    r"""Mean-field normal, :math:`q(z | x) = \mathcal{N}(z; \mu(x), \mathrm{diag}(\sigma^2(x)))`.
+
+    Args:
+        data_shape: shape of one datum.
+        latent_dim: number of latent dimensions L.
+        net: builds the encoder, ``net(data_shape, (2, latent_dim))``, which returns loc and log scale.
+        log_scale_bounds: limits of the log scale. The default keeps the scale representable and is never met in
+            ordinary training; the VampPrior paper clips to (-3, 1).
+
+    Shape:
+        ``(*batch, *data_shape)`` to a distribution with batch shape ``batch`` and event shape ``(latent_dim,)``.
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma and Welling, 2014), eq. 9. https://arxiv.org/abs/1312.6114
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> DiagonalNormalGuide((1, 28, 28), 20).posterior(torch.zeros(5, 1, 28, 28)).sample().shape
+        torch.Size([5, 20])
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        *,
+        net: NetworkFactory = MLP,
+        log_scale_bounds: tuple[float, float] = (-12.0, 12.0),
+    ) -> None:
+        super().__init__(data_shape, latent_dim)
+        self.net = build_network(net, self.data_shape, (2, latent_dim))
+        low, high = log_scale_bounds
+        if not low < high:
+            raise ValueError(
+                f"DiagonalNormalGuide: log_scale_bounds must be (low, high), got log_scale_bounds={log_scale_bounds}. "
+                "Use for example (-3.0, 1.0)."
+            )
+        self.log_scale_bounds = (float(low), float(high))
+
+    def posterior(self, x: Tensor) -> TorchDistribution:
+        loc, log_scale = self.net(x).unbind(-2)
+        return Normal(loc, log_scale.clamp(*self.log_scale_bounds).exp()).to_event(1)

@@ -1,0 +1,8 @@
+"""Likelihoods p(x | z)."""
+
+from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.bernoulli import BernoulliLikelihood
+from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogisticLikelihood
+from pyro_vae.likelihoods.normal import NormalLikelihood
+
+__all__ = ["BernoulliLikelihood", "DiscretizedLogisticLikelihood", "Likelihood", "NormalLikelihood"]

@@ -1,0 +1,122 @@
+"""Convolutional networks: strided down, pixel-shuffle up."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot, layer_sizes
+
+
+class ConvEncoder(Network):
+    """Strided convolutions that halve the image, then one linear layer.
+
+    Args:
+        in_shape: ``(C, H, W)`` of one image, any height and width.
+        out_shape: shape of one output.
+        channels: channels after each halving.
+        activation: the nonlinearity after each convolution.
+        kernel_size: odd width of the kernels.
+
+    Shape:
+        ``(*batch, C, H, W) -> (*batch, *out_shape)``
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import ConvEncoder
+        >>> ConvEncoder((1, 28, 20), (2, 8))(torch.zeros(4, 3, 1, 28, 20)).shape
+        torch.Size([4, 3, 2, 8])
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        channels: Shape = (32, 64),
+        activation: Activation = "relu",
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        c, h, w = _image_shape("ConvEncoder", "in_shape", in_shape)
+        widths = (c, *layer_sizes("ConvEncoder", "channels", channels))
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            conv = nn.Conv2d(before, after, _odd("ConvEncoder", kernel_size), stride=2, padding=kernel_size // 2)
+            layers += [glorot(conv), activation_layer(activation)]
+        features = widths[-1] * _halved(h, channels) * _halved(w, channels)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), glorot(nn.Linear(features, self.out_size)))
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class ConvDecoder(Network):
+    """One linear layer, then convolutions whose pixel shuffle doubles the image, cropped to the right size.
+
+    Args:
+        in_shape: shape of one code; it is flattened.
+        out_shape: ``(C, H, W)`` of one image, any height and width.
+        channels: channels before each doubling.
+        activation: the nonlinearity after each layer but the last.
+        kernel_size: odd width of the kernels.
+
+    Shape:
+        ``(*batch, *in_shape) -> (*batch, C, H, W)``
+
+    References:
+        Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural network
+        (Shi et al., 2016), eq. 4. https://arxiv.org/abs/1609.05158
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import ConvDecoder
+        >>> ConvDecoder((8,), (1, 28, 20))(torch.zeros(4, 3, 8)).shape
+        torch.Size([4, 3, 1, 28, 20])
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        channels: Shape = (64, 32),
+        activation: Activation = "relu",
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        c, h, w = _image_shape("ConvDecoder", "out_shape", out_shape)
+        widths = (*layer_sizes("ConvDecoder", "channels", channels), c)
+        start = (widths[0], _halved(h, channels), _halved(w, channels))
+        layers: list[nn.Module] = [glorot(nn.Linear(self.in_size, math.prod(start))), nn.Unflatten(1, start)]
+        for before, after in pairwise(widths):
+            conv = nn.Conv2d(before, 4 * after, _odd("ConvDecoder", kernel_size), padding=kernel_size // 2)
+            layers += [activation_layer(activation), glorot(conv), nn.PixelShuffle(2)]
+        self.layers = nn.Sequential(*layers)
+
+    def transform(self, x: Tensor) -> Tensor:
+        _, h, w = self.out_shape
+        return self.layers(x.flatten(1))[..., :h, :w]
+
+
+def _image_shape(name: str, argument: str, shape: Shape) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise ValueError(
+            f"{name}: {argument} must be (channels, height, width), got {argument}={shape}. "
+            "Give images that shape, or use MLP."
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def _odd(name: str, kernel_size: int) -> int:
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"{name}: kernel_size must be odd, got kernel_size={kernel_size}. Use 3 or 5.")
+    return kernel_size
+
+
+def _halved(size: int, times: Shape) -> int:
+    for _ in times:
+        size = (size + 1) // 2
+    return size

@@ -1,0 +1,30 @@
+"""Figures for a paper. ``import pyro_vae`` does not load matplotlib; ``from pyro_vae import plotting`` does."""
+
+from pyro_vae.plotting.figures import (
+    active_units,
+    caption_of,
+    image_grid,
+    latent_scatter,
+    log_likelihood_histogram,
+    manifold,
+    reconstructions,
+    samples,
+    save_figures,
+    training_curves,
+)
+from pyro_vae.plotting.panels import PALETTE, WIDTH
+
+__all__ = [
+    "PALETTE",
+    "WIDTH",
+    "active_units",
+    "caption_of",
+    "image_grid",
+    "latent_scatter",
+    "log_likelihood_histogram",
+    "manifold",
+    "reconstructions",
+    "samples",
+    "save_figures",
+    "training_curves",
+]

@@ -1,0 +1,6 @@
+"""Priors p(z)."""
+
+from pyro_vae.priors.base import Prior
+from pyro_vae.priors.standard_normal import StandardNormalPrior
+
+__all__ = ["Prior", "StandardNormalPrior"]

@@ -1,0 +1,140 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor
+from torch.optim import Adam
+
+from pyro_vae.data import ImageSet
+from pyro_vae.data.batches import Batches, Data
+from pyro_vae.isolation import isolated, placement
+from pyro_vae.objectives import ELBO
+from pyro_vae.training.engine import EagerEngine, Engine
+from pyro_vae.training.loop import FitResult, Loop, ScheduleFactory
+from pyro_vae.training.reporting import check_tensorboard
+from pyro_vae.training.run import Run
+from pyro_vae.training.trainable import OptimizerFactory
+
+Program = Callable[..., Any]
+ENGINES: dict[str, type[Engine]] = {"eager": EagerEngine}
+
+
+def fit(
+    model: Program,
+    guide: Program,
+    data: Data,
+    *,
+    epochs: int = 100,
+    batch_size: int = 100,
+    objective: PyroELBO | None = None,
+    optimizer: OptimizerFactory = Adam,
+    lr_schedule: ScheduleFactory | None = None,
+    lr_schedule_unit: Literal["epoch", "step"] = "epoch",
+    clip_norm: float | None = None,
+    validation: Data | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    engine: Literal["eager"] = "eager",
+    run: Run | str | Path | Callable[[], Run] | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 60.0,
+    tensorboard: bool = False,
+    progress: bool | None = None,
+) -> FitResult:
+    """Train a Pyro model and guide by stochastic variational inference with a torch optimizer.
+
+    The parameters are those of the modules, and what plain functions declare with ``pyro.param``; modules stay out of
+    Pyro's parameter store. Random numbers come from ``seed`` and the global generator is left as it was. Programs are
+    validated on the first batch and run without validation from then on.
+
+    Args:
+        model: Pyro model, called as ``model(*batch)``; for a VAE ``vae.model``.
+        guide: Pyro guide; for a VAE ``vae.guide``.
+        data: an ``ImageSet``; a tensor ``(N, *data_shape)``; or an iterable of batches such as a ``DataLoader``.
+        epochs: passes over the data, in all, the ones before a resume included.
+        batch_size: data per step; the last batch of an epoch may be smaller.
+        objective: any Pyro ELBO; those of :mod:`pyro_vae.objectives` report reconstruction and KL apart. ``ELBO()``.
+        optimizer: builds the optimizer from the parameters, such as ``partial(torch.optim.Adam, lr=1e-3)``.
+        lr_schedule: builds the learning-rate schedule from the optimizer, such as
+            ``partial(CosineAnnealingLR, T_max=100)``.
+        lr_schedule_unit: whether the schedule counts epochs or steps.
+        clip_norm: largest norm of the gradient of all parameters together.
+        validation: data whose ELBO is computed after each epoch.
+        patience: stop after so many epochs without a better validation ELBO, and go back to the best weights.
+        seed: of shuffling, binarization and latents.
+        engine: how a step runs.
+        run: run folder for checkpoints and metrics, made if it does not exist; or a function that makes it, called once
+            everything else has been found in order.
+        resume: go on where the run's last checkpoint is: the final weights are those of an uninterrupted run, bit for
+            bit. Without it a run folder that has been trained in is refused.
+        checkpoint_seconds: time between checkpoints.
+        tensorboard: write TensorBoard events to the run folder.
+        progress: show a bar; None does on a terminal.
+
+    Returns:
+        The history, one record per epoch.
+
+    Raises:
+        ValueError: an argument is out of range; the message says which and what to do.
+        NonFiniteError: loss or gradient is not finite; the last good state is kept, in the run folder too.
+        KeyboardInterrupt: Ctrl-C, after the current step and its checkpoint.
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma and Welling, 2014), algorithm 1. https://arxiv.org/abs/1312.6114
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+        >>> result = fit(vae.model, vae.guide, torch.ones(70, 5), epochs=3, batch_size=20)
+        >>> [record["epoch"] for record in result.history]
+        [1, 2, 3]
+    """
+    _check(epochs=epochs, batch_size=batch_size, clip_norm=clip_norm, patience=patience)
+    if patience is not None and validation is None:
+        raise ValueError("fit: patience must have validation data, got validation=None. Pass some, or patience=None.")
+    if engine not in ENGINES:
+        raise ValueError(f"fit: engine must be one of {', '.join(ENGINES)}, got engine={engine!r}. Use 'eager'.")
+    if tensorboard:
+        check_tensorboard(run)
+    batches = _training_batches(model, guide, data, batch_size, seed)
+    with isolated(seed):
+        loop = Loop(model, guide, batches, objective or ELBO(), optimizer, lr_schedule, ENGINES[engine], clip_norm)
+        loop.lr_schedule_unit, loop.validation, loop.patience, loop.seed = lr_schedule_unit, validation, patience, seed
+        loop.checkpoint_seconds = checkpoint_seconds
+        loop.attach(_open_run(run), resume)
+        return loop.train(epochs, tensorboard=tensorboard, progress=progress)
+
+
+def _training_batches(model: Program, guide: Program, data: Data, batch_size: int, seed: int) -> Batches:
+    device, dtype = placement(model, guide)
+    batches = Batches(data, batch_size, shuffle_seed=seed, device=device, dtype=dtype)
+    if batches.num_data is not None and batch_size > batches.num_data:
+        raise ValueError(
+            f"fit: batch_size must not exceed the data, got batch_size={batch_size}, data={batches.num_data}. "
+            f"Use at most {batches.num_data}."
+        )
+    if device is not None and isinstance(data, ImageSet | Tensor) and data.device != device:
+        raise ValueError(
+            f"fit: data and model must be on one device, got data={data.device}, model={device}. Move one with .to()."
+        )
+    return batches
+
+
+def _open_run(run: Run | str | Path | Callable[[], Run] | None) -> Run | None:
+    if run is None or isinstance(run, Run):
+        return run
+    if callable(run):
+        return run()
+    return Run(run) if Path(run).exists() else Run.create(run)
+
+
+def _check(**sizes: float | None) -> None:
+    for name, value in sizes.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"fit: {name} must be positive, got {name}={value}. Use a positive number.")

@@ -1,0 +1,225 @@
+"""The state of a training and its way through the epochs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pyro.infer import ELBO as PyroELBO
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from pyro_vae.data.batches import Batches, Data
+from pyro_vae.evaluation import log_likelihood
+from pyro_vae.objectives import Objective
+from pyro_vae.training.engine import Engine
+from pyro_vae.training.nonfinite import NonFiniteError, diagnose
+from pyro_vae.training.process import interruptible, rng_state, set_rng_state
+from pyro_vae.training.reporting import EpochMeter, Progress, Recorder
+from pyro_vae.training.run import Run
+from pyro_vae.training.trainable import OptimizerFactory, Trainable, build_optimizer
+
+Program = Callable[..., Any]
+ScheduleFactory = Callable[[Optimizer], LRScheduler]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training went.
+
+    Attributes:
+        history: one record per epoch, as in ``metrics.jsonl``: nats per datum, higher is better for ``elbo`` and
+            ``reconstruction``.
+        best_epoch: epoch with the best validation ELBO, or None without validation.
+        stopped: why the training ended.
+    """
+
+    history: list[dict[str, Any]]
+    best_epoch: int | None
+    stopped: Literal["epochs", "patience"]
+
+
+class Loop:
+    """The state of a training and its way through the epochs."""
+
+    lr_schedule_unit: str
+    validation: Data | None
+    patience: int | None
+    seed: int
+    checkpoint_seconds: float
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        batches: Batches,
+        objective: PyroELBO,
+        optimizer: OptimizerFactory,
+        lr_schedule: ScheduleFactory | None,
+        engine: type[Engine],
+        clip_norm: float | None,
+    ) -> None:
+        self.model, self.guide, self.batches, self.objective = model, guide, batches, objective
+        self.trainable = Trainable(objective, model, guide, _first_batch(batches))
+        parameters = list(self.trainable.parameters.values())
+        self.optimizer = build_optimizer(optimizer, parameters)
+        self.scheduler = lr_schedule(self.optimizer) if lr_schedule else None
+        self.engine = engine(objective, model, guide, self.optimizer, parameters, clip_norm=clip_norm)
+        self.epoch = self.step = self.position = 0
+        self.meter = EpochMeter()
+        self.best: dict[str, Any] = {"elbo": -float("inf"), "epoch": None, "weights": None}
+        self.run: Run | None = None
+
+    def attach(self, run: Run | None, resume: bool) -> None:
+        """Write to the run folder from now on; with ``resume``, go back to its last checkpoint first."""
+        self.run = run
+        if run is None:
+            if resume:
+                raise ValueError("fit: resume must have a run folder, got run=None. Pass run='runs/NAME'.")
+        elif resume:
+            state = run.load_state()
+            if state is not None:
+                self._restore(state)
+        elif (run.path / "state.pt").exists():
+            raise FileExistsError(f"fit: the run folder must be new, got {run.path}. Pass resume=True or another name.")
+
+    def train(self, epochs: int, *, tensorboard: bool, progress: bool | None) -> FitResult:
+        """Run to the given number of epochs."""
+        n = self.batches.num_data
+        done = 0 if n is None else self.epoch * n + int(self.meter.sums["data"])
+        bar, recorder = (
+            Progress(progress, None if n is None else epochs * n, done),
+            Recorder(self.run, tensorboard=tensorboard),
+        )
+        self.saved = time.monotonic()
+        try:
+            with interruptible() as interrupted:
+                while self.epoch < epochs and not self._out_of_patience():
+                    self._epoch(bar, interrupted)
+                    recorder.add(self._finish_epoch())
+                    self._checkpoint(interrupted)
+        finally:
+            bar.close()
+            recorder.close()
+        return self._finish(recorder)
+
+    def _epoch(self, bar: Progress, interrupted: list[int]) -> None:
+        _set_training(self.model, self.guide, True)
+        clock = time.perf_counter()
+        for index, args in self.batches.epoch(self.epoch, start=self.position):
+            self._step(index, args)
+            now = time.perf_counter()
+            self.meter.sums["seconds"] += now - clock
+            clock = now
+            bar.update(len(args[0]), self.epoch, self.meter)
+            self._checkpoint(interrupted)
+        if self.position == 0:
+            raise ValueError("fit: data must not be empty, got an iterable without a batch. Is it a spent generator?")
+
+    def _step(self, index: Tensor | None, args: tuple[Any, ...]) -> None:
+        if isinstance(self.objective, Objective):
+            self.objective.set_progress(self.step, self.epoch + self.position / max(1, len(self.batches)))
+        before = rng_state()
+        result = self.engine.step(args)
+        if not result.finite:
+            raise self._not_finite(index, args, before)
+        self.meter.add(result, len(args[0]))
+        self.step, self.position = self.step + 1, self.position + 1
+        if self.scheduler and self.lr_schedule_unit == "step":
+            self.scheduler.step()
+
+    def _finish_epoch(self) -> dict[str, Any]:
+        self.epoch, self.position = self.epoch + 1, 0
+        record: dict[str, Any] = {"epoch": self.epoch, "step": self.step, **self.meter.means()}
+        record |= {"seconds": self.meter.sums["seconds"], "lr": float(self.optimizer.param_groups[0]["lr"])}
+        if isinstance(self.objective, Objective):
+            record["beta"] = self.objective.beta
+        if self.validation is not None:
+            record["validation_elbo"] = self._validate(self.validation)
+        if self.scheduler and self.lr_schedule_unit == "epoch":
+            plateau = isinstance(self.scheduler, ReduceLROnPlateau)
+            self.scheduler.step(-record.get("validation_elbo", -record["loss"])) if plateau else self.scheduler.step()
+        self.meter = EpochMeter()
+        return record
+
+    def _validate(self, data: Data) -> float:
+        result = log_likelihood(self.model, self.guide, data, num_samples=1, batch_size=1000, seed=self.seed)
+        elbo = result.mean("elbo")
+        if elbo > self.best["elbo"]:
+            weights = {k: t.clone() for k, t in self.trainable.weights().items()} if self.patience else None
+            self.best = {"elbo": elbo, "epoch": self.epoch, "weights": weights}
+        return elbo
+
+    def _out_of_patience(self) -> bool:
+        return self.patience is not None and self.epoch - (self.best["epoch"] or 0) >= self.patience
+
+    def _finish(self, recorder: Recorder) -> FitResult:
+        if self.run:
+            self.save()
+        stopped = self._out_of_patience()
+        if self.best["weights"] is not None:
+            self.trainable.load(self.best["weights"])
+        if self.run:
+            self.run.save_weights(self.trainable.weights())
+        _set_training(self.model, self.guide, False)
+        return FitResult(recorder.history, self.best["epoch"], "patience" if stopped else "epochs")
+
+    def _checkpoint(self, interrupted: list[int]) -> None:
+        """Save where it is time, or where the user wants to stop."""
+        if interrupted:
+            self.save()
+            raise KeyboardInterrupt(f"stopped after step {self.step}")
+        if self.run and time.monotonic() - self.saved >= self.checkpoint_seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is a run folder."""
+        if self.run is None:
+            return
+        self.run.save_state(self._state())
+        self.run.save_weights(self.best["weights"] or self.trainable.weights())
+        self.saved = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "weights": self.trainable.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_schedule": self.scheduler.state_dict() if self.scheduler else None,
+            "rng": rng_state(),
+            "best": self.best,
+            "progress": {"epoch": self.epoch, "step": self.step, "position": self.position, **self.meter.sums},
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.trainable.load(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["lr_schedule"])
+        set_rng_state(state["rng"])
+        self.best, progress = state["best"], state["progress"]
+        self.epoch, self.step, self.position = (int(progress.pop(k)) for k in ("epoch", "step", "position"))
+        self.meter.sums = progress
+
+    def _not_finite(self, index: Tensor | None, args: tuple[Any, ...], before: dict[str, Tensor]) -> NonFiniteError:
+        set_rng_state(before)
+        self.save()
+        parameters = self.trainable.parameters
+        return diagnose(self.objective, self.model, self.guide, args, index, parameters, self.step)
+
+
+def _first_batch(batches: Batches) -> tuple[Any, ...]:
+    state = rng_state()
+    args = next((args for _, args in batches.epoch()), None)
+    set_rng_state(state)
+    if args is None:
+        raise ValueError("fit: data must not be empty, got an iterable without a batch. Is it a spent generator?")
+    return args
+
+
+def _set_training(model: Program, guide: Program, mode: bool) -> None:
+    for program in (model, guide):
+        if isinstance(program, nn.Module):
+            program.train(mode)

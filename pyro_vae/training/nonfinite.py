@@ -1,0 +1,99 @@
+"""Finding out where a loss or a gradient stopped being finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine, validation_enabled
+from pyro.infer import ELBO
+from torch import Tensor
+
+Program = Callable[..., Any]
+
+
+class NonFiniteError(FloatingPointError):
+    """The loss or its gradient is not finite; the parameters are as they were before the step.
+
+    Attributes:
+        site: name of the sample site whose log-probability is not finite, or None.
+        datum: index of the datum in the data set (in the batch, for an iterable of batches), or None.
+        step: number of the step that could not be taken.
+    """
+
+    def __init__(self, message: str, *, site: str | None, datum: int | None, step: int) -> None:
+        super().__init__(message)
+        self.site, self.datum, self.step = site, datum, step
+
+
+def diagnose(
+    objective: ELBO,
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    index: Tensor | None,
+    parameters: dict[str, Tensor],
+    step: int,
+) -> NonFiniteError:
+    """Run the batch again at the same random state and name the first site and datum that are not finite.
+
+    Args:
+        objective: the objective of the step.
+        model: Pyro model.
+        guide: Pyro guide.
+        args: the batch.
+        index: the data's indices in the data set, if known.
+        parameters: with the gradients of the failed step.
+        step: number of the step.
+    """
+    site, row = _first_bad_site(model, guide, args)
+    if row is None and site is None:
+        row = _first_bad_gradient(objective, model, guide, args, list(parameters.values()))
+    datum = None if row is None else int(index[row]) if index is not None else row
+    names = [name for name, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    what = f"site {site!r}" if site else f"the gradient of {', '.join(names[:3]) or 'the loss'}"
+    where = "" if datum is None else f" for datum {datum}" + ("" if index is not None else " of the batch")
+    return NonFiniteError(
+        f"fit: loss and gradient must stay finite, got a value that is not at {what}{where}, step {step}. "
+        "The parameters are those before that step; lower the learning rate, set clip_norm, or look at the datum.",
+        site=site,
+        datum=datum,
+        step=step,
+    )
+
+
+@torch.no_grad()
+def _first_bad_site(model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[str | None, int | None]:
+    with validation_enabled(False):
+        guide_trace = poutine.trace(guide).get_trace(*args)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+        for trace in (guide_trace, model_trace):
+            for name, site in trace.nodes.items():
+                if site["type"] == "sample" and isinstance(site["value"], Tensor):
+                    bad = ~torch.isfinite(torch.as_tensor(site["fn"].log_prob(site["value"])))
+                    if bad.any():
+                        return name, _row(bad, site, len(args[0]))
+    return None, None
+
+
+def _row(bad: Tensor, site: Any, batch: int) -> int | None:
+    """The first bad datum: the leading plate dimension that has the length of the batch."""
+    for dim, size in enumerate(bad.shape):
+        if size == batch:
+            return int(bad.transpose(0, dim).flatten(1).any(1).nonzero()[0]) if bad.dim() > 1 else int(bad.nonzero()[0])
+    return None
+
+
+def _first_bad_gradient(
+    objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], parameters: list[Tensor]
+) -> int | None:
+    """The first datum whose own gradient is not finite, each evaluated alone."""
+    for row in range(len(args[0])):
+        one = tuple(a[row : row + 1] if isinstance(a, Tensor) and len(a) == len(args[0]) else a for a in args)
+        with validation_enabled(False):
+            loss = objective.differentiable_loss(model, guide, *one)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if not all(torch.isfinite(g).all() for g in gradients if g is not None):
+            return row
+    return None

@@ -1,0 +1,109 @@
+"""Files on a folder of images."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyro_vae.data import Files
+
+
+def write(path, value, size=(5, 4), mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+def load(root):
+    return Files(root, binarize="none", validation=0, test=1).load()
+
+
+def pixels(splits):
+    parts = (splits.train, splits.test)
+    return sorted(tuple(image[:, 0, 0].tolist()) for part in parts for image in part.images)
+
+
+def test_grey_images(tmp_path):
+    for k, name in enumerate(["c.png", "a.PNG", "b.bmp"]):
+        write(tmp_path / name, 10 * k)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".hidden.png").write_text("not an image")
+    splits = load(tmp_path)
+    assert splits.data_shape == (1, 4, 5)
+    assert pixels(splits) == [(0,), (10,), (20,)]
+    assert splits.train.labels is None
+
+
+def test_colour_images_are_channels_first(tmp_path):
+    write(tmp_path / "a.png", (1, 2, 3), mode="RGB")
+    write(tmp_path / "b.png", (4, 5, 6, 128), mode="RGBA")
+    splits = load(tmp_path)
+    assert splits.data_shape == (3, 4, 5)
+    assert pixels(splits) == [(1, 2, 3), (4, 5, 6)]
+
+
+def test_jpg(tmp_path):
+    for name in ("a.jpg", "b.jpeg"):
+        write(tmp_path / name, 100)
+    assert len(load(tmp_path).train) == 1
+
+
+def test_sub_folders_are_classes(tmp_path):
+    (tmp_path / "ant").mkdir()  # no images: no class
+    for k, name in enumerate(["dog/1.png", "cat/1.png", "dog/0.png", "eel/7.png"]):
+        write(tmp_path / name, 10 * k)
+    splits = load(tmp_path)
+    images = [*splits.train.images[:, 0, 0, 0].tolist(), *splits.test.images[:, 0, 0, 0].tolist()]
+    labels = [*splits.train.labels.tolist(), *splits.test.labels.tolist()]
+    assert dict(zip(images, labels, strict=True)) == {0: 1, 10: 0, 20: 1, 30: 2}
+
+
+def test_order_is_that_of_the_names(tmp_path):
+    for k in (3, 1, 2, 0):
+        write(tmp_path / f"{k}.png", k)
+    splits = load(tmp_path)
+    train = splits.train.images[:, 0, 0, 0].tolist()
+    assert train == sorted(train)
+
+
+@pytest.mark.parametrize("other", [{"size": (5, 5)}, {"mode": "RGB", "value": (1, 2, 3)}])
+def test_mixed_sizes(tmp_path, other, raises):
+    write(tmp_path / "a.png", 1)
+    write(tmp_path / "b.png", **{"value": 2, **other})
+    with raises(ValueError, "Files", "a.png", "(1, 4, 5)", "b.png", "one size"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["empty", "text", "truncated"])
+def test_unreadable_image(tmp_path, content, raises):
+    write(tmp_path / "a.png", 1)
+    noise = np.random.RandomState(0).randint(0, 256, (40, 40), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "b.png")
+    whole = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes({"empty": b"", "text": b"abc", "truncated": whole[:500]}[content])
+    with raises(ValueError, "Files", str(tmp_path / "b.png"), "Remove or replace"):
+        load(tmp_path)
+
+
+def test_sixteen_bit_images(tmp_path, raises):
+    Image.fromarray(np.full((4, 5), 1000, dtype=np.uint16)).save(tmp_path / "a.png")
+    with raises(ValueError, "Files", "8 bits", "a.png", "I;16"):
+        load(tmp_path)
+
+
+def test_no_images(tmp_path, raises):
+    (tmp_path / "notes.txt").write_text("nothing")
+    with raises(ValueError, "Files", "zero-length data", str(tmp_path)):
+        load(tmp_path)
+
+
+def test_images_next_to_classes(tmp_path, raises):
+    write(tmp_path / "a.png", 1)
+    write(tmp_path / "cat" / "b.png", 1)
+    with raises(ValueError, "Files", "a.png", "cat"):
+        load(tmp_path)
+
+
+def test_train_and_test_are_no_classes(tmp_path, raises):
+    write(tmp_path / "train" / "a.png", 1)
+    write(tmp_path / "test" / "a.png", 1)
+    with raises(ValueError, "Files", "folders train and test", "npz"):
+        load(tmp_path)

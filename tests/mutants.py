@@ -1,0 +1,112 @@
+"""Plant single-line bugs in the estimators and see that each makes a test fail.
+
+    python tests/mutants.py
+
+Every mutant is a file, a line's text and what it becomes. The package is copied, changed and tested in the copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ESTIMATORS = ["tests/test_log_likelihood.py", "tests/test_log_weights.py", "tests/test_pareto.py"]
+MUTANTS: list[tuple[str, str, str, list[str]]] = [
+    ("evaluation/streaming.py", "self._log_sum - math.log(s)", "self._log_sum", ESTIMATORS),
+    ("evaluation/streaming.py", "(2 * total).logsumexp(0)", "total.logsumexp(0)", ESTIMATORS),
+    (
+        "evaluation/streaming.py",
+        "(s / ess - 1).clamp_min(0) / (s - 1)",
+        "(s / ess - 1).clamp_min(0) / s**2",
+        ESTIMATORS,
+    ),
+    (
+        "evaluation/streaming.py",
+        "self._sum = self._log_likelihood + parts[2], self._sum + parts[3]",
+        "self._sum = self._log_likelihood + parts[2], parts[3]",
+        ESTIMATORS,
+    ),
+    ("evaluation/streaming.py", "torch.cat([self._largest, total])", "total", ESTIMATORS),
+    (
+        "evaluation/streaming.py",
+        '"distortion": -self._log_likelihood / s',
+        '"distortion": self._log_likelihood / s',
+        ESTIMATORS,
+    ),
+    ("evaluation/log_weights.py", "log_p - log_q)", "log_q - log_p)", ESTIMATORS),
+    (
+        "evaluation/log_weights.py",
+        "log_prob.sum(others) if others else log_prob",
+        "log_prob.mean(others) if others else log_prob",
+        ESTIMATORS,
+    ),
+    ("evaluation/log_weights.py", "if mask is not None:", "if False:", ESTIMATORS),
+    (
+        "evaluation/log_weights.py",
+        'site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site["mask"]',
+        'site["fn"].log_prob(site["value"]) * site["scale"], site["mask"]',
+        ESTIMATORS,
+    ),
+    ("evaluation/importance.py", 'prior_proposal(model) if proposal == "prior" else guide', "guide", ESTIMATORS),
+    ("evaluation/importance.py", "min(chunk_size, num_samples - start)", "chunk_size", ESTIMATORS),
+    (
+        "evaluation/result.py",
+        "self.standard_error.square().sum().sqrt() / len(self)",
+        "self.standard_error.mean()",
+        ESTIMATORS,
+    ),
+    ("evaluation/result.py", "/ math.log(2) / int(", "/ int(", ESTIMATORS),
+    ("evaluation/pareto.py", "(n * shape + 5.0) / (n + 10)", "(n * shape + 5.0) / (n + 100)", ESTIMATORS),
+    ("evaluation/pareto.py", "torch.log(-b / k) - k - 1", "torch.log(-b / k) + k - 1", ESTIMATORS),
+    ("objectives/elbo.py", "return log_q - log_p", "return log_p - log_q", ["tests/test_objectives.py"]),
+    ("objectives/elbo.py", "self.observed if msg", "self.latent if msg", ["tests/test_objectives.py"]),
+    ("objectives/elbo.py", "Terms(*(total / self.num_particles", "Terms(*(total", ["tests/test_objectives.py"]),
+    ("objectives/elbo.py", 'self.max_plate_nesting = float("inf")', "pass", ["tests/test_objectives.py"]),
+    (
+        "likelihoods/discretized_logistic.py",
+        "half = 0.5 / (self.levels - 1)",
+        "half = 0.5 / self.levels",
+        ["tests/test_likelihoods.py"],
+    ),
+    ("likelihoods/discretized_logistic.py", "(level - 0.5)", "level", ["tests/test_likelihoods.py"]),
+    ("guides/diagonal_normal.py", ".exp()).to_event(1)", ".exp() ** 2).to_event(1)", ["tests/test_log_likelihood.py"]),
+    ("training/engine.py", "(loss / len(args[0])).backward()", "loss.backward()", ["tests/test_fit.py"]),
+    ("training/loop.py", 'set_rng_state(state["rng"])', "pass", ["tests/test_fit.py"]),
+    ("training/reporting.py", 'self.sums["data"] += num_data', 'self.sums["data"] += 1', ["tests/test_fit.py"]),
+]
+
+
+def survives(path: str, old: str, new: str, tests: list[str]) -> bool:
+    """Whether the tests pass with the bug in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("pyro_vae", "tests", "setup.cfg"):
+            source, target = ROOT / name, Path(folder) / name
+            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        file = Path(folder) / "pyro_vae" / path
+        text = file.read_text()
+        if text.count(old) != 1:
+            raise ValueError(f"mutants: the text must occur once in {path}, got {text.count(old)} times: {old!r}.")
+        file.write_text(text.replace(old, new))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONPATH": folder}
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode == 0
+
+
+def main() -> int:
+    """Try every mutant; the number that no test noticed."""
+    alive = 0
+    for path, old, new, tests in MUTANTS:
+        lives = survives(path, old, new, tests)
+        alive += lives
+        print(f"{'SURVIVES' if lives else 'killed  '} {path}: {old}  ->  {new}", flush=True)
+    print(f"{len(MUTANTS) - alive} of {len(MUTANTS)} killed")
+    return alive
+
+
+if __name__ == "__main__":
+    sys.exit(main())

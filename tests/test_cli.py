@@ -1,0 +1,233 @@
+"""The command line as a user meets it: the good ways and the bad ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pyro_vae import Run
+from pyro_vae.cli import main
+from pyro_vae.experiment import load_run
+from tests.kill_and_resume import kill_and_resume
+
+QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "3", "--device", "cpu"]
+pytestmark = pytest.mark.usefixtures("single_precision")
+
+
+@pytest.fixture
+def single_precision() -> None:
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_default_dtype(torch.float32)
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", *QUICK, "--out", str(path)]) == 0
+    return path
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
+    """Run the words, which must fail with one line on standard error."""
+    capsys.readouterr()
+    assert main(list(words)) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_train_writes_the_whole_run(trained: Path) -> None:
+    names = {p.name for p in trained.iterdir()}
+    assert {"config.yaml", "weights.safetensors", "state.pt", "metrics.jsonl", "figures"} <= names
+    figures = {p.name for p in (trained / "figures").iterdir()}
+    assert {"training_curves.png", "reconstructions.png", "samples.png", "latents.png", "active_units.png"} <= figures
+    assert [r["epoch"] for r in Run(trained).metrics()] == [1, 2]
+    protocol = json.loads((trained / "log_likelihood-test-guide-5-seed0.json").read_text())["protocol"]
+    for key, value in {"dataset": "Digits", "binarize": "dynamic", "num_samples": 5, "split": "test"}.items():
+        assert protocol[key] == value
+
+
+def test_evaluate_prints_and_keeps_the_number(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(trained), "--num_samples", "30", "--split", "validation"]) == 0
+    shown = capsys.readouterr().out
+    result = json.loads((trained / "log_likelihood-validation-guide-30-seed0.json").read_text())
+    assert f"validation log-likelihood  {result['log_likelihood']['mean']:.3f} nats" in shown
+    assert result["protocol"]["num_data"] == 150
+    message = _refused(capsys, "evaluate", str(trained), "--num_samples", "30", "--split", "validation")
+    assert "--overwrite" in message
+    assert main(["evaluate", str(trained), "--num_samples", "30", "--split", "validation", "--overwrite"]) == 0
+
+
+def test_sample_writes_images(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for suffix in ("npz", "png"):
+        out = tmp_path / f"images.{suffix}"
+        assert main(["sample", str(trained), "--num", "6", "--draws", "--out", str(out)]) == 0
+        assert "must not exist yet" in _refused(capsys, "sample", str(trained), "--out", str(out))
+    images = np.load(tmp_path / "images.npz")["images"]
+    assert images.shape == (6, 1, 8, 8)
+    assert set(np.unique(images)) == {0.0, 1.0}
+    assert (tmp_path / "images.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_saved_configuration_reproduces_the_run(trained: Path, tmp_path: Path) -> None:
+    config = trained / "config.yaml"
+    assert main(["train", "--config", str(config), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "config.yaml").read_text() == config.read_text()
+    first, again = (Run(p).load_weights() for p in (trained, tmp_path / "again"))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+
+
+def test_options_reach_the_constructors(tmp_path: Path) -> None:
+    words = ["--likelihood.net", "conv_decoder", "--likelihood.net.channels", "[8, 4]", "--guide.net=ConvEncoder"]
+    words += ["--objective", "beta_elbo", "--objective.beta", "LinearWarmUp", "--objective.beta.length", "7"]
+    words += ["--optimizer", "adamw", "--optimizer.weight_decay", "0.5", "--lr_schedule", "StepLR"]
+    words += ["--lr_schedule.step_size", "1", "--data.binarize", "threshold", "--data.validation", "0"]
+    assert main(["train", *QUICK, *words, "--out", str(tmp_path / "run")]) == 0
+    vae = load_run(tmp_path / "run").vae
+    assert type(vae.likelihood.net).__name__ == "ConvDecoder"
+    assert vae.likelihood.net.layers[3].in_channels == 8
+    assert type(vae.guide.net).__name__ == "ConvEncoder"
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["objective"]["init_args"]["beta"]["init_args"]["length"] == 7
+    assert config["optimizer"]["init_args"]["weight_decay"] == 0.5
+    assert [r["beta"] for r in Run(tmp_path / "run").metrics()] == pytest.approx(
+        [13 / 14 / 7 + 1 / 14 / 7 * 0, 27 / 14 / 7], rel=0.1
+    )
+
+
+def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
+    assert main(["train", *QUICK, "--out", str(tmp_path / "short")]) == 0
+    assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "4"]) == 0
+    assert main(["train", *QUICK, "--epochs", "4", "--out", str(tmp_path / "long")]) == 0
+    short, long = (Run(tmp_path / name).load_weights() for name in ("short", "long"))
+    assert all(torch.equal(short[k], long[k]) for k in short)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--guide", "Nope"], "guide: must be one of DiagonalNormalGuide"),
+        (["--guide.foo", "3"], "--guide: must be given options that exist, got 'foo'"),
+        (["--guide.net.foo", "3"], "--guide.net: must be given options that exist, got 'foo'"),
+        (["--bogus", "3"], "got '--bogus'"),
+        (["--latent_dim", "x"], "--latent_dim: must be int, got x"),
+        (["--latent_dim", "0"], "--latent_dim: must be at least 1"),
+        (["--epochs", "-3"], "--epochs: must be at least 1"),
+        (["--batch_size", "5000"], "batch_size must not exceed the data, got batch_size=5000, data=1350"),
+        (["--patience", "-1"], "patience must be positive"),
+        (["--patience", "3", "--data.validation", "0"], "patience must have validation data"),
+        (["--data", "mnist", "--data.binarize", "maybe"], "--data.binarize: must be 'dynamic'"),
+        (["--data", "files", "--data.root", "/nowhere/at/all.npz"], "/nowhere/at/all.npz"),
+        (["--data", "files"], "Files: root"),
+        (["--likelihood", "NormalLikelihood", "--likelihood.scale", "-1"], "scale must be positive"),
+        (["--data.binarize", "none"], "x"),
+        (["--guide.net", "ConvDecoder"], "out_shape must be (channels, height, width)"),
+        (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["--out", "/proc/no/run"], "/proc"),
+        (["--tensorboard", "true"], "tensorboard must be installed"),
+        (["--resume", "/no/run"], "the run folder must exist, got /no/run"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert message in _refused(capsys, "train", *([] if "--resume" in words else QUICK), *words)
+    assert not any(p.is_file() for p in tmp_path.rglob("*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cuda must be available" in _refused(capsys, "train", "--device", "cuda")
+
+
+def test_a_run_folder_is_never_overwritten(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
+    assert "must not exist yet" in _refused(capsys, "train", *QUICK, "--out", str(trained))
+    assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
+
+
+def test_resume_stands_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "only --epochs" in _refused(capsys, "train", "--resume", str(trained), "--optimizer.lr", "1")
+    assert "must stand alone" in _refused(capsys, "train", "--resume", str(trained), "--out", "x")
+
+
+@pytest.mark.parametrize("command", [["evaluate", "--num_samples", "7"], ["sample"], ["train"]])
+@pytest.mark.parametrize("damage", ["weights", "foreign", "config", "evil"])
+def test_damaged_and_foreign_runs_are_refused(
+    command: list[str], damage: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = (run / "config.yaml").read_text()
+    if damage == "weights":
+        for name in ("weights.safetensors", "state.pt"):
+            (run / name).write_bytes((run / name).read_bytes()[:1000])
+    elif damage == "foreign":
+        (run / "config.yaml").write_text(config.replace("latent_dim: 3", "latent_dim: 4"))
+    elif damage == "config":
+        (run / "config.yaml").write_text("data: [")
+    else:
+        (run / "config.yaml").write_text(config.replace("pyro_vae.DiagonalNormalGuide", "antigravity.Guide"))
+    words = ["train", "--resume", str(run)] if command == ["train"] else [command[0], str(run), *command[1:]]
+    _refused(capsys, *words)
+    assert "antigravity" not in sys.modules
+
+
+def test_user_components_work_by_import_path_and_need_trust_to_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from pyro_vae import DiagonalNormalGuide\nclass MyGuide(DiagonalNormalGuide):\n    '''A guide of my own.'''\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = str(tmp_path / "run")
+    assert main(["train", *QUICK, "--guide", "mine.MyGuide", "--out", run]) == 0
+    assert "--trust mine" in _refused(capsys, "evaluate", run, "--num_samples", "3")
+    assert main(["evaluate", run, "--num_samples", "3", "--trust", "mine"]) == 0
+
+
+def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "pyro-vae evaluate RUN" in capsys.readouterr().out
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("--likelihood", "--resume", "--out", "BernoulliLikelihood", "--lr_schedule"):
+        assert word in shown
+    assert "unknown" not in _refused(capsys, "fly")
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pyro_vae", "train", "--latent_dim", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"--latent_dim: must be at least 1, got 0\. .*\n", done.stderr)
+
+
+def test_no_space_left_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert "No space left" in _refused(capsys, "train", *QUICK, "--out", str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_runs_end_bit_for_bit_as_the_whole(tmp_path: Path) -> None:
+    assert kill_and_resume(tmp_path, kills=3, per_run=3, seed=1) == 0

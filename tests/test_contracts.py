@@ -1,0 +1,484 @@
+"""What every network, prior, likelihood and guide keeps; a class in a folder's ``__all__`` is tested from then on.
+
+A class is built by its folder's convention (``CONVENTIONS``); one that needs other arguments has a line in ``SPECIAL``.
+"""
+
+import copy
+import inspect
+import math
+import re
+import typing
+from dataclasses import is_dataclass
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from safetensors.torch import load, save
+from torch import nn
+
+import pyro_vae
+from pyro_vae import data, evaluation, guides, likelihoods, models, networks, objectives, priors, training
+
+K, B, L = 3, 4, 5
+DATA_SHAPE = (1, 7, 5)
+BATCHES = [(), (B,), (K, B)]
+
+
+def small(in_shape, out_shape):
+    return networks.MLP(in_shape, out_shape, hidden=(6,))
+
+
+CONVENTIONS = {
+    networks: lambda cls: cls((3, 2), (2, 4)),
+    priors: lambda cls: cls(L),
+    likelihoods: lambda cls: cls(L, DATA_SHAPE, net=small),
+    guides: lambda cls: cls(DATA_SHAPE, L, net=small),
+}
+SPECIAL = {
+    "ConvEncoder": lambda: networks.ConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
+    "ConvDecoder": lambda: networks.ConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4)),
+}
+# How far the mean may be from what `start_at` was given; a millionth where nothing is said.
+START_TOLERANCE = {
+    "BernoulliLikelihood": 1.001e-3,  # clamped to [0.001, 0.999]
+    # Clipping a logistic with loc in [0, 1] to [0, 1] moves its mean by at most s log 2, binning it by half a bin.
+    "DiscretizedLogisticLikelihood": (1e-3 + math.exp(-2.3)) * math.log(2) + 0.5 / 255,
+}
+
+
+def public(folder):
+    """The classes and functions of ``__all__``, without type aliases."""
+    found = [getattr(folder, name) for name in folder.__all__]
+    return [f for f in found if (inspect.isclass(f) or inspect.isfunction(f)) and typing.get_origin(f) is None]
+
+
+def concrete(folder):
+    return [c for c in public(folder) if inspect.isclass(c) and issubclass(c, nn.Module) and not inspect.isabstract(c)]
+
+
+def build(cls):
+    """One instance of any class of the four folders."""
+    folder = next(folder for folder in CONVENTIONS if cls in concrete(folder))
+    return SPECIAL[cls.__name__]() if cls.__name__ in SPECIAL else CONVENTIONS[folder](cls)
+
+
+def names(item):
+    return item.__name__ if hasattr(item, "__name__") else None
+
+
+def each(*folders):
+    classes = [cls for folder in folders for cls in concrete(folder)]
+    return pytest.mark.parametrize("cls", classes, ids=names)
+
+
+batches = pytest.mark.parametrize("batch", BATCHES, ids=str)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def like(module, *shape):
+    """Standard normal numbers with the dtype and device of the module."""
+    anchor = next(iter((*module.parameters(), *module.buffers())), torch.zeros(()))
+    return torch.randn(shape).to(anchor)
+
+
+def outputs(module):
+    """Everything a component computes from seeded inputs, one tensor per kind of output."""
+    torch.manual_seed(7)
+    if isinstance(module, networks.Network):
+        return [module(like(module, B, *module.in_shape))]
+    if isinstance(module, priors.Prior):
+        p = module()
+        z = p.sample((B,))
+        return [z, p.log_prob(z)]
+    if isinstance(module, likelihoods.Likelihood):
+        p = module(like(module, B, L))
+        x = p.sample()
+        return [x, p.mean, p.log_prob(x)]
+    q = module.posterior(like(module, B, *DATA_SHAPE))
+    z = q.rsample()
+    return [z, q.log_prob(z)]
+
+
+def shake(module):
+    """Move the whole saved state away from where a fresh instance starts."""
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(0.05 * torch.rand_like(tensor))
+    return module
+
+
+def same(one, two):
+    return len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+# ---------------------------------------------------------------- all four folders
+
+
+@pytest.mark.parametrize("folder", CONVENTIONS, ids=names)
+def test_every_class_can_be_built(folder):
+    assert concrete(folder)
+    for cls in concrete(folder):
+        try:
+            assert isinstance(build(cls), cls)
+        except Exception as error:
+            pytest.fail(
+                f"{cls.__name__} is not built by the convention of {folder.__name__}: add it to SPECIAL ({error})"
+            )
+
+
+def test_the_tables_name_only_classes_that_exist():
+    existing = {cls.__name__ for folder in CONVENTIONS for cls in concrete(folder)}
+    assert SPECIAL.keys() <= existing
+    assert START_TOLERANCE.keys() <= existing
+
+
+@each(*CONVENTIONS)
+def test_it_carries_its_role(cls):
+    bases = (networks.Network, priors.Prior, likelihoods.Likelihood, guides.Guide)
+    assert sum(issubclass(cls, base) for base in bases) == 1
+    if not issubclass(cls, networks.Network):
+        base = next(base for base in bases if issubclass(cls, base))
+        assert cls.__name__.endswith(base.__name__)
+
+
+@each(*CONVENTIONS)
+def test_gradients_reach_every_parameter(cls):
+    module = build(cls)
+    torch.manual_seed(7)
+    loss = sum((out.square().sum() for out in outputs(module)), torch.zeros(()))
+    if loss.requires_grad:  # a prior may have nothing to learn
+        loss.backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@dtypes
+@each(*CONVENTIONS)
+def test_outputs_follow_the_dtype(cls, dtype):
+    module = build(cls).to(dtype)
+    assert all(tensor.dtype == dtype for tensor in (*module.parameters(), *module.buffers()))
+    for out in outputs(module):
+        assert out.dtype == dtype
+        assert out.isfinite().all()
+
+
+@each(*CONVENTIONS)
+def test_built_in_float32_it_moves_to_float64(cls):
+    torch.set_default_dtype(torch.float32)
+    module = build(cls)
+    assert all(out.dtype == torch.float32 for out in outputs(module))
+    assert all(out.dtype == torch.float64 for out in outputs(module.to(torch.float64)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@each(*CONVENTIONS)
+def test_outputs_follow_the_device(cls):
+    module = build(cls).to("cuda")
+    assert all(out.device.type == "cuda" for out in outputs(module))
+    assert all(out.device.type == "cpu" for out in outputs(module.to("cpu")))
+
+
+@each(*CONVENTIONS)
+def test_a_saved_state_is_the_whole_state(cls):
+    module, other = shake(build(cls)), build(cls)
+    other.load_state_dict(load(save(module.state_dict())))
+    assert same(outputs(module), outputs(other))
+
+
+@each(*CONVENTIONS)
+def test_a_deep_copy_is_equal_and_independent(cls):
+    module = shake(build(cls))
+    before = [out.clone() for out in outputs(module)]
+    twin = copy.deepcopy(module)
+    assert same(outputs(twin), before)
+    state, copied = ({t.data_ptr() for t in (*m.parameters(), *m.buffers())} for m in (module, twin))
+    assert not state & copied
+    shake(twin)
+    assert same(outputs(module), before)
+    assert not list(module.parameters()) or not same(outputs(twin), before)
+
+
+@each(*CONVENTIONS)
+def test_evaluation_mode_is_deterministic_given_the_seed(cls):
+    module = build(cls).eval()
+    assert same(outputs(module), outputs(module))
+
+
+# ---------------------------------------------------------------- networks
+
+
+@batches
+@each(networks)
+def test_network_shapes(cls, batch):
+    net = build(cls)
+    assert net(torch.randn(*batch, *net.in_shape)).shape == (*batch, *net.out_shape)
+
+
+@each(networks)
+def test_network_sizes_are_the_products(cls):
+    net = build(cls)
+    assert (net.in_size, net.out_size) == (math.prod(net.in_shape), math.prod(net.out_shape))
+
+
+@each(networks)
+def test_gradients_reach_every_input(cls):
+    net = build(cls).eval()
+    x = torch.randn(20, *net.in_shape, requires_grad=True)
+    net(x).square().sum().backward()
+    assert x.grad.ne(0).any(0).all()
+
+
+@each(networks)
+def test_network_refuses_another_shape(cls):
+    net = build(cls)
+    message = rf"^{cls.__name__}: the input must end in in_shape={re.escape(str(net.in_shape))}, got shape="
+    for shape in ((B, *net.in_shape, 1), (B, *net.in_shape[:-1], net.in_shape[-1] + 1), net.in_shape[1:]):
+        with pytest.raises(ValueError, match=message):
+            net(torch.zeros(shape))
+
+
+# ---------------------------------------------------------------- priors
+
+
+@batches
+@each(priors)
+def test_prior_shapes(cls, batch):
+    p = build(cls)()
+    assert (p.batch_shape, p.event_shape) == ((), (L,))
+    z = p.sample(batch)
+    assert z.shape == (*batch, L)
+    assert p.log_prob(z).shape == batch
+    assert p.log_prob(z).isfinite().all()
+
+
+@batches
+@each(priors)
+def test_prior_expands_in_plates(cls, batch):
+    p = build(cls)().expand(batch)
+    assert p.sample().shape == (*batch, L)
+    assert p.log_prob(torch.randn(*batch, L)).shape == batch
+
+
+@each(priors)
+def test_prior_is_differentiable_in_z(cls):
+    z = torch.randn(B, L, requires_grad=True)
+    build(cls)().log_prob(z).sum().backward()
+    assert z.grad.isfinite().all()
+    assert z.grad.any()
+
+
+@each(priors)
+def test_prior_refuses_no_dimensions(cls):
+    if cls.__name__ in SPECIAL:
+        pytest.skip("built by arguments of its own")
+    with pytest.raises(ValueError, match=rf"^{cls.__name__}: latent_dim must be at least 1, got latent_dim=0\. Use"):
+        cls(0)
+
+
+# ---------------------------------------------------------------- likelihoods
+
+
+@batches
+@each(likelihoods)
+def test_likelihood_shapes(cls, batch):
+    p = build(cls)(torch.randn(*batch, L))
+    assert (p.batch_shape, p.event_shape) == (batch, DATA_SHAPE)
+    assert p.mean.shape == (*batch, *DATA_SHAPE)
+    x = p.sample()
+    assert x.shape == (*batch, *DATA_SHAPE)
+    assert p.log_prob(x).shape == batch
+
+
+@batches
+@each(likelihoods)
+def test_log_prob_of_its_own_draw_is_finite(cls, batch):
+    p = build(cls)(3 * torch.randn(*batch, L))
+    x = p.sample((20,))  # (20, *batch, *data_shape); validation is on: the draws are in the support
+    assert p.log_prob(x).shape == (20, *batch)
+    assert p.log_prob(x).isfinite().all()
+
+
+@each(likelihoods)
+def test_likelihood_is_differentiable_in_z(cls):
+    z = torch.randn(B, L, requires_grad=True)
+    p = build(cls)(z)
+    p.log_prob(p.sample()).sum().backward()
+    assert z.grad.isfinite().all()
+    assert z.grad.any(1).all()
+
+
+@each(likelihoods)
+def test_likelihood_draws_have_its_mean(cls):
+    n = 4000
+    # In the middle, where no pixel's draws are so skewed that their mean is not yet normal.
+    p = build(cls).start_at(0.3 + 0.4 * torch.rand(DATA_SHAPE))(torch.randn(L).mul(0.1))
+    draws = p.sample((n,))
+    z = (draws.mean(0) - p.mean) / (draws.std(0) / math.sqrt(n))
+    assert z.abs().max() < 4.5
+
+
+@each(likelihoods)
+def test_start_at_starts_at_the_mean(cls):
+    likelihood = build(cls)
+    for net in likelihood.modules():
+        if isinstance(net, networks.Network):
+            for parameter in net.parameters():
+                nn.init.zeros_(parameter)
+    mean = torch.rand(DATA_SHAPE)
+    mean[0, 0, 0], mean[0, 0, 1] = 0.0, 1.0
+    assert likelihood.start_at(mean) is likelihood
+    actual = likelihood(torch.randn(B, L)).mean  # (B, *data_shape)
+    assert (actual - mean).abs().max() <= START_TOLERANCE.get(cls.__name__, 1e-6)
+    assert likelihood.mean_to_output(mean).isfinite().all()
+
+
+@each(likelihoods)
+def test_start_at_is_no_parameter_and_is_saved(cls):
+    likelihood = build(cls)
+    parameters = [p.clone() for p in likelihood.parameters()]
+    likelihood.start_at(torch.rand(DATA_SHAPE))
+    assert same(list(likelihood.parameters()), parameters)
+    assert torch.equal(likelihood.state_dict()["offset"], likelihood.offset)
+    assert likelihood.offset.any()
+
+
+@each(likelihoods)
+def test_start_at_refuses_another_shape(cls):
+    message = rf"^{cls.__name__}: mean must have data_shape=\(1, 7, 5\), got shape=\(7, 5\)\. Pass the mean"
+    with pytest.raises(ValueError, match=message):
+        build(cls).start_at(torch.rand(7, 5))
+
+
+@each(likelihoods)
+def test_likelihood_refuses_sizes_that_are_not_positive(cls):
+    if cls.__name__ in SPECIAL:
+        pytest.skip("built by arguments of its own")
+    for arguments in ((0, DATA_SHAPE), (L, ()), (L, (1, 0))):
+        with pytest.raises(
+            ValueError, match=f"^{cls.__name__}: latent_dim and data_shape must be positive, got latent_dim"
+        ):
+            cls(*arguments)
+
+
+# ---------------------------------------------------------------- guides
+
+
+@batches
+@each(guides)
+def test_posterior_shapes(cls, batch):
+    q = build(cls).posterior(torch.rand(*batch, *DATA_SHAPE))
+    assert (q.batch_shape, q.event_shape) == (batch, (L,))
+    z = q.rsample((6,))
+    assert z.shape == (6, *batch, L)
+    assert q.log_prob(z).shape == (6, *batch)
+    assert q.log_prob(z).isfinite().all()
+
+
+@each(guides)
+def test_rsample_is_differentiable(cls):
+    guide = build(cls)
+    x = torch.rand(B, *DATA_SHAPE, requires_grad=True)
+    guide.posterior(x).rsample().square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.flatten(1).any(1).all()
+    assert any(p.grad is not None and p.grad.any() for p in guide.parameters())
+
+
+@each(guides)
+def test_each_datum_has_its_own_posterior(cls):
+    guide = build(cls).eval()
+    x, z = torch.rand(B, *DATA_SHAPE), torch.randn(B, L)
+    together = guide.posterior(x).log_prob(z)
+    alone = torch.stack([guide.posterior(datum).log_prob(code) for datum, code in zip(x, z, strict=True)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    assert together.unique().numel() == B
+
+
+@each(guides)
+def test_guide_is_a_pyro_program(cls):
+    guide, x = build(cls), torch.rand(B, *DATA_SHAPE)
+    trace = poutine.trace(guide).get_trace(x)
+    trace.compute_log_prob()
+    site = trace.nodes["z"]
+    assert site["value"].shape == (B, L)
+    assert site["log_prob"].shape == (B,)
+    assert [frame.name for frame in site["cond_indep_stack"]] == ["data"]
+    with pyro.plate("particles", K, dim=-2):
+        assert guide(x).shape == (K, B, L)
+
+
+@each(guides)
+def test_guide_refuses_sizes_that_are_not_positive(cls):
+    if cls.__name__ in SPECIAL:
+        pytest.skip("built by arguments of its own")
+    for arguments in ((DATA_SHAPE, 0), ((), L), ((1, 0), L)):
+        with pytest.raises(
+            ValueError, match=f"^{cls.__name__}: data_shape and latent_dim must be positive, got data_shape"
+        ):
+            cls(*arguments)
+
+
+# ---------------------------------------------------------------- the public surface
+
+FOLDERS = [networks, priors, likelihoods, guides, models, objectives, evaluation, training, data]
+DOCUMENTED = [(folder, item) for folder in FOLDERS for item in public(folder)]
+
+
+# Without an example, a reference or a word on the arguments yet: a line leaves this set when they are written.
+TERSE = {"EagerEngine", "GenerativeModel", "Objective", "Run", "Weigher", "build_network"}
+
+
+def surface(items):
+    ids = [f"{folder.__name__.removeprefix('pyro_vae.')}.{item.__name__}" for folder, item in items]
+    marks = [[pytest.mark.xfail(strict=True)] if item.__name__ in TERSE else [] for _, item in items]
+    cases = [pytest.param(item, id=name, marks=mark) for (_, item), name, mark in zip(items, ids, marks, strict=True)]
+    return pytest.mark.parametrize("item", cases)
+
+
+def sections(item):
+    return set(re.findall(r"^ *(Args|Returns|Shape|Attributes|Raises|References|Example):$", item.__doc__ or "", re.M))
+
+
+def is_record(item):
+    """What a function returns or raises, rather than what a user builds."""
+    return inspect.isclass(item) and (is_dataclass(item) or issubclass(item, (tuple, Exception)))
+
+
+def fields_are_described(item):
+    """In a section, or each by a string of its own."""
+    return bool(sections(item) & {"Attributes", "Args"}) or inspect.getsource(item).count('"""') >= 2 + 2 * len(
+        item.__annotations__
+    )
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=names)
+def test_all_names_what_is_there(folder):
+    assert len(set(folder.__all__)) == len(folder.__all__)
+    assert all(hasattr(folder, name) for name in folder.__all__)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=names)
+def test_the_package_means_the_same_by_the_same_name(folder):
+    for name in {*folder.__all__} & {*pyro_vae.__all__}:
+        assert getattr(pyro_vae, name) is getattr(folder, name)
+
+
+@each(*CONVENTIONS)
+def test_components_are_importable_from_the_package(cls):
+    assert cls.__name__ in pyro_vae.__all__
+
+
+@surface(DOCUMENTED)
+def test_the_docstring_is_complete(item):
+    """Its own: a summary, what goes in or comes out, and where it is from or how it is used."""
+    assert item.__dict__.get("__doc__") if inspect.isclass(item) else item.__doc__
+    assert item.__doc__.strip().splitlines()[0].endswith(".")
+    if is_record(item):
+        assert fields_are_described(item)
+    elif not inspect.isabstract(item):
+        assert sections(item) & {"Args", "Returns", "Shape"}
+        assert sections(item) & {"Example", "References"}

@@ -1,0 +1,204 @@
+"""Every example runs, on a small command line, and prints what it says it shows."""
+
+import importlib.util
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+ARGS = {
+    "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
+    "naive_estimator.py": ["--epochs", "10", "--num-images", "50", "--num-samples", "10", "100", "1000"],
+    "ppca.py": ["--epochs", "40", "--num-samples", "100"],
+    "svi_loop.py": ["--epochs", "4", "--num-samples", "50"],
+    "vae_digits.py": ["--epochs", "3", "--num-samples", "50"],
+    "vae_mnist.py": ["--epochs", "3", "--num-samples", "50"],
+}
+NUMBER = r"(-?\d+\.\d+(?:e[+-]\d+)?|nan|-?inf)"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process(clean_state):
+    """An example is a program: it starts with torch's own default dtype, not with that of the tests."""
+    torch.set_default_dtype(torch.float32)  # clean_state puts it back
+
+
+def main_of(name):
+    """``main`` of an example, imported from its file."""
+    spec = importlib.util.spec_from_file_location(f"example_{Path(name).stem}", EXAMPLES / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def output(capsys, tmp_path, monkeypatch):
+    """``output(name, *more)``: what an example prints; fails where it writes a file nobody asked for."""
+
+    def run(name, *more):
+        folder = tmp_path / "empty"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        main_of(name)([*ARGS[name], *more])
+        assert list(folder.iterdir()) == []
+        return capsys.readouterr().out
+
+    return run
+
+
+def numbers(text, pattern):
+    """The finite numbers of the one match of ``pattern``, in which NUMBER stands for a number."""
+    found = re.findall(pattern.replace("NUMBER", NUMBER), text)
+    assert len(found) == 1, (pattern, text)
+    values = [float(value) for value in (found[0] if isinstance(found[0], tuple) else found)]
+    assert all(map(math.isfinite, values)), (pattern, text)
+    return values
+
+
+def test_every_example_is_in_the_list():
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(ARGS)
+
+
+@pytest.mark.parametrize("name", ARGS)
+def test_is_short_and_says_how_to_run_it(name):
+    text = (EXAMPLES / name).read_text()
+    assert len(text.splitlines()) < 150
+    assert f"python examples/{name}" in text
+
+
+@pytest.mark.parametrize("name", ARGS)
+def test_help(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main_of(name)(["--help"])
+    assert caught.value.code == 0
+    assert "--epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [(name, ["--epochs", wrong]) for name in ARGS for wrong in ("0", "-1", "many")]
+    + [
+        ("ppca.py", ["--latent-dim", "10", "--data-dim", "10"]),
+        ("ppca.py", ["--num-data", "10", "--data-dim", "10"]),
+        ("naive_estimator.py", ["--num-samples", "10", "0"]),
+        ("vae_mnist.py", ["--batch-size", "1351"]),
+        ("frey_faces.py", ["--root", "no/such/folder"]),
+    ],
+)
+def test_bad_arguments_are_usage_errors(name, args, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main_of(name)(args)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_ppca(output):
+    text = output("ppca.py")
+    errors = [float(error) for error in re.findall(r"largest .* = (\S+) nats", text)]
+    assert len(errors) == 3
+    assert all(error < 1e-9 for error in errors), text
+    (best,) = numbers(text, r"maximum likelihood +NUMBER nats per datum, exact")
+    (trained,) = numbers(text, r"trained VAE +NUMBER nats per datum, exact")
+    estimate, error = numbers(text, r"importance estimate of it +NUMBER \+- NUMBER nats")
+    (elbo,) = numbers(text, r"its ELBO +NUMBER nats")
+    assert trained <= best + 1e-9  # no W, b, sigma do better on these data
+    assert trained > best - 1.0
+    assert abs(estimate - trained) / error < 4.5 or 0 < trained - estimate < 0.01  # the bias of 100 samples
+    assert elbo < estimate
+
+
+def test_naive_estimator(output):
+    text = output("naive_estimator.py")
+    pattern = rf"^ +(\d+) \| +{NUMBER} \+- +{NUMBER} +{NUMBER} +(\S+) \| +{NUMBER} \+- +{NUMBER} +{NUMBER} +(\S+)$"
+    rows = re.findall(pattern, text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["10", "100", "1000"], text
+    for row in rows:
+        prior, prior_error, prior_size, guide, guide_error, guide_size = (float(row[i]) for i in (1, 2, 3, 5, 6, 7))
+        assert prior < guide - 4.5 * math.hypot(prior_error, guide_error), text
+        assert 1 <= prior_size < guide_size <= float(row[0]), text
+    assert [row[4] == "n/a" for row in rows] == [True, False, False]
+    assert numbers(text, r"rate .*: NUMBER \+- NUMBER nats")[0] > 0
+
+
+def check_result(text):
+    """A printed LogLikelihood: log-likelihood above the ELBO, which is -(distortion + rate)."""
+    (value,) = numbers(text, r"log-likelihood +NUMBER nats per datum")
+    assert all(error > 0 for error in numbers(text, r"\+- NUMBER Monte Carlo, \+- NUMBER over data"))
+    elbo, distortion, rate = (numbers(text, rf"{n} +NUMBER \+-")[0] for n in ("elbo", "distortion", "rate"))
+    assert elbo < value < 0
+    assert rate > 0
+    assert abs(elbo + distortion + rate) < 0.002  # three rounded numbers
+    return value
+
+
+def test_vae_digits(output):
+    assert check_result(output("vae_digits.py")) > -35  # 64 log(2) = 44 with fair coins as pixels
+
+
+def test_vae_digits_saves_figures_where_asked(output, tmp_path):
+    output("vae_digits.py", "--out", str(tmp_path / "figures"))
+    found = list((tmp_path / "figures").glob("*.png"))
+    assert len(found) >= 4
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in found)
+
+
+def test_vae_mnist(output):
+    text = output("vae_mnist.py")
+    check_result(text)
+    assert "dataset=Digits" in text
+
+
+def test_vae_mnist_on_mnist(output):
+    if not (SHARED / "MNIST" / "raw").is_dir():
+        pytest.skip(f"needs MNIST in {SHARED}, which is absent")
+    args = ["--root", str(SHARED), "--epochs", "1", "--batch-size", "1000", "--num-images", "100"]
+    text = output("vae_mnist.py", *args)
+    assert check_result(text) > -250
+    assert "dataset=MNIST" in text
+
+
+def test_svi_loop_trains_both(output):
+    text = output("svi_loop.py")
+    losses = re.findall(rf"first epoch {NUMBER}, of the last {NUMBER} \(train", text)
+    assert len(losses) == 2, text
+    assert all(float(last) < float(first) - 0.5 for first, last in losses), text
+    found = re.findall(
+        rf"log-likelihood {NUMBER} \+- {NUMBER} Monte Carlo, \+- {NUMBER} over data; ELBO {NUMBER}", text
+    )
+    assert len(found) == 2, text
+    assert all(-40 < float(elbo) < float(value) < 0 for value, *_, elbo in found), text
+
+
+def check_grey(text, levels):
+    logistic = text[text.index("DiscretizedLogisticLikelihood") :]
+    elbo, _ = numbers(logistic, r"-ELBO +NUMBER \+- NUMBER bits per dimension")
+    value, error = numbers(logistic, r"-log p\(x\) +NUMBER \+- NUMBER bits per dimension")
+    assert 0 < value < elbo < math.log2(levels)  # a code, and better than none
+    assert error > 0
+    density = text[text.index("NormalLikelihood") : text.index("DiscretizedLogisticLikelihood")]
+    assert (
+        numbers(density, r"-log p\(x\) +NUMBER \+- NUMBER nats")[0] < numbers(density, r"-ELBO +NUMBER \+-.* nats")[0]
+    )
+
+
+def test_frey_faces(output):
+    text = output("frey_faces.py")
+    assert text.startswith("Digits, 297 test images")
+    check_grey(text, levels=17)
+
+
+def test_frey_faces_on_frey_faces(output):
+    if not (SHARED / "FreyFaces").is_dir():
+        pytest.skip(f"needs Frey Faces in {SHARED}, which is absent")
+    text = output("frey_faces.py", "--root", str(SHARED))
+    assert text.startswith("FreyFaces, 200 test images")
+    check_grey(text, levels=256)
+
+
+def test_examples_leave_the_path_alone():
+    assert [path.name for path in EXAMPLES.glob("*.py") if "sys.path" in path.read_text()] == []

@@ -1,0 +1,355 @@
+"""The training loop: what it trains, what it reports, when it stops."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+from functools import partial
+
+import pyro
+import pytest
+import torch
+from pyro.distributions import Normal
+from pyro.infer import Trace_ELBO
+from torch.nn import Parameter
+from torch.optim import SGD, Adam, AdamW
+from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau, StepLR
+
+from pyro_vae import MLP, VAE, DiagonalNormalGuide, NormalLikelihood, StandardNormalPrior, data, fit, log_likelihood
+from pyro_vae.objectives import BetaELBO, LinearWarmUp
+from pyro_vae.training import NonFiniteError
+from pyro_vae.training.trainable import build_optimizer
+from tests.linear_gaussian import LinearGaussian
+
+FAST = partial(Adam, lr=2e-2)
+
+
+def _vae(dim: int = 4) -> VAE:
+    net = partial(MLP, hidden=(8,))
+    likelihood = NormalLikelihood(2, (dim,), net=net, scale=0.5)
+    return VAE(StandardNormalPrior(2), likelihood, DiagonalNormalGuide((dim,), 2, net=net))
+
+
+def _snapshot(vae: VAE) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in vae.parameters()]
+
+
+def _changed(vae: VAE, before: list[torch.Tensor]) -> list[bool]:
+    return [not torch.equal(p, q) for p, q in zip(vae.parameters(), before, strict=True)]
+
+
+def test_a_trained_guide_reaches_the_evidence() -> None:
+    case = LinearGaussian(latent_dim=2, dim=4)
+    x = case.data(512)
+    for p in case.vae.model.parameters():
+        p.requires_grad_(False)
+    for p in case.vae.guide.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    schedule = partial(MultiStepLR, milestones=[60, 80], gamma=0.1)
+    fit(case.vae.model, case.vae.guide, x, epochs=100, batch_size=128, optimizer=FAST, lr_schedule=schedule)
+    result = log_likelihood(case.vae.model, case.vae.guide, x, num_samples=500, chunk_size=500, batch_size=512)
+    truth = case.log_prob(x)
+    assert 0 <= float((truth - result.elbo).mean()) < 0.01
+    z = (result.log_likelihood - truth).mean() / result.monte_carlo_error()
+    assert abs(float(z)) < 3
+
+
+def test_every_parameter_of_this_vae_trains_and_of_no_other() -> None:
+    x = torch.randn(60, 4)
+    first, second = _vae(), _vae()
+    copied, swapped = copy.deepcopy(first), first.with_guide(DiagonalNormalGuide((4,), 2))
+    for vae in (first, second, copied):
+        others = [v for v in (first, second, copied) if v is not vae]
+        before, untouched = _snapshot(vae), [_snapshot(v) for v in others]
+        history = fit(vae.model, vae.guide, x, epochs=15, batch_size=20, optimizer=FAST).history
+        assert all(_changed(vae, before))
+        assert history[-1]["loss"] < history[0]["loss"] - 0.3
+        assert not any(any(_changed(v, b)) for v, b in zip(others, untouched, strict=True))
+    guide_before = _snapshot(first)[-4:]
+    fit(swapped.model, swapped.guide, x, epochs=2, batch_size=20)
+    assert [torch.equal(a, b) for a, b in zip(_snapshot(first)[-4:], guide_before, strict=True)] == [True] * 4
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_loss_is_per_datum_and_exact_on_a_ragged_last_batch() -> None:
+    case = LinearGaussian()
+    x = case.data(10)
+    record = fit(case.vae.model, case.vae.guide, x, epochs=1, batch_size=4, optimizer=partial(SGD, lr=0.0)).history[0]
+    truth = float(case.log_prob(x).mean())  # the guide is exact, so each batch's ELBO is
+    assert record["loss"] == pytest.approx(-truth, abs=1e-9)
+    assert record["elbo"] == pytest.approx(truth, abs=1e-9)
+    assert record["reconstruction"] - record["kl"] == pytest.approx(truth, abs=1e-9)
+    assert record["step"] == 3
+
+
+def test_the_gradient_is_that_of_the_mean_over_the_batch() -> None:
+    case = LinearGaussian(inflate=1.3)
+    x = case.data(6)
+    twin = copy.deepcopy(case.vae)
+    fit(case.vae.model, case.vae.guide, x, epochs=1, batch_size=6, optimizer=partial(SGD, lr=0.1), seed=4)
+    order = next(data.batches.Batches(x, 6, shuffle_seed=4).epoch())[1][0]
+    torch.manual_seed(4)
+    (Trace_ELBO()(twin.model, twin.guide)(order) / 6).backward()
+    for trained, start in zip(case.vae.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(trained, start - 0.1 * start.grad, atol=1e-12)
+
+
+def test_clipping_is_of_the_global_norm() -> None:
+    moved, x = {}, torch.randn(6, 7)
+    for clip in (None, 0.01):
+        vae = LinearGaussian(inflate=1.5, shift=1.0).vae
+        before = _snapshot(vae)
+        fit(
+            vae.model,
+            vae.guide,
+            x,
+            epochs=1,
+            batch_size=6,
+            optimizer=partial(SGD, lr=1.0),
+            clip_norm=clip,
+        )
+        steps = [p.detach() - q for p, q in zip(vae.parameters(), before, strict=True)]
+        moved[clip] = torch.cat([s.flatten() for s in steps])
+    assert float(moved[0.01].norm()) == pytest.approx(0.01, rel=1e-4)
+    assert torch.allclose(moved[0.01] / moved[0.01].norm(), moved[None] / moved[None].norm(), atol=1e-9)
+
+
+def test_seed_decides_and_global_state_stays() -> None:
+    x = torch.randn(40, 4)
+    weights = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(0)
+        vae = _vae()
+        torch.manual_seed(seed + 100)
+        before, validating = torch.get_rng_state(), pyro.distributions.distribution.torch.distributions.Distribution
+        flag = validating._validate_args if hasattr(validating, "_validate_args") else None
+        fit(vae.model, vae.guide, x, epochs=2, batch_size=10, seed=seed)
+        assert torch.equal(before, torch.get_rng_state())
+        assert getattr(validating, "_validate_args", None) == flag
+        weights.append(torch.cat([p.flatten() for p in vae.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_first_batch_is_validated() -> None:
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", pyro.distributions.Bernoulli(logits=z).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match="site 'x'"):
+        fit(model, DiagonalNormalGuide((2,), 2), torch.rand(10, 2), batch_size=5)
+
+
+def test_plain_functions_with_pyro_param_train_and_resume(tmp_path) -> None:
+    x = torch.randn(200) * 2 + 3
+
+    def model(x):
+        loc, scale = (
+            pyro.param("loc", torch.tensor(0.0)),
+            pyro.param("scale", torch.tensor(1.0), Normal.arg_constraints["scale"]),
+        )
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Normal(loc, scale))
+            pyro.sample("x", Normal(z, 0.1), obs=x)
+
+    def guide(x):
+        spread = pyro.param("spread", torch.tensor(1.0), Normal.arg_constraints["scale"])
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Normal(x, spread))
+
+    fit(model, guide, x, epochs=80, batch_size=50, optimizer=partial(Adam, lr=0.1), run=tmp_path / "run")
+    assert pyro.param("loc").item() == pytest.approx(float(x.mean()), abs=0.2)
+    assert pyro.param("scale").item() == pytest.approx(float(x.std()), abs=0.2)
+    learned = pyro.param("loc").item()
+    pyro.clear_param_store()
+    fit(model, guide, x, epochs=80, optimizer=partial(Adam, lr=0.1), batch_size=50, run=tmp_path / "run", resume=True)
+    assert pyro.param("loc").item() == learned
+
+
+def test_pyros_own_elbo_and_a_loader_are_taken() -> None:
+    x = torch.randn(30, 4)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=7)
+    vae = _vae()
+    history = fit(vae.model, vae.guide, loader, epochs=3, objective=Trace_ELBO(), optimizer=FAST).history
+    assert "kl" not in history[0]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["step"] == 15
+
+
+def test_beta_is_scheduled_by_the_epoch() -> None:
+    vae = _vae()
+    objective = BetaELBO(beta=LinearWarmUp(4, unit="epochs"))
+    history = fit(vae.model, vae.guide, torch.randn(40, 4), epochs=6, batch_size=10, objective=objective).history
+    assert [r["beta"] for r in history] == pytest.approx([0.1875, 0.4375, 0.6875, 0.9375, 1.0, 1.0])
+
+
+def test_learning_rate_schedules_count_epochs_or_steps() -> None:
+    x = torch.randn(40, 4)
+    for unit, expected in (("epoch", [0.1, 0.05]), ("step", [0.1 / 16, 0.1 / 256])):
+        vae = _vae()
+        halve = partial(StepLR, step_size=1, gamma=0.5)
+        options = {"optimizer": partial(SGD, lr=0.1), "lr_schedule": halve, "lr_schedule_unit": unit}
+        history = fit(vae.model, vae.guide, x, epochs=2, batch_size=10, clip_norm=0.01, **options).history
+        assert [r["lr"] for r in history] == pytest.approx(expected)
+
+
+def test_plateau_schedule_sees_the_validation_elbo() -> None:
+    case = LinearGaussian()
+    x = case.data(20)
+    options = {"optimizer": partial(SGD, lr=0.0), "lr_schedule": partial(ReduceLROnPlateau, patience=0)}
+    history = fit(case.vae.model, case.vae.guide, x, epochs=3, batch_size=20, validation=x, **options).history
+    assert [r["validation_elbo"] for r in history] == pytest.approx([float(case.log_prob(x).mean())] * 3, abs=1e-9)
+
+
+def test_early_stopping_goes_back_to_the_best_weights() -> None:
+    case = LinearGaussian(latent_dim=2, dim=4)  # starts at the optimum: every step makes it worse
+    train, validation = case.data(20), case.data(200)
+    result = fit(
+        *(case.vae.model, case.vae.guide, train),
+        **{"epochs": 50, "batch_size": 5, "optimizer": partial(SGD, lr=0.05), "clip_norm": 1.0},
+        **{"validation": validation, "patience": 3},
+    )
+    assert result.stopped == "patience"
+    assert len(result.history) == result.best_epoch + 3
+    elbos = [r["validation_elbo"] for r in result.history]
+    assert max(elbos) == elbos[result.best_epoch - 1]
+    again = log_likelihood(case.vae.model, case.vae.guide, validation, num_samples=1, batch_size=1000, seed=0)
+    assert again.mean("elbo") == max(elbos)
+
+
+class _Poisoned(torch.nn.Module):
+    """A model that is infinite, or has an infinite gradient, at a datum above 90."""
+
+    def __init__(self, gradient: bool) -> None:
+        super().__init__()
+        self.loc, self.gradient = Parameter(torch.tensor(0.5)), gradient
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Normal(0.0, 1.0))
+            loc = self.loc.expand(len(x))
+            if self.gradient and (x > 90).any():  # the value of a square root at 0 is finite, its slope is not
+                loc = loc + (x > 90) * (self.loc - self.loc.detach()).sqrt()
+            elif not self.gradient:
+                loc = loc / (x <= 90)
+            pyro.sample("x", Normal(loc + 0 * z, 1.0), obs=x.clamp(max=1.0))
+
+
+class _Guide(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = Parameter(torch.tensor(0.0))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Normal(self.loc, 1.0))
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_value_that_is_not_finite_stops_and_names_site_datum_and_step(gradient: bool, tmp_path) -> None:
+    x = torch.randn(40)
+    x[23] = 99.0
+    model, guide = _Poisoned(gradient), _Guide()
+    order = next(iter(data.batches.Batches(x, 40, shuffle_seed=0).epoch()))[0].tolist()
+    step = order.index(23) // 5
+    assert step > 0
+    with pytest.raises(NonFiniteError, match=f"for datum 23, step {step}") as error:
+        fit(model, guide, x, epochs=1, batch_size=5, run=tmp_path / "run")
+    assert (error.value.datum, error.value.step) == (23, step)
+    assert error.value.site == (None if gradient else "x")
+    assert ("the gradient of model.loc" in str(error.value)) == gradient
+    assert all(torch.isfinite(p) for p in (model.loc, guide.loc))
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert state["progress"]["step"] == step
+    assert torch.equal(state["weights"]["model.loc"], model.loc)
+
+
+def test_ctrl_c_saves_and_resume_ends_where_the_whole_run_does(tmp_path) -> None:
+    x = torch.randn(60, 4)
+    torch.manual_seed(0)
+    whole = _vae()
+    stopped, resumed = copy.deepcopy(whole), copy.deepcopy(whole)
+    options = {"epochs": 6, "batch_size": 7, "optimizer": FAST}
+    fit(whole.model, whole.guide, x, **options)
+
+    calls = []
+
+    def interrupting(x):
+        calls.append(len(x))
+        if len(calls) == 25:
+            signal.raise_signal(signal.SIGINT)
+        return stopped.guide(x)
+
+    with pytest.raises(KeyboardInterrupt, match="after step 24"):
+        fit(stopped.model, _Wrapped(stopped.guide, interrupting), x, run=tmp_path / "run", **options)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    fit(resumed.model, _Wrapped(resumed.guide), x, run=tmp_path / "run", resume=True, **options)
+    assert not any(_changed(resumed, _snapshot(whole)))
+
+
+class _Wrapped(torch.nn.Module):
+    def __init__(self, guide, call=None) -> None:
+        super().__init__()
+        self.inner = guide
+        object.__setattr__(self, "call", call or guide)
+
+    def forward(self, x):
+        return self.call(x)
+
+
+def test_fused_optimizers_give_the_same_weights() -> None:
+    weights = {}
+    for fused in (False, None):
+        torch.manual_seed(0)
+        vae = _vae()
+        fit(vae.model, vae.guide, torch.randn(40, 4), epochs=3, batch_size=10, optimizer=partial(AdamW, fused=fused))
+        weights[fused] = torch.cat([p.detach().flatten() for p in vae.parameters()])
+    assert (weights[None] - weights[False]).abs().max() < 1e-12
+    assert build_optimizer(Adam, list(_vae().parameters())).param_groups[0]["fused"] is True
+    assert build_optimizer(partial(SGD, lr=1.0, foreach=True), list(_vae().parameters())).defaults["foreach"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be positive, got epochs=0"),
+        ({"batch_size": 100}, "batch_size must not exceed the data, got batch_size=100, data=10"),
+        ({"clip_norm": -1.0}, "clip_norm must be positive"),
+        ({"patience": 3}, "patience must have validation data"),
+        ({"engine": "warp"}, "engine must be one of eager"),
+        ({"resume": True}, "resume must have a run folder"),
+        ({"tensorboard": True}, "tensorboard must have a run folder"),
+    ],
+)
+def test_bad_arguments_are_refused(options: dict, message: str) -> None:
+    vae = _vae()
+    with pytest.raises(ValueError, match=message) as error:
+        fit(vae.model, vae.guide, torch.randn(10, 4), **{"batch_size": 5, **options})
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_to_train_and_no_data_are_refused() -> None:
+    with pytest.raises(ValueError, match="must have parameters to train"):
+        fit(_model_without_parameters, _guide_without_parameters, torch.randn(10), batch_size=5)
+    vae = _vae()
+    with pytest.raises(ValueError, match="data must not be empty"):
+        fit(vae.model, vae.guide, iter([]))
+
+
+def _model_without_parameters(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+
+
+def _guide_without_parameters(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", Normal(x / 2, 1.0))
+
+
+def test_examples_per_second_and_seconds_are_recorded() -> None:
+    vae = _vae()
+    record = fit(vae.model, vae.guide, torch.randn(40, 4), epochs=1, batch_size=10).history[0]
+    assert record["examples_per_second"] == pytest.approx(40 / record["seconds"])
+    assert math.isfinite(record["seconds"])

@@ -1,0 +1,181 @@
+"""Imports point down the layers, and importing the package changes nothing outside it."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyro_vae
+
+PACKAGE = Path(pyro_vae.__file__).parent
+
+# From the bottom up. A part imports lower layers and itself; parts of one layer do not import each other.
+LAYERS = [
+    {"networks"},
+    {"priors", "likelihoods", "guides"},
+    {"models"},
+    {"objectives", "evaluation"},
+    {"training", "config"},
+    {"pyro_vae"},  # the package's own __init__: what it imports is loaded with it, so no figures and no command line
+    {"experiment", "plotting"},
+    {"cli"},
+    {"__main__"},
+]
+# Beside the layers, and open to these only; what a leaf imports itself must be open to it here.
+LEAVES = {
+    "data": {"evaluation", "training", "config", "pyro_vae", "experiment", "plotting"},
+    "files": {"evaluation", "training", "plotting", "cli"},
+    "isolation": {"evaluation", "training", "plotting"},
+    "param_store": {"guides", "models", "evaluation", "isolation"},
+}
+RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
+
+
+def part_of(path):
+    """The folder, or the file's name at the top: ``pyro_vae/guides/base.py`` is of ``guides``."""
+    place = path.relative_to(PACKAGE).parts
+    return "pyro_vae" if place == ("__init__.py",) else place[0].removesuffix(".py")
+
+
+def imported_parts(tree):
+    """(line, part) of every import of this package, wherever in the file it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import, write the full name"
+            dotted = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in dotted:
+            root, *rest = name.split(".")
+            if root == "pyro_vae":
+                yield node.lineno, rest[0] if rest and rest[0] in {*RANK, *LEAVES} else "pyro_vae"
+
+
+def complaint(user, used):
+    """Why ``user`` must not import ``used``, or None."""
+    if user == used:
+        return None
+    if used in LEAVES:
+        return None if user in LEAVES[used] else f"{used} is open to {sorted(LEAVES[used])} only"
+    if user in LEAVES:
+        return f"{user} is a leaf: it imports no layer"
+    if RANK[used] == RANK[user]:
+        return f"{used} and {user} are siblings"
+    return f"{used} is above {user}" if RANK[used] > RANK[user] else None
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    user = part_of(path)
+    assert user in RANK or user in LEAVES, f"{user} is in no layer: give it a place in LAYERS"
+    for line, used in imported_parts(ast.parse(path.read_text())):
+        why = complaint(user, used)
+        assert why is None, f"{path.relative_to(PACKAGE)}:{line}: {why}"
+
+
+def test_the_layers_are_the_packages_parts():
+    assert {part_of(path) for path in FILES} == {*RANK, *LEAVES}
+
+
+@pytest.mark.parametrize(
+    ("user", "source", "reason"),
+    [
+        ("networks", "from pyro_vae.guides import Guide", "above"),
+        ("guides", "from pyro_vae import likelihoods", "siblings"),
+        ("priors", "import pyro_vae.guides.base", "siblings"),
+        ("models", "from pyro_vae import VAE", "above"),
+        ("objectives", "def f():\n    from pyro_vae.evaluation import log_weights", "siblings"),
+        ("evaluation", "if TYPE_CHECKING:\n    from pyro_vae.training.run import Run", "above"),
+        ("pyro_vae", "from pyro_vae.plotting import image_grid", "above"),
+        ("networks", "from pyro_vae.data import ImageSet", "open to"),
+        ("files", "from pyro_vae.networks import MLP", "leaf"),
+    ],
+)
+def test_the_rules_catch(user, source, reason):
+    (_, used), *_ = imported_parts(ast.parse(source))
+    assert reason in complaint(user, used)
+
+
+PROBE = """
+import json, locale, logging, os, random, signal, sys, threading, warnings
+import numpy, pyro, pyro.infer, pyro.optim, safetensors.torch, torch, torch.nn, torch.optim, tqdm, yaml
+
+def state():
+    generators = [random.getstate(), numpy.random.get_state(), torch.get_rng_state().tolist()]
+    return {
+        "default dtype": str(torch.get_default_dtype()),
+        "default device": str(torch.get_default_device()),
+        "torch's validation": torch.distributions.Distribution._validate_args,
+        "pyro's validation": [pyro.poutine.util.is_validation_enabled(), pyro.validation_enabled.__module__,
+                              pyro.infer.util.is_validation_enabled(), pyro.distributions.is_validation_enabled()],
+        "pyro's settings": repr(pyro.settings.get()),
+        "random generators": repr(generators),
+        "seed": torch.initial_seed(),
+        "parameter store": sorted(pyro.get_param_store()),
+        "threads": [torch.get_num_threads(), torch.get_num_interop_threads(), threading.active_count()],
+        "gradients": [torch.is_grad_enabled(), torch.is_anomaly_enabled(), torch.is_inference_mode_enabled()],
+        "torch's switches": [torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+                             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic,
+                             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+        "print options": [repr(torch._tensor_str.PRINT_OPTS), repr(numpy.get_printoptions())],
+        "numpy's errors": numpy.geterr(),
+        "warnings": [repr(f) for f in warnings.filters],
+        "logging": [logging.root.level, len(logging.root.handlers), logging.getLogger("pyro").level],
+        "environment": dict(os.environ),
+        "signals": repr([signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]),
+        "hooks": [sys.excepthook is sys.__excepthook__, sys.displayhook is sys.__displayhook__],
+        "path": list(sys.path),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "folder": os.getcwd(),
+    }
+
+torch.cuda.is_initialized()
+before = state()
+import pyro_vae
+after = state()
+assert pyro_vae.__file__.startswith(PARENT), pyro_vae.__file__
+print(json.dumps({
+    "changed": {k: [repr(before[k])[-400:], repr(after[k])[-400:]] for k in before if before[k] != after[k]},
+    "cuda": torch.cuda.is_initialized(),
+    "modules": sorted({name.split(".")[0] for name in sys.modules}),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def probe():
+    """What a fresh interpreter says of its state before and after importing the package."""
+    import json
+
+    code = PROBE.replace("PARENT", repr(str(PACKAGE.parent)))
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_changes_no_global_state(probe):
+    assert probe["changed"] == {}
+
+
+def test_importing_does_not_start_cuda(probe):
+    assert not probe["cuda"]
+
+
+@pytest.mark.parametrize("heavy", ["matplotlib", "torchvision", "sklearn", "jsonargparse", "tensorboard", "PIL"])
+def test_importing_does_not_load(heavy, probe):
+    assert heavy not in probe["modules"]
+
+
+def test_everything_promised_is_there():
+    assert [name for name in pyro_vae.__all__ if not hasattr(pyro_vae, name)] == []
+    assert len(set(pyro_vae.__all__)) == len(pyro_vae.__all__)

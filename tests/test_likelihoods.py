@@ -1,0 +1,323 @@
+"""Likelihoods: they are normalised, exact where there is an exact value, and finite far away from it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pyro.distributions import Independent
+from scipy import integrate, stats
+from torch import nn
+
+from pyro_vae import BernoulliLikelihood, DiscretizedLogisticLikelihood, NormalLikelihood
+from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
+from pyro_vae.networks import MLP, Network
+
+
+class Zero(Network):
+    """The network that returns 0, so that ``offset`` alone is the output."""
+
+    def transform(self, x):
+        return x.new_zeros(len(x), self.out_size)
+
+
+def at(likelihood, output):
+    """The likelihood whose network output is ``output`` for every z."""
+    likelihood.offset.copy_(torch.as_tensor(output))
+    return likelihood
+
+
+def grid(levels, **kwargs):
+    return torch.arange(levels, **kwargs) / (levels - 1)
+
+
+def tensor(x, **kwargs):
+    return torch.tensor(float(x), **kwargs)
+
+
+# ---------------------------------------------------------------- discretized logistic
+
+LOCS = [0.5, 0.0, 1.0, 0.123, -0.4, 3.0, -50.0, 1e3]
+SCALES = [1e-8, 1e-3, 0.03, 0.5, 20.0, 1e6]
+
+
+@pytest.mark.parametrize("levels", [2, 3, 256])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("loc", LOCS)
+def test_discretized_logistic_sums_to_one(loc, scale, levels):
+    p = DiscretizedLogistic(tensor(loc), tensor(scale), levels)
+    log_prob = p.log_prob(grid(levels))
+    assert log_prob.isfinite().all()
+    assert log_prob.logsumexp(0).item() == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 256])
+@pytest.mark.parametrize(("loc", "scale"), [(0.5, 0.1), (0.2, 0.01), (-0.3, 0.2), (1.1, 1.0), (0.0, 5.0)])
+def test_discretized_logistic_is_a_difference_of_cdfs(loc, scale, levels):
+    x = grid(levels).numpy()
+    half = 0.5 / (levels - 1)
+    upper = np.where(np.arange(levels) == levels - 1, np.inf, x + half)
+    lower = np.where(np.arange(levels) == 0, -np.inf, x - half)
+    q = stats.logistic(loc, scale)
+    # Of the two differences the one that cancels less.
+    expected = np.where(x < loc, q.cdf(upper) - q.cdf(lower), q.sf(lower) - q.sf(upper))
+    actual = DiscretizedLogistic(tensor(loc), tensor(scale), levels).log_prob(grid(levels)).exp()
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 256])
+@pytest.mark.parametrize("scale", [1e-3, 0.05, 0.7, 50.0])
+@pytest.mark.parametrize("loc", [0.5, 0.0, 0.97, -2.0, 3.0])
+def test_discretized_logistic_mean_is_the_sum(loc, scale, levels):
+    p = DiscretizedLogistic(tensor(loc), tensor(scale), levels)
+    expected = (p.log_prob(grid(levels)).exp() * grid(levels)).sum()
+    assert p.mean.item() == pytest.approx(expected.item(), abs=1e-10)
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(0.4, 0.15), (0.0, 0.2), (1.2, 0.1), (0.5, 3.0)])
+def test_discretized_logistic_draws_have_their_probabilities(loc, scale):
+    n, levels = 400_000, 5
+    p = DiscretizedLogistic(tensor(loc), tensor(scale), levels)
+    draws = p.sample((n,))
+    assert torch.isin(draws, grid(levels)).all()
+    probability = p.log_prob(grid(levels)).exp()
+    frequency = (draws[:, None] == grid(levels)).double().mean(0)
+    z = (frequency - probability) / (probability * (1 - probability) / n).sqrt()
+    assert z.abs().max() < 4.5
+
+
+def test_discretized_logistic_draws_have_their_mean_pixel_by_pixel():
+    n = 20_000
+    p = DiscretizedLogistic(torch.rand(3, 4), 0.05 + torch.rand(4), 256)
+    draws = p.sample((n,))  # (n, 3, 4)
+    z = (draws.mean(0) - p.mean) / (draws.std(0) / math.sqrt(n))
+    assert z.abs().max() < 4.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0])
+@pytest.mark.parametrize("loc", [-100.0, -5.0, 0.3, 6.0, 100.0])
+def test_discretized_logistic_is_finite_in_the_tails(loc, scale, dtype):
+    # One loc and scale per level, so that the gradient of the sum is the gradient of each.
+    parameters = [torch.full((256,), v, dtype=dtype, requires_grad=True) for v in (loc, scale)]
+    log_prob = DiscretizedLogistic(*parameters, 256).log_prob(grid(256, dtype=dtype))
+    assert log_prob.dtype == dtype
+    assert log_prob.isfinite().all()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(log_prob.sum(), parameters))
+
+
+def test_discretized_logistic_tails_are_exponential():
+    """Far below loc, P(k) = exp((x - loc)/s) 2 sinh(h/s): the log-probability, not its rounding to 0."""
+    scale, loc = 0.01, 30.0
+    p = DiscretizedLogistic(tensor(loc), tensor(scale), 256)
+    x = grid(256)[1:-1]
+    expected = (x - loc) / scale + math.log(2 * math.sinh(0.5 / 255 / scale))
+    np.testing.assert_allclose(p.log_prob(x), expected, rtol=1e-12)
+
+
+@pytest.mark.xfail(strict=True, reason="bin width lost: (value + half - loc) - (value - half - loc) rounds to 0 or 2x")
+@pytest.mark.parametrize("loc", [3e3, 1e5])
+def test_discretized_logistic_keeps_its_bin_width_in_float32(loc):
+    exact = DiscretizedLogistic(tensor(loc), tensor(1.0), 256).log_prob(grid(256))
+    loc, scale = tensor(loc, dtype=torch.float32), tensor(1.0, dtype=torch.float32)
+    single = DiscretizedLogistic(loc, scale, 256).log_prob(grid(256, dtype=torch.float32))
+    torch.testing.assert_close(single.double(), exact, rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("levels", [2, 256])
+def test_discretized_logistic_gradient_is_exact(levels):
+    parameters = torch.rand(7, requires_grad=True), (0.05 + torch.rand(7)).requires_grad_()
+    x = (torch.rand(7) * (levels - 1)).round() / (levels - 1)
+    assert torch.autograd.gradcheck(lambda loc, scale: DiscretizedLogistic(loc, scale, levels).log_prob(x), parameters)
+
+
+@pytest.mark.parametrize("levels", [2, 16, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_grid_is_the_support(levels, dtype):
+    p = DiscretizedLogistic(tensor(0.5, dtype=dtype), tensor(0.1, dtype=dtype), levels, validate_args=True)
+    assert p.support.check(grid(levels, dtype=dtype)).all()
+    assert p.log_prob(grid(levels, dtype=dtype)).shape == (levels,)
+    assert p.support.is_discrete
+
+
+@pytest.mark.parametrize("value", [0.5, 0.1, -1 / 255, 256 / 255, 1.5 / 255, float("nan")])
+def test_values_off_the_grid_are_refused(value):
+    with pytest.raises(ValueError, match="support"):
+        DiscretizedLogistic(tensor(0.5), tensor(0.1), 256, validate_args=True).log_prob(tensor(value))
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(0.5, 0.0), (0.5, -1.0), (float("nan"), 1.0)])
+def test_bad_parameters_are_refused(loc, scale):
+    with pytest.raises(ValueError, match=r"parameter (loc|scale)"):
+        DiscretizedLogistic(tensor(loc), tensor(scale), 256, validate_args=True)
+
+
+def test_expand_keeps_levels_values_and_validation():
+    p = DiscretizedLogistic(torch.rand(4), tensor(0.1), 16, validate_args=True)
+    wide = p.expand((3, 4))
+    assert type(wide) is DiscretizedLogistic
+    assert (wide.batch_shape, wide.event_shape, wide.levels) == ((3, 4), (), 16)
+    assert wide.sample((2,)).shape == (2, 3, 4)
+    torch.testing.assert_close(wide.mean, p.mean.expand(3, 4), rtol=0, atol=0)
+    x = wide.sample()
+    torch.testing.assert_close(wide.log_prob(x), p.log_prob(x), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="support"):
+        wide.log_prob(torch.full((3, 4), 0.5))
+    assert DiscretizedLogistic(torch.rand(4), tensor(0.1), 16, validate_args=False).expand((3, 4)).log_prob(x).all()
+
+
+def test_expand_within_an_event():
+    p = Independent(DiscretizedLogistic(torch.rand(4), tensor(0.1), 16), 1)
+    wide = p.expand((3,))
+    x = wide.sample((2,))
+    assert x.shape == (2, 3, 4)
+    torch.testing.assert_close(wide.log_prob(x), p.log_prob(x), rtol=1e-14, atol=0)
+
+
+def test_discretized_logistic_likelihood_scale_is_per_pixel_and_bounded():
+    likelihood = DiscretizedLogisticLikelihood(2, (3,), levels=8, min_scale=0.02)
+    with torch.no_grad():
+        likelihood.log_scale.copy_(torch.tensor([-1e3, 0.0, 2.0]))
+    scale = likelihood(torch.zeros(2)).base_dist.scale
+    np.testing.assert_allclose(scale.detach(), 0.02 + np.exp([-1e3, 0.0, 2.0]), rtol=1e-12)
+
+
+def test_discretized_logistic_likelihood_is_the_product_over_pixels():
+    likelihood = DiscretizedLogisticLikelihood(2, (3, 2), levels=8)
+    z = torch.randn(5, 2)
+    p = likelihood(z)
+    x = p.sample()
+    pixels = DiscretizedLogistic(likelihood.net(z), 1e-3 + likelihood.log_scale.exp(), 8)
+    torch.testing.assert_close(p.log_prob(x), pixels.log_prob(x).sum((1, 2)), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize(("levels", "min_scale"), [(1, 1e-3), (256, 0.0), (256, -1.0), (256, float("nan"))])
+def test_discretized_logistic_likelihood_refuses(levels, min_scale):
+    message = (
+        "^DiscretizedLogisticLikelihood: levels must be at least 2 and min_scale positive, "
+        rf"got levels={levels}, min_scale={min_scale}\. Use levels=256 for bytes\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        DiscretizedLogisticLikelihood(2, (3,), levels=levels, min_scale=min_scale)
+
+
+# ---------------------------------------------------------------- normal
+
+
+@pytest.mark.parametrize("scale", ["global", "pixel", 0.3])
+def test_normal_likelihood_equals_scipy(scale):
+    likelihood = NormalLikelihood(2, (3, 2), scale=scale)
+    with torch.no_grad():
+        for parameter in likelihood.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    at(likelihood, torch.randn(3, 2))
+    z, x = torch.randn(5, 2), torch.randn(5, 3, 2)
+    loc = (likelihood.net(z) + likelihood.offset).detach().numpy()
+    sigma = 0.3 if scale == 0.3 else 0.01 + np.exp(likelihood.log_scale.detach().numpy())
+    assert np.shape(sigma) == ((3, 2) if scale == "pixel" else ())
+    expected = stats.norm(loc, sigma).logpdf(x.numpy()).sum((1, 2))
+    np.testing.assert_allclose(likelihood(z).log_prob(x).detach(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", ["global", "pixel", 0.05, 7.0])
+def test_normal_likelihood_integrates_to_one(scale):
+    p = at(NormalLikelihood(2, (1,), scale=scale, net=Zero), 0.3)(torch.zeros(2))
+    total, _ = integrate.quad(lambda v: p.log_prob(tensor(v).reshape(1)).exp().item(), -60, 60, points=[0.3], limit=200)
+    assert total == pytest.approx(1.0, abs=1e-8)
+
+
+@pytest.mark.parametrize("scale", ["global", "pixel"])
+def test_normal_likelihood_learned_scale_has_a_floor(scale):
+    likelihood = NormalLikelihood(2, (3,), scale=scale, min_scale=0.2)
+    nn.init.constant_(likelihood.log_scale, -1e4)
+    np.testing.assert_allclose(likelihood(torch.zeros(2)).stddev.detach(), 0.2, rtol=1e-12)
+
+
+def test_normal_likelihood_fixed_scale_is_not_learned():
+    likelihood = NormalLikelihood(2, (3,), scale=0.1)
+    assert all(name.startswith("net.") for name, _ in likelihood.named_parameters())
+    stddev = likelihood.to(torch.float32)(torch.zeros(2, dtype=torch.float32)).stddev
+    assert torch.equal(stddev, torch.full((3,), 0.1, dtype=torch.float32))
+
+
+def test_normal_likelihood_fixed_scale_may_be_below_the_floor():
+    assert NormalLikelihood(2, (3,), scale=1e-4, min_scale=0.5)(torch.zeros(2)).stddev.tolist() == [1e-4] * 3
+
+
+@pytest.mark.parametrize("argument", ["scale", "min_scale"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_normal_likelihood_refuses(argument, value):
+    with pytest.raises(
+        ValueError, match=rf"^NormalLikelihood: {argument} must be positive, got {argument}={value}\. Use"
+    ):
+        NormalLikelihood(2, (3,), **{argument: value})
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="a bare KeyError instead of the message")
+def test_normal_likelihood_refuses_another_word():
+    with pytest.raises(ValueError, match=r"^NormalLikelihood: scale must be"):
+        NormalLikelihood(2, (3,), scale="local")
+
+
+# ---------------------------------------------------------------- Bernoulli
+
+
+def test_bernoulli_likelihood_sums_to_one():
+    p = BernoulliLikelihood(2, (2, 2))(torch.randn(2))
+    every_x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4).reshape(16, 2, 2)
+    assert p.log_prob(every_x).logsumexp(0).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_bernoulli_likelihood_equals_scipy():
+    likelihood = at(BernoulliLikelihood(2, (3, 2)), torch.randn(3, 2))
+    z, x = torch.randn(5, 2), torch.bernoulli(torch.full((5, 3, 2), 0.5))
+    probability = 1 / (1 + np.exp(-(likelihood.net(z) + likelihood.offset).detach().numpy()))
+    expected = stats.bernoulli(probability).logpmf(x.numpy()).sum((1, 2))
+    np.testing.assert_allclose(likelihood(z).log_prob(x).detach(), expected, rtol=1e-12)
+    np.testing.assert_allclose(likelihood(z).mean.detach(), probability, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("logit", [-200.0, 200.0])
+def test_bernoulli_likelihood_at_extreme_logits(logit, dtype):
+    likelihood = at(BernoulliLikelihood(2, (3,), net=lambda i, o: MLP(i, o, hidden=())), logit).to(dtype)
+    likely = torch.full((3,), float(logit > 0), dtype=dtype)
+    z = torch.zeros(2, dtype=dtype)
+    assert likelihood(z).log_prob(likely).item() == pytest.approx(0.0, abs=1e-30)
+    surprise = likelihood(z).log_prob(1 - likely)
+    assert surprise.item() == -600.0
+    surprise.backward()
+    assert all(p.grad.isfinite().all() for p in likelihood.parameters())
+    assert likelihood.net.layers[-1].bias.grad.abs().tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("value", [0.5, 1 / 255, -1.0, 2.0])
+def test_bernoulli_likelihood_refuses_grey(value):
+    with pytest.raises(ValueError, match="support"):
+        BernoulliLikelihood(2, (3,))(torch.zeros(2)).log_prob(torch.full((3,), value))
+
+
+# ---------------------------------------------------------------- start_at
+
+
+def test_bernoulli_start_at_is_exact_within_the_clamp():
+    mean = torch.tensor([0.0, 1e-3, 0.2, 0.5, 1 - 1e-3, 1.0])
+    likelihood = BernoulliLikelihood(2, (6,), net=Zero).start_at(mean)
+    actual = likelihood(torch.randn(4, 2)).mean
+    torch.testing.assert_close(actual, mean.clamp(1e-3, 1 - 1e-3).expand(4, 6), rtol=1e-12, atol=0)
+
+
+def test_normal_start_at_is_exact():
+    mean = torch.rand(6)
+    likelihood = NormalLikelihood(2, (6,), net=Zero).start_at(mean)
+    assert torch.equal(likelihood(torch.randn(4, 2)).mean, mean.expand(4, 6))
+
+
+def test_start_at_twice_is_start_at_once():
+    likelihood = NormalLikelihood(2, (6,), net=Zero).start_at(torch.rand(6)).start_at(torch.full((6,), 0.25))
+    assert torch.equal(likelihood(torch.randn(4, 2)).mean, torch.full((4, 6), 0.25))
+
+
+def test_start_at_takes_a_mean_of_another_dtype():
+    likelihood = NormalLikelihood(2, (6,), net=Zero).start_at(torch.full((6,), 0.25, dtype=torch.float32))
+    assert likelihood(torch.zeros(2)).mean.dtype == torch.float64

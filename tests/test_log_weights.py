@@ -1,0 +1,203 @@
+"""The engine of log-weights against the linear-Gaussian model and against programs it must refuse."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from pyro.distributions import Normal
+
+from pyro_vae import log_weights, prior_proposal
+from tests.linear_gaussian import LinearGaussian
+
+
+def test_exact_posterior_gives_the_evidence_as_every_weight(exact: LinearGaussian) -> None:
+    x = exact.data(6)
+    weights = log_weights(exact.vae.model, exact.vae.guide, x, num_samples=9)
+    assert weights.shape == (9, 6)
+    assert (weights - exact.log_prob(x)).abs().max() < 1e-9
+
+
+def test_weights_of_another_guide_are_those_of_the_densities() -> None:
+    case = LinearGaussian(inflate=1.7, shift=0.3)
+    x = case.data(4)
+    torch.manual_seed(5)
+    weights = log_weights(case.vae.model, case.vae.guide, x, num_samples=3)
+    torch.manual_seed(5)
+    q = case.vae.guide.posterior(x)
+    z = q.expand((3, 4)).rsample()
+    expected = Normal(0.0, 1.0).log_prob(z).sum(-1) + case.vae.decode(z).log_prob(x) - q.log_prob(z)
+    assert (weights - expected).abs().max() < 1e-12
+
+
+def test_prior_proposal_weighs_by_the_likelihood(exact: LinearGaussian) -> None:
+    x = exact.data(4)
+    torch.manual_seed(5)
+    weights = log_weights(exact.vae.model, prior_proposal(exact.vae.model), x, num_samples=3)
+    torch.manual_seed(5)
+    z = exact.vae.prior().expand((3, 4)).sample()
+    assert (weights - exact.vae.decode(z).log_prob(x)).abs().max() < 1e-12
+
+
+def test_gradients_reach_model_and_guide(exact: LinearGaussian) -> None:
+    log_weights(exact.vae.model, exact.vae.guide, exact.data(4), num_samples=2).sum().backward()
+    assert all(p.grad is not None for p in exact.vae.parameters())
+
+
+def test_scaling_is_left_out(exact: LinearGaussian) -> None:
+    x = exact.data(4)
+    scaled = pyro.poutine.scale(exact.vae.model, 0.25), pyro.poutine.scale(exact.vae.guide, 0.25)
+    assert (log_weights(*scaled, x, num_samples=2) - exact.log_prob(x)).abs().max() < 1e-9
+
+
+def test_masks_are_kept() -> None:
+    seen = torch.tensor([True, False, True])
+
+    def model(x):
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=seen):
+            z = pyro.sample("z", Normal(0.0, 1.0))
+            pyro.sample("x", Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=seen):
+            pyro.sample("z", Normal(x / 2, 0.5**0.5))
+
+    x = torch.randn(3)
+    expected = torch.where(seen, Normal(0.0, 2**0.5).log_prob(x), 0.0)
+    assert (log_weights(model, guide, x, num_samples=4) - expected).abs().max() < 1e-12
+
+
+def _two_level(x):
+    with pyro.plate("images", len(x), dim=-2):
+        z = pyro.sample("z", Normal(0.0, 1.0))
+        with pyro.plate("pixels", x.shape[1], dim=-1):
+            u = pyro.sample("u", Normal(z, 1.0))
+            pyro.sample("x", Normal(u, 1.0), obs=x)
+
+
+def _two_level_guide(x):
+    with pyro.plate("images", len(x), dim=-2):
+        z = pyro.sample("z", Normal(x.mean(1, keepdim=True), 0.7))
+        with pyro.plate("pixels", x.shape[1], dim=-1):
+            pyro.sample("u", Normal((z + x) / 2, 0.5**0.5))
+
+
+def test_inner_plates_are_summed_and_the_data_plate_is_found() -> None:
+    x = torch.randn(5, 3)
+    torch.manual_seed(2)
+    weights = log_weights(_two_level, _two_level_guide, x, num_samples=4)
+    torch.manual_seed(2)
+    q = Normal(x.mean(1, keepdim=True), 0.7)
+    z = q.expand((4, 5, 1)).sample()  # the exact conditional of u given z and x marginalises u
+    log_x = Normal(z, 2**0.5).log_prob(x).sum(-1)
+    expected = Normal(0.0, 1.0).log_prob(z)[..., 0] + log_x - q.log_prob(z)[..., 0]
+    assert weights.shape == (4, 5)
+    assert (weights - expected).abs().max() < 1e-9
+
+
+def test_several_shared_plates_need_a_name() -> None:
+    def model(x):
+        with pyro.plate("a", 2, dim=-1), pyro.plate("b", 3, dim=-2):
+            pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("a", 2, dim=-1), pyro.plate("b", 3, dim=-2):
+            pyro.sample("z", Normal(x / 2, 0.5**0.5))
+
+    x = torch.randn(3, 2)
+    with pytest.raises(ValueError, match="data_plate=NAME"):
+        log_weights(model, guide, x)
+    exact = Normal(0.0, 2**0.5).log_prob(x)
+    assert (log_weights(model, guide, x, 4, data_plate="b") - exact.sum(1)).abs().max() < 1e-9
+    assert (log_weights(model, guide, x, 4, data_plate="a") - exact.sum(0)).abs().max() < 1e-9
+
+
+def _guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", Normal(x, 1.0))
+
+
+def _global_latent(x):
+    mu = pyro.sample("mu", Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", Normal(pyro.sample("z", Normal(mu, 1.0)), 1.0), obs=x)
+
+
+def _sequential(x):
+    for i in pyro.plate("data", len(x)):
+        pyro.sample(f"x_{i}", Normal(pyro.sample(f"z_{i}", Normal(0.0, 1.0)), 1.0), obs=x[i])
+
+
+def _sequential_guide(x):
+    for i in pyro.plate("data", len(x)):
+        pyro.sample(f"z_{i}", Normal(x[i], 1.0))
+
+
+def _subsampled(x):
+    with pyro.plate("data", len(x), subsample_size=2) as i:
+        pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x[i])
+
+
+def _subsampled_guide(x):
+    with pyro.plate("data", len(x), subsample_size=2) as i:
+        pyro.sample("z", Normal(x[i], 1.0))
+
+
+def _no_data(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", Normal(0.0, 1.0))
+
+
+def _empty_guide(x):
+    pass
+
+
+def _global_guide(x):
+    pyro.sample("mu", Normal(0.0, 1.0))
+    _guide(x)
+
+
+def _model(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("model", "guide", "reason"),
+    [
+        (_global_latent, _global_guide, "within one vectorised plate"),
+        (_global_latent, _guide, "every latent site"),
+        (_sequential, _sequential_guide, "plates must be vectorised"),
+        (_subsampled, _subsampled_guide, "must not draw a subsample"),
+        (_no_data, _guide, "observed site"),
+        (_model, _empty_guide, "every latent site"),
+        (_model, _global_guide, "and no other"),
+    ],
+)
+def test_programs_without_weights_per_datum_are_refused(model, guide, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as error:
+        log_weights(model, guide, torch.randn(5))
+    assert "\n" not in str(error.value)
+
+
+def test_a_given_subsample_is_allowed_and_its_scale_left_out() -> None:
+    def model(x):
+        with pyro.plate("data", 1000, subsample=torch.arange(len(x))):
+            pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 1000, subsample=torch.arange(len(x))):
+            pyro.sample("z", Normal(x / 2, 0.5**0.5))
+
+    x = torch.randn(5)
+    assert (log_weights(model, guide, x, 3) - Normal(0.0, 2**0.5).log_prob(x)).abs().max() < 1e-12
+
+
+def test_the_random_state_moves_only_by_the_draws(exact: LinearGaussian) -> None:
+    x = exact.data(4)
+    torch.manual_seed(7)
+    log_weights(exact.vae.model, exact.vae.guide, x, 2)
+    after = torch.rand(())
+    torch.manual_seed(7)
+    exact.vae.guide.posterior(x).expand((2, 4)).sample()
+    assert torch.equal(after, torch.rand(()))

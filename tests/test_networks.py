@@ -1,0 +1,304 @@
+"""Networks against the same sums done by hand in NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+
+from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, build_network
+from pyro_vae.networks.base import activation_layer
+
+NETWORKS = {
+    "MLP": lambda: MLP((3, 4), (2, 5), hidden=(30, 20)),
+    "GatedMLP": lambda: GatedMLP((3, 4), (2, 5), hidden=(30, 20)),
+    "ConvEncoder": lambda: ConvEncoder((2, 9, 6), (2, 5), channels=(8, 12), kernel_size=5),
+    "ConvDecoder": lambda: ConvDecoder((2, 5), (2, 9, 6), channels=(12, 8), kernel_size=5),
+}
+
+
+def arrays(net):
+    return [p.detach().numpy() for p in net.parameters()]
+
+
+def randomize(net):
+    """Biases too: their initial zeros would hide a missing one."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_(0.0, 0.5)
+    return net
+
+
+# ---------------------------------------------------------------- values
+
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "relu": lambda a: np.maximum(a, 0),
+    "softplus": lambda a: np.log1p(np.exp(a)),
+    "gelu": lambda a: a * 0.5 * (1 + np.vectorize(math.erf)(a / math.sqrt(2))),
+    "silu": lambda a: a * expit(a),
+    "elu": lambda a: np.where(a > 0, a, np.expm1(a)),
+    "leaky_relu": lambda a: np.where(a > 0, a, 0.01 * a),
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_mlp_is_its_formula(activation):
+    net = randomize(MLP((2, 3), (4, 2), hidden=(5, 7), activation=activation))
+    x = torch.randn(11, 2, 3)
+    w1, b1, w2, b2, w3, b3 = arrays(net)
+    f = ACTIVATIONS[activation]
+    h = f(f(x.numpy().reshape(11, 6) @ w1.T + b1) @ w2.T + b2)  # (11, 7)
+    np.testing.assert_allclose(net(x).detach().numpy(), (h @ w3.T + b3).reshape(11, 4, 2), rtol=1e-12, atol=1e-12)
+
+
+def test_every_activation_is_tested():
+    with pytest.raises(ValueError, match=f"must be one of {', '.join(ACTIVATIONS)}, got"):
+        activation_layer("sigmoid")
+
+
+def test_mlp_without_hidden_layers_is_linear():
+    net = randomize(MLP((3,), (2,), hidden=()))
+    w, b = arrays(net)
+    x = torch.randn(5, 3)
+    np.testing.assert_allclose(net(x).detach().numpy(), x.numpy() @ w.T + b, rtol=1e-12)
+
+
+def test_gated_mlp_is_its_formula():
+    net = randomize(GatedMLP((6,), (3,), hidden=(4, 5)))
+    w1, b1, w2, b2, w3, b3 = arrays(net)
+    x = torch.randn(7, 6)
+
+    def gated(h, w, b, n):  # the first half of the rows is A, the second B
+        return (h @ w[:n].T + b[:n]) * expit(h @ w[n:].T + b[n:])
+
+    h = gated(gated(x.numpy(), w1, b1, 4), w2, b2, 5)
+    np.testing.assert_allclose(net(x).detach().numpy(), h @ w3.T + b3, rtol=1e-12, atol=1e-12)
+
+
+def correlate(x, w, b, stride):
+    """A convolution layer by loops, zeros around: x (C, H, W), w (O, C, k, k)."""
+    k = w.shape[-1]
+    x = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2)))
+    rows, columns = (range(0, n - k + 1, stride) for n in x.shape[1:])
+    patches = np.array([[x[:, i : i + k, j : j + k] for j in columns] for i in rows])  # (H', W', C, k, k)
+    return np.einsum("hwckl,ockl->ohw", patches, w) + b[:, None, None]
+
+
+def pixel_shuffle(y):
+    """Eq. 4 of Shi et al.: (4 C, H, W) -> (C, 2 H, 2 W)."""
+    out = np.empty((y.shape[0] // 4, 2 * y.shape[1], 2 * y.shape[2]))
+    for c in range(len(out)):
+        for i in range(2):
+            for j in range(2):
+                out[c, i::2, j::2] = y[4 * c + 2 * i + j]
+    return out
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_conv_encoder_is_its_formula(kernel_size):
+    net = randomize(ConvEncoder((2, 7, 5), (3,), channels=(3, 4), kernel_size=kernel_size))
+    w1, b1, w2, b2, w3, b3 = arrays(net)
+    x = torch.randn(2, 7, 5)
+    h = np.maximum(correlate(x.numpy(), w1, b1, 2), 0)
+    h = np.maximum(correlate(h, w2, b2, 2), 0)
+    assert h.shape == (4, 2, 2)
+    np.testing.assert_allclose(net(x).detach().numpy(), w3 @ h.ravel() + b3, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_conv_decoder_is_its_formula(kernel_size):
+    net = randomize(ConvDecoder((3,), (2, 7, 5), channels=(4, 3), kernel_size=kernel_size))
+    w1, b1, w2, b2, w3, b3 = arrays(net)
+    z = torch.randn(3)
+    h = (w1 @ z.numpy() + b1).reshape(4, 2, 2)
+    h = pixel_shuffle(correlate(np.maximum(h, 0), w2, b2, 1))
+    h = pixel_shuffle(correlate(np.maximum(h, 0), w3, b3, 1))
+    assert h.shape == (2, 8, 8)
+    np.testing.assert_allclose(net(z).detach().numpy(), h[:, :7, :5], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(28, 20), (7, 5), (1, 1), (28, 28), (1, 9), (2, 3), (33, 16)])
+@pytest.mark.parametrize("channels", [(), (4,), (4, 3), (4, 3, 2)])
+def test_images_of_any_size(size, channels):
+    image, code = (2, *size), (2, 3)
+    assert ConvDecoder(code, image, channels=channels)(torch.randn(6, *code)).shape == (6, *image)
+    assert ConvEncoder(image, code, channels=channels)(torch.randn(6, *image)).shape == (6, *code)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_batch_is_its_data_one_by_one(name):
+    net = randomize(NETWORKS[name]())
+    x = torch.randn(2, 3, *net.in_shape)
+    one_by_one = torch.stack([torch.stack([net(datum) for datum in row]) for row in x])
+    torch.testing.assert_close(net(x), one_by_one, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_empty_batch_is_empty(name):
+    net = NETWORKS[name]()
+    assert net(torch.zeros(0, *net.in_shape)).shape == (0, *net.out_shape)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+@pytest.mark.parametrize("cls", [MLP, GatedMLP])
+def test_dropout_only_while_training(cls):
+    with_dropout, without = cls((4,), (3,), hidden=(50, 40), dropout=0.3), cls((4,), (3,), hidden=(50, 40))
+    without.load_state_dict(dict(zip(without.state_dict(), with_dropout.state_dict().values(), strict=True)))
+    x = torch.randn(5, 4)
+    with_dropout.train()
+    assert not torch.equal(with_dropout(x), with_dropout(x))
+    with_dropout.eval()
+    assert torch.equal(with_dropout(x), without(x))
+    assert torch.equal(without.train()(x), without.eval()(x))
+
+
+@pytest.mark.parametrize(("cls", "unit"), [(MLP, math.tanh(1.0)), (GatedMLP, float(expit(1.0)))])
+def test_dropout_drops_the_stated_fraction(cls, unit):
+    """Every hidden unit is 1 before dropout, so the output is the kept fraction over 1 - p."""
+    n, p = 10_000, 0.2
+    net = cls((1,), (1,), hidden=(n,), dropout=p)
+    w1, b1, w2, b2 = net.parameters()
+    for parameter, value in ((w1, 1.0), (b1, 0.0), (w2, 1 / (n * unit)), (b2, 0.0)):
+        torch.nn.init.constant_(parameter, value)
+    z = (net(torch.ones(1)).item() - 1) / math.sqrt(p / (1 - p) / n)
+    assert abs(z) < 4.5
+    assert net(torch.ones(1)).item() != 1.0
+
+
+# ---------------------------------------------------------------- initial weights
+
+
+def check_glorot(weight, fan_in, fan_out):
+    """Uniform between the bounds: none beyond, the largest close to them, the variance b^2 / 3."""
+    bound = math.sqrt(6 / (fan_in + fan_out))
+    w = weight.detach().flatten()
+    assert w.abs().max() <= bound
+    # P(the largest of n < (1 - t) b) = (1 - t)^n < e^-20 for t = 20 / n.
+    assert w.abs().max() > bound * (1 - 20 / len(w))
+    standard_error = bound**2 * math.sqrt(4 / 45 / len(w))  # of w^2: E w^4 - (E w^2)^2 = b^4 (1/5 - 1/9)
+    assert abs((w.square().mean() - bound**2 / 3) / standard_error) < 4.5
+
+
+def test_mlp_starts_at_glorot():
+    net = MLP((30,), (50,), hidden=(40, 20))
+    w1, b1, w2, b2, w3, b3 = net.parameters()
+    for weight, fans in ((w1, (30, 40)), (w2, (40, 20)), (w3, (20, 50))):
+        check_glorot(weight, *fans)
+    assert not any(b.any() for b in (b1, b2, b3))
+
+
+def test_gated_mlp_starts_each_half_at_glorot():
+    net = GatedMLP((30,), (50,), hidden=(40, 20))
+    w1, b1, w2, b2, w3, b3 = net.parameters()
+    for weight, fans in ((w1, (30, 40)), (w2, (40, 20))):
+        for half in weight.chunk(2):
+            check_glorot(half, *fans)
+    check_glorot(w3, 20, 50)
+    assert not any(b.any() for b in (b1, b2, b3))
+    assert not torch.equal(*w1.chunk(2))
+
+
+@pytest.mark.parametrize(
+    ("cls", "shapes", "fans"),
+    [
+        (ConvEncoder, ((2, 8, 8), (50,)), [(2 * 9, 10 * 9), (10 * 9, 12 * 9), (12 * 4, 50)]),
+        (ConvDecoder, ((50,), (2, 8, 8)), [(50, 10 * 4), (10 * 9, 48 * 9), (12 * 9, 8 * 9)]),
+    ],
+)
+def test_convolutions_start_at_glorot(cls, shapes, fans):
+    parameters = list(cls(*shapes, channels=(10, 12)).parameters())
+    for weight, (fan_in, fan_out) in zip(parameters[::2], fans, strict=True):
+        check_glorot(weight, fan_in, fan_out)
+    assert not any(bias.any() for bias in parameters[1::2])
+
+
+def test_the_seed_decides_the_weights():
+    torch.manual_seed(5)
+    one = arrays(GatedMLP((3,), (2,)))
+    torch.manual_seed(5)
+    two = arrays(GatedMLP((3,), (2,)))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+# ---------------------------------------------------------------- arguments
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MLP((0,), (3,)), r"MLP: in_shape must hold positive sizes, got in_shape=\(0,\)\. Give"),
+        (lambda: MLP((3,), ()), r"MLP: out_shape must hold positive sizes, got out_shape=\(\)\. Give"),
+        (lambda: GatedMLP((3,), (2, -1)), r"GatedMLP: out_shape must hold positive sizes, got out_shape=\(2, -1\)\."),
+        (lambda: MLP((3,), (3,), hidden=(5, 0)), r"MLP: hidden must be positive, got hidden=\(5, 0\)\. Use"),
+        (lambda: GatedMLP((3,), (3,), hidden=(0,)), r"GatedMLP: hidden must be positive, got hidden=\(0,\)\. Use"),
+        (
+            lambda: MLP((3,), (3,), activation="sine"),
+            r"activation: must be one of .*, got activation='sine'\. Pick",
+        ),
+        (
+            lambda: ConvEncoder((784,), (3,)),
+            r"ConvEncoder: in_shape must be \(channels, height, width\), got in_shape=\(784,\)\. Give",
+        ),
+        (
+            lambda: ConvDecoder((3,), (784,)),
+            r"ConvDecoder: out_shape must be \(channels, height, width\), got out_shape=\(784,\)\. Give",
+        ),
+        (
+            lambda: ConvEncoder((1, 8, 8), (3,), channels=(0,)),
+            r"ConvEncoder: channels must be positive, got channels=\(0,\)\. Use",
+        ),
+        (
+            lambda: ConvDecoder((3,), (1, 8, 8), channels=(4, -4)),
+            r"ConvDecoder: channels must be positive, got channels=\(4, -4\)\. Use",
+        ),
+        (
+            lambda: ConvEncoder((1, 8, 8), (3,), kernel_size=4),
+            r"ConvEncoder: kernel_size must be odd, got kernel_size=4\. Use",
+        ),
+        (
+            lambda: ConvDecoder((3,), (1, 8, 8), kernel_size=-1),
+            r"ConvDecoder: kernel_size must be odd, got kernel_size=-1\. Use",
+        ),
+        (
+            lambda: MLP((3, 2), (3,))(torch.zeros(5, 6)),
+            r"MLP: the input must end in in_shape=\(3, 2\), got shape=\(5, 6\)\. Reshape",
+        ),
+        (
+            lambda: MLP((3, 2), (3,))(torch.zeros(2)),
+            r"MLP: the input must end in in_shape=\(3, 2\), got shape=\(2,\)\.",
+        ),
+        (lambda: MLP((3,), (3,))(torch.zeros(())), r"MLP: the input must end in in_shape=\(3,\), got shape=\(\)\."),
+    ],
+)
+def test_bad_arguments_get_one_line(build, message):
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        build()
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.xfail(strict=True, reason="torch's message, without the class and what to do", raises=AssertionError)
+@pytest.mark.parametrize("cls", [MLP, GatedMLP])
+@pytest.mark.parametrize("dropout", [-0.1, 1.5])
+def test_bad_dropout_gets_the_house_message(cls, dropout):
+    with pytest.raises(ValueError, match="dropout") as caught:
+        cls((3,), (3,), dropout=dropout)
+    assert str(caught.value).startswith(f"{cls.__name__}: dropout must be")
+
+
+# ---------------------------------------------------------------- build_network
+
+
+def test_build_network_calls_a_factory_with_the_shapes():
+    net = build_network(MLP, (3, 2), (4,))
+    assert isinstance(net, MLP)
+    assert (net.in_shape, net.out_shape) == ((3, 2), (4,))
+
+
+def test_build_network_takes_a_module_as_it_is():
+    module = torch.nn.Linear(3, 4)
+    assert build_network(module, (3,), (4,)) is module

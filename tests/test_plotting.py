@@ -1,0 +1,421 @@
+"""Figures: what they show, what they say, and that they leave everything else as it was."""
+
+import io
+import subprocess
+import sys
+
+import matplotlib
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, ImageSet, LogLikelihood, Splits, StandardNormalPrior
+from pyro_vae import plotting as plots
+from pyro_vae.evaluation import LatentDiagnostics
+
+HISTORY = [
+    {
+        "epoch": e,
+        "loss": 9.0 / e,
+        "elbo": -9.0 / e,
+        "reconstruction": -7.0 / e,
+        "kl": 2.0 / e,
+        "validation_elbo": -9.5 / e,
+    }
+    for e in range(1, 4)
+]
+SETTINGS = dict(matplotlib.rcParams)  # before anything was drawn here
+FILES = ["training_curves", "reconstructions", "samples", "manifold", "latents", "active_units", "log_likelihood"]
+
+
+def make_vae(latent_dim=2, data_shape=(1, 4, 6)):
+    torch.manual_seed(0)
+    parts = BernoulliLikelihood(latent_dim, data_shape), DiagonalNormalGuide(data_shape, latent_dim)
+    return VAE(StandardNormalPrior(latent_dim), *parts)
+
+
+def make_splits(data_shape=(1, 4, 6), labelled=True):
+    images = torch.rand(12, *data_shape).gt(0.5).to(torch.uint8)
+    part = ImageSet(images, torch.arange(12) % 3 if labelled else None, 1)
+    return Splits(part, None, part, {"dataset": "Noise", "binarize": "fixed", "data_seed": 7})
+
+
+def make_result(**changes):
+    names = ("log_likelihood", "standard_error", "effective_sample_size", "pareto_k", "elbo", "distortion", "rate")
+    values = {name: torch.linspace(-3, -1, 9) for name in names} | {"elbo": torch.linspace(-4, -2, 9)}
+    return LogLikelihood(**{**values, **changes}, protocol={"num_samples": 50})
+
+
+def labels(figure):
+    return [(ax.get_xlabel(), ax.get_ylabel()) for ax in figure.axes]
+
+
+def legend(owner):
+    found = owner.legends[0] if hasattr(owner, "legends") else owner.get_legend()
+    return [text.get_text() for text in found.get_texts()]
+
+
+def pixels(figure):
+    return torch.tensor(figure.axes[0].images[0].get_array())  # (H, W, 3)
+
+
+def is_whole(figure):
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()  # inches
+    return min(box.x0, box.y0, figure.get_figwidth() - box.x1, figure.get_figheight() - box.y1) >= 0
+
+
+@pytest.fixture
+def untouched():
+    state, seed = torch.get_rng_state(), torch.random.initial_seed()
+    yield
+    assert dict(matplotlib.rcParams) == SETTINGS
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.random.initial_seed() == seed
+
+
+# captions
+
+
+def test_a_caption_is_a_short_line_of_what_matters():
+    protocol = {"data_seed": 3, "dataset": "MNIST", "binarize": "none", "likelihood": "NormalLikelihood", "x": 1}
+    assert plots.caption_of(protocol) == "MNIST, no binarization, NormalLikelihood, data seed 3"
+    assert plots.caption_of({}) == ""
+
+
+def test_a_long_caption_is_wrapped_within_the_figure():
+    words = " ".join(["$binarization_{"] * 30)
+    figure = plots.image_grid(torch.rand(4, 1, 8, 8), columns=2, caption=words)
+    assert figure.get_supxlabel().split() == words.split()
+    assert is_whole(figure)
+
+
+# training curves
+
+
+def test_training_curves_say_their_units_and_parts():
+    figure = plots.training_curves(HISTORY)
+    names = ["ELBO", "Reconstruction", "KL"]
+    assert [y for _, y in labels(figure)] == [f"{name}\n(nats per datum)" for name in names]
+    assert labels(figure)[-1][0] == "Epoch"
+    assert legend(figure.axes[0]) == ["training", "validation"]
+    training, validation = figure.axes[0].lines
+    assert training.get_xdata().tolist() == [1, 2, 3]
+    assert training.get_ydata().tolist() == [r["elbo"] for r in HISTORY]
+    assert validation.get_ydata().tolist() == [r["validation_elbo"] for r in HISTORY]
+    assert figure.axes[2].lines[0].get_ydata().tolist() == [r["kl"] for r in HISTORY]
+
+
+@pytest.mark.parametrize(
+    ("history", "names"),
+    [
+        (HISTORY[:1], ["ELBO", "Reconstruction", "KL"]),
+        ([{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 2.0}], ["Loss"]),
+        ([{"epoch": 1, "loss": 3.0, "validation_elbo": -3.0}], ["ELBO", "Loss"]),
+        ([{"epoch": 1, "elbo": float("nan"), "loss": 1.0}, {"epoch": 2, "elbo": None, "loss": 2.0}], ["Loss"]),
+        ([{"epoch": 1, "elbo": -1.0}, {"epoch": 2}, {"epoch": 3, "elbo": -2.0, "kl": 1.0}], ["ELBO", "KL"]),
+    ],
+)
+def test_training_curves_draw_the_terms_there_are(history, names):
+    assert [y.split("\n")[0] for _, y in labels(plots.training_curves(history))] == names
+
+
+def test_a_single_epoch_is_a_point_at_a_whole_number():
+    axes = plots.training_curves(HISTORY[:1]).axes
+    assert axes[-1].get_xticks().tolist() == [1]
+    assert axes[0].lines[0].get_marker() == "o"
+
+
+def test_wild_first_epochs_do_not_hide_the_rest():
+    values = [-1e6, -1e5] + [-100 + e / 100 for e in range(3, 101)]
+    axes = plots.training_curves([{"epoch": e, "elbo": v} for e, v in enumerate(values, 1)]).axes
+    low, high = axes[0].get_ylim()
+    assert axes[0].get_xscale() == "log"
+    assert low < min(values[3:]) < max(values) < high  # the third is in the first quarter of the axis
+    assert high - low < 2
+
+
+def test_calm_first_epochs_stay_in_view():
+    values = [-100 + e / 10 for e in range(1, 101)]
+    low, _ = plots.training_curves([{"epoch": e, "elbo": v} for e, v in enumerate(values, 1)]).axes[0].get_ylim()
+    assert low < values[0]
+
+
+def test_twenty_epochs_have_a_linear_axis_with_whole_ticks():
+    ax = plots.training_curves([{"epoch": e, "elbo": -1.0 / e} for e in range(1, 21)]).axes[0]
+    assert ax.get_xscale() == "linear"
+    assert all(tick == int(tick) for tick in ax.get_xticks())
+
+
+@pytest.mark.parametrize("history", [[], [{"epoch": 1, "lr": 1.0}], [{"epoch": 1, "elbo": float("inf")}]])
+def test_a_history_without_numbers_is_refused(history):
+    with pytest.raises(ValueError, match=r"^training_curves: history must hold a finite elbo or loss, got"):
+        plots.training_curves(history)
+
+
+# images
+
+
+def test_a_grid_shows_each_image_at_its_place_and_clamps(caplog):
+    images = torch.linspace(-0.5, 1.5, 5 * 3 * 28 * 20).reshape(5, 3, 28, 20)
+    with matplotlib.rc_context({"image.origin": "lower"}):
+        figure = plots.image_grid(images, columns=3)
+    assert figure.axes[0].images[0].origin == "upper"
+    shown = pixels(figure)
+    assert shown.shape == (2 * 28 + 3 * 2, 3 * 20 + 4 * 2, 3)
+    fourth = shown[2 + 30 : 2 + 30 + 28, 2 : 2 + 20].permute(2, 0, 1)
+    assert torch.equal(fourth, images[3].clamp(0, 1))
+    assert (shown[32:60, 46:66] == 1).all()  # the sixth place is empty
+    assert not caplog.records  # matplotlib clips too, and complains
+
+
+@pytest.mark.parametrize("images", [torch.rand(4, 2, 5, 5), torch.rand(4, 5), torch.rand(2, 4, 3, 5, 5)])
+def test_what_is_no_image_is_refused(images):
+    with pytest.raises(ValueError, match=r"^image_grid: data must be images .*got data_shape=.*\. Draw other data"):
+        plots.image_grid(images, columns=2)
+
+
+@pytest.mark.parametrize("data_shape", [(1, 4, 6), (4, 6)])
+def test_reconstructions_show_the_data_above_their_means(data_shape):
+    vae, x = make_vae(data_shape=data_shape), torch.rand(9, *data_shape)
+    figure = plots.reconstructions(vae, x, num=5)
+    shown = pixels(figure)[..., 0]
+    rows = [torch.stack([shown[t : t + 4, 1 + 7 * i : 7 + 7 * i] for i in range(5)]) for t in (1, 6)]
+    assert torch.equal(rows[0], x[:5].reshape(5, 4, 6))
+    torch.manual_seed(0)
+    torch.testing.assert_close(rows[1], vae.reconstruct(x[:5]).reshape(5, 4, 6))
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["data", "recon."]
+
+
+def test_samples_are_means_and_depend_on_their_seed_alone():
+    vae = make_vae()
+    first, again, other = (pixels(plots.samples(vae, num=7, seed=s)) for s in (1, 1, 2))
+    assert first.shape == (3 * 5 + 1, 3 * 7 + 1, 3)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.unique().numel() > 50  # means are grey, draws are not
+
+
+def test_the_manifold_decodes_the_normal_quantiles(monkeypatch):
+    vae, seen = make_vae(), []
+    forward = vae.likelihood.forward
+    monkeypatch.setattr(vae.likelihood, "forward", lambda z: (seen.append(z), forward(z))[1])
+    figure = plots.manifold(vae, num=5)
+    grid = torch.distributions.Normal(0, 1).cdf(seen[0]).reshape(5, 5, 2)  # rows from the top
+    levels = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+    torch.testing.assert_close(grid[..., 0], levels.expand(5, 5))
+    torch.testing.assert_close(grid[..., 1], levels.flip(0)[:, None].expand(5, 5))
+    shown = pixels(figure)[:4, -6:, 0]
+    torch.testing.assert_close(shown, forward(seen[0][4]).mean[0].detach())
+    ax = figure.axes[0]
+    ticks = {t.get_text(): p for t, p in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)}
+    assert ticks["\N{MINUS SIGN}1"] == pytest.approx(0.158655, abs=1e-5)
+    assert labels(figure) == [tuple(f"$z_{i}$ (spaced as normal quantiles)" for i in (1, 2))]
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.manifold(make_vae(3)), r"^manifold: latent_dim must be 2, got latent_dim=3\. Use"),
+        (lambda: plots.manifold(make_vae(), num=0), r"^manifold: num must be positive, got num=0\. Use"),
+        (lambda: plots.samples(make_vae(), num=0), r"^samples: num must be positive, got num=0\. Use"),
+        (lambda: plots.samples(make_vae(2, (5,))), r"^samples: data must be images .*, got data_shape=\(5,\)\. Draw"),
+        (lambda: plots.manifold(make_vae(2, (5,))), r"^manifold: data must be images .*, got data_shape=\(5,\)\. Draw"),
+        (
+            lambda: plots.reconstructions(make_vae(2, (5,)), torch.rand(3, 5)),
+            r"^reconstructions: data must be images .*, got data_shape=\(5,\)\. Draw",
+        ),
+        (lambda: plots.reconstructions(make_vae(), torch.rand(0, 1, 4, 6)), r"^reconstructions: num must be positive"),
+        (lambda: plots.image_grid(torch.rand(3, 4, 4), columns=0), r"^image_grid: columns must be positive, got"),
+        (lambda: plots.latent_scatter(torch.rand(3)), r"^latent_scatter: means must be .*got means=\(3,\)"),
+        (lambda: plots.latent_scatter(torch.rand(3, 2), torch.zeros(4)), r"^latent_scatter: .*labels=\(4,\)"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+# the latent space
+
+
+def test_many_dimensions_are_drawn_by_principal_components():
+    angle = torch.arange(400, dtype=torch.float64) * (2 * torch.pi / 400)
+    waves = torch.stack([3 * angle.cos(), 2 * (2 * angle).cos(), (3 * angle).cos()], 1)  # variances 9 : 4 : 1
+    turn = torch.linalg.qr(torch.randn(5, 3, dtype=torch.float64, generator=torch.manual_seed(0))).Q  # (5, 3)
+    figure = plots.latent_scatter(waves @ turn.T + 10)
+    assert labels(figure) == [("PC 1 (64% of variance)", "PC 2 (29% of variance)")]
+    shown = torch.tensor(figure.axes[0].collections[0].get_offsets())  # (400, 2)
+    torch.testing.assert_close(shown.abs(), waves[:, :2].abs(), rtol=0, atol=1e-9)
+
+
+def test_two_dimensions_are_drawn_as_they_are_with_a_colour_per_class():
+    means, classes = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]), torch.tensor([3, 8, 3, 5])
+    figure = plots.latent_scatter(means, classes)
+    points = figure.axes[0].collections[0]
+    assert points.get_offsets().tolist() == means.tolist()
+    blue, orange, green = plots.PALETTE[:3]
+    assert [to_hex(c).upper() for c in points.get_facecolors()] == [blue, green, blue, orange]
+    assert legend(figure) == ["3", "5", "8"]
+    assert [to_hex(h.get_color()).upper() for h in figure.legends[0].legend_handles] == [blue, orange, green]
+    assert labels(figure) == [("Posterior mean of $z_1$", "Posterior mean of $z_2$")]
+
+
+def test_one_dimension_is_a_histogram_per_class():
+    figure = plots.latent_scatter(torch.linspace(0, 1, 30)[:, None], torch.arange(30) % 2)
+    assert labels(figure) == [("Posterior mean of $z_1$", "Number of data")]
+    assert legend(figure) == ["0", "1"]
+    assert len(figure.axes[0].patches) == 2
+
+
+@pytest.mark.parametrize("classes", [None, torch.arange(11)])
+def test_no_or_too_many_classes_have_one_colour_and_no_legend(classes):
+    figure = plots.latent_scatter(torch.rand(11, 2), classes)
+    assert len({to_hex(c) for c in figure.axes[0].collections[0].get_facecolors()}) == 1
+    assert not figure.legends
+
+
+def test_active_units_are_sorted_by_their_kl():
+    diagnostics = LatentDiagnostics(torch.zeros(9, 3), torch.tensor([0.5, 0.0, 0.02]), torch.tensor([0.3, 0.1, 2.0]))
+    upper, lower = plots.active_units(diagnostics).axes
+    assert [bar.get_height() for bar in upper.patches] == pytest.approx([2.0, 0.3, 0.1])
+    assert lower.lines[0].get_ydata().tolist() == pytest.approx([0.02, 0.5, 1e-8])
+    assert [t.get_text() for t in lower.get_xticklabels()] == ["3", "1", "2"]
+    assert (upper.get_title(), upper.get_ylabel()) == ("2 of 3 units active", "KL\n(nats per datum)")
+    assert lower.get_yscale() == "log"
+    assert set(lower.lines[1].get_ydata()) == {0.01}
+    assert lower.get_xlabel() == "Latent dimension, sorted by KL"
+
+
+def test_active_units_without_a_kl_are_sorted_by_their_activity():
+    (ax,) = plots.active_units(LatentDiagnostics(torch.zeros(9, 2), torch.tensor([0.001, 0.5]), None)).axes
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.5, 0.001])
+    assert (ax.get_title(), ax.get_xlabel()) == ("1 of 2 units active", "Latent dimension, sorted by activity")
+
+
+# the log-likelihood
+
+
+def test_the_histogram_counts_every_datum_and_names_the_means():
+    figure = plots.log_likelihood_histogram(make_result())
+    assert legend(figure) == ["log-likelihood: mean \N{MINUS SIGN}2.00", "ELBO: mean \N{MINUS SIGN}3.00"]
+    assert labels(figure) == [("Estimate, 50 samples (nats per datum)", "Number of data")]
+    assert sum(p.get_height() for p in figure.axes[0].patches if hasattr(p, "get_height")) == 9
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines] == pytest.approx([-2, -3])
+
+
+def test_infinite_estimates_are_left_out_of_the_bars_and_none_at_all_is_refused():
+    values = torch.tensor([-float("inf"), -1.0, -2.0])
+    figure = plots.log_likelihood_histogram(make_result(log_likelihood=values))
+    assert sum(p.get_height() for p in figure.axes[0].patches if hasattr(p, "get_height")) == 2
+    nothing = torch.full((3,), float("nan"))
+    with pytest.raises(ValueError, match=r"^log_likelihood_histogram: result must hold finite values, got 3 data\."):
+        plots.log_likelihood_histogram(make_result(log_likelihood=nothing, elbo=nothing))
+
+
+# all of them
+
+
+@pytest.mark.parametrize(
+    ("latent_dim", "data_shape", "missing"),
+    [
+        (2, (1, 4, 6), set()),
+        (3, (3, 4, 6), {"manifold"}),
+        (2, (24,), {"reconstructions", "samples", "manifold"}),
+        (1, (2, 4, 6), {"reconstructions", "samples", "manifold"}),
+    ],
+)
+def test_save_figures_draws_what_applies(tmp_path, latent_dim, data_shape, missing):
+    vae, splits = make_vae(latent_dim, data_shape), make_splits(data_shape)
+    found = plots.save_figures(tmp_path / "new", vae, splits, HISTORY, result=make_result())
+    assert [path.stem for path in found] == [name for name in FILES if name not in missing]
+    assert sorted(found) == sorted((tmp_path / "new").iterdir())
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in found)
+
+
+def test_save_figures_again_gives_the_same_files(tmp_path):
+    vae, splits = make_vae(3), make_splits(labelled=False)
+    first = [path.read_bytes() for path in plots.save_figures(tmp_path, vae, splits, HISTORY[:1])]
+    torch.rand(3)
+    again = plots.save_figures(tmp_path, vae, splits, HISTORY[:1])
+    assert [path.read_bytes() for path in again] == first
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [("", "Noise, fixed binarization, BernoulliLikelihood, data seed 7"), ("mine", "mine")]
+)
+def test_save_figures_captions_by_the_protocol_or_as_told(tmp_path, monkeypatch, given, shown):
+    captions = {}
+    keep = lambda figure, path: captions.update({path.stem: figure.get_supxlabel()})  # noqa: E731
+    monkeypatch.setattr(plots.figures, "_save", keep)
+    plots.save_figures(tmp_path, make_vae(), make_splits(), [], caption=given)
+    assert captions == dict.fromkeys(["reconstructions", "samples", "manifold", "latents", "active_units"], shown)
+
+
+def test_nothing_else_changes(tmp_path, untouched):
+    with torch.random.fork_rng():
+        vae, splits = make_vae(), make_splits()
+    vae.train()
+    vae.guide.eval()
+    modes = [module.training for module in vae.modules()]
+    plots.save_figures(tmp_path, vae, splits, HISTORY, result=make_result())
+    assert [module.training for module in vae.modules()] == modes
+    assert all(p.grad is None for p in vae.parameters())
+
+
+def test_the_model_is_drawn_in_eval_mode_and_its_mode_restored_after_an_error():
+    vae, seen = make_vae(), []
+    vae.train()
+    handle = vae.likelihood.net.register_forward_hook(lambda net, *_: seen.append(net.training))
+    plots.samples(vae)
+    assert seen == [False]
+    handle.remove()
+    with pytest.raises(ValueError, match="broken"):
+        plots.reconstructions(vae, Broken(torch.rand(2, 1, 4, 6)))
+    assert all(module.training for module in vae.modules())
+
+
+class Broken(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.linear:
+            raise ValueError("broken")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_a_model_in_double_precision_is_drawn(tmp_path):
+    assert plots.save_figures(tmp_path, make_vae().double(), make_splits(), [])
+
+
+def test_figures_are_a_column_wide_at_print_resolution_with_nothing_cut_off():
+    caption = "Noise, dynamic binarization, BernoulliLikelihood, seed 0"
+    classes = torch.arange(40) % 10
+    figures = [
+        plots.training_curves(HISTORY, caption=caption),
+        plots.manifold(make_vae(), num=3, caption=caption),
+        plots.reconstructions(make_vae(), torch.rand(9, 1, 4, 6), caption=caption),
+        plots.latent_scatter(100 * torch.randn(40, 5), classes, caption=caption),
+        plots.log_likelihood_histogram(make_result(), caption=caption),
+    ]
+    for figure in figures:
+        assert (figure.get_figwidth(), figure.dpi) == (plots.WIDTH, 200)
+        assert is_whole(figure)
+
+
+def test_a_figure_looks_the_same_whatever_the_settings_when_it_is_saved():
+    pictures = []
+    for size in (5, 20):
+        figure, buffer = plots.training_curves(HISTORY), io.BytesIO()
+        with matplotlib.rc_context({"font.size": size, "xtick.labelsize": size, "ytick.major.width": size}):
+            figure.savefig(buffer, format="png")
+        pictures.append(buffer.getvalue())
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.slow
+def test_the_package_does_not_load_matplotlib_and_plotting_not_pyplot():
+    code = (
+        "import sys, pyro_vae; assert 'matplotlib' not in sys.modules\n"
+        "import pyro_vae.plotting; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,117 @@
+"""The run folder: atomic, safe to read, never overwritten."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_vae import Run
+from pyro_vae.files import write_atomically
+
+
+class _Evil:
+    def __reduce__(self):
+        return (Path("executed").touch, ())
+
+
+def test_create_refuses_what_is_there_and_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(FileExistsError, match="must not exist yet"):
+        Run.create(tmp_path / "run", config="a: 1")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert Run.create(tmp_path / "deep" / "er", config="a: 1").config() == "a: 1"
+
+
+def test_a_missing_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"must exist, got .*nothing"):
+        Run(tmp_path / "nothing")
+
+
+def test_state_and_weights_come_back(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    tensor = torch.randn(3, 4)
+    run.save_weights({"a": tensor, "shared": tensor, "slice": tensor[:, 1]})
+    run.save_state({"x": tensor, "n": 3, "none": None})
+    weights, state = run.load_weights(), run.load_state()
+    assert torch.equal(weights["a"], tensor)
+    assert torch.equal(weights["slice"], tensor[:, 1])
+    assert torch.equal(state["x"], tensor)
+    assert (state["n"], state["none"]) == (3, None)
+
+
+def test_metrics_are_cut_back_to_the_state(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.append_metrics({"epoch": 1})
+    run.save_state({})
+    run.append_metrics({"epoch": 2})
+    assert [r["epoch"] for r in run.metrics()] == [1, 2]
+    run.load_state()
+    assert [r["epoch"] for r in run.metrics()] == [1]
+
+
+def test_metrics_without_a_state_start_anew(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.append_metrics({"epoch": 1})
+    assert run.load_state() is None
+    assert run.metrics() == []
+
+
+@pytest.mark.parametrize("name", ["state.pt", "weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not a file of ours", None, "half"])
+def test_damaged_files_get_one_line(tmp_path: Path, name: str, content: bytes | str | None) -> None:
+    run = Run.create(tmp_path / "run")
+    run.save_state({"x": torch.ones(50)})
+    run.save_weights({"x": torch.ones(50)})
+    file = run.path / name
+    whole = file.read_bytes()
+    file.write_bytes(
+        pickle.dumps({"format": 1}) if content is None else whole[: len(whole) // 2] if content == "half" else content
+    )
+    with pytest.raises(ValueError, match="must be a whole file of a pyro_vae run") as error:
+        run.load_state() if name == "state.pt" else run.load_weights()
+    assert "\n" not in str(error.value)
+
+
+def test_loading_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run.create(tmp_path / "run")
+    for content in ({"format": 1, "metrics_bytes": 0, "x": _Evil()}, _Evil()):
+        torch.save(content, run.path / "state.pt")
+        (run.path / "weights.safetensors").write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match="must be a whole file"):
+            run.load_state()
+        with pytest.raises(ValueError, match="must be a whole file"):
+            run.load_weights()
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    torch.save({"format": 99}, run.path / "state.pt")
+    with pytest.raises(ValueError, match="format 99"):
+        run.load_state()
+
+
+def test_write_is_atomic_and_does_not_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    write_atomically(file, b"one")
+    with pytest.raises(FileExistsError, match="must not exist yet"):
+        write_atomically(file, b"two")
+    write_atomically(file, b"two", overwrite=True)
+
+    def no_space(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, b"three", overwrite=True)
+    assert file.read_bytes() == b"two"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_unwritable_folder_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        write_atomically(tmp_path / "missing" / "file", b"x")
