@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 import torch
 import yaml
@@ -21,7 +21,9 @@ _PATHS = {"root", "out"}  # keys whose values are file names, never imported
 
 def _classes(module: ModuleType | Any) -> list[str]:
     found = (getattr(module, name) for name in getattr(module, "__all__", dir(module)))
-    return sorted({c.__name__ for c in found if inspect.isclass(c) and not inspect.isabstract(c)})
+    return sorted(
+        {c.__name__ for c in found if inspect.isclass(c) and get_origin(c) is None and not inspect.isabstract(c)}
+    )
 
 
 def _subclasses(names: Iterable[str], *excluded: str) -> list[str]:

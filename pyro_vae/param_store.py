@@ -24,14 +24,19 @@ _registering: ContextVar[bool] = ContextVar("registering", default=True)
 def register(module: nn.Module) -> None:
     """Show the trainable parameters of ``module`` to Pyro, under a name that no other instance has.
 
-    It is what makes ``pyro.infer.SVI`` see the parameters; inside :func:`no_registration` it does nothing.
+    It is what makes ``pyro.infer.SVI`` see the parameters; inside :func:`no_registration` it does nothing. The store
+    keeps the tensors of a module that is gone, until ``pyro.clear_param_store()``.
     """
     if not _registering.get():
         return
     name = _names.get(module) or _names.setdefault(module, f"{type(module).__name__}-{next(_counter)}")
+    store = pyro.get_param_store()
     for key, parameter in module.named_parameters():
         if parameter.requires_grad:
-            pyro.param(f"{name}$$${key}", parameter)
+            full = f"{name}$$${key}"
+            if full in store and store[full] is not parameter:  # replaced since, by load_state_dict(assign=True) say
+                del store[full]
+            pyro.param(full, parameter)
 
 
 @contextmanager

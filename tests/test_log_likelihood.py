@@ -45,6 +45,17 @@ def test_a_wide_guide_is_unbiased_within_its_standard_error() -> None:
     assert abs(total) < 4.5
 
 
+def test_the_monte_carlo_error_is_the_spread_over_seeds() -> None:
+    case = LinearGaussian(inflate=1.4)
+    x = case.data(40)
+    results = [_estimate(case, x, num_samples=100, chunk_size=100, seed=s) for s in range(60)]
+    spread = float(torch.tensor([r.mean() for r in results]).std())
+    stated = sum(r.monte_carlo_error() for r in results) / 60
+    assert abs(spread / stated - 1) < 4.5 / math.sqrt(2 * 59)
+    result = results[0]
+    assert result.monte_carlo_error() == pytest.approx(float((result.standard_error**2).sum()) ** 0.5 / 40)
+
+
 def test_the_parts_of_the_elbo_are_exact() -> None:
     case = LinearGaussian(inflate=1.4, shift=0.3)
     x = case.data(20)

@@ -281,7 +281,6 @@ def test_bad_arguments_get_one_line(build, message):
     assert str(caught.value).endswith(".")
 
 
-@pytest.mark.xfail(strict=True, reason="torch's message, without the class and what to do", raises=AssertionError)
 @pytest.mark.parametrize("cls", [MLP, GatedMLP])
 @pytest.mark.parametrize("dropout", [-0.1, 1.5])
 def test_bad_dropout_gets_the_house_message(cls, dropout):

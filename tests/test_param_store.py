@@ -215,7 +215,6 @@ def test_names_outlive_their_modules():
     assert len(set(pyro.get_param_store())) == 50 * 4
 
 
-@pytest.mark.xfail(strict=True, reason="the store keeps the first tensor of a name: the new ones do not train")
 def test_replaced_parameters_train(x):
     vae = build()
     train(vae, x, steps=2)

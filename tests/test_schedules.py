@@ -84,9 +84,6 @@ def test_rising_is_a_fraction(rising):
         CyclicalSchedule(10, rising=rising)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an unknown unit is taken for steps without a word", raises=pytest.fail.Exception
-)
 @pytest.mark.parametrize("cls", [LinearWarmUp, CyclicalSchedule])
 def test_an_unknown_unit_is_refused(cls):
     with pytest.raises(ValueError, match=rf"^{cls.__name__}: unit must be"):

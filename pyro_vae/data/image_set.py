@@ -96,14 +96,16 @@ class ImageSet:
             return (noise.to(self.device) * self._scale < pixels).to(dtype)
         return pixels.to(dtype) if self._scale == 1 else pixels.to(dtype) / self._scale
 
-    def mean(self, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    def mean(self, *, dtype: torch.dtype | None = None) -> Tensor:
         """Mean over the set of what :meth:`batch` returns in expectation.
 
         Shape:
             ``data_shape``
         """
         total = torch.float64 if self.images.is_floating_point() else torch.int64
-        return (self.images.sum(0, dtype=total).double() / (len(self) * self._scale)).to(dtype)
+        return (self.images.sum(0, dtype=total).double() / (len(self) * self._scale)).to(
+            torch.get_default_dtype() if dtype is None else dtype
+        )
 
     @property
     def _scale(self) -> int:

@@ -52,6 +52,9 @@ class Weigher:
 
     Attributes:
         discrete: whether every observed site is discrete, so that the log-likelihood is that of a probability.
+
+    References:
+        Importance Weighted Autoencoders (Burda et al., 2016), eq. 8. https://arxiv.org/abs/1509.00519
     """
 
     def __init__(self, model: Program, guide: Program, args: tuple[Any, ...], *, data_plate: str | None = None) -> None:

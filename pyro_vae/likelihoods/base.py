@@ -42,7 +42,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def mean_to_output(self, mean: Tensor) -> Tensor:
-        """The network output at which the likelihood's mean is ``mean``, finite for every mean in [0, 1]."""
+        """The network output at which the likelihood is centred on ``mean``, finite for every mean in [0, 1]."""
 
     def start_at(self, mean: Tensor) -> Self:
         """Start the output at the mean of the data, in place.

@@ -55,13 +55,21 @@ class NormalLikelihood(Likelihood):
         self.net = build_network(net, (latent_dim,), self.data_shape)
         self.min_scale = _positive("min_scale", min_scale)
         if isinstance(scale, str):
-            shape = {"global": (), "pixel": self.data_shape}[scale]
+            shape = self._scale_shape(scale)
             # exp(-1.6) = 0.20: a typical standard deviation of pixels in [0, 1].
             self.log_scale = nn.Parameter(torch.full(shape, -1.6))
         self.fixed_scale = None if isinstance(scale, str) else _positive("scale", scale)
 
     def forward(self, z: Tensor) -> TorchDistribution:
         return Normal(self.net(z) + self.offset, self.scale()).to_event(len(self.data_shape))
+
+    def _scale_shape(self, scale: str) -> Shape:
+        shapes = {"global": (), "pixel": self.data_shape}
+        if scale not in shapes:
+            raise ValueError(
+                f"NormalLikelihood: scale must be 'global', 'pixel' or a number, got scale={scale!r}. Use one of these."
+            )
+        return shapes[scale]
 
     def scale(self) -> Tensor:
         """The standard deviation, ``()`` or ``data_shape``, in units of the data."""

@@ -19,6 +19,12 @@ class GenerativeModel(nn.Module):
     Args:
         prior: p(z).
         likelihood: p(x | z).
+
+    Example:
+        >>> from pyro_vae import BernoulliLikelihood, StandardNormalPrior
+        >>> model = GenerativeModel(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)))
+        >>> model(batch_size=3).shape
+        torch.Size([3, 5])
     """
 
     def __init__(self, prior: Prior, likelihood: Likelihood) -> None:

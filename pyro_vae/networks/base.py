@@ -40,7 +40,7 @@ class Network(nn.Module, ABC):
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
         for name, shape in (("in_shape", in_shape), ("out_shape", out_shape)):
-            if not shape or min(shape) < 1:
+            if not isinstance(shape, tuple | list) or not shape or min(shape) < 1:
                 raise ValueError(
                     f"{type(self).__name__}: {name} must hold positive sizes, got {name}={shape}. "
                     "Give one size per dimension, such as (784,) or (1, 28, 28)."
@@ -67,7 +67,18 @@ NetworkFactory: TypeAlias = Callable[[Shape, Shape], Network]
 
 
 def build_network(net: NetworkFactory | nn.Module, in_shape: Shape, out_shape: Shape) -> nn.Module:
-    """Build ``net(in_shape, out_shape)``; a ready-made module is taken as it is."""
+    """Build ``net(in_shape, out_shape)``; a ready-made module is taken as it is.
+
+    Args:
+        net: a network class, such as ``partial(MLP, hidden=(500,))``, or a module that keeps leading dimensions.
+        in_shape: shape of one input.
+        out_shape: shape of one output.
+
+    Example:
+        >>> from pyro_vae.networks import MLP
+        >>> build_network(MLP, (3,), (2, 4)).out_shape
+        (2, 4)
+    """
     return net if isinstance(net, nn.Module) else net(in_shape, out_shape)
 
 
@@ -95,6 +106,17 @@ def glorot(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def dropout_rate(name: str, dropout: float) -> float:
+    """The probability, checked.
+
+    Raises:
+        ValueError: it is not in [0, 1).
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{name}: dropout must be in [0, 1), got dropout={dropout}. Use for example 0.1.")
+    return dropout
 
 
 def layer_sizes(name: str, argument: str, sizes: Shape) -> Shape:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot, layer_sizes
+from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, dropout_rate, glorot, layer_sizes
 
 
 class MLP(Network):
@@ -43,7 +43,7 @@ class MLP(Network):
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [glorot(nn.Linear(before, after)), activation_layer(activation)]
-            layers += [nn.Dropout(dropout)] if dropout else []
+            layers += [nn.Dropout(dropout)] if dropout_rate("MLP", dropout) else []
         self.layers = nn.Sequential(*layers, glorot(nn.Linear(sizes[-1], self.out_size)))
 
     def transform(self, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class GatedMLP(Network):
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [GatedLinear(before, after)]
-            layers += [nn.Dropout(dropout)] if dropout else []
+            layers += [nn.Dropout(dropout)] if dropout_rate("GatedMLP", dropout) else []
         self.layers = nn.Sequential(*layers, glorot(nn.Linear(sizes[-1], self.out_size)))
 
     def transform(self, x: Tensor) -> Tensor:

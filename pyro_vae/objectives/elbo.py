@@ -32,6 +32,15 @@ class Objective(Trace_ELBO):
     Minimised is :math:`-(w\, \mathrm{reconstruction} - \beta\, \mathrm{KL})`, summed over the batch. As with every Pyro
     ELBO: ``objective(model, guide)`` is a module whose call returns the loss, and ``SVI`` takes it as ``loss``.
 
+    Args:
+        num_particles: number of draws of z per datum K.
+        beta: weight of the KL, a number or a schedule.
+        reconstruction_weight: weight w of the reconstruction.
+
+    References:
+        beta-VAE: learning basic visual concepts with a constrained variational framework (Higgins et al., 2017),
+        eq. 4. https://openreview.net/forum?id=Sy2fzU9gl
+
     Attributes:
         terms: the :class:`Terms` of the last ``differentiable_loss`` or ``loss``; None before.
     """

@@ -54,7 +54,7 @@ class LinearWarmUp(Schedule):
 
     def __init__(self, length: float = 100, *, start: float = 0.0, end: float = 1.0, unit: Unit = "epochs") -> None:
         self.length = _positive("LinearWarmUp", length)
-        self.start, self.end, self.unit = float(start), float(end), unit
+        self.start, self.end, self.unit = float(start), float(end), _known("LinearWarmUp", unit)
 
     def __call__(self, step: int, epoch: float) -> float:
         done = min(1.0, (epoch if self.unit == "epochs" else step) / self.length)
@@ -95,7 +95,7 @@ class CyclicalSchedule(Schedule):
         self.length = _positive("CyclicalSchedule", length)
         if not 0 < rising <= 1:
             raise ValueError(f"CyclicalSchedule: rising must be in (0, 1], got rising={rising}. Use for example 0.5.")
-        self.rising, self.cycles, self.unit = rising, cycles, unit
+        self.rising, self.cycles, self.unit = rising, cycles, _known("CyclicalSchedule", unit)
         self.start, self.end = float(start), float(end)
 
     def __call__(self, step: int, epoch: float) -> float:
@@ -103,6 +103,12 @@ class CyclicalSchedule(Schedule):
         if self.cycles is not None and cycle >= self.cycles:
             return self.end
         return self.start + (self.end - self.start) * min(1.0, place / self.rising)
+
+
+def _known(name: str, unit: Unit) -> Unit:
+    if unit not in ("steps", "epochs"):
+        raise ValueError(f"{name}: unit must be 'steps' or 'epochs', got unit={unit!r}. Use one of the two.")
+    return unit
 
 
 def _positive(name: str, length: float) -> float:

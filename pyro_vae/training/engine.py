@@ -64,7 +64,20 @@ class Engine(ABC):
 
 
 class EagerEngine(Engine):
-    """Pyro as it is: the reference for every other engine."""
+    """Pyro as it is: the reference for every other engine.
+
+    Args:
+        objective: the Pyro ELBO that is minimised, per datum of the batch.
+        model: Pyro model.
+        guide: Pyro guide.
+        optimizer: over ``parameters``.
+        parameters: what is trained.
+        clip_norm: largest norm of the whole gradient; None for no limit.
+
+    References:
+        Automated variational inference in probabilistic programming (Wingate and Weber, 2013).
+        https://arxiv.org/abs/1301.1299
+    """
 
     def step(self, args: tuple[Any, ...]) -> StepResult:
         self.optimizer.zero_grad(set_to_none=True)

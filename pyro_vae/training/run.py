@@ -30,6 +30,13 @@ class Run:
 
     Raises:
         FileNotFoundError: no such folder.
+
+    Example:
+        >>> import tempfile
+        >>> run = Run.create(tempfile.mkdtemp() + "/mine")
+        >>> run.append_metrics({"epoch": 1})
+        >>> run.metrics()
+        [{'epoch': 1}]
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -34,7 +34,7 @@ def test_grey_batch_is_u_over_max_value(grey):
     batch = grey.batch([3, 1], dtype=torch.float64)
     assert batch.dtype == torch.float64
     assert torch.equal(batch, grey.images[[3, 1]].double() / 255)
-    assert grey.batch([0]).dtype == torch.float32
+    assert grey.batch([0]).dtype == torch.get_default_dtype()
     digits = ImageSet(torch.tensor([[0, 8, 16]], dtype=torch.uint8), max_value=16)
     assert digits.batch([0]).tolist() == [[0.0, 0.5, 1.0]]
 
@@ -43,7 +43,7 @@ def test_floating_batch_is_as_it_is_whatever_max_value():
     images = torch.tensor([[-3.0, 0.25], [7.5, 1e6]], dtype=torch.float64)
     batch = ImageSet(images).batch([1, 0], dtype=torch.float64)
     assert torch.equal(batch, images[[1, 0]])
-    assert ImageSet(images).batch([0]).dtype == torch.float32
+    assert ImageSet(images).batch([0]).dtype == torch.get_default_dtype()
 
 
 def test_subset_takes_images_and_labels_in_order(grey):
@@ -114,7 +114,7 @@ def test_mean_is_the_expectation_of_a_batch(grey, dynamic):
     mean = images.mean(dtype=torch.float64)
     assert mean.shape == images.data_shape
     assert torch.allclose(mean, exact, rtol=1e-12)
-    assert images.mean().dtype == torch.float32
+    assert images.mean().dtype == torch.get_default_dtype()
     if not dynamic:
         assert torch.allclose(images.batch(slice(None), dtype=torch.float64).mean(0), mean, rtol=1e-12)
 
