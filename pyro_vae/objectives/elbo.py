@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.elbo import logger
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -113,6 +114,14 @@ class Objective(Trace_ELBO):
     def _collect(self) -> None:
         sums = (torch.stack([torch.as_tensor(v) for v in values]).sum(0) for values in zip(*self._found, strict=True))
         self.terms = Terms(*(total / self.num_particles for total in sums))
+
+    def _guess_max_plate_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
+        level = logger.level
+        logger.setLevel("WARNING")  # the user did not ask where Pyro puts its plate of particles
+        try:
+            super()._guess_max_plate_nesting(model, guide, args, kwargs)
+        finally:
+            logger.setLevel(level)
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)

@@ -1,0 +1,88 @@
+"""Keep what a run found under benchmarks/results/: its configuration, curve, numbers, and how they were made.
+
+    python benchmarks/record.py runs/mnist-1l --name mnist-1l-elbo \\
+        --command 'pyro-vae train ...' --command 'pyro-vae evaluate ...' --note '...'
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pyro_vae import Run
+
+RESULTS = Path(__file__).parent / "results"
+FIGURES = ("training_curves.png", "reconstructions.png", "samples.png", "active_units.png")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, accelerator and versions."""
+    import os
+
+    import torch
+
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "pyro-ppl", "pyro-vae")},
+    }
+
+
+def numbers(path: Path) -> dict[str, Any]:
+    """A result without its numbers per datum."""
+    content = json.loads(path.read_text())
+    content.pop("per_datum")
+    return content
+
+
+def record(run: Run, name: str, commands: list[str], note: str) -> Path:
+    """Write ``results/NAME``; a record that is there is replaced."""
+    target = RESULTS / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for file in ("config.yaml", "metrics.jsonl"):
+        shutil.copy(run.path / file, target / file)
+    for figure in FIGURES:
+        if (run.figures / figure).exists():
+            shutil.copy(run.figures / figure, target / figure)
+    metrics = run.metrics()
+    content = {
+        "commands": commands,
+        "note": note,
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "training": {
+            "epochs": metrics[-1]["epoch"],
+            "steps": metrics[-1]["step"],
+            "minutes": round(sum(m["seconds"] for m in metrics) / 60, 1),
+            "train_elbo": metrics[-1]["elbo"],
+            "validation_elbo": metrics[-1].get("validation_elbo"),
+        },
+        "results": [numbers(path) for path in sorted(run.path.glob("log_likelihood-*.json"))],
+    }
+    (target / "result.json").write_text(json.dumps(content, indent=1) + "\n")
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--command", action="append", required=True, help="what was run, word by word; repeatable")
+    parser.add_argument("--note", default="")
+    options = parser.parse_args()
+    print(record(Run(options.run), options.name, options.command, options.note))
+
+
+if __name__ == "__main__":
+    main()
