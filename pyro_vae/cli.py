@@ -147,7 +147,7 @@ def _evaluate(words: list[str]) -> None:
     made.add_argument("--num_samples", type=int, default=5000, help="draws of z per image (default 5000)")
     made.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
     made.add_argument("--proposal", choices=["guide", "prior"], default="guide", help="prior is the naive baseline")
-    made.add_argument("--batch_size", type=int, default=100, help="images at a time (default 100)")
+    made.add_argument("--batch_size", type=int, default=20, help="images at a time (default 20)")
     made.add_argument("--chunk_size", type=int, default=50, help="draws at a time (default 50)")
     made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     made.add_argument("--overwrite", action="store_true", help="replace a result of the same protocol")

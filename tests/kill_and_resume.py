@@ -86,27 +86,35 @@ def _same(a: Path, b: Path) -> bool:
     return weights and records[0] == records[1]
 
 
+def _kill_once(run: Path, start: float, length: float, generator: random.Random) -> bool:
+    """Start or resume the run and kill it at a random moment; whether that was before its end."""
+    words = ["--resume", str(run)] if run.exists() else [*OPTIONS, "--out", str(run)]
+    moment = start + generator.uniform(0.0, 0.5) * length
+    alive = _killed([*TRAIN, *words], moment)
+    print(f"killed after {moment:.2f} s at step {_steps(run)}" if alive else "ended before the kill", flush=True)
+    return alive
+
+
 def kill_and_resume(folder: Path, *, kills: int, per_run: int, seed: int) -> int:
-    """Kill so many times, in runs of ``per_run`` kills each; the number of runs that ended otherwise than the whole."""
-    whole = folder / "whole"
-    total = _finish([*TRAIN, *OPTIONS, "--out", str(whole)])
-    generator, wrong, done = random.Random(seed), 0, 0
+    """Kill so many times, ``per_run`` times in a run at most; the number of runs that ended otherwise than the whole.
+
+    A moment lies between the time that a start takes and half of a training after it.
+    """
+    whole, generator, wrong, done, number = folder / "whole", random.Random(seed), 0, 0, 0
+    start = _finish([*TRAIN, "--help"])
+    length = _finish([*TRAIN, *OPTIONS, "--out", str(whole)]) - start
     while done < kills:
-        run = folder / f"killed-{done}"
+        run, number = folder / f"killed-{number}", number + 1
         for _ in range(min(per_run, kills - done)):
-            start = [*OPTIONS, "--out", str(run)] if not run.exists() else ["--resume", str(run)]
-            moment = generator.uniform(0.3, 1.0) * total
-            alive = _killed([*TRAIN, *start], moment)
-            done += 1
-            print(
-                f"kill {done} after {moment:.2f} s, {'running' if alive else 'ended'}, step {_steps(run)}", flush=True
-            )
-        if not run.exists():
-            continue  # killed before the folder was made: nothing to resume
-        _finish([*TRAIN, "--resume", str(run)])
-        same = _same(whole, run)
-        wrong += not same
-        print(f"resumed: {'identical' if same else 'DIFFERENT'}", flush=True)
+            alive = _kill_once(run, start, length, generator)
+            done += alive
+            if not alive:
+                break
+        if run.exists():  # it does not where the kill came before the folder was made: nothing to resume
+            _finish([*TRAIN, "--resume", str(run)])
+            same = _same(whole, run)
+            wrong += not same
+            print(f"run {number}, {done} kills so far: {'identical' if same else 'DIFFERENT'}", flush=True)
     return wrong
 
 
