@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pyro_vae import __version__
-from pyro_vae.config import COMPONENTS, component_name, load_config
+from pyro_vae.config import COMPONENTS, component, load_config
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.experiment import Trained, load_run, parse_config, parser, to_yaml, train
 from pyro_vae.files import write_atomically
@@ -230,7 +230,8 @@ def _exact(words: list[str], trust: Sequence[str]) -> list[str]:
         if pending == "--config":
             word = json.dumps(load_config(Path(word).read_text(), word, trust=trust))
         elif pending is not None and not word.startswith("--"):
-            word = component_name(_kind(pending), word)
+            chosen = component(_kind(pending), word)
+            word = chosen if isinstance(chosen, str) else json.dumps(chosen)
         pending = word if word == "--config" or (word.startswith("--") and _kind(word) in COMPONENTS) else None
         exact.append(word)
     return exact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterable
@@ -15,8 +16,17 @@ from pyro_vae import data, guides, likelihoods, networks, objectives, priors
 
 # What a configuration may name: public-looking classes of this package, torch's optimizers and their schedules.
 _OWN = re.compile(r"pyro_vae(\.[a-z_0-9]+)*\.[A-Z]\w*|torch\.optim(\.lr_scheduler)?\.[A-Z]\w*")
-_WORD = re.compile(r"[\w+\- ]*|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_WORD = re.compile(rf"[\w+\- ]*|{_NUMBER.pattern}")
 _PATHS = {"root", "out"}  # keys whose values are file names, never imported
+
+
+# Where the classes of each kind live, and how many arguments come from the program (latent_dim, data_shape, ...).
+_HOMES: dict[str, Any] = {
+    **{"data": data, "prior": priors, "likelihood": likelihoods, "guide": guides, "net": networks},
+    **{"objective": objectives, "beta": objectives, "optimizer": torch.optim, "lr_schedule": torch.optim.lr_scheduler},
+}
+_POSITIONAL = {"prior": 1, "likelihood": 2, "guide": 2, "net": 2, "optimizer": 1, "lr_schedule": 1}
 
 
 def _classes(module: ModuleType | Any) -> list[str]:
@@ -68,6 +78,58 @@ def component_name(kind: str, value: str) -> str:
     return names[_plain(value)]
 
 
+def component(kind: str, value: str, given: dict[str, Any] | None = None) -> Any:
+    """The class that is meant, with every option that is not given at this class's own default.
+
+    Left to itself, the parser would keep what the options of the class chosen before, the default one, have in common
+    with this one's: Frey Faces would be binarized as the digits are.
+
+    Args:
+        kind: key of the option, such as ``"guide"``.
+        value: name or import path of the class; anything else is returned as it is.
+        given: options given together with it.
+
+    Example:
+        >>> component("data", "frey_faces", {"root": "data"})["init_args"]["binarize"]
+        'none'
+    """
+    name = component_name(kind, value)
+    found = _find(kind, name)
+    if found is None:
+        return name if given is None else {"class_path": name, "init_args": given}
+    return {
+        "class_path": f"{found.__module__}.{found.__qualname__}",
+        "init_args": {**_defaults(kind, found), **(given or {})},
+    }
+
+
+def _find(kind: str, name: str) -> type | None:
+    if "." in name and not _NUMBER.fullmatch(name):
+        module, _, attribute = name.rpartition(".")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError):
+            return None  # the parser says what is wrong with it
+    return getattr(_HOMES[kind], name, None) if name in COMPONENTS[kind] else None
+
+
+def _defaults(kind: str, found: type) -> dict[str, Any]:
+    parameters = list(inspect.signature(found).parameters.values())[_POSITIONAL.get(kind, 0) :]
+    return {p.name: _plain_default(p.name, p.default) for p in parameters if _is_plain(p.default)}
+
+
+def _plain_default(name: str, default: Any) -> Any:
+    if inspect.isclass(default):
+        return {"class_path": f"{default.__module__}.{default.__qualname__}", "init_args": _defaults(name, default)}
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _is_plain(default: Any) -> bool:
+    if inspect.isclass(default):
+        return default is not inspect.Parameter.empty
+    return default is None or isinstance(default, bool | int | float | str | tuple)
+
+
 def _plain(name: str) -> str:
     return name.replace("_", "").lower()
 
@@ -104,13 +166,13 @@ def _checked(key: str, value: Any, source: str, trust: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
         checked = {k: _checked(str(k), v, source, trust) for k, v in value.items()}
         if key in COMPONENTS and isinstance(checked.get("class_path"), str):
-            checked["class_path"] = component_name(key, checked["class_path"])
+            return component(key, checked["class_path"], checked.get("init_args") or {})
         return checked
     if isinstance(value, list):
         return [_checked(key, item, source, trust) for item in value]
     if isinstance(value, str) and key not in _PATHS:
         _refuse_foreign(value, source, trust)
-        return component_name(key, value) if key in COMPONENTS else value
+        return component(key, value) if key in COMPONENTS else value
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyro_vae.config import component_name, load_config
+from pyro_vae.config import component, component_name, load_config
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,18 @@ def test_names_are_found_whatever_their_case(kind: str, given: str, meant: str) 
     assert component_name(kind, given) == meant
 
 
+def test_a_chosen_class_has_its_own_defaults_and_not_those_of_the_default_class() -> None:
+    assert component("data", "frey_faces")["init_args"]["binarize"] == "none"
+    assert component("optimizer", "adagrad")["init_args"]["lr"] == 0.01
+    assert component("net", "gated_mlp")["init_args"] == {"hidden": [300, 300], "dropout": 0.0}
+    guide = component("guide", "DiagonalNormalGuide", {"log_scale_bounds": [-3.0, 1.0]})["init_args"]
+    assert guide["net"]["init_args"]["hidden"] == [200, 200]
+    assert guide["log_scale_bounds"] == [-3.0, 1.0]
+    assert component("beta", "0.5") == "0.5"
+    config = load_config("data: {class_path: FreyFaces, init_args: {root: here}}", "c")
+    assert config["data"]["init_args"] == {"root": "here", "binarize": "none", "validation": 200, "seed": 0}
+
+
 def test_unknown_names_are_listed_against_the_known() -> None:
     with pytest.raises(ValueError, match="guide: must be one of DiagonalNormalGuide.*got guide='Nope'"):  # noqa: RUF043
         component_name("guide", "Nope")
@@ -41,7 +53,7 @@ epochs: 3
 
 def test_a_configuration_of_ours_is_taken_and_its_names_made_exact() -> None:
     config = load_config(GOOD, "config.yaml")
-    assert config["guide"] == "DiagonalNormalGuide"
+    assert config["guide"]["class_path"].endswith(".DiagonalNormalGuide")
     assert config["data"]["init_args"]["root"] == "../some/where.v2"
     assert config["optimizer"]["init_args"]["lr"] == 1e-3
 

@@ -171,7 +171,8 @@ class Loop:
         """Save where it is time, or where the user wants to stop."""
         if interrupted:
             self.save()
-            raise KeyboardInterrupt(f"stopped after step {self.step}")
+            hint = f". Go on with --resume {self.run.path} (in Python: resume=True)" if self.run else ""
+            raise KeyboardInterrupt(f"stopped after step {self.step}{hint}")
         if self.run and time.monotonic() - self.saved >= self.checkpoint_seconds:
             self.save()
 
