@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyro
 import pytest
 import torch
 
-from pyro_vae import objectives
 from tests.linear_gaussian import LinearGaussian
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
@@ -30,17 +28,3 @@ def clean_state() -> Iterator[None]:
 def exact() -> LinearGaussian:
     """A linear-Gaussian VAE whose guide is the exact posterior."""
     return LinearGaussian(latent_dim=3, dim=7)
-
-
-@pytest.fixture(params=["ELBO", "MeanFieldELBO"])
-def bound(request: pytest.FixtureRequest) -> objectives.Objective:
-    return getattr(objectives, request.param)()
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    """The folder of MNIST and Frey Faces beside the checkout."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"the data sets lie in {folder.name}/ beside the checkout, and it is not there")
-    return folder

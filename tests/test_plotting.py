@@ -347,7 +347,7 @@ def test_save_figures_again_gives_the_same_files(tmp_path):
 def test_save_figures_captions_by_the_protocol_or_as_told(tmp_path, monkeypatch, given, shown):
     captions = {}
     keep = lambda figure, path: captions.update({path.stem: figure.get_supxlabel()})  # noqa: E731
-    monkeypatch.setattr(plots.figures, "_save", keep)
+    monkeypatch.setattr(plots.save, "_save", keep)
     plots.save_figures(tmp_path, make_vae(), make_splits(), [], caption=given)
     assert captions == dict.fromkeys(["reconstructions", "samples", "manifold", "latents", "active_units"], shown)
 

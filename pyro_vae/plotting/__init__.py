@@ -2,17 +2,16 @@
 
 from pyro_vae.plotting.figures import (
     active_units,
-    caption_of,
     image_grid,
     latent_scatter,
     log_likelihood_histogram,
     manifold,
     reconstructions,
     samples,
-    save_figures,
     training_curves,
 )
 from pyro_vae.plotting.panels import PALETTE, WIDTH
+from pyro_vae.plotting.save import caption_of, save_figures
 
 __all__ = [
     "PALETTE",
