@@ -7,11 +7,12 @@ import json
 import os
 import re
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -46,6 +47,21 @@ PYRO_VAE_TRACEBACK=1 shows the traceback of an error.
 """
 
 
+_TRUST: dict[str, Any] = {
+    "action": "append",
+    "default": [],
+    "metavar": "PACKAGE",
+    "help": "package that a config may import classes from; repeatable",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{self.prog}: {message[:200]}. See {self.prog} --help.")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -71,16 +87,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"pyro-vae: interrupted{f', {stop}' if stop.args else ''}", 130)
     except NonFiniteError as error:
         return _fail(str(error), 1)
-    except (ValueError, OSError, argparse.ArgumentError, TypeError) as error:
+    except (ValueError, OSError, argparse.ArgumentError, TypeError, RuntimeError, MemoryError) as error:
         return _fail(_one_line(error), 2)
     return 0
 
 
 def _train(words: list[str]) -> None:
-    own = argparse.ArgumentParser(prog="pyro-vae train", add_help=False, allow_abbrev=False)
+    own = _Parser(prog="pyro-vae train", add_help=False, allow_abbrev=False)
     own.add_argument("--out", help="run folder to make; default: runs/DATA-TIME")
     own.add_argument("--resume", metavar="RUN", help="run folder to go on with; only --epochs may be given besides")
-    own.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help="packages a config may import from")
+    own.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="package that a config may import from; repeatable",
+    )
     mine, rest = own.parse_known_args(words)
     if {"-h", "--help"} & set(rest):
         print(parser().format_help() + own.format_help().split("options:")[-1], end="")
@@ -111,12 +133,15 @@ def _resume(path: str, out: str | None, words: list[str], trust: Sequence[str]) 
         raise ValueError("--resume: must stand alone, got --out too. Leave --out away: the run goes on in its folder.")
     run = Run(path)
     options = parse_config(run, trust=trust)
-    longer = argparse.ArgumentParser(prog="pyro-vae train --resume", exit_on_error=False, add_help=False)
+    longer = _Parser(prog="pyro-vae train --resume", add_help=False, allow_abbrev=False)
     longer.add_argument("--epochs", type=int, default=options.epochs)
     given, unknown = longer.parse_known_args(words)
     if unknown:
         raise ValueError(f"--resume: only --epochs may be given besides, got {unknown[0]}. Start a new run instead.")
-    _report(run, train(**{**_arguments(options), "epochs": given.epochs}, run=run, resume=True))
+    if given.epochs != options.epochs:  # so that a resumption without --epochs goes to the new end
+        options.epochs = given.epochs
+        write_atomically(run.path / "config.yaml", to_yaml(options).encode(), overwrite=True)
+    _report(run, train(**_arguments(options), run=run, resume=True))
 
 
 def _arguments(options: Any) -> dict[str, Any]:
@@ -126,6 +151,11 @@ def _arguments(options: Any) -> dict[str, Any]:
     for name in ("epochs", "batch_size", "num_samples", "latent_dim"):
         if arguments[name] < 1:
             raise ValueError(f"--{name}: must be at least 1, got {arguments[name]}. Use a positive number.")
+    if not 0 <= arguments["seed"] < 2**63:
+        raise ValueError(f"--seed: must be in 0..2^63-1, got {arguments['seed']}. Use a small number.")
+    for name in ("data", "prior", "likelihood", "guide", "objective", "optimizer"):
+        if arguments[name] is None:
+            raise ValueError(f"--{name}: must be a class, got null. Leave the option away for its default.")
     return arguments
 
 
@@ -201,11 +231,13 @@ def _rendered(images: torch.Tensor, suffix: str) -> bytes:
 
 
 def _run_parser(command: str, description: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"pyro-vae {command}", description=description, allow_abbrev=False)
+    made = _Parser(prog=f"pyro-vae {command}", description=description, allow_abbrev=False)
     made.add_argument("run", metavar="RUN", help="run folder")
     made.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default auto)")
     made.add_argument("--root", help="where the data set lies, if not where it lay in training")
-    made.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help="packages its config may import from")
+    made.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="package its config may import from; repeatable"
+    )
     return made
 
 
@@ -228,13 +260,20 @@ def _exact(words: list[str], trust: Sequence[str]) -> list[str]:
     pending: str | None = None
     for word in (part for w in words for part in _split(w)):
         if pending == "--config":
-            word = json.dumps(load_config(Path(word).read_text(), word, trust=trust))
+            word = json.dumps(load_config(_text(word), word, trust=trust))
         elif pending is not None and not word.startswith("--"):
             chosen = component(_kind(pending), word)
             word = chosen if isinstance(chosen, str) else json.dumps(chosen)
         pending = word if word == "--config" or (word.startswith("--") and _kind(word) in COMPONENTS) else None
         exact.append(word)
     return exact
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: must be a text file, got other bytes. Give a YAML file.") from None
 
 
 def _split(word: str) -> list[str]:
@@ -251,6 +290,8 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: must be readable and writable, got {error.strerror!r}. Check the path and the space."
     text = re.sub(r"\s+", " ", str(error)).strip()
+    if isinstance(error, RuntimeError | MemoryError):
+        return f"pyro-vae: must fit the machine and its libraries, got {textwrap.shorten(text, 200)} Use smaller sizes."
     return _option_error(text) if isinstance(error, argparse.ArgumentError) else text
 
 
@@ -265,7 +306,7 @@ def _option_error(text: str) -> str:
     if expected:
         kind = re.sub(r"<class '(\w+)'>|typing\.(?:Literal\[(.*)\])?", r"\1\2", expected[-1][0])
         return f"{option}: must be {kind}, got {expected[-1][1].rstrip('.')}. See pyro-vae train --help."
-    return f"{option}: {text[-240:].rstrip('. ')}. See pyro-vae train --help."
+    return f"{option}: {textwrap.shorten(text, 300).rstrip('. ')}. See pyro-vae train --help."
 
 
 def _fail(message: str, code: int) -> int:

@@ -48,7 +48,7 @@ COMPONENTS: dict[str, list[str]] = {
     "net": _classes(networks),
     "objective": [n for n in _classes(objectives) if n.endswith("ELBO")],
     "beta": [n for n in _classes(objectives) if n.endswith(("Schedule", "WarmUp"))],
-    "optimizer": _subclasses(torch.optim.__all__, "Optimizer"),
+    "optimizer": _subclasses(torch.optim.__all__, "Optimizer", "LBFGS", "SparseAdam"),
     "lr_schedule": _subclasses(torch.optim.lr_scheduler.__all__, "LRScheduler", "LambdaLR", "MultiplicativeLR"),
 }
 
@@ -150,21 +150,30 @@ def load_config(text: str, source: str, *, trust: Iterable[str] = ()) -> dict[st
     """
     try:
         config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         first_line = str(error).splitlines()[0]
         raise ValueError(f"{source}: must be YAML, got a syntax error ({first_line}). Correct the file.") from None
     if not isinstance(config, dict):
         raise ValueError(
             f"{source}: must map options to values, got {type(config).__name__}. Write lines `key: value`."
         )
-    return {key: _checked(key, value, source, tuple(trust)) for key, value in config.items()}
+    try:
+        return {_key(key, source): _checked(str(key), value, source, tuple(trust)) for key, value in config.items()}
+    except RecursionError:
+        raise ValueError(f"{source}: must not contain itself, got an endless nesting. Correct the file.") from None
+
+
+def _key(key: Any, source: str) -> str:
+    if not isinstance(key, str) or not key.isidentifier():
+        raise ValueError(f"{source}: must have plain words as keys, got {str(key)[:80]!r}. Correct the file.")
+    return key
 
 
 def _checked(key: str, value: Any, source: str, trust: tuple[str, ...]) -> Any:
     if key in ("config", "resume"):
         raise ValueError(f"{source}: must not name another file, got key {key!r}. Remove the key.")
     if isinstance(value, dict):
-        checked = {k: _checked(str(k), v, source, trust) for k, v in value.items()}
+        checked = {_key(k, source): _checked(str(k), v, source, trust) for k, v in value.items()}
         if key in COMPONENTS and isinstance(checked.get("class_path"), str):
             return component(key, checked["class_path"], checked.get("init_args") or {})
         return checked
@@ -173,6 +182,8 @@ def _checked(key: str, value: Any, source: str, trust: tuple[str, ...]) -> Any:
     if isinstance(value, str) and key not in _PATHS:
         _refuse_foreign(value, source, trust)
         return component(key, value) if key in COMPONENTS else value
+    if not isinstance(value, str | bool | int | float | None):
+        raise ValueError(f"{source}: must hold text and numbers, got a {type(value).__name__} at {key!r}. Correct it.")
     return value
 
 

@@ -18,6 +18,7 @@ from pyro_vae.config import load_config
 from pyro_vae.data import Dataset, Digits, Splits
 from pyro_vae.evaluation import LogLikelihood, log_likelihood
 from pyro_vae.guides import DiagonalNormalGuide, Guide
+from pyro_vae.isolation import isolated
 from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
 from pyro_vae.models import VAE
 from pyro_vae.networks import Shape
@@ -81,6 +82,7 @@ def train(
     """
     place = choose_device(device)
     dataset = data()
+    dataset.may_download = not resume
     splits = dataset.load().to(place)
     vae = build_vae(splits.data_shape, latent_dim, prior, likelihood, guide, seed=seed)
     if start_at_mean:
@@ -152,8 +154,8 @@ def load_run(
     options = parser().instantiate(parse_config(run, trust=trust))
     place = choose_device(device)
     dataset = options.data()
-    if root is not None:
-        dataset.root = root
+    dataset.may_download = root is not None
+    dataset.root = dataset.root if root is None else root
     splits = dataset.load().to(place)
     vae = build_vae(
         splits.data_shape, options.latent_dim, options.prior, options.likelihood, options.guide, seed=options.seed
@@ -175,7 +177,12 @@ def parse_config(run: Run, *, trust: Iterable[str] = ()) -> Namespace:
 
 def parser() -> ArgumentParser:
     """The command-line options of :func:`train`, made from its signature and those of the components."""
-    made = ArgumentParser(exit_on_error=False, prog="pyro-vae train", description=(train.__doc__ or "").splitlines()[0])
+    made = ArgumentParser(
+        exit_on_error=False,
+        allow_abbrev=False,
+        prog="pyro-vae train",
+        description=(train.__doc__ or "").splitlines()[0],
+    )
     made.add_argument("--config", action="config", help="YAML file with any of these options.")
     made.add_function_arguments(train, skip={"run", "resume"})
     return made
@@ -198,8 +205,7 @@ def build_vae(
     seed: int = 0,
 ) -> VAE:
     """Build the three pieces for the data's shape, with initial weights by ``seed``; the global generator stays."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with isolated(seed):
         return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> None:
@@ -45,3 +47,19 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def json_ready(value: Any) -> Any:
+    """The value with numbers that JSON lacks made sayable: nan as null, infinities as strings that ``float`` reads.
+
+    Example:
+        >>> json_ready({"a": [1.0, float("inf")], "b": float("nan")})
+        {'a': [1.0, 'inf'], 'b': None}
+    """
+    if isinstance(value, dict):
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [json_ready(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

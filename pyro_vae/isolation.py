@@ -22,16 +22,37 @@ def isolated(seed: int | None = None, *, validate: bool = False) -> Iterator[Non
         validate: whether Pyro checks arguments and shapes.
     """
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(cuda), validation_enabled(validate), no_registration():
+    with torch.random.fork_rng(cuda), validating(validate), no_registration():
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if cuda:  # torch.manual_seed would also leave a seed behind for a CUDA that is not in use
+                torch.cuda.manual_seed_all(seed)
         yield
+
+
+@contextmanager
+def validating(flag: bool) -> Iterator[None]:
+    """Pyro's and torch's checks of arguments on or off; both as they were afterwards, also where they differed."""
+    distributions = torch.distributions.Distribution
+    before = distributions._validate_args
+    try:
+        with validation_enabled(flag):
+            yield
+    finally:
+        distributions.set_default_validate_args(before)
+
+
+def module_of(program: Callable[..., Any]) -> nn.Module | None:
+    """The module that a program is, or is a method of; None for a plain function."""
+    owner = program if isinstance(program, nn.Module) else getattr(program, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
 
 
 @contextmanager
 def evaluating(*programs: Callable[..., Any]) -> Iterator[None]:
     """Modules among the programs in eval mode and without gradients; each back in its own mode afterwards."""
-    modes = [(m, m.training) for p in programs if isinstance(p, nn.Module) for m in p.modules()]
+    owners = [m for m in map(module_of, programs) if m is not None]
+    modes = [(module, module.training) for owner in owners for module in owner.modules()]
     try:
         for module, _ in modes:
             module.training = False
@@ -44,6 +65,6 @@ def evaluating(*programs: Callable[..., Any]) -> Iterator[None]:
 
 def placement(*programs: Callable[..., Any]) -> tuple[torch.device | None, torch.dtype | None]:
     """Device and dtype of the first parameter of the programs that are modules; None without one."""
-    tensors = (t for p in programs if isinstance(p, nn.Module) for t in p.parameters())
+    tensors = (t for m in map(module_of, programs) if m is not None for t in m.parameters())
     first = next(tensors, None)
     return (None, None) if first is None else (first.device, first.dtype)

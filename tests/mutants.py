@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ESTIMATORS = ["tests/test_log_likelihood.py", "tests/test_log_weights.py", "tests/test_pareto.py"]
 MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("evaluation/streaming.py", "self._log_sum - math.log(s)", "self._log_sum", ESTIMATORS),
-    ("evaluation/streaming.py", "(2 * total).logsumexp(0)", "total.logsumexp(0)", ESTIMATORS),
+    ("evaluation/streaming.py", "(2 * total).logsumexp(0)", "total.logsumexp(0).clone()", ESTIMATORS),
     (
         "evaluation/streaming.py",
         "(s / ess - 1).clamp_min(0) / (s - 1)",
@@ -27,8 +27,8 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ),
     (
         "evaluation/streaming.py",
-        "self._sum = self._log_likelihood + parts[2], self._sum + parts[3]",
-        "self._sum = self._log_likelihood + parts[2], parts[3]",
+        "self._log_ratio = self._log_likelihood + parts[2], self._log_ratio + parts[3]",
+        "self._log_ratio = self._log_likelihood + parts[2], parts[3]",
         ESTIMATORS,
     ),
     ("evaluation/streaming.py", "torch.cat([self._largest, total])", "total", ESTIMATORS),

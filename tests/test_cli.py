@@ -153,6 +153,13 @@ def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
         (["--guide.net", "ConvDecoder"], "out_shape must be (channels, height, width)"),
         (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
         (["--out", "/proc/no/run"], "/proc"),
+        (["--conf", "evil.yaml"], "--conf"),
+        (["--optimizer", "SparseAdam"], "optimizer: must be one of"),
+        (["--lr_schedule", "ReduceLROnPlateau", "--lr_schedule_unit", "step"], "ReduceLROnPlateau must count epochs"),
+        (["--seed", "99999999999999999999"], "--seed: must be in"),
+        (["--clip_norm", "nan"], "--clip_norm: "),
+        (["--latent_dim", "1000000000000"], "must fit the machine"),
+        (["--config", "/bin/ls"], "must be a text file"),
         (["--tensorboard", "true"], "tensorboard must be installed"),
         (["--resume", "/no/run"], "the run folder must exist, got /no/run"),
     ],
@@ -217,6 +224,38 @@ def test_user_components_work_by_import_path_and_need_trust_to_load(
     assert main(["train", *QUICK, "--guide", "mine.MyGuide", "--out", run]) == 0
     assert "--trust mine" in _refused(capsys, "evaluate", run, "--num_samples", "3")
     assert main(["evaluate", run, "--num_samples", "3", "--trust", "mine"]) == 0
+
+
+def test_an_abbreviated_option_does_not_get_round_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evilmod.py").write_text("raise SystemExit('executed')")
+    (tmp_path / "evil.yaml").write_text("guide: evilmod.X")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for words in (["--conf", "evil.yaml"], ["--conf=evil.yaml"], ["--config", "evil.yaml"], ["--config=evil.yaml"]):
+        _refused(capsys, "train", *words)
+    assert "evilmod" not in sys.modules
+
+
+def test_a_run_of_somebody_else_downloads_nothing(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"] = {"class_path": "pyro_vae.MNIST", "init_args": {"root": str(tmp_path / "victim")}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    for words in (["evaluate", str(run)], ["sample", str(run)], ["train", "--resume", str(run)]):
+        assert "nothing is downloaded" in _refused(capsys, *words)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_missing_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["evaluate"], ["sample", "--num"], ["train", "--resume"], ["evaluate", "x", "--split", "all"]):
+        assert f"See pyro-vae {words[0]} --help" in _refused(capsys, *words)
 
 
 def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

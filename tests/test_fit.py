@@ -314,7 +314,7 @@ def test_fused_optimizers_give_the_same_weights() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be positive, got epochs=0"),
+        ({"epochs": 0}, "epochs must be positive and whole, got epochs=0"),
         ({"batch_size": 100}, "batch_size must not exceed the data, got batch_size=100, data=10"),
         ({"clip_norm": -1.0}, "clip_norm must be positive"),
         ({"patience": 3}, "patience must have validation data"),
@@ -335,7 +335,7 @@ def test_nothing_to_train_and_no_data_are_refused() -> None:
         fit(_model_without_parameters, _guide_without_parameters, torch.randn(10), batch_size=5)
     vae = _vae()
     with pytest.raises(ValueError, match="data must not be empty"):
-        fit(vae.model, vae.guide, iter([]))
+        fit(vae.model, vae.guide, [])
 
 
 def _model_without_parameters(x):
@@ -353,3 +353,179 @@ def test_examples_per_second_and_seconds_are_recorded() -> None:
     record = fit(vae.model, vae.guide, torch.randn(40, 4), epochs=1, batch_size=10).history[0]
     assert record["examples_per_second"] == pytest.approx(40 / record["seconds"])
     assert math.isfinite(record["seconds"])
+
+
+def _stop_after(step: int, vae: VAE):
+    """A guide that asks for an interruption while it takes the given step."""
+    calls = []
+
+    def call(x):
+        calls.append(0)
+        if len(calls) == step + 1:  # the first call is the validation of the first batch
+            signal.raise_signal(signal.SIGINT)
+        return vae.guide(x)
+
+    return _Wrapped(vae.guide, call)
+
+
+@pytest.mark.parametrize("step", [4, 6, 11])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_resumes_exactly(step: int, shuffle: bool, tmp_path) -> None:
+    data_set = torch.utils.data.TensorDataset(torch.randn(40, 4))
+    loader = torch.utils.data.DataLoader(data_set, batch_size=7, shuffle=shuffle)
+    vaes = [_vae()]
+    vaes += [copy.deepcopy(vaes[0]), copy.deepcopy(vaes[0])]
+    fit(vaes[0].model, _Wrapped(vaes[0].guide), loader, epochs=3, optimizer=FAST)
+    with pytest.raises(KeyboardInterrupt):
+        fit(vaes[1].model, _stop_after(step, vaes[1]), loader, epochs=3, optimizer=FAST, run=tmp_path / "run")
+    torch.rand(5)
+    fit(vaes[2].model, _Wrapped(vaes[2].guide), loader, epochs=3, optimizer=FAST, run=tmp_path / "run", resume=True)
+    assert not any(_changed(vaes[2], _snapshot(vaes[0])))
+
+
+@pytest.mark.parametrize("objective", [BetaELBO(beta=LinearWarmUp(4)), Trace_ELBO()])
+def test_records_are_those_of_the_whole_run_when_stopped_at_the_end_of_an_epoch(objective, tmp_path) -> None:
+    x, whole = torch.randn(20, 4), _vae()
+    stopped = copy.deepcopy(whole)
+    options = {"epochs": 3, "batch_size": 5, "objective": objective}
+    expected = fit(whole.model, _Wrapped(whole.guide), x, **options).history
+    with pytest.raises(KeyboardInterrupt, match="after step 8"):
+        fit(stopped.model, _stop_after(8, stopped), x, run=tmp_path / "run", **options)
+    history = fit(stopped.model, _Wrapped(stopped.guide), x, run=tmp_path / "run", resume=True, **options).history
+    for record in expected + history:
+        record.pop("seconds"), record.pop("examples_per_second")
+    assert history == expected
+
+
+def test_a_folder_with_metrics_but_no_state_is_not_new(tmp_path) -> None:
+    vae, x = _vae(), torch.randn(20, 4)
+    fit(vae.model, vae.guide, x, epochs=1, batch_size=5, run=tmp_path / "run")
+    (tmp_path / "run" / "state.pt").unlink()
+    with pytest.raises(FileExistsError, match="must be new"):
+        fit(vae.model, vae.guide, x, epochs=1, batch_size=5, run=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 5}, "seed must be that of the run"),
+        ({"batch_size": 4}, "batch_size must be that of the run"),
+        ({"optimizer": partial(SGD, lr=0.1)}, "optimizer must be that of the run"),
+        ({"lr_schedule": partial(StepLR, step_size=1)}, "lr_schedule must be that of the run"),
+        ({"objective": Trace_ELBO()}, "objective must be that of the run"),
+        ({"epochs": 1}, "epochs must not be fewer"),
+    ],
+)
+def test_a_run_resumes_only_as_what_it_was(changed: dict, message: str, tmp_path) -> None:
+    vae, x = _vae(), torch.randn(20, 4)
+    options = {"epochs": 2, "batch_size": 5, "optimizer": FAST, "run": tmp_path / "run"}
+    fit(vae.model, vae.guide, x, **options)
+    with pytest.raises(ValueError, match=message):
+        fit(vae.model, vae.guide, x, **{**options, "resume": True, **changed})
+
+
+def test_a_step_that_is_not_finite_leaves_running_statistics_alone(tmp_path) -> None:
+    class Normed(_Guide):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(1)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", Normal(self.loc + self.norm(x.unsqueeze(-1)).squeeze(-1), 1.0))
+
+    x = torch.randn(20)
+    x[7] = torch.nan
+    guide = Normed()
+    with pytest.raises((NonFiniteError, ValueError)):
+        fit(_Poisoned(False), guide, x, epochs=1, batch_size=2, run=tmp_path / "run")
+    assert guide.norm.running_mean.isfinite()
+    assert not guide.training
+
+
+def test_data_out_of_the_support_stop_the_first_epoch_in_any_batch() -> None:
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", pyro.distributions.Bernoulli(logits=pyro.sample("z", Normal(0.0, 1.0))), obs=x)
+
+    x = torch.ones(40)
+    x[list(data.batches.Batches(x, 5, shuffle_seed=0).epoch())[6][0][2]] = 0.5
+    with pytest.raises(ValueError, match=r"fit: data must lie in the support of site 'x'"):
+        fit(model, _Guide(), x, epochs=1, batch_size=5)
+
+
+class _Classic(torch.nn.Module):
+    """A VAE in the dialect of Pyro's tutorial: methods that call ``pyro.module``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Linear(4, 2), torch.nn.Linear(2, 4)
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Normal(torch.zeros(2), 1.0).expand((len(x), 2)).to_event(1))
+            pyro.sample("x", Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Normal(self.encoder(x), 0.5).to_event(1))
+
+
+def test_the_second_vae_of_the_tutorial_s_dialect_trains_and_resumes(tmp_path) -> None:
+    x = torch.randn(20, 4)
+    for name in ("first", "second"):
+        vae = _Classic()
+        before = _snapshot(vae)
+        fit(vae.model, vae.guide, x, epochs=2, batch_size=5, optimizer=FAST, run=tmp_path / name)
+        assert all(_changed(vae, before))
+        fit(vae.model, vae.guide, x, epochs=4, batch_size=5, optimizer=FAST, run=tmp_path / name, resume=True)
+        assert not vae.training
+
+
+def test_a_name_that_another_module_took_in_the_store_is_refused() -> None:
+    def build():
+        vae = _Classic()
+        return lambda x: vae.model(x), lambda x: vae.guide(x)
+
+    x = torch.randn(20, 4)
+    fit(*build(), x, epochs=1, batch_size=5)
+    with pytest.raises(ValueError, match=r"no gradient for .*clear_param_store"):
+        fit(*build(), x, epochs=1, batch_size=5)
+
+
+def test_beta_moves_by_whole_epochs_where_their_length_is_unknown() -> None:
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from torch.ones(12, 4)
+
+    vae = _vae()
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    history = fit(vae.model, vae.guide, loader, epochs=3, objective=BetaELBO(beta=LinearWarmUp(10))).history
+    assert [r["beta"] for r in history] == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_data_that_would_be_misread_are_refused() -> None:
+    vae, x = _vae(), torch.randn(20, 4)
+    for wrong in ((x, x), torch.utils.data.TensorDataset(x), iter([x]), (b for b in [x])):
+        with pytest.raises(ValueError, match="Wrap it: DataLoader"):
+            fit(vae.model, vae.guide, wrong)
+
+
+def test_a_pair_that_cannot_be_validated_is_refused_before_it_trains() -> None:
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+            pyro.sample("extra", Normal(0.0, 1.0), infer={"is_auxiliary": True})
+
+    calls = []
+
+    def model(x):
+        calls.append(0)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="every latent site of the model and no other"):
+        fit(model, guide, torch.randn(20), validation=torch.randn(5), batch_size=5, epochs=1)
+    assert len(calls) <= 2

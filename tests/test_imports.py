@@ -28,7 +28,7 @@ LAYERS = [
 LEAVES = {
     "data": {"evaluation", "training", "config", "pyro_vae", "experiment", "plotting"},
     "files": {"evaluation", "training", "plotting", "cli"},
-    "isolation": {"evaluation", "training", "plotting"},
+    "isolation": {"evaluation", "training", "plotting", "experiment"},
     "param_store": {"guides", "models", "evaluation", "isolation"},
 }
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

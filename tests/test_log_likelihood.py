@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from pyro_vae import LogLikelihood, data, log_likelihood
+from pyro_vae import (
+    VAE,
+    BernoulliLikelihood,
+    DiagonalNormalGuide,
+    LogLikelihood,
+    StandardNormalPrior,
+    data,
+    log_likelihood,
+)
 from pyro_vae.evaluation.log_weights import LogWeights
 from pyro_vae.evaluation.streaming import WeightSummary
 from tests.linear_gaussian import LinearGaussian
@@ -189,3 +197,58 @@ def test_bits_per_dim_is_nats_over_dimensions_and_log_two(exact: LinearGaussian)
     x = exact.data(5)
     result = _estimate(exact, x, num_samples=2)
     assert result.bits_per_dim() == pytest.approx(-float(exact.log_prob(x).mean()) / 7 / math.log(2))
+
+
+def test_a_datum_out_of_the_support_is_refused_in_any_batch() -> None:
+    vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (3,)), DiagonalNormalGuide((3,), 2))
+    x = torch.ones(50, 3)
+    x[37, 1] = 7.0
+    with pytest.raises(ValueError, match=r"support of site 'x'.*row 7"):
+        log_likelihood(vae.model, vae.guide, x, num_samples=2, batch_size=10)
+
+
+def test_methods_of_a_module_are_evaluated_without_dropout_too(exact: LinearGaussian) -> None:
+    class Pair(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vae, self.dropout = exact.vae, torch.nn.Dropout(0.9)
+
+        def model(self, x):
+            return self.vae.model(x)
+
+        def guide(self, x):
+            return self.vae.guide(self.dropout(x))
+
+    pair, x = Pair().train(), exact.data(5)
+    result = log_likelihood(pair.model, lambda x: pair.guide(x), x, num_samples=3)
+    assert (result.log_likelihood - exact.log_prob(x)).abs().max() < 1e-9
+    assert pair.dropout.training
+
+
+def test_rate_keeps_its_digits_beside_a_large_distortion() -> None:
+    ratio = torch.tensor([[-0.34], [-0.34]], dtype=torch.float32)
+    summary = WeightSummary(2)
+    summary.add(LogWeights(torch.full((2, 1), -5.2e6, dtype=torch.float32), ratio))
+    assert float(summary.result()["rate"]) == pytest.approx(0.34, abs=1e-6)
+
+
+def test_data_without_any_likelihood_are_shown_as_such() -> None:
+    log_w = torch.full((100, 2), -torch.inf)
+    log_w[3, 1] = -5.0
+    summary = WeightSummary(100)
+    summary.add(LogWeights(log_w, torch.zeros(100, 2)))
+    result = summary.result()
+    assert result["log_likelihood"].tolist() == pytest.approx([-math.inf, -5.0 - math.log(100)])
+    assert result["rate"].tolist() == [0.0, 0.0]
+    assert result["effective_sample_size"].tolist() == pytest.approx([0.0, 1.0])
+    assert result["pareto_k"].tolist() == [math.inf, math.inf]
+
+
+def test_torch_s_own_validation_flag_stays(exact: LinearGaussian) -> None:
+    distributions = torch.distributions.Distribution
+    distributions.set_default_validate_args(False)  # as importing zuko does
+    try:
+        _estimate(exact, exact.data(3), num_samples=2)
+        assert distributions._validate_args is False
+    finally:
+        distributions.set_default_validate_args(True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pyro
 import pytest
 import torch
-from pyro.distributions import Normal
+from pyro.distributions import Bernoulli, Delta, Normal
 
 from pyro_vae import log_weights, prior_proposal
+from pyro_vae.evaluation import Weigher
 from tests.linear_gaussian import LinearGaussian
 
 
@@ -162,9 +163,45 @@ def _model(x):
         pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
 
 
+def _other_dim(x):
+    with pyro.plate("data", len(x), dim=-2):
+        pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x.unsqueeze(-1))
+
+
+def _column(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x.unsqueeze(-1))
+
+
+def _delta_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", Delta(x / 2))
+
+
+def _features(x):
+    with pyro.plate("features", 3):
+        pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x[:3])
+
+
+def _features_guide(x):
+    with pyro.plate("features", 3):
+        pyro.sample("z", Normal(x[:3], 1.0))
+
+
+def _deterministic_only(x):
+    with pyro.plate("data", len(x)):
+        pyro.deterministic("y", pyro.sample("z", Normal(0.0, 1.0)) * 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*event_dim")
 @pytest.mark.parametrize(
     ("model", "guide", "reason"),
     [
+        (_other_dim, _guide, "sites must have the shape of their plates"),
+        (_column, _guide, "sites must have the shape of their plates"),
+        (_model, _delta_guide, "the guide must have densities"),
+        (_features, _features_guide, "must have the length of the batch"),
+        (_deterministic_only, _guide, "observed site"),
         (_global_latent, _global_guide, "within one vectorised plate"),
         (_global_latent, _guide, "every latent site"),
         (_sequential, _sequential_guide, "plates must be vectorised"),
@@ -201,3 +238,30 @@ def test_the_random_state_moves_only_by_the_draws(exact: LinearGaussian) -> None
     torch.manual_seed(7)
     exact.vae.guide.posterior(x).expand((2, 4)).sample()
     assert torch.equal(after, torch.rand(()))
+
+
+def test_an_accidental_product_of_data_and_samples_is_refused_whatever_their_numbers() -> None:
+    """A (B, 1) value of a scalar site has log-probabilities (B, B), which look like (samples, data)."""
+    for num_samples in (1, 5, 7):
+        with (
+            pytest.raises(ValueError, match="sites must have the shape of their plates"),
+            pyro.validation_enabled(False),
+        ):
+            log_weights(_column, _guide, torch.randn(5), num_samples)
+
+
+def test_deterministic_sites_are_no_part_of_the_weights() -> None:
+    def model(x):
+        scale = pyro.deterministic("scale", torch.tensor(2.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.deterministic("twice", scale * pyro.sample("z", Normal(0.0, 1.0)))
+            pyro.sample("x", Bernoulli(logits=z), obs=x)
+
+    x = torch.tensor([0.0, 1.0, 1.0])
+    torch.manual_seed(1)
+    weights = log_weights(model, prior_proposal(model), x, 4)
+    torch.manual_seed(1)
+    z = Normal(0.0, 1.0).expand((4, 3)).sample()
+    assert torch.allclose(weights, Bernoulli(logits=2 * z).log_prob(x))
+    assert Weigher(model, prior_proposal(model), (x,)).discrete
+    assert not Weigher(_model, _guide, (x,)).discrete

@@ -201,3 +201,19 @@ def test_mean_field_refuses_the_other_order() -> None:
 def test_bad_weights_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         objectives.BetaELBO(**options)
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("mask", [True, False, torch.tensor([True, False, True])])
+def test_masks_of_every_kind(kind: type[Objective], mask: bool | torch.Tensor) -> None:
+    def model(x):
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=mask):
+            pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=mask):
+            pyro.sample("z", Normal(x / 2, 0.5**0.5))
+
+    objective, x = kind(), torch.randn(3)
+    loss = objective.differentiable_loss(model, guide, x)
+    assert float(loss) == pytest.approx(float(objective.terms.kl - objective.terms.reconstruction), abs=1e-9)

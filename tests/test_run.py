@@ -115,3 +115,28 @@ def test_write_is_atomic_and_does_not_overwrite(tmp_path: Path, monkeypatch: pyt
 def test_unwritable_folder_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         write_atomically(tmp_path / "missing" / "file", b"x")
+
+
+def test_a_link_is_not_followed_out_of_the_folder(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    precious = tmp_path / "precious"
+    precious.write_text("keep me")
+    (run.path / "metrics.jsonl").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic link"):
+        run.load_state()
+    assert precious.read_text() == "keep me"
+
+
+def test_metrics_that_are_too_short_are_not_filled_up(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.append_metrics({"epoch": 1, "validation_elbo": -float("inf")})
+    run.save_state({})
+    (run.path / "metrics.jsonl").write_text("")
+    run.load_state()
+    assert run.metrics() == []
+
+
+def test_metrics_that_are_not_finite_are_valid_json(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.append_metrics({"a": float("-inf"), "b": float("nan")})
+    assert run.metrics() == [{"a": "-inf", "b": None}]

@@ -107,6 +107,8 @@ class Dataset(ABC):
         self.validation = validation
         self.seed = seed
 
+    may_download = True  # False where ``root`` was not chosen by the user but read from somebody's run folder
+
     @abstractmethod
     def raw(self) -> RawArrays:
         """Read the images and labels as they are stored."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pyro_vae.data.image_set import ImageSet
 
 Data: TypeAlias = ImageSet | Tensor | Iterable[Any]
+_END = object()
 Batch: TypeAlias = tuple[Tensor | None, tuple[Any, ...]]
 
 
@@ -42,6 +45,11 @@ class Batches:
         self.device, self.dtype = device, dtype
         if batch_size < 1:
             raise ValueError(f"Batches: batch_size must be at least 1, got batch_size={batch_size}. Use 100.")
+        if isinstance(data, Iterator | tuple | Dataset):
+            raise ValueError(
+                "Batches: data must be a tensor, an ImageSet or an iterable of batches that can be gone through again, "
+                f"got a {type(data).__name__}. Wrap it: DataLoader(TensorDataset(x, y), batch_size=100), or a list."
+            )
         if self.num_data == 0:
             raise ValueError("Batches: data must not be empty, got 0 data. Pass at least one datum.")
 
@@ -54,12 +62,15 @@ class Batches:
         """Number of batches in an epoch; 0 where the data are an iterable of unknown length."""
         if isinstance(self.data, ImageSet | Tensor):
             return -(-len(self.data) // self.batch_size)
-        return len(self.data) if isinstance(self.data, Sized) else 0
+        try:
+            return len(self.data)  # type: ignore[arg-type]
+        except TypeError:  # a DataLoader has __len__ also where its data set has none
+            return 0
 
     def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from the ``start``-th on: indices into the data (None if unknown) and arguments."""
         if not isinstance(self.data, ImageSet | Tensor):
-            yield from ((None, self._arguments(batch)) for i, batch in enumerate(self.data) if i >= start)
+            yield from islice(self._iterate(number), start, None)
             return
         for index in self._order(number).split(self.batch_size)[start:]:
             if isinstance(self.data, ImageSet):
@@ -67,13 +78,32 @@ class Batches:
             else:
                 yield index, (self.data[index],)
 
+    def _iterate(self, epoch: int) -> Iterator[Batch]:
+        """An iterable's batches, its random numbers by (seed, epoch): the same whatever else is drawn meanwhile."""
+        inside = self._generator("cpu", epoch).get_state()
+        iterator: Iterator[Any] | None = None
+        while True:
+            outside = torch.get_rng_state()
+            torch.set_rng_state(inside)
+            try:
+                iterator = iter(self.data) if iterator is None else iterator  # type: ignore[arg-type]
+                batch = next(iterator, _END)
+            finally:
+                inside = torch.get_rng_state()
+                torch.set_rng_state(outside)
+            if batch is _END:
+                return
+            yield None, self._arguments(batch)
+
     def _order(self, epoch: int) -> Tensor:
         data: Any = self.data
         if self.shuffle_seed is None:
             return torch.arange(len(data), device=data.device)
+        return torch.randperm(len(data), generator=self._generator(data.device, epoch), device=data.device)
+
+    def _generator(self, device: torch.device | str, epoch: int) -> torch.Generator:
         # Seeds of consecutive runs and epochs must not coincide: (0, 1) is not (1, 0).
-        generator = torch.Generator(data.device).manual_seed((self.shuffle_seed * 1_000_003 + epoch) % 2**63)
-        return torch.randperm(len(data), generator=generator, device=data.device)
+        return torch.Generator(device).manual_seed(((self.shuffle_seed or 0) * 1_000_003 + epoch) % 2**63)
 
     def _arguments(self, batch: Any) -> tuple[Any, ...]:
         arguments = tuple(batch) if isinstance(batch, tuple | list) else (batch,)

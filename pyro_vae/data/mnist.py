@@ -63,14 +63,19 @@ class MNIST(Dataset):
         folder = Path(os.path.expanduser(self.root or "data"))
         files = [folder / "MNIST" / "raw" / name for name in _FILES]
         if not all(file.is_file() for file in files):
-            _download(Torchvision, folder)
+            _download(Torchvision, folder, self.may_download)
         for file in files:
             _check_idx(file)
         train, test = (Torchvision(str(folder), train=part, download=False) for part in (True, False))
         return RawArrays(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets, 255)
 
 
-def _download(torchvision_mnist: type, folder: Path) -> None:
+def _download(torchvision_mnist: type, folder: Path, allowed: bool) -> None:
+    if not allowed:
+        raise FileNotFoundError(
+            f"MNIST: the files {', '.join(_FILES)} must lie in {folder / 'MNIST' / 'raw'}, got root={str(folder)!r} "
+            "from a run folder, where nothing is downloaded to. Say where the data lie with --root."
+        )
     quiet = io.StringIO()  # progress bars and prints would otherwise go to the user's terminal
     try:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):

@@ -6,7 +6,6 @@ import math
 from typing import Any, Literal
 
 import torch
-from pyro import validation_enabled
 from torch import Tensor
 from tqdm import tqdm
 
@@ -14,7 +13,7 @@ from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.log_weights import Program, Weigher, prior_proposal
 from pyro_vae.evaluation.result import LogLikelihood
 from pyro_vae.evaluation.streaming import WeightSummary
-from pyro_vae.isolation import evaluating, isolated, placement
+from pyro_vae.isolation import evaluating, isolated, placement, validating
 
 
 def log_likelihood(
@@ -77,10 +76,10 @@ def log_likelihood(
     parts, own = [], {"estimator": "importance", "num_samples": num_samples, "proposal": proposal, "sample_seed": seed}
     bar = tqdm(disable=not progress, unit=" data", total=batches.num_data)
     with bar, evaluating(model, guide), isolated(seed):
-        for number, (_, args) in enumerate(batches.epoch()):
-            with validation_enabled(number == 0):  # a check of every argument costs a tenth of the time
+        for _, args in batches.epoch():
+            with validating(True):  # one draw of every batch is checked in full, the rest not
                 weigher = Weigher(model, propose, args, data_plate=data_plate)
-                parts.append(_summary(weigher, num_samples, chunk_size))
+            parts.append(_summary(weigher, num_samples, chunk_size))
             own |= {"dtype": str(args[0].dtype).removeprefix("torch."), "dimensions": math.prod(args[0].shape[1:])}
             own["discrete"] = weigher.discrete
             bar.update(len(args[0]))

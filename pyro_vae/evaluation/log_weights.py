@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from pyro_vae.evaluation.support import SupportCheck
 from pyro_vae.isolation import isolated
 from pyro_vae.param_store import no_registration
 
@@ -59,13 +61,19 @@ class Weigher:
 
     def __init__(self, model: Program, guide: Program, args: tuple[Any, ...], *, data_plate: str | None = None) -> None:
         self.model, self.guide, self.args = model, guide, args
-        with torch.no_grad(), isolated(validate=is_validation_enabled()):
+        with torch.no_grad(), isolated(validate=is_validation_enabled()), SupportCheck("log_weights"):
             model_trace, guide_trace = self._trace()
+            for site in [*_sites(model_trace), *_sites(guide_trace)]:
+                # Here, without the samples' plate: with it, (data, data) may pass for (samples, data).
+                _check_shape(site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
         _check_sites(model_trace, guide_trace)
         frames = [_frames(site) for trace in (model_trace, guide_trace) for site in _sites(trace)]
         self.depth = max(-frame.dim for stack in frames for frame in stack.values()) if any(frames) else 0
         plate = _data_plate(frames, data_plate)
         self.dim, self.size = plate.dim, plate.size
+        if data_plate is None and isinstance(args[0], Tensor) and self.size != len(args[0]):
+            what = f"plate {plate.name!r} of size {self.size} and a batch of {len(args[0])}"
+            raise _refusal("the plate of the data must have the length of the batch", what, "Pass data_plate=NAME")
         self.discrete = all(_is_discrete(site["fn"]) for site in _sites(model_trace) if site["is_observed"])
 
     def __call__(self, num_samples: int) -> LogWeights:
@@ -95,6 +103,7 @@ class Weigher:
         log_prob, mask = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site["mask"]
         if mask is not None:  # plate and poutine scales are left out on purpose: they are no part of the density
             log_prob = torch.where(torch.as_tensor(mask, device=log_prob.device), log_prob, 0.0)
+        _check_shape(site, log_prob)
         log_prob = log_prob.reshape((1,) * (self.depth + 1 - log_prob.dim()) + tuple(log_prob.shape))
         others = [d for d in range(-self.depth, 0) if d != self.dim]
         return (log_prob.sum(others) if others else log_prob).expand(num_samples, self.size)
@@ -156,7 +165,9 @@ def prior_proposal(model: Program) -> Program:
 
 
 def _sites(trace: Trace) -> list[Any]:
-    return [s for s in trace.nodes.values() if s["type"] == "sample" and not isinstance(s["fn"], _Subsample)]
+    """The random choices: neither the plates' subsamples nor what is deterministic."""
+    sites = (s for s in trace.nodes.values() if s["type"] == "sample" and not isinstance(s["fn"], _Subsample))
+    return [site for site in sites if not site["infer"].get("_deterministic")]
 
 
 def _frames(site: Any) -> dict[str, Any]:
@@ -171,6 +182,9 @@ def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     if latent != proposed:
         what = f"model sites {sorted(latent)}, guide sites {sorted(proposed)}"
         raise _refusal("the guide must sample every latent site of the model and no other", what, "Complete the guide")
+    for site in _sites(guide_trace):
+        if isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
+            raise _refusal("the guide must have densities", f"a Delta at site {site['name']!r}", "Use a normal guide")
     for trace in (model_trace, guide_trace):
         _check_plates(trace)
 
@@ -183,6 +197,16 @@ def _check_plates(trace: Trace) -> None:
             raise _refusal("plates must be vectorised", f"site {name!r} in a sequential plate", "Use `with plate`")
         if isinstance(site["fn"], _Subsample) and _is_random(site["fn"]):
             raise _refusal("plates must not draw a subsample", f"plate {name!r}", "Pass the batch itself")
+
+
+def _check_shape(site: Any, log_prob: Tensor) -> None:
+    """Along every dimension a log-probability has the size of the site's plate there, or 1: no accidental product."""
+    sizes = {frame.dim: frame.size for frame in _frames(site).values()}
+    shape = tuple(log_prob.shape)
+    if any(size not in (1, sizes.get(dim - len(shape), 1)) for dim, size in enumerate(shape)):
+        plates = ", ".join(f"{f.name} of size {f.size} at dim {f.dim}" for f in _frames(site).values())
+        what = f"log-probabilities of shape {shape} at site {site['name']!r} in plates {plates}"
+        raise _refusal("sites must have the shape of their plates", what, "Give the value that shape, or use to_event")
 
 
 def _is_random(subsample: _Subsample) -> bool:
@@ -201,7 +225,10 @@ def _data_plate(frames: list[dict[str, Any]], name: str | None) -> Any:
         )
     if name is None and len(shared) > 1:
         raise _refusal("the plate of the data must be known", f"plates {sorted(shared)}", "Pass data_plate=NAME")
-    return frames[0][name or shared.pop()]
+    found = [stack[name or min(shared)] for stack in frames]
+    if len({(frame.dim, frame.size) for frame in found}) > 1:
+        raise _refusal("the plate of the data must be the same for every site", found, "Give it one dim and one size")
+    return found[0]
 
 
 def _refusal(rule: str, given: Any, advice: str) -> ValueError:

@@ -29,7 +29,8 @@ def pareto_k(largest_log_weights: Tensor, num_samples: int) -> Tensor:
         num_samples: number S of weights that these are the largest of.
 
     Returns:
-        ``(batch,)``: k; nan with fewer than 25 samples, too few to tell; -inf where all of them are equal.
+        ``(batch,)``: k; nan with fewer than 25 samples, too few to tell; -inf where all of them are equal; inf where
+        fewer than two are not 0.
 
     References:
         Pareto smoothed importance sampling (Vehtari et al., 2024), section 2. https://arxiv.org/abs/1507.02646
@@ -50,7 +51,9 @@ def pareto_k(largest_log_weights: Tensor, num_samples: int) -> Tensor:
     excess = (weights[1:] - weights[0]).clamp_min(0)  # (M, batch)
     constant = excess[-1] <= 1e-10
     k = _fit(torch.where(constant, torch.ones_like(excess).cumsum(0), excess.clamp_min(1e-300)))
-    return torch.where(constant, -torch.inf, k).to(largest_log_weights.dtype)
+    k = torch.where(constant, -torch.inf, k)
+    # With one weight that is not 0, or none, there is no tail to fit and nothing to be trusted.
+    return torch.where(ordered.isfinite().sum(0) < 2, torch.inf, k).to(largest_log_weights.dtype)
 
 
 def _fit(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.files import write_atomically
+from pyro_vae.files import json_ready, write_atomically
 
 _PER_DATUM = (
     "log_likelihood",
@@ -109,18 +109,16 @@ class LogLikelihood:
         Raises:
             FileExistsError: the file is there and ``overwrite`` is False.
         """
-        data = {name: [_number(v) for v in getattr(self, name).tolist()] for name in _PER_DATUM}
-        text = json.dumps({**_finite(self.summary()), "per_datum": data}, allow_nan=False, indent=1)
+        data = {name: getattr(self, name).tolist() for name in _PER_DATUM}
+        text = json.dumps(json_ready({**self.summary(), "per_datum": data}), allow_nan=False, indent=1)
         write_atomically(Path(path), (text + "\n").encode(), overwrite=overwrite)
 
     @staticmethod
     def load(path: str | Path) -> LogLikelihood:
         """Read what :meth:`save` wrote."""
         content = json.loads(Path(path).read_text())
-        tensors = {
-            name: torch.tensor([float("nan") if v is None else float(v) for v in content["per_datum"][name]])
-            for name in _PER_DATUM
-        }
+        lists = {k: [math.nan if v is None else float(v) for v in content["per_datum"][k]] for k in _PER_DATUM}
+        tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in lists.items()}
         return LogLikelihood(**tensors, protocol=content["protocol"])
 
     def __str__(self) -> str:
@@ -135,16 +133,3 @@ class LogLikelihood:
             "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()),
         ]
         return "\n".join(lines)
-
-
-def _number(value: float) -> float | str | None:
-    """JSON has no infinities: they are written as strings that ``float`` reads; nan as null."""
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else str(value)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return _number(value) if isinstance(value, float) else value

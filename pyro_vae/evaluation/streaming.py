@@ -26,15 +26,16 @@ class WeightSummary:
 
     def add(self, weights: LogWeights) -> None:
         """Take in a chunk, ``(chunk, batch)``."""
-        total = weights.total.double()
-        parts = (total.logsumexp(0), (2 * total).logsumexp(0), weights.log_likelihood.double().sum(0), total.sum(0))
+        likelihood, ratio = weights.log_likelihood.double(), weights.log_ratio.double()  # apart: one may be far larger
+        total = likelihood + ratio
+        parts = (total.logsumexp(0), (2 * total).logsumexp(0), likelihood.sum(0), ratio.sum(0))
         if self._log_sum is None:
-            self._log_sum, self._log_sum_squares, self._log_likelihood, self._sum = parts
+            self._log_sum, self._log_sum_squares, self._log_likelihood, self._log_ratio = parts
             self._largest = total.topk(min(self.tail, len(total)), dim=0).values
             return
         self._log_sum = torch.logaddexp(self._log_sum, parts[0])
         self._log_sum_squares = torch.logaddexp(self._log_sum_squares, parts[1])
-        self._log_likelihood, self._sum = self._log_likelihood + parts[2], self._sum + parts[3]
+        self._log_likelihood, self._log_ratio = self._log_likelihood + parts[2], self._log_ratio + parts[3]
         candidates = torch.cat([self._largest, total])
         self._largest = candidates.topk(min(self.tail, len(candidates)), dim=0).values
 
@@ -43,7 +44,8 @@ class WeightSummary:
         if self._log_sum is None:
             raise ValueError("WeightSummary: weights must have been added, got none. Call add() first.")
         s = self.num_samples
-        ess = (2 * self._log_sum - self._log_sum_squares).exp()
+        # Where every weight is 0 there is no estimate: no effective sample, an infinite error.
+        ess = (2 * self._log_sum - self._log_sum_squares).exp().nan_to_num(nan=0.0)
         # Var(w) / E[w]^2 = (S / ess - 1) S / (S - 1), and log has derivative 1 / E[w].
         relative_variance = (s / ess - 1).clamp_min(0) / (s - 1) if s > 1 else torch.full_like(ess, torch.nan)
         return {
@@ -51,7 +53,7 @@ class WeightSummary:
             "standard_error": relative_variance.sqrt(),
             "effective_sample_size": ess,
             "pareto_k": pareto_k(self._largest, s),
-            "elbo": self._sum / s,
+            "elbo": (self._log_likelihood + self._log_ratio) / s,
             "distortion": -self._log_likelihood / s,
-            "rate": (self._log_likelihood - self._sum) / s,
+            "rate": -self._log_ratio / s,
         }

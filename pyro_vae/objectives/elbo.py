@@ -180,6 +180,9 @@ class MeanFieldELBO(_AnalyticKL):
 class BetaELBO(Objective):
     r"""Weighted bound, :math:`w\, E_q[\log p(x | z)] - \beta\, E_q[\log q(z | x) - \log p(z)]`.
 
+    A schedule moves with :meth:`set_progress`, which :func:`pyro_vae.fit` calls before every step; a loop of your own
+    (Pyro's ``SVI``, say) has to call it too, or beta stays where the schedule starts.
+
     ``beta=0`` is the plain autoencoder: nothing keeps the posterior near the prior. ``reconstruction_weight=0`` is the
     other extreme: the guide becomes the prior and the data are forgotten.
 
@@ -273,10 +276,13 @@ def _site_kl(guide_site: Any, model_site: Any) -> Tensor:
         raise ValueError(
             f"MeanFieldELBO: site {model_site['name']!r} must have an analytic KL, got {kinds}. Use ELBO instead."
         ) from None
-    return (kl if guide_site["mask"] is None else torch.where(guide_site["mask"], kl, 0.0)).sum()
+    return _masked(kl, guide_site["mask"]).sum()
 
 
 def _log_prob(site: Any) -> Tensor:
     """Log-probability without any plate or beta scaling, masks applied."""
-    log_prob, mask = site["unscaled_log_prob"], site["mask"]
-    return log_prob if mask is None else torch.where(mask, log_prob, 0.0)
+    return _masked(site["unscaled_log_prob"], site["mask"])
+
+
+def _masked(value: Tensor, mask: Tensor | bool | None) -> Tensor:
+    return value if mask is None else torch.where(torch.as_tensor(mask, device=value.device), value, 0.0)

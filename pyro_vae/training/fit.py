@@ -48,9 +48,14 @@ def fit(
 ) -> FitResult:
     """Train a Pyro model and guide by stochastic variational inference with a torch optimizer.
 
-    The parameters are those of the modules, and what plain functions declare with ``pyro.param``; modules stay out of
-    Pyro's parameter store. Random numbers come from ``seed`` and the global generator is left as it was. Programs are
-    validated on the first batch and run without validation from then on.
+    The parameters are those of the modules (a program may be a module or a method of one), and what plain functions
+    declare with ``pyro.param``; our modules stay out of Pyro's parameter store. Random numbers come from ``seed`` and
+    the global generator is left as it was. Programs are validated on the first batch and run without validation from
+    then on; that the data lie in the likelihood's support is checked throughout the first epoch. Modules are in train
+    mode meanwhile and in eval mode afterwards.
+
+    The loss of a step is Pyro's, divided by the length of the batch (of its first argument); the scale of a plate, if
+    you gave it one, is a part of it.
 
     Args:
         model: Pyro model, called as ``model(*batch)``; for a VAE ``vae.model``.
@@ -71,7 +76,8 @@ def fit(
         run: run folder for checkpoints and metrics, made if it does not exist; or a function that makes it, called once
             everything else has been found in order.
         resume: go on where the run's last checkpoint is: the final weights are those of an uninterrupted run, bit for
-            bit. Without it a run folder that has been trained in is refused.
+            bit (not with a ``DataLoader`` that has a generator of its own). Without it a run folder that has been
+            trained in is refused.
         checkpoint_seconds: time between checkpoints.
         tensorboard: write TensorBoard events to the run folder.
         progress: show a bar; None does on a terminal.
@@ -98,6 +104,10 @@ def fit(
     _check(epochs=epochs, batch_size=batch_size, clip_norm=clip_norm, patience=patience)
     if patience is not None and validation is None:
         raise ValueError("fit: patience must have validation data, got validation=None. Pass some, or patience=None.")
+    if lr_schedule_unit not in ("epoch", "step"):
+        raise ValueError(
+            f"fit: lr_schedule_unit must be 'epoch' or 'step', got lr_schedule_unit={lr_schedule_unit!r}. Use 'epoch'."
+        )
     if engine not in ENGINES:
         raise ValueError(f"fit: engine must be one of {', '.join(ENGINES)}, got engine={engine!r}. Use 'eager'.")
     if tensorboard:
@@ -107,6 +117,7 @@ def fit(
         loop = Loop(model, guide, batches, objective or ELBO(), optimizer, lr_schedule, ENGINES[engine], clip_norm)
         loop.lr_schedule_unit, loop.validation, loop.patience, loop.seed = lr_schedule_unit, validation, patience, seed
         loop.checkpoint_seconds = checkpoint_seconds
+        loop.check()
         loop.attach(_open_run(run), resume)
         return loop.train(epochs, tensorboard=tensorboard, progress=progress)
 
@@ -136,5 +147,5 @@ def _open_run(run: Run | str | Path | Callable[[], Run] | None) -> Run | None:
 
 def _check(**sizes: float | None) -> None:
     for name, value in sizes.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"fit: {name} must be positive, got {name}={value}. Use a positive number.")
+        if value is not None and (not value > 0 or (name != "clip_norm" and value != int(value))):
+            raise ValueError(f"fit: {name} must be positive and whole, got {name}={value}. Use such a number.")

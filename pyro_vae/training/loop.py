@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyro.infer import ELBO as PyroELBO
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.evaluation import log_likelihood
+from pyro_vae.evaluation import Weigher, log_likelihood
+from pyro_vae.evaluation.support import SupportCheck
+from pyro_vae.isolation import module_of, validating
 from pyro_vae.objectives import Objective
 from pyro_vae.training.engine import Engine
 from pyro_vae.training.nonfinite import NonFiniteError, diagnose
@@ -24,6 +27,7 @@ from pyro_vae.training.trainable import OptimizerFactory, Trainable, build_optim
 
 Program = Callable[..., Any]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
+_STATE = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,20 @@ class Loop:
         self.best: dict[str, Any] = {"elbo": -float("inf"), "epoch": None, "weights": None}
         self.run: Run | None = None
 
+    def check(self) -> None:
+        """Refuse what would only fail after a step or an epoch."""
+        if isinstance(self.scheduler, ReduceLROnPlateau) and self.lr_schedule_unit == "step":
+            raise ValueError(
+                "fit: ReduceLROnPlateau must count epochs, got lr_schedule_unit='step'. Use lr_schedule_unit='epoch'."
+            )
+        if isinstance(self.optimizer, LBFGS):
+            raise ValueError("fit: the optimizer must not need a closure, got LBFGS. Use Adam.")
+        if self.validation is not None:
+            data = Batches(self.validation, 1, device=self.batches.device, dtype=self.batches.dtype)
+            _, args = next(iter(data.epoch()))
+            with validating(True):
+                Weigher(self.model, self.guide, args)
+
     def attach(self, run: Run | None, resume: bool) -> None:
         """Write to the run folder from now on; with ``resume``, go back to its last checkpoint first."""
         self.run = run
@@ -83,11 +101,16 @@ class Loop:
             state = run.load_state()
             if state is not None:
                 self._restore(state)
-        elif (run.path / "state.pt").exists():
+        elif (run.path / "state.pt").exists() or run.metrics():
             raise FileExistsError(f"fit: the run folder must be new, got {run.path}. Pass resume=True or another name.")
 
     def train(self, epochs: int, *, tensorboard: bool, progress: bool | None) -> FitResult:
         """Run to the given number of epochs."""
+        if epochs < self.epoch + (self.position > 0):
+            raise ValueError(
+                f"fit: epochs must not be fewer than are begun, got epochs={epochs} in epoch {self.epoch + 1}. "
+                f"Pass at least {self.epoch + 1}."
+            )
         n = self.batches.num_data
         done = 0 if n is None else self.epoch * n + int(self.meter.sums["data"])
         bar, recorder = (
@@ -104,32 +127,44 @@ class Loop:
         finally:
             bar.close()
             recorder.close()
+            _set_training(self.model, self.guide, False)
         return self._finish(recorder)
 
     def _epoch(self, bar: Progress, interrupted: list[int]) -> None:
         _set_training(self.model, self.guide, True)
         clock = time.perf_counter()
         for index, args in self.batches.epoch(self.epoch, start=self.position):
-            self._step(index, args)
+            with SupportCheck("fit") if self.epoch == 0 else nullcontext():  # every datum once
+                self._step(index, args)
             now = time.perf_counter()
             self.meter.sums["seconds"] += now - clock
             clock = now
             bar.update(len(args[0]), self.epoch, self.meter)
             self._checkpoint(interrupted)
         if self.position == 0:
-            raise ValueError("fit: data must not be empty, got an iterable without a batch. Is it a spent generator?")
+            raise ValueError("fit: data must not be empty, got an iterable without a batch. Pass at least one.")
 
     def _step(self, index: Tensor | None, args: tuple[Any, ...]) -> None:
-        if isinstance(self.objective, Objective):
-            self.objective.set_progress(self.step, self.epoch + self.position / max(1, len(self.batches)))
-        before = rng_state()
-        result = self.engine.step(args)
+        self._set_progress(self.step, self.position)
+        before = rng_state(), [buffer.clone() for buffer in self.trainable.buffers()]
+        try:
+            result = self.engine.step(args)
+        except ValueError:  # a program refused the batch: what it did to running statistics is undone
+            self._restore_buffers(before[1])
+            raise
         if not result.finite:
-            raise self._not_finite(index, args, before)
+            raise self._not_finite(index, args, *before)
+        if self.step == 0:
+            self.trainable.check_gradients()
         self.meter.add(result, len(args[0]))
         self.step, self.position = self.step + 1, self.position + 1
         if self.scheduler and self.lr_schedule_unit == "step":
             self.scheduler.step()
+
+    def _set_progress(self, step: int, position: int) -> None:
+        if isinstance(self.objective, Objective):
+            length = len(self.batches)  # 0 where it is not known: then beta moves from epoch to epoch
+            self.objective.set_progress(step, self.epoch + (position / length if length else 0.0))
 
     def _finish_epoch(self) -> dict[str, Any]:
         self.epoch, self.position = self.epoch + 1, 0
@@ -164,7 +199,6 @@ class Loop:
             self.trainable.load(self.best["weights"])
         if self.run:
             self.run.save_weights(self.trainable.weights())
-        _set_training(self.model, self.guide, False)
         return FitResult(recorder.history, self.best["epoch"], "patience" if stopped else "epochs")
 
     def _checkpoint(self, interrupted: list[int]) -> None:
@@ -192,9 +226,34 @@ class Loop:
             "rng": rng_state(),
             "best": self.best,
             "progress": {"epoch": self.epoch, "step": self.step, "position": self.position, **self.meter.sums},
+            "has_terms": self.meter.has_terms,
+            "identity": self._identity(),
         }
 
+    def _identity(self) -> dict[str, Any]:
+        """What must not change between a run and its resumption."""
+        return {
+            "seed": self.seed,
+            "batch_size": self.batches.batch_size,
+            "num_data": self.batches.num_data,
+            "optimizer": type(self.optimizer).__name__,
+            "lr_schedule": type(self.scheduler).__name__,
+            "objective": type(self.objective).__name__,
+        }
+
+    def _check_identity(self, state: dict[str, Any]) -> None:
+        missing = sorted(_STATE - set(state))
+        if missing:
+            raise ValueError(f"Run: state.pt must be that of a training, got none of {missing[0]!r}. Train it anew.")
+        for name, value in self._identity().items():
+            if state["identity"][name] != value:
+                raise ValueError(
+                    f"fit: {name} must be that of the run to resume, got {name}={value!r} "
+                    f"where the run has {state['identity'][name]!r}. Pass the same, or start a new run."
+                )
+
     def _restore(self, state: dict[str, Any]) -> None:
+        self._check_identity(state)
         self.trainable.load(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler:
@@ -202,10 +261,18 @@ class Loop:
         set_rng_state(state["rng"])
         self.best, progress = state["best"], state["progress"]
         self.epoch, self.step, self.position = (int(progress.pop(k)) for k in ("epoch", "step", "position"))
-        self.meter.sums = progress
+        self.meter.sums, self.meter.has_terms = progress, state["has_terms"]
+        self._set_progress(max(0, self.step - 1), max(0, self.position - 1))  # the epoch's record tells the last beta
 
-    def _not_finite(self, index: Tensor | None, args: tuple[Any, ...], before: dict[str, Tensor]) -> NonFiniteError:
-        set_rng_state(before)
+    def _restore_buffers(self, values: list[Tensor]) -> None:
+        for buffer, value in zip(self.trainable.buffers(), values, strict=True):
+            buffer.copy_(value)
+
+    def _not_finite(
+        self, index: Tensor | None, args: tuple[Any, ...], rng: dict[str, Any], buffers: list[Tensor]
+    ) -> NonFiniteError:
+        set_rng_state(rng)
+        self._restore_buffers(buffers)
         self.save()
         parameters = self.trainable.parameters
         return diagnose(self.objective, self.model, self.guide, args, index, parameters, self.step)
@@ -216,11 +283,11 @@ def _first_batch(batches: Batches) -> tuple[Any, ...]:
     args = next((args for _, args in batches.epoch()), None)
     set_rng_state(state)
     if args is None:
-        raise ValueError("fit: data must not be empty, got an iterable without a batch. Is it a spent generator?")
+        raise ValueError("fit: data must not be empty, got an iterable without a batch. Pass at least one.")
     return args
 
 
 def _set_training(model: Program, guide: Program, mode: bool) -> None:
-    for program in (model, guide):
-        if isinstance(program, nn.Module):
-            program.train(mode)
+    for module in map(module_of, (model, guide)):
+        if module is not None:
+            module.train(mode)

@@ -17,7 +17,7 @@ class EpochMeter:
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {"data": 0.0, "loss": 0.0, "reconstruction": 0.0, "kl": 0.0, "seconds": 0.0}
-        self.has_terms = True
+        self.has_terms = True  # whether the objective reports them
 
     def add(self, result: StepResult, num_data: int) -> None:
         """Take in a step."""

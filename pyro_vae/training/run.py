@@ -8,16 +8,17 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from pyro_vae.files import write_atomically
+from pyro_vae.files import json_ready, write_atomically
 
 FORMAT = 1
+_KEYS = ("metrics_bytes",)  # what every state holds; the training loop adds its own
 
 
 class Run:
@@ -110,6 +111,8 @@ class Run:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
             found = state["format"]
+            if found == FORMAT and not set(_KEYS) <= set(state):
+                raise KeyError(f"no entry {sorted(set(_KEYS) - set(state))[0]!r}")
         except Exception as error:
             raise _unreadable(file, error) from None
         if found != FORMAT:
@@ -140,8 +143,8 @@ class Run:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+        with self._open_metrics() as file:
+            file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
@@ -149,13 +152,18 @@ class Run:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
     def _sync_metrics(self) -> int:
-        with open(self.path / "metrics.jsonl", "a") as file:
+        with self._open_metrics() as file:
             os.fsync(file.fileno())
             return file.tell()
 
     def _cut_metrics(self, size: int) -> None:
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.truncate(size)
+        with self._open_metrics() as file:
+            file.truncate(min(size, file.tell()))  # to a greater size it would be filled up with zeros
+
+    def _open_metrics(self) -> IO[str]:
+        """The metrics, for appending; a link in the folder is not followed out of it."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        return os.fdopen(os.open(self.path / "metrics.jsonl", flags, 0o644), "a")
 
 
 def _unreadable(file: Path, reason: object) -> ValueError:

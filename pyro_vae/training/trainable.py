@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.isolation import isolated
+from pyro_vae.evaluation.support import SupportCheck
+from pyro_vae.isolation import evaluating, isolated, module_of
 
 Program = Callable[..., Any]
 OptimizerFactory = Callable[[Any], Optimizer]
@@ -34,19 +36,43 @@ class Trainable:
     """
 
     def __init__(self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> None:
-        self.modules = {k: m for k, m in (("model", model), ("guide", guide)) if isinstance(m, nn.Module)}
-        capture = poutine.trace(param_only=True)
-        with torch.no_grad(), isolated(validate=True), capture:
-            objective.loss(model, guide, *args)
+        owners = {"model": module_of(model), "guide": module_of(guide)}
+        self.modules = {name: module for name, module in owners.items() if module is not None}
+        found = self._captured(objective, model, guide, args)
         self.parameters: dict[str, Tensor] = {}
         for prefix, module in self.modules.items():
             self._add({f"{prefix}.{k}": p for k, p in module.named_parameters() if p.requires_grad})
-        sites = capture.trace.nodes.items()
-        self.stored = self._add({f"param_store.{k}": s["value"].unconstrained() for k, s in sites})
+        self.stored = self._add({f"param_store.{k}": p for k, p in found.items()})
         if not self.parameters:
             raise ValueError(
                 "fit: model or guide must have parameters to train, got none. Set requires_grad, or pass nn.Modules."
             )
+
+    def _captured(self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> dict[str, Tensor]:
+        """What the programs ask of Pyro's parameter store, without tensors that other modules left there."""
+        found = _capture(objective, model, guide, args)
+        own = {id(p) for m in self.modules.values() for p in m.parameters()}
+        stale = [name for name, p in found.items() if self.modules and "$$$" in name and id(p) not in own]
+        for name in stale:  # ``pyro.module`` keeps the first module it sees under a name
+            del pyro.get_param_store()[name]
+        return _capture(objective, model, guide, args) if stale else found
+
+    def check_gradients(self) -> None:
+        """After a step: refuse stored parameters that got no gradient.
+
+        Raises:
+            ValueError: the parameter store holds another module's tensors under a name used here.
+        """
+        for name, parameter in self.stored.items():
+            if parameter.grad is None:
+                raise ValueError(
+                    f"fit: every parameter in Pyro's store must take part, got no gradient for {name!r}. "
+                    "Another module may have used the name before: call pyro.clear_param_store() first."
+                )
+
+    def buffers(self) -> list[Tensor]:
+        """What a step may change besides the parameters, such as running statistics."""
+        return [buffer for module in self.modules.values() for buffer in module.buffers()]
 
     def _add(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         known = {id(p) for p in self.parameters.values()}
@@ -75,6 +101,14 @@ class Trainable:
         with torch.no_grad():
             for name, tensor in mine.items():
                 tensor.copy_(weights[name])
+
+
+def _capture(objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> dict[str, Tensor]:
+    """Run the programs once, validated and without a trace in the random state; what they took from the store."""
+    capture = poutine.trace(param_only=True)
+    with evaluating(model, guide), isolated(validate=True), SupportCheck("fit"), capture:
+        objective.loss(model, guide, *args)
+    return {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}
 
 
 def build_optimizer(factory: OptimizerFactory, parameters: list[Tensor]) -> Optimizer:

@@ -1,0 +1,48 @@
+"""Refusing data that a likelihood gives no probability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+
+class SupportCheck(Messenger):
+    """Within it, an observed value outside the support of its site is refused; much cheaper than full validation.
+
+    Args:
+        owner: name to begin the message with.
+
+    Raises:
+        ValueError: on such a value; the message names site and row.
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyro.distributions import Bernoulli
+        >>> with SupportCheck("fit"):
+        ...     pyro.sample("x", Bernoulli(logits=torch.zeros(2)), obs=torch.tensor([1.0, 0.5]))
+        Traceback (most recent call last):
+        ...
+        ValueError: fit: data must lie in the support of site 'x' (Boolean()), got another value, ...
+    """
+
+    def __init__(self, owner: str) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] or not isinstance(msg["value"], Tensor) or msg["infer"].get("_deterministic"):
+            return
+        try:
+            support = msg["fn"].support
+        except NotImplementedError:
+            return
+        bad = ~torch.as_tensor(support.check(msg["value"]))
+        if bad.any():
+            row = int(bad.reshape(len(bad), -1).any(1).nonzero()[0]) if bad.dim() else 0
+            raise ValueError(
+                f"{self.owner}: data must lie in the support of site {msg['name']!r} ({support}), got another value, "
+                f"the first at row {row}. Change the data (binarize them, say) or the likelihood."
+            )
