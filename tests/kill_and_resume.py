@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 from safetensors.numpy import load_file
 
 TRAIN = [sys.executable, "-m", "pyro_vae", "train"]
@@ -52,25 +53,30 @@ OPTIONS = [
 ]
 
 
-def _killed(command: list[str], after: float) -> bool:
-    """Run the command and kill it after so many seconds; whether it was still running."""
+def _killed(command: list[str], run: Path, after: float) -> bool:
+    """Run the command and kill it so many seconds after its first checkpoint; whether it was still running."""
+    before = _age(run)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and _age(run) == before:
+            time.sleep(0.005)
         time.sleep(after)
         alive = process.poll() is None
         process.kill()
     return alive
 
 
-def _finish(command: list[str]) -> float:
-    start = time.perf_counter()
+def _age(run: Path) -> int:
+    file = run / "state.pt"
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def _finish(command: list[str]) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
 
 
 def _steps(run: Path) -> int:
-    file = run / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
+    """The step that the last checkpoint is of."""
+    return int(torch.load(run / "state.pt", weights_only=True)["progress"]["step"])
 
 
 def _same(a: Path, b: Path) -> bool:
@@ -86,35 +92,34 @@ def _same(a: Path, b: Path) -> bool:
     return weights and records[0] == records[1]
 
 
-def _kill_once(run: Path, start: float, length: float, generator: random.Random) -> bool:
+def _kill_once(run: Path, length: float, generator: random.Random) -> bool:
     """Start or resume the run and kill it at a random moment; whether that was before its end."""
     words = ["--resume", str(run)] if run.exists() else [*OPTIONS, "--out", str(run)]
-    moment = start + generator.uniform(0.0, 0.5) * length
-    alive = _killed([*TRAIN, *words], moment)
-    print(f"killed after {moment:.2f} s at step {_steps(run)}" if alive else "ended before the kill", flush=True)
+    moment = generator.uniform(0.0, 0.4) * length
+    alive = _killed([*TRAIN, *words], run, moment)
+    print(f"killed at step {_steps(run)}" if alive else "ended before the kill", flush=True)
     return alive
 
 
 def kill_and_resume(folder: Path, *, kills: int, per_run: int, seed: int) -> int:
     """Kill so many times, ``per_run`` times in a run at most; the number of runs that ended otherwise than the whole.
 
-    A moment lies between the time that a start takes and half of a training after it.
+    A moment lies within the first 0.4 of a training's length after the first checkpoint since the start.
     """
     whole, generator, wrong, done, number = folder / "whole", random.Random(seed), 0, 0, 0
-    start = _finish([*TRAIN, "--help"])
-    length = _finish([*TRAIN, *OPTIONS, "--out", str(whole)]) - start
+    _finish([*TRAIN, *OPTIONS, "--out", str(whole)])
+    length = sum(json.loads(line)["seconds"] for line in (whole / "metrics.jsonl").read_text().splitlines())
     while done < kills:
         run, number = folder / f"killed-{number}", number + 1
         for _ in range(min(per_run, kills - done)):
-            alive = _kill_once(run, start, length, generator)
+            alive = _kill_once(run, length, generator)
             done += alive
             if not alive:
                 break
-        if run.exists():  # it does not where the kill came before the folder was made: nothing to resume
-            _finish([*TRAIN, "--resume", str(run)])
-            same = _same(whole, run)
-            wrong += not same
-            print(f"run {number}, {done} kills so far: {'identical' if same else 'DIFFERENT'}", flush=True)
+        _finish([*TRAIN, "--resume", str(run)])
+        same = _same(whole, run)
+        wrong += not same
+        print(f"run {number}, {done} kills so far: {'identical' if same else 'DIFFERENT'}", flush=True)
     return wrong
 
 
