@@ -1,0 +1,62 @@
+"""What the README says is so: its Python runs, its commands parse, its files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyro_vae
+from pyro_vae.cli import _exact
+from pyro_vae.experiment import parser
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for _, text in BLOCKS
+    for line in text.replace("\\\n", " ").splitlines()
+    if line.startswith("pyro-vae train")
+]
+
+
+def test_its_python_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_default_dtype(torch.float32)
+    source = "\n".join(text for language, text in BLOCKS if language == "python")
+    names: dict = {}
+    exec(compile(source, "README.md", "exec"), names)
+    assert "nats per datum" in capsys.readouterr().out
+    assert names["loss"] > 0
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "my_package" not in c and "--config" not in c])
+def test_its_commands_parse(command: str) -> None:
+    words = shlex.split(command)[2:]
+    if "--out" in words:
+        del words[words.index("--out") : words.index("--out") + 2]
+    parser().parse_args(_exact(words, ()))
+
+
+def test_its_files_and_names_exist() -> None:
+    for path in re.findall(r"`((?:examples|benchmarks)/[\w./-]+)`", README):
+        assert (ROOT / path).exists(), path
+    spaces = [pyro_vae, pyro_vae.objectives, pyro_vae.data]
+    table = README.split("## What there is")[1].split("## Examples")[0]
+    for name in re.findall(r"`([A-Z]\w+)`", table):
+        assert name == "Trace_ELBO" or any(hasattr(space, name) for space in spaces), name
+
+
+def test_the_results_it_quotes_are_the_recorded_ones() -> None:
+    import json
+
+    record = json.loads((ROOT / "benchmarks/results/mnist-1l-elbo/result.json").read_text())
+    (result,) = record["results"]
+    assert f"**{result['log_likelihood']['mean']:.2f}** nats" in README
+    assert f"ELBO {result['elbo']['mean']:.2f}" in README
+    frey = json.loads((ROOT / "benchmarks/results/frey-discretized-logistic/result.json").read_text())["results"][0]
+    assert f"{frey['log_likelihood_bits_per_dim']:.2f} bits per dimension" in README
+    assert f"(ELBO: {frey['elbo_bits_per_dim']:.2f})" in README
