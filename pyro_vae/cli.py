@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import re
 import sys
-import textwrap
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 
 from pyro_vae import __version__
-from pyro_vae.config import COMPONENTS, component, load_config
+from pyro_vae.arguments import Parser, exact_words, one_line
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.experiment import Trained, load_run, parse_config, parser, to_yaml, train
 from pyro_vae.files import write_atomically
@@ -55,13 +50,6 @@ _TRUST: dict[str, Any] = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, as all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{self.prog}: {message[:200]}. See {self.prog} --help.")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -88,12 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NonFiniteError as error:
         return _fail(str(error), 1)
     except (ValueError, OSError, argparse.ArgumentError, TypeError, RuntimeError, MemoryError) as error:
-        return _fail(_one_line(error), 2)
+        return _fail(one_line(error), 2)
     return 0
 
 
 def _train(words: list[str]) -> None:
-    own = _Parser(prog="pyro-vae train", add_help=False, allow_abbrev=False)
+    own = Parser(prog="pyro-vae train", add_help=False, allow_abbrev=False)
     own.add_argument("--out", help="run folder to make; default: runs/DATA-TIME")
     own.add_argument("--resume", metavar="RUN", help="run folder to go on with; only --epochs may be given besides")
     own.add_argument(
@@ -114,7 +102,7 @@ def _train(words: list[str]) -> None:
 
 
 def _start(out: str | None, words: list[str], trust: Sequence[str]) -> None:
-    options = parser().parse_args(_exact(words, trust))
+    options = parser().parse_args(exact_words(words, trust))
     name = options.data.class_path.rsplit(".", 1)[-1].lower()
     target = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if target.exists():
@@ -133,7 +121,7 @@ def _resume(path: str, out: str | None, words: list[str], trust: Sequence[str]) 
         raise ValueError("--resume: must stand alone, got --out too. Leave --out away: the run goes on in its folder.")
     run = Run(path)
     options = parse_config(run, trust=trust)
-    longer = _Parser(prog="pyro-vae train --resume", add_help=False, allow_abbrev=False)
+    longer = Parser(prog="pyro-vae train --resume", add_help=False, allow_abbrev=False)
     longer.add_argument("--epochs", type=int, default=options.epochs)
     given, unknown = longer.parse_known_args(words)
     if unknown:
@@ -231,7 +219,7 @@ def _rendered(images: torch.Tensor, suffix: str) -> bytes:
 
 
 def _run_parser(command: str, description: str) -> argparse.ArgumentParser:
-    made = _Parser(prog=f"pyro-vae {command}", description=description, allow_abbrev=False)
+    made = Parser(prog=f"pyro-vae {command}", description=description, allow_abbrev=False)
     made.add_argument("run", metavar="RUN", help="run folder")
     made.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default auto)")
     made.add_argument("--root", help="where the data set lies, if not where it lay in training")
@@ -252,61 +240,6 @@ def _path(run: Run, p: dict[str, Any]) -> Path:
 
 def _print_result(result: LogLikelihood, path: Path) -> None:
     print(f"{result.protocol['split']} {result}\nresult: {path}")
-
-
-def _exact(words: list[str], trust: Sequence[str]) -> list[str]:
-    """Component names in their exact form, and configuration files read and checked."""
-    exact: list[str] = []
-    pending: str | None = None
-    for word in (part for w in words for part in _split(w)):
-        if pending == "--config":
-            word = json.dumps(load_config(_text(word), word, trust=trust))
-        elif pending is not None and not word.startswith("--"):
-            chosen = component(_kind(pending), word)
-            word = chosen if isinstance(chosen, str) else json.dumps(chosen)
-        pending = word if word == "--config" or (word.startswith("--") and _kind(word) in COMPONENTS) else None
-        exact.append(word)
-    return exact
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: must be a text file, got other bytes. Give a YAML file.") from None
-
-
-def _split(word: str) -> list[str]:
-    return word.split("=", 1) if re.match(r"--[\w.]+=", word) else [word]
-
-
-def _kind(option: str) -> str:
-    return option.rsplit(".", 1)[-1].removeprefix("--")
-
-
-def _one_line(error: BaseException) -> str:
-    if os.environ.get("PYRO_VAE_TRACEBACK"):
-        traceback.print_exception(error)
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: must be readable and writable, got {error.strerror!r}. Check the path and the space."
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    if isinstance(error, RuntimeError | MemoryError):
-        return f"pyro-vae: must fit the machine and its libraries, got {textwrap.shorten(text, 200)} Use smaller sizes."
-    return _option_error(text) if isinstance(error, argparse.ArgumentError) else text
-
-
-def _option_error(text: str) -> str:
-    """jsonargparse's nested reports, cut down to the innermost complaint."""
-    keys = re.findall(r'Parser key "([\w.]+)":', text)
-    option = "--" + ".".join(dict.fromkeys(keys)) if keys else "pyro-vae train"
-    unknown = re.search(r"Option '([\w.]+)' is not accepted", text) or re.search(r"unrecognized arguments: (\S+)", text)
-    if unknown:
-        return f"{option}: must be given options that exist, got {unknown[1]!r}. See pyro-vae train --help."
-    expected = re.findall(r"Expected (?:an? )?(.+?)[.:] Got value: (\S+)", text)
-    if expected:
-        kind = re.sub(r"<class '(\w+)'>|typing\.(?:Literal\[(.*)\])?", r"\1\2", expected[-1][0])
-        return f"{option}: must be {kind}, got {expected[-1][1].rstrip('.')}. See pyro-vae train --help."
-    return f"{option}: {textwrap.shorten(text, 300).rstrip('. ')}. See pyro-vae train --help."
 
 
 def _fail(message: str, code: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import torch
 from safetensors.numpy import load_file
 
 TRAIN = [sys.executable, "-m", "pyro_vae", "train"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # two threads of each would wait for one another
 OPTIONS = [
     "--epochs",
     "40",
@@ -56,7 +58,7 @@ OPTIONS = [
 def _killed(command: list[str], run: Path, after: float) -> bool:
     """Run the command and kill it so many seconds after its first checkpoint; whether it was still running."""
     before = _age(run)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT) as process:
         while process.poll() is None and _age(run) == before:
             time.sleep(0.005)
         time.sleep(after)
@@ -71,7 +73,7 @@ def _age(run: Path) -> int:
 
 
 def _finish(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
 
 
 def _steps(run: Path) -> int:

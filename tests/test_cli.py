@@ -106,11 +106,11 @@ def test_options_reach_the_constructors(tmp_path: Path) -> None:
 
 
 def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> None:
-    from pyro_vae.cli import _exact
+    from pyro_vae.arguments import exact_words
     from pyro_vae.experiment import parser
 
     words = ["--data", "frey_faces", "--data.root", "x", "--optimizer", "Adagrad", "--guide.net", "GatedMLP"]
-    options = parser().parse_args(_exact(words, ()))
+    options = parser().parse_args(exact_words(words, ()))
     assert options.data.init_args.binarize == "none"
     assert options.data.init_args.validation == 200
     assert options.data.init_args.root == "x"
@@ -118,7 +118,7 @@ def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> No
     assert options.guide.init_args.net.init_args.hidden == (300, 300)
     file = tmp_path / "c.yaml"
     file.write_text("data: frey_faces\noptimizer: {class_path: SGD, init_args: {momentum: 0.5}}\n")
-    options = parser().parse_args(_exact(["--config", str(file), "--data.seed", "3"], ()))
+    options = parser().parse_args(exact_words(["--config", str(file), "--data.seed", "3"], ()))
     assert (options.data.init_args.binarize, options.data.init_args.seed) == ("none", 3)
     assert options.optimizer.class_path == "torch.optim.SGD"
     assert "betas" not in options.optimizer.init_args

@@ -20,7 +20,7 @@ LAYERS = [
     {"objectives", "evaluation"},
     {"training", "config"},
     {"pyro_vae"},  # the package's own __init__: what it imports is loaded with it, so no figures and no command line
-    {"experiment", "plotting"},
+    {"experiment", "plotting", "arguments"},
     {"cli"},
     {"__main__"},
 ]

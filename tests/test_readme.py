@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_vae
-from pyro_vae.cli import _exact
+from pyro_vae.arguments import exact_words
 from pyro_vae.experiment import parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,7 @@ def test_its_commands_parse(command: str) -> None:
     words = shlex.split(command)[2:]
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
-    parser().parse_args(_exact(words, ()))
+    parser().parse_args(exact_words(words, ()))
 
 
 def test_its_files_and_names_exist() -> None:

@@ -15,7 +15,7 @@ from pyro_vae.data.batches import Batches, Data
 from pyro_vae.isolation import isolated, placement
 from pyro_vae.objectives import ELBO
 from pyro_vae.training.engine import EagerEngine, Engine
-from pyro_vae.training.loop import FitResult, Loop, ScheduleFactory
+from pyro_vae.training.loop import FitResult, Loop, ScheduleFactory, Settings
 from pyro_vae.training.reporting import check_tensorboard
 from pyro_vae.training.run import Run
 from pyro_vae.training.trainable import OptimizerFactory
@@ -102,21 +102,24 @@ def fit(
         [1, 2, 3]
     """
     _check(epochs=epochs, batch_size=batch_size, clip_norm=clip_norm, patience=patience)
-    if patience is not None and validation is None:
-        raise ValueError("fit: patience must have validation data, got validation=None. Pass some, or patience=None.")
-    if lr_schedule_unit not in ("epoch", "step"):
-        raise ValueError(
-            f"fit: lr_schedule_unit must be 'epoch' or 'step', got lr_schedule_unit={lr_schedule_unit!r}. Use 'epoch'."
-        )
-    if engine not in ENGINES:
-        raise ValueError(f"fit: engine must be one of {', '.join(ENGINES)}, got engine={engine!r}. Use 'eager'.")
+    _check_choices(lr_schedule_unit, engine, patience, validation)
     if tensorboard:
         check_tensorboard(run)
     batches = _training_batches(model, guide, data, batch_size, seed)
+    settings = Settings(
+        objective or ELBO(),
+        optimizer,
+        lr_schedule,
+        lr_schedule_unit,
+        clip_norm,
+        validation,
+        patience,
+        seed,
+        ENGINES[engine],
+        checkpoint_seconds,
+    )
     with isolated(seed):
-        loop = Loop(model, guide, batches, objective or ELBO(), optimizer, lr_schedule, ENGINES[engine], clip_norm)
-        loop.lr_schedule_unit, loop.validation, loop.patience, loop.seed = lr_schedule_unit, validation, patience, seed
-        loop.checkpoint_seconds = checkpoint_seconds
+        loop = Loop(model, guide, batches, settings)
         loop.check()
         loop.attach(_open_run(run), resume)
         return loop.train(epochs, tensorboard=tensorboard, progress=progress)
@@ -143,6 +146,17 @@ def _open_run(run: Run | str | Path | Callable[[], Run] | None) -> Run | None:
     if callable(run):
         return run()
     return Run(run) if Path(run).exists() else Run.create(run)
+
+
+def _check_choices(lr_schedule_unit: str, engine: str, patience: int | None, validation: Data | None) -> None:
+    if patience is not None and validation is None:
+        raise ValueError("fit: patience must have validation data, got validation=None. Pass some, or patience=None.")
+    if lr_schedule_unit not in ("epoch", "step"):
+        raise ValueError(
+            f"fit: lr_schedule_unit must be 'epoch' or 'step', got lr_schedule_unit={lr_schedule_unit!r}. Use 'epoch'."
+        )
+    if engine not in ENGINES:
+        raise ValueError(f"fit: engine must be one of {', '.join(ENGINES)}, got engine={engine!r}. Use 'eager'.")
 
 
 def _check(**sizes: float | None) -> None:

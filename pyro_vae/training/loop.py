@@ -46,32 +46,34 @@ class FitResult:
     stopped: Literal["epochs", "patience"]
 
 
-class Loop:
-    """The state of a training and its way through the epochs."""
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the arguments of the same names of :func:`pyro_vae.fit`."""
 
-    lr_schedule_unit: str
+    objective: PyroELBO
+    optimizer: OptimizerFactory
+    lr_schedule: ScheduleFactory | None
+    lr_schedule_unit: Literal["epoch", "step"]
+    clip_norm: float | None
     validation: Data | None
     patience: int | None
     seed: int
+    engine: type[Engine]
     checkpoint_seconds: float
 
-    def __init__(
-        self,
-        model: Program,
-        guide: Program,
-        batches: Batches,
-        objective: PyroELBO,
-        optimizer: OptimizerFactory,
-        lr_schedule: ScheduleFactory | None,
-        engine: type[Engine],
-        clip_norm: float | None,
-    ) -> None:
-        self.model, self.guide, self.batches, self.objective = model, guide, batches, objective
-        self.trainable = Trainable(objective, model, guide, _first_batch(batches))
+
+class Loop:
+    """The state of a training and its way through the epochs."""
+
+    def __init__(self, model: Program, guide: Program, batches: Batches, settings: Settings) -> None:
+        self.model, self.guide, self.batches, self.settings = model, guide, batches, settings
+        self.objective = settings.objective
+        self.trainable = Trainable(self.objective, model, guide, _first_batch(batches))
         parameters = list(self.trainable.parameters.values())
-        self.optimizer = build_optimizer(optimizer, parameters)
-        self.scheduler = lr_schedule(self.optimizer) if lr_schedule else None
-        self.engine = engine(objective, model, guide, self.optimizer, parameters, clip_norm=clip_norm)
+        self.optimizer = build_optimizer(settings.optimizer, parameters)
+        self.scheduler = settings.lr_schedule(self.optimizer) if settings.lr_schedule else None
+        programs = self.objective, model, guide
+        self.engine = settings.engine(*programs, self.optimizer, parameters, clip_norm=settings.clip_norm)
         self.epoch = self.step = self.position = 0
         self.meter = EpochMeter()
         self.best: dict[str, Any] = {"elbo": -float("inf"), "epoch": None, "weights": None}
@@ -79,14 +81,14 @@ class Loop:
 
     def check(self) -> None:
         """Refuse what would only fail after a step or an epoch."""
-        if isinstance(self.scheduler, ReduceLROnPlateau) and self.lr_schedule_unit == "step":
+        if isinstance(self.scheduler, ReduceLROnPlateau) and self.settings.lr_schedule_unit == "step":
             raise ValueError(
                 "fit: ReduceLROnPlateau must count epochs, got lr_schedule_unit='step'. Use lr_schedule_unit='epoch'."
             )
         if isinstance(self.optimizer, LBFGS):
             raise ValueError("fit: the optimizer must not need a closure, got LBFGS. Use Adam.")
-        if self.validation is not None:
-            data = Batches(self.validation, 1, device=self.batches.device, dtype=self.batches.dtype)
+        if self.settings.validation is not None:
+            data = Batches(self.settings.validation, 1, device=self.batches.device, dtype=self.batches.dtype)
             _, args = next(iter(data.epoch()))
             with validating(True):
                 Weigher(self.model, self.guide, args)
@@ -158,7 +160,7 @@ class Loop:
             self.trainable.check_gradients()
         self.meter.add(result, len(args[0]))
         self.step, self.position = self.step + 1, self.position + 1
-        if self.scheduler and self.lr_schedule_unit == "step":
+        if self.scheduler and self.settings.lr_schedule_unit == "step":
             self.scheduler.step()
 
     def _set_progress(self, step: int, position: int) -> None:
@@ -172,24 +174,24 @@ class Loop:
         record |= {"seconds": self.meter.sums["seconds"], "lr": float(self.optimizer.param_groups[0]["lr"])}
         if isinstance(self.objective, Objective):
             record["beta"] = self.objective.beta
-        if self.validation is not None:
-            record["validation_elbo"] = self._validate(self.validation)
-        if self.scheduler and self.lr_schedule_unit == "epoch":
+        if self.settings.validation is not None:
+            record["validation_elbo"] = self._validate(self.settings.validation)
+        if self.scheduler and self.settings.lr_schedule_unit == "epoch":
             plateau = isinstance(self.scheduler, ReduceLROnPlateau)
             self.scheduler.step(-record.get("validation_elbo", -record["loss"])) if plateau else self.scheduler.step()
         self.meter = EpochMeter()
         return record
 
     def _validate(self, data: Data) -> float:
-        result = log_likelihood(self.model, self.guide, data, num_samples=1, batch_size=1000, seed=self.seed)
+        result = log_likelihood(self.model, self.guide, data, num_samples=1, batch_size=1000, seed=self.settings.seed)
         elbo = result.mean("elbo")
         if elbo > self.best["elbo"]:
-            weights = {k: t.clone() for k, t in self.trainable.weights().items()} if self.patience else None
+            weights = {k: t.clone() for k, t in self.trainable.weights().items()} if self.settings.patience else None
             self.best = {"elbo": elbo, "epoch": self.epoch, "weights": weights}
         return elbo
 
     def _out_of_patience(self) -> bool:
-        return self.patience is not None and self.epoch - (self.best["epoch"] or 0) >= self.patience
+        return self.settings.patience is not None and self.epoch - (self.best["epoch"] or 0) >= self.settings.patience
 
     def _finish(self, recorder: Recorder) -> FitResult:
         if self.run:
@@ -207,7 +209,7 @@ class Loop:
             self.save()
             hint = f". Go on with --resume {self.run.path} (in Python: resume=True)" if self.run else ""
             raise KeyboardInterrupt(f"stopped after step {self.step}{hint}")
-        if self.run and time.monotonic() - self.saved >= self.checkpoint_seconds:
+        if self.run and time.monotonic() - self.saved >= self.settings.checkpoint_seconds:
             self.save()
 
     def save(self) -> None:
@@ -233,7 +235,7 @@ class Loop:
     def _identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption."""
         return {
-            "seed": self.seed,
+            "seed": self.settings.seed,
             "batch_size": self.batches.batch_size,
             "num_data": self.batches.num_data,
             "optimizer": type(self.optimizer).__name__,
