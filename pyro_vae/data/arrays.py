@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    tokenize.TokenError,
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_npz(
