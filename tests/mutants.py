@@ -78,6 +78,26 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("training/engine.py", "(loss / len(args[0])).backward()", "loss.backward()", ["tests/test_fit.py"]),
     ("training/loop.py", 'set_rng_state(state["rng"])', "pass", ["tests/test_fit.py"]),
     ("training/reporting.py", 'self.sums["data"] += num_data', 'self.sums["data"] += 1', ["tests/test_fit.py"]),
+    ("data/batches.py", "* 1_000_003 + epoch)", "* 1_000_003)", ["tests/data/test_batches.py"]),
+    (
+        "evaluation/diagnostics.py",
+        "mean.var(0, correction=0)",
+        "mean.std(0, correction=0)",
+        ["tests/test_diagnostics.py"],
+    ),
+    ("evaluation/diagnostics.py", "torch.cat(known).mean(0)", "torch.cat(known).sum(0)", ["tests/test_diagnostics.py"]),
+    (
+        "experiment.py",
+        "vae.likelihood.start_at(splits.train.mean())",
+        "pass",
+        ["tests/test_cli.py::test_the_output_starts_at_the_mean_of_the_data"],
+    ),
+    (
+        "experiment.py",
+        "clip_norm=clip_norm",
+        "clip_norm=None",
+        ["tests/test_cli.py::test_every_option_of_training_reaches_fit"],
+    ),
 ]
 
 

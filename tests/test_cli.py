@@ -124,6 +124,31 @@ def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> No
     assert "betas" not in options.optimizer.init_args
 
 
+def test_every_option_of_training_reaches_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict = {}
+
+    def fit(*args, **options):
+        told.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyro_vae.experiment.fit", fit)
+    given = {"epochs": 7, "batch_size": 11, "clip_norm": 0.5, "patience": 3, "seed": 5, "checkpoint_seconds": 2.5}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    assert main(["train", *words, "--lr_schedule_unit", "step", "--out", str(tmp_path / "run")]) == 130
+    assert {name: told[name] for name in given} == given
+    assert told["lr_schedule_unit"] == "step"
+    assert told["validation"] is not None
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_the_output_starts_at_the_mean_of_the_data(start: bool, tmp_path: Path) -> None:
+    assert main(["train", *QUICK, "--start_at_mean", str(start).lower(), "--out", str(tmp_path / "run")]) == 0
+    trained = load_run(tmp_path / "run")
+    mean = trained.splits.train.mean().clamp(1e-3, 1 - 1e-3)
+    expected = mean.logit() if start else torch.zeros_like(mean)
+    assert torch.allclose(trained.vae.likelihood.offset, expected, atol=1e-6)
+
+
 def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
     assert main(["train", *QUICK, "--out", str(tmp_path / "short")]) == 0
     assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "4"]) == 0

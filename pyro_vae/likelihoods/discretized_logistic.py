@@ -44,7 +44,7 @@ class DiscretizedLogistic(TorchDistribution):
         levels: number of grey values.
 
     References:
-        Improved variational inference with inverse autoregressive flow (Kingma et al., 2016), appendix C.1.
+        Improved variational inference with inverse autoregressive flow (Kingma et al., 2016).
         https://arxiv.org/abs/1606.04934
     """
 

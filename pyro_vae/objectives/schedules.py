@@ -44,7 +44,7 @@ class LinearWarmUp(Schedule):
         unit: what ``length`` counts.
 
     References:
-        Ladder variational autoencoders (Soenderby et al., 2016), section 2.3. https://arxiv.org/abs/1602.02282
+        Ladder variational autoencoders (Soenderby et al., 2016). https://arxiv.org/abs/1602.02282
 
     Example:
         >>> warm_up = LinearWarmUp(100, unit="epochs")
@@ -73,7 +73,7 @@ class CyclicalSchedule(Schedule):
         unit: what ``length`` counts.
 
     References:
-        Cyclical annealing schedule: a simple approach to mitigating KL vanishing (Fu et al., 2019), eq. 7.
+        Cyclical annealing schedule: a simple approach to mitigating KL vanishing (Fu et al., 2019).
         https://arxiv.org/abs/1903.10145
 
     Example:

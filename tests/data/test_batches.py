@@ -1,0 +1,29 @@
+"""The order of the batches: anew for every epoch, the same for the same seed, whole from any start."""
+
+from __future__ import annotations
+
+import torch
+
+from pyro_vae.data.batches import Batches
+
+
+def _order(seed: int, epoch: int, start: int = 0) -> list[int]:
+    batches = Batches(torch.arange(50.0), 7, shuffle_seed=seed)
+    return [i for index, _ in batches.epoch(epoch, start=start) for i in index.tolist()]
+
+
+def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
+    orders = [tuple(_order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert len(set(orders)) == 6
+    assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+def test_an_order_comes_again_from_any_start_and_leaves_the_generator() -> None:
+    before = torch.get_rng_state()
+    assert _order(3, 4)[14:] == _order(3, 4, start=2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_without_a_seed_the_order_is_that_of_the_data() -> None:
+    args = [x for _, (x,) in Batches(torch.arange(10.0), 3).epoch(5)]
+    assert torch.equal(torch.cat(args), torch.arange(10.0))
