@@ -23,8 +23,9 @@ from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
 from pyro_vae.models import VAE
 from pyro_vae.networks import Shape
 from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.precision import Precision
 from pyro_vae.priors import Prior, StandardNormalPrior
-from pyro_vae.training import FitResult, Run, fit
+from pyro_vae.training import EngineName, FitResult, Run, fit
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -46,7 +47,9 @@ def train(
     patience: int | None = None,
     seed: int = 0,
     device: Device = "auto",
-    engine: Literal["eager"] = "eager",
+    accumulate: int = 1,
+    engine: EngineName = "auto",
+    precision: Precision = "fp32",
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
     num_samples: int = 1000,
@@ -73,7 +76,9 @@ def train(
         patience: stop after so many epochs without a better validation ELBO, and keep the best weights.
         seed: of initial weights, shuffling, binarization and latents.
         device: where to train; auto takes the GPU where there is one.
-        engine: how a step runs.
+        accumulate: batches per step, whose gradients are added up.
+        engine: how a step runs; auto takes the fastest that can record the programs.
+        precision: of the networks' products; everything else is float32.
         checkpoint_seconds: time between two checkpoints.
         tensorboard: write TensorBoard events too.
         num_samples: draws per test image for the log-likelihood at the end.
@@ -102,7 +107,9 @@ def train(
         validation=splits.validation,
         patience=patience,
         seed=seed,
+        accumulate=accumulate,
         engine=engine,
+        precision=precision,
         run=run,
         resume=resume,
         checkpoint_seconds=checkpoint_seconds,

@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_batch() -> None:
     x = case.data(6)
     twin = copy.deepcopy(case.vae)
     fit(case.vae.model, case.vae.guide, x, epochs=1, batch_size=6, optimizer=partial(SGD, lr=0.1), seed=4)
-    order = next(data.batches.Batches(x, 6, shuffle_seed=4).epoch())[1][0]
+    order = next(data.batches.Batches(x, 6, shuffle_seed=4).epoch()).args[0]
     torch.manual_seed(4)
     (Trace_ELBO()(twin.model, twin.guide)(order) / 6).backward()
     for trained, start in zip(case.vae.parameters(), twin.parameters(), strict=True):
@@ -252,7 +252,7 @@ def test_a_value_that_is_not_finite_stops_and_names_site_datum_and_step(gradient
     x = torch.randn(40)
     x[23] = 99.0
     model, guide = _Poisoned(gradient), _Guide()
-    order = next(iter(data.batches.Batches(x, 40, shuffle_seed=0).epoch()))[0].tolist()
+    order = next(iter(data.batches.Batches(x, 40, shuffle_seed=0).epoch())).index.tolist()
     step = order.index(23) // 5
     assert step > 0
     with pytest.raises(NonFiniteError, match=f"for datum 23, step {step}") as error:
@@ -318,7 +318,7 @@ def test_fused_optimizers_give_the_same_weights() -> None:
         ({"batch_size": 100}, "batch_size must not exceed the data, got batch_size=100, data=10"),
         ({"clip_norm": -1.0}, "clip_norm must be positive"),
         ({"patience": 3}, "patience must have validation data"),
-        ({"engine": "warp"}, "engine must be one of eager"),
+        ({"engine": "warp"}, "engine: must be one of auto, eager, compiled, cuda-graph"),
         ({"resume": True}, "resume must have a run folder"),
         ({"tensorboard": True}, "tensorboard must have a run folder"),
     ],
@@ -449,7 +449,7 @@ def test_data_out_of_the_support_stop_the_first_epoch_in_any_batch() -> None:
             pyro.sample("x", pyro.distributions.Bernoulli(logits=pyro.sample("z", Normal(0.0, 1.0))), obs=x)
 
     x = torch.ones(40)
-    x[list(data.batches.Batches(x, 5, shuffle_seed=0).epoch())[6][0][2]] = 0.5
+    x[list(data.batches.Batches(x, 5, shuffle_seed=0).epoch())[6].index[2]] = 0.5
     with pytest.raises(ValueError, match=r"fit: data must lie in the support of site 'x'"):
         fit(model, _Guide(), x, epochs=1, batch_size=5)
 

@@ -28,7 +28,9 @@ LAYERS = [
 LEAVES = {
     "data": {"evaluation", "training", "config", "pyro_vae", "experiment", "plotting"},
     "files": {"evaluation", "training", "plotting", "cli"},
-    "isolation": {"evaluation", "training", "plotting", "experiment"},
+    "precision": {"evaluation", "training", "experiment"},
+    "recording": {"evaluation", "training"},
+    "isolation": {"evaluation", "training", "plotting", "experiment", "recording"},
     "param_store": {"guides", "models", "evaluation", "isolation"},
 }
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

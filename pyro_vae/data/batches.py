@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -14,7 +14,36 @@ from pyro_vae.data.image_set import ImageSet
 
 Data: TypeAlias = ImageSet | Tensor | Iterable[Any]
 _END = object()
-Batch: TypeAlias = tuple[Tensor | None, tuple[Any, ...]]
+
+
+Fetch: TypeAlias = Callable[[Tensor], tuple[Any, ...]]
+
+
+class Batch:
+    """One batch; its data are fetched when they are asked for.
+
+    Args:
+        args: the arguments that a program is called with, the data first; None where ``fetch`` gives them.
+        index: which data of the set; None where that is not known.
+        fetch: from an index to the arguments.
+    """
+
+    def __init__(
+        self, args: tuple[Any, ...] | None = None, *, index: Tensor | None = None, fetch: Fetch | None = None
+    ) -> None:
+        self._args, self.index, self.fetch = args, index, fetch
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The arguments; binary pixels are drawn at the first look."""
+        if self._args is None:
+            assert self.fetch is not None
+            assert self.index is not None
+            self._args = self.fetch(self.index)
+        return self._args
+
+    def __len__(self) -> int:
+        return len(self.args[0] if self.index is None else self.index)
 
 
 class Batches:
@@ -68,15 +97,18 @@ class Batches:
             return 0
 
     def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from the ``start``-th on: indices into the data (None if unknown) and arguments."""
+        """The batches of an epoch from the ``start``-th on."""
         if not isinstance(self.data, ImageSet | Tensor):
             yield from islice(self._iterate(number), start, None)
             return
         for index in self._order(number).split(self.batch_size)[start:]:
-            if isinstance(self.data, ImageSet):
-                yield index, (self.data.batch(index, dtype=self.dtype),)
-            else:
-                yield index, (self.data[index],)
+            yield Batch(index=index, fetch=self.fetch)
+
+    def fetch(self, index: Tensor) -> tuple[Tensor]:
+        """The data of a set or a tensor at ``index``, as the argument of a program."""
+        if isinstance(self.data, ImageSet):
+            return (self.data.batch(index, dtype=self.dtype),)
+        return (self.data[index],)  # type: ignore[index]
 
     def _iterate(self, epoch: int) -> Iterator[Batch]:
         """An iterable's batches, its random numbers by (seed, epoch): the same whatever else is drawn meanwhile."""
@@ -93,7 +125,7 @@ class Batches:
                 torch.set_rng_state(outside)
             if batch is _END:
                 return
-            yield None, self._arguments(batch)
+            yield Batch(self._arguments(batch))
 
     def _order(self, epoch: int) -> Tensor:
         data: Any = self.data

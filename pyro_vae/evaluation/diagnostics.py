@@ -61,8 +61,8 @@ def latent_diagnostics(
     device, dtype = placement(vae)
     means, kls = [], []
     with evaluating(vae), isolated(seed):
-        for _, (x,) in Batches(data, batch_size, device=device, dtype=dtype).epoch():
-            q = vae.encode(x)
+        for batch in Batches(data, batch_size, device=device, dtype=dtype).epoch():
+            q = vae.encode(batch.args[0])
             means.append(_mean(q, num_samples))
             kls.append(_kl_per_dimension(q, vae.prior()))
     mean = torch.cat(means)

@@ -76,7 +76,8 @@ def log_likelihood(
     parts, own = [], {"estimator": "importance", "num_samples": num_samples, "proposal": proposal, "sample_seed": seed}
     bar = tqdm(disable=not progress, unit=" data", total=batches.num_data)
     with bar, evaluating(model, guide), isolated(seed):
-        for _, args in batches.epoch():
+        for batch in batches.epoch():
+            args = batch.args
             with validating(True):  # one draw of every batch is checked in full, the rest not
                 weigher = Weigher(model, propose, args, data_plate=data_plate)
             parts.append(_summary(weigher, num_samples, chunk_size))

@@ -33,11 +33,8 @@ class SupportCheck(Messenger):
         self.owner = owner
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] or not isinstance(msg["value"], Tensor) or msg["infer"].get("_deterministic"):
-            return
-        try:
-            support = msg["fn"].support
-        except NotImplementedError:
+        support = _support(msg)
+        if support is None:
             return
         bad = ~torch.as_tensor(support.check(msg["value"]))
         if bad.any():
@@ -46,3 +43,41 @@ class SupportCheck(Messenger):
                 f"{self.owner}: data must lie in the support of site {msg['name']!r} ({support}), got another value, "
                 f"the first at row {row}. Change the data (binarize them, say) or the likelihood."
             )
+
+
+class SupportFlag(Messenger):
+    """Keeps whether the observed values lie in the support of their sites, as tensors and without looking at them.
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyro.distributions import Bernoulli
+        >>> with SupportFlag() as flag, pyro.validation_enabled(False):
+        ...     _ = pyro.sample("x", Bernoulli(logits=torch.zeros(2)), obs=torch.tensor([1.0, 0.5]))
+        >>> flag.all(torch.tensor(True))
+        tensor(False)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inside: list[Tensor] = []
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        support = _support(msg)
+        if support is not None:
+            self._inside.append(torch.as_tensor(support.check(msg["value"])).all())
+
+    def all(self, flag: Tensor) -> Tensor:
+        """Whether ``flag`` holds and every value was inside."""
+        for inside in self._inside:
+            flag = flag & inside
+        return flag
+
+
+def _support(msg: Any) -> Any:
+    """The support of an observed site; None for another, or where the distribution has none."""
+    if not msg["is_observed"] or not isinstance(msg["value"], Tensor) or msg["infer"].get("_deterministic"):
+        return None
+    try:
+        return msg["fn"].support
+    except NotImplementedError:
+        return None

@@ -70,6 +70,7 @@ class Objective(Trace_ELBO):
         self.schedule = beta if isinstance(beta, Schedule) else ConstantSchedule(beta)
         self.reconstruction_weight = float(reconstruction_weight)
         self.beta = self.schedule(0, 0.0)
+        self._beta_tensor: Tensor | None = None
         self._pair: tuple[Program, Program] | None = None
         self._found: list[Terms] = []
 
@@ -81,6 +82,22 @@ class Objective(Trace_ELBO):
             epoch: passes over the data done, with their fraction.
         """
         self.beta = self.schedule(step, epoch)
+        if self._beta_tensor is not None:
+            self._beta_tensor.fill_(self.beta)
+
+    def state(self, like: Tensor) -> list[Tensor]:
+        """The tensors that a recording has to read anew at each replay: a scheduled beta, or nothing.
+
+        From this call on beta is such a tensor, with the device and dtype of ``like``, moved by :meth:`set_progress`.
+        """
+        if isinstance(self.schedule, ConstantSchedule):
+            return []
+        if self._beta_tensor is None or (self._beta_tensor.device, self._beta_tensor.dtype) != (
+            like.device,
+            like.dtype,
+        ):
+            self._beta_tensor = torch.full((), self.beta, device=like.device, dtype=like.dtype)
+        return [self._beta_tensor]
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
@@ -109,7 +126,7 @@ class Objective(Trace_ELBO):
             self.max_plate_nesting = float("inf")
         self._pair = (model, guide)
         self._found = []
-        return _Weights(self.reconstruction_weight, self.beta)
+        return _Weights(self.reconstruction_weight, self.beta if self._beta_tensor is None else self._beta_tensor)
 
     def _collect(self) -> None:
         sums = (torch.stack([torch.as_tensor(v) for v in values]).sum(0) for values in zip(*self._found, strict=True))
@@ -237,13 +254,13 @@ class BetaMeanFieldELBO(_AnalyticKL):
 class _Weights(Messenger):
     """Scales the log-probabilities of observed and of latent sites; unlike ``poutine.scale`` by 0 as well."""
 
-    def __init__(self, observed: float, latent: float) -> None:
+    def __init__(self, observed: float, latent: float | Tensor) -> None:
         super().__init__()
         self.observed, self.latent = observed, latent
 
     def _pyro_sample(self, msg: Any) -> None:
         weight = self.observed if msg["is_observed"] else self.latent
-        if weight != 1.0:
+        if isinstance(weight, Tensor) or weight != 1.0:
             msg["scale"] = msg["scale"] * weight
 
 

@@ -1,9 +1,26 @@
 """Training: the loop, the step engines and the run folder."""
 
-from pyro_vae.training.engine import EagerEngine, Engine, StepResult
+from pyro_vae.training.choice import EngineName, build_engine
+from pyro_vae.training.compiled import CompiledEngine
+from pyro_vae.training.cuda_graph import CudaGraphEngine
+from pyro_vae.training.engine import EagerEngine, Engine, Problem, Step, StepResult
 from pyro_vae.training.fit import fit
 from pyro_vae.training.loop import FitResult
 from pyro_vae.training.nonfinite import NonFiniteError
 from pyro_vae.training.run import Run
 
-__all__ = ["EagerEngine", "Engine", "FitResult", "NonFiniteError", "Run", "StepResult", "fit"]
+__all__ = [
+    "CompiledEngine",
+    "CudaGraphEngine",
+    "EagerEngine",
+    "Engine",
+    "EngineName",
+    "FitResult",
+    "NonFiniteError",
+    "Problem",
+    "Run",
+    "Step",
+    "StepResult",
+    "build_engine",
+    "fit",
+]

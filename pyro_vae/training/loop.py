@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
@@ -15,10 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation import Weigher, log_likelihood
-from pyro_vae.evaluation.support import SupportCheck
 from pyro_vae.isolation import module_of, validating
 from pyro_vae.objectives import Objective
-from pyro_vae.training.engine import Engine
+from pyro_vae.precision import Precision
+from pyro_vae.training.choice import EngineName, build_engine, resolve_engine
+from pyro_vae.training.engine import Engine, Step, StepResult
 from pyro_vae.training.nonfinite import NonFiniteError, diagnose
 from pyro_vae.training.process import interruptible, rng_state, set_rng_state
 from pyro_vae.training.reporting import EpochMeter, Progress, Recorder
@@ -27,6 +28,7 @@ from pyro_vae.training.trainable import OptimizerFactory, Trainable, build_optim
 
 Program = Callable[..., Any]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
+T = TypeVar("T")
 _STATE = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
 
 
@@ -58,7 +60,9 @@ class Settings:
     validation: Data | None
     patience: int | None
     seed: int
-    engine: type[Engine]
+    engine: EngineName
+    precision: Precision
+    accumulate: int
     checkpoint_seconds: float
 
 
@@ -68,12 +72,12 @@ class Loop:
     def __init__(self, model: Program, guide: Program, batches: Batches, settings: Settings) -> None:
         self.model, self.guide, self.batches, self.settings = model, guide, batches, settings
         self.objective = settings.objective
-        self.trainable = Trainable(self.objective, model, guide, _first_batch(batches))
+        self.example = _first_batch(batches)
+        self.trainable = Trainable(self.objective, model, guide, self.example)
         parameters = list(self.trainable.parameters.values())
         self.optimizer = build_optimizer(settings.optimizer, parameters)
         self.scheduler = settings.lr_schedule(self.optimizer) if settings.lr_schedule else None
-        programs = self.objective, model, guide
-        self.engine = settings.engine(*programs, self.optimizer, parameters, clip_norm=settings.clip_norm)
+        self.engine_name: EngineName = settings.engine
         self.epoch = self.step = self.position = 0
         self.meter = EpochMeter()
         self.best: dict[str, Any] = {"elbo": -float("inf"), "epoch": None, "weights": None}
@@ -89,9 +93,8 @@ class Loop:
             raise ValueError("fit: the optimizer must not need a closure, got LBFGS. Use Adam.")
         if self.settings.validation is not None:
             data = Batches(self.settings.validation, 1, device=self.batches.device, dtype=self.batches.dtype)
-            _, args = next(iter(data.epoch()))
             with validating(True):
-                Weigher(self.model, self.guide, args)
+                Weigher(self.model, self.guide, next(iter(data.epoch())).args)
 
     def attach(self, run: Run | None, resume: bool) -> None:
         """Write to the run folder from now on; with ``resume``, go back to its last checkpoint first."""
@@ -108,6 +111,7 @@ class Loop:
 
     def train(self, epochs: int, *, tensorboard: bool, progress: bool | None) -> FitResult:
         """Run to the given number of epochs."""
+        engine = self._build_engine(epochs)
         if epochs < self.epoch + (self.position > 0):
             raise ValueError(
                 f"fit: epochs must not be fewer than are begun, got epochs={epochs} in epoch {self.epoch + 1}. "
@@ -123,7 +127,7 @@ class Loop:
         try:
             with interruptible() as interrupted:
                 while self.epoch < epochs and not self._out_of_patience():
-                    self._epoch(bar, interrupted)
+                    self._epoch(engine, bar, interrupted)
                     recorder.add(self._finish_epoch())
                     self._checkpoint(interrupted)
         finally:
@@ -132,41 +136,83 @@ class Loop:
             _set_training(self.model, self.guide, False)
         return self._finish(recorder)
 
-    def _epoch(self, bar: Progress, interrupted: list[int]) -> None:
+    def _build_engine(self, epochs: int) -> Engine:
+        _set_training(self.model, self.guide, True)  # as which the programs are recorded
+        return build_engine(
+            self._resolve(epochs),
+            self.objective,
+            self.model,
+            self.guide,
+            self.optimizer,
+            list(self.trainable.parameters.values()),
+            args=self.example,
+            clip_norm=self.settings.clip_norm,
+            precision=self.settings.precision,
+        )
+
+    def _resolve(self, epochs: int) -> EngineName:
+        """The engine in effect: of ``auto`` the run's own, so that a resumed run has the same bits."""
+        steps = epochs * len(self.batches) // self.settings.accumulate
+        device = next(iter(self.trainable.parameters.values())).device
+        self.engine_name = resolve_engine(self.engine_name, device, steps)
+        return self.engine_name
+
+    def _epoch(self, engine: Engine, bar: Progress, interrupted: list[int]) -> None:
         _set_training(self.model, self.guide, True)
+        engine.check = self.epoch == 0  # every datum once
         clock = time.perf_counter()
-        for index, args in self.batches.epoch(self.epoch, start=self.position):
-            with SupportCheck("fit") if self.epoch == 0 else nullcontext():  # every datum once
-                self._step(index, args)
+        for steps in self._groups(engine):
+            self._run(engine, steps)
             now = time.perf_counter()
             self.meter.sums["seconds"] += now - clock
             clock = now
-            bar.update(len(args[0]), self.epoch, self.meter)
+            bar.update(sum(map(len, steps)), self.epoch, self.meter)
             self._checkpoint(interrupted)
         if self.position == 0:
             raise ValueError("fit: data must not be empty, got an iterable without a batch. Pass at least one.")
 
-    def _step(self, index: Tensor | None, args: tuple[Any, ...]) -> None:
-        self._set_progress(self.step, self.position)
-        before = rng_state(), [buffer.clone() for buffer in self.trainable.buffers()]
+    def _groups(self, engine: Engine) -> Iterator[list[Step]]:
+        """The rest of the epoch, in groups of as many steps as the engine likes at once."""
+        batches = self.batches.epoch(self.epoch, start=self.position)
+        every_step = self.scheduler is not None and self.settings.lr_schedule_unit == "step"
+        number, position = self.step, self.position
+        for group in _chunks(_chunks(batches, self.settings.accumulate), 1 if every_step else engine.stride):
+            steps = []
+            for part in group:
+                steps.append(Step(part, self._progress(number, position)))
+                number, position = number + 1, position + len(part)
+            yield steps
+
+    def _run(self, engine: Engine, steps: list[Step]) -> None:
+        before = self._before(engine, steps)
         try:
-            result = self.engine.step(args)
+            results = engine.run(steps)
         except ValueError:  # a program refused the batch: what it did to running statistics is undone
             self._restore_buffers(before[1])
             raise
-        if not result.finite:
-            raise self._not_finite(index, args, *before)
+        for step, result in zip(steps, results, strict=False):
+            if not result.finite:
+                raise self._not_finite(engine, steps[: len(results)], *before)
+            self._count(step, result)
+
+    def _before(self, engine: Engine, steps: list[Step]) -> tuple[dict[str, Any], list[Tensor]]:
+        """What it takes to run the steps again."""
+        if engine.stride == 1:
+            for batch in steps[0].batches:
+                _ = batch.args  # drawn now, and kept
+        return rng_state(), [buffer.clone() for buffer in self.trainable.buffers()]
+
+    def _count(self, step: Step, result: StepResult) -> None:
         if self.step == 0:
             self.trainable.check_gradients()
-        self.meter.add(result, len(args[0]))
-        self.step, self.position = self.step + 1, self.position + 1
+        self.meter.add(result, len(step))
+        self.step, self.position = self.step + 1, self.position + len(step.batches)
         if self.scheduler and self.settings.lr_schedule_unit == "step":
             self.scheduler.step()
 
-    def _set_progress(self, step: int, position: int) -> None:
-        if isinstance(self.objective, Objective):
-            length = len(self.batches)  # 0 where it is not known: then beta moves from epoch to epoch
-            self.objective.set_progress(step, self.epoch + (position / length if length else 0.0))
+    def _progress(self, step: int, position: int) -> tuple[int, float]:
+        length = len(self.batches)  # 0 where it is not known: then beta moves from epoch to epoch
+        return step, self.epoch + (position / length if length else 0.0)
 
     def _finish_epoch(self) -> dict[str, Any]:
         self.epoch, self.position = self.epoch + 1, 0
@@ -241,17 +287,23 @@ class Loop:
             "optimizer": type(self.optimizer).__name__,
             "lr_schedule": type(self.scheduler).__name__,
             "objective": type(self.objective).__name__,
+            "engine": self.engine_name,
+            "precision": self.settings.precision,
+            "accumulate": self.settings.accumulate,
         }
 
     def _check_identity(self, state: dict[str, Any]) -> None:
         missing = sorted(_STATE - set(state))
         if missing:
             raise ValueError(f"Run: state.pt must be that of a training, got none of {missing[0]!r}. Train it anew.")
+        saved = {"engine": "eager", "precision": "fp32", "accumulate": 1, **state["identity"]}
+        if self.engine_name == "auto":
+            self.engine_name = saved["engine"]
         for name, value in self._identity().items():
-            if state["identity"][name] != value:
+            if saved[name] != value:
                 raise ValueError(
                     f"fit: {name} must be that of the run to resume, got {name}={value!r} "
-                    f"where the run has {state['identity'][name]!r}. Pass the same, or start a new run."
+                    f"where the run has {saved[name]!r}. Pass the same, or start a new run."
                 )
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -264,29 +316,43 @@ class Loop:
         self.best, progress = state["best"], state["progress"]
         self.epoch, self.step, self.position = (int(progress.pop(k)) for k in ("epoch", "step", "position"))
         self.meter.sums, self.meter.has_terms = progress, state["has_terms"]
-        self._set_progress(max(0, self.step - 1), max(0, self.position - 1))  # the epoch's record tells the last beta
+        if isinstance(self.objective, Objective):  # the epoch's record tells the last beta
+            position = max(0, self.position - self.settings.accumulate)
+            self.objective.set_progress(*self._progress(max(0, self.step - 1), position))
 
     def _restore_buffers(self, values: list[Tensor]) -> None:
         for buffer, value in zip(self.trainable.buffers(), values, strict=True):
             buffer.copy_(value)
 
     def _not_finite(
-        self, index: Tensor | None, args: tuple[Any, ...], rng: dict[str, Any], buffers: list[Tensor]
+        self, engine: Engine, steps: list[Step], rng: dict[str, Any], buffers: list[Tensor]
     ) -> NonFiniteError:
+        """What to say of the last of the steps, at the random state that it had."""
         set_rng_state(rng)
-        self._restore_buffers(buffers)
+        if engine.stride == 1:
+            self._restore_buffers(buffers)
+        else:  # the engine kept them; draw what the steps before have drawn
+            buffers = [buffer.clone() for buffer in self.trainable.buffers()]
+            for batch in (batch for step in steps[:-1] for batch in step.batches):
+                engine.problem.gradients(*batch.args)
+            self._restore_buffers(buffers)
         self.save()
-        parameters = self.trainable.parameters
-        return diagnose(self.objective, self.model, self.guide, args, index, parameters, self.step)
+        return diagnose(engine.problem, steps[-1].batches, self.trainable.parameters, self.step)
 
 
 def _first_batch(batches: Batches) -> tuple[Any, ...]:
     state = rng_state()
-    args = next((args for _, args in batches.epoch()), None)
+    args = next((batch.args for batch in batches.epoch()), None)
     set_rng_state(state)
     if args is None:
         raise ValueError("fit: data must not be empty, got an iterable without a batch. Pass at least one.")
     return args
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 def _set_training(model: Program, guide: Program, mode: bool) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from pyro import poutine, validation_enabled
-from pyro.infer import ELBO
 from torch import Tensor
+
+from pyro_vae.data.batches import Batch
+from pyro_vae.evaluation.support import SupportCheck
+from pyro_vae.precision import NetworkPrecision
+from pyro_vae.training.engine import Problem
 
 Program = Callable[..., Any]
 
@@ -27,29 +31,20 @@ class NonFiniteError(FloatingPointError):
         self.site, self.datum, self.step = site, datum, step
 
 
-def diagnose(
-    objective: ELBO,
-    model: Program,
-    guide: Program,
-    args: tuple[Any, ...],
-    index: Tensor | None,
-    parameters: dict[str, Tensor],
-    step: int,
-) -> NonFiniteError:
-    """Run the batch again at the same random state and name the first site and datum that are not finite.
+def diagnose(problem: Problem, batches: Sequence[Batch], parameters: dict[str, Tensor], step: int) -> NonFiniteError:
+    """Run the step again at the same random state and name the first site and datum that are not finite.
 
     Args:
-        objective: the objective of the step.
-        model: Pyro model.
-        guide: Pyro guide.
-        args: the batch.
-        index: the data's indices in the data set, if known.
-        parameters: with the gradients of the failed step.
+        problem: what is trained.
+        batches: those of the step.
+        parameters: by name, with the gradients of the failed step.
         step: number of the step.
+
+    Raises:
+        ValueError: the data are outside the likelihood's support.
     """
-    site, row = _first_bad_site(model, guide, args)
-    if row is None and site is None:
-        row = _first_bad_gradient(objective, model, guide, args, list(parameters.values()))
+    found = [(_first_bad_datum(problem, batch.args), batch.index) for batch in batches]
+    (site, row), index = next((f for f in found if f[0] != (None, None)), found[0])
     datum = None if row is None else int(index[row]) if index is not None else row
     names = [name for name, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
     what = f"site {site!r}" if site else f"the gradient of {', '.join(names[:3]) or 'the loss'}"
@@ -63,9 +58,15 @@ def diagnose(
     )
 
 
+def _first_bad_datum(problem: Problem, args: tuple[Any, ...]) -> tuple[str | None, int | None]:
+    with NetworkPrecision(problem.precision):
+        site, row = _first_bad_site(problem.model, problem.guide, args)
+        return (site, row) if site is not None else (None, _first_bad_gradient(problem, args))
+
+
 @torch.no_grad()
 def _first_bad_site(model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[str | None, int | None]:
-    with validation_enabled(False):
+    with validation_enabled(False), SupportCheck("fit"):
         guide_trace = poutine.trace(guide).get_trace(*args)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
         for trace in (guide_trace, model_trace):
@@ -85,15 +86,12 @@ def _row(bad: Tensor, site: Any, batch: int) -> int | None:
     return None
 
 
-def _first_bad_gradient(
-    objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], parameters: list[Tensor]
-) -> int | None:
+def _first_bad_gradient(problem: Problem, args: tuple[Any, ...]) -> int | None:
     """The first datum whose own gradient is not finite, each evaluated alone."""
     for row in range(len(args[0])):
         one = tuple(a[row : row + 1] if isinstance(a, Tensor) and len(a) == len(args[0]) else a for a in args)
         with validation_enabled(False):
-            loss = objective.differentiable_loss(model, guide, *one)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            gradients = problem.gradients(*one, flag=False).gradients
         if not all(torch.isfinite(g).all() for g in gradients if g is not None):
             return row
     return None

@@ -9,7 +9,7 @@ from pyro_vae.data.batches import Batches
 
 def _order(seed: int, epoch: int, start: int = 0) -> list[int]:
     batches = Batches(torch.arange(50.0), 7, shuffle_seed=seed)
-    return [i for index, _ in batches.epoch(epoch, start=start) for i in index.tolist()]
+    return [i for batch in batches.epoch(epoch, start=start) for i in batch.index.tolist()]
 
 
 def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
@@ -25,5 +25,5 @@ def test_an_order_comes_again_from_any_start_and_leaves_the_generator() -> None:
 
 
 def test_without_a_seed_the_order_is_that_of_the_data() -> None:
-    args = [x for _, (x,) in Batches(torch.arange(10.0), 3).epoch(5)]
+    args = [batch.args[0] for batch in Batches(torch.arange(10.0), 3).epoch(5)]
     assert torch.equal(torch.cat(args), torch.arange(10.0))

@@ -1,0 +1,102 @@
+"""Which engine runs the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_vae.isolation import isolated, module_of
+from pyro_vae.precision import Precision
+from pyro_vae.training.compiled import CompiledEngine
+from pyro_vae.training.cuda_graph import CudaGraphEngine
+from pyro_vae.training.engine import EagerEngine, Engine, Problem
+
+Program = Callable[..., Any]
+EngineName = Literal["auto", "eager", "compiled", "cuda-graph"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
+WORTH_COMPILING = 10_000
+"""Steps from which compiling for a CPU, about ten seconds, pays: a step saves one to four milliseconds."""
+
+
+def build_engine(
+    name: EngineName,
+    objective: ELBO,
+    model: Program,
+    guide: Program,
+    optimizer: Optimizer,
+    parameters: Sequence[Tensor],
+    *,
+    args: tuple[Any, ...],
+    clip_norm: float | None = None,
+    precision: Precision = "fp32",
+    planned_steps: int | None = None,
+) -> Engine:
+    """The engine of a name, ready to step; one that cannot record the programs is replaced by the eager one.
+
+    Args:
+        name: ``"eager"``, ``"compiled"``, ``"cuda-graph"``; or ``"auto"``, the fastest for the device and the number of
+            steps.
+        objective: any Pyro ELBO with ``differentiable_loss``.
+        model: Pyro model.
+        guide: Pyro guide.
+        optimizer: over ``parameters``.
+        parameters: what is trained.
+        args: a batch of the usual shape, which the programs are recorded with.
+        clip_norm: largest norm of the whole gradient; None for no limit.
+        precision: of the networks: ``"fp32"``, or ``"bf16"`` for products in bfloat16.
+        planned_steps: how many steps will be taken, which ``"auto"`` goes by; None for many.
+
+    Raises:
+        ValueError: no such engine, or none for this device.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae.objectives import ELBO
+        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+        >>> parameters, x = list(vae.parameters()), torch.ones(7, 5)
+        >>> adam = torch.optim.Adam(parameters)
+        >>> engine = build_engine("eager", ELBO(), vae.model, vae.guide, adam, parameters, args=(x,))
+        >>> engine.step((x,)).finite
+        True
+    """
+    problem = Problem(objective, model, guide, parameters, _others(model, guide, parameters), precision)
+    chosen = resolve_engine(name, parameters[0].device, planned_steps)
+    with isolated():
+        if chosen == "cuda-graph":
+            engine = CudaGraphEngine(problem, optimizer, args, clip_norm=clip_norm)
+            if engine.records:
+                return engine
+        elif chosen == "compiled":
+            return CompiledEngine(problem, optimizer, args, clip_norm=clip_norm)
+    return EagerEngine(problem, optimizer, clip_norm=clip_norm)
+
+
+def resolve_engine(name: EngineName, device: torch.device, planned_steps: int | None = None) -> EngineName:
+    """The engine that ``"auto"`` is on a device, for so many steps; another name is itself.
+
+    Raises:
+        ValueError: no such engine, or a CUDA graph on another device.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"engine: must be one of {', '.join(ENGINES)}, got engine={name!r}. Use 'auto'.")
+    if name == "cuda-graph" and device.type != "cuda":
+        raise ValueError(f"engine: 'cuda-graph' must have parameters on a GPU, got {device}. Use engine='compiled'.")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "cuda-graph"
+    return "compiled" if planned_steps is None or planned_steps >= WORTH_COMPILING else "eager"
+
+
+def _others(model: Program, guide: Program, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Frozen parameters and buffers of the programs that are modules."""
+    trained = {id(p) for p in parameters}
+    modules: list[nn.Module] = [m for m in map(module_of, (model, guide)) if m is not None]
+    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers()) if id(t) not in trained]
+    return list({id(t): t for t in tensors}.values())
