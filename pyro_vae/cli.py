@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pyro_vae.arguments import Parser, exact_words, one_line
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.experiment import Trained, load_run, parse_config, parser, to_yaml, train
 from pyro_vae.files import write_atomically
+from pyro_vae.ranks import join
 from pyro_vae.training import NonFiniteError, Run
 
 _HELP = """\
@@ -35,6 +37,7 @@ examples:
   pyro-vae train --objective BetaELBO --objective.beta LinearWarmUp --objective.beta.length 50
   pyro-vae train --config runs/mnist/config.yaml --out runs/again
   pyro-vae evaluate runs/mnist --num_samples 5000
+  torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two       two processes share every batch
 
 Every component (data, prior, likelihood, guide, net, objective, optimizer, lr_schedule) is chosen by its class name,
 and its constructor's arguments follow after a dot. `pyro-vae train --guide.help DiagonalNormalGuide` shows them.
@@ -70,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in commands:
         return _fail(f"pyro-vae: the command must be one of {', '.join(commands)}, got {words[0]!r}. See --help.", 2)
     try:
-        commands[words[0]](words[1:])
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            commands[words[0]](words[1:])
     except KeyboardInterrupt as stop:
         return _fail(f"pyro-vae: interrupted{f', {stop}' if stop.args else ''}", 130)
     except NonFiniteError as error:
@@ -105,15 +110,14 @@ def _start(out: str | None, words: list[str], trust: Sequence[str]) -> None:
     options = parser().parse_args(exact_words(words, trust))
     name = options.data.class_path.rsplit(".", 1)[-1].lower()
     target = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if target.exists():
+    if target.exists() and join().first:
         raise FileExistsError(f"--out: the run folder must not exist yet, got {target}. Choose another or --resume it.")
 
     def make() -> Run:
         print(f"run folder: {target}", flush=True)
         return Run.create(target, config=to_yaml(options))
 
-    trained = train(**_arguments(options), run=make)
-    _report(Run(target), trained)
+    _report(target, train(**_arguments(options), run=make))
 
 
 def _resume(path: str, out: str | None, words: list[str], trust: Sequence[str]) -> None:
@@ -126,10 +130,11 @@ def _resume(path: str, out: str | None, words: list[str], trust: Sequence[str]) 
     given, unknown = longer.parse_known_args(words)
     if unknown:
         raise ValueError(f"--resume: only --epochs may be given besides, got {unknown[0]}. Start a new run instead.")
-    if given.epochs != options.epochs:  # so that a resumption without --epochs goes to the new end
+    if given.epochs != options.epochs and join().first:  # so that a resumption without --epochs goes to the new end
         options.epochs = given.epochs
         write_atomically(run.path / "config.yaml", to_yaml(options).encode(), overwrite=True)
-    _report(run, train(**_arguments(options), run=run, resume=True))
+    options.epochs = given.epochs
+    _report(run.path, train(**_arguments(options), run=run, resume=True))
 
 
 def _arguments(options: Any) -> dict[str, Any]:
@@ -147,10 +152,13 @@ def _arguments(options: Any) -> dict[str, Any]:
     return arguments
 
 
-def _report(run: Run, trained: Trained) -> None:
+def _report(folder: Path, trained: Trained) -> None:
     from pyro_vae.plotting import caption_of, save_figures
 
     result = trained.evaluate(progress=sys.stderr.isatty())
+    if not join().first:
+        return
+    run = Run(folder)
     path = _path(run, result.protocol)
     result.save(path, overwrite=True)
     caption = caption_of(result.protocol)
@@ -168,6 +176,8 @@ def _evaluate(words: list[str]) -> None:
     made.add_argument("--batch_size", type=int, default=20, help="images at a time (default 20)")
     made.add_argument("--chunk_size", type=int, default=50, help="draws at a time (default 50)")
     made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    made.add_argument("--engine", choices=["auto", "eager", "compiled"], default="auto", help="(default auto)")
+    made.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the networks' products")
     made.add_argument("--overwrite", action="store_true", help="replace a result of the same protocol")
     options = vars(made.parse_args(words))
     overwrite = options.pop("overwrite")
@@ -176,12 +186,13 @@ def _evaluate(words: list[str]) -> None:
         raise ValueError(f"--num_samples: must be at least 1, got {options['num_samples']}. Use 5000.")
     name = {"split": options["split"], "proposal": options["proposal"], "sample_seed": options["seed"]}
     path = _path(run, {**name, "num_samples": options["num_samples"]})
-    if path.exists() and not overwrite:
+    if path.exists() and not overwrite and join().first:
         raise FileExistsError(f"evaluate: {path} must not exist yet, got one. Read it, or replace it with --overwrite.")
     trained = _load(options)
     result = trained.evaluate(options.pop("split"), **options, progress=sys.stderr.isatty())
-    result.save(path, overwrite=overwrite)
-    _print_result(result, path)
+    if join().first:
+        result.save(path, overwrite=overwrite)
+        _print_result(result, path)
 
 
 def _sample(words: list[str]) -> None:
@@ -240,6 +251,10 @@ def _path(run: Run, p: dict[str, Any]) -> Path:
 
 def _print_result(result: LogLikelihood, path: Path) -> None:
     print(f"{result.protocol['split']} {result}\nresult: {path}")
+
+
+def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
+    print(f"warning: {one_line(Exception(str(message)))}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

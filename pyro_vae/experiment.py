@@ -25,6 +25,7 @@ from pyro_vae.networks import Shape
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.precision import Precision
 from pyro_vae.priors import Prior, StandardNormalPrior
+from pyro_vae.ranks import local_rank
 from pyro_vae.training import EngineName, FitResult, Run, fit
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -224,7 +225,7 @@ def choose_device(name: Device) -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda must be available, got none on this machine. Use --device cpu or auto.")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", local_rank()) if name != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
 def _parts(vae: VAE) -> dict[str, Any]:

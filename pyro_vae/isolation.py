@@ -24,10 +24,20 @@ def isolated(seed: int | None = None, *, validate: bool = False) -> Iterator[Non
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(cuda), validating(validate), no_registration():
         if seed is not None:
-            torch.default_generator.manual_seed(seed)
-            if cuda:  # torch.manual_seed would also leave a seed behind for a CUDA that is not in use
-                torch.cuda.manual_seed_all(seed)
+            _seed_all(seed)
         yield
+
+
+def reseed(seed: int, number: int) -> None:
+    """Within :func:`isolated`: the stream of the ``number``-th part of what a seed stands for."""
+    # Seeds of consecutive runs and parts must not coincide: (0, 1) is not (1, 0).
+    _seed_all((seed * 1_000_003 + number) % 2**63)
+
+
+def _seed_all(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # torch.manual_seed would also leave a seed behind for a CUDA that is not in use
+        torch.cuda.manual_seed_all(seed)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ LEAVES = {
     "data": {"evaluation", "training", "config", "pyro_vae", "experiment", "plotting"},
     "files": {"evaluation", "training", "plotting", "cli"},
     "precision": {"evaluation", "training", "experiment"},
+    "ranks": {"data", "evaluation", "training", "experiment", "cli"},
+    "sharding": {"data", "training"},
     "recording": {"evaluation", "training"},
     "isolation": {"evaluation", "training", "plotting", "experiment", "recording"},
     "param_store": {"guides", "models", "evaluation", "isolation"},

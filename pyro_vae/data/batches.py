@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyro_vae.data.image_set import ImageSet
+from pyro_vae.ranks import Ranks
+from pyro_vae.sharding import Share, take
 
+_ALONE = Ranks()
 Data: TypeAlias = ImageSet | Tensor | Iterable[Any]
 _END = object()
 
@@ -26,24 +29,51 @@ class Batch:
         args: the arguments that a program is called with, the data first; None where ``fetch`` gives them.
         index: which data of the set; None where that is not known.
         fetch: from an index to the arguments.
+        ranks: the processes that share every batch; each has some of its rows.
     """
 
     def __init__(
-        self, args: tuple[Any, ...] | None = None, *, index: Tensor | None = None, fetch: Fetch | None = None
+        self,
+        args: tuple[Any, ...] | None = None,
+        *,
+        index: Tensor | None = None,
+        fetch: Fetch | None = None,
+        ranks: Ranks = _ALONE,
     ) -> None:
-        self._args, self.index, self.fetch = args, index, fetch
+        self._whole, self._index, self.fetch, self.ranks = args, index, fetch, ranks
+
+    @property
+    def whole(self) -> tuple[Any, ...]:
+        """The arguments with the rows of all processes; binary pixels are drawn at the first look."""
+        if self._whole is None:
+            assert self.fetch is not None
+            assert self._index is not None
+            self._whole = self.fetch(self._index)
+        return self._whole
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """The arguments; binary pixels are drawn at the first look."""
-        if self._args is None:
-            assert self.fetch is not None
-            assert self.index is not None
-            self._args = self.fetch(self.index)
-        return self._args
+        """This process's rows of the arguments."""
+        return self.whole if self.ranks.alone else take(self.whole, self.rows)
+
+    @property
+    def index(self) -> Tensor | None:
+        """Which data of the set this process's rows are; None where that is not known."""
+        return None if self._index is None else self._index[self.rows.start : self.rows.stop]
+
+    @property
+    def rows(self) -> range:
+        """This process's rows of the whole batch."""
+        return self.ranks.share(len(self))
+
+    @property
+    def share(self) -> Share | None:
+        """The same for :class:`~pyro_vae.sharding.SharedRandom`; None in a process that has all rows."""
+        return None if self.ranks.alone else Share(self.rows.start, len(self.rows), len(self))
 
     def __len__(self) -> int:
-        return len(self.args[0] if self.index is None else self.index)
+        """Number of data in the whole batch."""
+        return len(self.whole[0] if self._index is None else self._index)
 
 
 class Batches:
@@ -56,6 +86,7 @@ class Batches:
         shuffle_seed: shuffle by (seed, epoch), on the data's device; None keeps the order.
         device: where iterables' tensors are moved to; sets and tensors must be there already. None leaves them.
         dtype: of an ``ImageSet``'s batches.
+        ranks: the processes that share every batch.
 
     Raises:
         ValueError: no data, or a batch size that is not positive or larger than the data.
@@ -69,9 +100,10 @@ class Batches:
         shuffle_seed: int | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        ranks: Ranks = _ALONE,
     ) -> None:
         self.data, self.batch_size, self.shuffle_seed = data, batch_size, shuffle_seed
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.ranks = device, dtype, ranks
         if batch_size < 1:
             raise ValueError(f"Batches: batch_size must be at least 1, got batch_size={batch_size}. Use 100.")
         if isinstance(data, Iterator | tuple | Dataset):
@@ -102,7 +134,7 @@ class Batches:
             yield from islice(self._iterate(number), start, None)
             return
         for index in self._order(number).split(self.batch_size)[start:]:
-            yield Batch(index=index, fetch=self.fetch)
+            yield Batch(index=index, fetch=self.fetch, ranks=self.ranks)
 
     def fetch(self, index: Tensor) -> tuple[Tensor]:
         """The data of a set or a tensor at ``index``, as the argument of a program."""
@@ -125,7 +157,7 @@ class Batches:
                 torch.set_rng_state(outside)
             if batch is _END:
                 return
-            yield Batch(self._arguments(batch))
+            yield Batch(self._arguments(batch), ranks=self.ranks)
 
     def _order(self, epoch: int) -> Tensor:
         data: Any = self.data

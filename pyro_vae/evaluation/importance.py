@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -10,10 +12,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.evaluation.log_weights import Program, Weigher, prior_proposal
+from pyro_vae.evaluation.log_weights import LogWeights, Program, Weigher, prior_proposal
 from pyro_vae.evaluation.result import LogLikelihood
 from pyro_vae.evaluation.streaming import WeightSummary
-from pyro_vae.isolation import evaluating, isolated, placement, validating
+from pyro_vae.isolation import evaluating, isolated, module_of, placement, reseed, validating
+from pyro_vae.precision import NetworkPrecision, Precision
+from pyro_vae.ranks import join
+from pyro_vae.recording import Recorded, RecordingError
+
+WORTH_COMPILING = 2_000
+"""Chunks from which compiling, about ten seconds, pays."""
 
 
 def log_likelihood(
@@ -27,10 +35,15 @@ def log_likelihood(
     proposal: Literal["guide", "prior"] = "guide",
     data_plate: str | None = None,
     seed: int = 0,
+    engine: Literal["auto", "eager", "compiled"] = "auto",
+    precision: Precision = "fp32",
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> LogLikelihood:
     r"""Importance-weighted estimate of log p(x) per datum, :math:`\log \frac1S \sum_s p(x, z_s) / q(z_s | x)`.
+
+    Under ``torchrun`` the processes share the batches, and all of them return the whole result, the same for every
+    number of processes.
 
     A lower bound in expectation. Works for any Pyro model and guide whose sites lie within one vectorised plate over
     the data. The samples are streamed in chunks: memory does not grow with their number. Random numbers come from
@@ -47,7 +60,11 @@ def log_likelihood(
             keeps MNIST-sized decodings in the processor's cache.
         proposal: ``"guide"``; or ``"prior"`` for the naive estimator, a baseline that fails on all but tiny models.
         data_plate: name of the plate over the data, where it is not the only one that holds all sites.
-        seed: of the draws.
+        seed: of the draws; every batch has its own stream, by its number.
+        engine: ``"eager"`` runs the programs for every chunk; ``"compiled"`` once for a shape, and their compiled
+            tensor operations from then on; ``"auto"`` compiles where there are enough chunks. All draw the same random
+            numbers.
+        precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; densities stay in float32.
         protocol: entries to keep with the result, such as the data set's.
         progress: show a progress bar.
 
@@ -71,31 +88,81 @@ def log_likelihood(
     """
     _check_sizes(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     propose = prior_proposal(model) if proposal == "prior" else guide
-    device, precision = placement(model, guide)
-    batches = Batches(data, batch_size, device=device, dtype=precision)
+    device, dtype = placement(model, guide)
+    batches, ranks = Batches(data, batch_size, device=device, dtype=dtype), join()
+    chunks = len(batches) * -(-num_samples // chunk_size) // ranks.size
+    sampler = Sampler(model, propose, data_plate, compiled=_compiles(engine, chunks))
     parts, own = [], {"estimator": "importance", "num_samples": num_samples, "proposal": proposal, "sample_seed": seed}
-    bar = tqdm(disable=not progress, unit=" data", total=batches.num_data)
-    with bar, evaluating(model, guide), isolated(seed):
-        for batch in batches.epoch():
-            args = batch.args
-            with validating(True):  # one draw of every batch is checked in full, the rest not
-                weigher = Weigher(model, propose, args, data_plate=data_plate)
-            parts.append(_summary(weigher, num_samples, chunk_size))
-            own |= {"dtype": str(args[0].dtype).removeprefix("torch."), "dimensions": math.prod(args[0].shape[1:])}
-            own["discrete"] = weigher.discrete
-            bar.update(len(args[0]))
-    if not parts:
+    bar = tqdm(disable=not (progress and ranks.first), unit=" data", total=batches.num_data)
+    with bar, evaluating(model, guide), isolated(seed), NetworkPrecision(precision):
+        for number, batch in enumerate(batches.epoch()):
+            if number % ranks.size == ranks.rank:
+                reseed(seed, number)
+                sampler.check(batch.args)
+                parts.append((number, _summary(sampler, batch.args, num_samples, chunk_size)))
+                own |= _kind(batch.args[0], discrete=sampler.discrete)
+            bar.update(len(batch))
+    gathered = sorted(chain(*ranks.gather(parts)), key=lambda part: part[0])
+    if not gathered:
         raise ValueError("log_likelihood: data must not be empty, got no batch. Pass at least one datum.")
-    tensors = {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
-    own["num_data"] = len(tensors["log_likelihood"])
+    own = ranks.from_first(own)
+    tensors = {key: torch.cat([part[key] for _, part in gathered]) for key in gathered[0][1]}
+    own |= {"num_data": len(tensors["log_likelihood"]), "precision": precision}
     return LogLikelihood(**tensors, protocol={**(protocol or {}), **own})
 
 
-def _summary(weigher: Weigher, num_samples: int, chunk_size: int) -> dict[str, Tensor]:
+class Sampler:
+    """Draws the log-weights of one batch after the other, their programs recorded where that is asked for.
+
+    Args:
+        model: Pyro model.
+        guide: Pyro guide or another proposal.
+        data_plate: name of the plate over the data, where it is not the only one.
+        compiled: whether to record and compile the programs; where that fails they run eagerly, after one warning.
+    """
+
+    def __init__(self, model: Program, guide: Program, data_plate: str | None, *, compiled: bool) -> None:
+        self.model, self.guide, self.data_plate = model, guide, data_plate
+        modules = [m for m in map(module_of, (model, guide)) if m is not None]
+        state = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
+        self._recorded = Recorded(self._draw, list(state.values())) if compiled else None
+
+    def check(self, args: tuple[Any, ...]) -> None:
+        """Examine the programs on the batch, in full and once; the draws are not checked any more."""
+        with validating(True):
+            self._weigher = Weigher(self.model, self.guide, args, data_plate=self.data_plate)
+        self.discrete = self._weigher.discrete
+
+    def __call__(self, num_samples: int, args: tuple[Any, ...]) -> LogWeights:
+        """``(num_samples, batch)`` log-weights of the batch that was checked last."""
+        if self._recorded:
+            try:
+                return self._recorded(num_samples, *args)
+            except RecordingError as cause:
+                self._recorded = None
+                warnings.warn(f"log_likelihood: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=2)
+        return self._draw(num_samples, *args)
+
+    def _draw(self, num_samples: int, *args: Any) -> LogWeights:
+        return self._weigher.draw(num_samples, *args)
+
+
+def _compiles(engine: str, chunks: int) -> bool:
+    if engine not in ("auto", "eager", "compiled"):
+        raise ValueError(f"log_likelihood: engine must be auto, eager or compiled, got engine={engine!r}. Use 'auto'.")
+    return engine == "compiled" or (engine == "auto" and chunks >= WORTH_COMPILING)
+
+
+def _kind(data: Tensor, *, discrete: bool) -> dict[str, Any]:
+    dtype = str(data.dtype).removeprefix("torch.")
+    return {"dtype": dtype, "dimensions": math.prod(data.shape[1:]), "discrete": discrete}
+
+
+def _summary(sampler: Sampler, args: tuple[Any, ...], num_samples: int, chunk_size: int) -> dict[str, Tensor]:
     summary = WeightSummary(num_samples)
     for start in range(0, num_samples, chunk_size):
-        summary.add(weigher(min(chunk_size, num_samples - start)))
-    return summary.result()
+        summary.add(sampler(min(chunk_size, num_samples - start), args))
+    return {key: value.cpu() for key, value in summary.result().items()}
 
 
 def _check_sizes(**sizes: int) -> None:

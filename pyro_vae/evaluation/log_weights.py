@@ -62,7 +62,7 @@ class Weigher:
     def __init__(self, model: Program, guide: Program, args: tuple[Any, ...], *, data_plate: str | None = None) -> None:
         self.model, self.guide, self.args = model, guide, args
         with torch.no_grad(), isolated(validate=is_validation_enabled()), SupportCheck("log_weights"):
-            model_trace, guide_trace = self._trace()
+            model_trace, guide_trace = self._trace(None, args)
             for site in [*_sites(model_trace), *_sites(guide_trace)]:
                 # Here, without the samples' plate: with it, (data, data) may pass for (samples, data).
                 _check_shape(site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
@@ -78,17 +78,21 @@ class Weigher:
 
     def __call__(self, num_samples: int) -> LogWeights:
         """Draw ``num_samples`` latents per datum and return their log-weights; differentiable."""
-        model_trace, guide_trace = self._trace(num_samples)
+        return self.draw(num_samples, *self.args)
+
+    def draw(self, num_samples: int, *args: Any) -> LogWeights:
+        """The same for another batch of the same shape."""
+        model_trace, guide_trace = self._trace(num_samples, args)
         log_q = self._sum(num_samples, _sites(guide_trace))
         log_p = self._sum(num_samples, (site for site in _sites(model_trace) if not site["is_observed"]))
         observed = (site for site in _sites(model_trace) if site["is_observed"])
         return LogWeights(self._sum(num_samples, observed), log_p - log_q)
 
-    def _trace(self, num_samples: int | None = None) -> tuple[Trace, Trace]:
+    def _trace(self, num_samples: int | None, args: tuple[Any, ...]) -> tuple[Trace, Trace]:
         with no_registration():
-            guide_trace = poutine.trace(self._repeat(self.guide, num_samples)).get_trace(*self.args)
+            guide_trace = poutine.trace(self._repeat(self.guide, num_samples)).get_trace(*args)
             model = poutine.replay(self._repeat(self.model, num_samples), trace=guide_trace)
-            return poutine.trace(model).get_trace(*self.args), guide_trace
+            return poutine.trace(model).get_trace(*args), guide_trace
 
     def _repeat(self, program: Program, num_samples: int | None) -> Program:
         if num_samples is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,8 +11,12 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pyro_vae.data.batches import Batch
+from pyro_vae.evaluation import Weigher
 from pyro_vae.isolation import isolated, module_of
 from pyro_vae.precision import Precision
+from pyro_vae.ranks import Ranks
+from pyro_vae.sharding import find_rows
 from pyro_vae.training.compiled import CompiledEngine
 from pyro_vae.training.cuda_graph import CudaGraphEngine
 from pyro_vae.training.engine import EagerEngine, Engine, Problem
@@ -35,6 +40,7 @@ def build_engine(
     clip_norm: float | None = None,
     precision: Precision = "fp32",
     planned_steps: int | None = None,
+    ranks: Ranks | None = None,
 ) -> Engine:
     """The engine of a name, ready to step; one that cannot record the programs is replaced by the eager one.
 
@@ -50,9 +56,10 @@ def build_engine(
         clip_norm: largest norm of the whole gradient; None for no limit.
         precision: of the networks: ``"fp32"``, or ``"bf16"`` for products in bfloat16.
         planned_steps: how many steps will be taken, which ``"auto"`` goes by; None for many.
+        ranks: the processes that share every batch.
 
     Raises:
-        ValueError: no such engine, or none for this device.
+        ValueError: no such engine, or none for this device, or programs that several processes cannot share.
 
     Example:
         >>> import torch
@@ -65,19 +72,45 @@ def build_engine(
         >>> engine.step((x,)).finite
         True
     """
+    ranks = ranks or Ranks()
     problem = Problem(objective, model, guide, parameters, _others(model, guide, parameters), precision)
-    chosen = resolve_engine(name, parameters[0].device, planned_steps)
+    chosen = resolve_engine(name, parameters[0].device, planned_steps, ranks)
+    batch = Batch(args, ranks=ranks)
     with isolated():
+        if not ranks.alone:
+            problem = _shared(problem, args)
         if chosen == "cuda-graph":
-            engine = CudaGraphEngine(problem, optimizer, args, clip_norm=clip_norm)
+            engine = CudaGraphEngine(problem, optimizer, batch, clip_norm=clip_norm)
             if engine.records:
                 return engine
         elif chosen == "compiled":
-            return CompiledEngine(problem, optimizer, args, clip_norm=clip_norm)
-    return EagerEngine(problem, optimizer, clip_norm=clip_norm)
+            return CompiledEngine(problem, optimizer, batch, clip_norm=clip_norm, ranks=ranks)
+    return EagerEngine(problem, optimizer, clip_norm=clip_norm, ranks=ranks)
 
 
-def resolve_engine(name: EngineName, device: torch.device, planned_steps: int | None = None) -> EngineName:
+def _shared(problem: Problem, args: tuple[Any, ...]) -> Problem:
+    """The problem with what it takes to share its batches among processes.
+
+    Raises:
+        ValueError: the loss is not a sum over the data, or depends on statistics of the batch.
+    """
+    Weigher(problem.model, problem.guide, args)  # refuses sites that are outside the plate of the data
+    before = [buffer.clone() for buffer in problem.buffers]
+    problem.gradients(*args, flag=False)
+    changed = any(not torch.equal(a, b) for a, b in zip(problem.buffers, before, strict=True))
+    for buffer, value in zip(problem.buffers, before, strict=True):
+        buffer.copy_(value)
+    if changed:
+        raise ValueError(
+            "ranks: programs must not keep statistics of their batches, got buffers that a step changes (batch "
+            "normalization?). Use another normalization, or train in one process."
+        )
+    return replace(problem, rows=find_rows(problem.gradients, args))
+
+
+def resolve_engine(
+    name: EngineName, device: torch.device, planned_steps: int | None = None, ranks: Ranks | None = None
+) -> EngineName:
     """The engine that ``"auto"`` is on a device, for so many steps; another name is itself.
 
     Raises:
@@ -87,10 +120,13 @@ def resolve_engine(name: EngineName, device: torch.device, planned_steps: int | 
         raise ValueError(f"engine: must be one of {', '.join(ENGINES)}, got engine={name!r}. Use 'auto'.")
     if name == "cuda-graph" and device.type != "cuda":
         raise ValueError(f"engine: 'cuda-graph' must have parameters on a GPU, got {device}. Use engine='compiled'.")
+    alone = ranks is None or ranks.alone
+    if name == "cuda-graph" and not alone:
+        raise ValueError("engine: 'cuda-graph' must run in one process, got several. Use engine='compiled'.")
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "cuda-graph"
+        return "cuda-graph" if alone else "compiled"
     return "compiled" if planned_steps is None or planned_steps >= WORTH_COMPILING else "eager"
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective, Terms
+from pyro_vae.sharding import Share
 from pyro_vae.training.compiled import recorded_gradients
 from pyro_vae.training.engine import Engine, Gradients, Problem, Step, StepResult, accumulated
 
@@ -28,7 +29,7 @@ class CudaGraphEngine(Engine):
     Args:
         problem: what is trained, on a CUDA device.
         optimizer: over the problem's parameters, one of torch's fused or capturable ones.
-        args: a batch of the usual shape.
+        batch: one of the usual shape.
         clip_norm: largest norm of the whole gradient; None for no limit.
         capture: from a function without arguments to its replay; torch's CUDA graphs.
 
@@ -40,14 +41,14 @@ class CudaGraphEngine(Engine):
         self,
         problem: Problem,
         optimizer: Optimizer,
-        args: tuple[Any, ...],
+        batch: Batch,
         *,
         clip_norm: float | None = None,
         capture: Callable[[Replay], Replay] | None = None,
     ) -> None:
         super().__init__(problem, optimizer, clip_norm=clip_norm)
         self.name, self.stride, self._capture = "cuda-graph", 32, capture or capture_cuda_graph
-        self._gradients: Callable[..., Gradients] | None = recorded_gradients(problem, args)
+        self._gradients: Callable[..., Gradients] | None = recorded_gradients(problem, batch)
         self._graphs: dict[Any, _Group] = {}
         self._warm = 0
         _make_capturable(optimizer)
@@ -57,9 +58,9 @@ class CudaGraphEngine(Engine):
         """Whether the programs were recorded; without a recording this engine cannot run."""
         return self._gradients is not None
 
-    def gradients(self, args: tuple[Any, ...]) -> Gradients:
+    def gradients(self, args: tuple[Any, ...], share: Share | None = None) -> Gradients:
         assert self._gradients is not None
-        return self._gradients(*args)
+        return self._gradients(share, *args)
 
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
         results: list[StepResult] = []
@@ -127,7 +128,9 @@ class _Group:
             for weight in weights:
                 weight.copy_(self.betas[i])
             before = [buffer.clone() for buffer in engine.problem.buffers]
-            total = accumulated([(engine.gradients(held.args()), held.length) for held in inputs])
+            total = accumulated(
+                [(engine.gradients(held.args()), held.length) for held in inputs], sum(held.length for held in inputs)
+            )
             ok = total.finite if ok is None else ok & total.finite
             for buffer, value in zip(engine.problem.buffers, before, strict=True):
                 buffer.copy_(torch.where(ok, buffer, value))

@@ -19,8 +19,11 @@ from pyro_vae.evaluation.support import SupportCheck, SupportFlag
 from pyro_vae.isolation import isolated
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.precision import NetworkPrecision, Precision
+from pyro_vae.ranks import Ranks
+from pyro_vae.sharding import Share, SharedRandom
 
 Program = Callable[..., Any]
+_ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ class Problem:
         parameters: what the gradient is taken by.
         buffers: other tensors that the programs read or write, such as running statistics.
         precision: of the networks.
+        rows: where the batch is in the shapes of what the programs draw (see :func:`~pyro_vae.sharding.find_rows`);
+            needed where several processes share a batch.
     """
 
     objective: ELBO
@@ -105,11 +110,19 @@ class Problem:
     parameters: Sequence[Tensor]
     buffers: Sequence[Tensor] = ()
     precision: Precision = "fp32"
+    rows: Sequence[tuple[int, int] | None] = ()
 
-    def gradients(self, *args: Any, flag: bool = True) -> Gradients:
-        """Loss and gradient of the batch ``args``; with ``flag`` the support is looked at without a message."""
+    def gradients(self, *args: Any, share: Share | None = None, flag: bool = True) -> Gradients:
+        """Loss and gradient of the batch ``args``.
+
+        Args:
+            args: what the programs are called with.
+            share: which rows these are of the whole batch, whose random numbers are drawn.
+            flag: look at the support too, without a message.
+        """
         support = SupportFlag() if flag else nullcontext()
-        with NetworkPrecision(self.precision), support:
+        random = SharedRandom(share, self.rows) if share else nullcontext()
+        with NetworkPrecision(self.precision), random, support:
             loss = self.objective.differentiable_loss(self.model, self.guide, *args)
         found = torch.autograd.grad(loss / len(args[0]), self.parameters, allow_unused=True)
         norm = get_total_norm([g for g in found if g is not None])
@@ -127,6 +140,7 @@ class Engine(ABC):
         problem: what is trained.
         optimizer: over the problem's parameters.
         clip_norm: largest norm of the whole gradient; None for no limit.
+        ranks: the processes that share every batch; their gradients are summed.
 
     Attributes:
         name: the engine in effect; ``"eager"`` where recording failed.
@@ -137,8 +151,10 @@ class Engine(ABC):
     name: str
     stride: int = 1
 
-    def __init__(self, problem: Problem, optimizer: Optimizer, *, clip_norm: float | None = None) -> None:
-        self.problem, self.optimizer, self.clip_norm = problem, optimizer, clip_norm
+    def __init__(
+        self, problem: Problem, optimizer: Optimizer, *, clip_norm: float | None = None, ranks: Ranks = _ALONE
+    ) -> None:
+        self.problem, self.optimizer, self.clip_norm, self.ranks = problem, optimizer, clip_norm, ranks
         self.check = True
 
     @abstractmethod
@@ -146,8 +162,8 @@ class Engine(ABC):
         """Take the steps, up to the first whose loss or gradient is not finite; that one changes no parameter."""
 
     @abstractmethod
-    def gradients(self, args: tuple[Any, ...]) -> Gradients:
-        """Loss and gradient of one batch."""
+    def gradients(self, args: tuple[Any, ...], share: Share | None = None) -> Gradients:
+        """Loss and gradient of one batch, or of a share of it."""
 
     def step(self, args: tuple[Any, ...]) -> StepResult:
         """Take one step on the batch ``args``."""
@@ -195,7 +211,10 @@ class HostEngine(Engine, ABC):
         if isinstance(self.problem.objective, Objective):
             self.problem.objective.set_progress(*step.progress)
         self.optimizer.zero_grad(set_to_none=True)  # before the gradients, whose memory the new ones take
-        total = accumulated([(self.gradients(batch.args), len(batch)) for batch in step.batches])
+        mine = [batch for batch in step.batches if len(batch.rows)]
+        parts = [(self.gradients(batch.args, batch.share), len(batch.rows)) for batch in mine]
+        total = accumulated(parts, len(step)) if parts else self._nothing()
+        total = total if self.ranks.alone else self._over_ranks(total)
         for parameter, gradient in zip(self.problem.parameters, total.gradients, strict=True):
             parameter.grad = gradient
         finite = bool(total.finite)
@@ -205,6 +224,25 @@ class HostEngine(Engine, ABC):
             self.optimizer.step()
         return StepResult(total.loss, total.terms, finite)
 
+    def _nothing(self) -> Gradients:
+        """What a process adds that has no data of a step."""
+        zero = torch.zeros((), device=self.problem.parameters[0].device)
+        terms = Terms(zero, zero) if isinstance(self.problem.objective, Objective) else None
+        return Gradients(zero, terms, [None] * len(self.problem.parameters), zero, zero == 0)
+
+    def _over_ranks(self, mine: Gradients) -> Gradients:
+        """The sums over all processes, sent as one tensor."""
+        pairs = zip(mine.gradients, self.problem.parameters, strict=True)
+        gradients = [torch.zeros_like(p) if g is None else g for g, p in pairs]
+        sums = torch.stack([mine.loss, *(mine.terms or ()), (~mine.finite).to(mine.loss)]).double()
+        self.ranks.sum(sums)
+        flat = self.ranks.sum(torch.cat([g.flatten() for g in gradients]))
+        sizes = [g.numel() for g in gradients]
+        gradients = [part.view_as(g) for part, g in zip(flat.split(sizes), gradients, strict=True)]
+        norm = get_total_norm(gradients)
+        finite = (sums[-1] == 0) & torch.isfinite(norm)
+        return Gradients(sums[0], Terms(*sums[1:-1]) if mine.terms else None, list(gradients), norm, finite)
+
 
 class EagerEngine(HostEngine):
     """Pyro as it is: the reference for every other engine.
@@ -213,6 +251,7 @@ class EagerEngine(HostEngine):
         problem: what is trained.
         optimizer: over the problem's parameters.
         clip_norm: largest norm of the whole gradient; None for no limit.
+        ranks: the processes that share every batch; their gradients are summed.
 
     References:
         Automated variational inference in probabilistic programming (Wingate and Weber, 2013).
@@ -221,16 +260,20 @@ class EagerEngine(HostEngine):
 
     name = "eager"
 
-    def gradients(self, args: tuple[Any, ...]) -> Gradients:
+    def gradients(self, args: tuple[Any, ...], share: Share | None = None) -> Gradients:
         with SupportCheck("fit") if self.check else nullcontext():
-            return self.problem.gradients(*args, flag=False)
+            return self.problem.gradients(*args, share=share, flag=False)
 
 
-def accumulated(parts: Sequence[tuple[Gradients, int]]) -> Gradients:
-    """Over the batches of a step, given with their lengths: summed losses, the gradient of their mean over the data."""
-    if len(parts) == 1:
+def accumulated(parts: Sequence[tuple[Gradients, int]], total: int) -> Gradients:
+    """Over the batches of a step, given with their lengths: summed losses, the gradient of their mean over the data.
+
+    Args:
+        parts: loss and gradient of each batch, with its length.
+        total: number of data of the step, in all processes.
+    """
+    if len(parts) == 1 and parts[0][1] == total:
         return parts[0][0]
-    total = sum(length for _, length in parts)
     per_parameter = zip(*(part.gradients for part, _ in parts), strict=True)
     gradients = [_weighted_sum(row, [length / total for _, length in parts]) for row in per_parameter]
     norm = get_total_norm([g for g in gradients if g is not None])

@@ -16,6 +16,7 @@ from pyro_vae.data.batches import Batches, Data
 from pyro_vae.isolation import isolated, placement
 from pyro_vae.objectives import ELBO
 from pyro_vae.precision import NetworkPrecision, Precision
+from pyro_vae.ranks import Ranks, join
 from pyro_vae.training.choice import EngineName, resolve_engine
 from pyro_vae.training.loop import FitResult, Loop, ScheduleFactory, Settings
 from pyro_vae.training.reporting import check_tensorboard
@@ -50,6 +51,10 @@ def fit(
     progress: bool | None = None,
 ) -> FitResult:
     """Train a Pyro model and guide by stochastic variational inference with a torch optimizer.
+
+    Under ``torchrun`` the processes share every batch and draw the random numbers of one process: losses and weights
+    are those of one process to rounding, whatever the number of processes, which may change at a resume. The first
+    process alone writes the run folder.
 
     The parameters are those of the modules (a program may be a module or a method of one), and what plain functions
     declare with ``pyro.param``; our modules stay out of Pyro's parameter store. Random numbers come from ``seed`` and
@@ -114,8 +119,9 @@ def fit(
     NetworkPrecision(precision)
     if tensorboard:
         check_tensorboard(run)
-    batches = _training_batches(model, guide, data, batch_size, seed)
-    resolve_engine(engine, batches.device or torch.device("cpu"))
+    ranks = join()
+    batches = _training_batches(model, guide, data, batch_size, seed, ranks)
+    resolve_engine(engine, batches.device or torch.device("cpu"), ranks=ranks)
     settings = Settings(
         objective or ELBO(),
         optimizer,
@@ -133,13 +139,13 @@ def fit(
     with isolated(seed):
         loop = Loop(model, guide, batches, settings)
         loop.check()
-        loop.attach(_open_run(run), resume)
+        loop.attach(_open_run(run) if ranks.first else None, resume)
         return loop.train(epochs, tensorboard=tensorboard, progress=progress)
 
 
-def _training_batches(model: Program, guide: Program, data: Data, batch_size: int, seed: int) -> Batches:
+def _training_batches(model: Program, guide: Program, data: Data, batch_size: int, seed: int, ranks: Ranks) -> Batches:
     device, dtype = placement(model, guide)
-    batches = Batches(data, batch_size, shuffle_seed=seed, device=device, dtype=dtype)
+    batches = Batches(data, batch_size, shuffle_seed=seed, device=device, dtype=dtype, ranks=ranks)
     if batches.num_data is not None and batch_size > batches.num_data:
         raise ValueError(
             f"fit: batch_size must not exceed the data, got batch_size={batch_size}, data={batches.num_data}. "

@@ -78,6 +78,7 @@ class Loop:
         self.optimizer = build_optimizer(settings.optimizer, parameters)
         self.scheduler = settings.lr_schedule(self.optimizer) if settings.lr_schedule else None
         self.engine_name: EngineName = settings.engine
+        self.ranks = batches.ranks
         self.epoch = self.step = self.position = 0
         self.meter = EpochMeter()
         self.best: dict[str, Any] = {"elbo": -float("inf"), "epoch": None, "weights": None}
@@ -97,17 +98,19 @@ class Loop:
                 Weigher(self.model, self.guide, next(iter(data.epoch())).args)
 
     def attach(self, run: Run | None, resume: bool) -> None:
-        """Write to the run folder from now on; with ``resume``, go back to its last checkpoint first."""
+        """Write to the run folder from now on; with ``resume``, go back to its last checkpoint first.
+
+        Of several processes the first has the run folder; the others are told the checkpoint by it.
+        """
         self.run = run
-        if run is None:
-            if resume:
-                raise ValueError("fit: resume must have a run folder, got run=None. Pass run='runs/NAME'.")
-        elif resume:
-            state = run.load_state()
+        if run is None and self.ranks.first and resume:
+            raise ValueError("fit: resume must have a run folder, got run=None. Pass run='runs/NAME'.")
+        if run is not None and not resume and ((run.path / "state.pt").exists() or run.metrics()):
+            raise FileExistsError(f"fit: the run folder must be new, got {run.path}. Pass resume=True or another name.")
+        if resume:
+            state = self.ranks.from_first(run.load_state() if run else None)
             if state is not None:
                 self._restore(state)
-        elif (run.path / "state.pt").exists() or run.metrics():
-            raise FileExistsError(f"fit: the run folder must be new, got {run.path}. Pass resume=True or another name.")
 
     def train(self, epochs: int, *, tensorboard: bool, progress: bool | None) -> FitResult:
         """Run to the given number of epochs."""
@@ -120,7 +123,7 @@ class Loop:
         n = self.batches.num_data
         done = 0 if n is None else self.epoch * n + int(self.meter.sums["data"])
         bar, recorder = (
-            Progress(progress, None if n is None else epochs * n, done),
+            Progress(progress if self.ranks.first else False, None if n is None else epochs * n, done),
             Recorder(self.run, tensorboard=tensorboard),
         )
         self.saved = time.monotonic()
@@ -148,14 +151,22 @@ class Loop:
             args=self.example,
             clip_norm=self.settings.clip_norm,
             precision=self.settings.precision,
+            ranks=self.ranks,
         )
 
     def _resolve(self, epochs: int) -> EngineName:
         """The engine in effect: of ``auto`` the run's own, so that a resumed run has the same bits."""
         steps = epochs * len(self.batches) // self.settings.accumulate
         device = next(iter(self.trainable.parameters.values())).device
-        self.engine_name = resolve_engine(self.engine_name, device, steps)
+        self.engine_name = resolve_engine(self.engine_name, device, steps, self.ranks)
         return self.engine_name
+
+    def _available(self, name: EngineName) -> EngineName:
+        device = next(iter(self.trainable.parameters.values())).device
+        try:
+            return resolve_engine(name, device, ranks=self.ranks)
+        except ValueError:
+            return "auto"
 
     def _epoch(self, engine: Engine, bar: Progress, interrupted: list[int]) -> None:
         _set_training(self.model, self.guide, True)
@@ -251,7 +262,7 @@ class Loop:
 
     def _checkpoint(self, interrupted: list[int]) -> None:
         """Save where it is time, or where the user wants to stop."""
-        if interrupted:
+        if self.ranks.any(interrupted):
             self.save()
             hint = f". Go on with --resume {self.run.path} (in Python: resume=True)" if self.run else ""
             raise KeyboardInterrupt(f"stopped after step {self.step}{hint}")
@@ -297,8 +308,9 @@ class Loop:
         if missing:
             raise ValueError(f"Run: state.pt must be that of a training, got none of {missing[0]!r}. Train it anew.")
         saved = {"engine": "eager", "precision": "fp32", "accumulate": 1, **state["identity"]}
-        if self.engine_name == "auto":
-            self.engine_name = saved["engine"]
+        if self.engine_name == "auto":  # the run's own, where there is its device
+            self.engine_name = self._available(saved["engine"])
+            saved["engine"] = self.engine_name
         for name, value in self._identity().items():
             if saved[name] != value:
                 raise ValueError(
@@ -342,7 +354,7 @@ class Loop:
 
 def _first_batch(batches: Batches) -> tuple[Any, ...]:
     state = rng_state()
-    args = next((batch.args for batch in batches.epoch()), None)
+    args = next((batch.whole for batch in batches.epoch()), None)
     set_rng_state(state)
     if args is None:
         raise ValueError("fit: data must not be empty, got an iterable without a batch. Pass at least one.")

@@ -1,0 +1,114 @@
+"""The processes of one ``torchrun``: who they are, what part of the work is theirs, and what they say to each other."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among those that work together.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks to the user."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other."""
+        return self.size == 1
+
+    def share(self, length: int) -> range:
+        """Which rows of so many are this process's; the shares differ by one row at most."""
+        return range(length * self.rank // self.size, length * (self.rank + 1) // self.size)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if not self.alone:
+            with _every_rank_alive():
+                distributed.all_reduce(values)
+        return values
+
+    def any(self, flag: object) -> bool:
+        """Whether the flag is set in any process."""
+        return bool(flag) if self.alone else bool(self.sum(torch.tensor([float(bool(flag))], device=_device()))[0] > 0)
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of the ranks."""
+        found: list[Any] = [value] * self.size
+        if not self.alone:
+            with _every_rank_alive():
+                distributed.all_gather_object(found, value)
+        return found
+
+    def from_first(self, value: T) -> T:
+        """The value that the first process has."""
+        if self.alone:
+            return value
+        held = [value]
+        with _every_rank_alive():
+            distributed.broadcast_object_list(held, src=0)
+        return held[0]
+
+
+def join() -> Ranks:
+    """This process among those of its ``torchrun``; the group is joined at the first call, with NCCL where GPUs are.
+
+    References:
+        PyTorch distributed: experiences on accelerating data parallel training (Li et al., 2020).
+        https://arxiv.org/abs/2006.15704
+    """
+    if not distributed.is_available():
+        return Ranks()
+    if not distributed.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+            return Ranks()
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank())
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(_leave)
+    return Ranks(distributed.get_rank(), distributed.get_world_size())
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", local_rank()) if distributed.get_backend() == "nccl" else torch.device("cpu")
+
+
+@contextmanager
+def _every_rank_alive() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ConnectionError(
+            f"ranks: every process must stay alive, lost one ({first}). Start all of them again with --resume."
+        ) from error

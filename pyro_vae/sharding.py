@@ -1,0 +1,192 @@
+"""Random numbers for a share of a batch: the same that one process would draw for the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+# What draws random numbers, by where the shape of the draw is found.
+_SIZED = {aten.rand.default: 0, aten.randn.default: 0, aten.randint.default: 1, aten.randint.low: 2}
+_LIKE = {aten.rand_like.default, aten.randn_like.default}
+_NORMAL = {aten.normal.Tensor_Tensor, aten.normal.Tensor_float, aten.normal.float_Tensor}
+_BERNOULLI = aten.bernoulli.default
+_DROPOUT = aten.native_dropout.default
+_IN_PLACE = {
+    aten.normal_.default,
+    aten.uniform_.default,
+    aten.bernoulli_.float,
+    aten.exponential_.default,
+    aten.geometric_.default,
+    aten.log_normal_.default,
+    aten.cauchy_.default,
+    aten.random_.default,
+    getattr(aten.random_, "from"),
+    aten.random_.to,
+}
+
+
+class Share(NamedTuple):
+    """Rows ``start`` to ``start + length`` of a batch of ``total``."""
+
+    start: int
+    length: int
+    total: int
+
+
+class _Shapes(TorchDispatchMode):
+    """Keeps the shape of everything random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _is_random(func):
+            shape = _shape(func, args)
+            if shape is None:
+                raise ValueError(
+                    f"ranks: random numbers must be drawn by functions whose shape is known, got {func}. "
+                    "Train this model in one process."
+                )
+            self.found.append(shape)
+        return func(*args, **(kwargs or {}))
+
+
+class SharedRandom(TorchDispatchMode):
+    """Within it, a program that runs on a share of a batch draws what it would draw for those rows of the whole batch.
+
+    Every random tensor is drawn for the whole batch, and the share is cut out: processes whose generators are in one
+    state stay in one state, and their numbers are those of a single process.
+
+    Args:
+        share: which rows of how many.
+        rows: for the program's random tensors in their order, where the batch is in their shape; see
+            :func:`find_rows`.
+    """
+
+    def __init__(self, share: Share, rows: Sequence[tuple[int, int] | None]) -> None:
+        super().__init__()
+        self.share, self.rows, self.count = share, rows, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not _is_random(func):
+            return func(*args, **kwargs)
+        place, self.count = self.rows[self.count], self.count + 1
+        if place is None:
+            return func(*args, **kwargs)
+        whole = _Whole(self.share, *place)
+        if func in _SIZED:
+            at = _SIZED[func]
+            return whole.cut(func(*args[:at], whole.shape(args[at]), *args[at + 1 :], **kwargs))
+        return whole.draw(func, args, kwargs)
+
+
+class _Whole(NamedTuple):
+    """The whole batch's tensor around a share's: the batch in dimension ``dim``, ``repeats`` of it flattened."""
+
+    share: Share
+    dim: int
+    repeats: int
+
+    def shape(self, shape: Sequence[int]) -> list[int]:
+        return [*shape[: self.dim], self.repeats * self.share.total, *shape[self.dim + 1 :]]
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """The share's rows."""
+        rows = whole.unflatten(self.dim, (self.repeats, self.share.total))
+        return rows.narrow(self.dim + 1, self.share.start, self.share.length).flatten(self.dim, self.dim + 1)
+
+    def draw(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What a function of a tensor draws, for the whole and cut."""
+        like = next(a for a in args if isinstance(a, Tensor))
+        empty = like.new_empty(self.shape(_shape(func, args) or ()))
+        if func in _LIKE:
+            return self.cut(func(empty, *args[1:], **kwargs))
+        if func in _NORMAL:  # mean + std * noise, as torch does
+            noise = self.cut(aten.normal.Tensor_Tensor(torch.zeros_like(empty), torch.ones_like(empty), **kwargs))
+            return noise * args[1] + args[0]
+        if func is _BERNOULLI:  # every element takes as many random bits, whatever its probability
+            return self.cut(func(self._around(args[0]), **kwargs))
+        if func is _DROPOUT:
+            kept = self.cut(func(torch.ones_like(empty), args[1], True)[1])
+            return args[0] * kept / (1 - args[1]), kept
+        return args[0].copy_(self.cut(func(empty, *args[1:], **kwargs)))
+
+    def _around(self, share: Tensor) -> Tensor:
+        """A whole tensor that holds the share in its rows, and 1/2 elsewhere."""
+        rows = share.unflatten(self.dim, (self.repeats, self.share.length))
+        before, after = self.share.start, self.share.total - self.share.start - self.share.length
+        sides = [
+            rows.new_full([*rows.shape[: self.dim + 1], n, *rows.shape[self.dim + 2 :]], 0.5) for n in (before, after)
+        ]
+        return torch.cat([sides[0], rows, sides[1]], self.dim + 1).flatten(self.dim, self.dim + 1)
+
+
+def find_rows(run: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[int, int] | None]:
+    """Where the batch is in the shapes of a program's random tensors: dimension and repeats, None where it is not.
+
+    Found by running the program with one datum and with two, and by what that changes.
+
+    Args:
+        run: the program, called with the arguments of a batch.
+        args: a batch; tensors of the first one's length are cut.
+
+    Raises:
+        ValueError: the program draws otherwise for another number of data.
+    """
+    shapes = []
+    for rows in (1, 2):
+        with _Shapes() as mode:
+            run(*(_first_datum(a, rows) if _is_data(a, args) else a for a in args))
+        shapes.append(mode.found)
+    if [len(s) for s in shapes[0]] != [len(s) for s in shapes[1]]:
+        raise ValueError(
+            "ranks: a program must draw the same random tensors for every number of data, got others for one datum "
+            "than for two. Train this model in one process."
+        )
+    return [_changed(one, two) for one, two in zip(*shapes, strict=True)]
+
+
+def take(args: tuple[Any, ...], rows: range) -> tuple[Any, ...]:
+    """The rows of every tensor among the arguments that is as long as the first."""
+    return tuple(a[rows.start : rows.stop] if _is_data(a, args) else a for a in args)
+
+
+def _is_data(argument: Any, args: tuple[Any, ...]) -> bool:
+    return isinstance(argument, Tensor) and argument.dim() > 0 and len(argument) == len(args[0])
+
+
+def _first_datum(data: Tensor, rows: int) -> Tensor:
+    return data[:1].expand(rows, *data.shape[1:]).contiguous()
+
+
+def _changed(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, int] | None:
+    dims = [d for d in range(len(one)) if one[d] != two[d]]
+    if not dims:
+        return None
+    if len(dims) > 1 or two[dims[0]] != 2 * one[dims[0]]:
+        raise ValueError(
+            f"ranks: random tensors must grow with the batch in one dimension, got {one} and {two}. "
+            "Train this model in one process."
+        )
+    return dims[0], one[dims[0]]
+
+
+def _is_random(func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+def _shape(func: Any, args: Any) -> tuple[int, ...] | None:
+    """The shape of what a random function draws; None for one that is not known here."""
+    if func in _SIZED:
+        return tuple(args[_SIZED[func]])
+    if func in _LIKE or func in _NORMAL or func in _IN_PLACE or func in (_BERNOULLI, _DROPOUT):
+        return tuple(torch.broadcast_shapes(*(a.shape for a in args if isinstance(a, Tensor))))
+    return None

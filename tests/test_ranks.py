@@ -1,0 +1,203 @@
+"""Several processes that share every batch give one process's numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+from pyro_vae.data.batches import Batch, Batches
+from pyro_vae.isolation import isolated
+from pyro_vae.networks import MLP
+from pyro_vae.objectives import ELBO
+from pyro_vae.ranks import Ranks
+from pyro_vae.sharding import Share, SharedRandom, find_rows
+from pyro_vae.training import Problem, build_engine
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+OPTIONS = """
+    --epochs 4 --latent_dim 3 --num_samples 10 --batch_size 64 --data Digits --data.binarize dynamic --patience 9
+    --guide.net.dropout 0.1 --objective.num_particles 2 --checkpoint_seconds 0.01 --accumulate 2
+""".split()  # noqa: SIM905
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def _vae(dropout=0.2, dim=6):
+    net = partial(MLP, hidden=(5,), dropout=dropout)
+    likelihood = BernoulliLikelihood(3, (dim,), net=net)
+    return VAE(StandardNormalPrior(3), likelihood, DiagonalNormalGuide((dim,), 3, net=net))
+
+
+@pytest.mark.parametrize("num_particles", [1, 4, 7])  # 7 and 3 are sizes of the batch and of a share too
+@pytest.mark.parametrize("shares", [[(0, 3), (3, 7)], [(0, 1), (1, 4), (4, 7)]])
+def test_the_shares_gradients_add_up_to_the_whole(num_particles, shares):
+    vae, x = _vae(), (torch.rand(7, 6) < 0.3).double()
+    problem = Problem(ELBO(num_particles=num_particles), vae.model, vae.guide, list(vae.parameters()))
+    problem.gradients(x)  # Pyro looks for the plates once
+    rows = find_rows(problem.gradients, (x,))
+    with isolated(3):
+        whole = problem.gradients(x)
+    problem = Problem(problem.objective, vae.model, vae.guide, problem.parameters, rows=rows)
+    loss, total = torch.zeros(()), [torch.zeros_like(p) for p in problem.parameters]
+    for start, stop in shares:
+        with isolated(3):
+            part = problem.gradients(x[start:stop], share=Share(start, stop - start, 7))
+        loss = loss + part.loss
+        total = [t + g * (stop - start) / 7 for t, g in zip(total, part.gradients, strict=True)]
+    torch.testing.assert_close(loss, whole.loss, rtol=1e-12, atol=0)
+    for mine, theirs in zip(total, whole.gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        torch.bernoulli,
+        torch.randn_like,
+        torch.rand_like,
+        lambda p: torch.rand(p.shape),
+        lambda p: torch.randn(p.shape),
+        lambda p: torch.randint(10, p.shape),
+        lambda p: torch.randint(3, 10, p.shape),
+        lambda p: torch.normal(p, p),
+        lambda p: torch.normal(p, 2.0),
+        lambda p: torch.normal(2.0, p),
+        lambda p: torch.empty_like(p).normal_(1.0, 2.0),
+        lambda p: torch.empty_like(p).uniform_(1.0, 2.0),
+        lambda p: torch.empty_like(p).bernoulli_(0.3),
+        lambda p: torch.empty_like(p).exponential_(),
+        lambda p: torch.nn.functional.dropout(p, 0.3),
+        lambda p: torch.native_dropout(p, 0.3, True)[0],
+    ],
+)
+@pytest.mark.parametrize(("place", "shape"), [((0, 1), (8, 2)), ((1, 1), (3, 8)), ((0, 3), (24, 2))])
+def test_a_share_draws_the_rows_of_the_whole(draw, place, shape):
+    dim, repeats = place
+    p = torch.rand(shape)
+
+    def cut(whole):
+        return whole.unflatten(dim, (repeats, 8)).narrow(dim + 1, 2, 3).flatten(dim, dim + 1)
+
+    with isolated(1):
+        whole, after = draw(p), torch.rand(())
+    with isolated(1):
+        with SharedRandom(Share(2, 3, 8), [place]):
+            mine = draw(cut(p).clone())
+        assert torch.equal(torch.rand(()), after), "the generators must stay together"
+    torch.testing.assert_close(mine, cut(whole), rtol=1e-15, atol=0)  # dropout rounds its factor once more
+
+
+def test_a_generator_without_a_known_shape_is_refused():
+    with pytest.raises(ValueError, match="ranks: random numbers must be drawn by functions whose shape is known"):
+        find_rows(lambda x: torch.distributions.Gamma(x, x).sample(), (torch.ones(5, 2),))
+
+
+def test_batch_statistics_and_shared_sites_are_refused():
+    import pyro
+    import pyro.distributions as dist
+
+    class Normalized(torch.nn.Module):
+        def __init__(self, in_shape, out_shape):
+            super().__init__()
+            self.net, self.norm = MLP(in_shape, out_shape), torch.nn.BatchNorm1d(in_shape[0])
+
+        def forward(self, x):
+            return self.net(self.norm(x))
+
+    vae = VAE(
+        StandardNormalPrior(3), BernoulliLikelihood(3, (6,)), DiagonalNormalGuide((6,), 3, net=lambda i, o: MLP(i, o))
+    )
+    vae.guide.net = Normalized((6,), (2, 3))
+    parameters, x = list(vae.parameters()), torch.ones(8, 6)
+    build = partial(build_engine, "eager", ELBO(), optimizer=torch.optim.Adam(parameters), parameters=parameters)
+    with pytest.raises(ValueError, match="ranks: programs must not keep statistics of their batches"):
+        build(vae.model, vae.guide, args=(x,), ranks=Ranks(0, 2))
+
+    def model(x):
+        pyro.sample("shared", dist.Normal(0.0, 1.0))
+        return vae.model(x)
+
+    def guide(x):
+        pyro.sample("shared", dist.Normal(0.0, 1.0))
+        return vae.guide(x)
+
+    with pytest.raises(ValueError, match="every site must be within one vectorised plate over the data"):
+        build(model, guide, args=(x,), ranks=Ranks(0, 2))
+    with pytest.raises(ValueError, match="'cuda-graph' must"):
+        build_engine("cuda-graph", ELBO(), vae.model, vae.guide, None, parameters, args=(x,), ranks=Ranks(0, 2))
+
+
+def test_shares_cover_a_batch_once():
+    for size in (1, 2, 3, 5):
+        for length in (0, 1, 4, 7, 10):
+            rows = [i for rank in range(size) for i in Ranks(rank, size).share(length)]
+            assert rows == list(range(length))
+    x = torch.arange(10.0)
+    parts = [[b.args[0] for b in Batches(x, 4, shuffle_seed=1, ranks=Ranks(r, 2)).epoch()] for r in range(2)]
+    whole = [b.args[0] for b in Batches(x, 4, shuffle_seed=1).epoch()]
+    assert [torch.cat(pair).tolist() for pair in zip(*parts, strict=True)] == [b.tolist() for b in whole]
+    assert len(Batch((x,), ranks=Ranks(1, 2))) == 10
+
+
+def _train(folder, *, ranks, words=OPTIONS):
+    python = TORCHRUN if ranks > 1 else [sys.executable]
+    words = ["--resume", str(folder)] if folder.exists() else [*words, "--out", str(folder)]
+    command = [*python, "-m", "pyro_vae", "train", *words]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+
+
+def _records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _assert_same(a, b):
+    for mine, theirs in zip(_records(a), _records(b), strict=True):
+        for key in ("loss", "reconstruction", "kl", "validation_elbo"):
+            assert mine[key] == pytest.approx(theirs[key], rel=2e-5), key
+        assert mine["step"] == theirs["step"]
+    first, second = (json.loads((f / "log_likelihood-test-guide-10-seed0.json").read_text()) for f in (a, b))
+    assert first.keys() == second.keys()
+    weights = load_file(a / "weights.safetensors"), load_file(b / "weights.safetensors")
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_one_goes_on_for_two(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert _train(one, ranks=1).returncode == 0
+    first = _train(two, ranks=2, words=[*OPTIONS, "--epochs", "2"])
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("run folder:") == 1
+    config = (two / "config.yaml").read_text()
+    (two / "config.yaml").write_text(config.replace("epochs: 2\n", "epochs: 4\n"))
+    second = _train(two, ranks=1)
+    assert second.returncode == 0, second.stderr
+    _assert_same(one, two)
+
+
+@pytest.mark.slow
+def test_a_dead_process_stops_the_others_with_a_message(tmp_path):
+    words = ["--epochs", "100000", "--latent_dim", "3", "--out", str(tmp_path / "run"), "--checkpoint_seconds", "0.1"]
+    command = [*TORCHRUN, "-m", "pyro_vae", "train", *words, "--engine", "eager"]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
+        children = f"/proc/{run.pid}/task/{run.pid}/children"
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "state.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with open(children) as file:
+            ranks = [int(pid) for pid in file.read().split()]
+        os.kill(ranks[-1], signal.SIGKILL)
+        _, messages = run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert "ranks: every process must stay alive, lost one" in messages or "SIGKILL" in messages
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["progress"]["step"] > 0
