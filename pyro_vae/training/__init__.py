@@ -3,10 +3,11 @@
 from pyro_vae.training.choice import EngineName, build_engine
 from pyro_vae.training.compiled import CompiledEngine
 from pyro_vae.training.cuda_graph import CudaGraphEngine
-from pyro_vae.training.engine import EagerEngine, Engine, Problem, Step, StepResult
+from pyro_vae.training.engine import EagerEngine, Engine, Step, StepResult
 from pyro_vae.training.fit import fit
 from pyro_vae.training.loop import FitResult
 from pyro_vae.training.nonfinite import NonFiniteError
+from pyro_vae.training.problem import Problem
 from pyro_vae.training.run import Run
 
 __all__ = [

@@ -19,7 +19,8 @@ from pyro_vae.ranks import Ranks
 from pyro_vae.sharding import find_rows
 from pyro_vae.training.compiled import CompiledEngine
 from pyro_vae.training.cuda_graph import CudaGraphEngine
-from pyro_vae.training.engine import EagerEngine, Engine, Problem
+from pyro_vae.training.engine import EagerEngine, Engine
+from pyro_vae.training.problem import Problem
 
 Program = Callable[..., Any]
 EngineName = Literal["auto", "eager", "compiled", "cuda-graph"]

@@ -12,7 +12,8 @@ from pyro_vae.objectives import Objective
 from pyro_vae.ranks import Ranks
 from pyro_vae.recording import Recorded, RecordingError
 from pyro_vae.sharding import Share
-from pyro_vae.training.engine import EagerEngine, Gradients, HostEngine, Problem
+from pyro_vae.training.engine import EagerEngine, HostEngine
+from pyro_vae.training.problem import Gradients, Problem
 
 _ALONE = Ranks()
 

@@ -14,7 +14,8 @@ from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.sharding import Share
 from pyro_vae.training.compiled import recorded_gradients
-from pyro_vae.training.engine import Engine, Gradients, Problem, Step, StepResult, accumulated
+from pyro_vae.training.engine import Engine, Step, StepResult
+from pyro_vae.training.problem import Gradients, Problem, accumulated
 
 Replay = Callable[[], None]
 

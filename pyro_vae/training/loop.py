@@ -18,6 +18,7 @@ from pyro_vae.evaluation import Weigher, log_likelihood
 from pyro_vae.isolation import module_of, validating
 from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision
+from pyro_vae.training.checkpoint import restore, state_of
 from pyro_vae.training.choice import EngineName, build_engine, resolve_engine
 from pyro_vae.training.engine import Engine, Step, StepResult
 from pyro_vae.training.nonfinite import NonFiniteError, diagnose
@@ -29,7 +30,6 @@ from pyro_vae.training.trainable import OptimizerFactory, Trainable, build_optim
 Program = Callable[..., Any]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
 T = TypeVar("T")
-_STATE = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,16 @@ class Loop:
         if resume:
             state = self.ranks.from_first(run.load_state() if run else None)
             if state is not None:
-                self._restore(state)
+                restore(self, state)
 
     def train(self, epochs: int, *, tensorboard: bool, progress: bool | None) -> FitResult:
         """Run to the given number of epochs."""
-        engine = self._build_engine(epochs)
         if epochs < self.epoch + (self.position > 0):
             raise ValueError(
                 f"fit: epochs must not be fewer than are begun, got epochs={epochs} in epoch {self.epoch + 1}. "
                 f"Pass at least {self.epoch + 1}."
             )
+        engine = self._build_engine(epochs)
         n = self.batches.num_data
         done = 0 if n is None else self.epoch * n + int(self.meter.sums["data"])
         bar, recorder = (
@@ -161,13 +161,6 @@ class Loop:
         self.engine_name = resolve_engine(self.engine_name, device, steps, self.ranks)
         return self.engine_name
 
-    def _available(self, name: EngineName) -> EngineName:
-        device = next(iter(self.trainable.parameters.values())).device
-        try:
-            return resolve_engine(name, device, ranks=self.ranks)
-        except ValueError:
-            return "auto"
-
     def _epoch(self, engine: Engine, bar: Progress, interrupted: list[int]) -> None:
         _set_training(self.model, self.guide, True)
         engine.check = self.epoch == 0  # every datum once
@@ -190,7 +183,7 @@ class Loop:
         for group in _chunks(_chunks(batches, self.settings.accumulate), 1 if every_step else engine.stride):
             steps = []
             for part in group:
-                steps.append(Step(part, self._progress(number, position)))
+                steps.append(Step(part, self.progress(number, position)))
                 number, position = number + 1, position + len(part)
             yield steps
 
@@ -221,7 +214,8 @@ class Loop:
         if self.scheduler and self.settings.lr_schedule_unit == "step":
             self.scheduler.step()
 
-    def _progress(self, step: int, position: int) -> tuple[int, float]:
+    def progress(self, step: int, position: int) -> tuple[int, float]:
+        """Where in the training a step is, for the schedules of weights."""
         length = len(self.batches)  # 0 where it is not known: then beta moves from epoch to epoch
         return step, self.epoch + (position / length if length else 0.0)
 
@@ -273,64 +267,9 @@ class Loop:
         """Write the checkpoint, if there is a run folder."""
         if self.run is None:
             return
-        self.run.save_state(self._state())
+        self.run.save_state(state_of(self))
         self.run.save_weights(self.best["weights"] or self.trainable.weights())
         self.saved = time.monotonic()
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "weights": self.trainable.weights(),
-            "optimizer": self.optimizer.state_dict(),
-            "lr_schedule": self.scheduler.state_dict() if self.scheduler else None,
-            "rng": rng_state(),
-            "best": self.best,
-            "progress": {"epoch": self.epoch, "step": self.step, "position": self.position, **self.meter.sums},
-            "has_terms": self.meter.has_terms,
-            "identity": self._identity(),
-        }
-
-    def _identity(self) -> dict[str, Any]:
-        """What must not change between a run and its resumption."""
-        return {
-            "seed": self.settings.seed,
-            "batch_size": self.batches.batch_size,
-            "num_data": self.batches.num_data,
-            "optimizer": type(self.optimizer).__name__,
-            "lr_schedule": type(self.scheduler).__name__,
-            "objective": type(self.objective).__name__,
-            "engine": self.engine_name,
-            "precision": self.settings.precision,
-            "accumulate": self.settings.accumulate,
-        }
-
-    def _check_identity(self, state: dict[str, Any]) -> None:
-        missing = sorted(_STATE - set(state))
-        if missing:
-            raise ValueError(f"Run: state.pt must be that of a training, got none of {missing[0]!r}. Train it anew.")
-        saved = {"engine": "eager", "precision": "fp32", "accumulate": 1, **state["identity"]}
-        if self.engine_name == "auto":  # the run's own, where there is its device
-            self.engine_name = self._available(saved["engine"])
-            saved["engine"] = self.engine_name
-        for name, value in self._identity().items():
-            if saved[name] != value:
-                raise ValueError(
-                    f"fit: {name} must be that of the run to resume, got {name}={value!r} "
-                    f"where the run has {saved[name]!r}. Pass the same, or start a new run."
-                )
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self._check_identity(state)
-        self.trainable.load(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["lr_schedule"])
-        set_rng_state(state["rng"])
-        self.best, progress = state["best"], state["progress"]
-        self.epoch, self.step, self.position = (int(progress.pop(k)) for k in ("epoch", "step", "position"))
-        self.meter.sums, self.meter.has_terms = progress, state["has_terms"]
-        if isinstance(self.objective, Objective):  # the epoch's record tells the last beta
-            position = max(0, self.position - self.settings.accumulate)
-            self.objective.set_progress(*self._progress(max(0, self.step - 1), position))
 
     def _restore_buffers(self, values: list[Tensor]) -> None:
         for buffer, value in zip(self.trainable.buffers(), values, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.data.batches import Batch
 from pyro_vae.evaluation.support import SupportCheck
 from pyro_vae.precision import NetworkPrecision
-from pyro_vae.training.engine import Problem
+from pyro_vae.training.problem import Problem
 
 Program = Callable[..., Any]
 

@@ -1,0 +1,105 @@
+"""What is trained: loss and gradient of a batch, the same function for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from pyro_vae.evaluation.support import SupportFlag
+from pyro_vae.objectives import Objective, Terms
+from pyro_vae.precision import NetworkPrecision, Precision
+from pyro_vae.sharding import Share, SharedRandom
+
+Program = Callable[..., Any]
+
+
+class Gradients(NamedTuple):
+    """Loss and gradient of one batch.
+
+    Attributes:
+        loss: a sum over the batch.
+        terms: reconstruction and KL, sums over the batch.
+        gradients: of the loss divided by the length of the batch, one per parameter; None where it takes no part.
+        norm: of all gradients together.
+        finite: whether the loss and the norm are finite and the data in the likelihood's support.
+    """
+
+    loss: Tensor
+    terms: Terms | None
+    gradients: list[Tensor | None]
+    norm: Tensor
+    finite: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained.
+
+    Attributes:
+        objective: the Pyro ELBO that is minimised, per datum of the batch.
+        model: Pyro model.
+        guide: Pyro guide.
+        parameters: what the gradient is taken by.
+        buffers: other tensors that the programs read or write, such as running statistics.
+        precision: of the networks.
+        rows: where the batch is in the shapes of what the programs draw (see :func:`~pyro_vae.sharding.find_rows`);
+            needed where several processes share a batch.
+    """
+
+    objective: ELBO
+    model: Program
+    guide: Program
+    parameters: Sequence[Tensor]
+    buffers: Sequence[Tensor] = ()
+    precision: Precision = "fp32"
+    rows: Sequence[tuple[int, int] | None] = ()
+
+    def gradients(self, *args: Any, share: Share | None = None, flag: bool = True) -> Gradients:
+        """Loss and gradient of the batch ``args``.
+
+        Args:
+            args: what the programs are called with.
+            share: which rows these are of the whole batch, whose random numbers are drawn.
+            flag: look at the support too, without a message.
+        """
+        support = SupportFlag() if flag else nullcontext()
+        random = SharedRandom(share, self.rows) if share else nullcontext()
+        with NetworkPrecision(self.precision), random, support:
+            loss = self.objective.differentiable_loss(self.model, self.guide, *args)
+        found = torch.autograd.grad(loss / len(args[0]), self.parameters, allow_unused=True)
+        norm = get_total_norm([g for g in found if g is not None])
+        terms = self.objective.terms if isinstance(self.objective, Objective) else None
+        finite = torch.isfinite(loss.detach() + norm)
+        if isinstance(support, SupportFlag):
+            finite = support.all(finite)
+        return Gradients(loss.detach(), terms, list(found), norm, finite)
+
+
+def accumulated(parts: Sequence[tuple[Gradients, int]], total: int) -> Gradients:
+    """Over the batches of a step, given with their lengths: summed losses, the gradient of their mean over the data.
+
+    Args:
+        parts: loss and gradient of each batch, with its length.
+        total: number of data of the step, in all processes.
+    """
+    if len(parts) == 1 and parts[0][1] == total:
+        return parts[0][0]
+    per_parameter = zip(*(part.gradients for part, _ in parts), strict=True)
+    gradients = [_weighted_sum(row, [length / total for _, length in parts]) for row in per_parameter]
+    norm = get_total_norm([g for g in gradients if g is not None])
+    finite = torch.stack([part.finite for part, _ in parts]).all() & torch.isfinite(norm)
+    terms = [part.terms for part, _ in parts if part.terms is not None]
+    summed = Terms(*(torch.stack(values).sum() for values in zip(*terms, strict=True))) if terms else None
+    return Gradients(torch.stack([part.loss for part, _ in parts]).sum(), summed, gradients, norm, finite)
+
+
+def _weighted_sum(gradients: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor | None:
+    present = [g * w for g, w in zip(gradients, weights, strict=True) if g is not None]
+    return torch.stack(present).sum(0) if present else None
