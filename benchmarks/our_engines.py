@@ -1,0 +1,56 @@
+"""Training with the engines of ``pyro_vae``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from baselines import LR, restarter, wait
+from programs import Pair
+from timing import Candidate
+from torch import Tensor
+
+from pyro_vae.data.batches import Batches
+from pyro_vae.isolation import isolated
+from pyro_vae.training import Step, build_engine
+
+
+def ours(name: str, pair: Pair, pool: Tensor, *, engine: Any) -> Candidate:
+    """The engine of that name; where it falls back to the eager one, a note says so."""
+    pair = copy.deepcopy(pair)
+    parameters = pair.parameters()
+    optimizer = torch.optim.Adam(parameters, lr=LR, fused=True)
+    with isolated():
+        programs = pair.objective(), pair.model, pair.guide
+        built = build_engine(engine, *programs, optimizer, parameters, args=(pool[0],))
+    built.check = False  # as fit does after the first epoch
+    take = grouped(built, pool) if built.stride > 1 else one_by_one(built, pool)
+
+    def run(steps: range) -> list[Tensor]:
+        with isolated():  # fit runs within it too
+            losses = take(steps)
+        wait(pool.device)
+        return losses
+
+    note = "" if built.name == engine else f"fell back to {built.name}"
+    reset = restarter(parameters, lambda: [optimizer])
+    return Candidate(name, run, reset, stride=built.stride, seeded=built.name != "cuda-graph", note=note)
+
+
+def one_by_one(engine: Any, pool: Tensor) -> Callable[[range], list[Tensor]]:
+    batches = pool.unbind()
+    return lambda steps: [engine.step((batches[i % len(batches)],)).loss for i in steps]
+
+
+def grouped(engine: Any, pool: Tensor) -> Callable[[range], list[Tensor]]:
+    """Groups of the steps that the engine takes at once; it fetches the batches from the pool itself."""
+    epoch = [Step([batch]) for batch in Batches(pool.flatten(0, 1), pool.shape[1]).epoch()]
+
+    def take(steps: range) -> list[Tensor]:
+        wanted = [epoch[i % len(epoch)] for i in steps]
+        groups = (wanted[i : i + engine.stride] for i in range(0, len(wanted), engine.stride))
+        return [result.loss for group in groups for result in engine.run(group)]
+
+    return take

@@ -1,0 +1,200 @@
+"""The models and guides that are measured, each as ``PROGRAMS[name](width, latent_dim)``.
+
+All are of binary images of 784 pixels. They are Pyro programs, under ``pyro.infer.SVI`` as under our engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import Bernoulli, Normal, OneHotCategorical, TorchDistribution, TransformedDistribution
+from pyro.distributions.transforms import conditional_affine_autoregressive
+from pyro.infer import ELBO as PyroELBO
+from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, Trace_ELBO, TraceEnum_ELBO
+from torch import Tensor, nn
+
+from pyro_vae import MLP, VAE, BernoulliLikelihood, ConvDecoder, ConvEncoder, DiagonalNormalGuide, StandardNormalPrior
+from pyro_vae.guides import Guide
+from pyro_vae.networks import Shape
+from pyro_vae.objectives import ELBO
+from pyro_vae.param_store import register
+
+PIXELS = (784,)
+Factory = Callable[[], PyroELBO]
+JIT = partial(JitTrace_ELBO, ignore_jit_warnings=True)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model, its guide and the objectives they are trained by: Pyro's, the one for Pyro's jit, and ours."""
+
+    name: str
+    model: nn.Module
+    guide: nn.Module
+    data_shape: Shape = PIXELS
+    pyro_loss: Factory = Trace_ELBO
+    jit_loss: Factory = JIT
+    objective: Factory = ELBO
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [*self.model.parameters(), *self.guide.parameters()]
+
+    def to(self, device: torch.device) -> Pair:
+        self.model.to(device)
+        self.guide.to(device)
+        return self
+
+
+def mlp(width: int = 400, latent_dim: int = 50) -> Pair:
+    """784-width-latent_dim and back, one hidden layer of tanh on either side."""
+    net = partial(MLP, hidden=(width,))
+    likelihood = BernoulliLikelihood(latent_dim, PIXELS, net=net)
+    vae = VAE(StandardNormalPrior(latent_dim), likelihood, DiagonalNormalGuide(PIXELS, latent_dim, net=net))
+    return Pair("mlp", vae.model, vae.guide)
+
+
+def conv(width: int = 32, latent_dim: int = 50) -> Pair:
+    """Two strided convolutions of width and 2 width channels, and back by pixel shuffles."""
+    shape = (1, 28, 28)
+    down, up = partial(ConvEncoder, channels=(width, 2 * width)), partial(ConvDecoder, channels=(2 * width, width))
+    likelihood = BernoulliLikelihood(latent_dim, shape, net=up)
+    vae = VAE(StandardNormalPrior(latent_dim), likelihood, DiagonalNormalGuide(shape, latent_dim, net=down))
+    return Pair("conv", vae.model, vae.guide, data_shape=shape)
+
+
+class IAFGuide(Guide):
+    """Two inverse autoregressive steps on a diagonal normal: one pass to sample, and the density comes along.
+
+    References:
+        Improving variational inference with inverse autoregressive flow (Kingma et al., 2016), algorithm 1.
+        https://arxiv.org/abs/1606.04934
+    """
+
+    def __init__(self, data_shape: Shape, latent_dim: int, width: int) -> None:
+        super().__init__(data_shape, latent_dim)
+        self.net = MLP(data_shape, (3, latent_dim), hidden=(width,))
+        steps = (conditional_affine_autoregressive(latent_dim, latent_dim, hidden_dims=[width]) for _ in range(2))
+        self.steps = nn.ModuleList(steps)
+
+    def posterior(self, x: Tensor) -> TorchDistribution:
+        loc, log_scale, context = self.net(x).unbind(-2)
+        start = Normal(loc, log_scale.exp()).to_event(1)
+        return TransformedDistribution(start, [step.condition(context) for step in self.steps])
+
+
+def iaf(width: int = 400, latent_dim: int = 50) -> Pair:
+    """The VAE of ``mlp`` with an IAF guide."""
+    likelihood = BernoulliLikelihood(latent_dim, PIXELS, net=partial(MLP, hidden=(width,)))
+    vae = VAE(StandardNormalPrior(latent_dim), likelihood, IAFGuide(PIXELS, latent_dim, width))
+    return Pair("iaf", vae.model, vae.guide)
+
+
+class Joint(nn.Module):
+    """A perceptron of one hidden layer of a pair (a, b): what depends on ``a`` alone is computed once for every b."""
+
+    def __init__(self, a: int, b: int, width: int, out: int) -> None:
+        super().__init__()
+        self.of_a, self.of_b, self.out = nn.Linear(a, width), nn.Linear(b, width, bias=False), nn.Linear(width, out)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.of_a(a) + self.of_b(b)))
+
+
+class M2Model(nn.Module):
+    """p(y) p(z) p(x | y, z), uniform over the classes."""
+
+    def __init__(self, width: int, latent_dim: int, classes: int) -> None:
+        super().__init__()
+        self.net = Joint(latent_dim, classes, width, *PIXELS)
+        self.register_buffer("logits", torch.zeros(classes))
+        self.register_buffer("loc", torch.zeros(latent_dim))
+
+    def forward(self, x: Tensor) -> None:
+        register(self)
+        with pyro.plate("data", len(x), dim=-1):
+            y = pyro.sample("y", OneHotCategorical(logits=self.logits))
+            z = pyro.sample("z", Normal(self.loc, 1.0).to_event(1))
+            pyro.sample("x", Bernoulli(logits=self.net(z, y)).to_event(1), obs=x)
+
+
+class M2Guide(nn.Module):
+    """q(y | x) q(z | x, y), every class y in parallel."""
+
+    def __init__(self, width: int, latent_dim: int, classes: int) -> None:
+        super().__init__()
+        self.classifier = MLP(PIXELS, (classes,), hidden=(width,))
+        self.net = Joint(*PIXELS, classes, width, 2 * latent_dim)
+
+    def forward(self, x: Tensor) -> None:
+        register(self)
+        with pyro.plate("data", len(x), dim=-1):
+            labels = OneHotCategorical(logits=self.classifier(x))
+            y = pyro.sample("y", labels, infer={"enumerate": "parallel"})  # (classes, 1, classes)
+            loc, log_scale = self.net(x, y).chunk(2, -1)
+            pyro.sample("z", Normal(loc, log_scale.exp()).to_event(1))  # (classes, B, latent_dim)
+
+
+def m2(width: int = 500, latent_dim: int = 50, classes: int = 10) -> Pair:
+    """The semi-supervised model M2 on a batch without labels.
+
+    References:
+        Semi-supervised learning with deep generative models (Kingma et al., 2014), eq. 7.
+        https://arxiv.org/abs/1406.5298
+    """
+    loss: dict[str, Any] = {
+        "pyro_loss": partial(TraceEnum_ELBO, max_plate_nesting=1),
+        "jit_loss": partial(JitTraceEnum_ELBO, max_plate_nesting=1, ignore_jit_warnings=True),
+        "objective": partial(TraceEnum_ELBO, max_plate_nesting=1),
+    }
+    return Pair("m2", M2Model(width, latent_dim, classes), M2Guide(width, latent_dim, classes), **loss)
+
+
+def normal(net: nn.Module, given: Tensor) -> TorchDistribution:
+    loc, log_scale = net(given).unbind(-2)
+    return Normal(loc, log_scale.exp()).to_event(1)
+
+
+class HierarchicalModel(nn.Module):
+    """p(z2) p(z1 | z2) p(x | z1)."""
+
+    def __init__(self, width: int, latent_dim: int, top_dim: int) -> None:
+        super().__init__()
+        self.upper = MLP((top_dim,), (2, latent_dim), hidden=(width // 2,))
+        self.lower = MLP((latent_dim,), PIXELS, hidden=(width,))
+        self.register_buffer("loc", torch.zeros(top_dim))
+
+    def forward(self, x: Tensor) -> None:
+        register(self)
+        with pyro.plate("data", len(x), dim=-1):
+            z2 = pyro.sample("z2", Normal(self.loc, 1.0).to_event(1))
+            z1 = pyro.sample("z1", normal(self.upper, z2))
+            pyro.sample("x", Bernoulli(logits=self.lower(z1)).to_event(1), obs=x)
+
+
+class BottomUpGuide(nn.Module):
+    """q(z1 | x) q(z2 | z1)."""
+
+    def __init__(self, width: int, latent_dim: int, top_dim: int) -> None:
+        super().__init__()
+        self.lower = MLP(PIXELS, (2, latent_dim), hidden=(width,))
+        self.upper = MLP((latent_dim,), (2, top_dim), hidden=(width // 2,))
+
+    def forward(self, x: Tensor) -> None:
+        register(self)
+        with pyro.plate("data", len(x), dim=-1):
+            z1 = pyro.sample("z1", normal(self.lower, x))
+            pyro.sample("z2", normal(self.upper, z1))
+
+
+def hvae(width: int = 400, latent_dim: int = 50) -> Pair:
+    """Two layers of latents, the upper of half the size, with a bottom-up guide."""
+    top = max(1, latent_dim // 2)
+    return Pair("hvae", HierarchicalModel(width, latent_dim, top), BottomUpGuide(width, latent_dim, top))
+
+
+PROGRAMS: dict[str, Callable[..., Pair]] = {"mlp": mlp, "iaf": iaf, "m2": m2, "hvae": hvae, "conv": conv}

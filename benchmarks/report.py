@@ -1,0 +1,151 @@
+"""Where and how something was measured, and tables of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from record import machine
+from roofline import Peaks, Work
+from timing import QUIET
+
+Record = dict[str, Any]
+
+
+def environment(when: str | None, device: torch.device) -> Record:
+    """Machine, versions, threads, date and command; no path of this machine."""
+    return {
+        "date": when or date.today().isoformat(),
+        "command": command(sys.argv),
+        "machine": {**machine(), **{name: _version(name) for name in ("numpyro", "jax")}},
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "thread_limits": {k: v for k, v in os.environ.items() if k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")},
+        "matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def command(words: Sequence[str]) -> str:
+    """The command line, of every path its last part only."""
+    script, *rest = words
+    return shlex.join(["python", f"benchmarks/{os.path.basename(script)}", *(re.sub(r"[^=\s]*/", "", w) for w in rest)])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def headline(found: Record) -> str:
+    """The machine, versions, command and data in words."""
+    m, data = found["machine"], found["protocol"]["data"]
+    where = m["gpu"] if found["device"] == "cuda" else f"{m['processor']}, {m['cores']} cores"
+    versions = ", ".join(f"{k} {m[k]}" for k in ("torch", "pyro-ppl", "pyro-vae", "numpyro", "jax") if m[k])
+    lines = [f"{where}, {found['threads']} threads of torch, {found['date']}", versions, found["command"], data]
+    return "\n".join(lines)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Aligned columns: the first ``left`` to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = []
+    for row in (header, ["-" * w for w in widths], *rows):
+        cells = (c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float] | None, form: str | None = None) -> str:
+    """``median [lower quartile, upper quartile]``, or a dash; three digits unless ``form`` says otherwise."""
+    if values is None:
+        return "-"
+    low, middle, high = ((form or ("{:.3g}" if v < 1000 else "{:.0f}")).format(v) for v in values)
+    return f"{middle} [{low}, {high}]"
+
+
+def peaks_line(peaks: Peaks, dtype: str = "float32") -> str:
+    return (
+        f"roofline: {peaks.operations / 1e9:,.0f} GFLOP/s in {dtype} products; copies at {peaks.bandwidth / 1e9:,.0f} "
+        f"GB/s read and written, beyond the caches {peaks.memory_bandwidth / 1e9:,.0f}; measured with this table"
+    )
+
+
+def speed_table(found: Record) -> str:
+    """What ``speed.py`` prints: the times, the bounds, and the ranks."""
+    peaks = Peaks(**found["peaks"])
+    times = [row for case in found["cases"] for row in _times(case, peaks)]
+    header = ["program", "width", "batch", "candidate", "ms per step", "examples/s", "x Pyro", "of bound"]
+    parts = [table(header, times, left=4), peaks_line(peaks)]
+    header = ["program", "width", "batch", "parameters", "GFLOP", "MB", "FLOP/byte", "ms at least", "limit"]
+    parts.append(table(header, [_bound(case, peaks) for case in found["cases"]], left=3))
+    loud = [f"{', '.join(_label(c))}: {c['others']:.0%}" for c in found["cases"] if c["others"] > QUIET]
+    if loud:
+        parts.append("not quiet: other programs took up to this share of the processor at\n" + "\n".join(loud))
+    if found["ranks"]:
+        parts.append(_ranks(found["ranks"]))
+    return "\n\n".join(parts)
+
+
+def work(case: Record) -> Work:
+    return Work(case["operations"], case["bytes"])
+
+
+def _label(case: Record) -> list[str]:
+    return [case["program"], str(case["width"]), str(case["batch"])]
+
+
+def _times(case: Record, peaks: Peaks) -> list[list[str]]:
+    rows, bound = [], 1e3 * peaks.seconds(work(case))
+    for c in case["candidates"]:
+        name = f"{c['name']} ({c['note']})" if c["note"] and c["milliseconds"] else c["name"]
+        ms = c["milliseconds"]
+        rate, share = (f"{1e3 * case['batch'] / ms[1]:,.0f}", f"{bound / ms[1]:.1%}") if ms else ("-", "-")
+        rows.append([*_label(case), name, spread(ms), rate, spread(c["speedup"], "{:.2f}"), share])
+    return rows
+
+
+def _bound(case: Record, peaks: Peaks) -> list[str]:
+    step = work(case)
+    size = [f"{step.operations / 1e9:.3g}", f"{step.bytes / 1e6:.3g}", f"{step.operations / step.bytes:.3g}"]
+    return [*_label(case), f"{case['parameters']:,}", *size, f"{1e3 * peaks.seconds(step):.3g}", peaks.limit(step)]
+
+
+def _ranks(found: list[Record]) -> str:
+    header, keys = ["program", "batch", "ranks", "threads per rank"], ("program", "batch", "ranks", "threads")
+    rows = [[*(str(r[k]) for k in keys), spread(r["examples_per_second"], "{:,.0f}")] for r in found]
+    return table([*header, "examples/s of fit"], rows)
+
+
+def likelihood_table(found: Record) -> str:
+    """What ``likelihood.py`` prints: the times and values, and the bounds."""
+    peaks = {key: Peaks(**p) for key, p in found["peaks"].items()}
+    header = ["samples", "estimator", "ms per image", "start, s", "nats", "+- MC", "off by", "largest", "of bound"]
+    parts = [table(header, [row for case in found["cases"] for row in _estimates(case, peaks)], left=2)]
+    parts += [peaks_line(p, {"fp32": "float32", "bf16": "bfloat16"}[key]) for key, p in peaks.items()]
+    header = ["samples", "images", "GFLOP per image", "MB", "ms at least, fp32", "bf16"]
+    rows = []
+    for case in found["cases"]:
+        size = [f"{case['operations'] / 1e9:.3g}", f"{case['bytes'] / 1e6:.3g}"]
+        bounds = [f"{1e3 * p.seconds(work(case)):.3g}" for p in peaks.values()]
+        rows.append([str(case["num_samples"]), str(case["images"]), *size, *bounds])
+    return "\n\n".join([*parts, table(header, rows)])
+
+
+def _estimates(case: Record, peaks: dict[str, Peaks]) -> list[list[str]]:
+    rows = []
+    for e in case["estimators"]:
+        bound = 1e3 * peaks["bf16" if "bf16" in e["name"] else "fp32"].seconds(work(case))
+        ms, start = e["milliseconds_per_image"], f"{e['start_seconds'][1]:.1f}"
+        value = [f"{e['log_likelihood']:.3f}", f"{e['monte_carlo_error']:.3f}", f"{e['off_by']:+.4f}"]
+        numbers = [spread(ms), start, *value, f"{e['largest_difference']:.3f}", f"{bound / ms[1]:.1%}"]
+        rows.append([str(case["num_samples"]), e["name"], *numbers])
+    return rows

@@ -1,0 +1,124 @@
+"""What a computation must do at the least, and how fast the machine can: a lower bound of its time.
+
+Counted are the matrix products and convolutions, forward and backward, with no gradient by the data: 2mnk operations
+each, and one reading of the operands and one writing of the result. Elementwise work is taken to be fused into them
+and free. A training step with Adam also reads parameters, gradients and two moments and writes all but the gradients.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+aten = torch.ops.aten
+_PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
+MEGABYTE = 2**20
+
+
+class _Traffic(TorchDispatchMode):
+    """Bytes of the operands and results of the matrix products."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in _PRODUCTS:
+            tensors = [t for t in tree_leaves((args, result)) if isinstance(t, Tensor)]
+            self.total += sum(t.numel() * t.element_size() for t in tensors)
+        return result
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations and bytes moved."""
+
+    operations: float
+    bytes: float
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.operations + other.operations, self.bytes + other.bytes)
+
+    def __mul__(self, times: float) -> Work:
+        return Work(self.operations * times, self.bytes * times)
+
+
+def work_of(run: Callable[[], Any]) -> Work:
+    """The products of ``run``."""
+    with FlopCounterMode(display=False) as operations, _Traffic() as traffic:
+        run()
+    return Work(operations.get_total_flops(), traffic.total)
+
+
+def adam(parameters: list[torch.nn.Parameter]) -> Work:
+    """One update of the parameters: four tensors read, three written."""
+    return Work(0, 7 * sum(p.numel() * p.element_size() for p in parameters))
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The machine's best, measured: operations and bytes per second.
+
+    Attributes:
+        operations: of the largest of some square matrix products.
+        bandwidth: bytes read and written by copies, of whatever size is fastest: small ones stay in a cache.
+        memory_bandwidth: the same for copies that no cache holds.
+    """
+
+    operations: float
+    bandwidth: float
+    memory_bandwidth: float
+
+    def seconds(self, work: Work) -> float:
+        """Lower bound of the time that the work takes."""
+        return max(work.operations / self.operations, work.bytes / self.bandwidth)
+
+    def limit(self, work: Work) -> str:
+        """What the bound comes from."""
+        return "arithmetic" if work.operations / self.operations >= work.bytes / self.bandwidth else "memory"
+
+    def best(self, other: Peaks) -> Peaks:
+        """The higher of two measurements: what else the machine does only slows it down."""
+        return Peaks(*(max(a, b) for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def measure_peaks(device: torch.device, dtype: torch.dtype = torch.float32) -> Peaks:
+    """Matrix products and copies, the best of several sizes and repetitions."""
+    sizes = (2048, 4096, 8192) if device.type == "cuda" else (512, 1024, 2048)
+    copies = {size: _copy_rate(size * MEGABYTE, device) for size in (1, 4, 16, 64, 1024)}
+    return Peaks(max(_product_rate(n, device, dtype) for n in sizes), max(copies.values()), copies[1024])
+
+
+def _product_rate(n: int, device: torch.device, dtype: torch.dtype) -> float:
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * n**3 / _best(lambda: torch.mm(a, b, out=out), device)
+
+
+def _copy_rate(size: int, device: torch.device) -> float:
+    source, target = (torch.ones(size // 4, device=device) for _ in range(2))
+    return 2 * size / _best(lambda: target.copy_(source), device)
+
+
+def _best(run: Callable[[], Any], device: torch.device, *, seconds: float = 0.3) -> float:
+    """Shortest time of one run, in groups of at least a millisecond."""
+    found, times, stop = float("inf"), 1, time.perf_counter() + seconds
+    while time.perf_counter() < stop or found == float("inf"):
+        start = time.perf_counter()
+        for _ in range(times):
+            run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken = time.perf_counter() - start
+        if taken < 1e-3:
+            times *= 2
+        else:
+            found = min(found, taken / times)
+    return found

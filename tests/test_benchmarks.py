@@ -1,0 +1,183 @@
+"""The benchmarks run, on tiny models, and their records hold what they print; the work they count is the textbook's."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+TINY = ["--date", "2000-01-01", "--latent-dim", "2"]
+SPEED = ["--programs", "mlp", "--width", "8", "--batch", "4", "--repeats", "1", "--seconds", "0.01", "--pool", "3"]
+LIKELIHOOD = ["--width", "8", "--images", "8", "--batch", "4", "--num-samples", "20", "--repeats", "1", "--epochs", "1"]
+PYRO = ("Pyro SVI.step", "Pyro SVI.step, no validation", "Pyro JitTrace_ELBO")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process(clean_state):
+    """A benchmark is a program: it starts with torch's own default dtype, not with that of the tests."""
+    torch.set_default_dtype(torch.float32)  # clean_state puts it back
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Imports a file of the benchmarks, which find one another as scripts do."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def run(script, args, folder):
+    """What a script prints and what it records."""
+    record = folder / "record.json"
+    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script), *TINY, *args, "--out", str(record)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # tests run side by side
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(record.read_text())
+
+
+def strings(value):
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        return [s for part in value for s in strings(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def check_record(record, script):
+    assert [s for s in strings(record) if re.search(r"(^|[\s='\"])[/~]", s)] == []  # no path of this machine
+    assert record["date"] == "2000-01-01"
+    assert record["command"].startswith(f"python benchmarks/{script} --date 2000-01-01")
+    assert record["machine"]["torch"] == torch.__version__.split("+")[0]
+
+
+@pytest.mark.slow
+def test_speed(tmp_path, module):
+    text, record = run("speed.py", SPEED, tmp_path)
+    check_record(record, "speed.py")
+    (case,) = record["cases"]
+    found = {c["name"]: c for c in case["candidates"]}
+    measured = {name for name, c in found.items() if c["milliseconds"]}
+    assert measured >= {*PYRO, "torch eager", "torch compiled", "pyro_vae eager", "pyro_vae compiled"}
+    for name in measured:
+        low, middle, high = found[name]["milliseconds"]
+        assert 0 < low <= middle <= high
+        row = next(line for line in text.splitlines() if re.match(rf"mlp +8 +4 +{re.escape(name)}  ", line))
+        assert f"{middle:.3g} [{low:.3g}, {high:.3g}]" in row
+        assert found[name]["note"] == ""  # no engine fell back
+    assert found["Pyro SVI.step"]["speedup"] == [1, 1, 1]
+    assert re.search(r"^mlp +8 +4 +13,396 ", text, re.MULTILINE)  # the roofline
+    record["cases"].append({**case, "batch": 8})
+    record["ranks"] = [{"program": "mlp", "batch": 4, "ranks": n, "examples_per_second": [1, 2, 3]} for n in (1, 2)]
+    figures = module("plots").draw(record, tmp_path / "figures")
+    assert [figure.name for figure in figures] == ["mlp-batch.png", "mlp-ranks.png"]
+    assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
+
+
+@pytest.mark.slow
+def test_likelihood(tmp_path):
+    text, record = run("likelihood.py", LIKELIHOOD, tmp_path)
+    check_record(record, "likelihood.py")
+    (case,) = record["cases"]
+    assert len(case["estimators"]) == 6
+    for found in case["estimators"]:
+        assert f"20       {found['name']}  " in text
+        assert found["milliseconds_per_image"][1] > 0
+        assert found["largest_difference"] < (1 if "bf16" in found["name"] else 0.01)
+
+
+def test_work_is_the_textbooks(module):
+    """784-W-L and back: 2mnk per product, twice backward but for the gradient by the data; Adam moves 7 tensors."""
+    roofline, (width, latent, batch) = module("roofline"), (8, 2, 4)
+    pair = module("programs").mlp(width, latent)
+    x = torch.bernoulli(torch.full((batch, 784), 0.5))
+    loss = pair.pyro_loss().differentiable_loss(pair.model, pair.guide, x)
+    found = roofline.work_of(lambda: pair.pyro_loss().differentiable_loss(pair.model, pair.guide, x).backward())
+    products = 784 * width + width * 2 * latent + latent * width + width * 784
+    assert loss > 0
+    assert found.operations == 2 * batch * (3 * products - 784 * width)
+    total = sum(p.numel() for p in pair.parameters())
+    assert roofline.adam(pair.parameters()) == roofline.Work(0, 7 * 4 * total)
+    peaks = roofline.Peaks(operations=1e9, bandwidth=1e9, memory_bandwidth=1.0)
+    assert peaks.seconds(roofline.Work(2e9, 1e9)) == 2
+    assert peaks.limit(roofline.Work(1, 2)) == "memory"
+
+
+def test_bytes_of_a_product(module):
+    a, b = torch.ones(2, 3), torch.ones(3, 5)
+    assert module("roofline").work_of(lambda: (a @ b).tanh()) == module("roofline").Work(
+        2 * 2 * 3 * 5, 4 * (6 + 15 + 10)
+    )
+
+
+@pytest.mark.parametrize("name", ["mlp", "iaf", "m2", "hvae", "conv"])
+def test_programs_train_under_svi(name, module):
+    pair = module("programs").PROGRAMS[name](8, 4)
+    x = torch.bernoulli(torch.full((1, 4, *pair.data_shape), 0.5))
+    candidate = module("baselines").svi(name, pair, x, pair.pyro_loss, validate=True)
+    assert len(pair.parameters()) == len({id(p) for p in pair.parameters()})
+    losses = candidate.run(range(30))
+    assert losses[-1] < losses[0]
+    pyro.set_rng_seed(0)
+    candidate.reset()
+    first = candidate.run(range(3))
+    pyro.set_rng_seed(0)
+    candidate.reset()
+    assert candidate.run(range(3)) == first
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_the_check_refuses_another_loss(seeded, module):
+    pair = module("programs").mlp(8, 2)
+    pool = torch.bernoulli(torch.full((3, 4, 784), 0.5))
+    reference = module("baselines").svi("Pyro", pair, pool, pair.pyro_loss, validate=True)
+    same, other = (module("baselines").by_hand("torch", pair, pool) for _ in range(2))
+    same.seeded = other.seeded = seeded
+    run = other.run
+    other.run = lambda steps: [1.001 * loss for loss in run(steps)] if seeded else [1.1 * loss for loss in run(steps)]
+    check = module("candidates").check
+    check([reference, same], 4)
+    with pytest.raises(AssertionError, match="torch: losses"):
+        check([reference, same, other], 4)
+
+
+def test_groups_of_steps_are_the_same_steps(module):
+    """What the CUDA-graph engine is given, here taken by the eager one."""
+    pair, ours = module("programs").mlp(8, 2), module("our_engines")
+    pool = torch.bernoulli(torch.full((3, 4, 784), 0.5))
+    candidate = ours.ours("eager", pair, pool, engine="eager")
+    torch.manual_seed(0)
+    expected = candidate.run(range(5))
+    parameters = pair.parameters()
+    adam = torch.optim.Adam(parameters, lr=1e-3)
+    engine = ours.build_engine("eager", pair.objective(), pair.model, pair.guide, adam, parameters, args=(pool[0],))
+    engine.stride = 2
+    torch.manual_seed(0)
+    with ours.isolated():
+        assert [float(v) for v in ours.grouped(engine, pool)(range(5))] == pytest.approx([float(v) for v in expected])
+
+
+def test_the_pool_is_binary_and_different(module):
+    images = module("images")
+    data, digits = images.load(None)
+    pool = images.pool(digits, 4, (784,), size=5)
+    assert data.startswith("Digits")
+    assert pool.shape == (5, 4, 784)
+    assert set(pool.unique().tolist()) == {0.0, 1.0}
+    assert len(pool.flatten(0, 1).unique(dim=0)) == 20
+    assert len(images.pool(digits, 20_000, (784,))) == 3  # no more than MNIST's images
+
+
+def test_the_command_names_no_folder(module):
+    found = module("report").command(["/here/benchmarks/speed.py", "--root", "/there/data", "--out=../x/y.json"])
+    assert found == "python benchmarks/speed.py --root data --out=y.json"
