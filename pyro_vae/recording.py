@@ -6,11 +6,13 @@ operations that torch compiles.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import CodeType
 from typing import Any
 
 import pyro.infer.trace_elbo
@@ -23,6 +25,7 @@ import torch
 from pyro.infer.util import Dice
 from torch import Tensor
 from torch.fx import GraphModule
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -50,7 +53,7 @@ class Recorded:
     would draw them. What else is Python (numbers, branches, other generators) is what it was at the recording.
 
     Args:
-        function: returns any nest of tuples and dictionaries of tensors; it may call ``torch.autograd.grad``.
+        function: returns any nest of tuples and dictionaries of tensors and None; it may call ``torch.autograd.grad``.
         state: tensors that the function reads besides its arguments, and may write: parameters, buffers. Whatever
             they hold at a replay is what it reads.
         compiled: whether the first recording is compiled by torch; later ones, of other shapes, are replayed operation
@@ -99,12 +102,12 @@ class Recorded:
         self._check(replay, args, values)
         return replay
 
-    def _trace(self, args: tuple[Any, ...]) -> tuple[GraphModule, TreeSpec, list[Tensor], list[int]]:
+    def _trace(self, args: tuple[Any, ...]) -> tuple[GraphModule, TreeSpec, list[Any], list[int]]:
         """The graph, the form of the result, its values, and the places of the tensors among the arguments."""
         where = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
-        results: list[tuple[list[Tensor], TreeSpec]] = []
+        results: list[tuple[list[Any], TreeSpec]] = []
 
-        def flat(*tensors: Tensor) -> list[Tensor]:
+        def flat(*tensors: Tensor) -> list[Any]:
             filled = list(args)
             for i, tensor in zip(where, tensors[len(self.state) :], strict=True):
                 filled[i] = tensor
@@ -121,7 +124,7 @@ class Recorded:
         with self._rehearsal(), recordable():
             again, _ = tree_flatten(self.function(*args))
         values, spec = results[-1]
-        values = [v.detach().clone() for v in values]
+        values = [v.detach().clone() if isinstance(v, Tensor) else v for v in values]
         if not _all_close(again, values, self.tolerance):
             raise RecordingError("two runs at one state of torch's generators differ; draw with torch alone")
         return graph, spec, values, where
@@ -139,7 +142,7 @@ class Recorded:
                     if not torch.equal(tensor, value):
                         tensor.copy_(value)
 
-    def _check(self, replay: Callable[..., Any], args: tuple[Any, ...], values: list[Tensor]) -> None:
+    def _check(self, replay: Callable[..., Any], args: tuple[Any, ...], values: list[Any]) -> None:
         """Refuse a recording that does not reproduce the run it was made from."""
         with self._rehearsal(), _causes():
             found, _ = tree_flatten(replay(*args))
@@ -154,21 +157,55 @@ def recordable() -> Iterator[None]:
         (module, name, new) for module in _ELBOS for name, new in _LIFTED.items() if hasattr(module, name)
     ]
     changes.append((pyro.infer.util, "_fulldot", _dot_where_positive(pyro.infer.util._fulldot)))
+    changes.append((torch.distributions.Distribution, "_validate_sample", _unchecked))
     with _LOCK, ExitStack() as stack:
         for module, name, new in changes:
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, new)
-        stack.enter_context(_AllEnumerated())
+        stack.enter_context(_Looks())
         yield
 
 
-class _AllEnumerated(TorchFunctionMode):
-    """Takes Pyro's DiCE sum by the branch that keeps every term; those of no probability are nulled in the sum."""
+class _Looks(TorchFunctionMode):
+    """Refuses what reads numbers out of tensors unnoticed by the recorder, which would keep them for good.
+
+    Pyro's DiCE sum looks whether every term has a probability: it is taken by the branch that keeps all, and those
+    that have none are nulled in the sum.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__bool__ and sys._getframe(1).f_code is Dice.compute_expectation.__code__:
+        if func is Tensor.__bool__ and _caller() is Dice.compute_expectation.__code__:
             return True
+        if func is functional.one_hot and len(args) > 1:
+            return _one_hot(*args)
+        if func in _READS or (func in _CONVERTS and args and _holds_tensors(args[0])):
+            raise RuntimeError(f"{func.__name__} of a tracing tensor")
         return func(*args, **(kwargs or {}))
+
+
+_LIBRARIES = tuple(
+    os.path.dirname(str(f)) + os.sep for f in (torch.__file__, pyro.__file__, traceback.__file__, __file__)
+)
+_READS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+_CONVERTS = {torch.tensor, torch.as_tensor, torch.asarray}
+
+
+def _caller() -> CodeType:
+    """Who called the function that a mode has been told of, through other modes."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_name == "__torch_function__":
+        frame = frame.f_back
+    return frame.f_code
+
+
+def _one_hot(index: Tensor, num_classes: int) -> Tensor:
+    """Torch's own looks whether the index is in range; in draws of ``OneHotCategorical`` it is."""
+    return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).long()
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether it is a list of tensors, or of such lists."""
+    return isinstance(value, list | tuple) and any(isinstance(v, Tensor) or _holds_tensors(v) for v in value)
 
 
 def _dot_where_positive(fulldot: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -193,7 +230,23 @@ def _norms(tensors: Sequence[Tensor], order: Any = 2, dtype: Any = None) -> list
     return [(t * t).sum().sqrt() for t in tensors]
 
 
-_DECOMPOSITIONS = {torch.ops.aten._foreach_norm.Scalar: _norms}
+def _bernoulli(probs: Tensor, generator: Any = None) -> Tensor:
+    """In place, which the compiler leaves to torch; the other it would draw from uniform numbers of its own."""
+    return torch.empty_like(probs).bernoulli_(probs, generator=generator)
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Apart on a CPU, where the sum goes into the nonlinearity's loop instead of a pass of its own."""
+    if a.device.type != "cpu" or beta != 1 or alpha != 1:
+        return NotImplemented
+    return torch.mm(a, b) + bias
+
+
+_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten._foreach_norm.Scalar: _norms,
+    torch.ops.aten.bernoulli.default: _bernoulli,
+    torch.ops.aten.addmm.default: _addmm,
+}
 
 
 def _kind(argument: Any) -> Any:
@@ -213,16 +266,20 @@ def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]
     with _causes(), isolated(), torch.no_grad():
         from torch._inductor import compile as compile_graph
 
-        # Its own random numbers would be others than those of the program.
-        return compile_graph(graph, list(inputs), options={"fallback_random": True})
+        # Random numbers of its own would be others than those of the program; its patterns undo ``_addmm``.
+        on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
+        options = {"fallback_random": True, "pattern_matcher": not on_cpu}
+        return compile_graph(graph, list(inputs), options=options)
 
 
-def _all_close(found: Sequence[Tensor], values: Sequence[Tensor], tolerance: float) -> bool:
+def _all_close(found: Sequence[Any], values: Sequence[Any], tolerance: float) -> bool:
     return len(found) == len(values) and all(_close(a, b, tolerance) for a, b in zip(found, values, strict=True))
 
 
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+def _close(a: Any, b: Any, tolerance: float) -> bool:
     """Equal up to ``tolerance`` of the whole tensor's size; what is not finite must be so in both."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):  # no gradient, for one
+        return a is b
     a, b = a.detach().double(), b.detach().double()
     finite = torch.isfinite(b)
     if a.shape != b.shape or not torch.equal(torch.isfinite(a), finite):
@@ -243,9 +300,10 @@ def _causes() -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    known = "data-dependent" in str(error) or "tracing tensor" in str(error)
+    looks = "data-dependent" in str(error) or "tracing tensor" in str(error)
     lines = str(error).strip().splitlines() or [""]
-    what = "the program looks at a tensor's value in Python" if known else f"{type(error).__name__}: {lines[0]}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not any(p in f.filename for p in ("/torch/", "/pyro/", __file__))]
-    return f"{what} ({own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno})" if own else what
+    what = "the program looks at a tensor's value in Python" if looks else f"{type(error).__name__}: {lines[0]}"
+    if type(error).__name__ == "DynamicOutputShapeException":  # of the compiler
+        what = f"the shape of a tensor depends on values ({lines[0]})"
+    own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*_LIBRARIES, "<string>"))]
+    return f"{what} ({os.path.basename(own[-1].filename)}:{own[-1].lineno})" if own else what

@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 
+from pyro_vae import recording
 from tests.linear_gaussian import LinearGaussian
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
@@ -22,6 +23,12 @@ def clean_state() -> Iterator[None]:
     with pyro.validation_enabled(True):
         yield
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings are replayed operation by operation, which takes milliseconds where compiling takes seconds."""
+    monkeypatch.setattr(recording, "_compile", lambda graph, inputs: graph)
 
 
 @pytest.fixture

@@ -94,27 +94,28 @@ def _same(a: Path, b: Path) -> bool:
     return weights and records[0] == records[1]
 
 
-def _kill_once(run: Path, length: float, generator: random.Random) -> bool:
+def _kill_once(run: Path, options: list[str], length: float, generator: random.Random) -> bool:
     """Start or resume the run and kill it at a random moment; whether that was before its end."""
-    words = ["--resume", str(run)] if run.exists() else [*OPTIONS, "--out", str(run)]
+    words = ["--resume", str(run)] if run.exists() else [*options, "--out", str(run)]
     moment = generator.uniform(0.0, 0.4) * length
     alive = _killed([*TRAIN, *words], run, moment)
     print(f"killed at step {_steps(run)}" if alive else "ended before the kill", flush=True)
     return alive
 
 
-def kill_and_resume(folder: Path, *, kills: int, per_run: int, seed: int) -> int:
+def kill_and_resume(folder: Path, *, kills: int, per_run: int, seed: int, engine: str = "auto") -> int:
     """Kill so many times, ``per_run`` times in a run at most; the number of runs that ended otherwise than the whole.
 
     A moment lies within the first 0.4 of a training's length after the first checkpoint since the start.
     """
     whole, generator, wrong, done, number = folder / "whole", random.Random(seed), 0, 0, 0
-    _finish([*TRAIN, *OPTIONS, "--out", str(whole)])
+    options = [*OPTIONS, "--engine", engine]
+    _finish([*TRAIN, *options, "--out", str(whole)])
     length = sum(json.loads(line)["seconds"] for line in (whole / "metrics.jsonl").read_text().splitlines())
     while done < kills:
         run, number = folder / f"killed-{number}", number + 1
         for _ in range(min(per_run, kills - done)):
-            alive = _kill_once(run, length, generator)
+            alive = _kill_once(run, options, length, generator)
             done += alive
             if not alive:
                 break
@@ -130,10 +131,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--per_run", type=int, default=4, help="kills before a run is let finish")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", choices=["auto", "eager", "compiled"], default="auto")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-and-resume-"))
     try:
-        wrong = kill_and_resume(folder, kills=options.kills, per_run=options.per_run, seed=options.seed)
+        arguments = {"kills": options.kills, "per_run": options.per_run, "seed": options.seed, "engine": options.engine}
+        wrong = kill_and_resume(folder, **arguments)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"{wrong} runs differ from the uninterrupted one")

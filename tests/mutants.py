@@ -1,6 +1,7 @@
 """Plant single-line bugs in the estimators and see that each makes a test fail.
 
-    python tests/mutants.py
+    python tests/mutants.py             all of them
+    python tests/mutants.py recording   those in files of that name
 
 Every mutant is a file, a line's text and what it becomes. The package is copied, changed and tested in the copy.
 """
@@ -15,6 +16,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORDING = ["tests/test_recording.py", "-m", "not slow"]
+ENGINES = ["tests/test_engines.py", "-m", "not slow"]
+TRAINING = ["tests/test_training_engines.py", "-m", "not slow"]
 ESTIMATORS = ["tests/test_log_likelihood.py", "tests/test_log_weights.py", "tests/test_pareto.py"]
 MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("evaluation/streaming.py", "self._log_sum - math.log(s)", "self._log_sum", ESTIMATORS),
@@ -75,8 +79,8 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ),
     ("likelihoods/discretized_logistic.py", "(level - 0.5)", "level", ["tests/test_likelihoods.py"]),
     ("guides/diagonal_normal.py", ".exp()).to_event(1)", ".exp() ** 2).to_event(1)", ["tests/test_log_likelihood.py"]),
-    ("training/engine.py", "(loss / len(args[0])).backward()", "loss.backward()", ["tests/test_fit.py"]),
-    ("training/loop.py", 'set_rng_state(state["rng"])', "pass", ["tests/test_fit.py"]),
+    ("training/problem.py", "grad(loss / len(args[0]),", "grad(loss,", ["tests/test_fit.py"]),
+    ("training/checkpoint.py", 'set_rng_state(state["rng"])', "pass", ["tests/test_fit.py"]),
     ("training/reporting.py", 'self.sums["data"] += num_data', 'self.sums["data"] += 1', ["tests/test_fit.py"]),
     ("data/batches.py", "* 1_000_003 + epoch)", "* 1_000_003)", ["tests/data/test_batches.py"]),
     (
@@ -97,6 +101,63 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
         "clip_norm=clip_norm",
         "clip_norm=None",
         ["tests/test_cli.py::test_every_option_of_training_reaches_fit"],
+    ),
+    ("recording.py", "self._check(replay, args, values)", "pass", RECORDING),
+    ("recording.py", "if not _all_close(again, values, self.tolerance):", "if False:", RECORDING),
+    ("recording.py", "tensor.copy_(value)", "pass", RECORDING),
+    ("recording.py", "stack.callback(setattr, module, name, getattr(module, name))", "pass", RECORDING),
+    ("recording.py", "if func in _READS or", "if", RECORDING),
+    ("recording.py", "torch.where(prob > 0, cost, 0.0)", "cost", ENGINES),
+    ("recording.py", 'frame.f_code.co_name == "__torch_function__"', "False", ENGINES),
+    (
+        "recording.py",
+        '"fallback_random": True',
+        '"fallback_random": False',
+        ["tests/test_recording.py::test_compiled_random_numbers_are_the_function_s_own"],
+    ),
+    (
+        "recording.py",
+        "torch.ops.aten.bernoulli.default: _bernoulli,",
+        "",
+        ["tests/test_recording.py::test_compiled_random_numbers_are_the_function_s_own"],
+    ),
+    ("objectives/elbo.py", "self.beta if self._beta_tensor is None else self._beta_tensor", "self.beta", ENGINES),
+    ("objectives/elbo.py", "self._beta_tensor.fill_(self.beta)", "pass", ENGINES),
+    ("precision.py", "value in kwargs.items()}).float()", "value in kwargs.items()})", ENGINES),
+    ("precision.py", "any(t.dtype != torch.float32 for t in tensors)", "False", ENGINES),
+    ("training/choice.py", "planned_steps >= WORTH_COMPILING", "planned_steps > WORTH_COMPILING", ENGINES),
+    ("training/engine.py", "0.0 if mine is theirs else", "0.0 if True else", ENGINES),
+    ("training/engine.py", "        if finite:\n", "        if True:\n", TRAINING),
+    (
+        "training/engine.py",
+        """                clip_grads_with_norm_(self.problem.parameters, self.clip_norm, total.norm)
+            self._update(total.gradients)
+""",
+        """                self._update(total.gradients)
+            clip_grads_with_norm_(self.problem.parameters, self.clip_norm or 1e9, total.norm)
+""",
+        TRAINING,
+    ),
+    ("training/update.py", "torch._foreach_add_(steps, 1)", "pass", TRAINING),
+    ("training/problem.py", "finite = support.all(finite)", "pass", TRAINING),
+    ("training/problem.py", "[g * w for g, w in zip(", "[g / len(weights) for g, _ in zip(", TRAINING),
+    ("training/problem.py", "finite = torch.isfinite(loss.detach() + norm)", "finite = torch.isfinite(loss)", TRAINING),
+    ("training/checkpoint.py", 'loop.engine_name = _available(loop, saved["engine"])', "pass", TRAINING),
+    ("training/nonfinite.py", "restore(problem.buffers, buffers)", "pass", TRAINING),
+    ("training/cuda_graph.py", "(~ok).float()", "torch.zeros_like(ok).float()", TRAINING),
+    ("training/cuda_graph.py", "torch.where(self.ok, tensor, value)", "tensor", TRAINING),
+    ("training/cuda_graph.py", "total.finite if ok is None else ok & total.finite", "total.finite", TRAINING),
+    ("training/cuda_graph.py", "buffer.copy_(torch.where(ok, buffer, value))", "pass", TRAINING),
+    ("training/cuda_graph.py", "if self._warm < 3 and not ok:", "if False:", TRAINING),
+    ("training/cuda_graph.py", "self._gradients.prepare(None, *held.args())", "held.args()", TRAINING),
+    ("training/cuda_graph.py", "weight.copy_(self.betas[i])", "weight.copy_(self.betas[0])", TRAINING),
+    ("training/cuda_graph.py", "self.index.copy_(batch.index)", "pass", TRAINING),
+    ("training/cuda_graph.py", "lr.to(device) if isinstance", "lr if isinstance", TRAINING),
+    (
+        "training/cuda_graph.py",
+        "clip_grads_with_norm_(self.problem.parameters, self.clip_norm, total.norm)",
+        "pass",
+        TRAINING,
     ),
 ]
 
@@ -119,12 +180,14 @@ def survives(path: str, old: str, new: str, tests: list[str]) -> bool:
 
 def main() -> int:
     """Try every mutant; the number that no test noticed."""
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    mutants = [mutant for mutant in MUTANTS if wanted in mutant[0]]
     alive = 0
-    for path, old, new, tests in MUTANTS:
+    for path, old, new, tests in mutants:
         lives = survives(path, old, new, tests)
         alive += lives
         print(f"{'SURVIVES' if lives else 'killed  '} {path}: {old}  ->  {new}", flush=True)
-    print(f"{len(MUTANTS) - alive} of {len(MUTANTS)} killed")
+    print(f"{len(mutants) - alive} of {len(mutants)} killed")
     return alive
 
 

@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 ARGS = {
+    "fast_svi.py": ["--epochs", "2", "--documents", "200"],
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
     "naive_estimator.py": ["--epochs", "10", "--num-images", "50", "--num-samples", "10", "100", "1000"],
     "ppca.py": ["--epochs", "40", "--num-samples", "100"],
@@ -88,6 +89,9 @@ def test_help(name, capsys):
         ("naive_estimator.py", ["--num-samples", "10", "0"]),
         ("vae_mnist.py", ["--batch-size", "1351"]),
         ("frey_faces.py", ["--root", "no/such/folder"]),
+        ("fast_svi.py", ["--batch-size", "1"]),
+        ("fast_svi.py", ["--documents", "150"]),
+        ("fast_svi.py", ["--documents", "50"]),
     ],
 )
 def test_bad_arguments_are_usage_errors(name, args, capsys):
@@ -172,6 +176,21 @@ def test_svi_loop_trains_both(output):
     )
     assert len(found) == 2, text
     assert all(-40 < float(elbo) < float(value) < 0 for value, *_, elbo in found), text
+
+
+def test_fast_svi_is_the_same_training(output):
+    text = output("fast_svi.py")
+    assert text.startswith("4 steps;")
+    rows = re.findall(
+        rf"^(.+?) +{NUMBER} ms per step, +{NUMBER} s before the first; ELBO {NUMBER}$", text, re.MULTILINE
+    )
+    assert [row[0] for row in rows] == ["SVI", "SVI, validation off", "fit", "build_engine"], text
+    elbo = {name: float(value) for name, _, _, value in rows}
+    assert elbo["SVI"] == elbo["SVI, validation off"]
+    assert abs(elbo["build_engine"] - elbo["SVI"]) < 0.01  # the same random numbers, another rounding
+    assert abs(elbo["fit"] - elbo["SVI"]) < 5  # another order of the batches
+    assert "engine=compiled" in text
+    assert all(error < 1e-4 for error in numbers(text, r"difference from Trace_ELBO: loss NUMBER, gradient NUMBER"))
 
 
 def check_grey(text, levels):

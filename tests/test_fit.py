@@ -8,6 +8,8 @@ import signal
 from functools import partial
 
 import pyro
+import pyro.infer
+import pyro.optim
 import pytest
 import torch
 from pyro.distributions import Normal
@@ -319,6 +321,16 @@ def test_fused_optimizers_give_the_same_weights() -> None:
         ({"clip_norm": -1.0}, "clip_norm must be positive"),
         ({"patience": 3}, "patience must have validation data"),
         ({"engine": "warp"}, "engine: must be one of auto, eager, compiled, cuda-graph"),
+        ({"engine": "cuda-graph"}, "engine: 'cuda-graph' must have parameters on a GPU, got cpu"),
+        ({"precision": "fp16"}, "precision: must be 'fp32' or 'bf16', got precision='fp16'"),
+        ({"accumulate": 0}, "accumulate must be positive and whole, got accumulate=0"),
+        (
+            {"objective": pyro.infer.RenyiELBO()},
+            "objective must be a Pyro ELBO with differentiable_loss, got RenyiELBO",
+        ),
+        ({"objective": pyro.infer.JitTrace_ELBO()}, "got JitTrace_ELBO. Use Trace_ELBO: the engines compile it"),
+        ({"objective": pyro.infer.Trace_ELBO}, r"got the class Trace_ELBO. Write Trace_ELBO\(\)"),
+        ({"optimizer": lambda p: pyro.optim.Adam({})}, "the optimizer must be one of torch.optim, got a PyroOptim"),
         ({"resume": True}, "resume must have a run folder"),
         ({"tensorboard": True}, "tensorboard must have a run folder"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,22 @@ from pyro_vae.experiment import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
+
+
+def blocks_of(page: str) -> list[tuple[str, str]]:
+    """The code blocks of a page, each with its language."""
+    return re.findall(r"```(\w*)\n(.*?)```", page, re.S)
+
+
+def run_python(name: str, page: str) -> dict[str, Any]:
+    """Run the Python blocks of a page in order, in torch's own dtype; what they defined."""
+    torch.set_default_dtype(torch.float32)  # clean_state puts it back
+    names: dict[str, Any] = {}
+    exec(compile("\n".join(text for language, text in blocks_of(page) if language == "python"), name, "exec"), names)
+    return names
+
+
+BLOCKS = blocks_of(README)
 COMMANDS = [
     line.split("#")[0].strip()
     for _, text in BLOCKS
@@ -25,10 +41,7 @@ COMMANDS = [
 
 
 def test_its_python_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
-    torch.set_default_dtype(torch.float32)
-    source = "\n".join(text for language, text in BLOCKS if language == "python")
-    names: dict = {}
-    exec(compile(source, "README.md", "exec"), names)
+    names = run_python("README.md", README)
     assert "nats per datum" in capsys.readouterr().out
     assert names["loss"] > 0
 

@@ -9,6 +9,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 
+class SupportError(ValueError):
+    """Data outside the support of a likelihood; one line, also where Pyro adds the shapes of a trace to it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.splitlines()[0])
+
+
 class SupportCheck(Messenger):
     """Within it, an observed value outside the support of its site is refused; much cheaper than full validation.
 
@@ -25,7 +32,7 @@ class SupportCheck(Messenger):
         ...     pyro.sample("x", Bernoulli(logits=torch.zeros(2)), obs=torch.tensor([1.0, 0.5]))
         Traceback (most recent call last):
         ...
-        ValueError: fit: data must lie in the support of site 'x' (Boolean()), got another value, ...
+        pyro_vae.evaluation.support.SupportError: fit: data must lie in the support of site 'x' (Boolean()), ...
     """
 
     def __init__(self, owner: str) -> None:
@@ -39,7 +46,7 @@ class SupportCheck(Messenger):
         bad = ~torch.as_tensor(support.check(msg["value"]))
         if bad.any():
             row = int(bad.reshape(len(bad), -1).any(1).nonzero()[0]) if bad.dim() else 0
-            raise ValueError(
+            raise SupportError(
                 f"{self.owner}: data must lie in the support of site {msg['name']!r} ({support}), got another value, "
                 f"the first at row {row}. Change the data (binarize them, say) or the likelihood."
             )

@@ -1,5 +1,6 @@
 """Training: the loop, the step engines and the run folder."""
 
+from pyro_vae.data.batches import Batch
 from pyro_vae.training.choice import EngineName, build_engine
 from pyro_vae.training.compiled import CompiledEngine
 from pyro_vae.training.cuda_graph import CudaGraphEngine
@@ -11,6 +12,7 @@ from pyro_vae.training.problem import Problem
 from pyro_vae.training.run import Run
 
 __all__ = [
+    "Batch",
     "CompiledEngine",
     "CudaGraphEngine",
     "EagerEngine",

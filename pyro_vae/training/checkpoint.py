@@ -73,6 +73,7 @@ def restore(loop: Loop, state: dict[str, Any]) -> None:
     set_rng_state(state["rng"])
     loop.best, progress = state["best"], state["progress"]
     loop.epoch, loop.step, loop.position = (int(progress.pop(k)) for k in ("epoch", "step", "position"))
+    loop.optimizer._opt_called = loop.step > 0  # type: ignore[attr-defined]  # else the scheduler warns that none was
     loop.meter.sums, loop.meter.has_terms = progress, state["has_terms"]
     if isinstance(loop.objective, Objective):  # the epoch's record tells the last beta
         position = max(0, loop.position - loop.settings.accumulate)

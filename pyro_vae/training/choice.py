@@ -20,7 +20,8 @@ from pyro_vae.sharding import find_rows
 from pyro_vae.training.compiled import CompiledEngine
 from pyro_vae.training.cuda_graph import CudaGraphEngine
 from pyro_vae.training.engine import EagerEngine, Engine
-from pyro_vae.training.problem import Problem
+from pyro_vae.training.problem import Problem, check_objective
+from pyro_vae.training.trainable import check_optimizer
 
 Program = Callable[..., Any]
 EngineName = Literal["auto", "eager", "compiled", "cuda-graph"]
@@ -60,7 +61,8 @@ def build_engine(
         ranks: the processes that share every batch.
 
     Raises:
-        ValueError: no such engine, or none for this device, or programs that several processes cannot share.
+        ValueError: no such engine, or none for this device; programs that several processes cannot share; an objective
+            without ``differentiable_loss``; an optimizer that is not torch's.
 
     Example:
         >>> import torch
@@ -73,7 +75,9 @@ def build_engine(
         >>> engine.step((x,)).finite
         True
     """
-    ranks = ranks or Ranks()
+    ranks, parameters = ranks or Ranks(), list(parameters)
+    check_objective(objective)
+    _check_arguments(parameters, args, optimizer)
     problem = Problem(objective, model, guide, parameters, _others(model, guide, parameters), precision)
     chosen = resolve_engine(name, parameters[0].device, planned_steps, ranks)
     batch = Batch(args, ranks=ranks)
@@ -87,6 +91,16 @@ def build_engine(
         elif chosen == "compiled":
             return CompiledEngine(problem, optimizer, batch, clip_norm=clip_norm, ranks=ranks)
     return EagerEngine(problem, optimizer, clip_norm=clip_norm, ranks=ranks)
+
+
+def _check_arguments(parameters: list[Tensor], args: Any, optimizer: Any) -> None:
+    if not parameters:
+        raise ValueError("build_engine: parameters must not be empty, got none. Pass list(module.parameters()).")
+    if not isinstance(args, tuple):
+        raise ValueError(
+            f"build_engine: args must be the tuple of a batch's arguments, got a {type(args).__name__}. Pass (x,)."
+        )
+    check_optimizer(optimizer)
 
 
 def _shared(problem: Problem, args: tuple[Any, ...]) -> Problem:

@@ -11,10 +11,12 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
 from pyro_vae.data.batches import Batch
+from pyro_vae.isolation import isolated
 from pyro_vae.objectives import Objective, Terms
+from pyro_vae.recording import Recorded, RecordingError
 from pyro_vae.sharding import Share
-from pyro_vae.training.compiled import recorded_gradients
-from pyro_vae.training.engine import Engine, Step, StepResult
+from pyro_vae.training.compiled import recorded_gradients, warn_eager
+from pyro_vae.training.engine import EagerEngine, Engine, Step, StepResult, restore
 from pyro_vae.training.problem import Gradients, Problem, accumulated
 
 Replay = Callable[[], None]
@@ -49,9 +51,10 @@ class CudaGraphEngine(Engine):
     ) -> None:
         super().__init__(problem, optimizer, clip_norm=clip_norm)
         self.name, self.stride, self._capture = "cuda-graph", 32, capture or capture_cuda_graph
-        self._gradients: Callable[..., Gradients] | None = recorded_gradients(problem, batch)
+        self._gradients: Recorded | None = recorded_gradients(problem, batch)
         self._graphs: dict[Any, _Group] = {}
         self._warm = 0
+        self._eager = EagerEngine(problem, optimizer, clip_norm=clip_norm)
         _make_capturable(optimizer)
 
     @property
@@ -66,7 +69,12 @@ class CudaGraphEngine(Engine):
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
         results: list[StepResult] = []
         while len(results) < len(steps) and (not results or results[-1].finite):
-            results += self._part(steps[len(results) :])
+            rest = steps[len(results) :]
+            try:
+                results += self._part(rest) if self._gradients else self._eagerly(rest[0])
+            except RecordingError as cause:  # another shape, another path through the program
+                self._gradients, self.name = None, "eager"
+                warn_eager(cause)
         return results
 
     def _part(self, steps: Sequence[Step]) -> list[StepResult]:
@@ -75,14 +83,30 @@ class CudaGraphEngine(Engine):
         whole = len(kinds) == self.stride and len(set(kinds)) == 1 and self._warm >= 3
         chosen = steps[: self.stride] if whole else steps[:1]
         key = (kinds[0], len(chosen))
-        if key not in self._graphs:
-            self._graphs[key] = _Group(self, chosen)
-        group = self._graphs[key]
+        group = self._graphs.get(key) or self._graphs.setdefault(key, self._group(chosen))
         group.fill(chosen)
         if self._warm < 3:  # the first steps make the optimizer's state and the libraries' workspaces
-            self._warm += 1
-            return group.read(group.body)
+            results = group.read(group.body)
+            self._warm += results[-1].finite
+            return results
         return group.read(group.replay(self._capture))
+
+    def _group(self, steps: Sequence[Step]) -> _Group:
+        """Room for such steps, and the recordings that they need: none can be made within a capture."""
+        group = _Group(self, steps)
+        assert self._gradients is not None
+        with isolated():
+            for held in group.inputs[0]:
+                self._gradients.prepare(None, *held.args())
+        return group
+
+    def _eagerly(self, step: Step) -> list[StepResult]:
+        buffers = [buffer.clone() for buffer in self.problem.buffers]
+        self._eager.check = self.check
+        results = self._eager.run([step])
+        if not results[-1].finite:
+            restore(self.problem.buffers, buffers)
+        return results
 
     def update(self, total: Gradients, ok: Tensor) -> None:
         """Apply a gradient where ``ok`` holds, on the device."""
@@ -90,7 +114,9 @@ class CudaGraphEngine(Engine):
             parameter.grad = gradient
         if self.clip_norm is not None:
             clip_grads_with_norm_(self.problem.parameters, self.clip_norm, total.norm)
-        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+        if self._warm < 3 and not ok:  # the optimizer's state begins with a step that is taken
+            return
+        if all(group.get("fused") for group in self.optimizer.param_groups):  # they skip a step by themselves
             self.optimizer.found_inf, self.optimizer.grad_scale = (~ok).float(), None  # type: ignore[attr-defined]
             self.optimizer.step()
             del self.optimizer.found_inf, self.optimizer.grad_scale  # type: ignore[attr-defined]
@@ -118,8 +144,12 @@ class _Group:
                 held.fill(batch)
         objective = self.engine.problem.objective
         if isinstance(objective, Objective):
-            self.betas.copy_(torch.tensor([objective.schedule(*step.progress) for step in steps], dtype=torch.float64))
-            objective.set_progress(*steps[-1].progress)
+            betas = []
+            for step in steps:
+                if step.progress is not None:
+                    objective.set_progress(*step.progress)
+                betas.append(objective.beta)
+            self.betas.copy_(torch.tensor(betas, dtype=torch.float64))
 
     def body(self) -> None:
         """The steps themselves, without a look at any value."""
@@ -129,9 +159,9 @@ class _Group:
             for weight in weights:
                 weight.copy_(self.betas[i])
             before = [buffer.clone() for buffer in engine.problem.buffers]
-            total = accumulated(
-                [(engine.gradients(held.args()), held.length) for held in inputs], sum(held.length for held in inputs)
-            )
+            batches = [(held.args(), held.length) for held in inputs]  # drawn before the losses' numbers are
+            parts = [(engine.gradients(args), length) for args, length in batches]
+            total = accumulated(parts, sum(length for _, length in batches))
             ok = total.finite if ok is None else ok & total.finite
             for buffer, value in zip(engine.problem.buffers, before, strict=True):
                 buffer.copy_(torch.where(ok, buffer, value))
@@ -225,5 +255,6 @@ def _make_capturable(optimizer: Optimizer) -> None:
         device = group["params"][0].device
         if device.type == "cuda" and "capturable" in group:
             group["capturable"] = True
-        if not isinstance(group["lr"], Tensor):
-            group["lr"] = torch.tensor(group["lr"], device=device)
+        # A restored one is on the CPU, where a graph would read it once.
+        lr = group["lr"]
+        group["lr"] = lr.to(device) if isinstance(lr, Tensor) else torch.tensor(lr, device=device)

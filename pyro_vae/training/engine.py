@@ -21,6 +21,7 @@ from pyro_vae.objectives import Objective, Terms
 from pyro_vae.ranks import Ranks
 from pyro_vae.sharding import Share
 from pyro_vae.training.problem import Gradients, Problem, accumulated
+from pyro_vae.training.update import Update
 
 Program = Callable[..., Any]
 _ALONE = Ranks()
@@ -48,11 +49,12 @@ class Step:
 
     Attributes:
         batches: one, or as many as the gradient is accumulated over.
-        progress: steps and epochs done before it, which schedules of the objective's weights go by.
+        progress: steps and epochs done before it, which schedules of the objective's weights go by; None leaves the
+            weights as they are.
     """
 
     batches: Sequence[Batch]
-    progress: tuple[int, float] = (0, 0.0)
+    progress: tuple[int, float] | None = None
 
     def __len__(self) -> int:
         """Number of data."""
@@ -94,6 +96,7 @@ class Engine(ABC):
     ) -> None:
         self.problem, self.optimizer, self.clip_norm, self.ranks = problem, optimizer, clip_norm, ranks
         self.check = True
+        self._update = Update(optimizer, problem.parameters)
 
     @abstractmethod
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
@@ -104,7 +107,9 @@ class Engine(ABC):
         """Loss and gradient of one batch, or of a share of it."""
 
     def step(self, args: tuple[Any, ...]) -> StepResult:
-        """Take one step on the batch ``args``."""
+        """Take one step on the batch ``args``, a tuple."""
+        if not isinstance(args, tuple):
+            raise ValueError(f"step: args must be a tuple of arguments, got a {type(args).__name__}. Pass (x,).")
         return self.run([Step([Batch(args)])])[0]
 
     def check_against(self, reference: ELBO, args: tuple[Any, ...], *, seed: int = 0) -> Agreement:
@@ -120,18 +125,17 @@ class Engine(ABC):
         """
         problem = replace(self.problem, objective=reference, precision="fp32")
         buffers = [buffer.clone() for buffer in problem.buffers]
-        problem.gradients(*args, flag=False)  # Pyro's own objective looks for the plates at its first run
         found = []
         for gradients in (self.gradients, lambda args: problem.gradients(*args, flag=False)):
-            _restore(problem.buffers, buffers)
+            with isolated():
+                gradients(args)  # an objective looks for the plates at its first run
+            restore(problem.buffers, buffers)
             with isolated(seed):
                 found.append(gradients(args))
-        _restore(problem.buffers, buffers)
+            restore(problem.buffers, buffers)
         mine, theirs = found
-        present = [(a, b) for a, b in zip(mine.gradients, theirs.gradients, strict=True) if b is not None]
-        distances = torch.stack([(a - b).norm() / b.norm().clamp_min(1e-12) for a, b in present if a is not None])
-        loss = (mine.loss - theirs.loss).abs() / theirs.loss.abs().clamp_min(1e-12)
-        return Agreement(float(loss), float(distances.max()))
+        distances = torch.stack([_distance(a, b) for a, b in zip(mine.gradients, theirs.gradients, strict=True)])
+        return Agreement(float(_distance(mine.loss, theirs.loss)), float(distances.max()))
 
 
 class HostEngine(Engine, ABC):
@@ -146,9 +150,10 @@ class HostEngine(Engine, ABC):
         return results
 
     def _step(self, step: Step) -> StepResult:
-        if isinstance(self.problem.objective, Objective):
+        if isinstance(self.problem.objective, Objective) and step.progress is not None:
             self.problem.objective.set_progress(*step.progress)
-        self.optimizer.zero_grad(set_to_none=True)  # before the gradients, whose memory the new ones take
+        for parameter in self.problem.parameters:
+            parameter.grad = None  # before the new gradients, which take its memory
         mine = [batch for batch in step.batches if len(batch.rows)]
         parts = [(self.gradients(batch.args, batch.share), len(batch.rows)) for batch in mine]
         total = accumulated(parts, len(step)) if parts else self._nothing()
@@ -159,7 +164,7 @@ class HostEngine(Engine, ABC):
         if finite:
             if self.clip_norm is not None:
                 clip_grads_with_norm_(self.problem.parameters, self.clip_norm, total.norm)
-            self.optimizer.step()
+            self._update(total.gradients)
         return StepResult(total.loss, total.terms, finite)
 
     def _nothing(self) -> Gradients:
@@ -203,7 +208,15 @@ class EagerEngine(HostEngine):
             return self.problem.gradients(*args, share=share, flag=False)
 
 
+def _distance(mine: Tensor | None, theirs: Tensor | None) -> Tensor:
+    """Relative to the reference; a gradient that only one of the two has is infinitely far."""
+    if mine is None or theirs is None:
+        return torch.tensor(0.0 if mine is theirs else float("inf"))
+    return ((mine - theirs).norm() / theirs.norm().clamp_min(1e-12)).cpu()
+
+
 @torch.no_grad()
-def _restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+def restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Give the tensors the values."""
     for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)

@@ -19,6 +19,7 @@ from pyro_vae.precision import NetworkPrecision, Precision
 from pyro_vae.ranks import Ranks, join
 from pyro_vae.training.choice import EngineName, resolve_engine
 from pyro_vae.training.loop import FitResult, Loop, ScheduleFactory, Settings
+from pyro_vae.training.problem import check_objective
 from pyro_vae.training.reporting import check_tensorboard
 from pyro_vae.training.run import Run
 from pyro_vae.training.trainable import OptimizerFactory
@@ -116,6 +117,7 @@ def fit(
     """
     _check(epochs=epochs, batch_size=batch_size, clip_norm=clip_norm, patience=patience, accumulate=accumulate)
     _check_choices(lr_schedule_unit, patience, validation)
+    check_objective(objective or ELBO())
     NetworkPrecision(precision)
     if tensorboard:
         check_tensorboard(run)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from pyro_vae.data.batches import Batch
 from pyro_vae.evaluation.support import SupportCheck
+from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.precision import NetworkPrecision
+from pyro_vae.training.engine import restore
 from pyro_vae.training.problem import Problem
 
 Program = Callable[..., Any]
@@ -37,16 +39,20 @@ def diagnose(problem: Problem, batches: Sequence[Batch], parameters: dict[str, T
     Args:
         problem: what is trained.
         batches: those of the step.
-        parameters: by name, with the gradients of the failed step.
+        parameters: those of the problem, by name.
         step: number of the step.
 
     Raises:
         ValueError: the data are outside the likelihood's support.
     """
-    found = [(_first_bad_datum(problem, batch.args), batch.index) for batch in batches]
+    buffers = [buffer.clone() for buffer in problem.buffers]
+    try:
+        names = _bad_gradients(problem, batches, parameters)
+        found = [(_first_bad_datum(problem, batch.args), batch.index) for batch in batches]
+    finally:  # running statistics are those before the step too
+        restore(problem.buffers, buffers)
     (site, row), index = next((f for f in found if f[0] != (None, None)), found[0])
     datum = None if row is None else int(index[row]) if index is not None else row
-    names = [name for name, p in parameters.items() if p.grad is not None and not torch.isfinite(p.grad).all()]
     what = f"site {site!r}" if site else f"the gradient of {', '.join(names[:3]) or 'the loss'}"
     where = "" if datum is None else f" for datum {datum}" + ("" if index is not None else " of the batch")
     return NonFiniteError(
@@ -56,6 +62,14 @@ def diagnose(problem: Problem, batches: Sequence[Batch], parameters: dict[str, T
         datum=datum,
         step=step,
     )
+
+
+def _bad_gradients(problem: Problem, batches: Sequence[Batch], parameters: dict[str, Tensor]) -> list[str]:
+    """Parameters by whose gradient the step was none; an engine may have overwritten it since."""
+    with isolated():
+        found = [problem.gradients(*batch.args, flag=False).gradients for batch in batches]
+    bad = [any(g is not None and not torch.isfinite(g).all() for g in row) for row in zip(*found, strict=True)]
+    return [name for name, is_bad in zip(parameters, bad, strict=True) if is_bad]
 
 
 def _first_bad_datum(problem: Problem, args: tuple[Any, ...]) -> tuple[str | None, int | None]:
@@ -87,10 +101,10 @@ def _row(bad: Tensor, site: Any, batch: int) -> int | None:
 
 
 def _first_bad_gradient(problem: Problem, args: tuple[Any, ...]) -> int | None:
-    """The first datum whose own gradient is not finite, each evaluated alone."""
+    """The first datum whose own gradient is not finite, each evaluated alone, without statistics of a batch."""
     for row in range(len(args[0])):
         one = tuple(a[row : row + 1] if isinstance(a, Tensor) and len(a) == len(args[0]) else a for a in args)
-        with validation_enabled(False):
+        with validation_enabled(False), evaluating(problem.model, problem.guide), torch.enable_grad():
             gradients = problem.gradients(*one, flag=False).gradients
         if not all(torch.isfinite(g).all() for g in gradients if g is not None):
             return row

@@ -82,6 +82,24 @@ class Problem:
         return Gradients(loss.detach(), terms, list(found), norm, finite)
 
 
+def check_objective(objective: Any) -> None:
+    """Refuse what cannot be trained step by step with a torch optimizer.
+
+    Raises:
+        ValueError: not an instance of a Pyro objective with ``differentiable_loss``, or one of Pyro's traced ones.
+    """
+    name = objective.__name__ if isinstance(objective, type) else type(objective).__name__
+    if isinstance(objective, type):
+        what, advice = f"the class {name}", f"Write {name}()"
+    elif name.startswith("Jit"):
+        what, advice = name, f"Use {name.removeprefix('Jit')}: the engines compile it"
+    elif not hasattr(objective, "differentiable_loss"):
+        what, advice = name, "Use Trace_ELBO(), or Pyro's own SVI for this one"
+    else:
+        return
+    raise ValueError(f"fit: objective must be a Pyro ELBO with differentiable_loss, got {what}. {advice}.")
+
+
 def accumulated(parts: Sequence[tuple[Gradients, int]], total: int) -> Gradients:
     """Over the batches of a step, given with their lengths: summed losses, the gradient of their mean over the data.
 

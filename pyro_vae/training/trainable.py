@@ -111,12 +111,26 @@ def _capture(objective: ELBO, model: Program, guide: Program, args: tuple[Any, .
     return {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is not an optimizer of torch's.
+
+    Raises:
+        ValueError: it is one of Pyro's, say.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            f"fit: the optimizer must be one of torch.optim, got a {type(optimizer).__name__}. "
+            "Pass for example partial(torch.optim.Adam, lr=1e-3)."
+        )
+
+
 def build_optimizer(factory: OptimizerFactory, parameters: list[Tensor]) -> Optimizer:
     """Build the optimizer, with torch's fused kernels where it has them and the factory did not choose.
 
     A small VAE has many small tensors, over which the unfused optimizers loop.
     """
     optimizer = factory(parameters)
+    check_optimizer(optimizer)
     undecided = all(optimizer.defaults.get(k, False) in (None, False) for k in ("foreach", "differentiable"))
     if "fused" in optimizer.defaults and optimizer.defaults["fused"] is None and undecided:
         for group in optimizer.param_groups:

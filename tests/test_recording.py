@@ -1,0 +1,331 @@
+"""A recording is the function, or is refused; and it leaves the process as it was."""
+
+from __future__ import annotations
+
+import random
+import sys
+import warnings
+from functools import partial
+from itertools import count
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch import nn
+
+from pyro_vae import recording
+from pyro_vae.recording import Recorded, RecordingError, recordable
+from tests.linear_gaussian import LinearGaussian
+
+Replayed = partial(Recorded, compiled=False)
+
+
+class Draws:
+    """Functions of a tensor in (0, 1) that draw random numbers."""
+
+    normal = staticmethod(lambda x: x + torch.randn_like(x))
+    uniform = staticmethod(lambda x: x * torch.rand(x.shape))
+    bernoulli = staticmethod(torch.bernoulli)
+    in_place = staticmethod(lambda x: torch.empty_like(x).bernoulli_(0.3) + torch.empty_like(x).exponential_())
+    dropout = staticmethod(lambda x: nn.functional.dropout(x, 0.3))
+    multinomial = staticmethod(lambda x: torch.multinomial(x, 2))
+    categorical = staticmethod(lambda x: dist.Categorical(x).sample())
+    gamma = staticmethod(lambda x: dist.Gamma(x + 0.1, x + 1).rsample())
+    dirichlet = staticmethod(lambda x: dist.Dirichlet(x + 0.1).rsample())
+    poisson = staticmethod(lambda x: dist.Poisson(x + 1).sample())
+    permutation = staticmethod(lambda x: x[torch.randperm(len(x))])
+
+
+DRAWS = {name: value.__func__ for name, value in vars(Draws).items() if isinstance(value, staticmethod)}
+
+
+def values(result) -> list[torch.Tensor]:
+    return torch.utils._pytree.tree_leaves(result)
+
+
+def seeded(function, *args) -> list[torch.Tensor]:
+    """What it returns from a seed on, and the number that is drawn next."""
+    torch.manual_seed(3)
+    return [*values(function(*args)), torch.rand(())]
+
+
+def same(one, two) -> bool:
+    return len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+# ---------------------------------------------------------------- the same numbers
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_random_numbers_are_the_function_s_own(draw) -> None:
+    replayed = Replayed(draw, [])
+    replayed.prepare(torch.rand(4, 3))
+    x = torch.rand(4, 3)
+    assert same(seeded(replayed, x), seeded(draw, x))
+    assert not same(values(replayed(x)), values(replayed(x))), "every replay draws anew"
+
+
+@pytest.mark.slow
+def test_compiled_random_numbers_are_the_function_s_own() -> None:
+    def everything(x):
+        return {name: draw(x) for name, draw in DRAWS.items()}
+
+    compiled = Recorded(everything, [])
+    compiled.prepare(torch.rand(4, 3))
+    x = torch.rand(4, 3)
+    for mine, own in zip(seeded(compiled, x), seeded(everything, x), strict=True):
+        torch.testing.assert_close(mine, own, rtol=1e-12, atol=1e-15)
+
+
+def test_state_is_read_anew_and_gradients_are_recorded() -> None:
+    weight, offset = nn.Parameter(torch.rand(3)), torch.rand(3)
+
+    def function(x):
+        loss = ((x * weight).exp() + offset).sum()
+        return {"loss": loss, "gradient": torch.autograd.grad(loss, [weight])[0]}
+
+    replayed, x = Replayed(function, [weight, offset]), torch.rand(5, 3)
+    for _ in range(3):
+        with torch.no_grad():
+            weight.add_(torch.rand(3)), offset.add_(torch.rand(3))
+        assert same(values(replayed(x)), values(function(x)))
+    assert not any(t.requires_grad for t in values(replayed(x)))
+
+
+def test_one_recording_for_each_kind_of_arguments() -> None:
+    calls = []
+
+    def function(x, power=1):
+        calls.append(x.shape)
+        return x.sum() ** power / len(x)
+
+    replayed = Replayed(function, [])
+    for x, power in ((torch.rand(4), 1), (torch.rand(7), 1), (torch.rand(4), 2), (torch.rand(4).float(), 1)):
+        before = len(calls)
+        replayed.prepare(x, power)
+        recorded = len(calls)
+        assert recorded > before
+        for _ in range(2):
+            y = torch.rand(len(x)).to(x)
+            assert torch.equal(replayed(y, power), y.sum() ** power / len(y))
+        assert len(calls) == recorded
+
+
+def test_only_the_first_recording_is_compiled(monkeypatch) -> None:
+    compiled = []
+    monkeypatch.setattr(recording, "_compile", lambda graph, inputs: compiled.append(len(inputs[0])) or graph)
+    doubled = Recorded(lambda x: 2 * x, [])
+    for n in (4, 7, 4, 2):
+        assert torch.equal(doubled(torch.ones(n)), torch.full((n,), 2.0))
+    assert compiled == [4]
+
+
+def test_batch_statistics_advance_as_they_do_eagerly() -> None:
+    norms = [nn.BatchNorm1d(3), nn.BatchNorm1d(3)]
+    replayed = Replayed(norms[0], list(norms[0].buffers()) + list(norms[0].parameters()))
+    replayed.prepare(torch.randn(4, 3))
+    assert same(list(norms[0].buffers()), list(norms[1].buffers())), "preparing is no step"
+    for _ in range(3):
+        x = torch.randn(4, 3)
+        assert same([replayed(x), *norms[0].buffers()], [norms[1](x), *norms[1].buffers()])
+
+
+# ---------------------------------------------------------------- what is refused
+
+WEIGHT, SEEDS = torch.ones(3), count()
+LOOKS = {
+    "item": lambda x: x * x.sum().item(),
+    "float": lambda x: x * float(x[0]),
+    "branch": lambda x: x if x.sum() > 0 else -x,
+    "list": lambda x: x * x.tolist()[0],
+    "numpy": lambda x: x * torch.as_tensor(x.numpy()),
+    "array": lambda x: x * np.asarray(x)[0],
+    "tensor of a list": lambda x: torch.tensor([[x[0], 1.0]]).sum() * x,
+    "item of the state": lambda x: x * WEIGHT.sum().item(),
+    "branch on the state": lambda x: x * 2 if WEIGHT[0] > 0.5 else x,
+    "list of the state": lambda x: x * WEIGHT.tolist()[0],
+    "numpy of the state": lambda x: x * torch.as_tensor(WEIGHT.numpy()),
+    "shape by value": lambda x: x[: int(x[0] + 1)],
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_program_that_looks_at_a_value_is_refused_by_its_place(look) -> None:
+    with pytest.raises(RecordingError) as error:
+        Replayed(look, [WEIGHT]).prepare(torch.rand(3))
+    line = look.__code__.co_firstlineno
+    assert str(error.value) == f"the program looks at a tensor's value in Python (test_recording.py:{line})"
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * random.random(),
+        lambda x: x + np.random.rand(),  # noqa: NPY002
+        _Counter(),
+        lambda x: x * torch.rand(3, generator=torch.Generator().manual_seed(next(SEEDS))),
+    ],
+    ids=["python", "numpy", "counter", "generator"],
+)
+def test_numbers_that_are_not_torch_s_are_refused(function) -> None:
+    with pytest.raises(RecordingError, match=r"^two runs at one state of torch's generators differ; draw with torch"):
+        Replayed(function, []).prepare(torch.rand(3))
+
+
+def test_a_generator_of_its_own_that_starts_anew_is_no_part_of_a_recording() -> None:
+    own = Replayed(lambda x: x * torch.rand(3, generator=torch.Generator().manual_seed(1)), [])
+    with pytest.raises(RecordingError, match=r"^the recording does not give the program's numbers back$"):
+        own.prepare(torch.rand(3))
+
+
+def test_arguments_must_be_tensors_or_hashable() -> None:
+    with pytest.raises(RecordingError, match=r"^an argument of type list is neither tensor nor number$"):
+        Replayed(lambda x, y: x, [])(torch.ones(3), [1, 2])
+
+
+def test_an_error_of_the_recorder_is_one_line_with_its_place() -> None:
+    def function(x):
+        if torch.overrides._get_current_function_mode_stack():  # at the recording, not at the first run
+            raise KeyError("several\nlines")
+        return x
+
+    with pytest.raises(RecordingError) as error:
+        Replayed(function, []).prepare(torch.ones(3))
+    assert str(error.value).startswith("KeyError: ")
+    assert str(error.value).endswith(f"(test_recording.py:{function.__code__.co_firstlineno + 2})")
+    assert "\n" not in str(error.value)
+
+
+def _off_by(graph, inputs, *, error: float):
+    return lambda *args: [value * (1 + error) for value in graph(*args)]
+
+
+@pytest.mark.parametrize(("error", "refused"), [(1e-2, True), (float("nan"), True), (1e-9, False)])
+def test_a_recording_with_other_numbers_is_refused(monkeypatch, error: float, refused: bool) -> None:
+    monkeypatch.setattr(recording, "_compile", partial(_off_by, error=error))
+    wrong = Recorded(lambda x: (x.sum(), x.exp()), [])
+    if refused:
+        with pytest.raises(RecordingError, match="does not give the program's numbers back"):
+            wrong(torch.ones(3))
+    else:
+        assert torch.allclose(wrong(torch.ones(3))[1], torch.ones(3).exp())
+
+
+def test_numbers_that_are_not_finite_may_be_recorded_where_they_are_the_program_s() -> None:
+    replayed = Replayed(lambda x: (x.log(), (x - x.log()).sum()), [])
+    assert replayed(torch.zeros(3))[1] == torch.inf
+    assert torch.equal(replayed(torch.ones(3))[0], torch.zeros(3))
+
+
+# ---------------------------------------------------------------- no trace
+
+
+def process() -> dict:
+    """All that recording patches, sets or draws from."""
+    import torch._dynamo.config as dynamo
+    import torch._functorch.config as functorch
+    import torch._inductor.config as inductor
+
+    held = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "pyro"}
+    return {
+        **{(name, k): id(v) for name, module in held.items() for k, v in vars(module).items()},
+        "distributions": dict(vars(torch.distributions.Distribution)),
+        "settings": pyro.settings.get(),
+        "validation": torch.distributions.Distribution._validate_args,
+        "generators": (bytes(torch.get_rng_state().untyped_storage()), random.getstate(), str(np.random.get_state())),  # noqa: NPY002
+        "store": dict(pyro.get_param_store()),
+        "handlers": len(pyro.poutine.runtime._PYRO_STACK),
+        "compiler": [config.get_config_copy() for config in (inductor, dynamo, functorch)],
+        "warnings": list(warnings.filters),
+        "functions": len(torch.overrides._get_current_function_mode_stack()),
+        "dispatch": len(torch.utils._python_dispatch._get_current_dispatch_mode_stack()),
+        "torch": (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()),
+    }
+
+
+def changed(before: dict, after: dict) -> list:
+    return [key for key in before if before[key] != after[key]]
+
+
+def _fails_at(call: int):
+    """An ELBO's gradient whose given call raises in the middle of the guide."""
+    case, calls = LinearGaussian(inflate=1.3), []
+
+    def guide(x):
+        calls.append(0)
+        z = case.vae.guide(x)
+        if len(calls) == call:
+            raise ZeroDivisionError
+        return z
+
+    def gradient(x):
+        loss = Trace_ELBO(max_plate_nesting=1).differentiable_loss(case.vae.model, guide, x)
+        return torch.autograd.grad(loss, list(case.vae.parameters()))
+
+    return gradient, list(case.vae.parameters())
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("call", [0, 1, 2, 3])  # 0: none; the first run, the recorded one, the one that compares
+def test_a_recording_leaves_no_trace(call: int, validate: bool) -> None:
+    gradient, state = _fails_at(call)
+    Replayed(lambda x: x, [])(torch.ones(3))  # what torch loads at its first recording
+    held = [t.detach().clone() for t in state]
+    with pyro.validation_enabled(validate):
+        before = process()
+        if call:
+            with pytest.raises((ZeroDivisionError, RecordingError)):
+                Replayed(gradient, state).prepare(torch.randn(4, 7, generator=torch.Generator()))
+        else:
+            Replayed(gradient, state).prepare(torch.randn(4, 7, generator=torch.Generator()))
+        assert changed(before, process()) == []
+    assert same(held, [t.detach() for t in state])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_compilation_leaves_no_trace(fails: bool) -> None:
+    gradient, state = _fails_at(0)
+    function = (lambda x: x[x > 0]) if fails else gradient  # no code for a shape that depends on a value
+    Recorded(lambda x: x + 1, [])(torch.ones(3))
+    x = torch.randn(4, 7)
+    before = process()
+    if fails:
+        with pytest.raises(RecordingError, match=r"^the shape of a tensor depends on values \(aten.nonzero"):
+            Recorded(function, state).prepare(x)
+    else:
+        Recorded(function, state).prepare(x)
+    assert changed(before, process()) == []
+
+
+def test_a_replay_draws_and_leaves_nothing_else() -> None:
+    gradient, state = _fails_at(0)
+    replayed, x = Replayed(gradient, state), torch.randn(4, 7)
+    replayed.prepare(x)
+    before = process()
+    replayed(x)
+    assert changed(before, process()) == ["generators"]
+
+
+def test_recordable_puts_everything_back_when_something_fails() -> None:
+    def fail() -> None:
+        with recordable():
+            assert changed(before, process())
+            raise ZeroDivisionError
+
+    before = process()
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert changed(before, process()) == []
