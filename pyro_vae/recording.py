@@ -41,6 +41,9 @@ _ELBOS = (
 )
 
 
+_MOST = 64  # recordings of a function: one costs as much as hundreds of steps
+
+
 class RecordingError(RuntimeError):
     """A program could not be recorded; the message is the cause, on one line."""
 
@@ -61,7 +64,8 @@ class Recorded:
 
     Raises:
         RecordingError: at a call, if the function cannot be recorded: it looks at a tensor's value in Python, draws
-            from another generator than torch's, or does what the compiler does not know.
+            from another generator than torch's, does what the compiler does not know, or is called with arguments
+            that are never the same.
 
     Example:
         >>> import torch
@@ -84,6 +88,10 @@ class Recorded:
         """Record for arguments like ``args``, if that was not done; state and generators stay as they are."""
         key = tuple(_kind(a) for a in args)
         if key not in self._replays:
+            if len(self._replays) == _MOST:
+                raise RecordingError(
+                    f"it was called with more than {_MOST} kinds of arguments; pass numbers as tensors"
+                )
             self._replays[key] = self._record(args)
         return self._replays[key]
 

@@ -150,6 +150,12 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("training/cuda_graph.py", "buffer.copy_(torch.where(ok, buffer, value))", "pass", TRAINING),
     ("training/cuda_graph.py", "if self._warm < 3 and not ok:", "if False:", TRAINING),
     ("training/cuda_graph.py", "self._gradients.prepare(None, *held.args())", "held.args()", TRAINING),
+    (
+        "training/cuda_graph.py",
+        "batches = [(held.args(), held.length) for held in inputs]",
+        "batches = ((held.args(), held.length) for held in inputs)",
+        TRAINING,
+    ),
     ("training/cuda_graph.py", "weight.copy_(self.betas[i])", "weight.copy_(self.betas[0])", TRAINING),
     ("training/cuda_graph.py", "self.index.copy_(batch.index)", "pass", TRAINING),
     ("training/cuda_graph.py", "lr.to(device) if isinstance", "lr if isinstance", TRAINING),

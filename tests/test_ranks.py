@@ -116,7 +116,8 @@ def test_batch_statistics_and_shared_sites_are_refused():
     )
     vae.guide.net = Normalized((6,), (2, 3))
     parameters, x = list(vae.parameters()), torch.ones(8, 6)
-    build = partial(build_engine, "eager", ELBO(), optimizer=torch.optim.Adam(parameters), parameters=parameters)
+    adam = torch.optim.Adam(parameters)
+    build = partial(build_engine, "eager", ELBO(), optimizer=adam, parameters=parameters)
     with pytest.raises(ValueError, match="ranks: programs must not keep statistics of their batches"):
         build(vae.model, vae.guide, args=(x,), ranks=Ranks(0, 2))
 
@@ -131,7 +132,7 @@ def test_batch_statistics_and_shared_sites_are_refused():
     with pytest.raises(ValueError, match="every site must be within one vectorised plate over the data"):
         build(model, guide, args=(x,), ranks=Ranks(0, 2))
     with pytest.raises(ValueError, match="'cuda-graph' must"):
-        build_engine("cuda-graph", ELBO(), vae.model, vae.guide, None, parameters, args=(x,), ranks=Ranks(0, 2))
+        build_engine("cuda-graph", ELBO(), vae.model, vae.guide, adam, parameters, args=(x,), ranks=Ranks(0, 2))
 
 
 def test_shares_cover_a_batch_once():

@@ -195,6 +195,18 @@ def test_arguments_must_be_tensors_or_hashable() -> None:
         Replayed(lambda x, y: x, [])(torch.ones(3), [1, 2])
 
 
+def test_numbers_that_are_never_the_same_are_refused_after_a_while(monkeypatch) -> None:
+    monkeypatch.setattr(recording, "_MOST", 3)
+    scaled = Replayed(lambda x, factor: factor * x, [])
+    for factor in (1.0, 2.0, 3.0):
+        assert torch.equal(scaled(torch.ones(2), factor), torch.full((2,), factor))
+    with pytest.raises(
+        RecordingError, match=r"^it was called with more than 3 kinds of arguments; pass numbers as tens"
+    ):
+        scaled(torch.ones(2), 4.0)
+    assert torch.equal(scaled(torch.ones(2), 2.0), torch.full((2,), 2.0))
+
+
 def test_an_error_of_the_recorder_is_one_line_with_its_place() -> None:
     def function(x):
         if torch.overrides._get_current_function_mode_stack():  # at the recording, not at the first run

@@ -181,6 +181,34 @@ def test_compiled_code_takes_the_same_steps(case: str) -> None:
     _assert_close(_tensors(_train("compiled", CASES[case])), _tensors(_train("eager", CASES[case])))
 
 
+def _model_of_parameters(x) -> None:
+    scale = pyro.param("scale", torch.tensor(1.0), constraint=dist.constraints.positive)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), scale))
+        pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+
+def _guide_of_parameters(x) -> None:
+    spread = pyro.param("spread", torch.tensor(1.0), constraint=dist.constraints.interval(0.1, 2.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x, spread))
+
+
+def test_parameters_of_pyro_s_store_are_trained_alike(engines: list) -> None:
+    found = []
+    for name in ("eager", "compiled", "cuda-graph"):
+        pyro.clear_param_store()
+        engines.clear()
+        options = {"epochs": 4, "batch_size": 8, "optimizer": partial(Adam, lr=0.1), "engine": name}
+        fit(_model_of_parameters, _guide_of_parameters, X[:, 0], **options)
+        store = pyro.get_param_store()
+        found.append((list(engines), [store[key].detach().clone() for key in ("scale", "loc", "spread")]))
+    for losses, parameters in found[1:]:
+        assert losses == pytest.approx(found[0][0], rel=1e-10)
+        _assert_close(parameters, found[0][1])
+    assert all((p != start).all() for p, start in zip(found[0][1], (1.0, 0.0, 1.0), strict=True))
+
+
 class Fixed(nn.Module):
     """A model without a latent site: its loss has no noise."""
 
@@ -342,7 +370,7 @@ def test_every_engine_stops_at_the_same_datum_with_the_same_words(where: str, ac
         with pytest.raises((NonFiniteError, ValueError)) as error:
             fit(model, _nothing, x, epochs=2, batch_size=5, accumulate=accumulate, engine=name, run=run)
         state = torch.load(run / "state.pt", weights_only=True) if (run / "state.pt").exists() else None
-        found[name] = (str(error.value).splitlines()[0], list(engines), list(model.state_dict().values()), state)
+        found[name] = (str(error.value), list(engines), list(model.state_dict().values()), state)
         assert len(engines) == step
         assert not model.training
         if where != "support":
@@ -350,6 +378,7 @@ def test_every_engine_stops_at_the_same_datum_with_the_same_words(where: str, ac
             assert error.value.site == ("x" if where == "loss" else None)
             assert state["progress"]["step"] == step
     words, losses, weights, _ = found["eager"]
+    assert "\n" not in words
     assert ("site 'x'" in words) == (where != "gradient")
     assert ("the gradient of model.loc for datum" in words) == (where == "gradient")
     for name in ("compiled", "cuda-graph"):

@@ -30,6 +30,13 @@ class Batch:
         index: which data of the set; None where that is not known.
         fetch: from an index to the arguments.
         ranks: the processes that share every batch; each has some of its rows.
+
+    Example:
+        >>> import torch
+        >>> x = torch.arange(10.0)
+        >>> batch = Batch(index=torch.tensor([3, 1]), fetch=lambda index: (x[index],))
+        >>> len(batch), batch.args
+        (2, (tensor([3., 1.]),))
     """
 
     def __init__(
