@@ -19,7 +19,7 @@ from pyro_vae.ranks import Ranks
 from pyro_vae.sharding import find_rows
 from pyro_vae.training.compiled import CompiledEngine
 from pyro_vae.training.cuda_graph import CudaGraphEngine
-from pyro_vae.training.engine import EagerEngine, Engine
+from pyro_vae.training.engine import EagerEngine, Engine, restore
 from pyro_vae.training.problem import Problem, check_objective
 from pyro_vae.training.trainable import check_optimizer
 
@@ -90,7 +90,15 @@ def build_engine(
                 return engine
         elif chosen == "compiled":
             return CompiledEngine(problem, optimizer, batch, clip_norm=clip_norm, ranks=ranks)
+        _warm_up(problem, args)
     return EagerEngine(problem, optimizer, clip_norm=clip_norm, ranks=ranks)
+
+
+def _warm_up(problem: Problem, args: tuple[Any, ...]) -> None:
+    """One evaluation without a trace: at its first Pyro draws more, to look for the plates; recording does this too."""
+    before = [buffer.clone() for buffer in problem.buffers]
+    problem.gradients(*args, flag=False)
+    restore(problem.buffers, before)
 
 
 def _check_arguments(parameters: list[Tensor], args: Any, optimizer: Any) -> None:
@@ -113,8 +121,7 @@ def _shared(problem: Problem, args: tuple[Any, ...]) -> Problem:
     before = [buffer.clone() for buffer in problem.buffers]
     problem.gradients(*args, flag=False)
     changed = any(not torch.equal(a, b) for a, b in zip(problem.buffers, before, strict=True))
-    for buffer, value in zip(problem.buffers, before, strict=True):
-        buffer.copy_(value)
+    restore(problem.buffers, before)
     if changed:
         raise ValueError(
             "ranks: programs must not keep statistics of their batches, got buffers that a step changes (batch "

@@ -119,7 +119,11 @@ class Loop:
                 f"fit: epochs must not be fewer than are begun, got epochs={epochs} in epoch {self.epoch + 1}. "
                 f"Pass at least {self.epoch + 1}."
             )
-        engine = self._build_engine(epochs)
+        try:
+            engine = self._build_engine(epochs)
+        except BaseException:
+            _set_training(self.model, self.guide, False)
+            raise
         n = self.batches.num_data
         done = 0 if n is None else self.epoch * n + int(self.meter.sums["data"])
         bar, recorder = (
