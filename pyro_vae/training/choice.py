@@ -90,12 +90,13 @@ def build_engine(
                 return engine
         elif chosen == "compiled":
             return CompiledEngine(problem, optimizer, batch, clip_norm=clip_norm, ranks=ranks)
-        _warm_up(problem, args)
+        if objective.vectorize_particles and objective.max_plate_nesting == float("inf"):
+            _warm_up(problem, args)
     return EagerEngine(problem, optimizer, clip_norm=clip_norm, ranks=ranks)
 
 
 def _warm_up(problem: Problem, args: tuple[Any, ...]) -> None:
-    """One evaluation without a trace: at its first Pyro draws more, to look for the plates; recording does this too."""
+    """One evaluation without a trace: at its first, Pyro draws more to look for the plates; recording does this too."""
     before = [buffer.clone() for buffer in problem.buffers]
     problem.gradients(*args, flag=False)
     restore(problem.buffers, before)
