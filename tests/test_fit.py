@@ -269,6 +269,7 @@ def test_a_value_that_is_not_finite_stops_and_names_site_datum_and_step(gradient
 
 
 def test_ctrl_c_saves_and_resume_ends_where_the_whole_run_does(tmp_path) -> None:
+    before = signal.getsignal(signal.SIGINT)
     x = torch.randn(60, 4)
     torch.manual_seed(0)
     whole = _vae()
@@ -286,7 +287,7 @@ def test_ctrl_c_saves_and_resume_ends_where_the_whole_run_does(tmp_path) -> None
 
     with pytest.raises(KeyboardInterrupt, match="after step 24"):
         fit(stopped.model, _Wrapped(stopped.guide, interrupting), x, run=tmp_path / "run", **options)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     fit(resumed.model, _Wrapped(resumed.guide), x, run=tmp_path / "run", resume=True, **options)
     assert not any(_changed(resumed, _snapshot(whole)))
 
