@@ -31,6 +31,9 @@ class Batch:
         fetch: from an index to the arguments.
         ranks: the processes that share every batch; each has some of its rows.
 
+    Raises:
+        ValueError: neither ``args`` nor ``index`` with ``fetch``.
+
     Example:
         >>> import torch
         >>> x = torch.arange(10.0)
@@ -47,6 +50,8 @@ class Batch:
         fetch: Fetch | None = None,
         ranks: Ranks = _ALONE,
     ) -> None:
+        if args is None and (index is None or fetch is None):
+            raise ValueError("Batch: must have args, or index and fetch, got neither. Pass Batch((x,)).")
         self._whole, self._index, self.fetch, self.ranks = args, index, fetch, ranks
 
     @property

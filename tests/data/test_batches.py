@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from pyro_vae.data.batches import Batches
+from pyro_vae.data.batches import Batch, Batches
 
 
 def _order(seed: int, epoch: int, start: int = 0) -> list[int]:
@@ -27,3 +28,9 @@ def test_an_order_comes_again_from_any_start_and_leaves_the_generator() -> None:
 def test_without_a_seed_the_order_is_that_of_the_data() -> None:
     args = [batch.args[0] for batch in Batches(torch.arange(10.0), 3).epoch(5)]
     assert torch.equal(torch.cat(args), torch.arange(10.0))
+
+
+def test_a_batch_without_data_is_refused():
+    for given in ({}, {"index": torch.arange(3)}, {"fetch": lambda index: (index,)}):
+        with pytest.raises(ValueError, match=r"Batch: must have args, or index and fetch"):
+            Batch(**given)
