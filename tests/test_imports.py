@@ -14,7 +14,8 @@ PACKAGE = Path(pyro_vae.__file__).parent
 
 # From the bottom up. A part imports lower layers and itself; parts of one layer do not import each other.
 LAYERS = [
-    {"networks"},
+    {"networks", "distributions"},
+    {"flows"},
     {"priors", "likelihoods", "guides"},
     {"models"},
     {"objectives", "evaluation"},

@@ -180,14 +180,15 @@ def _frames(site: Any) -> dict[str, Any]:
 
 def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     latent = {s["name"] for s in _sites(model_trace) if not s["is_observed"]}
-    proposed = {s["name"] for s in _sites(guide_trace)}
+    proposed = {s["name"] for s in _sites(guide_trace) if not s["infer"].get("is_auxiliary")}
+    augmented = len(proposed) < len(_sites(guide_trace))  # then a latent may follow from an auxiliary site
     if len(latent) == len(_sites(model_trace)):
         raise _refusal("the model must have an observed site", sorted(latent), "Pass the data to it with obs=")
     if latent != proposed:
         what = f"model sites {sorted(latent)}, guide sites {sorted(proposed)}"
         raise _refusal("the guide must sample every latent site of the model and no other", what, "Complete the guide")
     for site in _sites(guide_trace):
-        if isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
+        if not augmented and isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
             raise _refusal("the guide must have densities", f"a Delta at site {site['name']!r}", "Use a normal guide")
     for trace in (model_trace, guide_trace):
         _check_plates(trace)

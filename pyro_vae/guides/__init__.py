@@ -1,6 +1,6 @@
 """Guides q(z | x)."""
 
-from pyro_vae.guides.base import Guide
+from pyro_vae.guides.base import AmortizedGuide, Guide
 from pyro_vae.guides.diagonal_normal import DiagonalNormalGuide
 
-__all__ = ["DiagonalNormalGuide", "Guide"]
+__all__ = ["AmortizedGuide", "DiagonalNormalGuide", "Guide"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor
 
-from pyro_vae.guides.base import Guide
-from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
+from pyro_vae.guides.base import AmortizedGuide
+from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
-class DiagonalNormalGuide(Guide):
+class DiagonalNormalGuide(AmortizedGuide):
     r"""Mean-field normal, :math:`q(z | x) = \mathcal{N}(z; \mu(x), \mathrm{diag}(\sigma^2(x)))`.
 
     Args:
@@ -40,8 +40,7 @@ class DiagonalNormalGuide(Guide):
         net: NetworkFactory = MLP,
         log_scale_bounds: tuple[float, float] = (-12.0, 12.0),
     ) -> None:
-        super().__init__(data_shape, latent_dim)
-        self.net = build_network(net, self.data_shape, (2, latent_dim))
+        super().__init__(data_shape, latent_dim, param_shape=(2, latent_dim), net=net)
         low, high = log_scale_bounds
         if not low < high:
             raise ValueError(
@@ -50,6 +49,6 @@ class DiagonalNormalGuide(Guide):
             )
         self.log_scale_bounds = (float(low), float(high))
 
-    def posterior(self, x: Tensor) -> TorchDistribution:
-        loc, log_scale = self.net(x).unbind(-2)
+    def distribution(self, params: Tensor) -> TorchDistribution:
+        loc, log_scale = params.unbind(-2)  # (*batch, L) each
         return Normal(loc, log_scale.clamp(*self.log_scale_bounds).exp()).to_event(1)

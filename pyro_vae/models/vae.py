@@ -46,6 +46,10 @@ class GenerativeModel(nn.Module):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(z), obs=x)
 
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x, z) = log p(z) + log p(x | z) for ``x`` ``(*batch, *data_shape)``, z ``(*batch, L)``: ``batch``."""
+        return self.prior().log_prob(z) + self.likelihood(z).log_prob(x)
+
 
 class VAE(nn.Module):
     r"""Variational autoencoder: :math:`p(z)\, p(x | z)` with the amortised posterior :math:`q(z | x)`.
@@ -93,6 +97,7 @@ class VAE(nn.Module):
             )
         self.model = GenerativeModel(prior, likelihood)
         self.guide = guide
+        guide.attach(self.model.log_joint)
 
     @property
     def prior(self) -> Prior:

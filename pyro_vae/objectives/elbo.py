@@ -270,12 +270,19 @@ def _reconstruction(model_trace: Trace) -> Tensor:
 
 
 def _sampled_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    log_q = sum((_log_prob(guide_trace.nodes[name]).sum() for name in guide_trace.stochastic_nodes), torch.zeros(()))
+    # A guide's factors are observed sites: the reverse model of an auxiliary variable is one.
+    names = [*guide_trace.stochastic_nodes, *guide_trace.observation_nodes]
+    log_q = sum((_log_prob(guide_trace.nodes[name]).sum() for name in names), torch.zeros(()))
     log_p = sum((_log_prob(model_trace.nodes[name]).sum() for name in model_trace.stochastic_nodes), torch.zeros(()))
     return log_q - log_p
 
 
 def _analytic_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    extra = [name for name in guide_trace.stochastic_nodes if name not in model_trace.nodes]
+    if extra:
+        raise ValueError(
+            f"MeanFieldELBO: the guide must sample the model's sites alone, got {extra} besides. Use ELBO instead."
+        )
     names = [name for name in model_trace.stochastic_nodes if name in guide_trace.nodes]
     if names != [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]:
         raise ValueError(

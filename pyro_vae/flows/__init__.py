@@ -1,0 +1,1 @@
+"""Invertible maps and the distributions they make."""
