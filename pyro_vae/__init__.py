@@ -7,7 +7,7 @@ else here trains such a pair, measures it, or uses it.
 from pyro_vae import data, evaluation, guides, likelihoods, models, networks, objectives, priors, training
 from pyro_vae.data import MNIST, Digits, Files, FreyFaces, ImageSet, Splits
 from pyro_vae.evaluation import LogLikelihood, latent_diagnostics, log_likelihood, log_weights, prior_proposal
-from pyro_vae.guides import DiagonalNormalGuide, Guide
+from pyro_vae.guides import AmortizedGuide, DiagonalNormalGuide, Guide
 from pyro_vae.likelihoods import (
     BernoulliLikelihood,
     DiscretizedLogisticLikelihood,
@@ -15,8 +15,8 @@ from pyro_vae.likelihoods import (
     NormalLikelihood,
 )
 from pyro_vae.models import VAE
-from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, Network
-from pyro_vae.priors import Prior, StandardNormalPrior
+from pyro_vae.networks import MLP, ContextNetwork, ConvDecoder, ConvEncoder, GatedMLP, Network
+from pyro_vae.priors import Prior, StandardNormalPrior, VampPrior
 from pyro_vae.training import FitResult, Run, fit
 
 __version__ = "0.1.0"
@@ -25,7 +25,9 @@ __all__ = [
     "MLP",
     "MNIST",
     "VAE",
+    "AmortizedGuide",
     "BernoulliLikelihood",
+    "ContextNetwork",
     "ConvDecoder",
     "ConvEncoder",
     "DiagonalNormalGuide",
@@ -45,6 +47,7 @@ __all__ = [
     "Run",
     "Splits",
     "StandardNormalPrior",
+    "VampPrior",
     "data",
     "evaluation",
     "fit",

@@ -45,7 +45,7 @@ COMPONENTS: dict[str, list[str]] = {
     "prior": _classes(priors),
     "likelihood": _classes(likelihoods),
     "guide": _classes(guides),
-    "net": _classes(networks),
+    "net": [n for n in _classes(networks) if issubclass(getattr(networks, n), networks.Network)],
     "objective": [n for n in _classes(objectives) if n.endswith("ELBO")],
     "beta": [n for n in _classes(objectives) if n.endswith(("Schedule", "WarmUp"))],
     "optimizer": _subclasses(torch.optim.__all__, "Optimizer", "LBFGS", "SparseAdam"),

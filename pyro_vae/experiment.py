@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -24,7 +25,7 @@ from pyro_vae.models import VAE
 from pyro_vae.networks import Shape
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.precision import Precision
-from pyro_vae.priors import Prior, StandardNormalPrior
+from pyro_vae.priors import Prior, StandardNormalPrior, VampPrior
 from pyro_vae.ranks import local_rank
 from pyro_vae.training import EngineName, FitResult, Run, fit
 
@@ -93,6 +94,9 @@ def train(
     vae = build_vae(splits.data_shape, latent_dim, prior, likelihood, guide, seed=seed)
     if start_at_mean:
         vae.likelihood.start_at(splits.train.mean())
+    if isinstance(vae.prior, VampPrior):
+        with isolated(seed):
+            vae.prior.start_at(splits.train.batch(torch.randperm(len(splits.train))[: len(vae.prior.raw)]))
     vae.to(place)
     result = fit(
         vae.model,
@@ -212,9 +216,21 @@ def build_vae(
     *,
     seed: int = 0,
 ) -> VAE:
-    """Build the three pieces for the data's shape, with initial weights by ``seed``; the global generator stays."""
+    """Build the three pieces for the data's shape, with initial weights by ``seed``; the global generator stays.
+
+    A prior whose first argument is called ``guide``, as VampPrior's, is given the guide instead of ``latent_dim``.
+    """
     with isolated(seed):
-        return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
+        if not _takes_guide(prior):
+            return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
+        made = likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
+        return VAE(cast(Any, prior)(made[1]), *made)
+
+
+def _takes_guide(factory: Callable[..., Any]) -> bool:
+    """Whether the first argument is called ``guide``; the class may be within the parser's ``partial``."""
+    classes = [c for c in (factory, *getattr(factory, "args", ())) if inspect.isclass(c)]
+    return bool(classes) and next(iter(inspect.signature(classes[0]).parameters), "") == "guide"
 
 
 def choose_device(name: Device) -> torch.device:

@@ -35,7 +35,14 @@ CONVENTIONS = {
     likelihoods: lambda cls: cls(L, DATA_SHAPE, net=small),
     guides: lambda cls: cls(DATA_SHAPE, L, net=small),
 }
+BASES = {
+    networks: networks.Network,
+    priors: priors.Prior,
+    likelihoods: likelihoods.Likelihood,
+    guides: guides.Guide,
+}
 SPECIAL = {
+    "VampPrior": lambda: priors.VampPrior(guides.DiagonalNormalGuide(DATA_SHAPE, L, net=small), num_components=3),
     "ConvEncoder": lambda: networks.ConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
     "ConvDecoder": lambda: networks.ConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4)),
 }
@@ -54,7 +61,8 @@ def public(folder):
 
 
 def concrete(folder):
-    return [c for c in public(folder) if inspect.isclass(c) and issubclass(c, nn.Module) and not inspect.isabstract(c)]
+    classes = [c for c in public(folder) if inspect.isclass(c) and not inspect.isabstract(c)]
+    return [c for c in classes if issubclass(c, BASES[folder])]
 
 
 def build(cls):

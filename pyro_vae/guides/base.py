@@ -91,7 +91,8 @@ class AmortizedGuide(Guide):
         data_shape: shape of one datum.
         latent_dim: number of latent dimensions L.
         param_shape: shape of the local parameters of one datum.
-        net: builds the encoder, ``net(data_shape, param_shape)``.
+        net: builds the encoder, ``net(data_shape, param_shape)``; a :class:`~pyro_vae.networks.ContextNetwork` makes it
+            one of x and a context.
     """
 
     def __init__(self, data_shape: Shape, latent_dim: int, *, param_shape: Shape, net: NetworkFactory) -> None:
@@ -102,5 +103,6 @@ class AmortizedGuide(Guide):
     def distribution(self, params: Tensor) -> TorchDistribution:
         """The member of the family with local parameters ``params``, ``(*batch, *param_shape)``."""
 
-    def posterior(self, x: Tensor) -> TorchDistribution:
-        return self.distribution(self.net(x))
+    def posterior(self, x: Tensor, *context: Tensor) -> TorchDistribution:
+        """q(z | x), or q(z | x, context) where the network takes one: a deeper latent, a label."""
+        return self.distribution(self.net(x, *context))

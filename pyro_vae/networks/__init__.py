@@ -1,12 +1,14 @@
 """Networks: tensor to tensor, leading dimensions kept."""
 
 from pyro_vae.networks.base import Activation, Network, NetworkFactory, Shape, build_network
+from pyro_vae.networks.context import ContextNetwork
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.mlp import MLP, GatedMLP
 
 __all__ = [
     "MLP",
     "Activation",
+    "ContextNetwork",
     "ConvDecoder",
     "ConvEncoder",
     "GatedMLP",

@@ -2,5 +2,6 @@
 
 from pyro_vae.priors.base import Prior
 from pyro_vae.priors.standard_normal import StandardNormalPrior
+from pyro_vae.priors.vamp import VampPrior
 
-__all__ = ["Prior", "StandardNormalPrior"]
+__all__ = ["Prior", "StandardNormalPrior", "VampPrior"]

@@ -1,0 +1,152 @@
+"""The variational mixture of posteriors prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+from typing_extensions import Self
+
+from pyro_vae.priors.base import Prior
+
+
+class Encoder(Protocol):
+    """What a VampPrior asks of a guide."""
+
+    data_shape: tuple[int, ...]
+    latent_dim: int
+
+    def posterior(self, x: Tensor) -> TorchDistribution:
+        """q(z | x)."""
+
+
+class VampPrior(Prior):
+    r"""Mixture of the guide's posteriors at learned pseudo-inputs, :math:`p(z) = \frac{1}{K} \sum_k q(z | u_k)`.
+
+    The guide becomes a part of the model: its parameters get gradients from both sides, and ``vae.with_guide(other)``
+    keeps this one in the prior, so that p(z) does not change. Training costs the encoding of K pseudo-inputs a step.
+
+    Use it where the aggregate posterior is far from normal, and call :meth:`start_at` with training data.
+
+    Args:
+        guide: q(z | x), any guide whose posterior has a density. Give the VAE the same one.
+        num_components: number of pseudo-inputs K.
+        bounds: range of the data, which the pseudo-inputs keep within by a sigmoid; None for unbounded data.
+
+    Shape:
+        ``forward()`` returns a distribution with batch shape ``()`` and event shape ``(latent_dim,)``.
+
+    Raises:
+        ValueError: no component, or bounds that are none.
+
+    References:
+        VAE with a VampPrior (Tomczak and Welling, 2018), eq. 10. https://arxiv.org/abs/1705.07120
+        The authors bound the pseudo-inputs by a clamp, which has no gradient outside; a sigmoid has one everywhere.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, VampPrior
+        >>> guide = DiagonalNormalGuide((5,), 2)
+        >>> prior = VampPrior(guide, num_components=10).start_at(torch.rand(50, 5))
+        >>> VAE(prior, BernoulliLikelihood(2, (5,)), guide).sample(3).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(
+        self, guide: Encoder, *, num_components: int = 500, bounds: tuple[float, float] | None = (0.0, 1.0)
+    ) -> None:
+        super().__init__(guide.latent_dim)
+        if num_components < 1 or (bounds is not None and not bounds[0] < bounds[1]):
+            raise ValueError(
+                "VampPrior: num_components must be positive and bounds (low, high) or None, got "
+                f"num_components={num_components}, bounds={bounds}. Use for example 500 and (0.0, 1.0)."
+            )
+        self.guide, self.data_shape, self.bounds = guide, tuple(guide.data_shape), bounds
+        self.raw = nn.Parameter(torch.randn(num_components, *self.data_shape))
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """u, ``(num_components, *data_shape)``."""
+        if self.bounds is None:
+            return self.raw
+        low, high = self.bounds
+        return low + (high - low) * self.raw.sigmoid()
+
+    @torch.no_grad()
+    def start_at(self, x: Tensor) -> Self:
+        """Start the pseudo-inputs at data, in place; the data are taken in turn where there are fewer than K.
+
+        Args:
+            x: ``(N, *data_shape)``, training data in random order.
+
+        Returns:
+            The prior itself.
+
+        Raises:
+            ValueError: ``x`` has another shape.
+        """
+        if tuple(x.shape[1:]) != self.data_shape or not len(x):
+            raise ValueError(
+                f"VampPrior: x must be data of shape (N, *{self.data_shape}), got shape={tuple(x.shape)}. "
+                "Pass a batch of the training data."
+            )
+        rows = torch.arange(len(self.raw), device=x.device) % len(x)
+        self.raw.copy_(self._to_raw(x[rows].to(self.raw)))
+        return self
+
+    def _to_raw(self, u: Tensor) -> Tensor:
+        if self.bounds is None:
+            return u
+        low, high = self.bounds
+        # Not at the bounds themselves, where the sigmoid is flat.
+        return ((u - low) / (high - low)).clamp(0.02, 0.98).logit()
+
+    def forward(self) -> TorchDistribution:
+        return MixtureOfPosteriors(self.guide.posterior, self.pseudo_inputs, self.latent_dim)
+
+
+class MixtureOfPosteriors(TorchDistribution):
+    r"""Equal mixture of posteriors, :math:`\frac{1}{K} \sum_k q(z | u_k)`; a draw encodes only the component it takes.
+
+    Args:
+        posterior: maps ``(*batch, *data_shape)`` to q(z | .).
+        inputs: u, ``(K, *data_shape)``.
+        latent_dim: number of latent dimensions L.
+        batch_shape: shape of independent copies.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+
+    def __init__(
+        self,
+        posterior: Callable[[Tensor], TorchDistribution],
+        inputs: Tensor,
+        latent_dim: int,
+        batch_shape: torch.Size = torch.Size(),  # noqa: B008
+    ) -> None:
+        self.posterior, self.inputs = posterior, inputs
+        self._components: TorchDistribution | None = None
+        super().__init__(batch_shape, torch.Size([latent_dim]), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> MixtureOfPosteriors:
+        new = MixtureOfPosteriors(self.posterior, self.inputs, self.event_shape[0], torch.Size(batch_shape))
+        new._components = self._components
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._components is None:  # encoded once, however often the prior is asked
+            self._components = self.posterior(self.inputs)
+        log_prob = self._components.log_prob(value.unsqueeze(-2))  # (*batch, K)
+        return log_prob.logsumexp(-1) - math.log(len(self.inputs))
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = torch.Size(sample_shape) + self.batch_shape
+        with torch.no_grad():
+            index = torch.randint(len(self.inputs), shape, device=self.inputs.device)
+            return self.posterior(self.inputs[index]).sample()
