@@ -1,5 +1,16 @@
 """Models: the pieces bound into Pyro programs."""
 
+from pyro_vae.models.hierarchical import HierarchicalModel, HierarchicalVAE
+from pyro_vae.models.layered_guides import BottomUpGuide, LadderGuide, LayeredGuide, TopDownGuide
 from pyro_vae.models.vae import VAE, GenerativeModel
 
-__all__ = ["VAE", "GenerativeModel"]
+__all__ = [
+    "VAE",
+    "BottomUpGuide",
+    "GenerativeModel",
+    "HierarchicalModel",
+    "HierarchicalVAE",
+    "LadderGuide",
+    "LayeredGuide",
+    "TopDownGuide",
+]
