@@ -33,8 +33,9 @@ LEAVES = {
     "ranks": {"data", "evaluation", "training", "experiment", "cli"},
     "sharding": {"data", "training"},
     "recording": {"evaluation", "training"},
-    "isolation": {"evaluation", "training", "plotting", "experiment", "recording"},
-    "param_store": {"guides", "models", "evaluation", "isolation"},
+    "isolation": {"objectives", "evaluation", "training", "plotting", "experiment", "recording"},
+    "param_store": {"guides", "models", "objectives", "evaluation", "isolation"},
+    "traces": {"objectives", "evaluation", "training"},
 }
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 

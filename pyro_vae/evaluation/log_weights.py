@@ -6,21 +6,31 @@ own ``vectorized_importance_weights`` returns one weight for the whole batch; he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_vae.evaluation.support import SupportCheck
 from pyro_vae.isolation import isolated
 from pyro_vae.param_store import no_registration
+from pyro_vae.traces import (
+    Layout,
+    check_plates,
+    check_shape,
+    check_sites,
+    depth_of,
+    latents,
+    observations,
+    refusal,
+    shared_plates,
+    sites,
+)
 
 Program = Callable[..., Any]
 
@@ -63,18 +73,19 @@ class Weigher:
         self.model, self.guide, self.args = model, guide, args
         with torch.no_grad(), isolated(validate=is_validation_enabled()), SupportCheck("log_weights"):
             model_trace, guide_trace = self._trace(None, args)
-            for site in [*_sites(model_trace), *_sites(guide_trace)]:
+            for site in [*sites(model_trace), *sites(guide_trace)]:
                 # Here, without the samples' plate: with it, (data, data) may pass for (samples, data).
-                _check_shape(site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
-        _check_sites(model_trace, guide_trace)
-        frames = [_frames(site) for trace in (model_trace, guide_trace) for site in _sites(trace)]
-        self.depth = max(-frame.dim for stack in frames for frame in stack.values()) if any(frames) else 0
-        plate = _data_plate(frames, data_plate)
-        self.dim, self.size = plate.dim, plate.size
-        if data_plate is None and isinstance(args[0], Tensor) and self.size != len(args[0]):
-            what = f"plate {plate.name!r} of size {self.size} and a batch of {len(args[0])}"
+                log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+                check_shape("log_weights", site, log_prob)
+        check_sites("log_weights", model_trace, guide_trace)
+        for trace in (model_trace, guide_trace):
+            check_plates("log_weights", trace, random=False)
+        plate = _data_plate(shared_plates("log_weights", model_trace, guide_trace), data_plate)
+        self.layout = Layout("log_weights", depth_of(model_trace, guide_trace), (plate.dim,))
+        if data_plate is None and isinstance(args[0], Tensor) and plate.size != len(args[0]):
+            what = f"plate {plate.name!r} of size {plate.size} and a batch of {len(args[0])}"
             raise _refusal("the plate of the data must have the length of the batch", what, "Pass data_plate=NAME")
-        self.discrete = all(_is_discrete(site["fn"]) for site in _sites(model_trace) if site["is_observed"])
+        self.discrete = all(_is_discrete(site["fn"]) for site in observations(model_trace))
 
     def __call__(self, num_samples: int) -> LogWeights:
         """Draw ``num_samples`` latents per datum and return their log-weights; differentiable."""
@@ -83,10 +94,9 @@ class Weigher:
     def draw(self, num_samples: int, *args: Any) -> LogWeights:
         """The same for another batch of the same shape."""
         model_trace, guide_trace = self._trace(num_samples, args)
-        log_q = self._sum(num_samples, _sites(guide_trace))
-        log_p = self._sum(num_samples, (site for site in _sites(model_trace) if not site["is_observed"]))
-        observed = (site for site in _sites(model_trace) if site["is_observed"])
-        return LogWeights(self._sum(num_samples, observed), log_p - log_q)
+        log_q = self.layout.sum(num_samples, sites(guide_trace))
+        log_p = self.layout.sum(num_samples, latents(model_trace))
+        return LogWeights(self.layout.sum(num_samples, observations(model_trace)), log_p - log_q)
 
     def _trace(self, num_samples: int | None, args: tuple[Any, ...]) -> tuple[Trace, Trace]:
         with no_registration():
@@ -97,20 +107,7 @@ class Weigher:
     def _repeat(self, program: Program, num_samples: int | None) -> Program:
         if num_samples is None:
             return program
-        return pyro.plate("importance_samples", num_samples, dim=-self.depth - 1)(program)
-
-    def _sum(self, num_samples: int, sites: Iterable[Any]) -> Tensor:
-        """Sum the sites' log-probabilities over every plate but those of the samples and of the data."""
-        return sum((self._per_datum(num_samples, site) for site in sites), torch.zeros(()))
-
-    def _per_datum(self, num_samples: int, site: Any) -> Tensor:
-        log_prob, mask = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site["mask"]
-        if mask is not None:  # plate and poutine scales are left out on purpose: they are no part of the density
-            log_prob = torch.where(torch.as_tensor(mask, device=log_prob.device), log_prob, 0.0)
-        _check_shape(site, log_prob)
-        log_prob = log_prob.reshape((1,) * (self.depth + 1 - log_prob.dim()) + tuple(log_prob.shape))
-        others = [d for d in range(-self.depth, 0) if d != self.dim]
-        return (log_prob.sum(others) if others else log_prob).expand(num_samples, self.size)
+        return pyro.plate("importance_samples", num_samples, dim=-self.layout.depth - 1)(program)
 
 
 def log_weights(
@@ -168,76 +165,16 @@ def prior_proposal(model: Program) -> Program:
     return poutine.block(model, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
 
 
-def _sites(trace: Trace) -> list[Any]:
-    """The random choices: neither the plates' subsamples nor what is deterministic."""
-    sites = (s for s in trace.nodes.values() if s["type"] == "sample" and not isinstance(s["fn"], _Subsample))
-    return [site for site in sites if not site["infer"].get("_deterministic")]
-
-
-def _frames(site: Any) -> dict[str, Any]:
-    return {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
-
-
-def _check_sites(model_trace: Trace, guide_trace: Trace) -> None:
-    latent = {s["name"] for s in _sites(model_trace) if not s["is_observed"]}
-    proposed = {s["name"] for s in _sites(guide_trace) if not s["infer"].get("is_auxiliary")}
-    augmented = len(proposed) < len(_sites(guide_trace))  # then a latent may follow from an auxiliary site
-    if len(latent) == len(_sites(model_trace)):
-        raise _refusal("the model must have an observed site", sorted(latent), "Pass the data to it with obs=")
-    if latent != proposed:
-        what = f"model sites {sorted(latent)}, guide sites {sorted(proposed)}"
-        raise _refusal("the guide must sample every latent site of the model and no other", what, "Complete the guide")
-    for site in _sites(guide_trace):
-        if not augmented and isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
-            raise _refusal("the guide must have densities", f"a Delta at site {site['name']!r}", "Use a normal guide")
-    for trace in (model_trace, guide_trace):
-        _check_plates(trace)
-
-
-def _check_plates(trace: Trace) -> None:
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        if any(not frame.vectorized for frame in site["cond_indep_stack"]):
-            raise _refusal("plates must be vectorised", f"site {name!r} in a sequential plate", "Use `with plate`")
-        if isinstance(site["fn"], _Subsample) and _is_random(site["fn"]):
-            raise _refusal("plates must not draw a subsample", f"plate {name!r}", "Pass the batch itself")
-
-
-def _check_shape(site: Any, log_prob: Tensor) -> None:
-    """Along every dimension a log-probability has the size of the site's plate there, or 1: no accidental product."""
-    sizes = {frame.dim: frame.size for frame in _frames(site).values()}
-    shape = tuple(log_prob.shape)
-    if any(size not in (1, sizes.get(dim - len(shape), 1)) for dim, size in enumerate(shape)):
-        plates = ", ".join(f"{f.name} of size {f.size} at dim {f.dim}" for f in _frames(site).values())
-        what = f"log-probabilities of shape {shape} at site {site['name']!r} in plates {plates}"
-        raise _refusal("sites must have the shape of their plates", what, "Give the value that shape, or use to_event")
-
-
-def _is_random(subsample: _Subsample) -> bool:
-    return subsample.subsample_size is not None and subsample.subsample_size < subsample.size
-
-
-def _data_plate(frames: list[dict[str, Any]], name: str | None) -> Any:
-    shared = set.intersection(*(set(stack) for stack in frames))
+def _data_plate(shared: dict[str, list[Any]], name: str | None) -> Any:
     if name is not None and name not in shared:
         raise _refusal("every site must be within the plate of the data", f"data_plate={name!r}", "Name another plate")
-    if not shared:
-        raise _refusal(
-            "every site must be within one vectorised plate over the data",
-            f"plates {sorted({key for stack in frames for key in stack})}",
-            "Put all of them within pyro.plate('data', len(x)); sites shared by all data have no weight per datum",
-        )
     if name is None and len(shared) > 1:
         raise _refusal("the plate of the data must be known", f"plates {sorted(shared)}", "Pass data_plate=NAME")
-    found = [stack[name or min(shared)] for stack in frames]
-    if len({(frame.dim, frame.size) for frame in found}) > 1:
-        raise _refusal("the plate of the data must be the same for every site", found, "Give it one dim and one size")
-    return found[0]
+    return shared[name or min(shared)][0]
 
 
 def _refusal(rule: str, given: Any, advice: str) -> ValueError:
-    return ValueError(f"log_weights: {rule}, got {given}. {advice}.")
+    return refusal("log_weights", rule, given, advice)
 
 
 def _is_discrete(distribution: Any) -> bool:

@@ -1,0 +1,173 @@
+"""Log-probabilities per datum, read off the traces of a Pyro model and guide.
+
+What measures (:mod:`pyro_vae.evaluation`) and what trains (:mod:`pyro_vae.objectives`) form their weights from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import Delta
+from pyro.poutine import Trace
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the data are in the shapes of a model and guide that run within a plate of K samples.
+
+    Attributes:
+        owner: name to begin messages with.
+        depth: number of dimensions that the programs' plates take; the samples' plate is the one before.
+        dims: those of the data, negative; every site is within their plates.
+    """
+
+    owner: str
+    depth: int
+    dims: tuple[int, ...]
+
+    def log_prob(self, site: Any) -> Tensor:
+        """Log-probability of a site, masked and not scaled: scales are no part of a density."""
+        value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        check_shape(self.owner, site, value)
+        return masked(value, site["mask"])
+
+    def sum(self, num_samples: int, sites: Iterable[Any]) -> Tensor:
+        """Sum of the sites' log-probabilities, ``(K, data)``, over every plate but those of samples and data."""
+        parts = (self.per_datum(num_samples, site, self.log_prob(site)) for site in sites)
+        return sum(parts, torch.zeros(()))
+
+    def per_datum(self, num_samples: int, site: Any, value: Tensor, *, event_dim: int = 0) -> Tensor:
+        """``(K, data, *event)``: a tensor in the site's plates, summed over those that are not of the data."""
+        value = value.reshape((1,) * (self.depth + 1 + event_dim - value.dim()) + tuple(value.shape))
+        others = [dim - event_dim for dim in range(-self.depth, 0) if dim not in self.dims]
+        value = value.sum(others) if others else value
+        sizes = {frame.dim: frame.size for frame in frames(site).values()}
+        event = value.shape[value.dim() - event_dim :]
+        value = value.expand(num_samples, *(sizes[dim] for dim in self.dims), *event)
+        return value.flatten(1, len(self.dims))
+
+    def spread(self, site: Any, value: Tensor, *, event_dim: int = 0) -> Tensor:
+        """The reverse: ``(K, data)`` as a tensor that multiplies values of the site, ``event_dim`` of their own."""
+        sizes = {frame.dim: frame.size for frame in frames(site).values()}
+        shape = [sizes[dim] if dim in self.dims else 1 for dim in range(-self.depth, 0)]
+        return value.reshape(len(value), *shape, *[1] * event_dim)
+
+
+def sites(trace: Trace) -> list[Any]:
+    """The random choices: neither the plates' subsamples nor what is deterministic."""
+    found = (s for s in trace.nodes.values() if s["type"] == "sample" and not isinstance(s["fn"], _Subsample))
+    return [site for site in found if not site["infer"].get("_deterministic")]
+
+
+def latents(trace: Trace) -> list[Any]:
+    """What is drawn."""
+    return [site for site in sites(trace) if not site["is_observed"]]
+
+
+def observations(trace: Trace) -> list[Any]:
+    """What is observed; in a guide, its factors."""
+    return [site for site in sites(trace) if site["is_observed"]]
+
+
+def frames(site: Any) -> dict[str, Any]:
+    """The vectorised plates that a site is in, by name."""
+    return {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+
+
+def masked(value: Tensor, mask: Tensor | bool | None) -> Tensor:
+    """0 where the mask is false."""
+    return value if mask is None else torch.where(torch.as_tensor(mask, device=value.device), value, 0.0)
+
+
+def depth_of(*traces: Trace) -> int:
+    """The number of dimensions that the plates of all sites take."""
+    return max((-frame.dim for trace in traces for site in sites(trace) for frame in frames(site).values()), default=0)
+
+
+def shared_plates(owner: str, *traces: Trace) -> dict[str, list[Any]]:
+    """The vectorised plates that every site is within, with their frames at each site.
+
+    Raises:
+        ValueError: there is none.
+    """
+    stacks = [frames(site) for trace in traces for site in sites(trace)]
+    shared = set.intersection(*(set(stack) for stack in stacks))
+    if not shared:
+        raise refusal(
+            owner,
+            "every site must be within one vectorised plate over the data",
+            f"plates {sorted({key for stack in stacks for key in stack})}",
+            "Put all of them within pyro.plate('data', len(x)); sites shared by all data have no weight per datum",
+        )
+    found = {name: [stack[name] for stack in stacks] for name in sorted(shared)}
+    for same in found.values():
+        if len({(frame.dim, frame.size) for frame in same}) > 1:
+            rule = "the plate of the data must be the same for every site"
+            raise refusal(owner, rule, same, "Give it one dim and one size")
+    return found
+
+
+def check_sites(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuse a pair without weights: data or latent sites are missing, or have no density.
+
+    Raises:
+        ValueError: the message names the site.
+    """
+    latent = {s["name"] for s in latents(model_trace)}
+    proposed = {s["name"] for s in sites(guide_trace) if not s["infer"].get("is_auxiliary")}
+    augmented = len(proposed) < len(sites(guide_trace))  # then a latent may follow from an auxiliary site
+    if not observations(model_trace):
+        raise refusal(owner, "the model must have an observed site", sorted(latent), "Pass the data to it with obs=")
+    if latent != proposed:
+        what = f"model sites {sorted(latent)}, guide sites {sorted(proposed)}"
+        rule = "the guide must sample every latent site of the model and no other"
+        raise refusal(owner, rule, what, "Complete the guide")
+    for site in sites(guide_trace):
+        if not augmented and isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
+            what = f"a Delta at site {site['name']!r}"
+            raise refusal(owner, "the guide must have densities", what, "Use a normal guide")
+
+
+def check_plates(owner: str, trace: Trace, *, random: bool) -> None:
+    """Refuse plates that run one by one and, unless ``random``, those that draw a subsample.
+
+    Raises:
+        ValueError: the message names the site or the plate.
+    """
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        if any(not frame.vectorized for frame in site["cond_indep_stack"]):
+            what = f"site {name!r} in a sequential plate"
+            raise refusal(owner, "plates must be vectorised", what, "Use `with plate`")
+        if not random and isinstance(site["fn"], _Subsample) and _is_random(site["fn"]):
+            raise refusal(owner, "plates must not draw a subsample", f"plate {name!r}", "Pass the batch itself")
+
+
+def check_shape(owner: str, site: Any, log_prob: Tensor) -> None:
+    """Along every dimension a log-probability has the size of the site's plate there, or 1: no accidental product.
+
+    Raises:
+        ValueError: it has not; the message names the site and its plates.
+    """
+    sizes = {frame.dim: frame.size for frame in frames(site).values()}
+    shape = tuple(log_prob.shape)
+    if any(size not in (1, sizes.get(dim - len(shape), 1)) for dim, size in enumerate(shape)):
+        plates = ", ".join(f"{f.name} of size {f.size} at dim {f.dim}" for f in frames(site).values())
+        what = f"log-probabilities of shape {shape} at site {site['name']!r} in plates {plates}"
+        advice = "Give the value that shape, or use to_event"
+        raise refusal(owner, "sites must have the shape of their plates", what, advice)
+
+
+def refusal(owner: str, rule: str, given: Any, advice: str) -> ValueError:
+    """The error in the form that all messages have."""
+    return ValueError(f"{owner}: {rule}, got {given}. {advice}.")
+
+
+def _is_random(subsample: _Subsample) -> bool:
+    return subsample.subsample_size is not None and subsample.subsample_size < subsample.size
