@@ -45,10 +45,13 @@ SPECIAL = {
     "VampPrior": lambda: priors.VampPrior(guides.DiagonalNormalGuide(DATA_SHAPE, L, net=small), num_components=3),
     "ConvEncoder": lambda: networks.ConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
     "ConvDecoder": lambda: networks.ConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4)),
+    "GatedConvEncoder": lambda: networks.GatedConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
+    "GatedConvDecoder": lambda: networks.GatedConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4), features=5),
 }
 # How far the mean may be from what `start_at` was given; a millionth where nothing is said.
 START_TOLERANCE = {
     "BernoulliLikelihood": 1.001e-3,  # clamped to [0.001, 0.999]
+    "CategoricalLikelihood": 1.001e-3,
     # Clipping a logistic with loc in [0, 1] to [0, 1] moves its mean by at most s log 2, binning it by half a bin.
     "DiscretizedLogisticLikelihood": (1e-3 + math.exp(-2.3)) * math.log(2) + 0.5 / 255,
 }

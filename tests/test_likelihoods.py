@@ -9,9 +9,16 @@ from pyro.distributions import Independent
 from scipy import integrate, stats
 from torch import nn
 
-from pyro_vae import BernoulliLikelihood, DiscretizedLogisticLikelihood, NormalLikelihood
+from pyro_vae.likelihoods import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    DiscretizedLogisticLikelihood,
+    NormalLikelihood,
+)
+from pyro_vae.likelihoods.categorical import CategoricalLevels
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
-from pyro_vae.networks import MLP, Network
+from pyro_vae.likelihoods.tilting import log_density, slope_of_mean, tilted_grid_mean, tilted_mean
+from pyro_vae.networks import MLP, GatedConvDecoder, Network
 
 
 class Zero(Network):
@@ -198,6 +205,159 @@ def test_discretized_logistic_likelihood_refuses(levels, min_scale):
     )
     with pytest.raises(ValueError, match=message):
         DiscretizedLogisticLikelihood(2, (3,), levels=levels, min_scale=min_scale)
+
+
+# ---------------------------------------------------------------- categorical
+
+
+def every_datum(levels, dim):
+    """Every datum of ``dim`` pixels, (levels ** dim, dim)."""
+    return torch.cartesian_prod(*[grid(levels)] * dim).reshape(-1, dim)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 5])
+def test_categorical_sums_to_one_over_all_data(levels):
+    p = CategoricalLikelihood(2, (3,), levels=levels, net=lambda i, o: MLP(i, o, hidden=(9,)))(3 * torch.randn(2))
+    assert p.log_prob(every_datum(levels, 3)).logsumexp(0).item() == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (3, 4, 5), (1, 2, 2, 3)])
+def test_categorical_equals_torch(shape):
+    likelihood = CategoricalLikelihood(2, shape, levels=7)
+    at(likelihood, torch.randn(shape))
+    z = torch.randn(4, 5, 2)
+    p = likelihood(z)
+    logits = likelihood.net(z).reshape(4, 5, 7, *shape) + likelihood.offset * grid(7).reshape(7, *[1] * len(shape))
+    oracle = torch.distributions.Categorical(logits=logits.movedim(2, -1))  # (4, 5, *shape)
+    x = p.sample((3,))  # (3, 4, 5, *shape)
+    expected = oracle.log_prob((x * 6).round()).flatten(3).sum(-1)
+    torch.testing.assert_close(p.log_prob(x), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(p.mean, (oracle.probs * grid(7)).sum(-1), rtol=1e-12, atol=0)
+    one = x[0, :, 0]  # (4, *shape): the same data for every second index
+    expected = oracle.log_prob((one.unsqueeze(1) * 6).round()).flatten(2).sum(-1)
+    torch.testing.assert_close(p.log_prob(one.unsqueeze(1)), expected, rtol=1e-12, atol=0)
+
+
+def test_categorical_channels_of_an_image_are_level_by_level():
+    """Channel k C + c of the network's output is level k of the datum's channel c."""
+    likelihood = CategoricalLikelihood(2, (3, 4, 5), levels=7, net=Zero)
+    assert likelihood.net.out_shape == (21, 4, 5)
+    output = torch.randn(21, 4, 5)
+    likelihood.net.transform = lambda x: output.expand(len(x), -1, -1, -1)
+    x = likelihood(torch.zeros(2)).sample()
+    expected = sum(
+        output[:, i, j].reshape(7, 3)[:, c].log_softmax(0)[int((x[c, i, j] * 6).round())]
+        for c in range(3)
+        for i in range(4)
+        for j in range(5)
+    )
+    assert likelihood(torch.zeros(2)).log_prob(x).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_categorical_of_other_data_asks_for_its_levels_first():
+    assert CategoricalLikelihood(2, (6,), levels=7).net.out_shape == (7, 6)
+    assert CategoricalLikelihood(2, (6, 5), levels=7).net.out_shape == (7, 6, 5)
+    assert CategoricalLikelihood(2, (1, 28, 20), net=GatedConvDecoder).net.out_shape == (256, 28, 20)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_categorical_is_finite_far_away(dtype):
+    logits = (1e5 * torch.randn(50, 16, 3)).to(dtype).requires_grad_()
+    p = CategoricalLevels(logits, 1)
+    x = torch.randint(16, (50, 3)).to(dtype) / 15
+    assert p.log_prob(x).isfinite().all()
+    assert p.mean.isfinite().all()
+    assert p.support.check(p.sample()).all()
+    (g,) = torch.autograd.grad(p.log_prob(x).sum(), logits)
+    assert g.isfinite().all()
+    exact = CategoricalLevels(logits.double(), 1).log_prob(x.double())
+    torch.testing.assert_close(p.log_prob(x).double(), exact, rtol=1e-6, atol=0)
+
+
+def test_categorical_gradient_is_exact():
+    logits = torch.randn(4, 5, 3, 2, requires_grad=True)
+    x = torch.randint(5, (4, 3, 2)) / 4
+    assert torch.autograd.gradcheck(lambda v: CategoricalLevels(v, 2).log_prob(x), logits)
+    assert torch.autograd.gradgradcheck(lambda v: CategoricalLevels(v, 2).log_prob(x), logits)
+
+
+def test_categorical_draws_have_their_probabilities():
+    n = 200_000
+    p = CategoricalLevels(torch.randn(2, 5, 3), 1)
+    draws = p.sample((n,))  # (n, 2, 3)
+    assert draws.shape == (n, 2, 3)
+    frequency = (draws.unsqueeze(2) == grid(5).reshape(5, 1)).double().mean(0)  # (2, 5, 3)
+    probability = p.logits.softmax(1)
+    z = (frequency - probability) / (probability * (1 - probability) / n).sqrt()
+    assert z.abs().max() < 4.5
+
+
+def test_categorical_expand_keeps_levels_values_and_validation():
+    p = CategoricalLevels(torch.randn(4, 5, 3, 2), 2, validate_args=True)
+    wide = p.expand((6, 4))
+    assert (wide.batch_shape, wide.event_shape, wide.levels) == ((6, 4), (3, 2), 5)
+    x = wide.sample((2,))
+    assert x.shape == (2, 6, 4, 3, 2)
+    torch.testing.assert_close(wide.log_prob(x), p.log_prob(x), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="support"):
+        wide.log_prob(torch.full((6, 4, 3, 2), 0.3))
+    assert repr(p.support.base_constraint) == "GreyLevels(5)"
+
+
+def test_categorical_needs_levels():
+    message = r"^CategoricalLikelihood: levels must be at least 2, got levels=1\. Use levels=256 for bytes\.$"
+    with pytest.raises(ValueError, match=message):
+        CategoricalLikelihood(2, (3,), levels=1)
+
+
+# ---------------------------------------------------------------- the tilt that start_at solves
+
+SLOPES = [0.0, 1e-9, -1e-4, 0.03, -0.49, 0.5, -0.51, 2.0, -7.0, 40.0, -300.0, 999.0]
+
+
+@pytest.mark.parametrize("levels", [2, 3, 256])
+@pytest.mark.parametrize("slope", SLOPES)
+def test_the_mean_of_a_tilted_grid_is_the_sum(slope, levels):
+    expected = ((slope * grid(levels)).softmax(0) * grid(levels)).sum().item()
+    actual = tilted_grid_mean(tensor(slope), levels).item()
+    assert actual == pytest.approx(expected, rel=1e-10, abs=1e-13)
+
+
+@pytest.mark.parametrize("slope", SLOPES)
+def test_the_mean_of_a_tilted_uniform_is_the_integral(slope):
+    def moment(power):
+        points = [min(1.0, 10 / abs(slope)), max(0.0, 1 - 10 / abs(slope))] if slope else None
+        return integrate.quad(
+            lambda x: x**power * math.exp(slope * (x - (slope > 0))), 0, 1, points=points, epsabs=0, limit=200
+        )[0]
+
+    expected = moment(1) / moment(0)
+    assert tilted_mean(tensor(slope)).item() == pytest.approx(expected, rel=1e-9)
+    for x in (0.0, 0.3, 1.0):
+        log_p = slope * (x - (slope > 0)) - math.log(moment(0))
+        assert log_density(tensor(slope), tensor(x)).item() == pytest.approx(log_p, rel=1e-9, abs=1e-12)
+
+
+def test_the_slope_is_solved_for_also_at_the_ends():
+    mean = torch.tensor([0.0, 1e-3, 0.2, 0.5, 0.51, 1 - 1e-3, 1.0])
+    for of in (tilted_mean, lambda s: tilted_grid_mean(s, 2), lambda s: tilted_grid_mean(s, 256)):
+        torch.testing.assert_close(of(slope_of_mean(of, mean)), mean.clamp(1e-3, 1 - 1e-3), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [2, 16, 256])
+@pytest.mark.parametrize("shape", [(6,), (1, 2, 3)])
+def test_categorical_starts_at_the_mean_exactly(levels, shape):
+    mean = torch.tensor([0.0, 1e-3, 0.2, 0.5, 1 - 1e-3, 1.0]).reshape(shape)
+    likelihood = CategoricalLikelihood(2, shape, levels=levels, net=Zero).start_at(mean)
+    actual = likelihood(torch.randn(4, 2)).mean
+    torch.testing.assert_close(actual, mean.clamp(1e-3, 1 - 1e-3).expand(4, *shape), rtol=0, atol=1e-12)
+
+
+def test_categorical_starts_at_the_largest_entropy():
+    """Of all distributions of levels with that mean: moving mass without moving the mean lowers the entropy."""
+    logits = CategoricalLikelihood(2, (1,), levels=9, net=Zero).start_at(torch.tensor([0.3]))(torch.zeros(2)).logits
+    assert logits.flatten().diff().diff().abs().max() < 1e-12, "linear in the level"
+    assert logits.flatten().diff().abs().min() > 0.1
 
 
 # ---------------------------------------------------------------- normal

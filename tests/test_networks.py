@@ -7,7 +7,15 @@ import pytest
 import torch
 from scipy.special import expit
 
-from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, build_network
+from pyro_vae.networks import (
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    GatedConvDecoder,
+    GatedConvEncoder,
+    GatedMLP,
+    build_network,
+)
 from pyro_vae.networks.base import activation_layer
 
 NETWORKS = {
@@ -15,6 +23,8 @@ NETWORKS = {
     "GatedMLP": lambda: GatedMLP((3, 4), (2, 5), hidden=(30, 20)),
     "ConvEncoder": lambda: ConvEncoder((2, 9, 6), (2, 5), channels=(8, 12), kernel_size=5),
     "ConvDecoder": lambda: ConvDecoder((2, 5), (2, 9, 6), channels=(12, 8), kernel_size=5),
+    "GatedConvEncoder": lambda: GatedConvEncoder((2, 9, 6), (2, 5), channels=(8, 12), kernel_size=5),
+    "GatedConvDecoder": lambda: GatedConvDecoder((2, 5), (2, 9, 6), channels=(12, 8), features=7, kernel_size=5),
 }
 
 
@@ -119,12 +129,43 @@ def test_conv_decoder_is_its_formula(kernel_size):
     np.testing.assert_allclose(net(z).detach().numpy(), h[:, :7, :5], rtol=1e-12, atol=1e-12)
 
 
+def gate(h):
+    """The first half of the channels times the logistic function of the second."""
+    half = len(h) // 2
+    return h[:half] * expit(h[half:])
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_gated_conv_encoder_is_its_formula(kernel_size):
+    net = randomize(GatedConvEncoder((2, 7, 5), (3,), channels=(3, 4), kernel_size=kernel_size))
+    w1, b1, w2, b2, w3, b3 = arrays(net)
+    x = torch.randn(2, 7, 5)
+    h = gate(correlate(gate(correlate(x.numpy(), w1, b1, 2)), w2, b2, 2))
+    assert h.shape == (4, 2, 2)
+    np.testing.assert_allclose(net(x).detach().numpy(), w3 @ h.ravel() + b3, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_gated_conv_decoder_is_its_formula(kernel_size):
+    net = randomize(GatedConvDecoder((3,), (11, 7, 5), channels=(4, 3), features=6, kernel_size=kernel_size))
+    w1, b1, w2, b2, w3, b3, w4, b4 = arrays(net)
+    z = torch.randn(3)
+    h = gate((w1 @ z.numpy() + b1).reshape(8, 2, 2))
+    h = pixel_shuffle(gate(correlate(h, w2, b2, 1)))
+    h = pixel_shuffle(gate(correlate(h, w3, b3, 1)))
+    assert h.shape == (6, 8, 8)
+    h = np.einsum("oc,chw->ohw", w4[..., 0, 0], h[:, :7, :5]) + b4[:, None, None]
+    np.testing.assert_allclose(net(z).detach().numpy(), h, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("size", [(28, 20), (7, 5), (1, 1), (28, 28), (1, 9), (2, 3), (33, 16)])
 @pytest.mark.parametrize("channels", [(), (4,), (4, 3), (4, 3, 2)])
 def test_images_of_any_size(size, channels):
     image, code = (2, *size), (2, 3)
     assert ConvDecoder(code, image, channels=channels)(torch.randn(6, *code)).shape == (6, *image)
     assert ConvEncoder(image, code, channels=channels)(torch.randn(6, *image)).shape == (6, *code)
+    assert GatedConvDecoder(code, image, channels=channels)(torch.randn(6, *code)).shape == (6, *image)
+    assert GatedConvEncoder(image, code, channels=channels)(torch.randn(6, *image)).shape == (6, *code)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -13,23 +13,10 @@ from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
 from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.grey_levels import GreyLevels
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
 _NO_SHAPE = torch.Size()
-
-
-class _Grid(Constraint):
-    """The values 0, 1/(levels-1), ..., 1."""
-
-    is_discrete = True
-
-    def __init__(self, levels: int) -> None:
-        self.levels = levels
-        super().__init__()
-
-    def check(self, value: Tensor) -> Tensor:
-        level = value * (self.levels - 1)
-        return (value >= 0) & (value <= 1) & ((level - level.round()).abs() < 1e-3)
 
 
 class DiscretizedLogistic(TorchDistribution):
@@ -57,7 +44,7 @@ class DiscretizedLogistic(TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=0)
     def support(self) -> Constraint:
-        return _Grid(self.levels)
+        return GreyLevels(self.levels)
 
     @property
     def mean(self) -> Tensor:

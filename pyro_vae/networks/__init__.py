@@ -3,6 +3,7 @@
 from pyro_vae.networks.base import Activation, Network, NetworkFactory, Shape, build_network
 from pyro_vae.networks.context import ContextNetwork
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
+from pyro_vae.networks.gated_conv import GatedConvDecoder, GatedConvEncoder
 from pyro_vae.networks.mlp import MLP, GatedMLP
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "ContextNetwork",
     "ConvDecoder",
     "ConvEncoder",
+    "GatedConvDecoder",
+    "GatedConvEncoder",
     "GatedMLP",
     "Network",
     "NetworkFactory",

@@ -40,13 +40,13 @@ class ConvEncoder(Network):
         kernel_size: int = 3,
     ) -> None:
         super().__init__(in_shape, out_shape)
-        c, h, w = _image_shape("ConvEncoder", "in_shape", in_shape)
+        c, h, w = image_shape("ConvEncoder", "in_shape", in_shape)
         widths = (c, *layer_sizes("ConvEncoder", "channels", channels))
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            conv = nn.Conv2d(before, after, _odd("ConvEncoder", kernel_size), stride=2, padding=kernel_size // 2)
+            conv = nn.Conv2d(before, after, odd("ConvEncoder", kernel_size), stride=2, padding=kernel_size // 2)
             layers += [glorot(conv), activation_layer(activation)]
-        features = widths[-1] * _halved(h, channels) * _halved(w, channels)
+        features = widths[-1] * halved(h, channels) * halved(w, channels)
         self.layers = nn.Sequential(*layers, nn.Flatten(), glorot(nn.Linear(features, self.out_size)))
 
     def transform(self, x: Tensor) -> Tensor:
@@ -87,12 +87,12 @@ class ConvDecoder(Network):
         kernel_size: int = 3,
     ) -> None:
         super().__init__(in_shape, out_shape)
-        c, h, w = _image_shape("ConvDecoder", "out_shape", out_shape)
+        c, h, w = image_shape("ConvDecoder", "out_shape", out_shape)
         widths = (*layer_sizes("ConvDecoder", "channels", channels), c)
-        start = (widths[0], _halved(h, channels), _halved(w, channels))
+        start = (widths[0], halved(h, channels), halved(w, channels))
         layers: list[nn.Module] = [glorot(nn.Linear(self.in_size, math.prod(start))), nn.Unflatten(1, start)]
         for before, after in pairwise(widths):
-            conv = nn.Conv2d(before, 4 * after, _odd("ConvDecoder", kernel_size), padding=kernel_size // 2)
+            conv = nn.Conv2d(before, 4 * after, odd("ConvDecoder", kernel_size), padding=kernel_size // 2)
             layers += [activation_layer(activation), glorot(conv), nn.PixelShuffle(2)]
         self.layers = nn.Sequential(*layers)
 
@@ -101,7 +101,12 @@ class ConvDecoder(Network):
         return self.layers(x.flatten(1))[..., :h, :w]
 
 
-def _image_shape(name: str, argument: str, shape: Shape) -> tuple[int, int, int]:
+def image_shape(name: str, argument: str, shape: Shape) -> tuple[int, int, int]:
+    """The shape of an image, checked.
+
+    Raises:
+        ValueError: it has not three dimensions.
+    """
     if len(shape) != 3:
         raise ValueError(
             f"{name}: {argument} must be (channels, height, width), got {argument}={shape}. "
@@ -110,13 +115,19 @@ def _image_shape(name: str, argument: str, shape: Shape) -> tuple[int, int, int]
     return shape[0], shape[1], shape[2]
 
 
-def _odd(name: str, kernel_size: int) -> int:
+def odd(name: str, kernel_size: int) -> int:
+    """The width of a kernel, checked.
+
+    Raises:
+        ValueError: it is even, so that no padding keeps the image's size.
+    """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"{name}: kernel_size must be odd, got kernel_size={kernel_size}. Use 3 or 5.")
     return kernel_size
 
 
-def _halved(size: int, times: Shape) -> int:
+def halved(size: int, times: Shape) -> int:
+    """The size after one halving per entry of ``times``, each rounded up."""
     for _ in times:
         size = (size + 1) // 2
     return size

@@ -1,0 +1,137 @@
+"""Categorical likelihood of grey levels: a probability of its own for every level of every pixel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels
+from pyro_vae.likelihoods.tilting import slope_of_mean, tilted_grid_mean
+from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
+
+_NO_SHAPE = torch.Size()
+
+
+class CategoricalLevels(TorchDistribution):
+    r"""Independent pixels with values k / (levels - 1), :math:`P(x_d = k / (\text{levels} - 1)) \propto e^{l_{kd}}`.
+
+    The levels stay the first dimension of an event, where a convolution leaves them: nothing is transposed.
+
+    Args:
+        logits: ``(*batch, levels, *event)``.
+        event_dim: number of dimensions of an event.
+
+    Shape:
+        batch shape ``batch``, event shape ``event``.
+    """
+
+    arg_constraints = {"logits": constraints.real}
+
+    def __init__(self, logits: Tensor, event_dim: int, *, validate_args: bool | None = None) -> None:
+        self.logits, self.level_dim = logits, -event_dim - 1
+        batch, event = logits.shape[: self.level_dim], logits.shape[logits.dim() - event_dim :]
+        super().__init__(batch, event, validate_args=validate_args)
+
+    @property
+    def levels(self) -> int:
+        """Number of grey values."""
+        return self.logits.shape[self.level_dim]
+
+    @constraints.dependent_property(is_discrete=True)
+    def support(self) -> Constraint:
+        return constraints.independent(GreyLevels(self.levels), len(self.event_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.logits.softmax(self.level_dim) * grid(self.logits, self.level_dim)).sum(self.level_dim)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CategoricalLevels:
+        new = self._get_checked_instance(CategoricalLevels, _instance)
+        shape = torch.Size(batch_shape)
+        new.logits, new.level_dim = self.logits.expand(*shape, self.levels, *self.event_shape), self.level_dim
+        super(CategoricalLevels, new).__init__(shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def sample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
+        shape = torch.Size(sample_shape)
+        with torch.no_grad():
+            probs = self.logits.softmax(self.level_dim).movedim(self.level_dim, -1)  # (*batch, *event, levels)
+            level = torch.multinomial(probs.reshape(-1, self.levels), shape.numel(), replacement=True)
+            return level.T.reshape(self._extended_shape(shape)).to(self.logits) / (self.levels - 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        event_dim = len(self.event_shape)
+        log_probs = self.logits.log_softmax(self.level_dim)
+        level = (value * (self.levels - 1)).round().long()
+        shape = torch.broadcast_shapes(level.shape[: level.dim() - event_dim], self.batch_shape)
+        level = level.expand(*shape, *self.event_shape).unsqueeze(self.level_dim)
+        log_probs = log_probs.expand(*shape, self.levels, *self.event_shape)  # no copy
+        return log_probs.gather(self.level_dim, level).flatten(len(shape)).sum(-1)
+
+
+class CategoricalLikelihood(Likelihood):
+    r"""Independent pixels with any distribution of grey levels, :math:`P(x_d = k/n) \propto e^{f_{kd}(z) + o_d k/n}`.
+
+    Here n = levels - 1. A probability, comparable in bits per dimension with other likelihoods of the same levels. The
+    levels know nothing of their order: what neighbouring levels share has to be learned.
+
+    Args:
+        latent_dim: number of latent dimensions L.
+        data_shape: shape of one datum; values are k / (levels - 1).
+        net: builds the decoder, which returns logits: ``net((latent_dim,), (levels * C, H, W))`` for images
+            ``(C, H, W)``, channel k C + c being level k of channel c; ``net((latent_dim,), (levels, *data_shape))``
+            for other data.
+        levels: number of grey values, 256 for bytes.
+
+    Attributes:
+        offset: ``(*data_shape)``, the slope o of a tilt of all levels. :meth:`start_at` sets it so that, where the
+            network returns 0, the mean is the given one and the entropy the largest with that mean. Means are clamped
+            to [0.001, 0.999].
+
+    Shape:
+        ``(*batch, latent_dim)`` to a distribution with batch shape ``batch`` and event shape ``data_shape``.
+
+    References:
+        Pixel recurrent neural networks (van den Oord et al., 2016), section 3.2, has the softmax over 256 levels.
+        https://arxiv.org/abs/1601.06759
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.likelihoods import CategoricalLikelihood
+        >>> p = CategoricalLikelihood(2, (3,), levels=4).start_at(torch.tensor([0.1, 0.5, 0.9]))(torch.zeros(5, 2))
+        >>> p.log_prob(torch.tensor([0.0, 1 / 3, 1.0])).shape
+        torch.Size([5])
+        >>> p.mean[0].detach()
+        tensor([0.1000, 0.5000, 0.9000])
+    """
+
+    def __init__(self, latent_dim: int, data_shape: Shape, *, net: NetworkFactory = MLP, levels: int = 256) -> None:
+        super().__init__(latent_dim, data_shape)
+        self.levels = number_of_levels("CategoricalLikelihood", levels)
+        per_pixel = (levels, *self.data_shape)
+        stacked = (levels * self.data_shape[0], *self.data_shape[1:])
+        self.net = build_network(net, (latent_dim,), stacked if len(self.data_shape) == 3 else per_pixel)
+
+    def forward(self, z: Tensor) -> TorchDistribution:
+        logits = self.net(z).reshape(*z.shape[:-1], self.levels, *self.data_shape)
+        event_dim = len(self.data_shape)
+        return CategoricalLevels(logits + self.offset * grid(logits, -event_dim - 1), event_dim)
+
+    def mean_to_output(self, mean: Tensor) -> Tensor:
+        return slope_of_mean(lambda slope: tilted_grid_mean(slope, self.levels), mean)
+
+
+def grid(like: Tensor, dim: int) -> Tensor:
+    """The grey values 0, ..., 1 along the dimension ``dim`` of ``like``, counted from the end."""
+    levels = like.shape[dim]
+    values = torch.arange(levels, dtype=like.dtype, device=like.device) / (levels - 1)
+    return values.reshape(levels, *(1,) * (-dim - 1))

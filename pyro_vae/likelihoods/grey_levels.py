@@ -1,0 +1,34 @@
+"""What the likelihoods of grey levels k / (levels - 1) share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.distributions.constraints import Constraint
+
+
+class GreyLevels(Constraint):
+    """The values 0, 1/(levels-1), ..., 1, up to a thousandth of a level."""
+
+    is_discrete = True
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+        super().__init__()
+
+    def __repr__(self) -> str:
+        return f"GreyLevels({self.levels})"
+
+    def check(self, value: Tensor) -> Tensor:
+        level = value * (self.levels - 1)
+        return (value >= 0) & (value <= 1) & ((level - level.round()).abs() < 1e-3)
+
+
+def number_of_levels(name: str, levels: int) -> int:
+    """The number of grey levels, checked.
+
+    Raises:
+        ValueError: there are not two.
+    """
+    if levels < 2:
+        raise ValueError(f"{name}: levels must be at least 2, got levels={levels}. Use levels=256 for bytes.")
+    return levels
