@@ -14,10 +14,10 @@ from pyro_vae.likelihoods import (
     Likelihood,
     NormalLikelihood,
 )
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, HierarchicalVAE
 from pyro_vae.networks import MLP, ContextNetwork, ConvDecoder, ConvEncoder, GatedMLP, Network
-from pyro_vae.priors import Prior, StandardNormalPrior, VampPrior
-from pyro_vae.training import FitResult, Run, fit
+from pyro_vae.priors import MixtureOfNormalsPrior, Prior, StandardNormalPrior, VampPrior
+from pyro_vae.training import FitResult, Run, fit, refit_guide
 
 __version__ = "0.1.0"
 
@@ -38,9 +38,11 @@ __all__ = [
     "FreyFaces",
     "GatedMLP",
     "Guide",
+    "HierarchicalVAE",
     "ImageSet",
     "Likelihood",
     "LogLikelihood",
+    "MixtureOfNormalsPrior",
     "Network",
     "NormalLikelihood",
     "Prior",
@@ -61,5 +63,6 @@ __all__ = [
     "objectives",
     "prior_proposal",
     "priors",
+    "refit_guide",
     "training",
 ]

@@ -1,7 +1,8 @@
 """Priors p(z)."""
 
 from pyro_vae.priors.base import Prior
+from pyro_vae.priors.mixture_of_normals import MixtureOfNormalsPrior
 from pyro_vae.priors.standard_normal import StandardNormalPrior
 from pyro_vae.priors.vamp import VampPrior
 
-__all__ = ["Prior", "StandardNormalPrior", "VampPrior"]
+__all__ = ["MixtureOfNormalsPrior", "Prior", "StandardNormalPrior", "VampPrior"]

@@ -9,6 +9,7 @@ from pyro_vae.training.fit import fit
 from pyro_vae.training.loop import FitResult
 from pyro_vae.training.nonfinite import NonFiniteError
 from pyro_vae.training.problem import Problem
+from pyro_vae.training.refit import Refitted, refit_guide
 from pyro_vae.training.run import Run
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "FitResult",
     "NonFiniteError",
     "Problem",
+    "Refitted",
     "Run",
     "Step",
     "StepResult",
     "build_engine",
     "fit",
+    "refit_guide",
 ]

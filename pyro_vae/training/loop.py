@@ -15,14 +15,14 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation import Weigher, log_likelihood
-from pyro_vae.isolation import module_of, validating
+from pyro_vae.isolation import validating
 from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision
 from pyro_vae.training.checkpoint import restore, state_of
 from pyro_vae.training.choice import EngineName, build_engine, resolve_engine
 from pyro_vae.training.engine import Engine, Step, StepResult
 from pyro_vae.training.nonfinite import NonFiniteError, diagnose
-from pyro_vae.training.process import interruptible, rng_state, set_rng_state
+from pyro_vae.training.process import interruptible, rng_state, set_rng_state, set_training
 from pyro_vae.training.reporting import EpochMeter, Progress, Recorder
 from pyro_vae.training.run import Run
 from pyro_vae.training.trainable import OptimizerFactory, Trainable, build_optimizer
@@ -122,7 +122,7 @@ class Loop:
         try:
             engine = self._build_engine(epochs)
         except BaseException:
-            _set_training(self.model, self.guide, False)
+            set_training(self.model, self.guide, False)
             raise
         n = self.batches.num_data
         done = 0 if n is None else self.epoch * n + int(self.meter.sums["data"])
@@ -140,11 +140,11 @@ class Loop:
         finally:
             bar.close()
             recorder.close()
-            _set_training(self.model, self.guide, False)
+            set_training(self.model, self.guide, False)
         return self._finish(recorder)
 
     def _build_engine(self, epochs: int) -> Engine:
-        _set_training(self.model, self.guide, True)  # as which the programs are recorded
+        set_training(self.model, self.guide, True)  # as which the programs are recorded
         return build_engine(
             self._resolve(epochs),
             self.objective,
@@ -166,7 +166,7 @@ class Loop:
         return self.engine_name
 
     def _epoch(self, engine: Engine, bar: Progress, interrupted: list[int]) -> None:
-        _set_training(self.model, self.guide, True)
+        set_training(self.model, self.guide, True)
         engine.check = self.epoch == 0  # every datum once
         clock = time.perf_counter()
         for steps in self._groups(engine):
@@ -308,9 +308,3 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _set_training(model: Program, guide: Program, mode: bool) -> None:
-    for module in map(module_of, (model, guide)):
-        if module is not None:
-            module.train(mode)
