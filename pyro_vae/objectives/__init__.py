@@ -1,6 +1,7 @@
 """Objectives: what SVI minimises, and the schedules of their weights."""
 
-from pyro_vae.objectives.elbo import ELBO, BetaELBO, BetaMeanFieldELBO, MeanFieldELBO, Objective, Terms
+from pyro_vae.objectives.base import Objective, Terms
+from pyro_vae.objectives.elbo import ELBO, BetaELBO, BetaMeanFieldELBO, MeanFieldELBO
 from pyro_vae.objectives.schedules import ConstantSchedule, CyclicalSchedule, LinearWarmUp, Schedule
 
 __all__ = [

@@ -2,102 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from pyro.infer.elbo import logger
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.objectives.schedules import ConstantSchedule, Schedule
-
-Program = Callable[..., Any]
-
-
-class Terms(NamedTuple):
-    """What an ELBO is made of: sums over the data of the batch, in nats, unweighted and detached."""
-
-    reconstruction: Tensor
-    """E_q[log p(x | z)], all observed sites; higher is better."""
-    kl: Tensor
-    """E_q[log q(z | x) - log p(z)], all latent sites."""
+from pyro_vae.objectives.base import Objective, Program, Terms
+from pyro_vae.objectives.schedules import Schedule
+from pyro_vae.traces import masked
 
 
-class Objective(Trace_ELBO):
-    r"""A Pyro ELBO that keeps the two terms of its last evaluation, and can weigh them.
+class _TraceObjective(Objective, Trace_ELBO):
+    r"""A trace ELBO of Pyro's with weights, :math:`-(w\, \mathrm{reconstruction} - \beta\, \mathrm{KL})`."""
 
-    Minimised is :math:`-(w\, \mathrm{reconstruction} - \beta\, \mathrm{KL})`, summed over the batch. As with every Pyro
-    ELBO: ``objective(model, guide)`` is a module whose call returns the loss, and ``SVI`` takes it as ``loss``.
-
-    Args:
-        num_particles: number of draws of z per datum K.
-        beta: weight of the KL, a number or a schedule.
-        reconstruction_weight: weight w of the reconstruction.
-
-    References:
-        beta-VAE: learning basic visual concepts with a constrained variational framework (Higgins et al., 2017),
-        eq. 4. https://openreview.net/forum?id=Sy2fzU9gl
-
-    Attributes:
-        terms: the :class:`Terms` of the last ``differentiable_loss`` or ``loss``; None before.
-    """
-
-    terms: Terms | None = None
     analytic_kl = False
 
     def __init__(
-        self,
-        *,
-        num_particles: int = 1,
-        beta: float | Schedule = 1.0,
-        reconstruction_weight: float = 1.0,
+        self, *, num_particles: int = 1, beta: float | Schedule = 1.0, reconstruction_weight: float = 1.0
     ) -> None:
-        # One particle needs no plate of particles, nor the extra run with which Pyro guesses where to put it.
-        super().__init__(num_particles=num_particles, vectorize_particles=num_particles > 1)
-        if num_particles < 1:
-            raise ValueError(
-                f"{type(self).__name__}: num_particles must be at least 1, got num_particles={num_particles}. Use 1."
-            )
-        for name, value in (("beta", beta), ("reconstruction_weight", reconstruction_weight)):
-            if not isinstance(value, Schedule) and not value >= 0:
-                raise ValueError(
-                    f"{type(self).__name__}: {name} must not be negative, got {name}={value}. Use 0, 1 or above."
-                )
-        self.schedule = beta if isinstance(beta, Schedule) else ConstantSchedule(beta)
-        self.reconstruction_weight = float(reconstruction_weight)
-        self.beta = self.schedule(0, 0.0)
-        self._beta_tensor: Tensor | None = None
+        super().__init__(num_particles=num_particles, beta=beta)
+        weight = float(reconstruction_weight)
+        self._require("reconstruction_weight", weight, weight >= 0, "must not be negative", "Use 0, 1 or above")
+        self.reconstruction_weight = weight
         self._pair: tuple[Program, Program] | None = None
         self._found: list[Terms] = []
-
-    def set_progress(self, step: int, epoch: float) -> None:
-        """Move the schedule of beta; :func:`pyro_vae.fit` does it before every step.
-
-        Args:
-            step: gradient steps done.
-            epoch: passes over the data done, with their fraction.
-        """
-        self.beta = self.schedule(step, epoch)
-        if self._beta_tensor is not None:
-            self._beta_tensor.fill_(self.beta)
-
-    def state(self, like: Tensor) -> list[Tensor]:
-        """The tensors that a recording has to read anew at each replay: a scheduled beta, or nothing.
-
-        From this call on beta is such a tensor, with the device and dtype of ``like``, moved by :meth:`set_progress`.
-        """
-        if isinstance(self.schedule, ConstantSchedule):
-            return []
-        if self._beta_tensor is None or (self._beta_tensor.device, self._beta_tensor.dtype) != (
-            like.device,
-            like.dtype,
-        ):
-            self._beta_tensor = torch.full((), self.beta, device=like.device, dtype=like.dtype)
-        return [self._beta_tensor]
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
@@ -126,19 +58,11 @@ class Objective(Trace_ELBO):
             self.max_plate_nesting = float("inf")
         self._pair = (model, guide)
         self._found = []
-        return _Weights(self.reconstruction_weight, self.beta if self._beta_tensor is None else self._beta_tensor)
+        return _Weights(self.reconstruction_weight, self._weight)
 
     def _collect(self) -> None:
         sums = (torch.stack([torch.as_tensor(v) for v in values]).sum(0) for values in zip(*self._found, strict=True))
         self.terms = Terms(*(total / self.num_particles for total in sums))
-
-    def _guess_max_plate_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-        level = logger.level
-        logger.setLevel("WARNING")  # the user did not ask where Pyro puts its plate of particles
-        try:
-            super()._guess_max_plate_nesting(model, guide, args, kwargs)
-        finally:
-            logger.setLevel(level)
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
@@ -147,7 +71,7 @@ class Objective(Trace_ELBO):
         return model_trace, guide_trace
 
 
-class ELBO(Objective):
+class ELBO(_TraceObjective):
     r"""Evidence lower bound by Monte Carlo, :math:`E_q[\log p(x, z) - \log q(z | x)]`: Pyro's ``Trace_ELBO``.
 
     Args:
@@ -170,7 +94,7 @@ class ELBO(Objective):
         super().__init__(num_particles=num_particles)
 
 
-class _AnalyticKL(Objective, TraceMeanField_ELBO):
+class _AnalyticKL(_TraceObjective, TraceMeanField_ELBO):
     analytic_kl = True
 
 
@@ -194,7 +118,7 @@ class MeanFieldELBO(_AnalyticKL):
         super().__init__(num_particles=num_particles)
 
 
-class BetaELBO(Objective):
+class BetaELBO(_TraceObjective):
     r"""Weighted bound, :math:`w\, E_q[\log p(x | z)] - \beta\, E_q[\log q(z | x) - \log p(z)]`.
 
     A schedule moves with :meth:`set_progress`, which :func:`pyro_vae.fit` calls before every step; a loop of your own
@@ -300,13 +224,9 @@ def _site_kl(guide_site: Any, model_site: Any) -> Tensor:
         raise ValueError(
             f"MeanFieldELBO: site {model_site['name']!r} must have an analytic KL, got {kinds}. Use ELBO instead."
         ) from None
-    return _masked(kl, guide_site["mask"]).sum()
+    return masked(kl, guide_site["mask"]).sum()
 
 
 def _log_prob(site: Any) -> Tensor:
     """Log-probability without any plate or beta scaling, masks applied."""
-    return _masked(site["unscaled_log_prob"], site["mask"])
-
-
-def _masked(value: Tensor, mask: Tensor | bool | None) -> Tensor:
-    return value if mask is None else torch.where(torch.as_tensor(mask, device=value.device), value, 0.0)
+    return masked(site["unscaled_log_prob"], site["mask"])
