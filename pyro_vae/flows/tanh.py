@@ -1,0 +1,57 @@
+"""The monotone scalar map a + c tanh(a), c > -1, that planar and Sylvester flows are made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NEWTON_STEPS = 12  # the worst of q in [1e-6, 1e4] and |r| in [1e-12, 1e5] converges in float64
+
+
+def above_minus_one(t: Tensor) -> tuple[Tensor, Tensor]:
+    r"""A factor g with :math:`t g(t) > -1` for every real t, smooth and onto.
+
+    .. math:: q = t / 2 + \sqrt{t^2 / 4 + 1}, \qquad g = (q - 1) / t
+
+    Where w.u must exceed -1, u g(w.u) takes the place of u: its direction stays, nothing is divided by \|w\|, and
+    every admissible u is reached.
+
+    Returns:
+        g in (0, 1), and q = 1 + t g > 0 without cancellation.
+    """
+    gain = 0.5 * (1 + t / (2 + (t * t + 4).sqrt()))
+    return gain, (t / 2).asinh().exp()
+
+
+def slope(h: Tensor, q: Tensor) -> Tensor:
+    """d/da of a + (q - 1) tanh(a) where tanh(a) = h, as a sum of positive terms."""
+    square = h * h
+    return square + q * (1 - square)
+
+
+def solve(r: Tensor, q: Tensor) -> Tensor:
+    r"""The root a of :math:`a + (q - 1) \tanh(a) = r`, q > 0, with exact first derivatives.
+
+    The root is found outside of autograd; one more Newton step, whose slope is a constant, has the gradients of the
+    implicit function theorem, :math:`da = (dr - \tanh(a)\, dq) / (1 + (q - 1) \tanh'(a))`.
+    """
+    with torch.no_grad():
+        a = _root(r, q)
+        h = a.tanh()
+        step = 1 / slope(h, q)
+    return a - step * (a + (q - 1) * h - r)
+
+
+def _root(r: Tensor, q: Tensor) -> Tensor:
+    """Newton's method from the side on which it is monotone, by oddness for r > 0."""
+    c, s = torch.broadcast_tensors(q - 1, r.abs())
+    # c >= 0: concave, start at most the root, by tanh <= 1 and tanh(a) <= a.
+    below = torch.maximum(s - c, s / q)
+    # c < 0: convex, start at least the root, by the same and by a - tanh(a) >= a^3 / 5 on [0, 1].
+    cube = (5 * s / c.abs().clamp_min(torch.finfo(s.dtype).tiny)).pow(1 / 3)
+    above = torch.minimum(torch.minimum(s - c, s / q), torch.where(cube <= 1, cube, torch.inf))
+    a = torch.where(c >= 0, below, above)
+    for _ in range(NEWTON_STEPS):
+        h = a.tanh()
+        a = a - (a + c * h - s) / slope(h, q)
+    return a.copysign(r)

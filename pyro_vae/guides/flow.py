@@ -1,0 +1,61 @@
+"""What guides with normalizing flows share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from pyro.distributions import Normal, TorchDistribution
+from torch import Tensor
+
+from pyro_vae.flows import Flow, FlowDistribution
+from pyro_vae.guides.base import AmortizedGuide
+from pyro_vae.networks import NetworkFactory, Shape
+
+# On what the encoder says of the flows where zero means no flow: a fresh guide is near the diagonal normal one.
+START = 0.1
+
+
+class FlowGuide(AmortizedGuide):
+    r"""A diagonal normal that goes through flows, :math:`z = f_T \circ \dots \circ f_1(\mu(x) + \sigma(x) \epsilon)`.
+
+    A draw's own density costs nothing extra; that of other values goes through the inverses, see
+    :class:`~pyro_vae.flows.FlowDistribution`.
+
+    Args:
+        data_shape: shape of one datum.
+        latent_dim: number of latent dimensions L.
+        num_params: how many numbers the encoder says of one datum's flows, P.
+        net: builds the encoder, ``net(data_shape, (2 * latent_dim + num_params,))``: loc, log scale and these.
+
+    Shape:
+        ``(*batch, *data_shape)`` to a distribution with batch shape ``batch`` and event shape ``(latent_dim,)``.
+
+    References:
+        Variational inference with normalizing flows (Rezende and Mohamed, 2015), section 4.
+        https://arxiv.org/abs/1505.05770
+    """
+
+    def __init__(self, data_shape: Shape, latent_dim: int, *, num_params: int, net: NetworkFactory) -> None:
+        super().__init__(data_shape, latent_dim, param_shape=(2 * latent_dim + num_params,), net=net)
+        self.num_params = num_params
+
+    @abstractmethod
+    def flows(self, params: Tensor) -> Sequence[Flow]:
+        """The flows of ``params`` ``(*batch, num_params)``, in the order in which a draw passes them."""
+
+    def distribution(self, params: Tensor) -> TorchDistribution:
+        loc, log_scale, rest = params.split([self.latent_dim, self.latent_dim, self.num_params], -1)
+        base = Normal(loc, log_scale.clamp(-12.0, 12.0).exp()).to_event(1)
+        return FlowDistribution(base, self.flows(rest))
+
+
+def positive_number(name: str, argument: str, value: int) -> int:
+    """The number, checked.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    if value < 1:
+        raise ValueError(f"{name}: {argument} must be at least 1, got {argument}={value}. Use for example 4.")
+    return value

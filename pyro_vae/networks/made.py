@@ -1,0 +1,87 @@
+"""The masked network of autoregressive flows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.networks.base import Activation, Shape, activation_layer, glorot, layer_sizes
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer some of whose weights are always zero.
+
+    Args:
+        mask: ``(out, in)``, true where a weight is used.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask.to(self.weight), persistent=False)
+        glorot(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.weight * self.mask, self.bias)
+
+
+class MADE(nn.Module):
+    r"""Masked autoencoder whose i-th outputs depend on :math:`z_1, \dots, z_{i - 1}` and on a context alone.
+
+    It is no :class:`~pyro_vae.networks.Network`: it has two inputs, and no output sees the last component.
+
+    Args:
+        dim: L, number of inputs.
+        num_outputs: numbers per component.
+        hidden: widths of the hidden layers; from L units on, no component is left out.
+        context_dim: size of the context, added into the first layer; 0 for none.
+        activation: the nonlinearity after each hidden layer.
+        gain: factor on the last layer's initial weights; small for a flow that starts near the identity.
+
+    Shape:
+        z ``(*sample, *batch, dim)``, context ``(*batch, context_dim)`` to ``(*sample, *batch, num_outputs, dim)``.
+
+    References:
+        MADE: masked autoencoder for distribution estimation (Germain et al., 2015), section 4.
+        https://arxiv.org/abs/1502.03509
+
+    Example:
+        >>> import torch
+        >>> MADE(3, 2, hidden=(8,), context_dim=4)(torch.zeros(7, 5, 3), torch.zeros(5, 4)).shape
+        torch.Size([7, 5, 2, 3])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_outputs: int,
+        *,
+        hidden: Shape = (200, 200),
+        context_dim: int = 0,
+        activation: Activation = "elu",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.dim, self.num_outputs = dim, num_outputs
+        # Number of the first components that a unit may know; evenly spread, and 0 for units of the context alone.
+        known = [torch.arange(size) * dim // size for size in layer_sizes("MADE", "hidden", hidden)]
+        layers = _masked(torch.arange(1, dim + 1), [*known, torch.arange(dim).repeat(num_outputs)])
+        nn.init.xavier_uniform_(layers[-1].weight, gain)
+        self.context = glorot(nn.Linear(context_dim, layers[0].out_features, bias=False)) if context_dim else None
+        self.first, rest = layers[0], layers[1:]
+        self.rest = nn.Sequential(*(part for layer in rest for part in (activation_layer(activation), layer)))
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.first(z)
+        if self.context is not None:
+            h = h + self.context(context)
+        return self.rest(h).unflatten(-1, (self.num_outputs, self.dim))
+
+
+def _masked(inputs: Tensor, known: Sequence[Tensor]) -> list[MaskedLinear]:
+    # The input z_j has number j: whoever knows j components may see it. A unit may see units that know no more.
+    return [MaskedLinear(after.unsqueeze(1) >= before) for before, after in pairwise([inputs, *known])]
