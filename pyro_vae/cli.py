@@ -1,4 +1,4 @@
-"""The command line: ``pyro-vae train | evaluate | sample``."""
+"""The command line: ``pyro-vae train | refit | evaluate | sample``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from pyro_vae import __version__
 from pyro_vae.arguments import Parser, exact_words, one_line
 from pyro_vae.evaluation import LogLikelihood
-from pyro_vae.experiment import Trained, load_run, parse_config, parser, to_yaml, train
+from pyro_vae.experiment import Trained, load_run, parse_config, parser, refit_options, to_yaml, train
 from pyro_vae.files import write_atomically
 from pyro_vae.ranks import join
 from pyro_vae.training import NonFiniteError, Run
@@ -27,6 +27,7 @@ Variational autoencoders as probabilistic programs.
 commands:
   pyro-vae train [options]           train a VAE, evaluate it, draw its figures, in a run folder
   pyro-vae train --resume RUN        go on where a run stopped, to the same weights bit for bit
+  pyro-vae refit RUN [options]       train another guide for a run's model, in a run folder of its own
   pyro-vae evaluate RUN [options]    estimate the log-likelihood of a split, with its error
   pyro-vae sample RUN [options]      draw images from the model
 
@@ -36,6 +37,8 @@ examples:
   pyro-vae train --likelihood.net GatedMLP --likelihood.net.hidden '[300, 300]' --optimizer.lr 5e-4
   pyro-vae train --objective BetaELBO --objective.beta LinearWarmUp --objective.beta.length 50
   pyro-vae train --config runs/mnist/config.yaml --out runs/again
+  pyro-vae train --prior VampPrior --prior.num_components 100
+  pyro-vae refit runs/mnist --guide IAFGuide --epochs 20 --out runs/mnist-iaf
   pyro-vae evaluate runs/mnist --num_samples 5000
   torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two       two processes share every batch
 
@@ -45,6 +48,7 @@ PYRO_VAE_TRACEBACK=1 shows the traceback of an error.
 """
 
 
+_REFIT_HELP = "Train another guide for the model of a run, which stays as it is, and evaluate it."
 _TRUST: dict[str, Any] = {
     "action": "append",
     "default": [],
@@ -69,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"pyro-vae {__version__}")
         return 0
-    commands = {"train": _train, "evaluate": _evaluate, "sample": _sample}
+    commands = {"train": _train, "refit": _refit, "evaluate": _evaluate, "sample": _sample}
     if words[0] not in commands:
         return _fail(f"pyro-vae: the command must be one of {', '.join(commands)}, got {words[0]!r}. See --help.", 2)
     try:
@@ -89,13 +93,7 @@ def _train(words: list[str]) -> None:
     own = Parser(prog="pyro-vae train", add_help=False, allow_abbrev=False)
     own.add_argument("--out", help="run folder to make; default: runs/DATA-TIME")
     own.add_argument("--resume", metavar="RUN", help="run folder to go on with; only --epochs may be given besides")
-    own.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="package that a config may import from; repeatable",
-    )
+    own.add_argument("--trust", **_TRUST)
     mine, rest = own.parse_known_args(words)
     if {"-h", "--help"} & set(rest):
         print(parser().format_help() + own.format_help().split("options:")[-1], end="")
@@ -103,11 +101,24 @@ def _train(words: list[str]) -> None:
     if mine.resume:
         _resume(mine.resume, mine.out, rest, mine.trust)
     else:
-        _start(mine.out, rest, mine.trust)
+        _start(mine.out, parser().parse_args(exact_words(rest, mine.trust)))
 
 
-def _start(out: str | None, words: list[str], trust: Sequence[str]) -> None:
-    options = parser().parse_args(exact_words(words, trust))
+def _refit(words: list[str]) -> None:
+    own = Parser(prog="pyro-vae refit", description=_REFIT_HELP, add_help=False, allow_abbrev=False)
+    own.add_argument("run", metavar="RUN", help="run folder whose prior and likelihood are taken and kept")
+    own.add_argument("--out", help="run folder to make; default: runs/DATA-TIME")
+    own.add_argument("--trust", **_TRUST)
+    if {"-h", "--help"} & set(words):
+        print(own.format_help() + "\nand the options of `pyro-vae train` for guide and training.")
+        return
+    mine, rest = own.parse_known_args(words)
+    run = Run(mine.run)
+    run.load_weights()
+    _start(mine.out, refit_options(run, exact_words(rest, mine.trust), trust=mine.trust))
+
+
+def _start(out: str | None, options: Any) -> None:
     name = options.data.class_path.rsplit(".", 1)[-1].lower()
     target = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if target.exists() and join().first:
@@ -234,9 +245,7 @@ def _run_parser(command: str, description: str) -> argparse.ArgumentParser:
     made.add_argument("run", metavar="RUN", help="run folder")
     made.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default auto)")
     made.add_argument("--root", help="where the data set lies, if not where it lay in training")
-    made.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="package its config may import from; repeatable"
-    )
+    made.add_argument("--trust", **_TRUST)
     return made
 
 

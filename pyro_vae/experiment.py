@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc import locate
 from typing import Any, Literal, cast
 
 import torch
@@ -27,7 +30,7 @@ from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.precision import Precision
 from pyro_vae.priors import Prior, StandardNormalPrior, VampPrior
 from pyro_vae.ranks import local_rank
-from pyro_vae.training import EngineName, FitResult, Run, fit
+from pyro_vae.training import EngineName, FitResult, Run, fit, frozen
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -55,6 +58,8 @@ def train(
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
     num_samples: int = 1000,
+    model_from: str | None = None,
+    prior_guide: Callable[[Shape, int], Guide] | None = None,
     *,
     run: Run | Callable[[], Run],
     resume: bool = False,
@@ -84,6 +89,8 @@ def train(
         checkpoint_seconds: time between two checkpoints.
         tensorboard: write TensorBoard events too.
         num_samples: draws per test image for the log-likelihood at the end.
+        model_from: run folder whose trained prior and likelihood are taken and kept: only the guide is trained.
+        prior_guide: the guide that a VampPrior goes through, where it is not the one that is trained.
         run: the run folder, or what makes it once everything else has been found in order.
         resume: go on from the run's last checkpoint.
     """
@@ -91,35 +98,38 @@ def train(
     dataset = data()
     dataset.may_download = not resume
     splits = dataset.load().to(place)
-    vae = build_vae(splits.data_shape, latent_dim, prior, likelihood, guide, seed=seed)
+    vae = build_vae(splits.data_shape, latent_dim, prior, likelihood, guide, prior_guide, seed=seed)
     if start_at_mean:
         vae.likelihood.start_at(splits.train.mean())
     if isinstance(vae.prior, VampPrior):
         with isolated(seed):
             vae.prior.start_at(splits.train.batch(torch.randperm(len(splits.train))[: len(vae.prior.raw)]))
+    if model_from is not None:
+        load_model(vae, Run(model_from))
     vae.to(place)
-    result = fit(
-        vae.model,
-        vae.guide,
-        splits.train,
-        epochs=epochs,
-        batch_size=batch_size,
-        objective=objective(),
-        optimizer=optimizer,
-        lr_schedule=lr_schedule,
-        lr_schedule_unit=lr_schedule_unit,
-        clip_norm=clip_norm,
-        validation=splits.validation,
-        patience=patience,
-        seed=seed,
-        accumulate=accumulate,
-        engine=engine,
-        precision=precision,
-        run=run,
-        resume=resume,
-        checkpoint_seconds=checkpoint_seconds,
-        tensorboard=tensorboard,
-    )
+    with frozen(vae.model) if model_from is not None else nullcontext():
+        result = fit(
+            vae.model,
+            vae.guide,
+            splits.train,
+            epochs=epochs,
+            batch_size=batch_size,
+            objective=objective(),
+            optimizer=optimizer,
+            lr_schedule=lr_schedule,
+            lr_schedule_unit=lr_schedule_unit,
+            clip_norm=clip_norm,
+            validation=splits.validation,
+            patience=patience,
+            seed=seed,
+            accumulate=accumulate,
+            engine=engine,
+            precision=precision,
+            run=run,
+            resume=resume,
+            checkpoint_seconds=checkpoint_seconds,
+            tensorboard=tensorboard,
+        )
     return Trained(vae, splits, {**splits.protocol, **_parts(vae)}, result, num_samples)
 
 
@@ -170,7 +180,13 @@ def load_run(
     dataset.root = dataset.root if root is None else root
     splits = dataset.load().to(place)
     vae = build_vae(
-        splits.data_shape, options.latent_dim, options.prior, options.likelihood, options.guide, seed=options.seed
+        splits.data_shape,
+        options.latent_dim,
+        options.prior,
+        options.likelihood,
+        options.guide,
+        options.prior_guide,
+        seed=options.seed,
     )
     try:
         vae.load_state_dict(weights)
@@ -185,6 +201,33 @@ def parse_config(run: Run, *, trust: Iterable[str] = ()) -> Namespace:
     """The options of a run, from its ``config.yaml``."""
     config = load_config(run.config(), str(run.path / "config.yaml"), trust=trust)
     return parser().parse_args([f"--config={json.dumps(config)}"])
+
+
+_OF_THE_MODEL = ("data", "latent_dim", "prior", "likelihood")
+
+
+def refit_options(run: Run, words: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
+    """The options of :func:`train` for another guide of a run's model.
+
+    Data, prior and likelihood are the run's; the guide is too unless the words name another; how it is trained is not
+    taken from the run.
+
+    Args:
+        run: the run folder.
+        words: options of the command line, component names in their exact form.
+        trust: packages that the run's configuration may name.
+
+    Raises:
+        ValueError: a word would change the model.
+    """
+    wrong = next((w for w in words if w.startswith("--") and re.split(r"[.=]", w[2:])[0] in _OF_THE_MODEL), None)
+    if wrong and not wrong.startswith("--data.root"):
+        raise ValueError(f"refit: data, prior and likelihood must be those of the run, got {wrong}. Leave it away.")
+    config = yaml.safe_load(to_yaml(parse_config(run, trust=trust)))
+    kept = {key: config[key] for key in (*_OF_THE_MODEL, "guide")}
+    if takes_guide(locate(config["prior"]["class_path"])):
+        kept["prior_guide"] = config["prior_guide"] or config["guide"]
+    return parser().parse_args([f"--config={json.dumps({**kept, 'model_from': str(run.path)})}", *words])
 
 
 def parser() -> ArgumentParser:
@@ -213,21 +256,40 @@ def build_vae(
     prior: Callable[[int], Prior],
     likelihood: Callable[[int, Shape], Likelihood],
     guide: Callable[[Shape, int], Guide],
+    prior_guide: Callable[[Shape, int], Guide] | None = None,
     *,
     seed: int = 0,
 ) -> VAE:
     """Build the three pieces for the data's shape, with initial weights by ``seed``; the global generator stays.
 
-    A prior whose first argument is called ``guide``, as VampPrior's, is given the guide instead of ``latent_dim``.
+    A prior whose first argument is called ``guide``, as VampPrior's, is given the guide, or one built by
+    ``prior_guide``, instead of ``latent_dim``.
     """
     with isolated(seed):
-        if not _takes_guide(prior):
+        if not takes_guide(prior):
             return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
         made = likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
-        return VAE(cast(Any, prior)(made[1]), *made)
+        through = made[1] if prior_guide is None else prior_guide(data_shape, latent_dim)
+        return VAE(cast(Any, prior)(through), *made)
 
 
-def _takes_guide(factory: Callable[..., Any]) -> bool:
+def load_model(vae: VAE, run: Run) -> None:
+    """Give the model the trained weights of a run, whatever the guide there was.
+
+    Raises:
+        ValueError: they are those of another model.
+    """
+    weights = {name.removeprefix("model."): t for name, t in run.load_weights().items() if name.startswith("model.")}
+    try:
+        vae.model.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(
+            f"model_from: {run.path} must hold a model with the same prior and likelihood, got another. "
+            "Use `pyro-vae refit`, which takes both from the run."
+        ) from None
+
+
+def takes_guide(factory: Any) -> bool:
     """Whether the first argument is called ``guide``; the class may be within the parser's ``partial``."""
     classes = [c for c in (factory, *getattr(factory, "args", ())) if inspect.isclass(c)]
     return bool(classes) and next(iter(inspect.signature(classes[0]).parameters), "") == "guide"

@@ -157,6 +157,48 @@ def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
     assert all(torch.equal(short[k], long[k]) for k in short)
 
 
+def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "refit"
+    words = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
+    assert main(["refit", str(trained), *words, "--out", str(out)]) == 0
+    before, after = Run(trained).load_weights(), Run(out).load_weights()
+    assert {k for k in before if k.startswith("model.")} == {k for k in after if k.startswith("model.")}
+    assert all(torch.equal(before[k], after[k]) for k in before if k.startswith("model."))
+    vae = load_run(out).vae
+    assert vae.guide.net.layers[0].linear.out_features == 14
+    assert vae.latent_dim == 3
+    assert main(["train", "--resume", str(out), "--epochs", "3"]) == 0
+    longer = Run(out).load_weights()
+    assert all(torch.equal(before[k], longer[k]) for k in before if k.startswith("model."))
+    assert not torch.equal(longer["guide.net.layers.1.weight"], after["guide.net.layers.1.weight"])
+
+
+def test_refit_keeps_the_guide_that_a_vamp_prior_goes_through(tmp_path: Path) -> None:
+    vamp = ["--prior", "VampPrior", "--prior.num_components", "4", "--guide.net.hidden", "[6]"]
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    assert main(["train", *QUICK, *vamp, "--out", str(first)]) == 0
+    guide = ["--guide.net", "GatedMLP", "--guide.net.hidden", "[5]"]
+    options = ["--epochs", "1", "--num_samples", "5"]
+    assert main(["refit", str(first), *guide, *options, "--out", str(second)]) == 0
+    assert main(["refit", str(second), *options, "--out", str(third)]) == 0
+    z = torch.randn(6, 3)
+    expected = load_run(first).vae.prior().log_prob(z)
+    for run in (second, third):
+        vae = load_run(run).vae
+        torch.testing.assert_close(vae.prior().log_prob(z), expected)
+        assert type(vae.guide.net).__name__ == "GatedMLP"
+        assert type(vae.prior.guide.net).__name__ == "MLP"
+
+
+def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path, capsys) -> None:
+    line = _refused(capsys, "refit", str(trained), "--likelihood.net", "GatedMLP")
+    assert line.startswith("refit: data, prior and likelihood must be those of the run, got --likelihood.net")
+    assert "arguments are required: RUN" in _refused(capsys, "refit")
+    out = ["--out", str(tmp_path / "run")]
+    line = _refused(capsys, "train", *QUICK, "--latent_dim", "4", "--model_from", str(trained), *out)
+    assert line.startswith(f"model_from: {trained} must hold a model with the same prior and likelihood, got another")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -11,7 +11,7 @@ from pyro_vae.priors.base import Prior
 
 
 class MixtureOfNormalsPrior(Prior):
-    r"""Learned mixture of diagonal normals, :math:`p(z) = \sum_c \pi_c \prod_i \mathcal{N}(z_i; \mu_{ci}, \sigma_{ci}^2)`.
+    r"""Mixture of diagonal normals, :math:`p(z) = \sum_c \pi_c \prod_i \mathcal{N}(z_i; \mu_{ci}, \sigma_{ci}^2)`.
 
     The simplest prior with clusters; the VampPrior usually reaches a higher likelihood. The components start at draws
     of the standard normal, with unit scale and equal weights.

@@ -9,7 +9,7 @@ from pyro_vae.training.fit import fit
 from pyro_vae.training.loop import FitResult
 from pyro_vae.training.nonfinite import NonFiniteError
 from pyro_vae.training.problem import Problem
-from pyro_vae.training.refit import Refitted, refit_guide
+from pyro_vae.training.refit import Refitted, frozen, refit_guide
 from pyro_vae.training.run import Run
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "StepResult",
     "build_engine",
     "fit",
+    "frozen",
     "refit_guide",
 ]
