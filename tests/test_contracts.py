@@ -51,9 +51,12 @@ SPECIAL = {
 # How far the mean may be from what `start_at` was given; a millionth where nothing is said.
 START_TOLERANCE = {
     "BernoulliLikelihood": 1.001e-3,  # clamped to [0.001, 0.999]
+    "BetaBinomialLikelihood": 1.001e-3,
     "CategoricalLikelihood": 1.001e-3,
+    "ContinuousBernoulliLikelihood": 1.001e-3,
     # Clipping a logistic with loc in [0, 1] to [0, 1] moves its mean by at most s log 2, binning it by half a bin.
     "DiscretizedLogisticLikelihood": (1e-3 + math.exp(-2.3)) * math.log(2) + 0.5 / 255,
+    "MixtureOfLogisticsLikelihood": (1e-3 + math.log1p(math.exp(-2.25))) * math.log(2) + 0.5 / 255,
 }
 
 

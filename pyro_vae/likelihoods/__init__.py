@@ -2,14 +2,22 @@
 
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.bernoulli import BernoulliLikelihood
+from pyro_vae.likelihoods.beta_binomial import BetaBinomialLikelihood
 from pyro_vae.likelihoods.categorical import CategoricalLikelihood
+from pyro_vae.likelihoods.continuous_bernoulli import ContinuousBernoulliLikelihood
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogisticLikelihood
+from pyro_vae.likelihoods.laplace import LaplaceLikelihood
+from pyro_vae.likelihoods.mixture_of_logistics import MixtureOfLogisticsLikelihood
 from pyro_vae.likelihoods.normal import NormalLikelihood
 
 __all__ = [
     "BernoulliLikelihood",
+    "BetaBinomialLikelihood",
     "CategoricalLikelihood",
+    "ContinuousBernoulliLikelihood",
     "DiscretizedLogisticLikelihood",
+    "LaplaceLikelihood",
     "Likelihood",
+    "MixtureOfLogisticsLikelihood",
     "NormalLikelihood",
 ]

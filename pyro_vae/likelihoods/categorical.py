@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels
+from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels, stacked_shape
 from pyro_vae.likelihoods.tilting import slope_of_mean, tilted_grid_mean
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
@@ -117,9 +117,7 @@ class CategoricalLikelihood(Likelihood):
     def __init__(self, latent_dim: int, data_shape: Shape, *, net: NetworkFactory = MLP, levels: int = 256) -> None:
         super().__init__(latent_dim, data_shape)
         self.levels = number_of_levels("CategoricalLikelihood", levels)
-        per_pixel = (levels, *self.data_shape)
-        stacked = (levels * self.data_shape[0], *self.data_shape[1:])
-        self.net = build_network(net, (latent_dim,), stacked if len(self.data_shape) == 3 else per_pixel)
+        self.net = build_network(net, (latent_dim,), stacked_shape(levels, self.data_shape))
 
     def forward(self, z: Tensor) -> TorchDistribution:
         logits = self.net(z).reshape(*z.shape[:-1], self.levels, *self.data_shape)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.networks import Shape
+
 
 class GreyLevels(Constraint):
     """The values 0, 1/(levels-1), ..., 1, up to a thousandth of a level."""
@@ -32,3 +34,10 @@ def number_of_levels(name: str, levels: int) -> int:
     if levels < 2:
         raise ValueError(f"{name}: levels must be at least 2, got levels={levels}. Use levels=256 for bytes.")
     return levels
+
+
+def stacked_shape(count: int, data_shape: Shape) -> Shape:
+    """The shape of ``count`` numbers per entry of a datum, as the channels of an image if the datum is one."""
+    if len(data_shape) == 3:
+        return (count * data_shape[0], *data_shape[1:])
+    return (count, *data_shape)
