@@ -7,6 +7,7 @@ from pyro_vae.guides.householder_flow import HouseholderFlowGuide
 from pyro_vae.guides.iaf import IAFGuide
 from pyro_vae.guides.planar_flow import PlanarFlowGuide
 from pyro_vae.guides.radial_flow import RadialFlowGuide
+from pyro_vae.guides.spline_flow import SplineFlowGuide
 from pyro_vae.guides.sylvester_flow import SylvesterFlowGuide
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "IAFGuide",
     "PlanarFlowGuide",
     "RadialFlowGuide",
+    "SplineFlowGuide",
     "SylvesterFlowGuide",
 ]

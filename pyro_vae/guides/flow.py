@@ -14,6 +14,7 @@ from pyro_vae.networks import NetworkFactory, Shape
 
 # On what the encoder says of the flows where zero means no flow: a fresh guide is near the diagonal normal one.
 START = 0.1
+LOG_SCALE_BOUNDS = (-12.0, 12.0)  # as in the diagonal normal guide; never met in ordinary training
 
 
 class FlowGuide(AmortizedGuide):
@@ -46,7 +47,7 @@ class FlowGuide(AmortizedGuide):
 
     def distribution(self, params: Tensor) -> TorchDistribution:
         loc, log_scale, rest = params.split([self.latent_dim, self.latent_dim, self.num_params], -1)
-        base = Normal(loc, log_scale.clamp(-12.0, 12.0).exp()).to_event(1)
+        base = Normal(loc, log_scale.clamp(*LOG_SCALE_BOUNDS).exp()).to_event(1)
         return FlowDistribution(base, self.flows(rest))
 
 

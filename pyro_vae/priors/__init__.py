@@ -1,8 +1,15 @@
 """Priors p(z)."""
 
 from pyro_vae.priors.base import Prior
+from pyro_vae.priors.flow import FlowPrior
 from pyro_vae.priors.mixture_of_normals import MixtureOfNormalsPrior
 from pyro_vae.priors.standard_normal import StandardNormalPrior
 from pyro_vae.priors.vamp import VampPrior
 
-__all__ = ["MixtureOfNormalsPrior", "Prior", "StandardNormalPrior", "VampPrior"]
+__all__ = [
+    "FlowPrior",
+    "MixtureOfNormalsPrior",
+    "Prior",
+    "StandardNormalPrior",
+    "VampPrior",
+]
