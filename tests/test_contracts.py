@@ -47,6 +47,8 @@ SPECIAL = {
     "ConvDecoder": lambda: networks.ConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4)),
     "GatedConvEncoder": lambda: networks.GatedConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
     "GatedConvDecoder": lambda: networks.GatedConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4), features=5),
+    "ResidualConvEncoder": lambda: networks.ResidualConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
+    "ResidualConvDecoder": lambda: networks.ResidualConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4), features=5),
 }
 # How far the mean may be from what `start_at` was given; a millionth where nothing is said.
 START_TOLERANCE = {

@@ -14,6 +14,8 @@ from pyro_vae.networks import (
     GatedConvDecoder,
     GatedConvEncoder,
     GatedMLP,
+    ResidualConvDecoder,
+    ResidualConvEncoder,
     build_network,
 )
 from pyro_vae.networks.base import activation_layer
@@ -25,6 +27,8 @@ NETWORKS = {
     "ConvDecoder": lambda: ConvDecoder((2, 5), (2, 9, 6), channels=(12, 8), kernel_size=5),
     "GatedConvEncoder": lambda: GatedConvEncoder((2, 9, 6), (2, 5), channels=(8, 12), kernel_size=5),
     "GatedConvDecoder": lambda: GatedConvDecoder((2, 5), (2, 9, 6), channels=(12, 8), features=7, kernel_size=5),
+    "ResidualConvEncoder": lambda: ResidualConvEncoder((2, 9, 6), (2, 5), channels=(8, 12), blocks=2, kernel_size=5),
+    "ResidualConvDecoder": lambda: ResidualConvDecoder((2, 5), (2, 9, 6), channels=(12, 8), blocks=2, features=7),
 }
 
 
@@ -158,6 +162,51 @@ def test_gated_conv_decoder_is_its_formula(kernel_size):
     np.testing.assert_allclose(net(z).detach().numpy(), h, rtol=1e-12, atol=1e-12)
 
 
+def residual(h, weights, count):
+    """``count`` pre-activation blocks; takes their weights off the front of the list."""
+    for _ in range(count):
+        w1, b1, w2, b2 = (weights.pop(0) for _ in range(4))
+        h = h + correlate(np.tanh(correlate(np.tanh(h), w1, b1, 1)), w2, b2, 1)
+    return h
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_residual_conv_encoder_is_its_formula(kernel_size, blocks):
+    net = ResidualConvEncoder(
+        (2, 7, 5), (3,), channels=(3, 4), blocks=blocks, activation="tanh", kernel_size=kernel_size
+    )
+    weights, x = arrays(randomize(net)), torch.randn(2, 7, 5)
+    h = x.numpy()
+    for _ in range(2):
+        h = residual(correlate(h, weights.pop(0), weights.pop(0), 2), weights, blocks)
+    assert h.shape == (4, 2, 2)
+    w, b = weights
+    np.testing.assert_allclose(net(x).detach().numpy(), w @ np.tanh(h).ravel() + b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_residual_conv_decoder_is_its_formula(kernel_size, blocks):
+    options = {"channels": (4, 3), "features": 6, "blocks": blocks, "activation": "tanh", "kernel_size": kernel_size}
+    net = ResidualConvDecoder((3,), (11, 7, 5), **options)
+    weights, z = arrays(randomize(net)), torch.randn(3)
+    h = (weights.pop(0) @ z.numpy() + weights.pop(0)).reshape(4, 2, 2)
+    for _ in range(2):
+        h = np.tanh(residual(h, weights, blocks))
+        h = pixel_shuffle(correlate(h, weights.pop(0), weights.pop(0), 1))
+    assert h.shape == (6, 8, 8)
+    w, b = weights
+    h = np.einsum("oc,chw->ohw", w[..., 0, 0], np.tanh(h[:, :7, :5])) + b[:, None, None]
+    np.testing.assert_allclose(net(z).detach().numpy(), h, rtol=1e-12, atol=1e-12)
+
+
+def test_residual_conv_encoder_without_halvings_is_linear():
+    net = randomize(ResidualConvEncoder((2, 3, 2), (4,), channels=()))
+    x = torch.randn(2, 3, 2)
+    torch.testing.assert_close(net(x) + net(-x), 2 * net(torch.zeros(2, 3, 2)), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("size", [(28, 20), (7, 5), (1, 1), (28, 28), (1, 9), (2, 3), (33, 16)])
 @pytest.mark.parametrize("channels", [(), (4,), (4, 3), (4, 3, 2)])
 def test_images_of_any_size(size, channels):
@@ -166,6 +215,8 @@ def test_images_of_any_size(size, channels):
     assert ConvEncoder(image, code, channels=channels)(torch.randn(6, *image)).shape == (6, *code)
     assert GatedConvDecoder(code, image, channels=channels)(torch.randn(6, *code)).shape == (6, *image)
     assert GatedConvEncoder(image, code, channels=channels)(torch.randn(6, *image)).shape == (6, *code)
+    assert ResidualConvDecoder(code, image, channels=channels)(torch.randn(6, *code)).shape == (6, *image)
+    assert ResidualConvEncoder(image, code, channels=channels)(torch.randn(6, *image)).shape == (6, *code)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -257,6 +308,33 @@ def test_convolutions_start_at_glorot(cls, shapes, fans):
     assert not any(bias.any() for bias in parameters[1::2])
 
 
+def test_gated_convolutions_start_each_half_at_glorot():
+    encoder = GatedConvEncoder((2, 8, 8), (50,), channels=(10, 12))
+    w1, b1, w2, b2, w3, b3 = encoder.parameters()
+    decoder = GatedConvDecoder((50,), (30, 8, 8), channels=(10, 12), features=5)
+    w4, b4, w5, b5, w6, b6, w7, b7 = decoder.parameters()
+    fans = ((w1, 2 * 9, 10 * 9), (w2, 10 * 9, 12 * 9), (w5, 10 * 9, 48 * 9), (w6, 12 * 9, 20 * 9))
+    for weight, fan_in, fan_out in fans:
+        for half in weight.chunk(2):
+            check_glorot(half, fan_in, fan_out)
+        assert not torch.equal(*weight.chunk(2))
+    for weight, fan_in, fan_out in ((w3, 12 * 4, 50), (w4, 50, 20 * 4), (w7, 5, 30)):
+        check_glorot(weight, fan_in, fan_out)
+    assert not any(b.any() for b in (b1, b2, b3, b4, b5, b6, b7))
+
+
+def test_residual_convolutions_start_at_glorot():
+    encoder = ResidualConvEncoder((2, 8, 8), (50,), channels=(10, 12))
+    decoder = ResidualConvDecoder((50,), (30, 8, 8), channels=(10, 12), features=5)
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    in_out = [(2, 10), (10, 10), (10, 10), (10, 12), (12, 12), (12, 12)], [(10, 10), (10, 10), (10, 48)]
+    convolutions = [[(i * 9, o * 9) for i, o in fans] for fans in (*in_out, [(12, 12), (12, 12), (12, 20)])]
+    fans = [*convolutions[0], (12 * 4, 50), (50, 10 * 4), *convolutions[1], *convolutions[2], (5, 30)]
+    for weight, (fan_in, fan_out) in zip(parameters[::2], fans, strict=True):
+        check_glorot(weight, fan_in, fan_out)
+    assert not any(bias.any() for bias in parameters[1::2])
+
+
 def test_the_seed_decides_the_weights():
     torch.manual_seed(5)
     one = arrays(GatedMLP((3,), (2,)))
@@ -303,6 +381,38 @@ def test_the_seed_decides_the_weights():
         (
             lambda: ConvDecoder((3,), (1, 8, 8), kernel_size=-1),
             r"ConvDecoder: kernel_size must be odd, got kernel_size=-1\. Use",
+        ),
+        (
+            lambda: GatedConvEncoder((784,), (3,)),
+            r"GatedConvEncoder: in_shape must be \(channels, height, width\), got in_shape=\(784,\)\. Give",
+        ),
+        (
+            lambda: GatedConvDecoder((3,), (784,)),
+            r"GatedConvDecoder: out_shape must be \(channels, height, width\), got out_shape=\(784,\)\. Give",
+        ),
+        (
+            lambda: GatedConvDecoder((3,), (1, 8, 8), features=0),
+            r"GatedConvDecoder: features must be positive, got features=\(0,\)\. Use",
+        ),
+        (
+            lambda: GatedConvEncoder((1, 8, 8), (3,), channels=(0,)),
+            r"GatedConvEncoder: channels must be positive, got channels=\(0,\)\. Use",
+        ),
+        (
+            lambda: GatedConvDecoder((3,), (1, 8, 8), kernel_size=2),
+            r"GatedConvDecoder: kernel_size must be odd, got kernel_size=2\. Use",
+        ),
+        (
+            lambda: ResidualConvEncoder((1, 8, 8), (3,), blocks=-1),
+            r"ResidualConvEncoder: blocks must not be negative, got blocks=-1\. Use",
+        ),
+        (
+            lambda: ResidualConvDecoder((3,), (8, 8)),
+            r"ResidualConvDecoder: out_shape must be \(channels, height, width\), got out_shape=\(8, 8\)\. Give",
+        ),
+        (
+            lambda: ResidualConvDecoder((3,), (1, 8, 8), blocks=-2),
+            r"ResidualConvDecoder: blocks must not be negative, got blocks=-2\. Use",
         ),
         (
             lambda: MLP((3, 2), (3,))(torch.zeros(5, 6)),

@@ -5,6 +5,7 @@ from pyro_vae.networks.context import ContextNetwork
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.gated_conv import GatedConvDecoder, GatedConvEncoder
 from pyro_vae.networks.mlp import MLP, GatedMLP
+from pyro_vae.networks.residual_conv import ResidualConvDecoder, ResidualConvEncoder
 
 __all__ = [
     "MLP",
@@ -17,6 +18,8 @@ __all__ = [
     "GatedMLP",
     "Network",
     "NetworkFactory",
+    "ResidualConvDecoder",
+    "ResidualConvEncoder",
     "Shape",
     "build_network",
 ]
