@@ -1,18 +1,40 @@
 """Objectives: what SVI minimises, and the schedules of their weights."""
 
 from pyro_vae.objectives.base import Objective, Terms
+from pyro_vae.objectives.beta_tc import BetaTC
 from pyro_vae.objectives.elbo import ELBO, BetaELBO, BetaMeanFieldELBO, MeanFieldELBO
+from pyro_vae.objectives.enumerated import EnumeratedELBO
+from pyro_vae.objectives.free_bits import FreeBits
+from pyro_vae.objectives.importance_weighted import IWAE, MIWAE
+from pyro_vae.objectives.info_vae import InfoVAE
+from pyro_vae.objectives.renyi import Renyi
+from pyro_vae.objectives.reparameterized import DoublyReparameterized, StickingTheLanding
 from pyro_vae.objectives.schedules import ConstantSchedule, CyclicalSchedule, LinearWarmUp, Schedule
+from pyro_vae.objectives.score_function import VIMCO, ScoreFunction
+from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
     "ELBO",
+    "IWAE",
+    "MIWAE",
+    "VIMCO",
     "BetaELBO",
     "BetaMeanFieldELBO",
+    "BetaTC",
     "ConstantSchedule",
     "CyclicalSchedule",
+    "DoublyReparameterized",
+    "EnumeratedELBO",
+    "FreeBits",
+    "InfoVAE",
     "LinearWarmUp",
     "MeanFieldELBO",
     "Objective",
+    "Renyi",
+    "ReweightedWakeSleep",
     "Schedule",
+    "ScoreFunction",
+    "StickingTheLanding",
     "Terms",
+    "WakeSleep",
 ]

@@ -16,8 +16,8 @@ from pyro_vae.objectives.schedules import Schedule
 from pyro_vae.traces import masked
 
 
-class _TraceObjective(Objective, Trace_ELBO):
-    r"""A trace ELBO of Pyro's with weights, :math:`-(w\, \mathrm{reconstruction} - \beta\, \mathrm{KL})`."""
+class TraceObjective(Objective):
+    r"""Beside one of Pyro's ELBOs: its traces weighted, :math:`-(w\, \mathrm{reconstruction} - \beta\, \mathrm{KL})`."""
 
     analytic_kl = False
 
@@ -66,12 +66,15 @@ class _TraceObjective(Objective, Trace_ELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        kl = _analytic_kl if self.analytic_kl else _sampled_kl
-        self._found.append(Terms(_reconstruction(model_trace), kl(model_trace, guide_trace).detach()))
+        self._found.append(self._terms(model_trace, guide_trace))
         return model_trace, guide_trace
 
+    def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
+        kl = _analytic_kl if self.analytic_kl else _sampled_kl
+        return Terms(_reconstruction(model_trace), kl(model_trace, guide_trace).detach())
 
-class ELBO(_TraceObjective):
+
+class ELBO(TraceObjective, Trace_ELBO):
     r"""Evidence lower bound by Monte Carlo, :math:`E_q[\log p(x, z) - \log q(z | x)]`: Pyro's ``Trace_ELBO``.
 
     Args:
@@ -94,7 +97,7 @@ class ELBO(_TraceObjective):
         super().__init__(num_particles=num_particles)
 
 
-class _AnalyticKL(_TraceObjective, TraceMeanField_ELBO):
+class _AnalyticKL(TraceObjective, TraceMeanField_ELBO):
     analytic_kl = True
 
 
@@ -118,7 +121,7 @@ class MeanFieldELBO(_AnalyticKL):
         super().__init__(num_particles=num_particles)
 
 
-class BetaELBO(_TraceObjective):
+class BetaELBO(TraceObjective, Trace_ELBO):
     r"""Weighted bound, :math:`w\, E_q[\log p(x | z)] - \beta\, E_q[\log q(z | x) - \log p(z)]`.
 
     A schedule moves with :meth:`set_progress`, which :func:`pyro_vae.fit` calls before every step; a loop of your own

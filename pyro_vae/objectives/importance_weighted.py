@@ -1,0 +1,78 @@
+"""Bounds by importance weights: IWAE and its combination with the ELBO."""
+
+from __future__ import annotations
+
+from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective, log_mean_exp
+from pyro_vae.objectives.programs import Programs
+
+
+class IWAE(PerDatumObjective):
+    r"""Importance-weighted bound, :math:`\mathcal{L}_K = E[\log \frac1K \sum_k w_k]`, :math:`w_k = p(x, z_k) / q(z_k | x)`.
+
+    K = 1 is the ELBO; with K the bound rises to log p(x), and the guide's gradient drowns in its noise (as
+    :math:`1/\sqrt K`; see :func:`~pyro_vae.objectives.gradient_snr`): use :class:`DoublyReparameterized` for many.
+
+    Args:
+        num_particles: number of draws of z per datum K.
+
+    Raises:
+        ValueError: at a call: no weights per datum, or a latent site that is not reparameterised.
+
+    References:
+        Importance Weighted Autoencoders (Burda et al., 2016), eq. 8 and 13. https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+        >>> objective = objectives.IWAE(num_particles=50)
+        >>> objective(vae.model, vae.guide)(torch.ones(7, 5)).backward()
+    """
+
+    def __init__(self, *, num_particles: int = 5) -> None:
+        super().__init__(num_particles=num_particles)
+
+    def _estimate(self, programs: Programs) -> Estimate:
+        draws = programs.draw()
+        bound = log_mean_exp(draws.log_weight)
+        return Estimate(bound, bound, draws)
+
+
+class MIWAE(PerDatumObjective):
+    r"""Mean of M importance-weighted bounds, :math:`\frac1M \sum_m \log \frac1K \sum_k w_{m, k}`.
+
+    The same bound as IWAE's with K, at a gradient whose noise falls with M.
+
+    Args:
+        num_particles: number of draws of z per datum and bound K.
+        num_batches: number of bounds M; M K draws are made.
+
+    Raises:
+        ValueError: at a call: as :class:`IWAE`.
+
+    References:
+        Tighter variational bounds are not necessarily better (Rainforth et al., 2018), eq. 9.
+        https://arxiv.org/abs/1802.04537
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+        >>> objective = objectives.MIWAE(num_particles=8, num_batches=8)
+        >>> objective(vae.model, vae.guide)(torch.ones(7, 5)).backward()
+    """
+
+    def __init__(self, *, num_particles: int = 8, num_batches: int = 8) -> None:
+        super().__init__(num_particles=num_particles)
+        self._require("num_batches", num_batches, num_batches >= 1, "must be at least 1", "Use 8")
+        self.num_batches = num_batches
+
+    @property
+    def num_draws(self) -> int:
+        return self.num_batches * self.num_particles
+
+    def _estimate(self, programs: Programs) -> Estimate:
+        draws = programs.draw()
+        log_weight = draws.log_weight.unflatten(0, (self.num_particles, self.num_batches))  # (K, M, B)
+        bound = log_mean_exp(log_weight).mean(0)
+        return Estimate(bound, bound, draws)

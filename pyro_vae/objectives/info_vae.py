@@ -1,0 +1,100 @@
+"""The InfoVAE family: a weighted KL beside the maximum mean discrepancy between aggregate posterior and prior."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
+from pyro_vae.objectives.programs import Programs
+from pyro_vae.objectives.scalars import single_latent
+from pyro_vae.traces import Layout, latents
+
+Kernel = Literal["rbf", "imq"]
+
+
+class InfoVAE(PerDatumObjective):
+    r"""InfoVAE: :math:`E[\log p(x | z)] - (1 - \alpha) KL(q(z | x) \| p(z)) - (\alpha + \lambda - 1) MMD^2(q(z), p(z))`.
+
+    :math:`MMD^2(q, p) = E k(z, z') - 2 E k(z, v) + E k(v, v')` with z of the aggregate posterior and v of the prior,
+    estimated without bias from the draws for the batch and as many of the prior; 0 for a single datum. alpha = 0 and
+    lambda = 1 is the ELBO; alpha = 1 the MMD-VAE, whose posterior may say as much of x as it likes.
+
+    It holds for every reparameterised guide of a model with one latent site, auxiliary variables included.
+
+    Args:
+        alpha: how much of the KL is left out, at most 1.
+        mmd_weight: lambda, at least 1 - alpha.
+        kernel: ``"rbf"``, :math:`\exp(-d^2 / C)`, or ``"imq"``, :math:`C / (C + d^2)`.
+        bandwidth: h, of :math:`C = 2 h^2`; None for :math:`h^2` = the number of latent dimensions, where C is the
+            mean squared distance of two draws of a standard normal prior.
+        num_particles: number of draws of z per datum K, each of which is a sample of the aggregate posterior.
+
+    Raises:
+        ValueError: weights or kernel out of range; at a call: several latent sites.
+
+    References:
+        InfoVAE: balancing learning and inference in variational autoencoders (Zhao et al., 2019), eq. 6 and section 4.
+        https://arxiv.org/abs/1706.02262
+        Wasserstein auto-encoders (Tolstikhin et al., 2018), section 3, for the kernels and the estimate.
+        https://arxiv.org/abs/1711.01558
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+        >>> objectives.InfoVAE(mmd_weight=100.0)(vae.model, vae.guide)(torch.ones(7, 5)).backward()
+    """
+
+    additive = False
+    advice = "ReweightedWakeSleep or ScoreFunction"
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        mmd_weight: float = 10.0,
+        kernel: Kernel = "imq",
+        bandwidth: float | None = None,
+        num_particles: int = 1,
+    ) -> None:
+        super().__init__(num_particles=num_particles)
+        self._require("alpha", alpha, alpha <= 1, "must be at most 1", "Use 0 to 1")
+        self._require("mmd_weight", mmd_weight, alpha + mmd_weight >= 1, "must be at least 1 - alpha", "Use 10")
+        self._require("kernel", repr(kernel), kernel in ("rbf", "imq"), "must be 'rbf' or 'imq'", "Use one")
+        self._require("bandwidth", bandwidth, bandwidth is None or bandwidth > 0, "must be positive", "Use None")
+        self.alpha, self.mmd_weight = float(alpha), float(mmd_weight)
+        self.kernel, self.bandwidth = kernel, bandwidth
+
+    def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        single_latent(layout, model_trace)
+
+    def _estimate(self, programs: Programs) -> Estimate:
+        draws = programs.draw()
+        site = next(iter(latents(draws.model_trace)))
+        mmd = self._mmd(site["value"].flatten(2), _draw(site["fn"]).flatten(2))
+        kl = draws.log_guide + draws.log_factor - draws.log_prior
+        bound = (draws.log_likelihood - (1 - self.alpha) * kl).mean(0) - (self.alpha + self.mmd_weight - 1) * mmd
+        return Estimate(bound, bound, draws)
+
+    def _mmd(self, z: Tensor, v: Tensor) -> Tensor:
+        """Squared discrepancy between draws ``(K, B, D)`` of two distributions, averaged over K."""
+        num = z.shape[1]
+        if num == 1:
+            return z.new_zeros(())
+        others = 1 - torch.eye(num, dtype=z.dtype, device=z.device)
+        within = sum((self._kernel(a, a) * others).sum((1, 2)) / (num * (num - 1)) for a in (z, v))
+        return (within - 2 * self._kernel(z, v).mean((1, 2))).mean()
+
+    def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
+        """(K, B, B)"""
+        square = a.shape[-1] if self.bandwidth is None else self.bandwidth**2
+        distance = (a.unsqueeze(2) - b.unsqueeze(1)).square().sum(-1) / (2 * square)
+        return (-distance).exp() if self.kernel == "rbf" else 1 / (1 + distance)
+
+
+def _draw(prior: Any) -> Tensor:
+    return prior.rsample() if prior.has_rsample else prior.sample()
