@@ -54,7 +54,7 @@ COMPONENTS: dict[str, list[str]] = {
     "guide": _classes(guides),
     "prior_guide": _classes(guides),
     "net": [n for n in _classes(networks) if issubclass(getattr(networks, n), networks.Network)],
-    "objective": [n for n in _classes(objectives) if n.endswith("ELBO")],
+    "objective": [n for n in _classes(objectives) if issubclass(getattr(objectives, n), objectives.Objective)],
     "beta": [n for n in _classes(objectives) if n.endswith(("Schedule", "WarmUp"))],
     "optimizer": _subclasses(torch.optim.__all__, "Optimizer", "LBFGS", "SparseAdam"),
     "lr_schedule": _subclasses(torch.optim.lr_scheduler.__all__, "LRScheduler", "LambdaLR", "MultiplicativeLR"),

@@ -17,7 +17,7 @@ from pyro_vae.traces import masked
 
 
 class TraceObjective(Objective):
-    r"""Beside one of Pyro's ELBOs: its traces weighted, :math:`-(w\, \mathrm{reconstruction} - \beta\, \mathrm{KL})`."""
+    r"""Weighs the traces of Pyro's ELBO that it stands beside: :math:`-(w\, reconstruction - \beta\, KL)`."""
 
     analytic_kl = False
 

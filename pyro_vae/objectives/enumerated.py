@@ -30,7 +30,7 @@ class EnumeratedELBO(TraceObjective, TraceEnum_ELBO):
         beta: weight of the KL, a number or a :class:`~pyro_vae.objectives.Schedule`.
 
     Raises:
-        ValueError: at a call: the model enumerates a site that the guide does not have, or nothing is enumerated.
+        ValueError: at a call: the model has a latent site that the guide does not have.
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), eq. 7.
@@ -62,7 +62,7 @@ class EnumeratedELBO(TraceObjective, TraceEnum_ELBO):
             super()._guess_max_plate_nesting(model, guide, args, kwargs)
 
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
-        _check_enumeration(model_trace, guide_trace)
+        _check_latents(model_trace, guide_trace)
         ordering = {s["name"]: _find_ordinal(t, s) for t in (model_trace, guide_trace) for s in _all(t)}
         dice = Dice(guide_trace, ordering)
         log_likelihood, log_prior, log_guide = (
@@ -85,13 +85,9 @@ def _expectation(dice: Dice, ordering: dict[str, Any], sites: list[Any]) -> Tens
     return torch.as_tensor(dice.compute_expectation(costs)).detach()
 
 
-def _check_enumeration(model_trace: Trace, guide_trace: Trace) -> None:
+def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
     for site in latents(model_trace):
         if site["name"] not in guide_trace.nodes:
             what = f"{site['name']!r} in the model alone"
             rule = "the guide must have every latent site"
             raise refusal("EnumeratedELBO", rule, what, "Use Pyro's TraceEnum_ELBO, which sums over it")
-    if not any(site["infer"].get("enumerate") for site in latents(guide_trace)):
-        what = f"sites {[site['name'] for site in latents(guide_trace)]} that are drawn"
-        advice = "Use ELBO, or set infer={'enumerate': 'parallel'}"
-        raise refusal("EnumeratedELBO", "the guide must enumerate a discrete site", what, advice)

@@ -17,7 +17,7 @@ Kernel = Literal["rbf", "imq"]
 
 
 class InfoVAE(PerDatumObjective):
-    r"""InfoVAE: :math:`E[\log p(x | z)] - (1 - \alpha) KL(q(z | x) \| p(z)) - (\alpha + \lambda - 1) MMD^2(q(z), p(z))`.
+    r"""InfoVAE, :math:`E[\log p(x | z)] - (1 - \alpha) KL(q(z | x) \| p(z)) - (\alpha + \lambda - 1) MMD^2(q, p)`.
 
     :math:`MMD^2(q, p) = E k(z, z') - 2 E k(z, v) + E k(v, v')` with z of the aggregate posterior and v of the prior,
     estimated without bias from the draws for the batch and as many of the prior; 0 for a single datum. alpha = 0 and
@@ -75,7 +75,7 @@ class InfoVAE(PerDatumObjective):
     def _estimate(self, programs: Programs) -> Estimate:
         draws = programs.draw()
         site = next(iter(latents(draws.model_trace)))
-        mmd = self._mmd(site["value"].flatten(2), _draw(site["fn"]).flatten(2))
+        mmd = self._mmd(site["value"].flatten(2), _draw(site).flatten(2))
         kl = draws.log_guide + draws.log_factor - draws.log_prior
         bound = (draws.log_likelihood - (1 - self.alpha) * kl).mean(0) - (self.alpha + self.mmd_weight - 1) * mmd
         return Estimate(bound, bound, draws)
@@ -96,5 +96,7 @@ class InfoVAE(PerDatumObjective):
         return (-distance).exp() if self.kernel == "rbf" else 1 / (1 + distance)
 
 
-def _draw(prior: Any) -> Tensor:
+def _draw(site: Any) -> Tensor:
+    """As many of the prior."""
+    prior = site["fn"].expand(site["value"].shape[: site["value"].dim() - site["fn"].event_dim])
     return prior.rsample() if prior.has_rsample else prior.sample()

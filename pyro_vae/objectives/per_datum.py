@@ -41,8 +41,8 @@ class Estimate(NamedTuple):
 class PerDatumObjective(Objective):
     r"""Minimised is :math:`-\sum_b s_b\, \mathcal{L}_b`: a bound per datum, times the scale of its plate outside of it.
 
-    Pyro's own multi-sample objectives (``RenyiELBO``, ``ReweightedWakeSleep``) scale the log-weights themselves or weigh
-    the batch as a whole. Here a subsampled plate, ``poutine.scale`` and a batch of any size leave every bound a bound.
+    Pyro's own multi-sample objectives (``RenyiELBO``, ``ReweightedWakeSleep``) scale the log-weights themselves or
+    weigh the batch as a whole. Here a subsampled plate, ``poutine.scale`` and a batch of any size leave it a bound.
 
     Args:
         num_particles: number of draws of z per datum K.
@@ -78,6 +78,7 @@ class PerDatumObjective(Objective):
         layout = self._layout(model, guide, args, kwargs)
         found = self._estimate(Programs(layout, model, guide, args, kwargs, self.num_draws))
         draws = found.draws
+        self._check_draws(draws.guide_trace)
         kl = draws.log_guide + draws.log_factor - draws.log_prior
         self.terms = Terms(*(term.detach().mean(0).sum() for term in (draws.log_likelihood, kl)))
         scale = _scale(layout, draws)
@@ -126,11 +127,10 @@ class PerDatumObjective(Objective):
         dims = tuple(sorted(found[0].dim for found in plates.values()))
         layout = Layout(name, depth_of(model_trace, guide_trace), dims)
         _check_scales(layout, model_trace, guide_trace)
-        self._check_draws(guide_trace)
         self._check(layout, model_trace, guide_trace)
         return layout
 
-    def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:  # noqa: B027
+    def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Refuse what this objective alone is wrong for; most are right for all."""
 
     def _check_draws(self, guide_trace: Trace) -> None:
@@ -140,7 +140,8 @@ class PerDatumObjective(Objective):
             if site["infer"].get("enumerate"):
                 rule = "the guide must draw its sites"
                 raise refusal(name, rule, what, "Use EnumeratedELBO, or a guide that does not enumerate")
-            if self.pathwise and not site["fn"].has_rsample:
+            # A relaxed guide is so while it trains alone, so this is looked at where a gradient is asked for.
+            if self.pathwise and torch.is_grad_enabled() and not site["fn"].has_rsample:
                 rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"
                 raise refusal(name, rule, what, f"Use {self.advice}")
 

@@ -1,4 +1,4 @@
-"""Running a model and a guide for objectives that are formed per datum: K draws in one run, parameters held if asked."""
+"""Running a model and a guide for objectives that are formed per datum: K draws in one run."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ class Programs:
         return self._densities(self._trace(poutine.replay(self.guide, trace=trace)))
 
     def _densities(self, trace: Trace) -> Densities:
-        sums = (self.layout.sum(self.num, sites) for sites in (latents(trace), observations(trace)))
-        return Densities(*sums, trace)
+        latent, observed = latents(trace), observations(trace)
+        return Densities(self.layout.sum(self.num, latent), self.layout.sum(self.num, observed), trace)
 
     def _weigh(self, guide: Densities) -> Draws:
         """Run the model at the guide's values."""
@@ -134,7 +134,7 @@ class GradientScale:
     """
 
     def __init__(self) -> None:
-        self.factor: Tensor | None = None
+        self.factor = torch.ones(())
 
     def apply(self, layout: Layout, site: Any) -> Tensor:
         """The site's value; what is computed from it sends its gradient back scaled."""

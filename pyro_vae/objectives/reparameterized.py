@@ -39,7 +39,7 @@ class StickingTheLanding(PerDatumObjective):
 
 
 class DoublyReparameterized(PerDatumObjective):
-    r"""IWAE's bound, the guide's gradient reparameterised twice: :math:`\sum_k \tilde w_k^2\, \partial_z \log w_k\, \partial_\phi z_k`.
+    r"""IWAE's bound, the guide's gradient by :math:`\sum_k \tilde w_k^2\, \partial_z \log w_k\, \partial_\phi z_k`.
 
     :math:`\tilde w_k = w_k / \sum_j w_j`. The same mean as IWAE's gradient, but its signal-to-noise ratio does not
     fall with K, and it is zero for every draw where q is the posterior. The model's gradient is IWAE's. It holds for

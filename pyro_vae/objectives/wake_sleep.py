@@ -17,7 +17,7 @@ Phase = Literal["wake", "sleep", "both"]
 
 
 class ReweightedWakeSleep(PerDatumObjective):
-    r"""Reweighted wake-sleep: :math:`\sum_k \tilde w_k \nabla_\theta \log p(x, z_k)` and :math:`\sum_k \tilde w_k \nabla_\phi \log q(z_k | x)`.
+    r"""Reweighted wake-sleep: :math:`\sum_k \tilde w_k [\nabla_\theta \log p(x, z_k) + \nabla_\phi \log q(z_k | x)]`.
 
     :math:`\tilde w_k = w_k / \sum_j w_j`, per datum. The value is IWAE's bound, which the model's gradient raises; the
     guide descends KL(p(z | x) || q(z | x)) instead, on the data (wake) or on what the model dreams up (sleep,
@@ -28,8 +28,8 @@ class ReweightedWakeSleep(PerDatumObjective):
         guide_phase: ``"wake"``, ``"sleep"``, or ``"both"``, their mean.
 
     Raises:
-        ValueError: an unknown phase; at a call: no weights per datum; for the sleep phase: a guide with auxiliary sites,
-            or an observed site whose value is not, as it is, an argument of the programs.
+        ValueError: an unknown phase; at a call: no weights per datum; for the sleep phase: a guide with auxiliary
+            sites, or an observed site whose value is not, as it is, an argument of the programs.
 
     References:
         Reweighted wake-sleep (Bornschein and Bengio, 2015), eq. 5, 8 and 9. https://arxiv.org/abs/1406.2751
@@ -66,7 +66,9 @@ class ReweightedWakeSleep(PerDatumObjective):
 
 
 class WakeSleep(PerDatumObjective):
-    r"""Wake-sleep: :math:`\nabla_\theta \log p(x, z)` at z of the guide, :math:`\nabla_\phi \log q(z | x)` at :math:`(x, z) \sim p`.
+    r"""Wake-sleep: :math:`\nabla_\theta \log p(x, z)` awake, :math:`\nabla_\phi \log q(z | x)` asleep.
+
+    Awake, x is of the data and z of the guide; asleep, :math:`(x, z) \sim p`.
 
     The value is the ELBO, which only the model's gradient raises: the guide learns to invert what the model dreams up.
     The method that AEVB's paper compares itself with.

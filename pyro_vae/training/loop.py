@@ -20,6 +20,7 @@ from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision
 from pyro_vae.training.checkpoint import restore, state_of
 from pyro_vae.training.choice import EngineName, build_engine, resolve_engine
+from pyro_vae.training.combinations import check_combination
 from pyro_vae.training.engine import Engine, Step, StepResult
 from pyro_vae.training.nonfinite import NonFiniteError, diagnose
 from pyro_vae.training.process import interruptible, rng_state, set_rng_state, set_training
@@ -92,6 +93,7 @@ class Loop:
             )
         if isinstance(self.optimizer, LBFGS):
             raise ValueError("fit: the optimizer must not need a closure, got LBFGS. Use Adam.")
+        check_combination(self.objective, self.model, self.guide, self.example, alone=self.ranks.alone)
         if self.settings.validation is not None:
             data = Batches(self.settings.validation, 1, device=self.batches.device, dtype=self.batches.dtype)
             with validating(True):

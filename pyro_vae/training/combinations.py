@@ -1,0 +1,109 @@
+"""Objectives that are silently wrong for a model and a guide, refused before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.poutine import Trace
+
+from pyro_vae.isolation import evaluating, isolated
+from pyro_vae.objectives import Objective
+from pyro_vae.traces import latents, observations, sites
+
+Program = Callable[..., Any]
+
+
+def check_combination(
+    objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], *, alone: bool = True
+) -> None:
+    """Refuse an objective that would train on a wrong loss or gradient without a word.
+
+    The programs run once on the batch, without a trace outside.
+
+    Args:
+        objective: the objective.
+        model: Pyro model.
+        guide: Pyro guide.
+        args: a batch.
+        alone: whether one process trains; several share a batch.
+
+    Raises:
+        ValueError: the objective is wrong for this pair; the message says what to use.
+
+    References:
+        Pyro: deep universal probabilistic programming (Bingham et al., 2019). https://arxiv.org/abs/1810.09538
+
+    Example:
+        >>> import torch
+        >>> from pyro.infer import Trace_ELBO
+        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+        >>> check_combination(Trace_ELBO(), vae.model, vae.guide, (torch.ones(7, 5),))
+    """
+    if isinstance(objective, Objective) and not objective.additive and not alone:
+        raise _refusal(
+            f"{type(objective).__name__} must have the whole batch in one process",
+            "several that share it",
+            "Use an objective that is a sum over the data, or one process",
+        )
+    with evaluating(model, guide), isolated(), poutine.block():
+        guide_trace = poutine.trace(guide).get_trace(*args)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    if isinstance(objective, RenyiELBO):
+        _check_scales(model_trace, guide_trace)
+    if isinstance(objective, TraceMeanField_ELBO):
+        _check_order(model_trace, guide_trace)
+    _check_enumeration(objective, model_trace, guide_trace, labelled=len(args) > 1)
+
+
+def _check_scales(*traces: Trace) -> None:
+    """``RenyiELBO`` scales the log-weights, inside of the logarithm of their mean: no bound is left."""
+    for site in (site for trace in traces for site in sites(trace)):
+        scale = torch.as_tensor(site["scale"])
+        if not bool((scale == 1).all()):
+            what = f"a scale of {scale.flatten()[0]:.4g} at site {site['name']!r}"
+            raise _refusal("Pyro's RenyiELBO must not meet scaled plates", what, "Use objectives.Renyi, which may")
+        if any(frame.full_size not in (None, frame.size) for frame in site["cond_indep_stack"]):
+            what = f"site {site['name']!r}"
+            raise _refusal("Pyro's RenyiELBO must not meet subsampled plates", what, "Use objectives.Renyi, which may")
+
+
+def _check_order(model_trace: Trace, guide_trace: Trace) -> None:
+    """``TraceMeanField_ELBO`` takes each site's KL at the values of the sites before it."""
+    proposed = [site["name"] for site in latents(guide_trace)]
+    names = [site["name"] for site in latents(model_trace) if site["name"] in proposed]
+    extra = [name for name in proposed if name not in names] + [s["name"] for s in observations(guide_trace)]
+    if extra:
+        rule = "TraceMeanField_ELBO must have a guide without auxiliary sites and factors"
+        raise _refusal(rule, extra, "Use ELBO, which is right for them")
+    if names != proposed:
+        rule, what = "TraceMeanField_ELBO must have its sites in one order", f"model={names}, guide={proposed}"
+        raise _refusal(rule, what, "Use ELBO, which is right for any order")
+
+
+def _check_enumeration(objective: ELBO, model_trace: Trace, guide_trace: Trace, *, labelled: bool) -> None:
+    sums = isinstance(objective, TraceEnum_ELBO)
+    name = type(objective).__name__
+    marked = [s for t in (guide_trace, model_trace) for s in latents(t) if s["infer"].get("enumerate")]
+    if marked and not sums:
+        what = f"site {marked[0]['name']!r} with infer={marked[0]['infer']}"
+        advice = "Use objectives.EnumeratedELBO or Pyro's TraceEnum_ELBO, or a guide that draws"
+        raise _refusal(f"{name} must not meet sites to be enumerated", what, advice)
+    for site in marked:
+        if site["fn"].has_rsample:
+            what = f"site {site['name']!r} that is a {type(site['fn']).__name__}"
+            advice = "Use ELBO for a relaxed guide, or one that enumerates"
+            raise _refusal(f"{name} must enumerate discrete sites", what, advice)
+    drawn = any(not site["fn"].has_rsample for site in latents(guide_trace))
+    if sums and not marked and (drawn or not labelled):  # a batch with labels may have nothing to enumerate
+        what = f"sites {[site['name'] for site in latents(guide_trace)]} that are drawn"
+        advice = "Use ELBO (ScoreFunction for discrete sites), or set infer={'enumerate': 'parallel'}"
+        raise _refusal(f"{name} must have something to enumerate", what, advice)
+
+
+def _refusal(rule: str, given: Any, advice: str) -> ValueError:
+    return ValueError(f"fit: {rule}, got {given}. {advice}.")
