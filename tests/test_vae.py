@@ -337,7 +337,7 @@ def test_latent_dims_must_agree(dims):
 def test_data_shapes_must_agree():
     message = (
         r"^VAE: likelihood and guide must share data_shape, got likelihood=\(1, 6\), guide=\(6,\)\. "
-        r"Build both with the same data_shape\.$"
+        r"Build them with the same data_shape\.$"
     )
     with pytest.raises(ValueError, match=message):
         VAE(StandardNormalPrior(L), BernoulliLikelihood(L, (1, 6)), DiagonalNormalGuide((6,), L))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.param_store import register
-from pyro_vae.priors import Prior
+from pyro_vae.priors import Prior, VampPrior
 
 
 class GenerativeModel(nn.Module):
@@ -90,10 +90,13 @@ class VAE(nn.Module):
                 "VAE: prior, likelihood and guide must share latent_dim, got "
                 f"{', '.join(f'{k}={v}' for k, v in dims.items())}. Build all three with the same latent_dim."
             )
-        if likelihood.data_shape != guide.data_shape:
+        shapes = {"likelihood": likelihood.data_shape, "guide": guide.data_shape}
+        if isinstance(prior, VampPrior):
+            shapes["pseudo-inputs"] = prior.data_shape
+        if len(set(shapes.values())) > 1:
             raise ValueError(
-                f"VAE: likelihood and guide must share data_shape, got likelihood={likelihood.data_shape}, "
-                f"guide={guide.data_shape}. Build both with the same data_shape."
+                f"VAE: {', '.join(list(shapes)[:-1])} and {list(shapes)[-1]} must share data_shape, got "
+                f"{', '.join(f'{k}={v}' for k, v in shapes.items())}. Build them with the same data_shape."
             )
         self.model = GenerativeModel(prior, likelihood)
         self.guide = guide
