@@ -20,6 +20,8 @@ RECORDING = ["tests/test_recording.py", "-m", "not slow"]
 ENGINES = ["tests/test_engines.py", "-m", "not slow"]
 TRAINING = ["tests/test_training_engines.py", "-m", "not slow"]
 ESTIMATORS = ["tests/test_log_likelihood.py", "tests/test_log_weights.py", "tests/test_pareto.py"]
+LIKELIHOODS = ["tests/test_likelihoods.py"]
+NETWORKS = ["tests/test_networks.py"]
 MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("evaluation/streaming.py", "self._log_sum - math.log(s)", "self._log_sum", ESTIMATORS),
     ("evaluation/streaming.py", "(2 * total).logsumexp(0)", "total.logsumexp(0).clone()", ESTIMATORS),
@@ -160,6 +162,41 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
         "pass",
         TRAINING,
     ),
+    ("likelihoods/tilting.py", "near * (x - 0.5)", "near * x", LIKELIHOODS),
+    ("likelihoods/tilting.py", "2 * k * c for k", "k * c for k", LIKELIHOODS),
+    ("likelihoods/tilting.py", "- area.log())", "+ area.log())", LIKELIHOODS),
+    ("likelihoods/tilting.py", "slope * (1 + 1 / n)", "slope", LIKELIHOODS),
+    ("likelihoods/tilting.py", "torch.where(below, middle, low)", "torch.where(below, low, middle)", LIKELIHOODS),
+    (
+        "likelihoods/categorical.py",
+        "log_probs = self.logits.log_softmax(self.level_dim)",
+        "log_probs = self.logits.log_softmax(-1)",
+        LIKELIHOODS,
+    ),
+    ("likelihoods/categorical.py", "level.T.reshape", "level.reshape", LIKELIHOODS),
+    ("likelihoods/categorical.py", "logits + self.offset", "logits - self.offset", LIKELIHOODS),
+    (
+        "likelihoods/continuous_bernoulli.py",
+        "torch.where(self.logits > 0, 1 - distance, distance)",
+        "torch.where(self.logits < 0, 1 - distance, distance)",
+        LIKELIHOODS,
+    ),
+    ("likelihoods/beta_binomial.py", "(b - 0.5) * torch.log1p", "b * torch.log1p", LIKELIHOODS),
+    ("likelihoods/beta_binomial.py", "log_a - torch.where", "a.log() - torch.where", LIKELIHOODS),
+    ("likelihoods/beta_binomial.py", "logsigmoid(-self.logits), n - k", "logsigmoid(-self.logits), k", LIKELIHOODS),
+    ("likelihoods/mixture_of_logistics.py", "c, :], c * (c - 1) // 2", "c, :], c", LIKELIHOODS),
+    ("likelihoods/mixture_of_logistics.py", "* (x - 0.5)", "* x", LIKELIHOODS),
+    (
+        "likelihoods/mixture_of_logistics.py",
+        "self.logits.log_softmax(-2)",
+        "self.logits.log_softmax(-1)",
+        LIKELIHOODS,
+    ),
+    ("likelihoods/location_scale.py", "self.min_scale + self.log_scale.exp()", "self.log_scale.exp()", LIKELIHOODS),
+    ("networks/gated_conv.py", "glu(self.conv(x), dim=1)", "glu(self.conv(x).flip(1), dim=1)", NETWORKS),
+    ("networks/gated_conv.py", "[..., :h, :w]", "[..., -h:, -w:]", NETWORKS),
+    ("networks/gated_conv.py", "in self.conv.weight.chunk(2)", "in [self.conv.weight]", NETWORKS),
+    ("networks/residual_conv.py", "return x + self.layers(x)", "return self.layers(x)", NETWORKS),
 ]
 
 
