@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import Network, Shape, glorot, layer_sizes
-from pyro_vae.networks.conv import halved, image_shape, odd
+from pyro_vae.networks.conv import halved, image_shape, odd, pixelwise
 
 
 class GatedConv2d(nn.Module):
@@ -113,8 +113,9 @@ class GatedConvDecoder(Network):
         for before, after in pairwise(widths):
             conv = GatedConv2d(before, 4 * after, kernel_size=odd("GatedConvDecoder", kernel_size))
             layers += [conv, nn.PixelShuffle(2)]
-        self.layers, self.head = nn.Sequential(*layers), glorot(nn.Conv2d(features, c, 1))
+        self.layers, self.head = nn.Sequential(*layers), nn.Conv2d(features, c, 1)
+        glorot(self.head)
 
     def transform(self, x: Tensor) -> Tensor:
         _, h, w = self.out_shape
-        return self.head(self.layers(x.flatten(1))[..., :h, :w])
+        return pixelwise(self.head, self.layers(x.flatten(1))[..., :h, :w])

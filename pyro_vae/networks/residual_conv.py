@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot, layer_sizes
-from pyro_vae.networks.conv import halved, image_shape, odd
+from pyro_vae.networks.conv import halved, image_shape, odd, pixelwise
 
 
 class ResidualBlock(nn.Module):
@@ -135,11 +135,12 @@ class ResidualConvDecoder(Network):
             conv = nn.Conv2d(before, 4 * after, kernel, padding=kernel // 2)
             layers += [activation_layer(activation), glorot(conv), nn.PixelShuffle(2)]
         self.layers = nn.Sequential(*layers, activation_layer(activation))
-        self.head = glorot(nn.Conv2d(features, c, 1))
+        self.head = nn.Conv2d(features, c, 1)
+        glorot(self.head)
 
     def transform(self, x: Tensor) -> Tensor:
         _, h, w = self.out_shape
-        return self.head(self.layers(x.flatten(1))[..., :h, :w])
+        return pixelwise(self.head, self.layers(x.flatten(1))[..., :h, :w])
 
 
 def _count(name: str, blocks: int) -> int:
