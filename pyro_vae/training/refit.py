@@ -84,6 +84,14 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
     Args:
         module: of any kind.
+
+    Example:
+        >>> layer = nn.Linear(2, 3)
+        >>> with frozen(layer):
+        ...     layer.weight.requires_grad, layer.training
+        (False, False)
+        >>> layer.weight.requires_grad, layer.training
+        (True, True)
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     modes = [(part, part.training) for part in module.modules()]
