@@ -42,12 +42,12 @@ class Objective(PyroELBO):
         terms: the :class:`Terms` of the last ``differentiable_loss`` or ``loss``; None before.
         additive: whether the loss is a sum over the data of what each contributes alone; where not, several processes
             cannot share a batch.
-        enumerates: whether discrete sites of the guide are summed over instead of drawn.
+        analytic_kl: whether the KL has to have a closed form.
     """
 
     terms: Terms | None = None
     additive = True
-    enumerates = False
+    analytic_kl = False
 
     def __init__(self, *, num_particles: int = 1, beta: float | Schedule = 1.0, vectorized: bool | None = None) -> None:
         # One particle needs no plate of particles, nor the extra run with which Pyro guesses where to put it.

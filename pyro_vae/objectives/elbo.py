@@ -19,8 +19,6 @@ from pyro_vae.traces import masked
 class TraceObjective(Objective):
     r"""Weighs the traces of Pyro's ELBO that it stands beside: :math:`-(w\, reconstruction - \beta\, KL)`."""
 
-    analytic_kl = False
-
     def __init__(
         self, *, num_particles: int = 1, beta: float | Schedule = 1.0, reconstruction_weight: float = 1.0
     ) -> None:
