@@ -593,6 +593,14 @@ def test_likelihoods_of_levels_need_two(cls, levels):
 
 
 @pytest.mark.parametrize("cls", [BetaBinomialLikelihood, CategoricalLikelihood, MixtureOfLogisticsLikelihood])
+def test_likelihoods_of_levels_are_probabilities_of_a_grid(cls):
+    support = cls(2, (1, 3, 2), levels=16)(torch.zeros(2)).support
+    assert support.is_discrete
+    assert support.event_dim == 3
+    assert repr(support.base_constraint) == "GreyLevels(16)"
+
+
+@pytest.mark.parametrize("cls", [BetaBinomialLikelihood, CategoricalLikelihood, MixtureOfLogisticsLikelihood])
 def test_likelihoods_of_levels_refuse_values_off_the_grid(cls):
     p = cls(2, (3,), levels=16)(torch.zeros(2))
     for value in (0.5, -1 / 15, 16 / 15, float("nan")):
