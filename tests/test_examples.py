@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 ARGS = {
+    "compare_guides.py": ["--epochs", "1", "--images", "20", "--num-samples", "50", "--hidden", "20"],
     "fast_svi.py": ["--epochs", "2", "--documents", "200"],
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
     "naive_estimator.py": ["--epochs", "10", "--num-images", "50", "--num-samples", "10", "100", "1000"],
@@ -20,6 +21,7 @@ ARGS = {
     "vae_digits.py": ["--epochs", "3", "--num-samples", "50"],
     "vae_mnist.py": ["--epochs", "3", "--num-samples", "50"],
 }
+SIGNED = r"([+-]\d+\.\d+)"
 NUMBER = r"(-?\d+\.\d+(?:e[+-]\d+)?|nan|-?inf)"
 
 
@@ -191,6 +193,33 @@ def test_fast_svi_is_the_same_training(output):
     assert abs(elbo["fit"] - elbo["SVI"]) < 5  # another order of the batches
     assert "engine=compiled" in text
     assert all(error < 1e-4 for error in numbers(text, r"difference from Trace_ELBO: loss NUMBER, gradient NUMBER"))
+
+
+def test_compare_guides_fits_every_guide_to_one_model(output, tmp_path):
+    folder = ["--out", str(tmp_path / "comparison")]
+    two = ["--guides", "diagonal normal", "inverse autoregressive flow"]
+    text = output("compare_guides.py", *two, *folder)
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "comparison").iterdir()}
+    assert {"table.txt", "summary.json", "guides.png", "diagonal-normal.json"} <= kept.keys()
+    rows = re.findall(rf"^(.+?) +ELBO +{NUMBER} \(gain {SIGNED}", text, re.MULTILINE)
+    assert [name for name, _, _ in rows] == ["diagonal normal", "inverse autoregressive flow"], text
+    assert float(rows[0][2]) == 0
+
+
+def test_compare_guides_knows_every_guide_and_goes_on_where_it_stopped(capsys, tmp_path):
+    folder = ["--out", str(tmp_path / "comparison")]
+    main_of("compare_guides.py")([*ARGS["compare_guides.py"], *folder])
+    first = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "comparison").glob("*-*.json")}
+    once = re.sub(r"\d+ s .*", "", capsys.readouterr().out)
+    main_of("compare_guides.py")([*ARGS["compare_guides.py"], *folder])
+    assert re.sub(r"\d+ s .*", "", capsys.readouterr().out) == once
+    assert first == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "comparison").glob("*-*.json")}
+    compared = (EXAMPLES / "compare_guides.py").read_text()
+    from pyro_vae import guides
+    from tests.test_contracts import concrete
+
+    left = [c.__name__ for c in concrete(guides) if f"guides.{c.__name__}" not in compared]
+    assert left == ["CategoricalGuide"]  # of another latent space
 
 
 def check_grey(text, levels):

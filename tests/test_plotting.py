@@ -304,6 +304,29 @@ def test_the_histogram_counts_every_datum_and_names_the_means():
     assert [line.get_xdata()[0] for line in figure.axes[0].lines] == pytest.approx([-2, -3])
 
 
+def test_guides_are_compared_on_one_axis_by_paired_differences():
+    better = make_result(elbo=torch.linspace(-3.5, -1.5, 9))
+    figure = plots.guide_comparison({"diagonal": make_result(), "IAF": better}, caption="Noise")
+    (ax,) = figure.axes
+    assert ax.get_xlabel() == "Nats per datum (higher is better)"
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["diagonal", "IAF"]
+    assert legend(figure) == ["ELBO", "Log-likelihood bound"]
+    points = {
+        (round(float(line.get_xdata()[0]), 6), line.get_marker()) for line in ax.lines if len(line.get_xdata()) == 1
+    }
+    assert {(-3.0, "o"), (-2.5, "o"), (-2.0, "D")} <= points
+    (bar,) = (c for c in ax.containers if round(float(c[0].get_xdata()[0]), 6) == -2.5)
+    segment = bar[2][0].get_segments()[0]
+    assert abs(segment[1][0] - segment[0][0]) < 1e-6  # every datum gains the same: no error in the difference
+
+
+@pytest.mark.parametrize("results", [{"one": 9}, {"one": 9, "other": 8}], ids=["one", "other data"])
+def test_what_cannot_be_compared_is_refused(results):
+    made = {name: make_result(log_likelihood=torch.zeros(size)) for name, size in results.items()}
+    with pytest.raises(ValueError, match=r"^guide_comparison: results must be"):
+        plots.guide_comparison(made)
+
+
 def test_infinite_estimates_are_left_out_of_the_bars_and_none_at_all_is_refused():
     values = torch.tensor([-float("inf"), -1.0, -2.0])
     figure = plots.log_likelihood_histogram(make_result(log_likelihood=values))

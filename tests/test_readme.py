@@ -57,7 +57,7 @@ def test_its_commands_parse(command: str) -> None:
 def test_its_files_and_names_exist() -> None:
     for path in re.findall(r"`((?:examples|benchmarks)/[\w./-]+)`", README):
         assert (ROOT / path).exists(), path
-    spaces = [pyro_vae, pyro_vae.objectives, pyro_vae.data]
+    spaces = [pyro_vae, pyro_vae.objectives, pyro_vae.data, pyro_vae.models]
     table = README.split("## What there is")[1].split("## Examples")[0]
     for name in re.findall(r"`([A-Z]\w+)`", table):
         assert name == "Trace_ELBO" or any(hasattr(space, name) for space in spaces), name

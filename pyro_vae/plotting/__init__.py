@@ -1,5 +1,6 @@
 """Figures for a paper. ``import pyro_vae`` does not load matplotlib; ``from pyro_vae import plotting`` does."""
 
+from pyro_vae.plotting.comparison import guide_comparison
 from pyro_vae.plotting.figures import (
     active_units,
     image_grid,
@@ -18,6 +19,7 @@ __all__ = [
     "WIDTH",
     "active_units",
     "caption_of",
+    "guide_comparison",
     "image_grid",
     "latent_scatter",
     "log_likelihood_histogram",

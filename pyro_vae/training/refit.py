@@ -63,7 +63,7 @@ def refit_guide(vae: V, guide: nn.Module, data: Data, **options: Any) -> Refitte
         >>> import torch
         >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, FullRankNormalGuide, StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
-        >>> richer, result = refit_guide(vae, FullRankNormalGuide((5,), 2), torch.ones(70, 5), epochs=2)
+        >>> richer, result = refit_guide(vae, FullRankNormalGuide((5,), 2), torch.ones(200, 5), epochs=2)
         >>> richer.likelihood is vae.likelihood, len(result.history)
         (True, 2)
     """
