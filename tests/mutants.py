@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDING = ["tests/test_recording.py", "-m", "not slow"]
 ENGINES = ["tests/test_engines.py", "-m", "not slow"]
 TRAINING = ["tests/test_training_engines.py", "-m", "not slow"]
+PER_DATUM = ["tests/test_per_datum_objectives.py"]
 ESTIMATORS = ["tests/test_log_likelihood.py", "tests/test_log_weights.py", "tests/test_pareto.py"]
 LIKELIHOODS = ["tests/test_likelihoods.py"]
 NETWORKS = ["tests/test_networks.py"]
@@ -197,6 +198,77 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("networks/gated_conv.py", "[..., :h, :w]", "[..., -h:, -w:]", NETWORKS),
     ("networks/gated_conv.py", "in self.conv.weight.chunk(2)", "in [self.conv.weight]", NETWORKS),
     ("networks/residual_conv.py", "return x + self.layers(x)", "return self.layers(x)", NETWORKS),
+    ("objectives/per_datum.py", "- torch.full_like(log_sum, float(len(log_weight))).log()", "", PER_DATUM),
+    (
+        "objectives/per_datum.py",
+        "value = -(scale * found.bound.detach()).sum()",
+        "value = -found.bound.detach().sum()",
+        PER_DATUM,
+    ),
+    (
+        "objectives/per_datum.py",
+        "surrogate = -(scale * found.surrogate).sum()",
+        "surrogate = -found.surrogate.sum()",
+        PER_DATUM,
+    ),
+    ("objectives/per_datum.py", "if scale.dim() > layout.depth or _differ(scale, first):", "if False:", PER_DATUM),
+    ("objectives/programs.py", "- self.log_factor", "+ self.log_factor", PER_DATUM),
+    (
+        "objectives/programs.py",
+        "lambda gradient: gradient * layout",
+        "lambda gradient: gradient + 0 * layout",
+        PER_DATUM,
+    ),
+    ("objectives/programs.py", 'if "reverse" not in k.split(".")', "", PER_DATUM),
+    (
+        "objectives/programs.py",
+        "self.guide_densities(trace), self.guide, self.model)",
+        "self.guide_densities(trace), self.guide)",
+        PER_DATUM,
+    ),
+    ("objectives/programs.py", "k: b.clone() for", "k: b for", PER_DATUM),
+    ("objectives/programs.py", "with noise.repeated(), _held_parameters():", "with _held_parameters():", PER_DATUM),
+    (
+        "objectives/programs.py",
+        'msg["value"] = msg["value"].detach()\n\n\n@contextmanager',
+        "pass\n\n\n@contextmanager",
+        PER_DATUM,
+    ),
+    (
+        "objectives/importance_weighted.py",
+        "(self.num_particles, self.num_batches)",
+        "(self.num_batches, self.num_particles)",
+        PER_DATUM,
+    ),
+    ("objectives/renyi.py", ".log1p() / order", ".log1p()", PER_DATUM),
+    ("objectives/renyi.py", "if order > 0 else values.min(0).values", "", PER_DATUM),
+    (
+        "objectives/reparameterized.py",
+        "scale.factor * draws.log_weight",
+        "scale.factor**2 * draws.log_weight",
+        PER_DATUM,
+    ),
+    (
+        "objectives/score_function.py",
+        "(values.sum(dim, keepdim=True) - values)",
+        "values.sum(dim, keepdim=True)",
+        PER_DATUM,
+    ),
+    ("objectives/score_function.py", "replaced.logsumexp(1)", "replaced.logsumexp(0)", PER_DATUM),
+    ("objectives/wake_sleep.py", "(1 - self.wake) * dream", "dream", PER_DATUM),
+    ("objectives/wake_sleep.py", "self.wake * draws.log_guide", "draws.log_guide", PER_DATUM),
+    ("objectives/free_bits.py", "_analytic(q, p) if _same_order(draws) else None", "_analytic(q, p)", PER_DATUM),
+    ("objectives/free_bits.py", "clamp_min(self.nats)", "clamp_max(self.nats)", PER_DATUM),
+    ("objectives/beta_tc.py", "math.log(num_data) + math.log(each.shape[2])", "math.log(num_data)", PER_DATUM),
+    ("objectives/beta_tc.py", "each.sum(-1).logsumexp(2)", "each.logsumexp(2).sum(-1)", PER_DATUM),
+    ("objectives/info_vae.py", "others = 1 - torch.eye", "others = 1 + 0 * torch.eye", PER_DATUM),
+    ("objectives/info_vae.py", "within - 2 * self._kernel", "within - self._kernel", PER_DATUM),
+    ("objectives/enumerated.py", "log_guide - log_prior)", "log_prior - log_guide)", PER_DATUM),
+    ("objectives/gradient_snr.py", "off.square() * (n - 1) / n", "off.square()", PER_DATUM),
+    ("objectives/gradient_snr.py", "1 / num + snr.square() / (2 * (num - 1))", "1 / num", PER_DATUM),
+    ("training/combinations.py", "if names != proposed:", "if False:", ["tests/test_combinations.py"]),
+    ("training/combinations.py", "and (drawn or not labelled)", "", ["tests/test_combinations.py"]),
+    ("training/combinations.py", "if marked and not sums:", "if False:", ["tests/test_combinations.py"]),
 ]
 
 

@@ -374,7 +374,7 @@ def _stop_after(step: int, vae: VAE):
 
     def call(x):
         calls.append(0)
-        if len(calls) == step + 1:  # the first call is the validation of the first batch
+        if len(calls) == step + 2:  # the first two calls look at the programs
             signal.raise_signal(signal.SIGINT)
         return vae.guide(x)
 

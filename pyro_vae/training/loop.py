@@ -93,11 +93,11 @@ class Loop:
             )
         if isinstance(self.optimizer, LBFGS):
             raise ValueError("fit: the optimizer must not need a closure, got LBFGS. Use Adam.")
-        check_combination(self.objective, self.model, self.guide, self.example, alone=self.ranks.alone)
         if self.settings.validation is not None:
             data = Batches(self.settings.validation, 1, device=self.batches.device, dtype=self.batches.dtype)
             with validating(True):
                 Weigher(self.model, self.guide, next(iter(data.epoch())).args)
+        check_combination(self.objective, self.model, self.guide, self.example, alone=self.ranks.alone)
 
     def attach(self, run: Run | None, resume: bool) -> None:
         """Write to the run folder from now on; with ``resume``, go back to its last checkpoint first.
