@@ -16,7 +16,7 @@ References:
 """
 
 import argparse
-import json
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -25,28 +25,9 @@ import torch
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    DiagonalNormalGuide,
-    Digits,
-    LogLikelihood,
-    StandardNormalPrior,
-    fit,
-    guides,
-    log_likelihood,
-    refit_guide,
-)
-from pyro_vae.files import write_atomically
-
-
-
-def semi_amortized(data_shape, latent_dim, *, net):
-    """The diagonal guide, improved for every datum by gradient steps."""
-    inner = partial(guides.DiagonalNormalGuide, net=net)
-    return guides.SemiAmortizedGuide(data_shape, latent_dim, guide=inner)
-
+from pyro_vae import MLP, LogLikelihood, Run, guides, log_likelihood, refit_guide
+from pyro_vae.experiment import load_run, train
+from pyro_vae.plotting import caption_of, guide_comparison
 
 GUIDES = {
     "diagonal normal": guides.DiagonalNormalGuide,
@@ -62,7 +43,9 @@ GUIDES = {
     "inverse autoregressive flow": guides.IAFGuide,
     "spline flow": guides.SplineFlowGuide,
     "auxiliary variable": guides.AuxiliaryGuide,
-    "semi-amortized": semi_amortized,
+    "semi-amortized": lambda x, z, net: guides.SemiAmortizedGuide(
+        x, z, guide=partial(guides.DiagonalNormalGuide, net=net)
+    ),
     "Hamiltonian": guides.HMCGuide,
 }
 
@@ -88,69 +71,54 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep results, table and figure there")
     args = parser.parse_args(argv)
 
-    vae, splits = load(args) if args.run else train_digits(args)
-    test = splits.test.subset(slice(args.images))
-    found = {}
-    for name in args.guides:
-        kept = args.out / f"{name.replace(' ', '-').replace(',', '').lower()}.json" if args.out else None
-        if kept is None or not kept.exists():
-            found[name] = compare(name, vae, splits, test, args)
-            if kept is not None:
-                args.out.mkdir(parents=True, exist_ok=True)
-                found[name].save(kept)
-        found[name] = found[name] if kept is None else LogLikelihood.load(kept)
-        print(line(name, found[name], next(iter(found.values()))), flush=True)
-    if args.out and len(found) > 1:
-        save(args, found)
+    trained = load_run(args.run, root=args.root, device="cpu") if args.run else train_digits(args)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        folder = args.out or Path(elsewhere)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {name: compare(name, trained, folder / f"{slug(name)}.json", args) for name in args.guides}
+        table = [line(name, result, next(iter(found.values()))) for name, result in found.items()]
+        print("\n".join(table))
+        (folder / "table.txt").write_text("\n".join(table) + "\n")
+        if len(found) > 1:
+            first = next(iter(found.values()))
+            caption = f"{caption_of(first.protocol)}, {len(first)} test images, {args.epochs} epochs each, model fixed"
+            guide_comparison(found, caption=caption).savefig(folder / "guides.png")
 
 
-def load(args):
-    """The model and the data of a run."""
-    from pyro_vae.experiment import load_run
-
-    trained = load_run(args.run, root=args.root, device="cpu")
-    return trained.vae, trained.splits
+def slug(name):
+    """A file's name."""
+    return name.lower().replace(",", "").replace(" ", "-")
 
 
 def train_digits(args):
     """A VAE on the digits, trained with the diagonal guide."""
-    torch.manual_seed(args.seed)
-    splits = Digits(binarize="dynamic").load()
-    net = partial(MLP, hidden=(args.hidden,))
-    likelihood = BernoulliLikelihood(10, splits.data_shape, net=net).start_at(splits.train.mean())
-    vae = VAE(StandardNormalPrior(10), likelihood, DiagonalNormalGuide(splits.data_shape, 10, net=net))
-    fit(vae.model, vae.guide, splits.train, epochs=args.epochs, optimizer=partial(Adam, lr=1e-3), seed=args.seed)
-    return vae, splits
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run.create(Path(folder) / "run")
+        return train(latent_dim=10, epochs=args.epochs, seed=args.seed, device="cpu", engine=args.engine, run=run)
 
 
-def compare(name, vae, splits, test, args):
-    """Fit one guide to the frozen model and evaluate it; the protocol holds its cost too."""
-    torch.manual_seed(args.seed)
-    guide = GUIDES[name](vae.data_shape, vae.latent_dim, net=partial(MLP, hidden=(args.hidden, args.hidden)))
-    start = time.perf_counter()
-    fitted, _ = refit_guide(
-        vae,
-        guide,
-        splits.train,
-        epochs=args.epochs,
-        optimizer=partial(Adam, lr=1e-3),
-        lr_schedule=partial(CosineAnnealingLR, T_max=args.epochs),
-        clip_norm=200.0,
-        seed=args.seed,
-        engine=args.engine,
-    )
-    cost = {"guide": name, "epochs": args.epochs, "parameters": sum(p.numel() for p in guide.parameters())}
-    cost |= {"training_seconds": time.perf_counter() - start, "draw_ms": draw_ms(guide, test), "fit_seed": args.seed}
-    protocol = {**splits.protocol, "likelihood": type(vae.likelihood).__name__, **cost}
-    return log_likelihood(
-        fitted.model, fitted.guide, test, num_samples=args.num_samples, protocol=protocol, engine=args.engine
-    )
+def compare(name, trained, kept, args):
+    """Fit one guide to the frozen model and evaluate it, or read what an earlier start found."""
+    if not kept.exists():
+        vae, splits, test = trained.vae, trained.splits, trained.splits.test.subset(slice(args.images))
+        torch.manual_seed(args.seed)
+        guide = GUIDES[name](vae.data_shape, vae.latent_dim, net=partial(MLP, hidden=(args.hidden, args.hidden)))
+        start = time.perf_counter()
+        options = {"lr_schedule": partial(CosineAnnealingLR, T_max=args.epochs), "clip_norm": 200.0}
+        options |= {"epochs": args.epochs, "seed": args.seed, "engine": args.engine}
+        fitted, _ = refit_guide(vae, guide, splits.train, optimizer=partial(Adam, lr=1e-3), **options)
+        cost = {"parameters": sum(p.numel() for p in guide.parameters()), "draw_ms": draw_ms(guide, test)}
+        cost |= {"guide": name, "fit_epochs": args.epochs, "fit_seconds": time.perf_counter() - start}
+        pair, protocol = (fitted.model, fitted.guide), {**trained.protocol, **cost}
+        result = log_likelihood(*pair, test, num_samples=args.num_samples, protocol=protocol, engine=args.engine)
+        result.save(kept)
+        print(f"{name}: {cost['fit_seconds']:.0f} s", flush=True)
+    return LogLikelihood.load(kept)
 
 
 def draw_ms(guide, test, repeats=20):
     """Milliseconds of one draw for each of 100 images, encoder included; the median."""
-    x = test.batch(range(min(100, len(test))))
-    seconds = []
+    x, seconds = test.batch(range(min(100, len(test)))), []
     with torch.no_grad():
         for _ in range(repeats):
             start = time.perf_counter()
@@ -161,29 +129,13 @@ def draw_ms(guide, test, repeats=20):
 
 def line(name, result, first):
     """A row of the table; the gain in ELBO over the first guide has the standard error of the paired difference."""
-    difference = result.elbo - first.elbo
-    error = float(difference.std() / len(difference) ** 0.5)
-    p = result.protocol
+    (gain, error), p = result.gain(first, "elbo"), result.protocol
     return (
-        f"{name:<28} ELBO {result.mean('elbo'):8.3f} (gain {float(difference.mean()):+.3f} +- {error:.3f})  "
+        f"{name:<28} ELBO {result.mean('elbo'):8.3f} (gain {gain:+.3f} +- {error:.3f})  "
         f"log-likelihood {result.mean():8.3f} +- {result.monte_carlo_error():.3f}  "
         f"gap {result.mean() - result.mean('elbo'):6.3f}  k > 0.7: {result.untrusted():4.0%}  "
-        f"{p['parameters']:>8} parameters  {p['training_seconds']:6.0f} s  {p['draw_ms']:6.1f} ms/draw"
+        f"{p['parameters']:>8} parameters  {p['fit_seconds']:6.0f} s  {p['draw_ms']:6.1f} ms/draw"
     )
-
-
-def save(args, found):
-    """The table and the figure of all guides."""
-    from pyro_vae.plotting import caption_of, guide_comparison  # loads matplotlib
-
-    first = next(iter(found.values()))
-    table = "\n".join(line(name, result, first) for name, result in found.items()) + "\n"
-    write_atomically(args.out / "table.txt", table.encode(), overwrite=True)
-    summary = {name: result.summary() for name, result in found.items()}
-    write_atomically(args.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode(), overwrite=True)
-    caption = f"{caption_of(first.protocol)}, {len(first)} test images, {args.epochs} epochs per guide, model fixed"
-    guide_comparison(found, caption=caption).savefig(args.out / "guides.png")
-    print(f"figure: {args.out / 'guides.png'}")
 
 
 if __name__ == "__main__":

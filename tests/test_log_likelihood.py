@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -252,3 +253,15 @@ def test_torch_s_own_validation_flag_stays(exact: LinearGaussian) -> None:
         assert distributions._validate_args is False
     finally:
         distributions.set_default_validate_args(True)
+
+
+def test_a_gain_is_the_mean_of_the_differences_and_its_error_theirs(exact: LinearGaussian) -> None:
+    x = exact.data(30)
+    one, other = (log_likelihood(exact.vae.model, exact.vae.guide, x[:n], num_samples=3) for n in (30, 29))
+    shifted = dataclasses.replace(one, elbo=one.elbo + 0.5 + torch.linspace(-1, 1, 30))
+    gain, error = shifted.gain(one, "elbo")
+    assert abs(gain - 0.5) < 1e-12
+    assert abs(error - float(torch.linspace(-1, 1, 30).std()) / 30**0.5) < 1e-12
+    assert one.gain(one) == (0.0, 0.0)
+    with pytest.raises(ValueError, match=r"^LogLikelihood: both results must be of the same data, got 30 and 29 data"):
+        one.gain(other)

@@ -72,6 +72,23 @@ class LogLikelihood:
         """Standard error of the mean log-likelihood of just these data: what more samples would reduce, in nats."""
         return float(self.standard_error.square().sum().sqrt() / len(self))
 
+    def gain(self, other: LogLikelihood, name: str = "log_likelihood") -> tuple[float, float]:
+        """The mean difference to another result of the same data, in nats, and its standard error, datum by datum.
+
+        The spread over the data, which both share, is not in that error, so that small differences can be seen.
+
+        Raises:
+            ValueError: the other is of another number of data.
+        """
+        if len(self) != len(other):
+            raise ValueError(
+                f"LogLikelihood: both results must be of the same data, got {len(self)} and {len(other)} data. "
+                "Evaluate both on the same ones."
+            )
+        difference = getattr(self, name) - getattr(other, name)
+        error = float(difference.std() / math.sqrt(len(difference))) if len(difference) > 1 else math.nan
+        return float(difference.mean()), error
+
     def bits_per_dim(self, name: str = "log_likelihood") -> float:
         """Minus the mean of a lower bound, in bits per entry of the datum.
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.plotting.panels import PALETTE, need, page
@@ -42,7 +40,7 @@ def guide_comparison(results: Mapping[str, LogLikelihood], *, caption: str = "")
         for row, result in enumerate(results.values()):
             elbo, bound = result.mean("elbo"), result.mean()
             ax.plot([elbo, bound], [row, row], color=PALETTE[8], linewidth=0.8, zorder=1)
-            error = paired_error(result.elbo, first.elbo)
+            _, error = result.gain(first, "elbo")
             ax.errorbar(elbo, row, xerr=error, color=PALETTE[0], marker="o", capsize=1.5)
             ax.plot(bound, row, color=PALETTE[3], marker="D")
         ax.axvline(first.mean("elbo"), color=PALETTE[0], linewidth=0.5, linestyle=":", zorder=0)
@@ -52,15 +50,3 @@ def guide_comparison(results: Mapping[str, LogLikelihood], *, caption: str = "")
         handles = [ax.lines[1], ax.lines[-2]]
         figure.legend(handles, ["ELBO", "Log-likelihood bound"], loc="outside upper center", ncols=2)
     return figure
-
-
-def paired_error(one: Tensor, other: Tensor) -> float:
-    """Standard error of the mean difference, datum by datum; 0 for the same numbers.
-
-    Example:
-        >>> import torch
-        >>> paired_error(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, 2.0]))
-        0.0
-    """
-    difference = one - other
-    return float(difference.std() / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
