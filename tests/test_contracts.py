@@ -9,6 +9,7 @@ import math
 import re
 import typing
 from dataclasses import is_dataclass
+from functools import partial
 
 import pyro
 import pytest
@@ -19,6 +20,7 @@ from torch import nn
 
 import pyro_vae
 from pyro_vae import data, evaluation, guides, likelihoods, models, networks, objectives, priors, training
+from pyro_vae.distributions import AugmentedPosterior
 
 K, B, L = 3, 4, 5
 DATA_SHAPE = (1, 7, 5)
@@ -27,6 +29,16 @@ BATCHES = [(), (B,), (K, B)]
 
 def small(in_shape, out_shape):
     return networks.MLP(in_shape, out_shape, hidden=(6,))
+
+
+def log_joint(x, z):
+    """A model for the guides that ask for one: log p(x, z) up to a constant, not quadratic in z."""
+    return -(z - x.flatten(-3)[..., :L]).square().sum(-1) - 0.1 * z.pow(4).sum(-1)
+
+
+def attached(guide):
+    guide.attach(log_joint)
+    return guide
 
 
 CONVENTIONS = {
@@ -45,6 +57,10 @@ SPECIAL = {
     "VampPrior": lambda: priors.VampPrior(guides.DiagonalNormalGuide(DATA_SHAPE, L, net=small), num_components=3),
     "ConvEncoder": lambda: networks.ConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
     "ConvDecoder": lambda: networks.ConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4)),
+    "HMCGuide": lambda: attached(guides.HMCGuide(DATA_SHAPE, L, num_steps=2, tempering=True, net=small, hidden=(6,))),
+    "SemiAmortizedGuide": lambda: attached(
+        guides.SemiAmortizedGuide(DATA_SHAPE, L, guide=partial(guides.DiagonalNormalGuide, net=small), num_steps=2)
+    ),
     "GatedConvEncoder": lambda: networks.GatedConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
     "GatedConvDecoder": lambda: networks.GatedConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4), features=5),
     "ResidualConvEncoder": lambda: networks.ResidualConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
@@ -111,9 +127,20 @@ def outputs(module):
         p = module(like(module, B, L))
         x = p.sample()
         return [x, p.mean, p.log_prob(x)]
-    q = module.posterior(like(module, B, *DATA_SHAPE))
-    z = q.rsample()
-    return [z, q.log_prob(z)]
+    return list(drawn(module.posterior(like(module, B, *DATA_SHAPE))))
+
+
+def drawn(q, shape=()):
+    """A draw of a posterior and its log density; with an auxiliary variable that of its Pyro program."""
+    if isinstance(q, AugmentedPosterior):
+        q = AugmentedPosterior(q.joint.expand((*shape, *q.batch_shape)), q.latent_dim, q.reverse)
+        trace = poutine.trace(q.program).get_trace("z")
+        trace.compute_log_prob()
+        sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
+        assert [site["name"] for site in sites] == ["z_joint", "z", "z_reverse"]
+        return trace.nodes["z"]["value"], sum(site["log_prob"] for site in sites)
+    z = (q.rsample if q.has_rsample else q.sample)(shape)
+    return z, q.log_prob(z)
 
 
 def shake(module):
@@ -176,7 +203,8 @@ def test_gradients_reach_every_parameter(cls):
 @each(*CONVENTIONS)
 def test_outputs_follow_the_dtype(cls, dtype):
     module = build(cls).to(dtype)
-    assert all(tensor.dtype == dtype for tensor in (*module.parameters(), *module.buffers()))
+    tensors = (*module.parameters(), *module.buffers())
+    assert all(tensor.dtype == dtype for tensor in tensors if tensor.is_floating_point())
     for out in outputs(module):
         assert out.dtype == dtype
         assert out.isfinite().all()
@@ -276,13 +304,14 @@ def test_prior_shapes(cls, batch):
 def test_prior_expands_in_plates(cls, batch):
     p = build(cls)().expand(batch)
     assert p.sample().shape == (*batch, L)
-    assert p.log_prob(torch.randn(*batch, L)).shape == batch
+    assert p.log_prob(p.sample()).shape == batch
 
 
 @each(priors)
 def test_prior_is_differentiable_in_z(cls):
-    z = torch.randn(B, L, requires_grad=True)
-    build(cls)().log_prob(z).sum().backward()
+    p = build(cls)()
+    z = p.sample((B,)).requires_grad_()
+    p.log_prob(z).sum().backward()
     assert z.grad.isfinite().all()
     assert z.grad.any()
 
@@ -388,17 +417,20 @@ def test_likelihood_refuses_sizes_that_are_not_positive(cls):
 def test_posterior_shapes(cls, batch):
     q = build(cls).posterior(torch.rand(*batch, *DATA_SHAPE))
     assert (q.batch_shape, q.event_shape) == (batch, (L,))
-    z = q.rsample((6,))
+    z, log_q = drawn(q, (6,))
     assert z.shape == (6, *batch, L)
-    assert q.log_prob(z).shape == (6, *batch)
-    assert q.log_prob(z).isfinite().all()
+    assert log_q.shape == (6, *batch)
+    assert log_q.isfinite().all()
 
 
 @each(guides)
-def test_rsample_is_differentiable(cls):
+def test_draws_are_differentiable_or_their_densities_are(cls):
     guide = build(cls)
     x = torch.rand(B, *DATA_SHAPE, requires_grad=True)
-    guide.posterior(x).rsample().square().sum().backward()
+    q = guide.posterior(x)
+    z, log_q = drawn(q)
+    assert z.requires_grad == q.has_rsample
+    (z if q.has_rsample else log_q).square().sum().backward()
     assert x.grad.isfinite().all()
     assert x.grad.flatten(1).any(1).all()
     assert any(p.grad is not None and p.grad.any() for p in guide.parameters())
@@ -407,11 +439,32 @@ def test_rsample_is_differentiable(cls):
 @each(guides)
 def test_each_datum_has_its_own_posterior(cls):
     guide = build(cls).eval()
-    x, z = torch.rand(B, *DATA_SHAPE), torch.randn(B, L)
-    together = guide.posterior(x).log_prob(z)
-    alone = torch.stack([guide.posterior(datum).log_prob(code) for datum, code in zip(x, z, strict=True)])
+    x = torch.rand(B, *DATA_SHAPE)
+    other = torch.cat([torch.rand(1, *DATA_SHAPE), x[1:]])
+    torch.manual_seed(3)
+    z, log_q = drawn(guide.posterior(x))
+    torch.manual_seed(3)
+    other_z, other_log_q = drawn(guide.posterior(other))
+    torch.testing.assert_close(z[1:], other_z[1:], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(log_q[1:], other_log_q[1:], rtol=1e-12, atol=1e-12)
+    assert log_q[0] != other_log_q[0]
+    assert log_q.unique().numel() == B
+
+
+@each(guides)
+def test_a_datum_alone_has_the_same_posterior(cls):
+    if cls is guides.SemiAmortizedGuide:
+        pytest.skip("its steps draw, and another number of data draws other numbers")
+    guide = build(cls).eval()
+    x = torch.rand(B, *DATA_SHAPE)
+    z, together = drawn(guide.posterior(x))
+    q = [guide.posterior(datum) for datum in x]
+    if isinstance(q[0], AugmentedPosterior):  # then the density is of the pair
+        q = [one.joint for one in q]
+        z = guide.posterior(x).joint.sample()
+        together = guide.posterior(x).joint.log_prob(z)
+    alone = torch.stack([one.log_prob(code) for one, code in zip(q, z, strict=True)])
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
-    assert together.unique().numel() == B
 
 
 @each(guides)
@@ -421,7 +474,8 @@ def test_guide_is_a_pyro_program(cls):
     trace.compute_log_prob()
     site = trace.nodes["z"]
     assert site["value"].shape == (B, L)
-    assert site["log_prob"].shape == (B,)
+    density = trace.nodes.get("z_joint", site)  # of z alone, or of z and an auxiliary variable
+    assert density["log_prob"].shape == (B,)
     assert [frame.name for frame in site["cond_indep_stack"]] == ["data"]
     with pyro.plate("particles", K, dim=-2):
         assert guide(x).shape == (K, B, L)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pyro.distributions import Normal, TorchDistribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_vae.guides.base import AmortizedGuide
+from pyro_vae.guides.scales import log_scale_limits, normal_of
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
@@ -41,14 +42,7 @@ class DiagonalNormalGuide(AmortizedGuide):
         log_scale_bounds: tuple[float, float] = (-12.0, 12.0),
     ) -> None:
         super().__init__(data_shape, latent_dim, param_shape=(2, latent_dim), net=net)
-        low, high = log_scale_bounds
-        if not low < high:
-            raise ValueError(
-                f"DiagonalNormalGuide: log_scale_bounds must be (low, high), got log_scale_bounds={log_scale_bounds}. "
-                "Use for example (-3.0, 1.0)."
-            )
-        self.log_scale_bounds = (float(low), float(high))
+        self.log_scale_bounds = log_scale_limits("DiagonalNormalGuide", log_scale_bounds)
 
     def distribution(self, params: Tensor) -> TorchDistribution:
-        loc, log_scale = params.unbind(-2)  # (*batch, L) each
-        return Normal(loc, log_scale.clamp(*self.log_scale_bounds).exp()).to_event(1)
+        return normal_of(params, self.log_scale_bounds)

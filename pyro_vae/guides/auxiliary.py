@@ -1,0 +1,72 @@
+"""The guide with an auxiliary variable."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pyro_vae.distributions import AugmentedPosterior, AuxiliaryPair
+from pyro_vae.guides.base import Guide
+from pyro_vae.guides.scales import log_scale_limits, normal_of
+from pyro_vae.networks import MLP, ContextNetwork, NetworkFactory, Shape, build_network
+
+
+class AuxiliaryGuide(Guide):
+    r"""Continuous mixture of normals, :math:`q(z | x) = \int q(a | x)\, q(z | a, x)\, da`, with reverse r(a | x, z).
+
+    All three are diagonal normals; their margin is not. Its density is unknown, and :math:`r(a | x, z)` makes a bound
+    of it: see :class:`~pyro_vae.distributions.AugmentedPosterior`. The objective trains r too, and every estimate of
+    log p(x) holds for any r.
+
+    Args:
+        data_shape: shape of one datum.
+        latent_dim: number of latent dimensions L.
+        auxiliary_dim: number of dimensions of a; by default as many as z has.
+        net: builds the networks of x: ``net(data_shape, (2, auxiliary_dim))`` for q(a | x), and the part before the
+            common layer, ``net(data_shape, hidden[:1])``, for q(z | a, x) and r(a | x, z).
+        hidden: widths of the layers from the one on where x meets a or z.
+        log_scale_bounds: limits of the log scales.
+
+    Shape:
+        ``(*batch, *data_shape)`` to a distribution with batch shape ``batch`` and event shape ``(latent_dim,)``.
+
+    Raises:
+        ValueError: ``auxiliary_dim`` is not positive.
+
+    References:
+        Auxiliary deep generative models (Maaloe et al., 2016), section 2.1. https://arxiv.org/abs/1602.05473
+        Hierarchical variational models (Ranganath et al., 2016), section 3. https://arxiv.org/abs/1511.02386
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.guides import AuxiliaryGuide
+        >>> AuxiliaryGuide((1, 28, 28), 20, auxiliary_dim=5)(torch.zeros(3, 1, 28, 28)).shape
+        torch.Size([3, 20])
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        *,
+        auxiliary_dim: int | None = None,
+        net: NetworkFactory = MLP,
+        hidden: Shape = (200,),
+        log_scale_bounds: tuple[float, float] = (-12.0, 12.0),
+    ) -> None:
+        super().__init__(data_shape, latent_dim)
+        size = latent_dim if auxiliary_dim is None else auxiliary_dim
+        if size < 1:
+            raise ValueError(
+                f"AuxiliaryGuide: auxiliary_dim must be at least 1, got auxiliary_dim={auxiliary_dim}. "
+                "Use latent_dim, or DiagonalNormalGuide for none."
+            )
+        self.log_scale_bounds = log_scale_limits("AuxiliaryGuide", log_scale_bounds)
+        self.auxiliary = build_network(net, self.data_shape, (2, size))
+        self.net = ContextNetwork(self.data_shape, (2, latent_dim), context_dim=size, net=net, hidden=hidden)
+        self.reverse = ContextNetwork(self.data_shape, (2, size), context_dim=latent_dim, net=net, hidden=hidden)
+
+    def posterior(self, x: Tensor) -> AugmentedPosterior:
+        limits = self.log_scale_bounds
+        auxiliary = normal_of(self.auxiliary(x), limits)
+        joint = AuxiliaryPair(auxiliary, lambda a: normal_of(self.net(x, a), limits), self.latent_dim)
+        return AugmentedPosterior(joint, self.latent_dim, lambda z: normal_of(self.reverse(x, z), limits))
