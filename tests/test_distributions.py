@@ -8,9 +8,18 @@ from itertools import pairwise
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch.autograd import grad
 
-from pyro_vae.distributions import MixtureOfNormals
+from pyro_vae.distributions import (
+    AugmentedPosterior,
+    AuxiliaryPair,
+    Leapfrog,
+    MixtureOfNormals,
+    OneHotVariables,
+    RelaxedOneHotVariables,
+    gradient,
+)
 from pyro_vae.distributions.mixture_of_normals import implicit_mixture
 
 # ---------------------------------------------------------------- mixture of normals
@@ -164,3 +173,151 @@ def test_mixture_shapes(batch):
     assert (q.batch_shape, q.event_shape, z.shape) == (batch, (5,), (6, *batch, 5))
     assert q.log_prob(z).shape == (6, *batch)
     assert (q.mean.shape, q.variance.shape) == ((*batch, 5), (*batch, 5))
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def test_the_exact_reverse_model_leaves_the_margin():
+    """a ~ N(0, 1), z ~ N(a, s^2) in each of two dimensions: z ~ N(0, 1 + s^2), a | z ~ N(z / (1 + s^2), ...)."""
+    s, zeros = 0.7, torch.zeros(4, 2)
+    pair = AuxiliaryPair(dist.Normal(zeros, 1.0).to_event(1), lambda a: dist.Normal(a, s).to_event(1), 2)
+    total = 1 + s**2
+    reverse = lambda z: dist.Normal(z / total, s / math.sqrt(total)).to_event(1)  # noqa: E731
+    q = AugmentedPosterior(pair.expand((3, 4)), 2, reverse)
+    trace = poutine.trace(q.program).get_trace("z")
+    trace.compute_log_prob()
+    log_q = sum(trace.nodes[name]["log_prob"] for name in ("z_joint", "z", "z_reverse"))
+    expected = dist.Normal(zeros, math.sqrt(total)).to_event(1).log_prob(trace.nodes["z"]["value"])
+    torch.testing.assert_close(log_q, expected, rtol=1e-12, atol=1e-12)
+
+
+# ---------------------------------------------------------------- leapfrog
+
+
+def banana(z):
+    """A density with correlation and curvature."""
+    return -z[..., 0].square() / 2 - (z[..., 1] - 0.5 * z[..., 0].square()).square()
+
+
+def leapfrog(step, num, heat=0.0):
+    return Leapfrog(banana, torch.tensor([step, 1.5 * step]), heat * torch.linspace(0.1, 0.3, num))
+
+
+@pytest.mark.parametrize("heat", [0.0, -1.0])
+def test_leapfrog_steps_are_taken_back_and_their_volume_is_known(heat):
+    transform, start = leapfrog(0.2, 5, heat), torch.randn(6, 4)
+    end = transform(start)
+    assert (end - start).abs().max() > 0.3
+    torch.testing.assert_close(transform.inv(end.clone()), start, rtol=1e-10, atol=1e-10)
+    for row in start:
+        jacobian = torch.autograd.functional.jacobian(transform, row)
+        volume = transform.log_abs_det_jacobian(row, transform(row))
+        torch.testing.assert_close(jacobian.slogdet().logabsdet, volume, rtol=1e-9, atol=1e-9)
+
+
+def test_leapfrog_keeps_the_energy_to_second_order():
+    def energy(pair):
+        return -banana(pair[..., :2]) + pair[..., 2:].square().sum(-1) / 2
+
+    start = torch.randn(50, 4)
+    errors = []
+    for num in (20, 40):
+        transform = leapfrog(1.0 / num, num)
+        transform.step_size = torch.full((2,), 1.0 / num)
+        errors.append((energy(transform(start)) - energy(start)).square().mean().sqrt())
+    assert 0 < errors[1] < 1e-2
+    assert 3.8 < errors[0] / errors[1] < 4.2
+
+
+def test_leapfrog_is_differentiable_both_ways():
+    start, step = torch.randn(3, 4, requires_grad=True), torch.tensor([0.2, 0.3], requires_grad=True)
+
+    def both(pair, step):
+        transform = Leapfrog(banana, step, torch.zeros(3))
+        return transform(pair), transform.inv(pair)
+
+    assert torch.autograd.gradcheck(both, (start, step))
+
+
+def test_a_gradient_does_not_need_gradients_to_be_on():
+    z = torch.randn(3, 2, requires_grad=True)
+    slope = gradient(banana, z)
+    with torch.no_grad():
+        assert torch.equal(gradient(banana, z), slope)
+        assert not gradient(banana, z).requires_grad
+    assert slope.requires_grad
+    assert not gradient(banana, z, follow=False).requires_grad
+    assert z.grad is None
+
+
+# ---------------------------------------------------------------- one-hot variables
+
+
+def test_one_hot_variables_are_categorical_variables():
+    logits = torch.randn(4, 2, 3)
+    p, categorical = OneHotVariables(logits), dist.Categorical(logits=logits)
+    index = categorical.sample((5,))  # (5, 4, 2)
+    z = torch.eye(3)[index].flatten(-2)
+    torch.testing.assert_close(p.log_prob(z), categorical.log_prob(index).sum(-1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(p.entropy(), categorical.entropy().sum(-1), rtol=1e-12, atol=1e-12)
+    z = p.enumerate_support()
+    assert z.shape == (9, 4, 6)
+    assert z[:, 0].unique(dim=0).shape == (9, 6)
+    prob = p.log_prob(z).exp()
+    torch.testing.assert_close(prob.sum(0), torch.ones(4), rtol=0, atol=1e-12)
+    mean = (prob.unsqueeze(-1) * z).sum(0)
+    torch.testing.assert_close(mean, p.mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close((prob.unsqueeze(-1) * (z - mean) ** 2).sum(0), p.variance, rtol=0, atol=1e-12)
+
+
+def test_the_divergence_of_one_hot_variables_is_the_sum_over_combinations():
+    q, p = OneHotVariables(torch.randn(4, 2, 3)), OneHotVariables(torch.randn(2, 3))
+    z = q.enumerate_support()
+    expected = (q.log_prob(z).exp() * (q.log_prob(z) - p.log_prob(z))).sum(0)
+    torch.testing.assert_close(torch.distributions.kl_divergence(q, p), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.3])
+def test_draws_of_one_hot_variables_have_their_probabilities(temperature):
+    logits, n = torch.randn(2, 3), 20_000
+    p = OneHotVariables(logits)
+    if temperature is not None:  # the largest entry of a relaxed draw is a draw
+        p = RelaxedOneHotVariables(logits, torch.tensor(temperature), straight_through=True)
+    z = p.sample((n,))
+    assert p.log_prob(z).isfinite().all()  # with validation: in the support
+    assert ((z.mean(0) - p.mean) / (p.variance / n).sqrt()).abs().max() < 4.5
+    both = torch.einsum("ni,nj->ij", z[:, :3], z[:, 3:]) / n
+    product = torch.outer(p.mean[:3], p.mean[3:])
+    assert ((both - product) / (product * (1 - product) / n).sqrt()).abs().max() < 4.5
+
+
+def test_relaxed_draws_lie_between_and_their_gradient_is_that_of_finite_differences():
+    logits, weight = torch.randn(5, 2, 3, requires_grad=True), torch.randn(5, 6)
+
+    def draw(logits):
+        torch.manual_seed(3)
+        return (weight * RelaxedOneHotVariables(logits, torch.tensor(0.7)).rsample()).sum()
+
+    assert torch.autograd.gradcheck(draw, (logits,))
+    z = RelaxedOneHotVariables(logits, torch.tensor(0.7)).rsample((100,))
+    torch.testing.assert_close(z.unflatten(-1, (2, 3)).sum(-1), torch.ones(100, 5, 2))
+    log_prob = RelaxedOneHotVariables(logits, torch.tensor(0.7)).log_prob(z)
+    expected = (z.unflatten(-1, (2, 3)) * logits.log_softmax(-1)).sum((-2, -1))
+    torch.testing.assert_close(log_prob, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_impossible_category_does_no_harm():
+    logits = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
+    p = OneHotVariables(logits, validate_args=False)
+    z = torch.eye(3)
+    assert p.log_prob(z)[[0, 2]].isfinite().all()
+    assert p.log_prob(z)[1] < -1e300
+    assert grad(p.log_prob(z[0]), logits)[0].isfinite().all()
+    assert p.sample((1000,))[:, 1].sum() == 0
+
+
+@pytest.mark.parametrize("value", [[0.5, 0.4, 0.0], [1.5, -0.5, 0.0], [1.0, 1.0, 0.0]])
+def test_values_that_are_no_probabilities_are_outside_the_support(value):
+    with pytest.raises(ValueError, match="within the support"):
+        OneHotVariables(torch.zeros(1, 3)).log_prob(torch.tensor(value))

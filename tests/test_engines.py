@@ -21,9 +21,11 @@ from pyro_vae import guides as guide_folder
 from pyro_vae import likelihoods as likelihood_folder
 from pyro_vae import priors as prior_folder
 from pyro_vae.data.batches import Batch
+from pyro_vae.guides import CategoricalGuide, SemiAmortizedGuide
 from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pyro_vae.objectives import BetaELBO, LinearWarmUp, Objective
 from pyro_vae.precision import NetworkPrecision
+from pyro_vae.priors import CategoricalPrior
 from pyro_vae.ranks import Ranks
 from pyro_vae.recording import Recorded
 from pyro_vae.training import CompiledEngine, CudaGraphEngine, Problem, Step, build_engine, choice
@@ -60,9 +62,14 @@ CLASSES = filter(inspect.isclass, public(objectives))
 OBJECTIVES = [cls for cls in CLASSES if issubclass(cls, Objective) and cls is not Objective]
 FOLDERS = (prior_folder, likelihood_folder, guide_folder)
 PLAIN = (StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide)
+# Neither of the two goes without the other.
+CATEGORICAL = (CategoricalPrior, BernoulliLikelihood, CategoricalGuide)
 # Every class once, the others plain: what a class does when it is recorded does not depend on its neighbours.
-PIECES = [PLAIN] + [
-    (*PLAIN[:i], cls, *PLAIN[i + 1 :]) for i in range(3) for cls in concrete(FOLDERS[i]) if cls is not PLAIN[i]
+PIECES = [PLAIN, CATEGORICAL] + [
+    (*PLAIN[:i], cls, *PLAIN[i + 1 :])
+    for i in range(3)
+    for cls in concrete(FOLDERS[i])
+    if cls not in (PLAIN[i], CATEGORICAL[i])
 ]
 
 
@@ -114,8 +121,9 @@ CASES = [
     for num in (1, 3)
     if cls.__name__ in REFERENCES
     or pieces is PLAIN
-    # Of the others, those whose gradient treats draws and densities of the guide apart.
-    or (num == 3 and pieces[2] is not PLAIN[2] and cls.__name__ in APART)
+    # Of the others, those whose gradient treats draws and densities of the guide apart. Their definitions run the guide
+    # twice, and that with local steps is another one then.
+    or (num == 3 and pieces[2] not in (PLAIN[2], SemiAmortizedGuide) and cls.__name__ in APART)
 ]
 
 

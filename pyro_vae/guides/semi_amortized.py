@@ -31,6 +31,7 @@ class SemiAmortizedGuide(Guide):
         num_steps: number of steps k.
         lr: step size of the ascent.
         num_particles: draws of z per datum and step.
+        clip_norm: largest norm of a datum's gradient; without it, a scale that starts too large would overshoot.
         unrolled: differentiate through the steps, which takes second derivatives of the model. Otherwise what the steps
             add is a constant for the gradient.
 
@@ -41,7 +42,7 @@ class SemiAmortizedGuide(Guide):
         ValueError: ``guide`` builds no such guide, or a number is not positive.
 
     References:
-        Semi-amortized variational autoencoders (Kim et al., 2018), algorithm 1; momentum and clipping are left out.
+        Semi-amortized variational autoencoders (Kim et al., 2018), algorithm 1; momentum is left out.
         https://arxiv.org/abs/1802.02550
         Iterative refinement of the approximate posterior for directed belief networks (Hjelm et al., 2016).
         https://arxiv.org/abs/1511.06382
@@ -64,15 +65,19 @@ class SemiAmortizedGuide(Guide):
         num_steps: int = 10,
         lr: float = 0.01,
         num_particles: int = 1,
+        clip_norm: float = 5.0,
         unrolled: bool = True,
     ) -> None:
         super().__init__(data_shape, latent_dim)
-        if num_steps < 1 or num_particles < 1 or not lr > 0:
-            raise ValueError(
-                "SemiAmortizedGuide: num_steps, lr and num_particles must be positive, got "
-                f"num_steps={num_steps}, lr={lr}, num_particles={num_particles}. Use for example 10, 0.01 and 1."
-            )
-        self.num_steps, self.lr, self.num_particles, self.unrolled = num_steps, float(lr), num_particles, unrolled
+        numbers = {"num_steps": num_steps, "lr": lr, "num_particles": num_particles, "clip_norm": clip_norm}
+        for name, value in numbers.items():
+            if not value > 0:
+                raise ValueError(
+                    f"SemiAmortizedGuide: {name} must be positive, got {name}={value}. "
+                    "Use for example num_steps=10, lr=0.01, num_particles=1, clip_norm=5.0."
+                )
+        self.num_steps, self.lr, self.num_particles = num_steps, float(lr), num_particles
+        self.clip_norm, self.unrolled = float(clip_norm), unrolled
         self.guide = guide(self.data_shape, latent_dim)
         if not isinstance(self.guide, AmortizedGuide):
             raise ValueError(
@@ -83,8 +88,14 @@ class SemiAmortizedGuide(Guide):
     def posterior(self, x: Tensor) -> TorchDistribution:
         start = params = self.guide.net(x)
         for _ in range(self.num_steps):
-            params = params + self.lr * gradient(lambda p: self._elbo(x, p), params, follow=self.unrolled)
+            params = params + self.lr * self._direction(x, params)
         return self.guide.distribution(params if self.unrolled else start + (params - start).detach())
+
+    def _direction(self, x: Tensor, params: Tensor) -> Tensor:
+        slope = gradient(lambda p: self._elbo(x, p), params, follow=self.unrolled)
+        own = tuple(range(x.dim() - len(self.data_shape), slope.dim()))  # the dimensions of one datum's parameters
+        squared = slope.square().sum(own, keepdim=True).clamp_min(1e-20)
+        return slope * (self.clip_norm * squared.rsqrt()).clamp_max(1.0)
 
     def _elbo(self, x: Tensor, params: Tensor) -> Tensor:
         q = self.guide.distribution(params)
