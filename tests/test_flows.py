@@ -531,7 +531,7 @@ def test_expanding_broadcasts(name) -> None:
 def test_values_that_are_not_finite_are_refused() -> None:
     q = FlowDistribution(standard(3), [flow_of("affine", 3)])
     for distribution in (q, q.expand((B,))):
-        with pytest.raises(ValueError, match="within the support"):
+        with pytest.raises(ValueError, match="support .* of the distribution FlowDistribution"):
             distribution.log_prob(torch.full((3,), torch.nan))
 
 
@@ -632,10 +632,10 @@ class Correlated:
     """x = W z + sigma eps in two latent dimensions whose posterior has correlation -0.9."""
 
     def __init__(self) -> None:
-        self.weight, self.scale = 0.5 + 0.15 * torch.randn(4, 2), 0.3
+        self.weight, self.scale = torch.tensor([[0.6, 0.4], [0.5, 0.7], [0.3, 0.4], [0.5, 0.4]]), 0.3
         self.noise = self.scale**2 * torch.eye(4)
-        z = torch.randn(4, 2)
-        self.x = z @ self.weight.T + self.scale * torch.randn(4, 4)
+        z = torch.tensor([[0.5, 0.3], [-1.0, 0.4], [0.2, -0.8]])
+        self.x = z @ self.weight.T + 0.1 * torch.eye(3, 4)
         self.log_evidence = MultivariateNormal(torch.zeros(4), self.weight @ self.weight.T + self.noise).log_prob(
             self.x
         )
@@ -653,9 +653,9 @@ class Correlated:
 
     def gap(self, guide):
         """log p(x) - ELBO after a short training, in nats per datum, with its standard error."""
-        optimizer = torch.optim.Adam(guide.parameters(), lr=0.1)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
-        for _ in range(300):
+        optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+        for _ in range(400):
             optimizer.zero_grad()
             (-self.log_weights(guide, 32).mean()).backward()
             optimizer.step()
@@ -669,7 +669,7 @@ class Correlated:
 def test_a_flow_closes_the_gap_that_a_diagonal_guide_must_leave(name) -> None:
     problem = Correlated()
     gap, error = problem.gap(CAPABLE[name]((4,), 2, net=linear))
-    assert -4.5 * error < gap < 0.3 * problem.diagonal_gap - 4.5 * error
+    assert -4.5 * error < gap < 0.2 * problem.diagonal_gap - 4.5 * error
 
 
 def test_the_diagonal_guide_leaves_it() -> None:
