@@ -14,6 +14,8 @@ from pyro_vae.config import component, component_name, load_config
         ("data", "frey_faces", "FreyFaces"),
         ("objective", "mean_field_elbo", "MeanFieldELBO"),
         ("objective", "elbo", "ELBO"),
+        ("objective", "iwae", "IWAE"),
+        ("objective", "doubly_reparameterized", "DoublyReparameterized"),
         ("net", "gatedmlp", "GatedMLP"),
         ("optimizer", "adam", "Adam"),
         ("lr_schedule", "cosineannealinglr", "CosineAnnealingLR"),

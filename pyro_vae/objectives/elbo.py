@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -67,12 +68,17 @@ class TraceObjective(Objective):
         self._found.append(self._terms(model_trace, guide_trace))
         return model_trace, guide_trace
 
+    @abstractmethod
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
-        kl = _analytic_kl if self.analytic_kl else _sampled_kl
-        return Terms(_reconstruction(model_trace), kl(model_trace, guide_trace).detach())
+        """What the traces add to the terms."""
 
 
-class ELBO(TraceObjective, Trace_ELBO):
+class _SampledKL(TraceObjective, Trace_ELBO):
+    def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
+        return Terms(_reconstruction(model_trace), _sampled_kl(model_trace, guide_trace).detach())
+
+
+class ELBO(_SampledKL):
     r"""Evidence lower bound by Monte Carlo, :math:`E_q[\log p(x, z) - \log q(z | x)]`: Pyro's ``Trace_ELBO``.
 
     Args:
@@ -98,6 +104,9 @@ class ELBO(TraceObjective, Trace_ELBO):
 class _AnalyticKL(TraceObjective, TraceMeanField_ELBO):
     analytic_kl = True
 
+    def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
+        return Terms(_reconstruction(model_trace), _analytic_kl(model_trace, guide_trace).detach())
+
 
 class MeanFieldELBO(_AnalyticKL):
     r"""Evidence lower bound with the analytic KL, :math:`E_q[\log p(x | z)] - KL(q(z | x) \| p(z))`.
@@ -119,7 +128,7 @@ class MeanFieldELBO(_AnalyticKL):
         super().__init__(num_particles=num_particles)
 
 
-class BetaELBO(TraceObjective, Trace_ELBO):
+class BetaELBO(_SampledKL):
     r"""Weighted bound, :math:`w\, E_q[\log p(x | z)] - \beta\, E_q[\log q(z | x) - \log p(z)]`.
 
     A schedule moves with :meth:`set_progress`, which :func:`pyro_vae.fit` calls before every step; a loop of your own
