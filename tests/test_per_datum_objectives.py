@@ -105,6 +105,18 @@ def test_a_scale_multiplies_the_bound_outside(exact: LinearGaussian, make, scale
     assert float(terms.reconstruction - terms.kl) == pytest.approx(float(exact.log_prob(x).sum()), abs=1e-9)
 
 
+@bounds
+def test_a_scale_multiplies_the_gradient(make) -> None:
+    case, objective = LinearGaussian(inflate=1.3, shift=0.2), make()
+    x, parameters, found = case.data(5), list(case.vae.parameters()), []
+    for factor in (1.0, 0.25):
+        model, guide = (poutine.scale(program, factor) for program in (case.vae.model, case.vae.guide))
+        torch.manual_seed(3)
+        found.append(flat(torch.autograd.grad(objective.differentiable_loss(model, guide, x), parameters)))
+    assert found[0].abs().max() > 0.1
+    assert (found[1] - 0.25 * found[0]).abs().max() < 1e-9 * found[0].abs().max()
+
+
 def _subsampled(size):
     def model(x):
         with pyro.plate("data", 50, subsample_size=size) as i:
@@ -391,6 +403,24 @@ def test_several_layers_agree_with_the_definition(kind, function, ladder) -> Non
     pair, x = Layered(ladder), torch.randn(5, 4)
     theirs = Definition(function, 3)
     assert_same(kind(num_particles=3), theirs, pair.model, pair.guide, list(pair.parameters()), x)
+
+
+class Borrowing(nn.Module):
+    """A guide with modules of the model that are not its parts."""
+
+    def __init__(self, pair: Layered) -> None:
+        super().__init__()
+        self.encoder, self.top, self._pair = pair.encoder, pair.top, (pair,)
+
+    def forward(self, x):
+        return self._pair[0].guide(x)
+
+
+@split
+def test_parameters_that_the_guide_borrows_of_the_model_are_the_guide_s_in_its_density(kind, function) -> None:
+    pair, x = Layered(ladder=True), torch.randn(5, 4)
+    guide, theirs = Borrowing(pair), Definition(function, 3)
+    assert_same(kind(num_particles=3), theirs, pair.model, guide, list(pair.parameters()), x)
 
 
 class Augmented(Guide):
