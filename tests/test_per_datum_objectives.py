@@ -217,7 +217,12 @@ def test_renyi_meets_its_limits() -> None:
     weight = definitions.draws(case.vae.model, case.vae.guide, 5, x).weight.detach()
     assert float(found[-math.inf][0] + weight.max(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
     assert float(found[math.inf][0] + weight.min(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
-    for near, limit, tolerance in ((1 - 1e-7, 1.0, 1e-4), (1 + 1e-7, 1.0, 1e-4), (-1e4, -math.inf, 2e-3)):
+    for near, limit, tolerance in (
+        (1 - 1e-7, 1.0, 1e-4),
+        (1 + 1e-7, 1.0, 1e-4),
+        (-1e4, -math.inf, 2e-3),
+        (1e4, math.inf, 2e-3),
+    ):
         assert abs(found[near][0] - found[limit][0]) < tolerance
         assert (flat(found[near][2]) - flat(found[limit][2])).abs().max() < 10 * tolerance + 1e-6
 
@@ -696,9 +701,12 @@ def test_enumeration_is_exact_and_its_terms_add_up() -> None:
 
 
 def test_the_ratio_of_a_known_gradient() -> None:
+    drawn = []
+
     class Known:
         def differentiable_loss(self, model, guide, x):
             noise = torch.randn(2) * torch.tensor([1.0, 4.0]) + torch.tensor([3.0, 1.0])
+            drawn.append(noise)
             return (guide.weight * noise).sum()
 
     guide = nn.Module()
@@ -713,6 +721,10 @@ def test_the_ratio_of_a_known_gradient() -> None:
     assert (found.standard_error - (1 / 4000 + exact**2 / 8000).sqrt()).abs().max() < 1e-3
     again = gradient_snr(Known(), None, guide, torch.zeros(1), num_draws=4000, groups=groups)["all"]
     assert torch.equal(found.snr, again.snr)
+    drawn.clear()
+    few = gradient_snr(Known(), None, guide, torch.zeros(1), num_draws=3, groups=groups)["all"]
+    assert (few.std - torch.stack(drawn).std(0)).abs().max() < 1e-12
+    assert (few.mean - torch.stack(drawn).mean(0)).abs().max() < 1e-12
     with pytest.raises(ValueError, match=r"^gradient_snr: num_draws must be at least 2, got num_draws=1\. Use 100\.$"):
         gradient_snr(Known(), None, guide, torch.zeros(1), num_draws=1, groups=groups)
 
