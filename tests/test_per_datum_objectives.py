@@ -686,7 +686,7 @@ def test_enumeration_is_exact_and_its_terms_add_up() -> None:
     exact = -(log_q.exp() * log_w).sum()
     assert loss.item() == pytest.approx(exact.item(), abs=1e-10)
     assert (_gradient(loss, program) - _gradient(exact, program)).abs().max() < 1e-10
-    kl = (log_q.exp() * (log_q - program.logits.log_softmax(-1))).sum()
+    kl = (log_q.exp() * (log_q - program.logits.log_softmax(-1))).sum().detach()
     assert float(objective.terms.kl) == pytest.approx(float(kl), abs=1e-10)
     assert float(objective.terms.kl - objective.terms.reconstruction) == pytest.approx(loss.item(), abs=1e-10)
     weighted = EnumeratedELBO(beta=3.0)
