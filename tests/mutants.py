@@ -344,7 +344,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("guides/hmc.py", "log_heat.exp().expand_as(start.scale)", "torch.ones_like(start.scale)", GUIDES),
     ("guides/semi_amortized.py", "params + self.lr *", "params - self.lr *", GUIDES),
     ("guides/semi_amortized.py", "- q.log_prob(z)).mean(0)", ").mean(0)", GUIDES),
-    ("guides/semi_amortized.py", "start + (params - start).detach()", "params", GUIDES),
+    ("guides/semi_amortized.py", "follow=self.unrolled", "follow=True", GUIDES),
     ("guides/semi_amortized.py", "sum(own, keepdim=True)", "sum()", GUIDES),
     ("guides/categorical.py", "and self.training", "", GUIDES),
     ("priors/categorical.py", "nn.Parameter(logits)", "nn.Parameter(logits, requires_grad=False)", GUIDES),
