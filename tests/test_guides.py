@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import pyro.distributions as dist
 import pytest
@@ -198,6 +199,15 @@ def test_the_log_likelihood_holds_whatever_the_reverse_model_is(name):
     assert result.pareto_k.max() < 0.7
 
 
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", ["hmc", "tempered", "semi-amortized"])
+def test_gradients_within_the_guide_are_recorded_for_evaluation(name):
+    vae, x = bernoulli_vae(SMOOTH[name]), torch.rand(6, 5).bernoulli()
+    estimate = partial(log_likelihood, vae.model, vae.guide, x, num_samples=40, chunk_size=20)
+    eager, recorded = estimate(engine="eager"), estimate(engine="compiled")
+    torch.testing.assert_close(recorded.log_likelihood, eager.log_likelihood, rtol=1e-9, atol=0)
+
+
 def test_the_steps_bring_draws_nearer_to_the_posterior():
     """From a normal at the wrong place, at the same reverse model: the position alone is looked at."""
     model = LinearGaussian(latent_dim=2, dim=5, scale=1.0, correlated=True)
@@ -209,6 +219,20 @@ def test_the_steps_bring_draws_nearer_to_the_posterior():
         z = vae.encode(x).sample((200,))
         distances.append((z.mean(0) - model.posterior_mean(x)).square().mean())
     assert distances[1] < 0.5 * distances[0]
+
+
+def test_tempering_cools_to_one_what_starts_hot():
+    guide = bernoulli_vae(SMOOTH["tempered"]).guide
+    joint = guide.posterior(torch.rand(4, 5)).joint
+    heat = joint.base_dist.base_dist.scale[:, 2:]  # of the momentum, (4, 2)
+    (leapfrog,) = joint.transforms
+    volume = leapfrog.log_abs_det_jacobian(torch.zeros(4, 4), None)
+    assert (heat > 1.2).all()
+    torch.testing.assert_close(volume + heat.log().sum(-1), torch.zeros(4), rtol=0, atol=1e-12)
+    steps = leapfrog.log_tempering.exp()
+    root = heat[0, 0]
+    expected = [root, *((1 - root) * (k / 3) ** 2 + root for k in (1, 2, 3))]  # Caterini et al., quadratic
+    torch.testing.assert_close(steps, torch.stack([b / a for a, b in pairwise(expected)]))
 
 
 def test_a_foreign_value_has_the_density_of_the_draw():

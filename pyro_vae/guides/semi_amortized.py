@@ -86,10 +86,10 @@ class SemiAmortizedGuide(Guide):
             )
 
     def posterior(self, x: Tensor) -> TorchDistribution:
-        start = params = self.guide.net(x)
+        params = self.guide.net(x)
         for _ in range(self.num_steps):
             params = params + self.lr * self._direction(x, params)
-        return self.guide.distribution(params if self.unrolled else start + (params - start).detach())
+        return self.guide.distribution(params)
 
     def _direction(self, x: Tensor, params: Tensor) -> Tensor:
         slope = gradient(lambda p: self._elbo(x, p), params, follow=self.unrolled)
