@@ -202,7 +202,7 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--guide", "Nope"], "guide: must be one of DiagonalNormalGuide"),
+        (["--guide", "Nope"], "guide: must be one of AuxiliaryGuide"),
         (["--guide.foo", "3"], "--guide: must be given options that exist, got 'foo'"),
         (["--guide.net.foo", "3"], "--guide.net: must be given options that exist, got 'foo'"),
         (["--bogus", "3"], "got '--bogus'"),

@@ -40,7 +40,8 @@ def test_a_chosen_class_has_its_own_defaults_and_not_those_of_the_default_class(
 
 
 def test_unknown_names_are_listed_against_the_known() -> None:
-    with pytest.raises(ValueError, match="guide: must be one of AuxiliaryGuide, .*DiagonalNormalGuide, .*got guide='Nope'"):  # noqa: RUF043
+    message = r"guide: must be one of AuxiliaryGuide, .*DiagonalNormalGuide, .*got guide='Nope'"
+    with pytest.raises(ValueError, match=message):
         component_name("guide", "Nope")
 
 

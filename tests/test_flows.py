@@ -531,7 +531,7 @@ def test_expanding_broadcasts(name) -> None:
 def test_values_that_are_not_finite_are_refused() -> None:
     q = FlowDistribution(standard(3), [flow_of("affine", 3)])
     for distribution in (q, q.expand((B,))):
-        with pytest.raises(ValueError, match="support .* of the distribution FlowDistribution"):
+        with pytest.raises(ValueError, match=r"support .* of the distribution FlowDistribution"):
             distribution.log_prob(torch.full((3,), torch.nan))
 
 

@@ -265,3 +265,25 @@ def test_deterministic_sites_are_no_part_of_the_weights() -> None:
     assert torch.allclose(weights, Bernoulli(logits=2 * z).log_prob(x))
     assert Weigher(model, prior_proposal(model), (x,)).discrete
     assert not Weigher(_model, _guide, (x,)).discrete
+
+
+def test_an_auxiliary_site_needs_a_reverse_model() -> None:
+    """z is its exact posterior by way of a, and r(a | x, z) is exact too: every weight is p(x)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x, reverse=True):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", Normal(x / 2, 0.5), infer={"is_auxiliary": True})
+            z = pyro.sample("z", Normal(a, 0.5))
+            if reverse:
+                log_r = Normal((z + x / 2) / 2, 0.125**0.5).log_prob(a)
+                pyro.factor("reverse", -log_r, has_rsample=True)
+
+    x = torch.randn(5)
+    expected = Normal(0.0, 2**0.5).log_prob(x)
+    assert (log_weights(model, guide, x, num_samples=4) - expected).abs().max() < 1e-9
+    with pytest.raises(ValueError, match=r"reverse model r\(a \| x, z\), as a factor of the guide, got \['a'\]"):
+        log_weights(model, lambda x: guide(x, reverse=False), x, num_samples=4)
