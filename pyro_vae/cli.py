@@ -183,6 +183,7 @@ def _evaluate(words: list[str]) -> None:
     made = _run_parser("evaluate", "Importance-weighted log-likelihood of a run's data, with its error.")
     made.add_argument("--num_samples", type=int, default=5000, help="draws of z per image (default 5000)")
     made.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
+    made.add_argument("--num_data", type=int, help="only the first so many images (default all)")
     made.add_argument("--proposal", choices=["guide", "prior"], default="guide", help="prior is the naive baseline")
     made.add_argument("--batch_size", type=int, default=20, help="images at a time (default 20)")
     made.add_argument("--chunk_size", type=int, default=50, help="draws at a time (default 50)")
@@ -193,10 +194,12 @@ def _evaluate(words: list[str]) -> None:
     options = vars(made.parse_args(words))
     overwrite = options.pop("overwrite")
     run = Run(options["run"])
-    if options["num_samples"] < 1:
-        raise ValueError(f"--num_samples: must be at least 1, got {options['num_samples']}. Use 5000.")
+    for key, size in (("num_samples", 5000), ("num_data", 1000)):
+        if options[key] is not None and options[key] < 1:
+            raise ValueError(f"--{key}: must be at least 1, got {options[key]}. Use {size}.")
     name = {"split": options["split"], "proposal": options["proposal"], "sample_seed": options["seed"]}
-    path = _path(run, {**name, "num_samples": options["num_samples"]})
+    first = "" if options["num_data"] is None else f"-first{options['num_data']}"
+    path = _path(run, {**name, "num_samples": options["num_samples"]}, first)
     if path.exists() and not overwrite and join().first:
         raise FileExistsError(f"evaluate: {path} must not exist yet, got one. Read it, or replace it with --overwrite.")
     trained = _load(options)
@@ -254,8 +257,9 @@ def _load(options: dict[str, Any]) -> Trained:
     return load_run(options.pop("run"), **place)
 
 
-def _path(run: Run, p: dict[str, Any]) -> Path:
-    return run.path / f"log_likelihood-{p['split']}-{p['proposal']}-{p['num_samples']}-seed{p['sample_seed']}.json"
+def _path(run: Run, p: dict[str, Any], first: str = "") -> Path:
+    name = f"log_likelihood-{p['split']}-{p['proposal']}-{p['num_samples']}-seed{p['sample_seed']}{first}.json"
+    return run.path / name
 
 
 def _print_result(result: LogLikelihood, path: Path) -> None:

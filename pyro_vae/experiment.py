@@ -143,11 +143,21 @@ class Trained:
     result: FitResult | None = None
     num_samples: int = 1000
 
-    def evaluate(self, split: str = "test", *, num_samples: int | None = None, **options: Any) -> LogLikelihood:
-        """The log-likelihood of a split, with the run's protocol; options as in :func:`pyro_vae.log_likelihood`."""
+    def evaluate(
+        self, split: str = "test", *, num_samples: int | None = None, num_data: int | None = None, **options: Any
+    ) -> LogLikelihood:
+        """The log-likelihood of a split, with the run's protocol; options as in :func:`pyro_vae.log_likelihood`.
+
+        Args:
+            split: ``"test"``, ``"validation"`` or ``"train"``.
+            num_samples: draws of z per image.
+            num_data: only the first so many images.
+            options: of :func:`pyro_vae.log_likelihood`.
+        """
         images = getattr(self.splits, split)
         if images is None:
             raise ValueError(f"evaluate: the split must hold data, got split={split!r} of size 0. Use another split.")
+        images = images if num_data is None else images.subset(slice(num_data))
         protocol = {**self.protocol, "split": split}
         samples = num_samples or self.num_samples
         return log_likelihood(self.vae.model, self.vae.guide, images, num_samples=samples, protocol=protocol, **options)

@@ -128,9 +128,9 @@ def check_sites(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
         rule = "the guide must sample every latent site of the model and no other"
         raise refusal(owner, rule, what, "Complete the guide")
     if augmented and not observations(guide_trace):  # the weights would integrate to no p(x)
-        what = [s["name"] for s in latents(guide_trace) if s["infer"].get("is_auxiliary")]
+        names = [s["name"] for s in latents(guide_trace) if s["infer"].get("is_auxiliary")]
         rule = "an auxiliary site of the guide must have a reverse model r(a | x, z), as a factor of the guide"
-        raise refusal(owner, rule, what, "Add pyro.factor('reverse', -log_r, has_rsample=True) to the guide")
+        raise refusal(owner, rule, names, "Add pyro.factor('reverse', -log_r, has_rsample=True) to the guide")
     for site in sites(guide_trace):
         if not augmented and isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
             what = f"a Delta at site {site['name']!r}"

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDING = ["tests/test_recording.py", "-m", "not slow"]
 ENGINES = ["tests/test_engines.py", "-m", "not slow"]
 TRAINING = ["tests/test_training_engines.py", "-m", "not slow"]
+PRIORS = ["tests/test_priors.py"]
+HIERARCHY = ["tests/test_hierarchical.py"]
 PER_DATUM = ["tests/test_per_datum_objectives.py", "-k", "not expectation and not ratio"]
 RATIO = ["tests/test_per_datum_objectives.py::test_the_ratio_of_a_known_gradient"]
 FLOWS = ["tests/test_flows.py"]
@@ -348,6 +350,36 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("guides/semi_amortized.py", "sum(own, keepdim=True)", "sum()", GUIDES),
     ("guides/categorical.py", "and self.training", "", GUIDES),
     ("priors/categorical.py", "nn.Parameter(logits)", "nn.Parameter(logits, requires_grad=False)", GUIDES),
+    ("priors/vamp.py", "log_prob.logsumexp(-1) - math.log(len(self.inputs))", "log_prob.logsumexp(-1)", PRIORS),
+    ("priors/vamp.py", "torch.randint(len(self.inputs), shape", "torch.randint(1, shape", PRIORS),
+    ("priors/vamp.py", "low + (high - low) * self.raw.sigmoid()", "low + high * self.raw.sigmoid()", PRIORS),
+    ("priors/mixture_of_normals.py", "self.log_scales.exp()", "self.log_scales.exp() ** 2", PRIORS),
+    ("models/layered_guides.py", "a.scale**-2 + b.scale**-2", "a.scale**-1 + b.scale**-1", HIERARCHY),
+    ("models/layered_guides.py", "Normal(loc, precision.rsqrt())", "Normal(loc, precision.reciprocal())", HIERARCHY),
+    ("models/layered_guides.py", "layer.posterior(found[-1] if found else x)", "layer.posterior(x)", HIERARCHY),
+    ("models/hierarchical.py", "torch.cat(list(latents), -1) if self.skip", "latents[-1] if self.skip", HIERARCHY),
+    (
+        "distributions/augmented.py",
+        "-self.reverse(z).log_prob(a)",
+        "self.reverse(z).log_prob(a)",
+        ["tests/test_guides.py"],
+    ),
+    (
+        "objectives/elbo.py",
+        "[*guide_trace.stochastic_nodes, *guide_trace.observation_nodes]",
+        "guide_trace.stochastic_nodes",
+        ["tests/test_guides.py", "tests/test_objectives.py", "tests/test_per_datum_objectives.py"],
+    ),
+    (
+        "training/refit.py",
+        "module.requires_grad_(False).eval()",
+        "module.requires_grad_(False)",
+        ["tests/test_refit.py"],
+    ),
+    ("training/refit.py", "parameter.requires_grad_(True)", "pass", ["tests/test_refit.py"]),
+    ("training/process.py", "and not _is_frozen(module)", "", ["tests/test_refit.py"]),
+    ("experiment.py", "load_model(vae, Run(model_from))", "pass", ["tests/test_cli.py", "-k", "refit"]),
+    ("evaluation/result.py", "difference.std() / math.sqrt(len(difference))", "difference.std()", ESTIMATORS),
 ]
 
 

@@ -157,6 +157,15 @@ def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
     assert all(torch.equal(short[k], long[k]) for k in short)
 
 
+def test_evaluate_takes_the_first_images_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(trained), "--num_samples", "6", "--num_data", "30"]) == 0
+    assert "num_data=30" in capsys.readouterr().out
+    found = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
+    assert len(found["per_datum"]["elbo"]) == 30
+    line = _refused(capsys, "evaluate", str(trained), "--num_data", "0")
+    assert line == "--num_data: must be at least 1, got 0. Use 1000."
+
+
 def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "refit"
     words = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]

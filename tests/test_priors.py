@@ -7,11 +7,22 @@ from functools import partial
 
 import pytest
 import torch
+from pyro.distributions import Normal
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, MixtureOfNormalsPrior, VampPrior, fit
+from pyro_vae import (
+    MLP,
+    VAE,
+    BernoulliLikelihood,
+    DiagonalNormalGuide,
+    FullRankNormalGuide,
+    MixtureOfNormalsPrior,
+    VampPrior,
+    fit,
+)
 from pyro_vae import priors as folder
+from pyro_vae.priors.vamp import log_normals
 from tests.test_contracts import concrete, names
 
 small = partial(MLP, hidden=(6,))
@@ -27,6 +38,27 @@ def test_the_vamp_prior_is_the_mean_of_the_posteriors_at_its_pseudo_inputs() -> 
     assert u.shape == (3, 5)
     q = [prior.guide.posterior(u[k]).log_prob(z).exp() for k in range(3)]
     torch.testing.assert_close(prior().log_prob(z), (sum(q) / 3).log(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+def test_densities_by_matrix_products_are_those_of_the_normals(dtype, tolerance) -> None:
+    loc, z = torch.randn(50, 40).to(dtype), torch.randn(3, 7, 40).to(dtype)
+    scale = torch.linspace(-3, 1, 40).exp().expand(50, 40).to(dtype)
+    expected = Normal(loc, scale).to_event(1).log_prob(z.unsqueeze(-2))  # down to tens of thousands of nats
+    found = log_normals(z, loc, scale)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    near = loc[:, None] + 0.01 * scale[:, None] * torch.randn(50, 1, 40).to(dtype)
+    exact = Normal(loc.double(), scale.double()).to_event(1).log_prob(near.squeeze(1).double())
+    found = log_normals(near.squeeze(1), loc, scale).diagonal().double()
+    torch.testing.assert_close(found, exact, rtol=tolerance, atol=tolerance)
+
+
+def test_a_prior_through_a_guide_that_is_no_normal_is_the_same_mixture() -> None:
+    guide = FullRankNormalGuide((5,), 2, net=small)
+    prior, z = VampPrior(guide, num_components=3), torch.randn(4, 2)
+    q = guide.posterior(prior.pseudo_inputs).log_prob(z.unsqueeze(1))
+    torch.testing.assert_close(prior().log_prob(z), q.logsumexp(-1) - math.log(3), rtol=1e-12, atol=1e-12)
 
 
 def test_vamp_draws_come_from_that_mixture() -> None:

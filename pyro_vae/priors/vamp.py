@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 from typing_extensions import Self
@@ -142,7 +142,11 @@ class MixtureOfPosteriors(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._components is None:  # encoded once, however often the prior is asked
             self._components = self.posterior(self.inputs)
-        log_prob = self._components.log_prob(value.unsqueeze(-2))  # (*batch, K)
+        normals = getattr(self._components, "base_dist", None)
+        if isinstance(normals, Normal):
+            log_prob = log_normals(value, normals.loc, normals.scale)  # (*batch, K)
+        else:
+            log_prob = self._components.log_prob(value.unsqueeze(-2))  # (*batch, K)
         return log_prob.logsumexp(-1) - math.log(len(self.inputs))
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -150,3 +154,23 @@ class MixtureOfPosteriors(TorchDistribution):
         with torch.no_grad():
             index = torch.randint(len(self.inputs), shape, device=self.inputs.device)
             return self.posterior(self.inputs[index]).sample()
+
+
+def log_normals(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    r"""Every z under every diagonal normal, by matrix products, :math:`z^2 \sigma^{-2} - 2 z \mu\sigma^{-2} + \dots`.
+
+    In double precision, since the large terms of narrow normals cancel; far faster all the same than ``(*batch, K, L)``
+    differences, which do not fit the cache.
+
+    Args:
+        z: ``(*batch, L)``.
+        loc: ``(K, L)``.
+        scale: ``(K, L)``.
+
+    Returns:
+        ``(*batch, K)``, log densities in nats, with the dtype of z.
+    """
+    x, mean, precision = z.double(), loc.double(), scale.double() ** -2
+    square = x.square() @ precision.mT - 2 * x @ (mean * precision).mT + (mean.square() * precision).sum(-1)
+    constant = 0.5 * precision.log().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)  # (K,)
+    return (constant - 0.5 * square).to(z.dtype)
