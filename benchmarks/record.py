@@ -2,6 +2,9 @@
 
     python benchmarks/record.py runs/mnist-1l --name mnist-1l-elbo \\
         --command 'pyro-vae train ...' --command 'pyro-vae evaluate ...' --note '...'
+    python benchmarks/record.py comparison --name mnist-guides --command 'python examples/compare_guides.py ...'
+
+The second form keeps a folder of `examples/compare_guides.py`: the table, the figure, each guide's result.
 """
 
 from __future__ import annotations
@@ -47,9 +50,7 @@ def numbers(path: Path) -> dict[str, Any]:
 
 def record(run: Run, name: str, commands: list[str], note: str) -> Path:
     """Write ``results/NAME``; a record that is there is replaced."""
-    target = RESULTS / name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    target = emptied(name)
     for file in ("config.yaml", "metrics.jsonl"):
         shutil.copy(run.path / file, target / file)
     for figure in FIGURES:
@@ -57,10 +58,7 @@ def record(run: Run, name: str, commands: list[str], note: str) -> Path:
             shutil.copy(run.figures / figure, target / figure)
     metrics = run.metrics()
     content = {
-        "commands": commands,
-        "note": note,
-        "date": date.today().isoformat(),
-        "machine": machine(),
+        **circumstances(commands, note),
         "training": {
             "epochs": metrics[-1]["epoch"],
             "steps": metrics[-1]["step"],
@@ -74,6 +72,30 @@ def record(run: Run, name: str, commands: list[str], note: str) -> Path:
     return target
 
 
+def record_comparison(folder: Path, name: str, commands: list[str], note: str) -> Path:
+    """Write ``results/NAME`` of a folder with one result per guide."""
+    target = emptied(name)
+    for file in ("table.txt", "guides.png"):
+        shutil.copy(folder / file, target / file)
+    results = {numbers(path)["protocol"]["guide"]: numbers(path) for path in sorted(folder.glob("*.json"))}
+    content = {**circumstances(commands, note), "results": results}
+    (target / "result.json").write_text(json.dumps(content, indent=1) + "\n")
+    return target
+
+
+def emptied(name: str) -> Path:
+    """The folder ``results/NAME``, new."""
+    target = RESULTS / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    return target
+
+
+def circumstances(commands: list[str], note: str) -> dict[str, Any]:
+    """How, when and where."""
+    return {"commands": commands, "note": note, "date": date.today().isoformat(), "machine": machine()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -81,7 +103,9 @@ def main() -> None:
     parser.add_argument("--command", action="append", required=True, help="what was run, word by word; repeatable")
     parser.add_argument("--note", default="")
     options = parser.parse_args()
-    print(record(Run(options.run), options.name, options.command, options.note))
+    rest = options.name, options.command, options.note
+    compared = (options.run / "table.txt").exists()
+    print(record_comparison(options.run, *rest) if compared else record(Run(options.run), *rest))
 
 
 if __name__ == "__main__":
