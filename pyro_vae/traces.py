@@ -127,6 +127,7 @@ def check_sites(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
         what = f"model sites {sorted(latent)}, guide sites {sorted(proposed)}"
         rule = "the guide must sample every latent site of the model and no other"
         raise refusal(owner, rule, what, "Complete the guide")
+    check_kinds(owner, model_trace, guide_trace)
     if augmented and not observations(guide_trace):  # the weights would integrate to no p(x)
         names = [s["name"] for s in latents(guide_trace) if s["infer"].get("is_auxiliary")]
         rule = "an auxiliary site of the guide must have a reverse model r(a | x, z), as a factor of the guide"
@@ -135,6 +136,33 @@ def check_sites(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
         if not augmented and isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
             what = f"a Delta at site {site['name']!r}"
             raise refusal(owner, "the guide must have densities", what, "Use a normal guide")
+
+
+def check_kinds(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuse a latent site that is discrete in one program and continuous in the other: a density over a probability.
+
+    Raises:
+        ValueError: the message names the site.
+    """
+    proposed = {s["name"]: s for s in latents(guide_trace)}
+    for site in latents(model_trace):
+        other = proposed.get(site["name"])
+        kinds = [_is_discrete(s["fn"]) for s in (site, other or site)]
+        if None not in kinds and kinds[0] != kinds[1]:
+            words = ["discrete" if kind else "continuous" for kind in kinds]
+            what = f"site {site['name']!r} {words[0]} in the model and {words[1]} in the guide"
+            rule = "a latent site must be discrete in both programs or in none"
+            raise refusal(owner, rule, what, "Use CategoricalGuide with CategoricalPrior, others with each other")
+
+
+def _is_discrete(fn: Any) -> bool | None:
+    """None where it is not known, or for a point."""
+    if isinstance(getattr(fn, "base_dist", fn), Delta):
+        return None
+    try:
+        return bool(fn.support.is_discrete)
+    except NotImplementedError:
+        return None
 
 
 def check_plates(owner: str, trace: Trace, *, random: bool) -> None:

@@ -49,7 +49,9 @@ class AutoregressiveFlow(Flow):
         z, log_det = y.new_zeros(*y.shape[:-1], 0), y.new_zeros(y.shape[:-1])
         for i in range(y.shape[-1]):
             # Unknown components are zeros, on which the i-th coefficients do not depend.
-            shift, log_scale = self.coefficients(torch.cat([z, torch.zeros_like(y[..., i:])], -1))
+            unknown = y.new_zeros(*z.shape[:-1], y.shape[-1] - i)
+            shift, log_scale = self.coefficients(torch.cat([z, unknown], -1))
             z_i = (y[..., i] - shift[..., i]) * (-log_scale[..., i]).exp()
-            z, log_det = torch.cat([z, z_i.unsqueeze(-1)], -1), log_det - log_scale[..., i]
+            z = torch.cat([z.expand(*z_i.shape, i), z_i.unsqueeze(-1)], -1)  # the parameters may have more dimensions
+            log_det = log_det - log_scale[..., i]
         return z, log_det

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,16 +32,30 @@ def slope(h: Tensor, q: Tensor) -> Tensor:
 
 
 def solve(r: Tensor, q: Tensor) -> Tensor:
-    r"""The root a of :math:`a + (q - 1) \tanh(a) = r`, q > 0, with exact first derivatives.
+    r"""The root a of :math:`a + (q - 1) \tanh(a) = r`, q > 0, with exact derivatives of every order.
 
-    The root is found outside of autograd; one more Newton step, whose slope is a constant, has the gradients of the
-    implicit function theorem, :math:`da = (dr - \tanh(a)\, dq) / (1 + (q - 1) \tanh'(a))`.
+    The root is found outside of autograd; its derivative is that of the implicit function theorem,
+    :math:`da = (dr - \tanh(a)\, dq) / (1 + (q - 1) \tanh'(a))`, written as a function of a itself.
     """
-    with torch.no_grad():
+    root: Tensor = _Solve.apply(*torch.broadcast_tensors(r, q))
+    return root
+
+
+class _Solve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, q: Tensor) -> Tensor:
         a = _root(r, q)
         h = a.tanh()
-        step = 1 / slope(h, q)
-    return a - step * (a + (q - 1) * h - r)
+        a = a - (a + (q - 1) * h - r) / slope(h, q)
+        ctx.save_for_backward(a, q)
+        return a
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        a, q = ctx.saved_tensors
+        h = a.tanh()
+        by_r = grad / slope(h, q)
+        return by_r, -by_r * h
 
 
 def _root(r: Tensor, q: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.distributions import AugmentedPosterior, AuxiliaryPair
 from pyro_vae.guides.base import Guide
@@ -64,6 +64,11 @@ class AuxiliaryGuide(Guide):
         self.auxiliary = build_network(net, self.data_shape, (2, size))
         self.net = ContextNetwork(self.data_shape, (2, latent_dim), context_dim=size, net=net, hidden=hidden)
         self.reverse = ContextNetwork(self.data_shape, (2, size), context_dim=latent_dim, net=net, hidden=hidden)
+        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.net.modules()):
+            raise ValueError(
+                "AuxiliaryGuide: net must not have dropout, got one that has: q(z | a, x) would draw with one mask and "
+                "be evaluated with another. Use a network without."
+            )
 
     def posterior(self, x: Tensor) -> AugmentedPosterior:
         limits = self.log_scale_bounds

@@ -26,7 +26,10 @@ class Guide(nn.Module, ABC):
 
     Attributes:
         infer: what Pyro's inference is told about the site ``"z"``, such as ``{"enumerate": "parallel"}``.
+        needs_model: whether the posterior depends on :meth:`log_joint`.
     """
+
+    needs_model = False
 
     def __init__(self, data_shape: Shape, latent_dim: int) -> None:
         super().__init__()

@@ -23,10 +23,10 @@ class CategoricalGuide(AmortizedGuide):
     - ``"enumerate"``: exactly, by summing over all combinations, with ``EnumeratedELBO`` or Pyro's ``TraceEnum_ELBO``;
       the model is evaluated at each of them.
     - ``"score"``: by the score function of a draw, with any objective: unbiased, of large variance.
-    - ``"relaxed"``: through relaxed draws while training, with any objective: of small variance, and biased, since a
-      relaxed z is none that the model is about and its density is taken as that of a one-hot z. The bias falls with
-      the temperature, while the variance grows. In ``eval`` mode draws are one-hot, so that estimates of log p(x) are
-      of the model with categorical variables.
+    - ``"relaxed"``: through relaxed draws while training, with ``ELBO`` and others that follow paths: of small
+      variance, and biased, since a relaxed z is none that the model is about and its density is taken as that of a
+      one-hot z. The bias falls with the temperature, while the variance grows. In ``eval`` mode draws are one-hot, so
+      that estimates of log p(x) are of the model with categorical variables.
 
     Args:
         data_shape: shape of one datum.

@@ -57,6 +57,8 @@ class HMCGuide(Guide):
         torch.Size([7, 2])
     """
 
+    needs_model = True
+
     def __init__(
         self,
         data_shape: Shape,
@@ -84,6 +86,7 @@ class HMCGuide(Guide):
         self.log_heat = nn.Parameter(torch.tensor(-1.0)) if tempering else None
 
     def posterior(self, x: Tensor) -> AugmentedPosterior:
+        self._check_model()
         start = normal_of(self.net(x), self.log_scale_bounds).base_dist
         log_heat, log_tempering = self._schedule(start.loc)
         loc = torch.cat([start.loc, torch.zeros_like(start.loc)], -1)
@@ -93,6 +96,16 @@ class HMCGuide(Guide):
         return AugmentedPosterior(
             joint, self.latent_dim, lambda z: normal_of(self.reverse(x, z), self.log_scale_bounds)
         )
+
+    def _check_model(self) -> None:
+        """The steps could not be taken back through other dropout masks than they were taken with."""
+        owner = getattr(self._log_joint, "__self__", None)
+        parts = owner.modules() if isinstance(owner, nn.Module) else ()
+        if any(isinstance(part, nn.Dropout) and part.p > 0 and part.training for part in parts):
+            raise ValueError(
+                "HMCGuide: the model must not have dropout in train mode, got one that has. Use a likelihood without, "
+                "or freeze the model (refit_guide)."
+            )
 
     def _schedule(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The log of 1 / sqrt(beta_0), and what is added to the momentum's log scale after each step."""

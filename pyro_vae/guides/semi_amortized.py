@@ -56,6 +56,8 @@ class SemiAmortizedGuide(Guide):
         torch.Size([7])
     """
 
+    needs_model = True
+
     def __init__(
         self,
         data_shape: Shape,

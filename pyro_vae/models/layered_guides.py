@@ -94,7 +94,8 @@ class BottomUpGuide(LayeredGuide):
     def latents(self, x: Tensor) -> list[Tensor]:
         found: list[Tensor] = []
         for number, layer in enumerate(self.layers, start=1):
-            found.append(pyro.sample(f"z{number}", layer.posterior(found[-1] if found else x)))
+            q = layer.posterior(found[-1] if found else x)
+            found.append(pyro.sample(f"z{number}", q, infer=dict(layer.infer)))
         return found
 
 
@@ -134,8 +135,9 @@ class TopDownGuide(LayeredGuide):
     def latents(self, x: Tensor) -> list[Tensor]:
         found: list[Tensor] = []
         for number in range(len(self.layers), 0, -1):
-            q = self.layers[number - 1].posterior(x, *found[:1])
-            found.insert(0, pyro.sample(f"z{number}", q))
+            layer = self.layers[number - 1]
+            q = layer.posterior(x, *found[:1])
+            found.insert(0, pyro.sample(f"z{number}", q, infer=dict(layer.infer)))
         return found
 
 

@@ -90,6 +90,11 @@ class VAE(nn.Module):
                 "VAE: prior, likelihood and guide must share latent_dim, got "
                 f"{', '.join(f'{k}={v}' for k, v in dims.items())}. Build all three with the same latent_dim."
             )
+        if isinstance(prior, VampPrior) and getattr(prior.guide, "needs_model", False):
+            raise ValueError(
+                "VAE: a VampPrior's guide must not depend on the model, whose prior it is, got "
+                f"guide={type(prior.guide).__name__}. Build the prior with another guide."
+            )
         shapes = {"likelihood": likelihood.data_shape, "guide": guide.data_shape}
         if isinstance(prior, VampPrior):
             shapes["pseudo-inputs"] = prior.data_shape

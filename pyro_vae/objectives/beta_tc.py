@@ -19,8 +19,9 @@ class BetaTC(PerDatumObjective):
     r"""beta-TCVAE: :math:`E[\log p(x | z)] - \alpha\, I(x; z) - \beta\, TC(z) - \gamma \sum_j KL(q(z_j) \| p(z_j))`.
 
     The three add up to the KL. The aggregate posterior q(z) is estimated from the batch by minibatch-weighted sampling,
-    :math:`\log q(z) \approx \log \frac{1}{NM} \sum_j q(z | x_j)`, which is biased: low by up to log M, N the size of
-    the data set and M that of the batch. alpha = beta = gamma = 1 is the ELBO, exactly.
+    :math:`\log q(z) \approx \log \frac{1}{NM} \sum_j q(z | x_j)`, which is biased: low by log M where the posteriors
+    lie far apart, by up to log N where they coincide, N the size of the data set and M that of the batch. A constant
+    bias leaves the gradient alone. alpha = beta = gamma = 1 is the ELBO, exactly.
 
     It holds for one latent site whose posterior factorises over the dimensions.
 

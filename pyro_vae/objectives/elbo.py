@@ -32,39 +32,41 @@ class TraceObjective(Objective):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
-        with self._weighing(model, guide):
-            loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        self._start(model, guide)
+        loss = super().differentiable_loss(model, guide, *args, **kwargs)
         self._collect()
         return loss
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss, summed over the batch, as a number."""
-        with self._weighing(model, guide):
-            loss = super().loss(model, guide, *args, **kwargs)
+        self._start(model, guide)
+        loss = super().loss(model, guide, *args, **kwargs)
         self._collect()
         return loss
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss, summed over the batch, as a number; its gradient is added to the parameters'."""
-        with self._weighing(model, guide):
-            loss = super().loss_and_grads(model, guide, *args, **kwargs)
+        self._start(model, guide)
+        loss = super().loss_and_grads(model, guide, *args, **kwargs)
         self._collect()
         return loss
 
-    def _weighing(self, model: Program, guide: Program) -> _Weights:
+    def _start(self, model: Program, guide: Program) -> None:
         # Pyro's ELBO remembers the plates of the first model it met: make it look again at another pair.
         if self._pair is not None and self._pair != (model, guide):
             self.max_plate_nesting = float("inf")
         self._pair = (model, guide)
         self._found = []
-        return _Weights(self.reconstruction_weight, self._weight)
 
     def _collect(self) -> None:
         sums = (torch.stack([torch.as_tensor(v) for v in values]).sum(0) for values in zip(*self._found, strict=True))
         self.terms = Terms(*(total / self.num_particles for total in sums))
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        # The guide's factors, such as the reverse model of an auxiliary variable, belong to the KL.
+        beta = self._weight
+        weighted = _Weights(self.reconstruction_weight, beta)(model), _Weights(beta, beta)(guide)
+        model_trace, guide_trace = super()._get_trace(*weighted, args, kwargs)
         self._found.append(self._terms(model_trace, guide_trace))
         return model_trace, guide_trace
 
@@ -188,7 +190,7 @@ class BetaMeanFieldELBO(_AnalyticKL):
 class _Weights(Messenger):
     """Scales the log-probabilities of observed and of latent sites; unlike ``poutine.scale`` by 0 as well."""
 
-    def __init__(self, observed: float, latent: float | Tensor) -> None:
+    def __init__(self, observed: float | Tensor, latent: float | Tensor) -> None:
         super().__init__()
         self.observed, self.latent = observed, latent
 

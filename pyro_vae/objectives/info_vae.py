@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Programs
 from pyro_vae.objectives.scalars import single_latent
-from pyro_vae.traces import Layout, latents
+from pyro_vae.traces import Layout, latents, refusal
 
 Kernel = Literal["rbf", "imq"]
 
@@ -71,6 +71,12 @@ class InfoVAE(PerDatumObjective):
 
     def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         single_latent(layout, model_trace)
+        site = next(iter(latents(model_trace)))
+        with torch.enable_grad():
+            learned = site["fn"].log_prob(site["value"].detach()).requires_grad
+        if learned and not site["fn"].has_rsample:
+            rule, what = "a learned prior must have reparameterised draws", f"{type(site['fn']).__name__} without"
+            raise refusal(layout.owner, rule, what, "Use a fixed prior, or ELBO")
 
     def _estimate(self, programs: Programs) -> Estimate:
         draws = programs.draw()

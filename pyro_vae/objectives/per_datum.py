@@ -11,6 +11,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.distributions import RelaxedOneHotVariables
 from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.objectives.base import Objective, Program, Terms
 from pyro_vae.objectives.programs import Draws, Programs
@@ -144,6 +145,9 @@ class PerDatumObjective(Objective):
             if self.pathwise and torch.is_grad_enabled() and not site["fn"].has_rsample:
                 rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"
                 raise refusal(name, rule, what, f"Use {self.advice}")
+            if not self.pathwise and isinstance(site["fn"], RelaxedOneHotVariables):
+                rule, what = "draws must be those of the density", f"site {site['name']!r} with relaxed draws"
+                raise refusal(name, rule, what, "Use CategoricalGuide(estimator='score'), or ELBO")
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:

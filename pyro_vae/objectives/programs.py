@@ -185,9 +185,19 @@ def _held(program: Callable[[], T], *owners: Program) -> Callable[[], T]:
     """
     modules = {id(m): m for m in map(module_of, owners) if m is not None}
     whole = _Held(program, list(modules.values()))
-    tensors = {k: p.detach() for k, p in whole.named_parameters() if "reverse" not in k.split(".")}
-    tensors |= {k: b.clone() for k, b in whole.named_buffers()}  # running statistics move once
-    return lambda: torch.func.functional_call(whole, tensors, ())
+    tensors: dict[str, Tensor] = {}
+    # Each module once: a VampPrior's guide is both a part of the model and the guide itself, and what is swapped under
+    # two names would not be swapped back.
+    for prefix, module in whole.named_modules():
+        own = {_join(prefix, k): p.detach() for k, p in module.named_parameters(recurse=False)}
+        tensors |= {k: p for k, p in own.items() if "reverse" not in k.split(".")}
+        # Clones, so that running statistics move once.
+        tensors |= {_join(prefix, k): b.clone() for k, b in module.named_buffers(recurse=False)}
+    return lambda: torch.func.functional_call(whole, tensors, (), tie_weights=False)
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
 
 
 class _Noise:

@@ -13,8 +13,9 @@ from pyro_vae.objectives.programs import Programs
 class Renyi(PerDatumObjective):
     r"""Variational Renyi bound, :math:`\mathcal{L}_\alpha = \frac{1}{1 - \alpha} \log \frac1K \sum_k w_k^{1 - \alpha}`.
 
-    alpha = 0 is IWAE, alpha = 1 the ELBO (the limit, taken exactly), alpha = -inf the best of K draws (VR-max). Up to
-    1 it is a lower bound of log p(x); above it is an upper one in the limit of many draws.
+    alpha = 0 is IWAE, alpha = 1 the ELBO (the limit, taken exactly), alpha = -inf the best of K draws (VR-max). For
+    alpha of 0 and above it is a lower bound of log p(x) in expectation, for any K; below 0 it may lie above log p(x),
+    VR-max too.
 
     Args:
         alpha: the order; ``float("-inf")`` for VR-max.

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 from typing_extensions import Self
 
 from pyro_vae.priors.base import Prior
@@ -121,7 +120,6 @@ class MixtureOfPosteriors(TorchDistribution):
     """
 
     arg_constraints: dict[str, Any] = {}
-    support = constraints.real_vector
 
     def __init__(
         self,
@@ -140,20 +138,41 @@ class MixtureOfPosteriors(TorchDistribution):
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._components is None:  # encoded once, however often the prior is asked
-            self._components = self.posterior(self.inputs)
-        normals = getattr(self._components, "base_dist", None)
+        components = self.components()
+        normals = getattr(components, "base_dist", None)
         if isinstance(normals, Normal):
             log_prob = log_normals(value, normals.loc, normals.scale)  # (*batch, K)
         else:
-            log_prob = self._components.log_prob(value.unsqueeze(-2))  # (*batch, K)
-        return log_prob.logsumexp(-1) - math.log(len(self.inputs))
+            log_prob = components.log_prob(value.unsqueeze(-2))  # (*batch, K)
+        mean = log_prob.logsumexp(-1) - math.log(len(self.inputs))
+        return mean.expand(torch.broadcast_shapes(mean.shape, self.batch_shape))
+
+    def components(self) -> TorchDistribution:
+        """The posteriors at all inputs, batch shape ``(K,)``; encoded once, however often the prior is asked."""
+        if self._components is None:
+            self._components = self.posterior(self.inputs)
+        return self._components
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether the posteriors have: the weights are fixed, so a draw follows the parameters of its component."""
+        return bool(self.components().has_rsample)
+
+    @property
+    def support(self) -> Any:
+        """That of the posteriors."""
+        return self.components().support
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        shape = torch.Size(sample_shape) + self.batch_shape
         with torch.no_grad():
-            index = torch.randint(len(self.inputs), shape, device=self.inputs.device)
-            return self.posterior(self.inputs[index]).sample()
+            return self._chosen(sample_shape).sample()
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        return self._chosen(sample_shape).rsample()
+
+    def _chosen(self, sample_shape: torch.Size) -> TorchDistribution:
+        shape = torch.Size(sample_shape) + self.batch_shape
+        return self.posterior(self.inputs[torch.randint(len(self.inputs), shape, device=self.inputs.device)])
 
 
 def log_normals(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:

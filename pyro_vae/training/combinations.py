@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 
 from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.objectives import Objective
-from pyro_vae.traces import latents, observations, sites
+from pyro_vae.traces import check_kinds, latents, observations, sites
 
 Program = Callable[..., Any]
 
@@ -53,6 +53,7 @@ def check_combination(
     with evaluating(model, guide), isolated(), poutine.block():
         guide_trace = poutine.trace(guide).get_trace(*args)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    check_kinds("fit", model_trace, guide_trace)
     if isinstance(objective, RenyiELBO):
         _check_scales(model_trace, guide_trace)
     if isinstance(objective, TraceMeanField_ELBO):
