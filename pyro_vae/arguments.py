@@ -58,7 +58,7 @@ def one_line(error: BaseException) -> str:
         traceback.print_exception(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: must be readable and writable, got {error.strerror!r}. Check the path and the space."
-    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"\s+", " ", str(error).split("Trace Shapes:")[0]).strip()
     if isinstance(error, RuntimeError | MemoryError):
         return f"pyro-vae: must fit the machine and its libraries, got {textwrap.shorten(text, 200)} Use smaller sizes."
     return _option_error(text) if isinstance(error, argparse.ArgumentError) else text

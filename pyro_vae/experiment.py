@@ -277,6 +277,8 @@ def build_vae(
     """
     with isolated(seed):
         if not takes_guide(prior):
+            if prior_guide is not None:
+                raise ValueError("prior_guide: must have a VampPrior, got another prior. Leave the option away.")
             return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
         made = likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
         through = made[1] if prior_guide is None else prior_guide(data_shape, latent_dim)

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import nn
 
 from pyro_vae import MLP, VAE, BernoulliLikelihood, StandardNormalPrior, VampPrior, fit, guides, log_likelihood
-from pyro_vae.models import BottomUpGuide
+from pyro_vae.models import BottomUpGuide, HierarchicalVAE
 from pyro_vae.objectives import (
     IWAE,
     VIMCO,
@@ -184,3 +184,32 @@ def test_steps_on_a_flow_in_the_prior_have_second_derivatives() -> None:
     numeric = (values[0] - values[1]) / (2 * step)
     assert isinstance(raw, nn.Parameter)
     torch.testing.assert_close((gradient * direction).sum(), numeric, rtol=1e-5, atol=1e-9)
+
+
+def test_a_continuous_guide_of_a_discrete_prior_is_refused_in_one_line() -> None:
+    guide = guides.DiagonalNormalGuide((5,), 6, net=small)
+    vae, x = VAE(CategoricalPrior(6, categories=3), BernoulliLikelihood(6, (5,), net=small), guide), torch.ones(4, 5)
+    for attempt in (
+        lambda: fit(vae.model, vae.guide, x, epochs=1, batch_size=4),
+        lambda: log_likelihood(vae.model, vae.guide, x, num_samples=3),
+        lambda: IWAE().differentiable_loss(vae.model, vae.guide, x),
+    ):
+        with pytest.raises(
+            ValueError, match=r"site 'z' discrete in the model and continuous in the guide\. Use"
+        ) as info:
+            attempt()
+        assert "\n" not in str(info.value)
+
+
+def test_categories_must_be_shared() -> None:
+    guide = guides.CategoricalGuide((5,), 6, categories=2)
+    with pytest.raises(ValueError, match=r"^VAE: prior and guide must share categories, got prior=3, guide=2"):
+        VAE(CategoricalPrior(6, categories=3), BernoulliLikelihood(6, (5,)), guide)
+
+
+def test_layers_and_their_guides_are_of_their_kind() -> None:
+    with pytest.raises(ValueError, match=r"^BottomUpGuide: every layer must be an AmortizedGuide, got HMCGuide"):
+        BottomUpGuide([guides.HMCGuide((5,), 3), guides.DiagonalNormalGuide((3,), 2)])
+    conditionals = [guides.DiagonalNormalGuide((2,), 3)]
+    with pytest.raises(ValueError, match=r"^HierarchicalVAE: the guide must be a BottomUpGuide, .* got IAFGuide"):
+        HierarchicalVAE(StandardNormalPrior(2), conditionals, BernoulliLikelihood(3, (5,)), guides.IAFGuide((5,), 3))

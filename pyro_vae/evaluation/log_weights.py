@@ -21,6 +21,7 @@ from pyro_vae.isolation import isolated
 from pyro_vae.param_store import no_registration
 from pyro_vae.traces import (
     Layout,
+    check_kinds,
     check_plates,
     check_shape,
     check_sites,
@@ -73,6 +74,7 @@ class Weigher:
         self.model, self.guide, self.args = model, guide, args
         with torch.no_grad(), isolated(validate=is_validation_enabled()), SupportCheck("log_weights"):
             model_trace, guide_trace = self._trace(None, args)
+            check_kinds("log_weights", model_trace, guide_trace)
             for site in [*sites(model_trace), *sites(guide_trace)]:
                 # Here, without the samples' plate: with it, (data, data) may pass for (samples, data).
                 log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])

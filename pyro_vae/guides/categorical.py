@@ -88,7 +88,7 @@ class CategoricalGuide(AmortizedGuide):
                 "CategoricalGuide: straight_through must go with relaxed draws, got "
                 f"estimator={estimator!r}. Use estimator='relaxed'."
             )
-        self.estimator, self.straight_through = estimator, straight_through
+        self.estimator, self.straight_through, self.categories = estimator, straight_through, shape[-1]
         self.infer = {"enumerate": "parallel"} if estimator == "enumerate" else {}
         # A buffer, so that a recorded step reads it anew; saved, since it may have been annealed.
         self.register_buffer("temperature", torch.tensor(float(temperature)), persistent=estimator == "relaxed")

@@ -112,6 +112,11 @@ class HierarchicalVAE(nn.Module):
         skip: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(guide, LayeredGuide):
+            raise ValueError(
+                "HierarchicalVAE: the guide must be a BottomUpGuide, TopDownGuide or LadderGuide, got "
+                f"{type(guide).__name__}. Build one from a guide per layer."
+            )
         dims = _latent_dims(prior, conditionals)
         expected = sum(dims) if skip else dims[0]
         if likelihood.latent_dim != expected:

@@ -28,6 +28,12 @@ class LayeredGuide(nn.Module, ABC):
         super().__init__()
         if not layers:
             raise ValueError(f"{type(self).__name__}: there must be a layer, got layers=[]. Pass one per latent.")
+        wrong = [type(layer).__name__ for layer in layers if not isinstance(layer, AmortizedGuide)]
+        if wrong:
+            raise ValueError(
+                f"{type(self).__name__}: every layer must be an AmortizedGuide, got {wrong[0]}. "
+                "Use one whose posterior does not depend on the model, such as DiagonalNormalGuide or IAFGuide."
+            )
         self.data_shape = tuple(data_shape)
         self.layers = layer_list(layers)
 

@@ -95,6 +95,12 @@ class VAE(nn.Module):
                 "VAE: a VampPrior's guide must not depend on the model, whose prior it is, got "
                 f"guide={type(prior.guide).__name__}. Build the prior with another guide."
             )
+        categories = getattr(prior, "categories", None), getattr(guide, "categories", None)
+        if None not in categories and len(set(categories)) > 1:
+            raise ValueError(
+                f"VAE: prior and guide must share categories, got prior={categories[0]}, guide={categories[1]}. "
+                "Build both with the same categories."
+            )
         shapes = {"likelihood": likelihood.data_shape, "guide": guide.data_shape}
         if isinstance(prior, VampPrior):
             shapes["pseudo-inputs"] = prior.data_shape

@@ -26,7 +26,7 @@ class BetaTC(PerDatumObjective):
     It holds for one latent site whose posterior factorises over the dimensions.
 
     Args:
-        num_data: size of the data set N.
+        num_data: size of the data set N; None takes the batch's. It shifts the loss by a constant, no gradient.
         beta: weight of the total correlation, a number or a :class:`~pyro_vae.objectives.Schedule`.
         alpha: weight of the mutual information.
         gamma: weight of the dimensions' KL.
@@ -43,7 +43,7 @@ class BetaTC(PerDatumObjective):
         >>> import torch
         >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
-        >>> objectives.BetaTC(num_data=60000)(vae.model, vae.guide)(torch.ones(7, 5)).backward()
+        >>> objectives.BetaTC(beta=4.0)(vae.model, vae.guide)(torch.ones(7, 5)).backward()
     """
 
     additive = False
@@ -52,14 +52,15 @@ class BetaTC(PerDatumObjective):
     def __init__(
         self,
         *,
-        num_data: int,
+        num_data: int | None = None,
         beta: float | Schedule = 6.0,
         alpha: float = 1.0,
         gamma: float = 1.0,
         num_particles: int = 1,
     ) -> None:
         super().__init__(num_particles=num_particles, beta=beta)
-        self._require("num_data", num_data, num_data >= 1, "must be the size of the data set", "Use len(data)")
+        known = num_data is None or num_data >= 1
+        self._require("num_data", num_data, known, "must be the size of the data set", "Use len(data)")
         for name, weight in (("alpha", alpha), ("gamma", gamma)):
             self._require(name, weight, weight >= 0, "must not be negative", "Use 1")
         self.num_data, self.alpha, self.gamma = num_data, float(alpha), float(gamma)
@@ -84,12 +85,12 @@ class Parts(NamedTuple):
     dimensions: Tensor
 
 
-def decompose(draws: Draws, num_data: int) -> Parts:
+def decompose(draws: Draws, num_data: int | None) -> Parts:
     """The parts of the KL at each draw, with the aggregate posterior estimated from the batch."""
     site = draws.guide_trace.nodes[latents(draws.model_trace)[0]["name"]]
     z = site["value"].movedim(0, 1).unsqueeze(2)  # (B, K, 1, *event)
     each = site["fn"].base_dist.log_prob(z).flatten(3)  # (B, K, B, D): draw k for datum i under q(z_d | x_j)
-    normaliser = math.log(num_data) + math.log(each.shape[2])
+    normaliser = math.log(num_data or each.shape[2]) + math.log(each.shape[2])
     log_joint = (each.sum(-1).logsumexp(2) - normaliser).T  # (K, B)
     log_product = (each.logsumexp(2) - normaliser).sum(-1).T  # (K, B)
     return Parts(draws.log_guide - log_joint, log_joint - log_product, log_product - draws.log_prior)

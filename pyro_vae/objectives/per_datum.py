@@ -19,6 +19,7 @@ from pyro_vae.objectives.schedules import Schedule
 from pyro_vae.param_store import no_registration
 from pyro_vae.traces import (
     Layout,
+    check_kinds,
     check_plates,
     check_shape,
     check_sites,
@@ -117,6 +118,7 @@ class PerDatumObjective(Objective):
         with evaluating(model, guide), isolated(validate=is_validation_enabled()), no_registration():
             with poutine.block():
                 model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
+            check_kinds(name, model_trace, guide_trace)
             for site in [*sites(model_trace), *sites(guide_trace)]:
                 # Here, without the particles' plate: with it, (data, data) may pass for (particles, data).
                 log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
@@ -140,7 +142,7 @@ class PerDatumObjective(Objective):
             what = f"infer={site['infer']} at site {site['name']!r}"
             if site["infer"].get("enumerate"):
                 rule = "the guide must draw its sites"
-                raise refusal(name, rule, what, "Use EnumeratedELBO, or a guide that does not enumerate")
+                raise refusal(name, rule, what, "Use EnumeratedELBO, or CategoricalGuide(estimator='score')")
             # A relaxed guide is so while it trains alone, so this is looked at where a gradient is asked for.
             if self.pathwise and torch.is_grad_enabled() and not site["fn"].has_rsample:
                 rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"

@@ -23,6 +23,7 @@ from pyro_vae.plotting.figures import (
     samples,
     training_curves,
 )
+from pyro_vae.priors import StandardNormalPrior
 
 _PHRASES = {
     **{"dataset": "{}", "binarize": "{} binarization", "likelihood": "{}", "train": "{} training images"},
@@ -72,7 +73,8 @@ def save_figures(
     figures = {"training_curves": training_curves(history, caption=line)} if history else {}
     if len(x.shape) == 3 or (len(x.shape) == 4 and x.shape[1] in (1, 3)):
         figures |= {"reconstructions": reconstructions(vae, x, caption=line), "samples": samples(vae, caption=line)}
-        figures |= {"manifold": manifold(vae, caption=line)} if vae.latent_dim == 2 else {}
+        flat = vae.latent_dim == 2 and isinstance(vae.prior, StandardNormalPrior)  # whose quantiles the grid has
+        figures |= {"manifold": manifold(vae, caption=line)} if flat else {}
     figures["latents"] = latent_scatter(units.means, test.labels, caption=line)
     figures["active_units"] = active_units(units, caption=line)
     if result is not None:

@@ -39,6 +39,7 @@ class CategoricalPrior(Prior):
     def __init__(self, latent_dim: int, *, categories: int | None = None, learn: bool = False) -> None:
         super().__init__(latent_dim)
         logits = torch.zeros(split_into_variables("CategoricalPrior", latent_dim, categories))  # (V, C)
+        self.categories = logits.shape[-1]
         if learn:
             self.logits = nn.Parameter(logits)
         else:

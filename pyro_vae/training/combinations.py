@@ -53,12 +53,12 @@ def check_combination(
     with evaluating(model, guide), isolated(), poutine.block():
         guide_trace = poutine.trace(guide).get_trace(*args)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
-    check_kinds("fit", model_trace, guide_trace)
     if isinstance(objective, RenyiELBO):
         _check_scales(model_trace, guide_trace)
     if isinstance(objective, TraceMeanField_ELBO):
         _check_order(model_trace, guide_trace)
     _check_enumeration(objective, model_trace, guide_trace, labelled=len(args) > 1)
+    check_kinds("fit", model_trace, guide_trace)
 
 
 def _check_scales(*traces: Trace) -> None:
@@ -92,12 +92,12 @@ def _check_enumeration(objective: ELBO, model_trace: Trace, guide_trace: Trace, 
     marked = [s for t in (guide_trace, model_trace) for s in latents(t) if s["infer"].get("enumerate")]
     if marked and not sums:
         what = f"site {marked[0]['name']!r} with infer={marked[0]['infer']}"
-        advice = "Use objectives.EnumeratedELBO or Pyro's TraceEnum_ELBO, or a guide that draws"
+        advice = "Use EnumeratedELBO or Pyro's TraceEnum_ELBO, or CategoricalGuide(estimator='score' or 'relaxed')"
         raise _refusal(f"{name} must not meet sites to be enumerated", what, advice)
     for site in marked:
         if site["fn"].has_rsample:
             what = f"site {site['name']!r} that is a {type(site['fn']).__name__}"
-            advice = "Use ELBO for a relaxed guide, or one that enumerates"
+            advice = "Use ELBO for a relaxed guide, or CategoricalGuide(estimator='enumerate')"
             raise _refusal(f"{name} must enumerate discrete sites", what, advice)
     drawn = any(not site["fn"].has_rsample for site in latents(guide_trace))
     if sums and not marked and (drawn or not labelled):  # a batch with labels may have nothing to enumerate

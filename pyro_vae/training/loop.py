@@ -74,6 +74,7 @@ class Loop:
         self.model, self.guide, self.batches, self.settings = model, guide, batches, settings
         self.objective = settings.objective
         self.example = _first_batch(batches)
+        check_combination(self.objective, model, guide, self.example, alone=batches.ranks.alone)
         self.trainable = Trainable(self.objective, model, guide, self.example)
         parameters = list(self.trainable.parameters.values())
         self.optimizer = build_optimizer(settings.optimizer, parameters)
@@ -97,7 +98,6 @@ class Loop:
             data = Batches(self.settings.validation, 1, device=self.batches.device, dtype=self.batches.dtype)
             with validating(True):
                 Weigher(self.model, self.guide, next(iter(data.epoch())).args)
-        check_combination(self.objective, self.model, self.guide, self.example, alone=self.ranks.alone)
 
     def attach(self, run: Run | None, resume: bool) -> None:
         """Write to the run folder from now on; with ``resume``, go back to its last checkpoint first.
