@@ -128,14 +128,23 @@ def check_sites(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
         rule = "the guide must sample every latent site of the model and no other"
         raise refusal(owner, rule, what, "Complete the guide")
     check_kinds(owner, model_trace, guide_trace)
-    if augmented and not observations(guide_trace):  # the weights would integrate to no p(x)
-        names = [s["name"] for s in latents(guide_trace) if s["infer"].get("is_auxiliary")]
-        rule = "an auxiliary site of the guide must have a reverse model r(a | x, z), as a factor of the guide"
-        raise refusal(owner, rule, names, "Add pyro.factor('reverse', -log_r, has_rsample=True) to the guide")
+    check_auxiliary(owner, guide_trace)
     for site in sites(guide_trace):
-        if not augmented and isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
+        if not augmented and _is_point(site):
             what = f"a Delta at site {site['name']!r}"
             raise refusal(owner, "the guide must have densities", what, "Use a normal guide")
+
+
+def check_auxiliary(owner: str, guide_trace: Trace) -> None:
+    """Refuse an auxiliary site a without a reverse model: without r(a | x, z) the weights integrate to no p(x).
+
+    Raises:
+        ValueError: the message names the sites.
+    """
+    names = [s["name"] for s in latents(guide_trace) if s["infer"].get("is_auxiliary")]
+    if names and not observations(guide_trace):
+        rule = "an auxiliary site of the guide must have a reverse model r(a | x, z), as a factor of the guide"
+        raise refusal(owner, rule, names, "Add pyro.factor('reverse', -log_r, has_rsample=True) to the guide")
 
 
 def check_kinds(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
@@ -155,9 +164,18 @@ def check_kinds(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
             raise refusal(owner, rule, what, "Use CategoricalGuide with CategoricalPrior, others with each other")
 
 
+def _is_point(site: Any) -> bool:
+    return isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta)
+
+
+def follows(guide_trace: Trace) -> bool:
+    """Whether all that the guide shares with the model follows from auxiliary sites, as in Pyro's autoguides."""
+    return all(_is_point(site) for site in latents(guide_trace) if not site["infer"].get("is_auxiliary"))
+
+
 def _is_discrete(fn: Any) -> bool | None:
     """None where it is not known, or for a point."""
-    if isinstance(getattr(fn, "base_dist", fn), Delta):
+    if _is_point({"fn": fn}):
         return None
     try:
         return bool(fn.support.is_discrete)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import nn
 
 from pyro_vae import fit
@@ -151,3 +152,18 @@ def test_fit_asks_before_the_first_step() -> None:
     assert torch.equal(pair.layer.weight, before)
     fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=EnumeratedELBO())
     assert not torch.equal(pair.layer.weight, before)
+
+
+def test_an_autoguide_s_auxiliary_site_needs_no_reverse_model() -> None:
+    """Its other sites follow from it, one to one, and carry the Jacobian."""
+
+    def model(x):
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, scale), obs=x)
+
+    x = torch.randn(20)
+    guide = AutoMultivariateNormal(model)
+    before = ELBO().loss(model, guide, x)
+    fit(model, guide, x, epochs=30, batch_size=20, optimizer=partial(torch.optim.Adam, lr=0.05), progress=False)
+    assert ELBO(num_particles=50).loss(model, guide, x) < before

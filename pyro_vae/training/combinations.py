@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 
 from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.objectives import Objective
-from pyro_vae.traces import check_kinds, latents, observations, sites
+from pyro_vae.traces import check_auxiliary, check_kinds, follows, latents, observations, sites
 
 Program = Callable[..., Any]
 
@@ -59,6 +59,8 @@ def check_combination(
         _check_order(model_trace, guide_trace)
     _check_enumeration(objective, model_trace, guide_trace, labelled=len(args) > 1)
     check_kinds("fit", model_trace, guide_trace)
+    if not follows(guide_trace):
+        check_auxiliary("fit", guide_trace)
 
 
 def _check_scales(*traces: Trace) -> None:
