@@ -20,6 +20,7 @@ RECORDING = ["tests/test_recording.py", "-m", "not slow"]
 ENGINES = ["tests/test_engines.py", "-m", "not slow"]
 TRAINING = ["tests/test_training_engines.py", "-m", "not slow"]
 PRIORS = ["tests/test_priors.py"]
+SHARED = ["tests/test_shared_pieces.py"]
 HIERARCHY = ["tests/test_hierarchical.py"]
 PER_DATUM = ["tests/test_per_datum_objectives.py", "-k", "not expectation and not ratio"]
 RATIO = ["tests/test_per_datum_objectives.py::test_the_ratio_of_a_known_gradient"]
@@ -380,6 +381,12 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("training/process.py", "and not _is_frozen(module)", "", ["tests/test_refit.py"]),
     ("experiment.py", "load_model(vae, Run(model_from))", "pass", ["tests/test_cli.py", "-k", "refit"]),
     ("evaluation/result.py", "difference.std() / math.sqrt(len(difference))", "difference.std()", ESTIMATORS),
+    ("objectives/programs.py", "(), tie_weights=False)", "())", SHARED),
+    ("objectives/elbo.py", "_Weights(beta, beta)(guide)", "_Weights(self.reconstruction_weight, beta)(guide)", SHARED),
+    ("priors/vamp.py", "self._chosen(sample_shape).rsample()", "self._chosen(sample_shape).sample()", SHARED),
+    ("traces.py", "kinds[0] != kinds[1]", "False", SHARED),
+    ("flows/tanh.py", "return by_r, -by_r * h", "return by_r.detach(), -by_r * h", SHARED),
+    ("flows/autoregressive.py", "z.expand(*z_i.shape, i)", "z", SHARED),
 ]
 
 
