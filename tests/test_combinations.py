@@ -167,3 +167,8 @@ def test_an_autoguide_s_auxiliary_site_needs_no_reverse_model() -> None:
     before = ELBO().loss(model, guide, x)
     fit(model, guide, x, epochs=30, batch_size=20, optimizer=partial(torch.optim.Adam, lr=0.05), progress=False)
     assert ELBO(num_particles=50).loss(model, guide, x) < before
+
+
+def test_fit_names_what_to_use_instead_of_pyro_s_renyi(exact: LinearGaussian) -> None:
+    with pytest.raises(ValueError, match=r"^fit: objective must be .*, got RenyiELBO\. Use objectives\.Renyi"):
+        fit(exact.vae.model, exact.vae.guide, exact.data(20), batch_size=10, objective=RenyiELBO())

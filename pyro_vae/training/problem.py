@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer import ELBO
+from pyro.infer import ELBO, RenyiELBO
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -93,6 +93,8 @@ def check_objective(objective: Any) -> None:
         what, advice = f"the class {name}", f"Write {name}()"
     elif name.startswith("Jit"):
         what, advice = name, f"Use {name.removeprefix('Jit')}: the engines compile it"
+    elif isinstance(objective, RenyiELBO):
+        what, advice = name, "Use objectives.Renyi, which is a bound per datum, under scaled plates too"
     elif not hasattr(objective, "differentiable_loss"):
         what, advice = name, "Use Trace_ELBO(), or Pyro's own SVI for this one"
     else:
