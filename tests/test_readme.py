@@ -31,6 +31,9 @@ def run_python(name: str, page: str) -> dict[str, Any]:
     return names
 
 
+RESULTS = ROOT / "benchmarks/results"
+FREY = {"frey-categorical-diagonal": "diagonal", "frey-categorical-planar": "planar"}
+RECORDED = ["mnist-guides", "mnist-gated-standard", "mnist-gated-vamp", "mnist-two-level", *FREY]
 BLOCKS = blocks_of(README)
 COMMANDS = [
     line.split("#")[0].strip()
@@ -73,3 +76,11 @@ def test_the_results_it_quotes_are_the_recorded_ones() -> None:
     frey = json.loads((ROOT / "benchmarks/results/frey-discretized-logistic/result.json").read_text())["results"][0]
     assert f"{frey['log_likelihood_bits_per_dim']:.2f} bits per dimension" in README
     assert f"(ELBO: {frey['elbo_bits_per_dim']:.2f})" in README
+    results = {name: json.loads((RESULTS / name / "result.json").read_text())["results"] for name in RECORDED}
+    for name, guide in results["mnist-guides"].items():
+        assert f"| {name} | {guide['elbo']['mean']:.2f} |" in README
+        assert f"| {guide['log_likelihood']['mean']:.2f} |" in README
+    for name in RECORDED[1:4]:
+        assert f"{results[name][0]['log_likelihood']['mean']:.2f}" in README
+    for name, label in FREY.items():
+        assert f"{label} {results[name][0]['elbo_bits_per_dim']:.2f}" in README
