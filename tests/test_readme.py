@@ -32,7 +32,11 @@ def run_python(name: str, page: str) -> dict[str, Any]:
 
 
 RESULTS = ROOT / "benchmarks/results"
-FREY = {"frey-categorical-diagonal": "diagonal", "frey-categorical-planar": "planar"}
+FREY = {
+    "frey-categorical-diagonal": "diagonal",
+    "frey-categorical-planar": "planar",
+    "frey-categorical-iaf": "IAF",
+}
 RECORDED = ["mnist-guides", "mnist-gated-standard", "mnist-gated-vamp", "mnist-two-level", *FREY]
 BLOCKS = blocks_of(README)
 COMMANDS = [
