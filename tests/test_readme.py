@@ -36,6 +36,7 @@ FREY = {
     "frey-categorical-diagonal": "diagonal",
     "frey-categorical-planar": "planar",
     "frey-categorical-iaf": "IAF",
+    "frey-categorical-sylvester": "Sylvester",
 }
 RECORDED = ["mnist-guides", "mnist-gated-standard", "mnist-gated-vamp", "mnist-two-level", *FREY]
 BLOCKS = blocks_of(README)
