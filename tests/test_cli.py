@@ -365,3 +365,10 @@ def test_no_space_left_is_one_line(
 @pytest.mark.slow
 def test_killed_and_resumed_runs_end_bit_for_bit_as_the_whole(tmp_path: Path) -> None:
     assert kill_and_resume(tmp_path, kills=3, per_run=3, seed=1) == 0
+
+
+def test_pseudo_inputs_start_at_training_data(tmp_path: Path) -> None:
+    vamp = ["--prior", "VampPrior", "--prior.num_components", "4", "--optimizer.lr", "0"]
+    assert main(["train", *QUICK, *vamp, "--out", str(tmp_path / "run")]) == 0
+    u = load_run(tmp_path / "run").vae.prior.pseudo_inputs
+    assert ((u - 0.02).abs().minimum((u - 0.98).abs()) < 1e-5).all()  # binary images, off the flat ends of the sigmoid
