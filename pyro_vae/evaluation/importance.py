@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.data.batches import Batches, Data
+from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.log_weights import LogWeights, Program, Weigher, prior_proposal
-from pyro_vae.evaluation.result import LogLikelihood
 from pyro_vae.evaluation.streaming import WeightSummary
 from pyro_vae.isolation import evaluating, isolated, module_of, placement, reseed, validating
 from pyro_vae.precision import NetworkPrecision, Precision

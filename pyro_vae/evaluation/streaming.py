@@ -11,6 +11,43 @@ from pyro_vae.evaluation.log_weights import LogWeights
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 
 
+class BoundCurve:
+    r"""The bounds :math:`L_K`, K = 1, 2, 4, ..., of weights that stream by: means over disjoint blocks of K weights.
+
+    Blocks of K are pairs of blocks of K / 2, in the order of the weights, so that all of them are formed as the weights
+    come, each weight is used once for every K, and only one unpaired block of each size has to be kept.
+
+    References:
+        Importance Weighted Autoencoders (Burda et al., 2016), theorem 1: the bounds rise with K.
+        https://arxiv.org/abs/1509.00519
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+        self._unpaired: list[Tensor] = []
+        self._counts: list[int] = []
+
+    def add(self, log_weights: Tensor) -> None:
+        """Take in a chunk, ``(chunk, batch)``, float64."""
+        blocks, level = log_weights, 0  # logarithms of the sums of 2^level weights
+        while len(blocks):
+            if level == len(self._sums):
+                self._sums.append(torch.zeros_like(blocks[0]))
+                self._unpaired.append(blocks[:0])
+                self._counts.append(0)
+            self._sums[level] = self._sums[level] + blocks.sum(0)
+            self._counts[level] += len(blocks)
+            blocks = torch.cat([self._unpaired[level], blocks])
+            even = len(blocks) // 2 * 2
+            self._unpaired[level] = blocks[even:]
+            blocks, level = torch.logaddexp(blocks[0:even:2], blocks[1:even:2]), level + 1
+
+    def result(self) -> Tensor:
+        """``(batch, J)``: the bound of 2^j weights in column j, for as many as there was a whole block of."""
+        bounds = zip(self._sums, self._counts, strict=True)
+        return torch.stack([total / count - j * math.log(2) for j, (total, count) in enumerate(bounds)], -1)
+
+
 class WeightSummary:
     r"""Running sums of log-weights per datum, in float64 and at fixed memory.
 
@@ -23,11 +60,13 @@ class WeightSummary:
     def __init__(self, num_samples: int) -> None:
         self.num_samples, self.tail = num_samples, tail_length(num_samples) + 1
         self._log_sum: Tensor | None = None
+        self._curve = BoundCurve()
 
     def add(self, weights: LogWeights) -> None:
         """Take in a chunk, ``(chunk, batch)``."""
         likelihood, ratio = weights.log_likelihood.double(), weights.log_ratio.double()  # apart: one may be far larger
         total = likelihood + ratio
+        self._curve.add(total)
         parts = (total.logsumexp(0), (2 * total).logsumexp(0), likelihood.sum(0), ratio.sum(0))
         if self._log_sum is None:
             self._log_sum, self._log_sum_squares, self._log_likelihood, self._log_ratio = parts
@@ -40,20 +79,23 @@ class WeightSummary:
         self._largest = candidates.topk(min(self.tail, len(candidates)), dim=0).values
 
     def result(self) -> dict[str, Tensor]:
-        """The estimates per datum, each ``(batch,)``; see :class:`~pyro_vae.evaluation.LogLikelihood`."""
+        """The estimates per datum, ``(batch,)``, and their curve; see :class:`~pyro_vae.evaluation.LogLikelihood`."""
         if self._log_sum is None:
             raise ValueError("WeightSummary: weights must have been added, got none. Call add() first.")
         s = self.num_samples
         # Where every weight is 0 there is no estimate: no effective sample, an infinite error.
         ess = (2 * self._log_sum - self._log_sum_squares).exp().nan_to_num(nan=0.0)
         # Var(w) / E[w]^2 = (S / ess - 1) S / (S - 1), and log has derivative 1 / E[w].
+        estimate, curve = self._log_sum - math.log(s), self._curve.result()
+        whole = curve if s == 2 ** (curve.shape[-1] - 1) else torch.cat([curve, estimate.unsqueeze(-1)], -1)
         relative_variance = (s / ess - 1).clamp_min(0) / (s - 1) if s > 1 else torch.full_like(ess, torch.nan)
         return {
-            "log_likelihood": self._log_sum - math.log(s),
+            "log_likelihood": estimate,
             "standard_error": relative_variance.sqrt(),
             "effective_sample_size": ess,
             "pareto_k": pareto_k(self._largest, s),
             "elbo": (self._log_likelihood + self._log_ratio) / s,
             "distortion": -self._log_likelihood / s,
             "rate": -self._log_ratio / s,
+            "curve": whole,
         }

@@ -1,0 +1,119 @@
+"""The importance-sampling result: estimate, diagnostics and bounds per datum."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from pyro_vae.evaluation.result import Result
+
+_BOUNDS = ("elbo", "distortion", "rate")
+TRUSTED = 0.7
+"""Largest Pareto k with which an importance estimate can be used (Vehtari et al., 2024)."""
+
+
+@dataclass(frozen=True)
+class LogLikelihood(Result):
+    r"""Importance-weighted estimate of log p(x), per datum, in nats.
+
+    :math:`L_S = \log \frac1S \sum_s w_s`, :math:`w_s = p(x, z_s) / q(z_s | x)`: a lower bound on log p(x) in
+    expectation, for every S, which tightens as S grows. Higher is better.
+
+    Attributes:
+        log_likelihood: ``(N,)``, the estimate.
+        standard_error: ``(N,)``, its Monte Carlo standard error by the delta method,
+            :math:`\sqrt{\mathrm{Var}(w) / S} / \bar w`. It does not see the bias of the bound.
+        effective_sample_size: ``(N,)``, :math:`(\sum w)^2 / \sum w^2`, between 1 and S.
+        pareto_k: ``(N,)``, the shape of the weights' tail; above 0.7 estimate and standard error are not to be trusted.
+        elbo: ``(N,)``, the mean log-weight: the evidence lower bound from the same samples.
+        distortion: ``(N,)``, :math:`-E_q[\log p(x | z)]`.
+        rate: ``(N,)``, :math:`E_q[\log q(z | x) - \log p(z)]`; elbo = -(distortion + rate).
+        curve: ``(N, J)``, the bounds L_1, L_2, L_4, ... and L_S at :meth:`curve_sizes`, from the same samples: each is
+            the mean over the disjoint blocks of so many. None in files of earlier versions.
+
+    References:
+        Importance Weighted Autoencoders (Burda et al., 2016), eq. 8 and theorem 1. https://arxiv.org/abs/1509.00519
+        Fixing a broken ELBO (Alemi et al., 2018), section 2: rate and distortion. https://arxiv.org/abs/1711.00464
+        Pareto smoothed importance sampling (Vehtari et al., 2024). https://arxiv.org/abs/1507.02646
+    """
+
+    method: ClassVar[str] = "importance"
+
+    log_likelihood: Tensor
+    standard_error: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+    elbo: Tensor
+    distortion: Tensor
+    rate: Tensor
+    curve: Tensor | None = None
+
+    def curve_sizes(self) -> list[int]:
+        """The numbers of samples K of the columns of ``curve``: powers of two, and S itself."""
+        s = int(self.protocol["num_samples"])
+        powers = [2**j for j in range(s.bit_length())]
+        return powers if powers[-1] == s else [*powers, s]
+
+    def monte_carlo_error(self) -> float:
+        """Standard error of the mean log-likelihood of just these data: what more samples would reduce, in nats."""
+        return float(self.standard_error.square().sum().sqrt() / len(self))
+
+    def bits_per_dim(self, name: str = "log_likelihood") -> float:
+        """Minus the mean of a lower bound, in bits per entry of the datum.
+
+        A code length for discrete data only; for a density it can be negative.
+        """
+        return -self.mean(name) / math.log(2) / int(self.protocol["dimensions"])
+
+    def untrusted(self) -> float:
+        """Share of the data with a Pareto k above 0.7; nan where there were too few samples to tell."""
+        known = self.pareto_k[~self.pareto_k.isnan()]
+        return float((known > TRUSTED).double().mean()) if len(known) else math.nan
+
+    def flagged(self) -> Tensor:
+        """``(M,)``, the rows whose estimate is not to be trusted: Pareto k above 0.7."""
+        return (self.pareto_k > TRUSTED).nonzero().squeeze(-1)
+
+    def advice(self) -> str:
+        """What to do about the flagged data; empty where there are none."""
+        if not len(self.flagged()):
+            return ""
+        return (
+            f"{len(self.flagged())} of {len(self)} data have a Pareto k above {TRUSTED}: their estimates are bounds "
+            "of unknown looseness, and their errors too small. Take more samples, fit a better guide "
+            "(refit_guide), or bound them by annealed importance sampling (annealed_log_likelihood, sandwich)."
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The means with their errors, the curve's means, and the diagnostics."""
+        means = self.means("log_likelihood", "elbo", "rate", "distortion")
+        means["log_likelihood"]["monte_carlo_error"] = self.monte_carlo_error()
+        diagnostics = {
+            "effective_sample_size_median": float(self.effective_sample_size.median()),
+            "pareto_k_above_0.7": self.untrusted(),
+        }
+        names = ("log_likelihood", "elbo") if self.protocol["discrete"] else ()
+        bits = {f"{name}_bits_per_dim": self.bits_per_dim(name) for name in names}
+        curve = (
+            {}
+            if self.curve is None
+            else {"curve": dict(zip(self.curve_sizes(), self.curve.mean(0).tolist(), strict=True))}
+        )
+        return {**means, **bits, **diagnostics, **curve}
+
+    def __str__(self) -> str:
+        bits = f" ({self.bits_per_dim():.4f} bits per dimension)" if self.protocol["discrete"] else ""
+        bad = "unknown (fewer than 25 samples)" if math.isnan(self.untrusted()) else f"for {self.untrusted():.1%}"
+        ess = f"{float(self.effective_sample_size.median()):.1f} of {self.protocol['num_samples']}"
+        lines = [
+            f"log-likelihood  {self.mean():.3f} nats per datum{bits}",
+            f"                +- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data",
+            *(f"{n:<15} {self.mean(n):.3f} +- {self.sampling_error(n):.3f} over data" for n in _BOUNDS),
+            f"effective sample size, median: {ess}; Pareto k > {TRUSTED}: {bad}",
+            *([f"not to be trusted: {self.advice()}"] if self.advice() else []),
+            "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()),
+        ]
+        return "\n".join(lines)
