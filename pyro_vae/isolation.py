@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pyro import validation_enabled
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.param_store import no_registration
 
@@ -56,6 +56,12 @@ def module_of(program: Callable[..., Any]) -> nn.Module | None:
     """The module that a program is, or is a method of; None for a plain function."""
     owner = program if isinstance(program, nn.Module) else getattr(program, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
+
+
+def state_of(*programs: Callable[..., Any]) -> list[Tensor]:
+    """Parameters and buffers of the programs that are modules, each once."""
+    modules = [m for m in map(module_of, programs) if m is not None]
+    return list({id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}.values())
 
 
 @contextmanager

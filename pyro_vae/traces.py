@@ -5,7 +5,7 @@ What measures (:mod:`pyro_vae.evaluation`) and what trains (:mod:`pyro_vae.objec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,13 +112,19 @@ def shared_plates(owner: str, *traces: Trace) -> dict[str, list[Any]]:
     return found
 
 
-def check_sites(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
+def check_sites(owner: str, model_trace: Trace, guide_trace: Trace, *, summed: Collection[str] = ()) -> None:
     """Refuse a pair without weights: data or latent sites are missing, or have no density.
+
+    Args:
+        owner: name to begin the message with.
+        model_trace: of the model.
+        guide_trace: of the guide.
+        summed: names of latent sites that need no guide, since they are summed out.
 
     Raises:
         ValueError: the message names the site.
     """
-    latent = {s["name"] for s in latents(model_trace)}
+    latent = {s["name"] for s in latents(model_trace)} - set(summed)
     proposed = {s["name"] for s in sites(guide_trace) if not s["infer"].get("is_auxiliary")}
     augmented = len(proposed) < len(sites(guide_trace))  # then a latent may follow from an auxiliary site
     if not observations(model_trace):
@@ -126,7 +132,10 @@ def check_sites(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
     if latent != proposed:
         what = f"model sites {sorted(latent)}, guide sites {sorted(proposed)}"
         rule = "the guide must sample every latent site of the model and no other"
-        raise refusal(owner, rule, what, "Complete the guide")
+        missing = [s for s in latents(model_trace) if s["name"] in latent - proposed]
+        can_sum = any(_is_discrete(s["fn"]) for s in missing) and owner == "log_weights"
+        advice = ', or mark discrete sites with infer={"enumerate": "parallel"} to sum over them' if can_sum else ""
+        raise refusal(owner, rule, what, f"Complete the guide{advice}")
     check_kinds(owner, model_trace, guide_trace)
     check_auxiliary(owner, guide_trace)
     for site in sites(guide_trace):

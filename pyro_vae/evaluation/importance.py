@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from itertools import chain
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from pyro_vae.data.batches import Batches, Data
+from pyro_vae.data.batches import Data
+from pyro_vae.evaluation.joint import Program
 from pyro_vae.evaluation.likelihood import LogLikelihood
-from pyro_vae.evaluation.log_weights import LogWeights, Program, Weigher, prior_proposal
+from pyro_vae.evaluation.log_weights import LogWeights, Weigher, guides_of, prior_proposal
+from pyro_vae.evaluation.per_batch import PerBatch, check_sizes
 from pyro_vae.evaluation.streaming import WeightSummary
-from pyro_vae.isolation import evaluating, isolated, module_of, placement, reseed, validating
+from pyro_vae.isolation import state_of, validating
 from pyro_vae.precision import NetworkPrecision, Precision
-from pyro_vae.ranks import join
 from pyro_vae.recording import Recorded, RecordingError
 
 WORTH_COMPILING = 2_000
@@ -26,7 +25,7 @@ WORTH_COMPILING = 2_000
 
 def log_likelihood(
     model: Program,
-    guide: Program,
+    guide: Program | Sequence[Program],
     data: Data,
     *,
     num_samples: int = 5000,
@@ -51,7 +50,8 @@ def log_likelihood(
 
     Args:
         model: Pyro model with observed sites.
-        guide: Pyro guide for it.
+        guide: Pyro guide for it, or any proposal, such as :func:`~pyro_vae.evaluation.inflated_proposal`; or several,
+            whose mixture in equal parts is the proposal (multiple importance sampling).
         data: an ``ImageSet``; a tensor ``(N, *data_shape)``; or an iterable of batches, each a tensor or a tuple of
             arguments.
         num_samples: number of draws of z per datum S.
@@ -86,27 +86,29 @@ def log_likelihood(
         >>> result.log_likelihood.shape, bool((result.log_likelihood >= result.elbo).all())
         (torch.Size([7]), True)
     """
-    _check_sizes(num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
-    propose = prior_proposal(model) if proposal == "prior" else guide
-    device, dtype = placement(model, guide)
-    batches, ranks = Batches(data, batch_size, device=device, dtype=dtype), join()
-    chunks = len(batches) * -(-num_samples // chunk_size) // ranks.size
-    sampler = Sampler(model, propose, data_plate, compiled=_compiles(engine, chunks))
-    parts, own = [], {"estimator": "importance", "num_samples": num_samples, "proposal": proposal, "sample_seed": seed}
-    bar = tqdm(disable=not (progress and ranks.first), unit=" data", total=batches.num_data)
-    with bar, evaluating(model, guide), isolated(seed), NetworkPrecision(precision):
-        for number, batch in enumerate(batches.epoch()):
-            if number % ranks.size == ranks.rank:
-                reseed(seed, number)
-                sampler.check(batch.args)
-                parts.append((number, _summary(sampler, batch.args, num_samples, chunk_size)))
-                own |= _kind(batch.args[0], discrete=sampler.discrete)
-            bar.update(len(batch))
-    gathered = sorted(chain(*ranks.gather(parts)), key=lambda part: part[0])
-    if not gathered:
-        raise ValueError("log_likelihood: data must not be empty, got no batch. Pass at least one datum.")
-    own = ranks.from_first(own)
-    tensors = {key: torch.cat([part[key] for _, part in gathered]) for key in gathered[0][1]}
+    check_sizes("log_likelihood", num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
+    proposals = (prior_proposal(model),) if proposal == "prior" else guides_of(guide)
+    unit = "draws" if progress else None
+    programs = (model, *proposals)
+    batches = PerBatch("log_likelihood", programs, data, batch_size, seed=seed, progress=unit, amount=num_samples)
+    chunks = batches.share() * -(-num_samples // chunk_size)
+    sampler = Sampler(model, proposals, data_plate, compiled=_compiles(engine, chunks))
+    own = {"estimator": "importance", "num_samples": num_samples, "proposal": _name(proposal, proposals)}
+    own |= {"sample_seed": seed}
+
+    def summarise(args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
+        sampler.check(args)
+        own.update(kind_of(args[0], discrete=sampler.discrete))
+        summary = WeightSummary(num_samples)
+        for start in range(0, num_samples, chunk_size):
+            count = min(chunk_size, num_samples - start)
+            summary.add(sampler(count, args))
+            advance(count)
+        return summary.result()
+
+    with NetworkPrecision(precision):
+        tensors = batches.run(summarise)
+    own = batches.ranks.from_first(own)
     own |= {"num_data": len(tensors["log_likelihood"]), "precision": precision}
     return LogLikelihood(**tensors, protocol={**(protocol or {}), **own})
 
@@ -116,21 +118,19 @@ class Sampler:
 
     Args:
         model: Pyro model.
-        guide: Pyro guide or another proposal.
+        guides: Pyro guides or other proposals.
         data_plate: name of the plate over the data, where it is not the only one.
         compiled: whether to record and compile the programs; where that fails they run eagerly, after one warning.
     """
 
-    def __init__(self, model: Program, guide: Program, data_plate: str | None, *, compiled: bool) -> None:
-        self.model, self.guide, self.data_plate = model, guide, data_plate
-        modules = [m for m in map(module_of, (model, guide)) if m is not None]
-        state = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
-        self._recorded = Recorded(self._draw, list(state.values())) if compiled else None
+    def __init__(self, model: Program, guides: Sequence[Program], data_plate: str | None, *, compiled: bool) -> None:
+        self.model, self.guides, self.data_plate = model, guides, data_plate
+        self._recorded = Recorded(self._draw, state_of(model, *guides)) if compiled else None
 
     def check(self, args: tuple[Any, ...]) -> None:
         """Examine the programs on the batch, in full and once; the draws are not checked any more."""
         with validating(True):
-            self._weigher = Weigher(self.model, self.guide, args, data_plate=self.data_plate)
+            self._weigher = Weigher(self.model, self.guides, args, data_plate=self.data_plate)
         self.discrete = self._weigher.discrete
 
     def __call__(self, num_samples: int, args: tuple[Any, ...]) -> LogWeights:
@@ -153,19 +153,14 @@ def _compiles(engine: str, chunks: int) -> bool:
     return engine == "compiled" or (engine == "auto" and chunks >= WORTH_COMPILING)
 
 
-def _kind(data: Tensor, *, discrete: bool) -> dict[str, Any]:
+def kind_of(data: Tensor, *, discrete: bool) -> dict[str, Any]:
+    """What a protocol says of the data: dtype, entries of a datum, probability or density."""
     dtype = str(data.dtype).removeprefix("torch.")
     return {"dtype": dtype, "dimensions": math.prod(data.shape[1:]), "discrete": discrete}
 
 
-def _summary(sampler: Sampler, args: tuple[Any, ...], num_samples: int, chunk_size: int) -> dict[str, Tensor]:
-    summary = WeightSummary(num_samples)
-    for start in range(0, num_samples, chunk_size):
-        summary.add(sampler(min(chunk_size, num_samples - start), args))
-    return {key: value.cpu() for key, value in summary.result().items()}
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"log_likelihood: {name} must be at least 1, got {name}={size}. Use a positive number.")
+def _name(proposal: str, guides: Sequence[Program]) -> str:
+    if proposal == "prior":
+        return proposal
+    names = [getattr(guide, "proposal_name", "guide") for guide in guides]
+    return names[0] if len(names) == 1 else f"mixture of {len(names)}: {', '.join(names)}"

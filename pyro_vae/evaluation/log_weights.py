@@ -6,16 +6,17 @@ own ``vectorized_importance_weights`` returns one weight for the whole batch; he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.evaluation.joint import Joint, Program, repeated, summed_sites
 from pyro_vae.evaluation.support import SupportCheck
 from pyro_vae.isolation import isolated
 from pyro_vae.param_store import no_registration
@@ -32,8 +33,6 @@ from pyro_vae.traces import (
     shared_plates,
     sites,
 )
-
-Program = Callable[..., Any]
 
 
 class LogWeights(NamedTuple):
@@ -54,9 +53,11 @@ class Weigher:
     """Draws log-weights of one batch; the structure of the programs is examined once.
 
     Args:
-        model: Pyro model with observed sites, called as ``model(*args)``.
-        guide: Pyro guide or any proposal for the model's latent sites, called as ``guide(*args)``.
-        args: what both are called with: a batch of data.
+        model: Pyro model with observed sites, called as ``model(*args)``. Discrete latent sites that it marks with
+            ``infer={"enumerate": "parallel"}`` and the guide does not sample are summed out.
+        guide: Pyro guide or any proposal for the model's latent sites, called as ``guide(*args)``; or several of them,
+            whose mixture in equal parts is the proposal.
+        args: what all are called with: a batch of data.
         data_plate: name of the plate that ranges over the data; needed only where several plates hold all sites.
 
     Raises:
@@ -65,28 +66,44 @@ class Weigher:
 
     Attributes:
         discrete: whether every observed site is discrete, so that the log-likelihood is that of a probability.
+        joint: the model's density at given latents.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), eq. 8. https://arxiv.org/abs/1509.00519
+        Optimally combining sampling techniques for Monte Carlo rendering (Veach and Guibas, 1995), section 3: the
+        mixture's density as every draw's weight (balance heuristic). https://doi.org/10.1145/218380.218498
     """
 
-    def __init__(self, model: Program, guide: Program, args: tuple[Any, ...], *, data_plate: str | None = None) -> None:
-        self.model, self.guide, self.args = model, guide, args
+    def __init__(
+        self,
+        model: Program,
+        guide: Program | Sequence[Program],
+        args: tuple[Any, ...],
+        *,
+        data_plate: str | None = None,
+    ) -> None:
+        self.model, self.guides, self.args = model, guides_of(guide), args
         with torch.no_grad(), isolated(validate=is_validation_enabled()), SupportCheck("log_weights"):
-            model_trace, guide_trace = self._trace(None, args)
-            check_kinds("log_weights", model_trace, guide_trace)
-            for site in [*sites(model_trace), *sites(guide_trace)]:
+            guide_traces = [self._guide_trace(g, None, args) for g in self.guides]
+            model_trace = self._examine_model(guide_traces[0])
+            for guide_trace in guide_traces:
+                check_kinds("log_weights", model_trace, guide_trace)
+            for site in [s for trace in (model_trace, *guide_traces) for s in sites(trace)]:
                 # Here, without the samples' plate: with it, (data, data) may pass for (samples, data).
                 log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
                 check_shape("log_weights", site, log_prob)
-        check_sites("log_weights", model_trace, guide_trace)
-        for trace in (model_trace, guide_trace):
+        summed = summed_sites(model_trace, guide_traces[0])
+        for guide_trace in guide_traces:
+            check_sites("log_weights", model_trace, guide_trace, summed=summed)
+            self._check_mixture(guide_trace)
+        for trace in (model_trace, *guide_traces):
             check_plates("log_weights", trace, random=False)
-        plate = _data_plate(shared_plates("log_weights", model_trace, guide_trace), data_plate)
-        self.layout = Layout("log_weights", depth_of(model_trace, guide_trace), (plate.dim,))
+        plate = _data_plate(shared_plates("log_weights", model_trace, *guide_traces), data_plate)
+        self.layout = Layout("log_weights", depth_of(model_trace, *guide_traces), (plate.dim,))
         if data_plate is None and isinstance(args[0], Tensor) and plate.size != len(args[0]):
             what = f"plate {plate.name!r} of size {plate.size} and a batch of {len(args[0])}"
             raise _refusal("the plate of the data must have the length of the batch", what, "Pass data_plate=NAME")
+        self.joint = Joint(model, self.layout, model_trace, summed)
         self.discrete = all(_is_discrete(site["fn"]) for site in observations(model_trace))
 
     def __call__(self, num_samples: int) -> LogWeights:
@@ -95,25 +112,72 @@ class Weigher:
 
     def draw(self, num_samples: int, *args: Any) -> LogWeights:
         """The same for another batch of the same shape."""
-        model_trace, guide_trace = self._trace(num_samples, args)
-        log_q = self.layout.sum(num_samples, sites(guide_trace))
-        log_p = self.layout.sum(num_samples, latents(model_trace))
-        return LogWeights(self.layout.sum(num_samples, observations(model_trace)), log_p - log_q)
-
-    def _trace(self, num_samples: int | None, args: tuple[Any, ...]) -> tuple[Trace, Trace]:
         with no_registration():
-            guide_trace = poutine.trace(self._repeat(self.guide, num_samples)).get_trace(*args)
-            model = poutine.replay(self._repeat(self.model, num_samples), trace=guide_trace)
-            return poutine.trace(model).get_trace(*args), guide_trace
+            trace, log_q = self.propose(num_samples, args)
+            density = self.joint(num_samples, args, trace)
+        return LogWeights(density.log_likelihood, density.log_prior - log_q)
 
-    def _repeat(self, program: Program, num_samples: int | None) -> Program:
-        if num_samples is None:
-            return program
-        return pyro.plate("importance_samples", num_samples, dim=-self.layout.depth - 1)(program)
+    def propose(self, num_samples: int, args: tuple[Any, ...]) -> tuple[Trace, Tensor]:
+        """Latents from the proposal, as a trace, and their log-density, ``(num_samples, batch)``."""
+        traces = [self._guide_trace(guide, num_samples, args) for guide in self.guides]
+        if len(traces) == 1:
+            return traces[0], self.layout.sum(num_samples, sites(traces[0]))
+        trace = self._choose(num_samples, traces)
+        return trace, self.log_guide(num_samples, args, trace)
+
+    def log_guide(self, num_samples: int, args: tuple[Any, ...], trace: Trace) -> Tensor:
+        """Log-density of the proposal at the latents of a trace, ``(num_samples, batch)``."""
+        densities = []
+        for guide in self.guides:
+            own = self._guide_trace(poutine.replay(guide, trace=trace), num_samples, args)
+            densities.append(self.layout.sum(num_samples, sites(own)))
+        return torch.stack(densities).logsumexp(0) - math.log(len(densities))
+
+    def _choose(self, num_samples: int, traces: list[Trace]) -> Trace:
+        """For each sample and datum the latents of one guide, drawn in equal parts."""
+        chosen, latent = traces[0].copy(), latents(traces[0])
+        like = latent[0]["value"]
+        size = self.layout.per_datum(num_samples, latent[0], torch.zeros_like(latent[0]["fn"].log_prob(like))).shape
+        index = torch.randint(len(traces), size, device=like.device)  # (K, B)
+        for site in latent:
+            value = site["value"]
+            for number, trace in enumerate(traces[1:], 1):
+                here = self.layout.spread(site, index == number, event_dim=site["fn"].event_dim)
+                value = torch.where(here, trace.nodes[site["name"]]["value"], value)
+            chosen.nodes[site["name"]] = {**site, "value": value}
+        return chosen
+
+    def _check_mixture(self, guide_trace: Trace) -> None:
+        auxiliary = [s["name"] for s in latents(guide_trace) if s["infer"].get("is_auxiliary")]
+        if len(self.guides) > 1 and auxiliary:
+            rule = "guides that are mixed must have a density at any z"
+            raise _refusal(rule, f"the auxiliary sites {auxiliary}", "Leave that guide out of the mixture")
+
+    def _examine_model(self, guide_trace: Trace) -> Trace:
+        with no_registration():
+            return poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*self.args)
+
+    def _guide_trace(self, guide: Program, num_samples: int | None, args: tuple[Any, ...]) -> Trace:
+        with no_registration():
+            if num_samples is not None:
+                guide = repeated(guide, num_samples, self.layout)
+            return poutine.trace(guide).get_trace(*args)
+
+
+def guides_of(guide: Program | Sequence[Program]) -> tuple[Program, ...]:
+    """One guide or several as a tuple.
+
+    Raises:
+        ValueError: an empty sequence.
+    """
+    found = (guide,) if callable(guide) else tuple(guide)
+    if not found:
+        raise _refusal("there must be a guide", "an empty list", "Pass one, or prior_proposal(model)")
+    return found
 
 
 def log_weights(
-    model: Program, guide: Program, x: Any, num_samples: int = 1, *, data_plate: str | None = None
+    model: Program, guide: Program | Sequence[Program], x: Any, num_samples: int = 1, *, data_plate: str | None = None
 ) -> Tensor:
     r"""Log importance weights per datum, :math:`\log p(x, z_k) - \log q(z_k | x)`, :math:`z_k \sim q(z | x)`.
 
@@ -121,7 +185,7 @@ def log_weights(
 
     Args:
         model: Pyro model with observed sites.
-        guide: Pyro guide, or any proposal for the latent sites.
+        guide: Pyro guide, or any proposal for the latent sites; or several, to be mixed in equal parts.
         x: the batch that both are called with; a tuple for several arguments.
         num_samples: number of latents per datum K.
         data_plate: name of the plate over the data, where it is not the only one that holds all sites.
