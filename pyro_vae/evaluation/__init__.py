@@ -1,5 +1,6 @@
 """Evaluation: per-datum numbers with their uncertainty."""
 
+from pyro_vae.evaluation.annealed import AnnealedLogLikelihood, annealed_log_likelihood
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.inflation import InflatedProposal
@@ -9,12 +10,14 @@ from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.result import Result
 
 __all__ = [
+    "AnnealedLogLikelihood",
     "InflatedProposal",
     "LatentDiagnostics",
     "LogLikelihood",
     "LogWeights",
     "Result",
     "Weigher",
+    "annealed_log_likelihood",
     "latent_diagnostics",
     "log_likelihood",
     "log_weights",

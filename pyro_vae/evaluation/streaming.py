@@ -83,15 +83,12 @@ class WeightSummary:
         if self._log_sum is None:
             raise ValueError("WeightSummary: weights must have been added, got none. Call add() first.")
         s = self.num_samples
-        # Where every weight is 0 there is no estimate: no effective sample, an infinite error.
-        ess = (2 * self._log_sum - self._log_sum_squares).exp().nan_to_num(nan=0.0)
-        # Var(w) / E[w]^2 = (S / ess - 1) S / (S - 1), and log has derivative 1 / E[w].
-        estimate, curve = self._log_sum - math.log(s), self._curve.result()
+        estimate, error, ess = _moments(self._log_sum, self._log_sum_squares, s)
+        curve = self._curve.result()
         whole = curve if s == 2 ** (curve.shape[-1] - 1) else torch.cat([curve, estimate.unsqueeze(-1)], -1)
-        relative_variance = (s / ess - 1).clamp_min(0) / (s - 1) if s > 1 else torch.full_like(ess, torch.nan)
         return {
             "log_likelihood": estimate,
-            "standard_error": relative_variance.sqrt(),
+            "standard_error": error,
             "effective_sample_size": ess,
             "pareto_k": pareto_k(self._largest, s),
             "elbo": (self._log_likelihood + self._log_ratio) / s,
@@ -99,3 +96,27 @@ class WeightSummary:
             "rate": -self._log_ratio / s,
             "curve": whole,
         }
+
+
+def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The logarithm of the mean of weights, its standard error, and the effective sample size.
+
+    Args:
+        log_weights: ``(S, batch)``, float64.
+
+    Returns:
+        Three times ``(batch,)``; the error is nan where there is one weight only.
+
+    Example:
+        >>> log_mean(torch.tensor([[0.0], [0.0]], dtype=torch.float64))
+        (tensor([0.], dtype=torch.float64), tensor([0.], dtype=torch.float64), tensor([2.], dtype=torch.float64))
+    """
+    return _moments(log_weights.logsumexp(0), (2 * log_weights).logsumexp(0), len(log_weights))
+
+
+def _moments(log_sum: Tensor, log_sum_squares: Tensor, s: int) -> tuple[Tensor, Tensor, Tensor]:
+    # Where every weight is 0 there is no estimate: no effective sample, an infinite error.
+    ess = (2 * log_sum - log_sum_squares).exp().nan_to_num(nan=0.0)
+    # Var(w) / E[w]^2 = (S / ess - 1) S / (S - 1), and log has derivative 1 / E[w].
+    relative_variance = (s / ess - 1).clamp_min(0) / (s - 1) if s > 1 else torch.full_like(ess, torch.nan)
+    return log_sum - math.log(s), relative_variance.sqrt(), ess

@@ -1,0 +1,201 @@
+"""Hamiltonian Monte Carlo on the path between two densities: many chains for many data at once."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.density import LatentDensity
+from pyro_vae.recording import Recorded, RecordingError
+
+TARGET_ACCEPTANCE = 0.65
+"""What step sizes are adapted to (Neal, 2011, section 5.4.4.3; Wu et al., 2017)."""
+SETTLING = 20
+"""Number of transitions of a pilot before it sets out."""
+_JITTER = 0.2  # of the step size, so that no trajectory is a whole period
+_GAIN = 0.3  # of the adaptation of the log step size
+_MEMORY = 0.9  # of the running variance
+
+
+class State(NamedTuple):
+    """Chains with what is known at their places."""
+
+    u: Tensor
+    """``(num_chains, batch, dim)``."""
+    start: Tensor
+    """``(num_chains, batch)``, the log-density that the path starts from."""
+    target: Tensor
+    """``(num_chains, batch)``, log p(x, z)."""
+    start_slope: Tensor
+    """The gradient of ``start``."""
+    target_slope: Tensor
+    """The gradient of ``target``."""
+
+    def log_ratio(self) -> Tensor:
+        """target - start, ``(num_chains, batch)``, float64: the rate at which log-weights grow along the path."""
+        return self.target.double() - self.start.double()
+
+    def energy(self, beta: Tensor) -> Tensor:
+        """Minus the log-density at ``beta`` of the path, float64."""
+        return -(1 - beta) * self.start.double() - beta * self.target.double()
+
+    def slope(self, beta: Tensor) -> Tensor:
+        """The gradient of the log-density at ``beta`` of the path."""
+        weight = beta.to(self.u.dtype)
+        return torch.where(beta < 1, (1 - weight) * self.start_slope, 0.0) + weight * self.target_slope
+
+
+class Steps(NamedTuple):
+    """How a datum's chains move.
+
+    The step in dimension d is ``size * scale[d]``.
+    """
+
+    size: Tensor
+    """``(batch,)``."""
+    scale: Tensor
+    """``(batch, dim)``."""
+
+
+class HMC:
+    r"""Transitions that keep :math:`f_\beta(u) \propto f_0(u)^{1 - \beta} f_1(u)^\beta`.
+
+    A transition draws a momentum :math:`v \sim \mathcal{N}(0, I)`, takes leapfrog steps on :math:`f_\beta`, and is
+    accepted with probability :math:`\min(1, e^{H - H'})`. Step sizes vary by a fifth, at random and whatever the
+    state, which keeps the invariance.
+
+    Args:
+        owner: name to begin messages with.
+        num_steps: number of leapfrog steps.
+        state: parameters and buffers that the densities read.
+        compiled: whether density and gradient are recorded and compiled; where that fails they run eagerly, after one
+            warning.
+
+    References:
+        MCMC using Hamiltonian dynamics (Neal, 2011), section 5.3. https://arxiv.org/abs/1206.1901
+    """
+
+    def __init__(self, owner: str, num_steps: int, state: list[Tensor], *, compiled: bool) -> None:
+        self.owner, self.num_steps = owner, num_steps
+        self._recorded = Recorded(self._locate, state) if compiled else None
+
+    def look_at(self, density: LatentDensity) -> None:
+        """Move on this density from now on; the programs behind it are those of the recording."""
+        self.density = density
+
+    def locate(self, u: Tensor, args: tuple[Any, ...]) -> State:
+        """Densities and gradients at u, ``(num_chains, batch, dim)``."""
+        if self._recorded:
+            try:
+                return State(u, *self._recorded(u, *args))
+            except RecordingError as cause:
+                self._recorded = None
+                warnings.warn(f"{self.owner}: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=2)
+        return State(u, *self._locate(u, *args))
+
+    def transition(self, state: State, beta: Tensor, steps: Steps, args: tuple[Any, ...]) -> tuple[State, Tensor]:
+        """One step of every chain.
+
+        Args:
+            state: where the chains are.
+            beta: scalar, float64; where on the path.
+            steps: how they move.
+            args: the batch.
+
+        Returns:
+            Where they are then, and the probabilities that they accepted with, ``(num_chains, batch)``.
+        """
+        jitter = 1 + _JITTER * (2 * torch.rand_like(state.start) - 1)
+        step = (jitter * steps.size).unsqueeze(-1) * steps.scale  # (K, B, D)
+        momentum = torch.randn_like(state.u)
+        proposed, last = self._leapfrog(state, momentum, beta, step, args)
+        change = state.energy(beta) + _kinetic(momentum) - proposed.energy(beta) - _kinetic(last)
+        probability = change.clamp(max=0).exp().nan_to_num(nan=0.0)
+        accepted = torch.rand_like(probability) < probability
+        return State(*(_choose(accepted, new, old) for new, old in zip(proposed, state, strict=True))), probability
+
+    def _leapfrog(
+        self, state: State, momentum: Tensor, beta: Tensor, step: Tensor, args: tuple[Any, ...]
+    ) -> tuple[State, Tensor]:
+        for _ in range(self.num_steps):
+            momentum = momentum + 0.5 * step * state.slope(beta)
+            state = self.locate(state.u + step * momentum, args)
+            momentum = momentum + 0.5 * step * state.slope(beta)
+        return state, momentum
+
+    def _locate(self, u: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            point = u.detach().requires_grad_()
+            start, target = self.density.ends(point, args)
+            (start_slope,) = torch.autograd.grad(start.sum(), point, retain_graph=True)
+            (target_slope,) = torch.autograd.grad(target.sum(), point)
+        return start.detach(), target.detach(), start_slope, target_slope
+
+
+class Adapted:
+    """Steps along a path, found by a pilot and kept from then on: they do not depend on the chains they serve.
+
+    The pilot's chains go along the path once. Each datum has its own step size, adapted to
+    :data:`TARGET_ACCEPTANCE` of its chains, and its own scale in each dimension, the running standard deviation of its
+    chains. With these scales a quarter of a normal's period is a trajectory of length pi / 2: longer ones are not made.
+
+    Args:
+        hmc: the transitions.
+        u: where the pilot starts, ``(num_chains, batch, dim)``.
+        betas: ``(num,)``, float64, where on the path the pilot stops, one transition each, after
+            :data:`SETTLING` at the first.
+        args: the batch.
+        advance: told of each transition.
+
+    References:
+        A tutorial on adaptive MCMC (Andrieu and Thoms, 2008), section 4, the updates of scale and step; here they end
+        before the estimate begins. https://doi.org/10.1007/s11222-008-9110-y
+    """
+
+    def __init__(
+        self,
+        hmc: HMC,
+        u: Tensor,
+        betas: Tensor,
+        args: tuple[Any, ...],
+        advance: Callable[[int], object],
+    ) -> None:
+        longest = math.log(math.pi / 2 / hmc.num_steps)
+        state = hmc.locate(u, args)
+        log_size = torch.full_like(u[0, :, 0], longest)
+        variance, smooth = _spread(u), log_size
+        found: list[Steps] = []
+        for beta in torch.cat([betas[:1].expand(SETTLING), betas]):
+            steps = Steps(log_size.exp(), variance.sqrt())
+            state, probability = hmc.transition(state, beta, steps, args)
+            error = probability.mean(0).to(log_size.dtype) - TARGET_ACCEPTANCE
+            log_size = (log_size + _GAIN * error).clamp(max=longest)
+            smooth = _MEMORY * smooth + (1 - _MEMORY) * log_size
+            variance = _MEMORY * variance + (1 - _MEMORY) * _spread(state.u)
+            found.append(Steps(smooth.exp(), variance.sqrt()))
+            advance(1)
+        self.steps, self.last = found[SETTLING:], state
+
+    def at(self, share: float) -> Steps:
+        """The steps at a share of the path, between 0 and 1."""
+        return self.steps[round(share * (len(self.steps) - 1))]
+
+
+def _spread(u: Tensor) -> Tensor:
+    """Variance over the chains, ``(batch, dim)``; 1 where there is one chain only."""
+    if len(u) < 2:
+        return torch.ones_like(u[0])
+    return u.var(0).nan_to_num(nan=1.0).clamp(1e-12, 1e12)
+
+
+def _kinetic(momentum: Tensor) -> Tensor:
+    return 0.5 * momentum.double().square().sum(-1)
+
+
+def _choose(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(accepted.reshape(*accepted.shape, *[1] * (new.dim() - accepted.dim())), new, old)
