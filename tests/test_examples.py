@@ -15,6 +15,7 @@ ARGS = {
     "compare_guides.py": ["--epochs", "1", "--images", "20", "--num-samples", "50", "--hidden", "20"],
     "fast_svi.py": ["--epochs", "2", "--documents", "200"],
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
+    "inference_gaps.py": ["--epochs", "3", "--images", "6", "--num-samples", "50", "--num-steps", "40"],
     "naive_estimator.py": ["--epochs", "10", "--num-images", "50", "--num-samples", "10", "100", "1000"],
     "ppca.py": ["--epochs", "40", "--num-samples", "100"],
     "svi_loop.py": ["--epochs", "4", "--num-samples", "50"],
@@ -221,6 +222,20 @@ def test_compare_guides_knows_every_guide_and_goes_on_where_it_stopped(capsys, t
 
     left = [c.__name__ for c in concrete(guides) if f"guides.{c.__name__}" not in compared]
     assert left == ["CategoricalGuide"]  # of another latent space
+
+
+def test_inference_gaps_splits_the_gap_of_every_guide(output, tmp_path):
+    text = output("inference_gaps.py", "--out", str(tmp_path / "gaps"))
+    cell = rf"{NUMBER} \+- {NUMBER} +"
+    rows = re.findall(rf"^(.+?) +{cell * 4}(\d+)%$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["diagonal normal", "full-rank normal", "diagonal, small encoder"], text
+    for _, bound, _, elbo, _, approximation, _, amortization, _, share in rows:
+        gaps = float(approximation) + float(amortization)
+        assert abs(float(bound) - float(elbo) - gaps) < 0.003  # four rounded numbers
+        assert abs(float(share) / 100 - float(amortization) / gaps) < 0.01
+    assert len({row[1] for row in rows}) == 1  # one log p(x)
+    kept = {path.name for path in (tmp_path / "gaps").iterdir()}
+    assert kept == {"gaps.png", "diagonal-normal.json", "full-rank-normal.json", "diagonal-small-encoder.json"}
 
 
 def check_grey(text, levels):

@@ -1,26 +1,49 @@
 """Evaluation: per-datum numbers with their uncertainty."""
 
+from pyro_vae.evaluation.aggregate import AggregatePosterior
 from pyro_vae.evaluation.annealed import AnnealedLogLikelihood, annealed_log_likelihood
+from pyro_vae.evaluation.calibration import Calibration, simulation_based_calibration
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
+from pyro_vae.evaluation.gaps import inference_gaps
+from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood, harmonic_log_likelihood
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.inflation import InflatedProposal
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.log_weights import LogWeights, Weigher, log_weights, prior_proposal
 from pyro_vae.evaluation.pareto import pareto_k
+from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
+from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
 from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.sandwich import Sandwich, sandwich
+from pyro_vae.evaluation.suboptimality import InferenceGaps, gap_table
 
 __all__ = [
+    "AggregatePosterior",
     "AnnealedLogLikelihood",
+    "Calibration",
+    "HarmonicLogLikelihood",
+    "InferenceGaps",
     "InflatedProposal",
     "LatentDiagnostics",
     "LogLikelihood",
     "LogWeights",
+    "PosteriorSamples",
+    "PredictiveCheck",
     "Result",
+    "Sandwich",
     "Weigher",
     "annealed_log_likelihood",
+    "default_statistics",
+    "gap_table",
+    "harmonic_log_likelihood",
+    "inference_gaps",
     "latent_diagnostics",
     "log_likelihood",
     "log_weights",
     "pareto_k",
+    "posterior_predictive_check",
+    "posterior_samples",
     "prior_proposal",
+    "sandwich",
+    "simulation_based_calibration",
 ]

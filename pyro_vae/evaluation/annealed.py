@@ -146,9 +146,8 @@ def annealed_log_likelihood(
         torch.Size([7])
     """
     path = Path("annealed_log_likelihood", num_distributions, num_chains, num_steps, start, schedule)
-    unit, programs = "transitions" if progress else None, [p for p in (model, guide) if p is not None]
-    batches = PerBatch(path.owner, programs, data, batch_size, seed=seed, progress=unit, amount=path.transitions)
-    annealer = Annealer(path, model, guide, data_plate, engine=engine, batches=max(1, batches.share()))
+    annealer = Annealer(path, model, guide, data_plate)
+    batches = annealer.over(data, batch_size, seed=seed, engine=engine, progress=progress, amount=path.transitions)
     own = {"estimator": "ais", **path.protocol(), "sample_seed": seed}
 
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
@@ -221,28 +220,23 @@ class Annealer:
         model: Pyro model.
         guide: Pyro guide or None.
         data_plate: name of the plate over the data, where it is not the only one.
-        engine: as in :func:`annealed_log_likelihood`.
-        batches: number of batches to come.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        model: Program,
-        guide: Program | None,
-        data_plate: str | None,
-        *,
-        engine: str = "auto",
-        batches: int = 1,
-    ) -> None:
+    def __init__(self, path: Path, model: Program, guide: Program | None, data_plate: str | None) -> None:
+        self.path, self.model, self.guide, self.data_plate = path, model, guide, data_plate
+
+    def over(self, data: Data, batch_size: int, *, seed: int, engine: str, progress: bool, amount: int) -> PerBatch:
+        """The batches of the data, for ``amount`` transitions of each; the engine is chosen by how many there are."""
         if engine not in ("auto", "eager", "compiled"):
             message = "engine must be auto, eager or compiled"
-            raise ValueError(f"{path.owner}: {message}, got engine={engine!r}. Use 'auto'.")
-        gradients = batches * path.transitions * path.num_steps
+            raise ValueError(f"{self.path.owner}: {message}, got engine={engine!r}. Use 'auto'.")
+        programs = [p for p in (self.model, self.guide) if p is not None]
+        unit = "transitions" if progress else None
+        batches = PerBatch(self.path.owner, programs, data, batch_size, seed=seed, progress=unit, amount=amount)
+        gradients = max(1, batches.share()) * amount * self.path.num_steps
         compiled = engine == "compiled" or (engine == "auto" and gradients >= _WORTH_COMPILING)
-        self.path, self.model, self.guide, self.data_plate = path, model, guide, data_plate
-        programs = [p for p in (model, guide) if p is not None]
-        self.hmc = HMC(path.owner, path.num_steps, state_of(*programs), compiled=compiled)
+        self.hmc = HMC(self.path.owner, self.path.num_steps, state_of(*programs), compiled=compiled)
+        return batches
 
     def look_at(self, args: tuple[Any, ...]) -> None:
         """Examine the programs on a batch."""
@@ -258,7 +252,8 @@ class Annealer:
 
     def forward(self, args: tuple[Any, ...], advance: Advance, adapted: Adapted | None = None) -> tuple[Tensor, Tensor]:
         """Log-weights of chains from the start to the posterior, and acceptance, each ``(num_chains, batch)``."""
-        adapted = adapted or self.adapt(args, advance)
+        moves = self.path.num_distributions > 2
+        adapted = self.adapt(args, advance) if adapted is None and moves else adapted
         u = self.density.draw(self.path.num_chains, args)
         return self._run(u, range(1, self.path.num_distributions), adapted, args, advance)
 
@@ -267,7 +262,7 @@ class Annealer:
         return self._run(u, range(self.path.num_distributions - 1, 0, -1), adapted, args, advance)
 
     def _run(
-        self, u: Tensor, stages: range, adapted: Adapted, args: tuple[Any, ...], advance: Advance
+        self, u: Tensor, stages: range, adapted: Adapted | None, args: tuple[Any, ...], advance: Advance
     ) -> tuple[Tensor, Tensor]:
         """The stage t weighs what is between the distributions t - 1 and t; a transition leads from one to the next."""
         betas, last = self.path.betas(), self.path.num_distributions - 1
@@ -276,7 +271,7 @@ class Annealer:
         accepted = torch.zeros_like(log_weights)
         for stage, following in zip(stages, [*stages[1:], None], strict=True):
             log_weights = log_weights + (betas[stage] - betas[stage - 1]) * state.log_ratio()
-            if following is not None:
+            if following is not None and adapted is not None:
                 between = min(stage, following)  # the distribution that both stages share
                 state, probability = self.hmc.transition(state, betas[between], adapted.at(between / last), args)
                 accepted = accepted + probability

@@ -131,7 +131,8 @@ class _Site:
     def pack(self, value: Tensor) -> Tensor:
         """``(K, *plates, *event)`` to ``(K, batch, dim)``."""
         value = value.reshape(len(value), *self.plates, *self.event)
-        return self.transform.inv(value).movedim(1 + self.data, 1).flatten(2)
+        free = self.transform.inv(value).movedim(1 + self.data, 1)
+        return free.reshape(*free.shape[:2], -1)
 
     def unpack(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The reverse, with the log-determinant summed to ``(K, batch)``."""

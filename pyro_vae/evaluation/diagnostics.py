@@ -1,85 +1,255 @@
-"""What the latent space does: active units and the KL of each dimension."""
+"""What the latent space does: active units, KL of each dimension, the parts of the ELBO, aggregate against prior."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
-from pyro_vae.data import ImageSet
-from pyro_vae.data.batches import Batches
-from pyro_vae.isolation import evaluating, isolated, placement
+from pyro_vae.data.batches import Batches, Data
+from pyro_vae.evaluation.aggregate import TERMS, Decomposition, decompose
+from pyro_vae.evaluation.margins import kl_per_dimension, moments
+from pyro_vae.evaluation.result import Result
+from pyro_vae.isolation import evaluating, isolated, placement, reseed
 from pyro_vae.models import VAE
 
 ACTIVE = 0.01  # variance of the posterior mean above which a unit counts as active (Burda et al., 2016)
+FEW = 0.25  # share of active units below which something may have gone wrong
+COLLAPSED = 0.1  # nats: a rate that tells nearly nothing of x
+PRIOR_DRAWS = 2_000
+
+_REMEDIES = (
+    "Train with a KL warm-up (objectives.BetaELBO with a LinearWarmUp), objectives.FreeBits or objectives.InfoVAE; "
+    "start the decoder at the data's mean (start_at_mean, Likelihood.start_at); or give the decoder less power."
+)
 
 
 @dataclass(frozen=True)
-class LatentDiagnostics:
-    """Per latent dimension, over a data set.
+class LatentDiagnostics(Result):
+    r"""What the latent space does, over a data set.
+
+    With the aggregate posterior of the first M data, :math:`q(z) = \frac1M \sum_n q(z | x_n)`, the ELBO is
+
+    .. math:: E_q[\log p(x|z)] - I(n; z) - KL(q(z) \| \textstyle\prod_j q(z_j)) - \sum_j KL(q(z_j) \| p(z_j)):
+
+    reconstruction, index-code mutual information, total correlation and dimension-wise KL; the last two are the
+    marginal KL(q(z) || p(z)) where the prior factorises. The identity holds to rounding, datum by datum, as all parts
+    are from the same draws.
+
+    **I(n; z) is at most log M**, so near it (:attr:`saturated`) it says only that z tells the M data apart: more data
+    would raise it, and lower the marginal KL by as much. Its rows, per datum, are not bounded below by 0.
 
     Attributes:
         means: ``(N, latent_dim)``, the posterior mean of every datum.
-        activity: ``(latent_dim,)``, Var_x(E_q[z | x]); a unit is active above :data:`ACTIVE`.
-        kl: ``(latent_dim,)``, the mean KL(q(z_i | x) || p(z_i)) in nats; None unless both are diagonal normals.
+        activity: ``(latent_dim,)``, Var_x(E_q[z | x]); a unit is active above :data:`ACTIVE`. Where means are estimated
+            from draws, the variance that the draws add is taken off.
+        kl: ``(latent_dim,)``, the mean KL(q(z_i | x) || p(z_i)) of the margins in nats; their sum is the rate where
+            both factorise. None where a margin has no closed form.
+        elbo: ``(M,)``, reconstruction - rate, in nats, as all that follow.
+        reconstruction: ``(M,)``, E_q[log p(x | z)].
+        rate: ``(M,)``, E_q[log q(z | x) - log p(z)].
+        information: ``(M,)``, E_q[log q(z | x) - log q(z)].
+        marginal_kl: ``(M,)``, E_q[log q(z) - log p(z)].
+        total_correlation: ``(M,)``, E_q[log q(z) - sum_j log q(z_j)]; None where a posterior's margins have no closed
+            form (flows).
+        dimension_kl: ``(M,)``, E_q[sum_j log q(z_j) - log p(z)]; None where also the prior does not factorise.
+        term_errors: ``(M, 7)``, Monte Carlo standard errors of the seven, elbo to dimension_kl; nan for None.
+        aggregate_mean: ``(latent_dim,)``, the mean of the aggregate posterior of all N data.
+        aggregate_variance: ``(latent_dim,)``, its variance, E[Var_q(z | x)] + Var(E_q[z | x]).
+        prior_mean: ``(latent_dim,)``.
+        prior_variance: ``(latent_dim,)``.
+        draws: ``(M, latent_dim)``, draws of the aggregate posterior, one of each datum.
+        prior_draws: ``(2000, latent_dim)``, draws of the prior.
+
+    References:
+        ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman and Johnson, 2016),
+        section 2. http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
+        Isolating sources of disentanglement in variational autoencoders (Chen et al., 2018), eq. 2.
+        https://arxiv.org/abs/1802.04942
+        Importance Weighted Autoencoders (Burda et al., 2016), section 5.2: the activity and its threshold.
+        https://arxiv.org/abs/1509.00519
     """
 
-    means: Tensor
+    method: ClassVar[str] = "diagnostics"
+
+    means: Tensor = field()  # type: ignore[assignment]  # a field, where the base has a method that nobody needs here
     activity: Tensor
-    kl: Tensor | None
+    kl: Tensor | None = None
+    elbo: Tensor | None = None
+    reconstruction: Tensor | None = None
+    rate: Tensor | None = None
+    information: Tensor | None = None
+    marginal_kl: Tensor | None = None
+    total_correlation: Tensor | None = None
+    dimension_kl: Tensor | None = None
+    term_errors: Tensor | None = None
+    aggregate_mean: Tensor | None = None
+    aggregate_variance: Tensor | None = None
+    prior_mean: Tensor | None = None
+    prior_variance: Tensor | None = None
+    draws: Tensor | None = None
+    prior_draws: Tensor | None = None
 
     @property
     def active_units(self) -> int:
         """Number of dimensions with an activity above :data:`ACTIVE`."""
         return int((self.activity > ACTIVE).sum())
 
+    @property
+    def available(self) -> list[str]:
+        """Names of the ELBO's parts that are there."""
+        return [name for name in TERMS if getattr(self, name) is not None]
+
+    @property
+    def information_bound(self) -> float:
+        """log M, in nats: the most that the mutual information can be; nan where there is none."""
+        return math.nan if self.information is None else math.log(len(self.information))
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the mutual information is within log 2 of its bound: a draw leaves fewer than two data to choose."""
+        return self.information is not None and self.mean("information") > self.information_bound - math.log(2)
+
+    def monte_carlo_error(self, name: str) -> float:
+        """Standard error of a part's mean for just these data: what more draws would reduce, in nats."""
+        if self.term_errors is None:
+            return math.nan
+        return float(self.term_errors[:, TERMS.index(name)].square().sum().sqrt() / len(self.term_errors))
+
+    def advice(self) -> str:
+        """What is wrong and what to do about it; empty where nothing is."""
+        active, dims, said = self.active_units, len(self.activity), []
+        rate = math.inf if self.rate is None else self.mean("rate")
+        if active == 0 or rate < COLLAPSED:
+            told = "" if self.rate is None else f", the rate is {rate:.3f} nats"
+            said.append(f"The posterior has collapsed: {active} of {dims} units are active{told}. {_REMEDIES}")
+        elif active < FEW * dims:
+            said.append(f"Few units, {active} of {dims}, are active. If more were expected: {_REMEDIES}")
+        if self.saturated:
+            said.append(
+                f"The mutual information, {self.mean('information'):.2f} nats, is at its bound, the log of the number "
+                f"of data, {self.information_bound:.2f}: draws of z tell these data apart, and no more is known of it. "
+                "It is a lower bound, and the marginal KL an upper one, of those of more data (num_decomposed)."
+            )
+        return " ".join(said)
+
+    def summary(self) -> dict[str, Any]:
+        """Active units, the ELBO's parts with their errors, and what is said of them."""
+        parts = {n: {"mean": self.mean(n), "monte_carlo_error": self.monte_carlo_error(n)} for n in self.available}
+        head = {"active_units": self.active_units, "latent_dim": len(self.activity)}
+        bound = {"information_bound": self.information_bound, "saturated": self.saturated}
+        return {**head, **parts, **bound, "advice": self.advice()}
+
+    def __str__(self) -> str:
+        lines = [f"active units       {self.active_units} of {len(self.activity)}"]
+        for name in self.available:
+            at_most = f" (at most log M = {self.information_bound:.3f})" if name == "information" else ""
+            error = self.monte_carlo_error(name)
+            lines.append(f"{name.replace('_', ' '):<18} {self.mean(name):.3f} +- {error:.3f} Monte Carlo{at_most}")
+        lines += [f"note: {self.advice()}"] if self.advice() else []
+        return "\n".join([*lines, "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items())])
+
 
 def latent_diagnostics(
-    vae: VAE, data: ImageSet | Tensor, *, batch_size: int = 500, num_samples: int = 100, seed: int = 0
+    vae: VAE,
+    data: Data,
+    *,
+    batch_size: int = 500,
+    num_samples: int = 100,
+    num_decomposed: int | None = None,
+    num_draws: int = 2,
+    seed: int = 0,
+    protocol: dict[str, Any] | None = None,
 ) -> LatentDiagnostics:
-    r"""Active units, :math:`\mathrm{Var}_x(E_{q(z | x)}[z_i]) > 0.01`, and the KL per dimension.
+    r"""Active units, :math:`\mathrm{Var}_x(E_{q(z | x)}[z_i]) > 0.01`, the KL per dimension and the parts of the ELBO.
+
+    The parts are of the aggregate posterior of the first ``num_decomposed`` data, M, evaluated in full: M * M posterior
+    densities per draw, in blocks at fixed memory. A density that inverts a flow is far dearer than a normal's.
 
     Args:
         vae: the model.
-        data: an ``ImageSet`` or a tensor ``(N, *data_shape)``.
+        data: an ``ImageSet``, a tensor ``(N, *data_shape)``, or an iterable of batches.
         batch_size: data at a time.
-        num_samples: draws per datum that stand in for the mean of a posterior that knows none in closed form.
-        seed: of those draws; the global generator is left as it was.
+        num_samples: draws per datum, at least 2, that stand in for moments without a closed form.
+        num_decomposed: M; 0 leaves the parts out; None takes 2,000, or 200 where the margins of a posterior have no
+            closed form (flows).
+        num_draws: draws per datum, at least 2, that the parts are estimated from.
+        seed: of the draws; the global generator is left as it was.
+        protocol: entries to keep with the result, such as the data set's.
+
+    Returns:
+        The diagnostics; parts that are not available are None, with the reason in ``protocol["unavailable"]``.
+
+    Raises:
+        ValueError: a number is too small, or there are no data.
 
     References:
-        Importance Weighted Autoencoders (Burda et al., 2016), section 5.2: the activity and its threshold.
-        https://arxiv.org/abs/1509.00519
+        ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman and Johnson, 2016),
+        section 2. http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
+        Isolating sources of disentanglement in variational autoencoders (Chen et al., 2018), eq. 2. Theirs is estimated
+        from minibatches; this one is not. https://arxiv.org/abs/1802.04942
 
     Example:
         >>> from pyro_vae import BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
-        >>> latent_diagnostics(vae, torch.rand(50, 5)).kl.shape
-        torch.Size([2])
+        >>> found = latent_diagnostics(vae, torch.rand(50, 5).round())
+        >>> found.kl.shape, found.mean("information") < found.information_bound
+        (torch.Size([2]), True)
     """
-    device, dtype = placement(vae)
-    means, kls = [], []
+    _check(batch_size=(batch_size, 1), num_samples=(num_samples, 2), num_draws=(num_draws, 2))
+    _check(num_decomposed=(0 if num_decomposed is None else num_decomposed, 0))
+    own: dict[str, Any] = {"estimator": "aggregate posterior", "num_samples": num_samples, "num_draws": num_draws}
     with evaluating(vae), isolated(seed):
-        for batch in Batches(data, batch_size, device=device, dtype=dtype).epoch():
-            q = vae.encode(batch.args[0])
-            means.append(_mean(q, num_samples))
-            kls.append(_kl_per_dimension(q, vae.prior()))
-    mean = torch.cat(means)
-    known = [kl for kl in kls if kl is not None]
-    return LatentDiagnostics(mean, mean.var(0, correction=0), torch.cat(known).mean(0) if known else None)
+        found = _moments(vae, data, batch_size, num_samples, seed)
+        if num_decomposed != 0:
+            parts = decompose(vae, data, num_data=num_decomposed, num_draws=num_draws, batch_size=batch_size, seed=seed)
+            found |= _parts(parts)
+            own |= {"num_decomposed": len(parts.draws), "unavailable": parts.unavailable}
+    own |= {"num_data": len(found["means"]), "sample_seed": seed}  # type: ignore[arg-type]
+    return LatentDiagnostics(**found, protocol={**(protocol or {}), **own})  # type: ignore[arg-type]
 
 
-def _mean(q: torch.distributions.Distribution, num_samples: int) -> Tensor:
-    try:
-        return q.mean
-    except NotImplementedError:
-        return q.sample(torch.Size([num_samples])).mean(0)
+def _parts(parts: Decomposition) -> dict[str, Tensor | None]:
+    return {**parts.per_datum(), "term_errors": parts.errors(), "draws": parts.draws.cpu()}
 
 
-def _kl_per_dimension(q: torch.distributions.Distribution, p: torch.distributions.Distribution) -> Tensor | None:
-    """``(batch, latent_dim)`` where both are independent normals over the dimensions, else None."""
-    q_dims, p_dims = getattr(q, "base_dist", None), getattr(p, "base_dist", None)
-    if not (isinstance(q_dims, torch.distributions.Normal) and isinstance(p_dims, torch.distributions.Normal)):
-        return None
-    return kl_divergence(q_dims, p_dims)
+def _moments(vae: VAE, data: Data, batch_size: int, num_samples: int, seed: int) -> dict[str, Tensor | None]:
+    rows = [[t.cpu() for t in row] for row in _batches(vae, data, batch_size, num_samples, seed)]
+    mean, variance, noise, *kl = (torch.cat(column) for column in zip(*rows, strict=True))
+    # The variance of a mean of draws is no activity: without this, a collapsed unit would be at the threshold.
+    drawn = noise.mean(0) * (len(mean) - 1) / len(mean)
+    activity = (mean.var(0, correction=0) - drawn).clamp_min(0)
+    p = vae.prior()
+    prior_mean, prior_variance, _ = moments(p, PRIOR_DRAWS)
+    return {
+        "means": mean,
+        "activity": activity,
+        "kl": kl[0].mean(0) if kl else None,
+        "aggregate_mean": mean.mean(0),
+        "aggregate_variance": variance.mean(0) + activity,
+        "prior_mean": prior_mean.cpu(),
+        "prior_variance": prior_variance.cpu(),
+        "prior_draws": p.sample(torch.Size([PRIOR_DRAWS])).cpu(),
+    }
+
+
+def _batches(vae: VAE, data: Data, batch_size: int, num_samples: int, seed: int) -> Iterator[list[Tensor]]:
+    """Mean, variance, noise and, where it is known, KL per datum, ``(batch, L)`` each."""
+    device, dtype = placement(vae)
+    for number, batch in enumerate(Batches(data, batch_size, device=device, dtype=dtype).epoch()):
+        reseed(seed, number)
+        q = vae.encode(batch.args[0])
+        kl = kl_per_dimension(q, vae.prior(), num_samples)
+        yield [*moments(q, num_samples), *([] if kl is None else [kl])]
+
+
+def _check(**sizes: tuple[int, int]) -> None:
+    for name, (size, least) in sizes.items():
+        if size < least:
+            raise ValueError(
+                f"latent_diagnostics: {name} must be at least {least}, got {name}={size}. Use a larger number."
+            )

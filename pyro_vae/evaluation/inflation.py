@@ -21,7 +21,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from pyro_vae.distributions import MixtureOfNormals
+from pyro_vae.distributions import AuxiliaryPair, MixtureOfNormals
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.isolation import module_of
 
@@ -32,7 +32,8 @@ class InflatedProposal(nn.Module):
     Guides fitted by the ELBO are narrower than the posterior, and importance weights under them have heavy tails: the
     far ends of the posterior are hardly ever drawn. A factor of 1.1 to 1.5 often makes the estimate better and its
     Pareto k smaller; too large a one makes both worse, the more so the more latent dimensions there are. Any factor
-    gives a valid estimate. Flows are widened where they start.
+    gives a valid estimate. Flows are widened where they start, and
+    z alone where there is an auxiliary variable.
 
     Args:
         guide: the Pyro guide.
@@ -135,3 +136,8 @@ def _(fn: Any, factor: float) -> Any:
 @_widened.register(MixtureOfNormals)
 def _(fn: Any, factor: float) -> Any:
     return MixtureOfNormals(fn.logits, fn.locs, fn.scales * factor, validate_args=False)
+
+
+@_widened.register(AuxiliaryPair)
+def _(fn: Any, factor: float) -> Any:
+    return AuxiliaryPair(fn.auxiliary, lambda a: _widened(fn.conditional(a), factor), fn.latent_dim)

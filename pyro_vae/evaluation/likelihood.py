@@ -97,12 +97,13 @@ class LogLikelihood(Result):
         }
         names = ("log_likelihood", "elbo") if self.protocol["discrete"] else ()
         bits = {f"{name}_bits_per_dim": self.bits_per_dim(name) for name in names}
-        curve = (
-            {}
-            if self.curve is None
-            else {"curve": dict(zip(self.curve_sizes(), self.curve.mean(0).tolist(), strict=True))}
-        )
-        return {**means, **bits, **diagnostics, **curve}
+        return {**means, **bits, **diagnostics, **self._curve()}
+
+    def _curve(self) -> dict[str, Any]:
+        if self.curve is None:
+            return {}
+        bounds = self.curve.mean(0).tolist()
+        return {"curve": [{"num_samples": k, "bound": b} for k, b in zip(self.curve_sizes(), bounds, strict=True)]}
 
     def __str__(self) -> str:
         bits = f" ({self.bits_per_dim():.4f} bits per dimension)" if self.protocol["discrete"] else ""

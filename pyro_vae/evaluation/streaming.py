@@ -10,6 +10,9 @@ from torch import Tensor
 from pyro_vae.evaluation.log_weights import LogWeights
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 
+TOGETHER = 1000
+"""Weights of a datum that are taken in as one."""
+
 
 class BoundCurve:
     r"""The bounds :math:`L_K`, K = 1, 2, 4, ..., of weights that stream by: means over disjoint blocks of K weights.
@@ -61,9 +64,20 @@ class WeightSummary:
         self.num_samples, self.tail = num_samples, tail_length(num_samples) + 1
         self._log_sum: Tensor | None = None
         self._curve = BoundCurve()
+        self._waiting: list[LogWeights] = []
 
     def add(self, weights: LogWeights) -> None:
         """Take in a chunk, ``(chunk, batch)``."""
+        self._waiting.append(weights)
+        if sum(len(waiting.log_ratio) for waiting in self._waiting) >= TOGETHER:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """The chunks that wait, as one: many small operations on each would cost a tenth of the decoding."""
+        if not self._waiting:
+            return
+        weights = LogWeights(*(torch.cat(parts) for parts in zip(*self._waiting, strict=True)))
+        self._waiting.clear()
         likelihood, ratio = weights.log_likelihood.double(), weights.log_ratio.double()  # apart: one may be far larger
         total = likelihood + ratio
         self._curve.add(total)
@@ -80,6 +94,7 @@ class WeightSummary:
 
     def result(self) -> dict[str, Tensor]:
         """The estimates per datum, ``(batch,)``, and their curve; see :class:`~pyro_vae.evaluation.LogLikelihood`."""
+        self._take_in()
         if self._log_sum is None:
             raise ValueError("WeightSummary: weights must have been added, got none. Call add() first.")
         s = self.num_samples

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from pyro_vae.data import Splits
-from pyro_vae.evaluation import LogLikelihood, latent_diagnostics
+from pyro_vae.evaluation import InferenceGaps, LatentDiagnostics, LogLikelihood, Result, latent_diagnostics
 from pyro_vae.files import write_atomically
 from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.models import VAE
+from pyro_vae.plotting.bounds import annealed_chains, bound_curve, harmonic_reliability, sandwich_bounds
+from pyro_vae.plotting.diagnostics import elbo_decomposition, predictive_checks, rank_histograms
 from pyro_vae.plotting.figures import (
     active_units,
     latent_scatter,
@@ -23,12 +25,23 @@ from pyro_vae.plotting.figures import (
     samples,
     training_curves,
 )
+from pyro_vae.plotting.gaps import gap_bars
 from pyro_vae.priors import StandardNormalPrior
 
 _PHRASES = {
     **{"dataset": "{}", "binarize": "{} binarization", "likelihood": "{}", "train": "{} training images"},
-    **{"num_samples": "{} importance samples", "data_seed": "data seed {}"},
+    **{"num_samples": "{} importance samples", "data_seed": "data seed {}", "split": "{} part", "num_data": "{} data"},
+    **{"num_distributions": "{} distributions", "num_chains": "{} chains", "num_steps": "{} leapfrog steps"},
+    **{"start": "from the {}", "schedule": "{} schedule", "num_simulations": "{} simulations", "precision": "{}"},
+    **{"sample_seed": "seed {}"},
 }
+_OTHERWISE = {
+    "gaps": {"num_samples": "{} samples", "num_steps": "{} steps of optimisation"},
+    "diagnostics": {"num_samples": "{} draws"},
+    "calibration": {"num_samples": "{} draws"},
+    "predictive": {"num_samples": "{} replicates"},
+    "harmonic": {"num_samples": "{} posterior samples"},
+}  # what entries mean to other methods
 _MAX_IMAGES = 10_000  # of the test part in the latent figures: more are not legible
 
 
@@ -39,8 +52,20 @@ def caption_of(protocol: Mapping[str, Any]) -> str:
         >>> caption_of({"dataset": "Digits", "binarize": "dynamic", "data_seed": 0, "train": 1350, "num_samples": 1000})
         'Digits, dynamic binarization, 1350 training images, 1000 importance samples, data seed 0'
     """
-    words = {**protocol, "binarize": "no"} if protocol.get("binarize") == "none" else protocol
-    return ", ".join(phrase.format(words[key]) for key, phrase in _PHRASES.items() if key in words)
+    return _joined(_in_words(protocol), _PHRASES)
+
+
+def result_caption(result: Result) -> str:
+    """The protocol of a result as a short line, in the words of its method."""
+    return _joined(_in_words(result.protocol), {**_PHRASES, **_OTHERWISE.get(result.method, {})})
+
+
+def _in_words(protocol: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**protocol, "binarize": "no"} if protocol.get("binarize") == "none" else protocol
+
+
+def _joined(words: Mapping[str, Any], phrases: Mapping[str, str]) -> str:
+    return ", ".join(phrase.format(words[key]) for key, phrase in phrases.items() if key in words)
 
 
 def save_figures(
@@ -81,6 +106,44 @@ def save_figures(
         figures["log_likelihood"] = log_likelihood_histogram(result, caption=line)
     Path(folder).mkdir(parents=True, exist_ok=True)
     return [_save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
+
+
+def result_figure(result: Result, *, caption: str = "") -> Figure:
+    """The figure that shows a result of any kind.
+
+    Args:
+        result: of one of the evaluations.
+        caption: below it.
+
+    Raises:
+        ValueError: its numbers are not finite, or its kind has no figure.
+    """
+    draw = _FIGURES.get(result.method)
+    if draw is None:
+        raise ValueError(f"result_figure: result must be of a known kind, got {result.method!r}. Draw it yourself.")
+    return draw(result, caption=caption)
+
+
+def _diagnostics_figure(result: LatentDiagnostics, *, caption: str = "") -> Figure:
+    """The parts of the ELBO; where they were left out, the activity."""
+    return (active_units if result.information is None else elbo_decomposition)(result, caption=caption)
+
+
+def _gaps_figure(result: InferenceGaps, *, caption: str = "") -> Figure:
+    """The gaps of one guide."""
+    return gap_bars({str(result.protocol.get("guide", "guide")): result}, caption=caption)
+
+
+_FIGURES: dict[str, Callable[..., Figure]] = {
+    "importance": bound_curve,
+    "ais": annealed_chains,
+    "harmonic": harmonic_reliability,
+    "sandwich": sandwich_bounds,
+    "diagnostics": _diagnostics_figure,
+    "gaps": _gaps_figure,
+    "calibration": rank_histograms,
+    "predictive": predictive_checks,
+}
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -1,0 +1,280 @@
+"""Predictive checks: whether data look like what the model makes of their own latents, or of the prior's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Size, Tensor
+
+from pyro_vae.data.batches import Batches, Data
+from pyro_vae.evaluation.aggregate import supports
+from pyro_vae.evaluation.result import Result
+from pyro_vae.isolation import evaluating, isolated, placement, reseed
+from pyro_vae.models import VAE
+
+Statistic = Callable[[Tensor], Tensor]
+DISCREPANCY = "log p(x|z)"
+SUSPICIOUS = 0.005
+"""Predictive probability of the whole data set, at either end, from which a statistic is called off."""
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.flatten(1).mean(1)
+
+
+def _std(x: Tensor) -> Tensor:
+    return x.flatten(1).std(1, correction=0)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.flatten(1).amax(1)
+
+
+def _roughness(x: Tensor) -> Tensor:
+    """Mean absolute difference of neighbours along the last two dimensions."""
+    return (x.diff(dim=-1).abs().flatten(1).mean(1) + x.diff(dim=-2).abs().flatten(1).mean(1)) / 2
+
+
+def default_statistics(data_shape: tuple[int, ...]) -> dict[str, Statistic]:
+    """Mean, standard deviation and largest value of a datum, and of an image how rough it is.
+
+    Roughness is the mean absolute difference of neighbouring pixels: a decoder whose pixels are independent given z
+    makes images that are rougher than the data.
+
+    Args:
+        data_shape: shape of one datum.
+
+    Returns:
+        By name, functions of data ``(M, *data_shape)`` that return ``(M,)``.
+
+    Example:
+        >>> list(default_statistics((1, 28, 28))), list(default_statistics((5,)))
+        (['mean', 'standard deviation', 'largest', 'roughness'], ['mean', 'standard deviation', 'largest'])
+    """
+    found: dict[str, Statistic] = {"mean": _mean, "standard deviation": _std, "largest": _largest}
+    return found | ({"roughness": _roughness} if len(data_shape) > 1 and min(data_shape[-2:]) > 1 else {})
+
+
+@dataclass(frozen=True)
+class PredictiveCheck(Result):
+    r"""Statistics T of data against those of replicates, :math:`x^{rep} \sim p(x | z)`, z from the guide or the prior.
+
+    A probability near 0 says that the replicates' statistic is below the datum's, near 1 above. With z from the guide,
+    which has seen the datum, they crowd around 1/2 for a good model: they are not uniform, and a small one is a strong
+    sign. Equal values count half.
+
+    The statistic ``log p(x|z)`` compares each datum with its replicates at the same z: near 1, the datum is less likely
+    than what the decoder makes of its latents.
+
+    Attributes:
+        observed: ``(N, T)``, the statistics of the data; of ``log p(x|z)`` the mean over the draws of z.
+        replicated: ``(N, T)``, of one replicate of each datum.
+        replicated_mean: ``(N, T)``, mean over the replicates.
+        replicated_std: ``(N, T)``, their standard deviation.
+        p_values: ``(N, T)``, the share of replicates whose statistic is larger than the datum's.
+        set_observed: ``(S, T)``, the mean over the data; the same in all S rows but for ``log p(x|z)``.
+        set_replicated: ``(S, T)``, the mean over the data of each replicate of the set.
+
+    References:
+        Posterior predictive assessment of model fitness via realized discrepancies (Gelman, Meng and Stern, 1996),
+        eq. 7 and 8. https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n41/j6n41.htm
+        Bayesianly justifiable and relevant frequency calculations for the applied statistician (Rubin, 1984).
+        https://doi.org/10.1214/aos/1176346785
+    """
+
+    method: ClassVar[str] = "predictive"
+
+    observed: Tensor
+    replicated: Tensor
+    replicated_mean: Tensor
+    replicated_std: Tensor
+    p_values: Tensor
+    set_observed: Tensor
+    set_replicated: Tensor
+
+    @property
+    def statistics(self) -> list[str]:
+        """Their names, in the order of the columns."""
+        return list(self.protocol["statistics"])
+
+    def set_p_values(self) -> Tensor:
+        """``(T,)``, the share of replicated sets whose mean statistic is larger than the data's."""
+        return _larger(self.set_replicated, self.set_observed).mean(0)
+
+    def extreme(self, level: float = 0.05) -> Tensor:
+        """``(T,)``, the share of data with a probability below ``level / 2`` or above ``1 - level / 2``."""
+        return ((self.p_values < level / 2) | (self.p_values > 1 - level / 2)).double().mean(0)
+
+    def advice(self) -> str:
+        """Which statistics the model does not reproduce; empty where there are none."""
+        told = []
+        for name, p in zip(self.statistics, self.set_p_values().tolist(), strict=True):
+            if min(p, 1 - p) < SUSPICIOUS:
+                told.append(f"{name} too {'small' if p < 0.5 else 'large'} (p = {p:.3f})")
+        source = "its latents" if self.protocol["source"] == "posterior" else "the prior's latents"
+        if not told:
+            return ""
+        return (
+            f"What the model makes of {source} differs from the data on average: {', '.join(told)}. Use another "
+            "likelihood or a decoder of more power; with the prior, also another prior (VampPrior, FlowPrior)."
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """By statistic: the means of data and replicates, the probability of the set, the share of extreme data."""
+        columns = zip(
+            self.set_observed.mean(0).tolist(),
+            self.set_replicated.mean(0).tolist(),
+            self.set_p_values().tolist(),
+            self.extreme().tolist(),
+            strict=True,
+        )
+        keys = ("observed", "replicated", "p_value", "extreme_5_percent")
+        table = {name: dict(zip(keys, row, strict=True)) for name, row in zip(self.statistics, columns, strict=True)}
+        return {"statistics": table, "advice": self.advice()}
+
+    def __str__(self) -> str:
+        lines = [f"{'statistic':<20} {'data':>9} {'replicates':>10} {'p of set':>9} {'data beyond 95%':>16}"]
+        for name, row in self.summary()["statistics"].items():
+            share = f"{row['extreme_5_percent']:.1%}"
+            lines.append(
+                f"{name:<20} {row['observed']:>9.4g} {row['replicated']:>10.4g} {row['p_value']:>9.3f} {share:>16}"
+            )
+        lines += [f"note: {self.advice()}"] if self.advice() else []
+        return "\n".join([*lines, "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items())])
+
+
+def posterior_predictive_check(
+    vae: VAE,
+    data: Data,
+    *,
+    statistics: Mapping[str, Statistic] | Statistic | None = None,
+    num_samples: int = 200,
+    source: Literal["posterior", "prior"] = "posterior",
+    batch_size: int = 100,
+    chunk_size: int = 20,
+    seed: int = 0,
+    protocol: dict[str, Any] | None = None,
+) -> PredictiveCheck:
+    r"""Compare every datum with replicates :math:`x^{rep} \sim p(x | z)`, :math:`z \sim q(z | x)` or z ~ p(z).
+
+    Args:
+        vae: the model; any guide that can be drawn from. Where the guide is not the posterior, neither are its
+            replicates: see :func:`simulation_based_calibration`.
+        data: an ``ImageSet``, a tensor ``(N, *data_shape)``, or an iterable of batches.
+        statistics: by name, functions of data ``(M, *data_shape)`` that return ``(M,)``; or one of them. By default
+            :func:`default_statistics` and, with the posterior, ``log p(x|z)``.
+        num_samples: replicates per datum S.
+        source: ``"prior"`` draws z from the prior, a prior predictive check: of what the model makes by itself.
+        batch_size: data at a time.
+        chunk_size: replicates at a time; memory is proportional to ``batch_size * chunk_size``.
+        seed: of the draws; the global generator is left as it was.
+        protocol: entries to keep with the result, such as the data set's.
+
+    Returns:
+        Statistics and probabilities, per datum and of the whole set.
+
+    Raises:
+        ValueError: a number is not positive, there are no data, no such source, a statistic has another shape, or the
+            data lie outside the support of the likelihood.
+
+    References:
+        Posterior predictive assessment of model fitness via realized discrepancies (Gelman, Meng and Stern, 1996),
+        eq. 7 and 8. https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n41/j6n41.htm
+
+    Example:
+        >>> from pyro_vae import BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+        >>> count = {"ones": lambda x: x.sum(-1)}
+        >>> check = posterior_predictive_check(vae, torch.ones(7, 5), statistics=count)
+        >>> check.p_values.shape, bool(check.set_p_values() < 0.5)  # replicates have fewer ones
+        (torch.Size([7, 1]), True)
+    """
+    _check(source, num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
+    functions = _named(statistics, vae.data_shape)
+    density = statistics is None and source == "posterior"
+    device, dtype = placement(vae)
+    rows, sums = [], []
+    with evaluating(vae), isolated(seed):
+        for number, batch in enumerate(Batches(data, batch_size, device=device, dtype=dtype).epoch()):
+            reseed(seed, number)
+            x = batch.args[0]
+            sizes = [min(chunk_size, num_samples - start) for start in range(0, num_samples, chunk_size)]
+            chunks = [_replicates(vae, x, functions, size, source, density=density) for size in sizes]
+            ours, theirs = (torch.cat(pair).double().cpu() for pair in zip(*chunks, strict=True))  # (S, B, T)
+            rows.append(_per_datum(ours, theirs))
+            sums.append(torch.stack([ours.sum(1), theirs.sum(1)]))  # (2, S, T)
+    found = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+    found["set_observed"], found["set_replicated"] = torch.stack(sums).sum(0) / len(found["observed"])
+    names = [*functions, *([DISCREPANCY] if density else [])]
+    own = {"source": source, "num_samples": num_samples, "sample_seed": seed, "statistics": names}
+    return PredictiveCheck(**found, protocol={**(protocol or {}), **own, "num_data": len(found["observed"])})
+
+
+def _replicates(
+    vae: VAE, x: Tensor, functions: Mapping[str, Statistic], num: int, source: str, *, density: bool
+) -> tuple[Tensor, Tensor]:
+    """Statistics of the data and of ``num`` replicates, ``(num, B, T)`` each."""
+    z = vae.encode(x).sample(Size([num])) if source == "posterior" else vae.prior().sample(Size([num, len(x)]))
+    p = vae.decode(z)
+    if not supports(p, x):
+        raise ValueError(
+            f"posterior_predictive_check: data must lie in the support of p(x | z) ({p.support}), got another value. "
+            "Change the data (binarize them, say) or the likelihood."
+        )
+    copies = p.sample()  # (num, B, *data_shape)
+    ours = [_apply(name, f, x).expand(num, -1) for name, f in functions.items()]
+    theirs = [_apply(name, f, copies.flatten(0, 1)).view(num, -1) for name, f in functions.items()]
+    if density:
+        ours, theirs = [*ours, p.log_prob(x)], [*theirs, p.log_prob(copies)]
+    return torch.stack(ours, -1), torch.stack(theirs, -1)
+
+
+def _per_datum(ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
+    return {
+        "observed": ours.mean(0),
+        "replicated": theirs[0],
+        "replicated_mean": theirs.mean(0),
+        "replicated_std": theirs.std(0, correction=0),
+        "p_values": _larger(theirs, ours).mean(0),
+    }
+
+
+def _larger(replicated: Tensor, observed: Tensor) -> Tensor:
+    """1 where the replicate is larger, 1/2 where it is equal."""
+    return (replicated > observed).double() + 0.5 * (replicated == observed).double()
+
+
+def _apply(name: str, function: Statistic, x: Tensor) -> Tensor:
+    value = function(x)
+    if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"posterior_predictive_check: a statistic must return one number per datum, got {got} of {name!r} for data "
+            f"{tuple(x.shape)}. Reduce all dimensions but the first."
+        )
+    return value
+
+
+def _named(statistics: Mapping[str, Statistic] | Statistic | None, data_shape: tuple[int, ...]) -> dict[str, Statistic]:
+    if statistics is None:
+        return default_statistics(data_shape)
+    if callable(statistics):
+        return {getattr(statistics, "__name__", "statistic"): statistics}
+    if not statistics:
+        raise ValueError("posterior_predictive_check: statistics must not be empty, got none. Leave them at None.")
+    return dict(statistics)
+
+
+def _check(source: str, **sizes: int) -> None:
+    if source not in ("posterior", "prior"):
+        raise ValueError(
+            f"posterior_predictive_check: source must be posterior or prior, got source={source!r}. Use 'posterior'."
+        )
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(
+                f"posterior_predictive_check: {name} must be at least 1, got {name}={size}. Use a positive number."
+            )

@@ -1,0 +1,80 @@
+"""Data drawn from a model together with the latents they came from: exact draws from the posterior."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_vae.evaluation.joint import Program
+from pyro_vae.param_store import no_registration
+from pyro_vae.traces import latents, observations, refusal
+
+
+class Simulated(NamedTuple):
+    """A batch that the model itself drew."""
+
+    args: tuple[Any, ...]
+    """The batch's arguments with the observed ones replaced."""
+    trace: Trace
+    """The latents that each datum came from: one exact draw of its posterior."""
+
+
+def simulate(owner: str, model: Program, args: tuple[Any, ...]) -> Simulated:
+    """Draw latents and data from a model, as many as there are in a batch.
+
+    The pair (z, x) has the law p(z) p(x | z), so z is an exact draw from p(z | x): what bidirectional Monte Carlo and
+    simulation-based calibration rest on.
+
+    Args:
+        owner: name to begin messages with.
+        model: Pyro model with observed sites, each of which is given an argument of the model as it is.
+        args: a batch, which tells how many data there are; its observed values are not used.
+
+    Raises:
+        ValueError: an observed value is not an argument, so that a drawn one could not take its place.
+
+    References:
+        Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), section 4.2.
+        https://arxiv.org/abs/1511.02543
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+        >>> drawn = simulate("example", vae.model, (torch.ones(7, 5),))
+        >>> drawn.args[0].shape, drawn.trace.nodes["z"]["value"].shape
+        (torch.Size([7, 5]), torch.Size([7, 2]))
+    """
+    with torch.no_grad(), no_registration():
+        observed = observations(poutine.trace(model).get_trace(*args))
+        places = {site["name"]: _place(owner, site, args) for site in observed}
+        trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
+    drawn = list(args)
+    for name, place in places.items():
+        drawn[place] = trace.nodes[name]["value"].detach()
+    kept = {site["name"] for site in latents(trace)} - set(places)
+    for name in [n for n, node in trace.nodes.items() if node["type"] == "sample" and n not in kept]:
+        trace.remove_node(name)
+    return Simulated(tuple(drawn), trace)
+
+
+def _place(owner: str, site: Any, args: tuple[Any, ...]) -> int:
+    """Which argument a site observes."""
+    for number, argument in enumerate(args):
+        if isinstance(argument, Tensor) and _same_tensor(argument, site["value"]):
+            return number
+    raise refusal(
+        owner,
+        "an observed value must be an argument of the model as it is, so that simulated data can take its place",
+        f"site {site['name']!r}",
+        "Pass it to the model as it is observed",
+    )
+
+
+def _same_tensor(one: Tensor, other: Any) -> bool:
+    same_place = isinstance(other, Tensor) and one.data_ptr() == other.data_ptr() and one.numel() > 0
+    return same_place and one.shape == other.shape and one.stride() == other.stride()

@@ -1,0 +1,179 @@
+"""Both inference gaps of a guide: the result, and the arithmetic that makes it of log-weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.likelihood import TRUSTED
+from pyro_vae.evaluation.pareto import pareto_k, tail_length
+from pyro_vae.evaluation.result import Result
+
+_PARTS = ("log_likelihood", "best_elbo", "elbo", "approximation", "amortization")
+
+
+@dataclass(frozen=True)
+class InferenceGaps(Result):
+    r"""What a guide loses to log p(x), per datum and in nats, split in two.
+
+    .. math::
+        \log p(x) - \mathcal{L}[q_\phi] = \underbrace{\log p(x) - \mathcal{L}[q^*]}_\text{approximation}
+        + \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q_\phi]}_\text{amortization}
+
+    :math:`q^*` is the best member of the guide's family for that datum alone, found by local optimisation.
+    log p(x) is replaced by a lower bound of it, so that the approximation gap is a lower bound of itself. An optimum
+    that was missed makes the approximation gap too large and the amortization gap too small, by the same number.
+
+    Attributes:
+        log_likelihood: ``(N,)``, the lower bound that stands for log p(x).
+        standard_error: ``(N,)``, its Monte Carlo standard error.
+        pareto_k: ``(N,)``, of the weights that it is made of; nan where they are not known.
+        elbo: ``(N,)``, the ELBO of the guide, :math:`\mathcal{L}[q_\phi]`.
+        elbo_error: ``(N,)``, its Monte Carlo standard error.
+        best_elbo: ``(N,)``, the ELBO of the best member, :math:`\mathcal{L}[q^*]`.
+        best_elbo_error: ``(N,)``, its Monte Carlo standard error.
+        approximation: ``(N,)``, the approximation gap: what no encoder could gain.
+        approximation_error: ``(N,)``, its Monte Carlo standard error.
+        amortization: ``(N,)``, the amortization gap: what the encoder loses.
+        amortization_error: ``(N,)``, its Monte Carlo standard error; both ELBOs see the same random numbers.
+        late_gain: ``(N,)``, what the ELBO gained from the third quarter of the optimisation (the mean of its
+            parameters) to the last; near 0 where it has converged.
+        late_gain_error: ``(N,)``, its Monte Carlo standard error.
+
+    References:
+        Inference suboptimality in variational autoencoders (Cremer et al., 2018), section 3, eq. 3 to 5.
+        https://arxiv.org/abs/1801.03558
+    """
+
+    method: ClassVar[str] = "gaps"
+
+    log_likelihood: Tensor
+    standard_error: Tensor
+    pareto_k: Tensor
+    elbo: Tensor
+    elbo_error: Tensor
+    best_elbo: Tensor
+    best_elbo_error: Tensor
+    approximation: Tensor
+    approximation_error: Tensor
+    amortization: Tensor
+    amortization_error: Tensor
+    late_gain: Tensor
+    late_gain_error: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """``(N,)``, the whole gap: log-likelihood bound minus ELBO."""
+        return self.log_likelihood - self.elbo
+
+    def monte_carlo_error(self, name: str = "log_likelihood") -> float:
+        """Standard error of a mean over just these data: what more samples would reduce, in nats."""
+        errors = self.standard_error if name == "log_likelihood" else getattr(self, f"{name}_error")
+        return float(errors.square().sum().sqrt() / len(self))
+
+    def summary(self) -> dict[str, Any]:
+        """The means with their errors, the amortization gap's share, and what the optimisation still gained."""
+        means = self.means(*_PARTS, "late_gain")
+        for name, entry in means.items():
+            entry["monte_carlo_error"] = self.monte_carlo_error(name)
+        return {**means, "amortization_share": self.mean("amortization") / self.mean("gap")}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name.replace('_', ' '):<15} {self.mean(name):9.3f} +- {self.monte_carlo_error(name):.3f} Monte Carlo, "
+            f"+- {self.sampling_error(name):.3f} over data, nats per datum"
+            for name in _PARTS
+        ]
+        gain = f"{self.mean('late_gain'):.4f} +- {self.monte_carlo_error('late_gain'):.4f} nats per datum"
+        lines.append(f"the local optimisation gained {gain} from its third quarter to its last")
+        lines.append("protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()))
+        return "\n".join(lines)
+
+
+def gaps_of(guide: Tensor, best: Tensor, from_best: Tensor) -> dict[str, Tensor]:
+    r"""Both gaps and their standard errors from log-weights of :math:`q_\phi` and :math:`q^*`.
+
+    The errors are those of means of the draws' influences, :math:`w_s / \bar w - 1` for the logarithm of a mean, so
+    that what two terms share, draws or random numbers, cancels in their difference.
+
+    Args:
+        guide: log-weights of the guide, ``(S, B)``.
+        best: those of the best member, from the same random numbers.
+        from_best: ``(B,)``, whether log p(x) is estimated with the best member's weights.
+
+    Example:
+        >>> weights = torch.tensor([[-1.0], [-3.0]], dtype=torch.float64)
+        >>> gaps_of(weights, torch.full_like(weights, -0.5), torch.tensor([True]))["amortization"]
+        tensor([1.5000], dtype=torch.float64)
+    """
+    num_samples = len(guide)
+    chosen = torch.where(from_best, best, guide)
+    bound, elbo, best_elbo = chosen.logsumexp(0) - math.log(num_samples), guide.mean(0), best.mean(0)
+    of_bound, of_elbo, of_best = (chosen - bound).exp() - 1, guide - elbo, best - best_elbo
+    values = {
+        "log_likelihood": (bound, of_bound),
+        "elbo": (elbo, of_elbo),
+        "best_elbo": (best_elbo, of_best),
+        "approximation": (bound - best_elbo, of_bound - of_best),
+        "amortization": (best_elbo - elbo, of_best - of_elbo),
+    }
+    found = {name: value for name, (value, _) in values.items()}
+    found |= {f"{name}_error": i.std(0) / math.sqrt(num_samples) for name, (_, i) in values.items()}
+    found["standard_error"] = found.pop("log_likelihood_error")
+    return {**found, "pareto_k": _tail(chosen)}
+
+
+def better_proposal(one: Tensor, other: Tensor) -> Tensor:
+    """Whether the first of two ``(S, B)`` log-weights of the same p(x) is the one to estimate it with, ``(B,)``.
+
+    Where both can be trusted (Pareto k), both are right, and the one with the smaller error is better: the larger bound
+    would be the one with the larger noise. Where one cannot, its error is not known, and the larger bound missed less.
+    """
+    bounds = [weights.logsumexp(0) for weights in (one, other)]
+    errors = [(w - bound).exp().std(0) for w, bound in zip((one, other), bounds, strict=True)]
+    untrusted = torch.maximum(_tail(one), _tail(other)) > TRUSTED  # with too few draws to know k, the errors decide
+    return torch.where(untrusted, bounds[0] > bounds[1], errors[0] < errors[1])
+
+
+def _tail(log_weights: Tensor) -> Tensor:
+    """Pareto k of all of them, ``(B,)``."""
+    num_samples = len(log_weights)
+    return pareto_k(log_weights.topk(min(tail_length(num_samples) + 1, num_samples), dim=0).values, num_samples)
+
+
+def mean_of(name: str, draws: Tensor) -> dict[str, Tensor]:
+    """The mean of ``(S, B)`` draws and its standard error, as ``name`` and ``name_error``."""
+    return {name: draws.mean(0), f"{name}_error": draws.std(0) / math.sqrt(len(draws))}
+
+
+def gap_table(results: Mapping[str, InferenceGaps]) -> str:
+    """Both gaps of several guides as text: means over the data, with their Monte Carlo standard errors, in nats.
+
+    Args:
+        results: by the guide's name; guides of one frozen model, on the same data.
+
+    Example:
+        >>> def result(elbo):
+        ...     bound, error, of = torch.zeros(3), torch.full((3,), 0.01), torch.full((3,), -0.5)
+        ...     parts = [of, error, -of, error, of - elbo, error]
+        ...     return InferenceGaps(bound, error, error, torch.full((3,), elbo), error, *parts, error, error)
+        >>> " ".join(gap_table({"diagonal": result(-2.0)}).splitlines()[1].split())
+        'diagonal 0.000 +- 0.006 -2.000 +- 0.006 0.500 +- 0.006 1.500 +- 0.006 75%'
+    """
+    width = max(len(name) for name in ["guide", *results])
+    heads = ("log-likelihood", "ELBO", "approximation", "amortization")
+    lines = [f"{'guide':<{width}} " + "".join(f"{head:>18}" for head in heads) + "  share of amortization"]
+    for name, result in results.items():
+        cells = [_cell(result, key) for key in ("log_likelihood", "elbo", "approximation", "amortization")]
+        share = result.summary()["amortization_share"]
+        lines.append(f"{name:<{width}} " + "".join(f"{cell:>18}" for cell in cells) + f"{share:23.0%}")
+    return "\n".join(lines)
+
+
+def _cell(result: InferenceGaps, name: str) -> str:
+    return f"{result.mean(name):.3f} +- {result.monte_carlo_error(name):.3f}"

@@ -1,0 +1,147 @@
+"""Posterior samples by HMC, and the estimator of log p(x) that is made of them."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_vae import log_likelihood
+from pyro_vae.evaluation import (
+    HarmonicLogLikelihood,
+    Result,
+    annealed_log_likelihood,
+    harmonic_log_likelihood,
+    posterior_samples,
+)
+from pyro_vae.evaluation.kernel_density import KernelDensity
+from tests.linear_gaussian import LinearGaussian
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_the_samples_have_the_moments_of_the_posterior(start) -> None:
+    case = LinearGaussian(3, 7, correlated=True, inflate=2.0, shift=0.5)
+    x = case.data(4)
+    sizes = {"num_samples": 4000, "num_chains": 20, "start": start, "engine": "eager"}
+    draws = posterior_samples(case.vae.model, case.vae.guide, x, **sizes)
+    z, size = draws.sites["z"], draws.effective_sample_size.min()
+    assert z.shape == (4000, 4, 3)
+    assert draws.r_hat.max() < 1.05
+    assert size > 500
+    covariance = case.posterior_covariance()
+    score = (z.mean(0) - case.posterior_mean(x)) / covariance.diagonal().sqrt()
+    assert score.abs().max() < 4.5 / size.sqrt()
+    for datum in range(4):
+        ratio = torch.linalg.solve(covariance, z[:, datum].T.cov())
+        assert (ratio - torch.eye(3)).abs().max() < 4.5 * (2 / size).sqrt() * 2
+
+
+def test_sites_come_back_in_their_own_shape() -> None:
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            scale = pyro.sample("scale", dist.LogNormal(0.0, 0.3).expand([1]))
+            with pyro.plate("parts", 3, dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+    sizes = {"num_samples": 8, "num_chains": 2, "warmup": 5, "data_plate": "data", "batch_size": 2, "engine": "eager"}
+    sites = posterior_samples(model, None, torch.randn(5, 3), **sizes).sites
+    assert sites["scale"].shape == (8, 5, 1)
+    assert sites["z"].shape == (8, 5, 3)
+    assert (sites["scale"] > 0).all()
+
+
+def test_the_number_of_samples_is_a_multiple_of_the_chains() -> None:
+    case = LinearGaussian(2, 7)
+    with pytest.raises(ValueError, match=r"^posterior_samples: num_samples must be a multiple .* Use 12."):
+        posterior_samples(case.vae.model, None, case.data(3), num_samples=10, num_chains=4)
+
+
+def _curved(x):
+    """A posterior that is neither normal nor of one mode: x = z_1^2 / 2 + z_2 with noise."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(0.5 * z[..., 0].square() + z[..., 1], 0.4), obs=x)
+
+
+def _curved_guide(x):
+    with pyro.plate("data", len(x)):
+        loc = torch.stack([torch.zeros_like(x), x.clamp(max=1.0)], -1)
+        pyro.sample("z", dist.Normal(loc, 1.2).to_event(1))
+
+
+def _quadrature(x, half=7.0, num=1401):
+    grid = torch.linspace(-half, half, num)
+    one, two = torch.meshgrid(grid, grid, indexing="ij")
+    prior = dist.Normal(0.0, 1.0).log_prob(one) + dist.Normal(0.0, 1.0).log_prob(two)
+    step = grid[1] - grid[0]
+    return torch.stack(
+        [
+            (prior + dist.Normal(0.5 * one.square() + two, 0.4).log_prob(value)).flatten().logsumexp(0) + 2 * step.log()
+            for value in x
+        ]
+    )
+
+
+def test_in_two_dimensions_all_estimators_agree_with_quadrature() -> None:
+    x = torch.linspace(-2.0, 4.0, 7)
+    exact = _quadrature(x)
+    harmonic = harmonic_log_likelihood(_curved, _curved_guide, x, num_samples=3200, engine="eager")
+    sizes = {"num_distributions": 200, "num_chains": 200, "engine": "eager"}
+    annealed = annealed_log_likelihood(_curved, _curved_guide, x, **sizes)
+    importance = log_likelihood(_curved, _curved_guide, x, num_samples=20_000, chunk_size=5000, engine="eager")
+    for result in (harmonic, annealed, importance):
+        assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
+        assert result.standard_error.max() < 0.06
+    assert harmonic.r_hat.max() < 1.05
+
+
+def test_the_harmonic_errors_are_calibrated() -> None:
+    case = LinearGaussian(2, 7)
+    x = case.data(100)
+    result = harmonic_log_likelihood(case.vae.model, None, x, num_samples=640, num_fitted=640, engine="eager")
+    z = (result.log_likelihood - case.log_prob(x)) / result.standard_error
+    assert z.abs().max() < 5.5  # of 16 chains: a t distribution of 15 degrees
+    assert abs(float(z.square().mean().sqrt()) / math.sqrt(15 / 13) - 1) < 0.2
+    assert abs(result.mean() - float(case.log_prob(x).mean())) < 4.5 * result.monte_carlo_error()
+
+
+def test_the_harmonic_result_is_kept(tmp_path) -> None:
+    case = LinearGaussian(2, 7)
+    sizes = {"num_samples": 64, "num_fitted": 64, "warmup": 10, "engine": "eager"}
+    result = harmonic_log_likelihood(case.vae.model, None, case.data(3), **sizes)
+    result.save(tmp_path / "harmonic.json")
+    loaded = Result.load(tmp_path / "harmonic.json")
+    assert isinstance(loaded, HarmonicLogLikelihood)
+    assert torch.equal(loaded.log_likelihood, result.log_likelihood)
+    assert "AEVB, appendix D" in str(loaded)
+
+
+def test_five_dimensions_are_too_many_for_the_harmonic_estimate() -> None:
+    case = LinearGaussian(5, 7)
+    with pytest.raises(ValueError, match=r"fewer than five latent dimensions, got 5.*Use annealed_log_likelihood"):
+        harmonic_log_likelihood(case.vae.model, None, case.data(3), engine="eager")
+
+
+@pytest.mark.parametrize("num_samples", [40, 100])
+def test_harmonic_samples_come_in_whole_chains(num_samples) -> None:
+    case = LinearGaussian(2, 7)
+    with pytest.raises(ValueError, match=r"num_samples must be a multiple of num_chains=16, at least four of them"):
+        harmonic_log_likelihood(case.vae.model, None, case.data(3), num_samples=num_samples)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_a_kernel_density_integrates_to_one_and_follows_separated_modes(dim) -> None:
+    draws = torch.randn(400, dim) * 0.3
+    draws[::2, 0] += 6.0
+    density = KernelDensity(draws)
+    grid = torch.linspace(-4, 10, 701)
+    points = grid.unsqueeze(-1) if dim == 1 else torch.cartesian_prod(grid[::4], torch.linspace(-3, 3, 121))
+    cell = float(grid[1] - grid[0]) if dim == 1 else 4 * float(grid[1] - grid[0]) * 0.05
+    assert float(density.log_prob(points).exp().sum() * cell) == pytest.approx(1, abs=1e-3)
+    between = torch.zeros(1, dim)
+    between[0, 0] = 3.0
+    assert density.log_prob(between) < density.log_prob(draws).mean() - 5

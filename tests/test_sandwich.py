@@ -1,0 +1,138 @@
+"""Bidirectional Monte Carlo: the truth between two bounds."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_vae.evaluation import Result, Sandwich, sandwich
+from pyro_vae.evaluation.simulation import simulate
+from tests.linear_gaussian import LinearGaussian
+
+EXACT = 1e-9
+
+
+def _bounds_of_simulated(case: LinearGaussian, num: int, **options) -> tuple[Sandwich, torch.Tensor]:
+    """The bounds and the exact evidence of the data that they were made for."""
+    drawn = []
+
+    class Model(torch.nn.Module):
+        """The model, which remembers what it drew: ``sandwich`` draws one batch first of all."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = case.vae.model
+
+        def forward(self, x):
+            value = self.model(x)
+            drawn.append(value)
+            return value
+
+    x = case.data(num)
+    result = sandwich(Model(), case.vae.guide, x, batch_size=num, real=False, engine="eager", **options)
+    simulated = next(value for value in drawn if value.shape == x.shape and not torch.equal(value, x))
+    return result, case.log_prob(simulated)
+
+
+def test_with_the_exact_posterior_both_bounds_are_the_evidence() -> None:
+    case = LinearGaussian(3, 7)
+    result, exact = _bounds_of_simulated(case, 20, num_distributions=5, num_chains=3, start="guide")
+    assert (result.lower - exact).abs().max() < EXACT
+    assert (result.upper - exact).abs().max() < EXACT
+
+
+@pytest.mark.parametrize(("latent_dim", "dim", "scale"), [(2, 7, 0.5), (10, 14, 0.5), (50, 54, 1.0)])
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_the_truth_lies_between_the_bounds(latent_dim, dim, scale, start) -> None:
+    case = LinearGaussian(latent_dim, dim, scale=scale, inflate=1.2)
+    number = 200 if start == "prior" else 40
+    result, exact = _bounds_of_simulated(case, 60, num_distributions=number, num_chains=16, start=start)
+    below = (result.lower - exact) / result.lower_error
+    above = (exact - result.upper) / result.upper_error
+    assert below.max() < 4.5
+    assert above.max() < 4.5
+    mean, error = result.gap()
+    assert -4.5 * error < mean < 0.5
+    assert abs(float((result.lower - exact).mean())) < mean + 4.5 * error
+    assert abs(float((result.upper - exact).mean())) < mean + 4.5 * error
+
+
+def test_the_gap_falls_with_the_number_of_distributions() -> None:
+    case = LinearGaussian(10, 14)
+    gaps = []
+    for number in (4, 16, 64):
+        result, exact = _bounds_of_simulated(case, 100, num_distributions=number, num_chains=4)
+        gaps.append(result.gap()[0])
+        assert float((exact - result.lower).mean()) > 0
+        assert float((result.upper - exact).mean()) > 0
+    assert gaps[0] > 2 * gaps[1] > 4 * gaps[2] > 0
+
+
+def test_real_data_have_a_lower_bound_and_the_gap_as_its_calibration() -> None:
+    case = LinearGaussian(3, 7)
+    x = case.data(30)
+    sizes = {"num_distributions": 50, "num_chains": 16, "engine": "eager", "batch_size": 12}
+    result = sandwich(case.vae.model, None, x, **sizes)
+    assert len(result.lower) == len(result.log_likelihood) == 30
+    z = (result.log_likelihood - case.log_prob(x)) / result.standard_error
+    assert z.abs().max() < 4.5
+    low, high = result.bracket()
+    assert low == result.mean()
+    assert high - low == pytest.approx(max(0.0, result.gap()[0]))
+    assert "bracket" in str(result)
+
+
+def test_results_are_kept_and_simulated_ones_have_no_bracket(tmp_path) -> None:
+    case = LinearGaussian(2, 7)
+    sizes = {"num_distributions": 5, "num_chains": 4, "engine": "eager"}
+    for real in (True, False):
+        result = sandwich(case.vae.model, None, case.data(5), real=real, **sizes)
+        result.save(tmp_path / f"{real}.json")
+        loaded = Result.load(tmp_path / f"{real}.json")
+        assert isinstance(loaded, Sandwich)
+        assert torch.equal(loaded.upper, result.upper)
+        assert loaded.gap() == result.gap()
+        assert str(loaded) == str(result)
+    with pytest.raises(ValueError, match=r"^Sandwich: the bracket must have real data, got simulated ones only"):
+        result.bracket()
+
+
+def test_a_simulated_pair_is_a_draw_of_the_model() -> None:
+    case = LinearGaussian(2, 7)
+    with torch.random.fork_rng():
+        drawn = simulate("test", case.vae.model, (torch.zeros(4000, 7),))
+    z, x = drawn.trace.nodes["z"]["value"], drawn.args[0]
+    assert [n for n, node in drawn.trace.nodes.items() if node["type"] == "sample"] == ["z"]
+    residual = x - case.bias - z @ case.weight.T
+    assert abs(float(residual.std()) / case.scale - 1) < 0.05
+    # z is a draw from the posterior of x: standardised by it, it is standard normal.
+    score = (z - case.posterior_mean(x)) / case.posterior_variance().sqrt()
+    assert (score.mean(0).abs() < 4.5 / 4000**0.5).all()
+    assert ((score.var(0) - 1).abs() < 4.5 * (2 / 4000) ** 0.5).all()
+
+
+def test_what_cannot_be_simulated_is_refused() -> None:
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x + 1)
+
+    with pytest.raises(ValueError, match=r"^sandwich: an observed value must be an argument .* got site 'x'"):
+        sandwich(model, None, torch.ones(3), num_distributions=5, engine="eager")
+
+
+def test_two_observed_arguments_are_both_simulated() -> None:
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+            pyro.sample("y", dist.Normal(-z, 0.5), obs=y)
+
+    data = [(torch.zeros(50), torch.zeros(50))]
+    result = sandwich(model, None, data, num_distributions=100, num_chains=16, engine="eager", real=False)
+    mean, error = result.gap()
+    assert abs(mean) < 4.5 * error + 0.02
+    drawn = simulate("test", model, data[0])
+    assert float((drawn.args[0] * drawn.args[1]).mean()) < 0  # x and y share z, with opposite signs
