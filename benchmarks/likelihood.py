@@ -1,14 +1,21 @@
-"""Time of the importance-sampling log-likelihood per image: our engines and precisions, and torch by hand.
+"""Time of the importance-sampling log-likelihood per image: ours, torch by hand, and image by image as published.
 
     python benchmarks/likelihood.py --root data --out likelihood.json
     python benchmarks/likelihood.py --root data --num-samples 50 500 5000 --plot figures
     python benchmarks/likelihood.py --root data --all --repeats 1
+    python benchmarks/likelihood.py --root data --width 500 --repeats 7 --memory --estimators \\
+        "pyro_vae compiled, fp32" "torch compiled" "image by image, 500 copies" "image by image, 100 copies"
 
 A VAE 784-400-50 is trained for a moment, then the first test images are evaluated, batch by batch. The time is that of
 a batch after the first, whose extra time, of examining and compiling, stands apart as "start"; medians and quartiles
 over batches and alternating repeats. Values are means over the images, with their Monte Carlo error. All estimators
-make the same draws: "off by" is the mean difference from the first row's, "largest" that of an image. It is refused
-beyond 0.01 nats (bfloat16: 1 nat) unless other draws explain it, within 4.5 standard errors.
+but those of single images make the same draws: "off by" is the mean difference from the first row's, "largest" that of
+an image. It is refused beyond 0.01 nats (bfloat16: 1 nat) unless other draws explain it, within 4.5 standard errors.
+
+"Image by image" runs the encoder on every one of so many copies of an image, as published codes do. "Products alone"
+are the matrix products of the decodings in float32 and nothing else, at the chunk size of the others and at the one
+that suits them best. Ratios are of the medians over batches within a repeat; medians and quartiles over the repeats.
+``--memory`` evaluates a batch in a process of its own, with as many samples and ten times as many.
 """
 
 from __future__ import annotations
@@ -23,17 +30,19 @@ from statistics import median
 from typing import Any
 
 import torch
-from estimators import ESTIMATORS, Clock, decoding
+from estimators import ESTIMATORS, IMAGE_BY_IMAGE, Clock, Products, decoding
 from images import load
+from memory import measure_memory
 from programs import PROGRAMS, Pair
 from report import environment, headline, likelihood_table
 from roofline import measure_peaks
-from timing import quartiles, say
+from timing import Neighbours, quartiles, say
 from torch import Tensor
 
 from pyro_vae import fit
 
 Record = dict[str, Any]
+PRODUCTS = "products alone"
 
 
 def trained(options: argparse.Namespace, images: Any, device: torch.device) -> Pair:
@@ -46,21 +55,58 @@ def trained(options: argparse.Namespace, images: Any, device: torch.device) -> P
 
 
 def measure_case(options: argparse.Namespace, pair: Pair, x: Tensor, num_samples: int) -> Record:
-    """Every estimator on the same images."""
-    found: dict[str, Record] = {name: {"seconds": [], "start": []} for name in options.estimators}
-    for repeat in range(options.repeats):
-        for name in options.estimators:
-            say(f"{num_samples} samples, repeat {repeat + 1}, {name}")
-            clock = Clock(x, options.batch)
-            values, errors = ESTIMATORS[name](pair, clock, num_samples, options.chunk)
-            seconds = clock.seconds()
-            found[name]["seconds"] += [s / options.batch for s in seconds[1:]]
-            found[name]["start"].append(max(0.0, seconds[0] - median(seconds[1:])))
-            found[name]["values"], found[name]["errors"] = values.double().cpu(), errors.double().cpu()
-    first = found[options.estimators[0]]
-    rows = [summary(name, own, first) for name, own in found.items()]
+    """Every estimator on the same images, and the matrix products, in an order that rotates from repeat to repeat."""
+    products = Products(pair, options.batch)
+    best = products.best_chunk(num_samples, x.device)
+    runs: dict[str, Any] = {
+        name: partial(ESTIMATORS[name], pair, num_samples=num_samples, chunk=options.chunk)
+        for name in options.estimators
+    }
+    for name, chunk in ((PRODUCTS, options.chunk), (f"{PRODUCTS}, best chunk", best)):
+        runs[name] = partial(products.run, num_samples=num_samples, chunk=chunk)
+    neighbours, found = Neighbours(), measure(runs, x, options)
+    rows = [summary(name, found[name], found[options.estimators[0]]) for name in options.estimators]
+    rows += [times(name, own) for name, own in found.items() if name.startswith(PRODUCTS)]
+    add_ratios(rows, found)
     work = asdict(decoding(pair, x[: options.batch], num_samples, options.chunk))
-    return {"num_samples": num_samples, "images": len(x), **work, "estimators": rows}
+    size = {"num_samples": num_samples, "images": len(x), "best_chunk": best, "others": neighbours.share()}
+    return {**size, **work, "estimators": rows}
+
+
+def measure(runs: dict[str, Any], x: Tensor, options: argparse.Namespace) -> dict[str, Record]:
+    """Times of every batch in every repeat, and the values of the last."""
+    found: dict[str, Record] = {name: {"seconds": [], "start": [], "values": None} for name in runs}
+    for repeat in range(options.repeats):
+        first = repeat % len(runs)
+        for name in [*runs, *runs][first : first + len(runs)]:
+            say(f"repeat {repeat + 1}, {name}")
+            clock = Clock(x, options.batch)
+            estimate = runs[name](data=clock)
+            seconds = clock.seconds()
+            found[name]["seconds"].append([s / options.batch for s in seconds[1:]])
+            found[name]["start"].append(max(0.0, seconds[0] - median(seconds[1:])))
+            if estimate is not None:
+                found[name]["values"], found[name]["errors"] = (part.double().cpu() for part in estimate)
+    return found
+
+
+def times(name: str, own: Record) -> Record:
+    """Of an image, and of the start."""
+    milliseconds = quartiles(1e3 * s for repeat in own["seconds"] for s in repeat)
+    return {"name": name, "milliseconds_per_image": milliseconds, "start_seconds": quartiles(own["start"])}
+
+
+def add_ratios(rows: list[Record], found: dict[str, Record]) -> None:
+    """How many times faster than image by image, and how many times the products' time, repeat by repeat."""
+    medians = {name: [median(repeat) for repeat in own["seconds"]] for name, own in found.items()}
+    for row in rows:
+        own = medians[row["name"]]
+        compared = {
+            name: (own, other) if name.startswith(PRODUCTS) else (other, own)
+            for name, other in medians.items()
+            if name.startswith((PRODUCTS, IMAGE_BY_IMAGE))
+        }
+        row["ratios"] = {name: quartiles(a / b for a, b in zip(*pair, strict=True)) for name, pair in compared.items()}
 
 
 def summary(name: str, own: Record, first: Record) -> Record:
@@ -71,14 +117,18 @@ def summary(name: str, own: Record, first: Record) -> Record:
     if not (largest <= (1.0 if "bf16" in name else 0.01) or abs(off) <= 4.5 * error):
         raise AssertionError(f"{name}: off by {off} nats, where the standard error is {error}")
     return {
-        "name": name,
-        "milliseconds_per_image": quartiles(1e3 * s for s in own["seconds"]),
-        "start_seconds": quartiles(own["start"]),
+        **times(name, own),
         "log_likelihood": float(own["values"].mean()),
         "monte_carlo_error": float(own["errors"].square().sum().sqrt()) / len(difference),
         "off_by": off,
         "largest_difference": largest,
     }
+
+
+def memory(options: argparse.Namespace) -> list[Record]:
+    """Of both engines, with the first number of samples and ten times as many."""
+    sizes = {key: getattr(options, key) for key in ("batch", "chunk", "width", "latent_dim")}
+    return measure_memory((options.num_samples[0], 10 * options.num_samples[0]), **sizes)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -94,6 +144,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=2, help="of training (%(default)s)")
     parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
     parser.add_argument("--repeats", type=int, default=3, help="alternating repeats (%(default)s)")
+    parser.add_argument("--memory", action="store_true", help="measure the peak memory, too; Linux only")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--date", help="of the record (today)")
     parser.add_argument("--out", type=Path, help="file for the record, JSON")
@@ -120,6 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     peaks = {name: measure_peaks(device, dtype) for name, dtype in dtypes.items()}
     pair = trained(options, images, device)
     found["cases"] = [measure_case(options, pair, x, n) for n in options.num_samples]
+    found["memory"] = memory(options) if options.memory else []
     found["peaks"] = {name: asdict(peaks[name].best(measure_peaks(device, dtype))) for name, dtype in dtypes.items()}
     found["load_average"] = os.getloadavg()
     print(f"{headline(found)}\n\n{likelihood_table(found)}")

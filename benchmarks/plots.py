@@ -37,6 +37,9 @@ LOOK = {
     "pyro_vae eager, bf16": (PALETTE[5], "X", "--"),
     "pyro_vae compiled, fp32": (PALETTE[0], "o", "-"),
     "pyro_vae compiled, bf16": (PALETTE[9], "*", "-"),
+    "image by image, 500 copies": (PALETTE[3], "o", "-"),
+    "image by image, 100 copies": (PALETTE[1], "v", "-"),
+    "products alone": (PALETTE[2], "^", "-."),
 }
 
 

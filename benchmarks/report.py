@@ -126,10 +126,11 @@ def _ranks(found: list[Record]) -> str:
 
 
 def likelihood_table(found: Record) -> str:
-    """What ``likelihood.py`` prints: the times and values, and the bounds."""
+    """What ``likelihood.py`` prints: the times and values, their ratios, the bounds, and the memory."""
     peaks = {key: Peaks(**p) for key, p in found["peaks"].items()}
     header = ["samples", "estimator", "ms per image", "start, s", "nats", "+- MC", "off by", "largest", "of bound"]
     parts = [table(header, [row for case in found["cases"] for row in _estimates(case, peaks)], left=2)]
+    parts += [_ratios(case) for case in found["cases"]]
     parts += [peaks_line(p, {"fp32": "float32", "bf16": "bfloat16"}[key]) for key, p in peaks.items()]
     header = ["samples", "images", "GFLOP per image", "MB", "ms at least, fp32", "bf16"]
     rows = []
@@ -137,7 +138,10 @@ def likelihood_table(found: Record) -> str:
         size = [f"{case['operations'] / 1e9:.3g}", f"{case['bytes'] / 1e6:.3g}"]
         bounds = [f"{1e3 * p.seconds(work(case)):.3g}" for p in peaks.values()]
         rows.append([str(case["num_samples"]), str(case["images"]), *size, *bounds])
-    return "\n\n".join([*parts, table(header, rows)])
+    parts.append(table(header, rows))
+    if found["memory"]:
+        parts.append(_memory(found["memory"]))
+    return "\n\n".join(parts)
 
 
 def _estimates(case: Record, peaks: dict[str, Peaks]) -> list[list[str]]:
@@ -145,7 +149,32 @@ def _estimates(case: Record, peaks: dict[str, Peaks]) -> list[list[str]]:
     for e in case["estimators"]:
         bound = 1e3 * peaks["bf16" if "bf16" in e["name"] else "fp32"].seconds(work(case))
         ms, start = e["milliseconds_per_image"], f"{e['start_seconds'][1]:.1f}"
-        value = [f"{e['log_likelihood']:.3f}", f"{e['monte_carlo_error']:.3f}", f"{e['off_by']:+.4f}"]
-        numbers = [spread(ms), start, *value, f"{e['largest_difference']:.3f}", f"{bound / ms[1]:.1%}"]
-        rows.append([str(case["num_samples"]), e["name"], *numbers])
+        value = ["-"] * 4
+        if "log_likelihood" in e:
+            value = [f"{e['log_likelihood']:.3f}", f"{e['monte_carlo_error']:.3f}", f"{e['off_by']:+.4f}"]
+            value.append(f"{e['largest_difference']:.3f}")
+        rows.append([str(case["num_samples"]), e["name"], spread(ms), start, *value, f"{bound / ms[1]:.1%}"])
     return rows
+
+
+def _ratios(case: Record) -> str:
+    """How many times faster than each of the codes image by image, and how many times the time of the products."""
+    names = list(case["estimators"][0]["ratios"])
+    header = [
+        f"{case['num_samples']} samples",
+        *(f"{'time /' if 'products' in n else 'faster than'} {n}" for n in names),
+    ]
+    rows = [[e["name"], *(spread(e["ratios"][n], "{:.2f}") for n in names)] for e in case["estimators"]]
+    lines = [table(header, rows), f"best chunk of the products: {case['best_chunk']} samples of every image"]
+    if case["others"] > QUIET:
+        lines.append(f"not quiet: other programs took {case['others']:.0%} of the processor")
+    return "\n".join(lines)
+
+
+def _memory(found: list[Record]) -> str:
+    header = ["engine", "samples", "MiB with imports, model and data", "peak of the process", "growth"]
+    rows = [
+        [r["engine"], str(r["num_samples"]), *(f"{v:.0f}" for v in (r["before"], r["peak"], r["peak"] - r["before"]))]
+        for r in found
+    ]
+    return table(header, rows)

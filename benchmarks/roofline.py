@@ -99,15 +99,15 @@ def measure_peaks(device: torch.device, dtype: torch.dtype = torch.float32) -> P
 def _product_rate(n: int, device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return 2 * n**3 / _best(lambda: torch.mm(a, b, out=out), device)
+    return 2 * n**3 / shortest(lambda: torch.mm(a, b, out=out), device)
 
 
 def _copy_rate(size: int, device: torch.device) -> float:
     source, target = (torch.ones(size // 4, device=device) for _ in range(2))
-    return 2 * size / _best(lambda: target.copy_(source), device)
+    return 2 * size / shortest(lambda: target.copy_(source), device)
 
 
-def _best(run: Callable[[], Any], device: torch.device, *, seconds: float = 0.3) -> float:
+def shortest(run: Callable[[], Any], device: torch.device, *, seconds: float = 0.3) -> float:
     """Shortest time of one run, in groups of at least a millisecond."""
     found, times, stop = float("inf"), 1, time.perf_counter() + seconds
     while time.perf_counter() < stop or found == float("inf"):

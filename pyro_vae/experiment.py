@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from pydoc import locate
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 import yaml
@@ -18,21 +16,33 @@ from jsonargparse import ArgumentParser, Namespace
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_vae.assembly import Device, build_vae, choose_device, load_model, takes_guide
 from pyro_vae.config import load_config
-from pyro_vae.data import Dataset, Digits, Splits
-from pyro_vae.evaluation import LogLikelihood, log_likelihood
+from pyro_vae.data import Dataset, Digits
 from pyro_vae.guides import DiagonalNormalGuide, Guide
 from pyro_vae.isolation import isolated
 from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
-from pyro_vae.models import VAE
 from pyro_vae.networks import Shape
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.precision import Precision
 from pyro_vae.priors import Prior, StandardNormalPrior, VampPrior
-from pyro_vae.ranks import local_rank
-from pyro_vae.training import EngineName, FitResult, Run, fit, frozen
+from pyro_vae.trained import Trained, parts_of
+from pyro_vae.training import EngineName, Run, fit, frozen
 
-Device = Literal["auto", "cpu", "cuda"]
+__all__ = [
+    "Device",
+    "Trained",
+    "build_vae",
+    "choose_device",
+    "load_model",
+    "load_run",
+    "parse_config",
+    "parser",
+    "refit_options",
+    "takes_guide",
+    "to_yaml",
+    "train",
+]
 
 
 def train(
@@ -130,37 +140,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             tensorboard=tensorboard,
         )
-    return Trained(vae, splits, {**splits.protocol, **_parts(vae)}, result, num_samples)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained VAE with its data and protocol."""
-
-    vae: VAE
-    splits: Splits
-    protocol: dict[str, Any]
-    result: FitResult | None = None
-    num_samples: int = 1000
-
-    def evaluate(
-        self, split: str = "test", *, num_samples: int | None = None, num_data: int | None = None, **options: Any
-    ) -> LogLikelihood:
-        """The log-likelihood of a split, with the run's protocol; options as in :func:`pyro_vae.log_likelihood`.
-
-        Args:
-            split: ``"test"``, ``"validation"`` or ``"train"``.
-            num_samples: draws of z per image.
-            num_data: only the first so many images.
-            options: of :func:`pyro_vae.log_likelihood`.
-        """
-        images = getattr(self.splits, split)
-        if images is None:
-            raise ValueError(f"evaluate: the split must hold data, got split={split!r} of size 0. Use another split.")
-        images = images if num_data is None else images.subset(slice(num_data))
-        protocol = {**self.protocol, "split": split}
-        samples = num_samples or self.num_samples
-        return log_likelihood(self.vae.model, self.vae.guide, images, num_samples=samples, protocol=protocol, **options)
+    return Trained(vae, splits, {**splits.protocol, **parts_of(vae)}, result, num_samples)
 
 
 def load_run(
@@ -204,7 +184,7 @@ def load_run(
         raise ValueError(
             f"Run: {run.path} must hold the weights of its own config.yaml, got others. Restore the folder from a copy."
         ) from None
-    return Trained(vae.to(place).eval(), splits, {**splits.protocol, **_parts(vae)})
+    return Trained(vae.to(place).eval(), splits, {**splits.protocol, **parts_of(vae)})
 
 
 def parse_config(run: Run, *, trust: Iterable[str] = ()) -> Namespace:
@@ -258,66 +238,3 @@ def to_yaml(options: Namespace) -> str:
     plain = yaml.safe_load(parser().dump(options, skip_unset=False))
     plain.pop("config", None)
     return yaml.safe_dump(plain, sort_keys=False)
-
-
-def build_vae(
-    data_shape: Shape,
-    latent_dim: int,
-    prior: Callable[[int], Prior],
-    likelihood: Callable[[int, Shape], Likelihood],
-    guide: Callable[[Shape, int], Guide],
-    prior_guide: Callable[[Shape, int], Guide] | None = None,
-    *,
-    seed: int = 0,
-) -> VAE:
-    """Build the three pieces for the data's shape, with initial weights by ``seed``; the global generator stays.
-
-    A prior whose first argument is called ``guide``, as VampPrior's, is given the guide, or one built by
-    ``prior_guide``, instead of ``latent_dim``.
-    """
-    with isolated(seed):
-        if not takes_guide(prior):
-            if prior_guide is not None:
-                raise ValueError("prior_guide: must have a VampPrior, got another prior. Leave the option away.")
-            return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
-        made = likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
-        through = made[1] if prior_guide is None else prior_guide(data_shape, latent_dim)
-        return VAE(cast(Any, prior)(through), *made)
-
-
-def load_model(vae: VAE, run: Run) -> None:
-    """Give the model the trained weights of a run, whatever the guide there was.
-
-    Raises:
-        ValueError: they are those of another model.
-    """
-    weights = {name.removeprefix("model."): t for name, t in run.load_weights().items() if name.startswith("model.")}
-    try:
-        vae.model.load_state_dict(weights)
-    except RuntimeError:
-        raise ValueError(
-            f"model_from: {run.path} must hold a model with the same prior and likelihood, got another. "
-            "Use `pyro-vae refit`, which takes both from the run."
-        ) from None
-
-
-def takes_guide(factory: Any) -> bool:
-    """Whether the first argument is called ``guide``; the class may be within the parser's ``partial``."""
-    classes = [c for c in (factory, *getattr(factory, "args", ())) if inspect.isclass(c)]
-    return bool(classes) and next(iter(inspect.signature(classes[0]).parameters), "") == "guide"
-
-
-def choose_device(name: Device) -> torch.device:
-    """The device of a name.
-
-    Raises:
-        ValueError: CUDA is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda must be available, got none on this machine. Use --device cpu or auto.")
-    return torch.device("cuda", local_rank()) if name != "cpu" and torch.cuda.is_available() else torch.device("cpu")
-
-
-def _parts(vae: VAE) -> dict[str, Any]:
-    parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.guide}
-    return {**{name: type(part).__name__ for name, part in parts.items()}, "latent_dim": vae.latent_dim}

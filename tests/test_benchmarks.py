@@ -2,10 +2,12 @@
 
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyro
@@ -89,11 +91,53 @@ def test_likelihood(tmp_path):
     text, record = run("likelihood.py", LIKELIHOOD, tmp_path)
     check_record(record, "likelihood.py")
     (case,) = record["cases"]
-    assert len(case["estimators"]) == 6
+    assert len(case["estimators"]) == 10
     for found in case["estimators"]:
         assert f"20       {found['name']}  " in text
         assert found["milliseconds_per_image"][1] > 0
-        assert found["largest_difference"] < (1 if "bf16" in found["name"] else 0.01)
+        assert len(found["ratios"]) == 4
+        assert found["ratios"].get(found["name"], [1, 1, 1]) == [1, 1, 1]
+        if "copies" in found["name"]:  # other draws
+            assert abs(found["off_by"]) < 4.5 * 2**0.5 * found["monte_carlo_error"]
+        elif "products" not in found["name"]:
+            assert found["largest_difference"] < (1 if "bf16" in found["name"] else 0.01)
+
+
+def test_image_by_image_is_unbiased(module):
+    """Where the encoder is the prior, the mean weight is that of p(x | z), known for a decoder that looks at no z."""
+    estimators, pair = module("estimators"), module("programs").mlp(8, 2)
+    with torch.no_grad():
+        for layer in (pair.guide.net.layers[-1], pair.model.likelihood.net.layers[-1]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    x = torch.bernoulli(torch.full((4, 784), 0.5))
+    values, errors = estimators.image_by_image(pair, estimators.Clock(x, 2), 7, 0, replicas=3)
+    assert values.tolist() == pytest.approx([-784 * math.log(2)] * 4, rel=1e-6)
+    assert errors.tolist() == pytest.approx([0] * 4, abs=1e-3)
+
+
+def test_the_products_are_those_of_the_decodings(module):
+    estimators, pair = module("estimators"), module("programs").mlp(8, 2)
+    x = torch.zeros(8, 784)
+    products = estimators.Products(pair, 4)
+    found = module("roofline").work_of(lambda: products.run(estimators.Clock(x, 4), 20, 3))
+    assert found.operations == 2 * 20 * 8 * (2 * 8 + 8 * 784)  # two per weight, sample and image
+    assert products.best_chunk(5, x.device) == 5
+
+
+@pytest.mark.slow
+def test_memory(module):
+    found = module("memory")._in_new_process("eager", 20, {"width": 8, "latent_dim": 2, "batch": 4, "chunk": 5})
+    assert 50 < found["before"] <= found["peak"] < 1024
+
+
+def test_memory_that_grows_with_the_samples_is_refused(module, monkeypatch):
+    memory = module("memory")
+    for growth, fine in ((0, True), (100, False)):
+        rows = {20: {"before": 500.0, "peak": 600.0}, 200: {"before": 500.0, "peak": 600.0 + growth}}
+        monkeypatch.setattr(memory, "_in_new_process", lambda engine, n, sizes, rows=rows: rows[n])
+        with nullcontext() if fine else pytest.raises(AssertionError, match="memory grows"):
+            assert len(memory.measure_memory((200, 20), width=8)) == 4
 
 
 def test_work_is_the_textbooks(module):

@@ -21,20 +21,28 @@ LAYERS = [
     {"objectives", "evaluation"},
     {"training", "config"},
     {"pyro_vae"},  # the package's own __init__: what it imports is loaded with it, so no figures and no command line
-    {"experiment", "plotting", "arguments"},
+    {"assembly", "trained", "results"},
+    {"experiment", "plotting", "arguments", "methods"},
+    {"report", "compare"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
 # Beside the layers, and open to these only; what a leaf imports itself must be open to it here.
 LEAVES = {
-    "data": {"evaluation", "training", "config", "pyro_vae", "experiment", "plotting"},
-    "files": {"evaluation", "training", "plotting", "cli"},
+    "data": {"evaluation", "training", "config", "pyro_vae", "trained", "experiment", "plotting"},
+    "files": {"evaluation", "training", "plotting", "commands"},
+    "html": {"report"},
     "precision": {"evaluation", "training", "experiment"},
-    "ranks": {"data", "evaluation", "training", "experiment", "cli"},
+    "ranks": {"data", "evaluation", "training", "assembly", "commands"},
     "sharding": {"data", "training"},
     "recording": {"evaluation", "training"},
-    "isolation": {"objectives", "evaluation", "training", "plotting", "experiment", "recording"},
+    "isolation": {
+        *{"objectives", "evaluation", "training", "recording"},
+        *{"plotting", "assembly", "experiment", "report"},
+    },
     "param_store": {"guides", "models", "objectives", "evaluation", "isolation"},
+    "tables": {"commands"},
     "traces": {"objectives", "evaluation", "training"},
 }
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

@@ -1,0 +1,20 @@
+"""The commands of ``pyro-vae``, each from the words after its name."""
+
+from collections.abc import Callable
+
+from pyro_vae.commands.compare import compare_runs
+from pyro_vae.commands.evaluate import evaluate
+from pyro_vae.commands.report import write_report
+from pyro_vae.commands.sample import sample
+from pyro_vae.commands.train import refit, train
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "refit": refit,
+    "evaluate": evaluate,
+    "sample": sample,
+    "report": write_report,
+    "compare": compare_runs,
+}
+
+__all__ = ["COMMANDS"]

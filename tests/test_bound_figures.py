@@ -1,0 +1,161 @@
+"""Figures of the bounds: what they show, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pyro_vae import plotting
+from pyro_vae.evaluation import AnnealedLogLikelihood, LogLikelihood
+from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood
+from pyro_vae.evaluation.sandwich import Sandwich
+from tests.test_plotting import is_whole, labels, legend, untouched  # noqa: F401  # a fixture
+
+pytestmark = pytest.mark.usefixtures("untouched")
+LONG = (
+    "Digits, dynamic binarization, BernoulliLikelihood, 1350 training images, 200 samples, seed 0, test part, 100 data"
+)
+
+
+def importance(num: int = 6, **changes: Any) -> LogLikelihood:
+    steps = torch.tensor([-3.0, -2.0, -1.5, -1.4])
+    wiggle = torch.arange(4.0 * num).reshape(num, 4).sin()
+    curve = torch.linspace(-90, -80, num)[:, None] + steps + 0.1 * wiggle
+    names = ("effective_sample_size", "elbo", "distortion", "rate")
+    rest = {name: torch.ones(num) for name in names}
+    found = {"log_likelihood": curve[:, -1], "standard_error": torch.full((num,), 0.1), "curve": curve}
+    found |= {"pareto_k": torch.linspace(0.1, 0.9, num), **rest}
+    return LogLikelihood(**{**found, **changes}, protocol={"num_samples": 6})
+
+
+def annealed(num_distributions: int, base: LogLikelihood, shift: float) -> AnnealedLogLikelihood:
+    num = len(base)
+    bound = base.log_likelihood + shift
+    rest = [torch.full((num,), 0.2), torch.ones(num), bound - 0.5, torch.linspace(0.5, 1, num), torch.ones(num, 4)]
+    return AnnealedLogLikelihood(bound, *rest, protocol={"num_distributions": num_distributions})
+
+
+def test_the_curve_is_the_mean_bound_at_each_number_of_samples() -> None:
+    result = importance()
+    figure = plotting.bound_curve(result, caption=LONG)
+    (ax,) = figure.axes
+    assert ax.get_xscale() == "log"
+    assert list(ax.lines[0].get_xdata()) == [1, 2, 4, 6]
+    assert result.curve is not None
+    assert list(ax.lines[0].get_ydata()) == pytest.approx(result.curve.mean(0).tolist())
+    assert labels(figure) == [("Importance samples K", "Bound on log p(x)\n(nats per datum)")]
+    assert ax.get_title() == "2 of 6 data have Pareto k > 0.7"
+    assert any(text.startswith("ELBO \N{MINUS SIGN}") for text in legend(ax))
+    assert is_whole(figure)
+
+
+def test_the_band_is_the_standard_error_of_what_is_still_gained() -> None:
+    result = importance()
+    assert result.curve is not None
+    (band,) = plotting.bound_curve(result).axes[0].collections[:1]
+    difference = result.curve[:, 0] - result.curve[:, -1]
+    half = float(difference.std() / 6**0.5)
+    heights = band.get_paths()[0].vertices[:, 1]
+    at_one = [y for x, y in band.get_paths()[0].vertices.tolist() if x == 1]
+    assert max(at_one) - min(at_one) == pytest.approx(2 * half)
+    assert len(heights) > 4
+
+
+def test_a_result_without_a_curve_is_refused() -> None:
+    with pytest.raises(ValueError, match="bound_curve: result must have a curve, got none"):
+        plotting.bound_curve(importance(curve=None))
+
+
+def test_pareto_shapes_count_every_datum_and_refuse_unknown_ones() -> None:
+    figure = plotting.pareto_shapes(importance(), caption=LONG)
+    assert sum(patch.get_height() for patch in figure.axes[0].patches) == 6
+    assert "no unit" in labels(figure)[0][0]
+    assert is_whole(figure)
+    with pytest.raises(ValueError, match="pareto_shapes: result must have finite Pareto k"):
+        plotting.pareto_shapes(importance(pareto_k=torch.full((6,), torch.nan)))
+
+
+def test_annealed_bounds_are_sorted_and_have_monte_carlo_errors() -> None:
+    base = importance()
+    results = [annealed(1000, base, 0.3), annealed(100, base, 0.1)]
+    figure = plotting.annealed_bounds(results, importance=base, caption=LONG)
+    (ax,) = figure.axes
+    line = ax.containers[0]
+    assert list(line[0].get_xdata()) == [100, 1000]
+    assert list(line[0].get_ydata()) == pytest.approx([base.mean() + 0.1, base.mean() + 0.3])
+    low, high = line[2][0].get_segments()[0][:, 1]
+    assert high - low == pytest.approx(2 * 0.2 / 6**0.5)
+    assert set(legend(ax)) == {"AIS", "importance, 6 samples"}
+    assert is_whole(figure)
+    with pytest.raises(ValueError, match="must be of the same data"):
+        plotting.annealed_bounds(results, importance=importance(5))
+    with pytest.raises(ValueError, match="results must not be empty"):
+        plotting.annealed_bounds([])
+
+
+def test_differences_are_annealed_minus_importance() -> None:
+    base = importance()
+    figure = plotting.bound_differences(annealed(100, base, 0.25), base, caption=LONG)
+    (ax,) = figure.axes
+    heights = [y for container in ax.containers for y in container[0].get_ydata()]
+    assert heights == pytest.approx([0.25] * 6)
+    assert ax.get_title().startswith("mean +0.250")
+    assert legend(figure) == ["Pareto k \N{LESS-THAN OR EQUAL TO} 0.7", "Pareto k > 0.7"]
+    assert is_whole(figure)
+    with pytest.raises(ValueError, match="bound_differences: both must be of the same data"):
+        plotting.bound_differences(annealed(100, base, 0.0), importance(5))
+
+
+def test_chains_show_what_averaging_gains_and_the_acceptance() -> None:
+    figure = plotting.annealed_chains(annealed(100, importance(), 0.0), caption=LONG)
+    gain, acceptance = figure.axes
+    assert list(gain.lines[0].get_ydata()) == pytest.approx([0.5] * 6)
+    assert list(acceptance.lines[0].get_ydata()) == pytest.approx(torch.linspace(0.5, 1, 6).tolist())
+    assert is_whole(figure)
+
+
+def test_a_sandwich_is_sorted_and_says_its_gap() -> None:
+    lower = torch.tensor([-80.0, -90.0, -85.0])
+    upper, errors = lower + torch.tensor([0.5, 1.0, 1.5]), torch.full((3,), 0.3)
+    figure = plotting.sandwich_bounds(Sandwich(lower, upper, errors, errors, torch.ones(3)), caption=LONG)
+    bounds, widths = figure.axes
+    assert list(bounds.lines[0].get_ydata()) == [-89.0, -83.5, -79.5]
+    assert list(bounds.lines[1].get_ydata()) == [-90.0, -85.0, -80.0]
+    assert list(widths.containers[0][0].get_ydata()) == [1.0, 1.5, 0.5]
+    assert bounds.get_title() == f"gap 1.000 \N{PLUS-MINUS SIGN} {0.5 / 3**0.5:.3f} nats, mean of 3"
+    assert is_whole(figure)
+
+
+def test_harmonic_estimates_show_what_tells_whether_to_trust_them() -> None:
+    bound = torch.tensor([-3.0, -1.0, -2.0])
+    result = HarmonicLogLikelihood(bound, torch.full((3,), 0.3), bound + 3.5, bound + 4, torch.ones(3))
+    figure = plotting.harmonic_reliability(result, caption=LONG)
+    r_hat, k = figure.axes
+    assert list(r_hat.lines[0].get_ydata()) == [1.0, 2.0, 3.0]
+    assert list(k.lines[0].get_ydata()) == [0.5, 1.5, 2.5]
+    assert [ax.lines[1].get_ydata()[0] for ax in (r_hat, k)] == [1.05, 0.7]
+    assert is_whole(figure)
+
+
+def test_every_kind_of_result_has_its_figure_and_an_unknown_one_is_refused() -> None:
+    base = importance()
+    assert plotting.result_figure(base).axes[0].get_xlabel() == "Importance samples K"
+    assert len(plotting.result_figure(annealed(100, base, 0.0)).axes) == 2
+
+    class Other(LogLikelihood):
+        method = "other"
+
+    unknown = Other(*[torch.ones(2)] * 7)
+    with pytest.raises(ValueError, match="result_figure: result must be of a known kind, got 'other'"):
+        plotting.result_figure(unknown)
+
+
+def test_a_caption_uses_the_words_of_the_method() -> None:
+    protocol = {"binarize": "none", "num_samples": 9, "split": "test"}
+    base = importance()
+    object.__setattr__(base, "protocol", protocol)
+    assert plotting.result_caption(base) == "no binarization, 9 importance samples, test part"
+    other = annealed(100, base, 0.0)
+    assert plotting.result_caption(other) == "100 distributions"

@@ -1,0 +1,218 @@
+"""``pyro-vae evaluate``: every method, its files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_vae.cli import main
+from pyro_vae.evaluation import Result
+from pyro_vae.experiment import load_run
+from pyro_vae.methods import METHODS
+
+QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "2", "--device", "cpu"]
+ANNEALING = ["--num_distributions", "5", "--num_chains", "2", "--num_steps", "2", "--engine", "eager"]
+SMALL = {
+    "importance": ["--num_samples", "30"],
+    "ais": ANNEALING,
+    "sandwich": ANNEALING,
+    "harmonic": [
+        "--num_samples",
+        "32",
+        "--num_fitted",
+        "16",
+        "--num_chains",
+        "4",
+        "--warmup",
+        "5",
+        "--engine",
+        "eager",
+    ],
+    "gaps": ["--num_samples", "20", "--num_steps", "3", "--num_particles", "2"],
+    "diagnostics": ["--num_simulations", "100", "--num_replicates", "10"],
+}
+FILES = {
+    "importance": ["log_likelihood-test-guide-30-seed0-first12"],
+    "ais": ["ais-test-prior-5x2-steps2-seed0-first12"],
+    "sandwich": ["sandwich-test-prior-5x2-steps2-seed0-first12"],
+    "harmonic": ["harmonic-test-prior-32x4-fitted16-warmup5-seed0-first12"],
+    "gaps": ["gaps-test-20x3-particles2-seed0-first12"],
+    "diagnostics": [
+        f"{kind}-test-100-sims100-replicates10-seed0-first12" for kind in ("diagnostics", "calibration", "predictive")
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def single_precision() -> None:
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_default_dtype(torch.float32)
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", *QUICK, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], run: Path, *words: str) -> str:
+    """Evaluate, which must fail with one line and write nothing."""
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    capsys.readouterr()
+    assert main(["evaluate", str(run), *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+    return line
+
+
+def test_training_draws_the_figure_of_its_estimate(trained: Path) -> None:
+    assert (trained / "figures" / "log_likelihood-test-guide-5-seed0.png").is_file()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--method", method, *SMALL[method], "--num_data", "12"]
+    assert main(["evaluate", str(run), *words]) == 0
+    shown = capsys.readouterr().out
+    for name, kind in zip(FILES[method], METHODS[method].results, strict=True):
+        result = Result.load(run / f"{name}.json")
+        assert result.method == kind
+        assert result.protocol["split"] == "test"
+        assert result.protocol["dataset"] == "Digits"
+        assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"result: {run / name}.json" in shown
+        assert f"figure: {run / 'figures' / name}.png" in shown
+    assert "--overwrite" in refused(capsys, run, *words)
+    assert main(["evaluate", str(run), *words, "--overwrite"]) == 0
+
+
+def test_every_option_of_a_method_is_one_of_its_function_and_reaches_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: dict = {}
+
+    def function(model, guide, data, **options):
+        told.update(options, num_data=len(data))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyro_vae.methods.annealed_log_likelihood", function)
+    given = {"num_distributions": 7, "num_chains": 3, "num_steps": 4, "batch_size": 6, "seed": 5, "num_data": 9}
+    named = {"start": "guide", "schedule": "linear", "engine": "eager"}
+    words = [word for name, value in (given | named).items() for word in (f"--{name}", str(value))]
+    before = sorted(run.rglob("*"))
+    assert main(["evaluate", str(run), "--method", "ais", *words]) == 130
+    assert {name: told[name] for name in given | named} == given | named
+    assert told["protocol"]["split"] == "test"
+    assert sorted(run.rglob("*")) == before  # interrupted: nothing was written
+
+
+def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--num_samples", "30", "--num_data", "12"]
+    assert main(["evaluate", str(run), *small, "--proposal", "inflated"]) == 0
+    assert main(["evaluate", str(run), *small, "--proposal", "inflated", "--inflate", "1.5"]) == 0
+    for factor in ("1.2", "1.5"):
+        found = Result.load(run / f"log_likelihood-test-inflated-30-x{factor}-seed0-first12.json")
+        assert factor in found.protocol["proposal"]
+    line = refused(capsys, run, *small, "--inflate", "1.5")
+    assert line == "--inflate: must come with --proposal inflated, got 1.5 alone. Add it."
+
+
+def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ais = run / f"{FILES['ais'][0]}.json"
+    assert main(["evaluate", str(run), "--method", "ais", *ANNEALING, "--num_data", "12"]) == 0
+    words = ["--method", "gaps", *SMALL["gaps"], "--log_likelihood", str(ais)]
+    assert main(["evaluate", str(run), *words, "--num_data", "12"]) == 0
+    (path,) = run.glob(f"gaps-*-by-{ais.stem}-*.json")
+    expected = Result.load(ais).log_likelihood  # type: ignore[attr-defined]
+    assert torch.equal(Result.load(path).log_likelihood, expected)  # type: ignore[attr-defined]
+    line = refused(capsys, run, *words, "--num_data", "11")
+    assert line.startswith("--log_likelihood: must be of this model and these data, got num_data=12")
+    content = json.loads(ais.read_text())
+    content["protocol"]["prior"] = "Another"
+    ais.write_text(json.dumps(content))
+    path.unlink()
+    assert "got prior=Another" in refused(capsys, run, *words, "--num_data", "12")
+    assert "No such file" in refused(capsys, run, *words[:-1], "/nowhere.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--method", "ais", "--num_samples", "3"],
+            "--method ais must be given options that it uses, got --num_samples",
+        ),
+        (["--method", "gaps", "--proposal=prior"], "--method gaps must be given options that it uses, got --proposal"),
+        (["--num_chains", "3"], "--method importance must be given options that it uses, got --num_chains"),
+        (["--method", "diagnostics", "--engine", "eager"], "It takes --num_samples, --num_decomposed, --num_draws"),
+        (["--method", "nope"], "invalid choice: 'nope'"),
+        (["--method"], "expected one argument"),
+        (["--bogus", "3"], "unrecognized arguments: --bogus"),
+        (["--num_sam", "3"], "unrecognized arguments: --num_sam"),
+        (["--num_samples", "0"], "--num_samples: must be at least 1, got 0. Use 5000."),
+        (["--num_samples", "many"], "invalid int value: 'many'"),
+        (["--method", "gaps", "--lr", "0"], "--lr: must be positive and finite, got 0"),
+        (["--method", "gaps", "--lr", "nan"], "--lr: must be positive and finite, got nan"),
+        (["--method", "harmonic", "--num_samples", "33"], "num_samples must be a multiple of num_chains"),
+        (["--seed", "-1"], "--seed: must be in 0..2^63-1, got -1"),
+        (["--method", "ais", "--num_distributions", "1"], "num_distributions must be at least 2"),
+        (["--method", "diagnostics", "--num_bins", "7"], "num_bins"),
+        (["--inflate", "2"], "--inflate: must come with --proposal inflated"),
+        (["--proposal", "inflated", "--inflate", "-1"], "--inflate: must be positive and finite"),
+    ],
+)
+def test_a_wrong_word_gets_one_line_and_writes_nothing(
+    words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, run, *words)
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_result_without_finite_numbers_is_kept_without_a_figure(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(result, **options):
+        raise ValueError("bound_curve: no.")
+
+    monkeypatch.setattr("pyro_vae.plotting.result_figure", fail)
+    assert main(["evaluate", str(run), "--num_samples", "3", "--num_data", "4"]) == 0
+    shown = capsys.readouterr()
+    assert "figure: none" in shown.out
+    assert shown.err == "warning: no figure: bound_curve: no.\n"
+    assert (run / "log_likelihood-test-guide-3-seed0-first4.json").is_file()
+
+
+def test_help_groups_the_options_by_method_with_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--help"]) == 0
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    sections = re.split(r"--method (?=\w+: )", shown)[1:]
+    assert [section.split(":")[0] for section in sections] == list(METHODS)
+    for section, method in zip(sections, METHODS.values(), strict=True):
+        for option in method.options:
+            assert f"--{option.name} " in section
+            assert option.default is None or f"(default {option.default})" in section
+    assert main(["evaluate", "--method", "gaps", "-h"]) == 0
+    shown = capsys.readouterr().out
+    assert "--num_particles" in shown
+    assert "--num_chains" not in shown
+
+
+def test_the_methods_agree_with_the_library(run: Path) -> None:
+    assert main(["evaluate", str(run), *SMALL["importance"], "--num_data", "12", "--seed", "4"]) == 0
+    found = Result.load(run / "log_likelihood-test-guide-30-seed4-first12.json")
+    expected = load_run(run, device="cpu").evaluate(num_samples=30, num_data=12, seed=4)
+    assert math.isclose(found.mean(), expected.mean(), rel_tol=1e-6)

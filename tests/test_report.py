@@ -1,0 +1,212 @@
+"""The page of a run: whole by itself, escaped, and honest about what is missing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from pyro_vae import html
+from pyro_vae.cli import main
+from pyro_vae.evaluation import AnnealedLogLikelihood, LogLikelihood
+from pyro_vae.evaluation.sandwich import Sandwich
+
+QUICK = ["--epochs", "2", "--num_samples", "40", "--latent_dim", "3", "--device", "cpu"]
+RESULT = "log_likelihood-test-guide-40-seed0.json"
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """What a page holds; every element must be closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, Any]]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if "style" not in self.open else ""
+
+    def of(self, tag: str) -> list[dict[str, Any]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def ids(self) -> list[str]:
+        return [section["id"] for section in self.of("section")]
+
+
+@pytest.fixture(autouse=True)
+def single_precision() -> None:
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_default_dtype(torch.float32)
+    path = tmp_path_factory.mktemp("runs") / "a <b> & 'c'"
+    assert main(["train", *QUICK, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / trained.name))
+
+
+def page_of(run: Path) -> Page:
+    assert main(["report", str(run)]) == 0
+    return Page((run / "report.html").read_text())
+
+
+def test_the_page_needs_nothing_but_itself(run: Path) -> None:
+    page = page_of(run)
+    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base", "form"} == set()
+    for tag, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes), tag
+        assert attributes.get("href", "#").startswith("#")
+        assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+    assert "http" not in re.sub(r'src="[^"]*"', "", (run / "report.html").read_text()).replace("http-equiv", "")
+    assert "default-src 'none'" in page.of("meta")[1]["content"]
+
+
+def test_every_image_says_what_it_shows_and_links_lead_to_sections(run: Path) -> None:
+    page = page_of(run)
+    images = page.of("img")
+    assert len(images) >= 6
+    assert all(len(image["alt"]) > 8 for image in images)
+    assert [a["href"][1:] for a in page.of("a")] == page.ids()
+    assert page.of("html")[0]["lang"] == "en"
+    assert len(page.of("h1")) == 1
+
+
+def test_what_comes_from_the_configuration_is_escaped(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model_from"] = "<script>alert('x')</script>"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    page = page_of(run)
+    assert page.of("script") == []
+    assert "<script>alert('x')</script>" in page.text
+    assert "pyro_vae run: a <b> & 'c'" in page.text
+
+
+def test_the_same_folder_makes_the_same_page(run: Path) -> None:
+    page_of(run)
+    first = (run / "report.html").read_bytes()
+    page_of(run)
+    assert (run / "report.html").read_bytes() == first
+
+
+def test_it_names_the_missing_results_and_the_commands_that_make_them(run: Path) -> None:
+    text = page_of(run).text
+    for method in ("ais", "sandwich", "harmonic", "gaps", "diagnostics"):
+        assert f"pyro-vae evaluate {shlex.quote(str(run))} --method {method}" in text
+    assert "--method importance" not in text
+    (run / RESULT).unlink()
+    page = page_of(run)
+    assert "--method importance" in page.text
+    assert "worst" not in page.ids()
+
+
+def test_the_worst_explained_images_are_those_of_the_lowest_estimate(run: Path) -> None:
+    result = LogLikelihood.load(run / RESULT)
+    page = page_of(run)
+    shown = page.text.split("Pareto k without unit")[1].split("The same images")[0]
+    rows = re.findall(r"^(\d+)(\N{MINUS SIGN}\d+\.\d{3})", shown, re.MULTILINE)
+    worst = result.log_likelihood.argsort()[:10].tolist()
+    assert [int(number) for number, _ in rows] == worst
+    values = [float(value.replace("\N{MINUS SIGN}", "-")) for _, value in rows]
+    assert values == pytest.approx(result.log_likelihood[worst].tolist(), abs=5e-4)
+
+
+def test_every_result_of_the_folder_is_on_the_page(run: Path) -> None:
+    base = LogLikelihood.load(run / RESULT)
+    num, protocol = 30, {**base.protocol, "estimator": "ais", "num_data": 30, "num_chains": 2}
+    bound = base.log_likelihood[:num] + 0.25
+    rest = [torch.full((num,), 0.1), torch.ones(num), bound - 0.1, torch.ones(num), torch.ones(num, 2)]
+    for size in (10, 100):
+        ais = AnnealedLogLikelihood(bound, *rest, protocol={**protocol, "num_distributions": size})
+        ais.save(run / f"ais-{size}.json")
+    lower, errors = torch.zeros(5), torch.full((5,), 0.1)
+    pair = Sandwich(lower, lower + 0.75, errors, errors, torch.ones(5), bound[:5], errors, protocol=protocol)
+    pair.save(run / "sandwich.json")
+    replace(pair, upper=lower - 0.25).save(run / "sandwich-noisy.json")
+    replace(pair, log_likelihood=None, standard_error=None).save(run / "sandwich-simulated.json")
+    page = page_of(run)
+    alts = [image["alt"] for image in page.of("img")]
+    assert alts.count("AIS bound against distributions") == 1  # both sizes in one
+    assert alts.count("AIS minus importance estimate, per datum") == 1
+    assert sum("bounds of log p(x) of simulated data" in alt for alt in alts) == 3
+    assert page.text.count("It is too small to be told from zero") == 1
+    assert f"{bound.mean():.3f}".replace("-", "\N{MINUS SIGN}") in page.text
+    assert "the upper bound is 0.750 \N{PLUS-MINUS SIGN} 0.000 nats above the lower one" in page.text
+    assert page.text.count("The real data's mean is at least") == 1
+    assert "--method ais" not in page.text
+
+
+def test_an_annealed_result_of_other_data_is_not_set_beside_the_importance_estimate(run: Path) -> None:
+    base = LogLikelihood.load(run / RESULT)
+    rest = [torch.ones(30)] * 5
+    protocol = {**base.protocol, "num_data": 30, "num_distributions": 10, "split": "validation"}
+    AnnealedLogLikelihood(*rest, torch.ones(30, 2), protocol=protocol).save(run / "ais.json")
+    assert "AIS minus importance estimate, per datum" not in [i["alt"] for i in page_of(run).of("img")]
+
+
+def test_a_run_without_a_history_or_results_has_a_page(run: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    (run / RESULT).unlink()
+    assert "no record of its training" in page_of(run).text
+
+
+def test_a_file_elsewhere_is_replaced_only_when_asked(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page.html"
+    out.write_text("mine")
+    capsys.readouterr()
+    for words, message in (
+        (["--out", str(out)], "must not exist yet"),
+        (["--out", str(tmp_path / "page.pdf")], "must end in .html"),
+        (["--overwrite"], "must come with --out"),
+        (["--method", "ais"], "unrecognized arguments"),
+    ):
+        assert main(["report", str(run), *words]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert message in line
+    assert out.read_text() == "mine"
+    assert not (run / "report.html").exists()
+    assert main(["report", str(run), "--out", str(out), "--overwrite"]) == 0
+    assert out.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_damaged_result_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / RESULT).write_text((run / RESULT).read_text()[:100])
+    assert main(["report", str(run)]) == 2
+    assert "must be a whole result of pyro-vae evaluate" in capsys.readouterr().err
+    assert not (run / "report.html").exists()
+
+
+def test_the_pieces_escape_what_they_are_given() -> None:
+    bad = "<i>&\"'"
+    made = html.page(bad, [("a", bad, html.paragraph(bad) + html.commands([bad]) + html.picture(b"x", bad, bad))])
+    assert Page(made).text.count(bad) == 7
+    made = html.table([bad], [[bad, bad]], caption=bad) + html.folded(bad, html.paragraph(bad, note=True))
+    assert Page(made).text.count(bad) == 6
+    assert "<i>" not in made
