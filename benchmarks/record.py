@@ -3,8 +3,11 @@
     python benchmarks/record.py runs/mnist-1l --name mnist-1l-elbo \\
         --command 'pyro-vae train ...' --command 'pyro-vae evaluate ...' --note '...'
     python benchmarks/record.py comparison --name mnist-guides --command 'python examples/compare_guides.py ...'
+    python benchmarks/record.py runs/mnist-1l --name mnist-1l-bounds --evaluations 'ais-*' 'sandwich-*' \\
+        --command 'pyro-vae evaluate ...'
 
-The second form keeps a folder of `examples/compare_guides.py`: the table, the figure, each guide's result.
+The second form keeps a folder of `examples/compare_guides.py`: the table, the figure, each guide's result. The third
+keeps a run's evaluations, those of the given names, with their figures.
 """
 
 from __future__ import annotations
@@ -83,6 +86,21 @@ def record_comparison(folder: Path, name: str, commands: list[str], note: str) -
     return target
 
 
+def record_evaluations(run: Run, name: str, patterns: list[str], commands: list[str], note: str) -> Path:
+    """Write ``results/NAME`` of a run's evaluations whose file names match one of the patterns."""
+    paths = sorted(path for pattern in patterns for path in run.path.glob(f"{pattern}.json"))
+    if not paths:
+        raise SystemExit(f"record: {run.path} must hold such evaluations, got none for {patterns}. Evaluate first.")
+    target = emptied(name)
+    for path in paths:
+        figure = run.figures / f"{path.stem}.png"
+        if figure.exists():
+            shutil.copy(figure, target / figure.name)
+    content = {**circumstances(commands, note), "results": {path.stem: numbers(path) for path in paths}}
+    (target / "result.json").write_text(json.dumps(content, indent=1) + "\n")
+    return target
+
+
 def emptied(name: str) -> Path:
     """The folder ``results/NAME``, new."""
     target = RESULTS / name
@@ -102,7 +120,11 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--command", action="append", required=True, help="what was run, word by word; repeatable")
     parser.add_argument("--note", default="")
+    parser.add_argument("--evaluations", nargs="+", help="keep only results of these names, with their figures")
     options = parser.parse_args()
+    if options.evaluations:
+        print(record_evaluations(Run(options.run), options.name, options.evaluations, options.command, options.note))
+        return
     rest = options.name, options.command, options.note
     compared = (options.run / "table.txt").exists()
     print(record_comparison(options.run, *rest) if compared else record(Run(options.run), *rest))

@@ -13,6 +13,12 @@ Run it::
     python examples/inference_gaps.py
     python examples/inference_gaps.py --out gaps
 
+The first command (35 s on one thread, torch 2.15, pyro 1.9.2, 2026-11-21) printed, over 50 test images, log p(x) of
+at least -23.531 +- 0.002 nats per image. Approximation and amortization gap are 0.138 and 0.309 for the diagonal
+normal, 0.075 and 0.324 for the full-rank one, 0.138 and 0.594 for the small encoder, each +- 0.002 to 0.004 by Monte
+Carlo. The encoder loses most of it: 69%, 81% and 81%. The two diagonal guides are one family and share the first gap,
+not the second; the richer family gains 0.06 nats and gives a quarter of that back to its encoder.
+
 References:
     Inference suboptimality in variational autoencoders (Cremer et al., 2018). https://arxiv.org/abs/1801.03558
 """

@@ -6,7 +6,18 @@ else here trains such a pair, measures it, or uses it.
 
 from pyro_vae import data, evaluation, guides, likelihoods, models, networks, objectives, priors, training
 from pyro_vae.data import MNIST, Digits, Files, FreyFaces, ImageSet, Splits
-from pyro_vae.evaluation import LogLikelihood, latent_diagnostics, log_likelihood, log_weights, prior_proposal
+from pyro_vae.evaluation import (
+    InflatedProposal,
+    LogLikelihood,
+    annealed_log_likelihood,
+    inference_gaps,
+    latent_diagnostics,
+    log_likelihood,
+    log_weights,
+    posterior_samples,
+    prior_proposal,
+    sandwich,
+)
 from pyro_vae.guides import (
     AmortizedGuide,
     AuxiliaryGuide,
@@ -88,6 +99,7 @@ __all__ = [
     "HouseholderFlowGuide",
     "IAFGuide",
     "ImageSet",
+    "InflatedProposal",
     "LaplaceLikelihood",
     "Likelihood",
     "LogLikelihood",
@@ -109,10 +121,12 @@ __all__ = [
     "StandardNormalPrior",
     "SylvesterFlowGuide",
     "VampPrior",
+    "annealed_log_likelihood",
     "data",
     "evaluation",
     "fit",
     "guides",
+    "inference_gaps",
     "latent_diagnostics",
     "likelihoods",
     "log_likelihood",
@@ -120,8 +134,10 @@ __all__ = [
     "models",
     "networks",
     "objectives",
+    "posterior_samples",
     "prior_proposal",
     "priors",
     "refit_guide",
+    "sandwich",
     "training",
 ]

@@ -29,6 +29,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from pyro_vae.decompositions import DECOMPOSITIONS
 from pyro_vae.isolation import isolated
 
 _LOCK = threading.RLock()  # the patches below are the process's
@@ -128,7 +129,7 @@ class Recorded:
         with self._rehearsal():  # the first run may draw more: Pyro looks for a model's plates once
             self.function(*args)
         with self._rehearsal(), _causes(), recordable():
-            graph = make_fx(flat, decomposition_table=_DECOMPOSITIONS)(*inputs)
+            graph = make_fx(flat, decomposition_table=DECOMPOSITIONS)(*inputs)
         with self._rehearsal(), recordable():
             again, _ = tree_flatten(self.function(*args))
         values, spec = results[-1]
@@ -229,32 +230,6 @@ def _unchecked(value: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 _LIFTED = {"torch_item": _detached, "warn_if_nan": _unchecked}
-
-
-def _norms(tensors: Sequence[Tensor], order: Any = 2, dtype: Any = None) -> list[Tensor]:
-    """The 2-norms as sums that the compiler fuses; torch's own are one kernel each."""
-    if order != 2 or dtype is not None:
-        return list(torch._foreach_norm(list(tensors), order, dtype=dtype))
-    return [(t * t).sum().sqrt() for t in tensors]
-
-
-def _bernoulli(probs: Tensor, generator: Any = None) -> Tensor:
-    """In place, which the compiler leaves to torch; the other it would draw from uniform numbers of its own."""
-    return torch.empty_like(probs).bernoulli_(probs, generator=generator)
-
-
-def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    """Apart on a CPU, where the sum goes into the nonlinearity's loop instead of a pass of its own."""
-    if a.device.type != "cpu" or beta != 1 or alpha != 1:
-        return NotImplemented
-    return torch.mm(a, b) + bias
-
-
-_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten._foreach_norm.Scalar: _norms,
-    torch.ops.aten.bernoulli.default: _bernoulli,
-    torch.ops.aten.addmm.default: _addmm,
-}
 
 
 def _kind(argument: Any) -> Any:

@@ -95,7 +95,7 @@ def test_more_distributions_tighten_the_bound() -> None:
 
 
 def test_the_schedules_go_from_0_to_1_and_the_sigmoid_is_slow_at_its_ends() -> None:
-    linear, sigmoid = (Path("x", 101, 1, 1, "prior", name).betas() for name in ("linear", "sigmoid"))
+    linear, sigmoid = (torch.tensor(Path("x", 101, 1, 1, "prior", name).betas()) for name in ("linear", "sigmoid"))
     for betas in (linear, sigmoid):
         assert betas[0] == 0
         assert betas[-1] == 1

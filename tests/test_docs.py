@@ -1,9 +1,15 @@
-"""What docs/engine.md says is so: its Python runs, its files exist, what it says cannot be recorded is refused so."""
+"""What docs/ says is so: its Python runs, its files exist, its commands parse, its numbers are the recorded ones.
+
+What docs/engine.md says cannot be recorded is refused as it says.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +21,17 @@ from pyro.distributions import Normal, Poisson, VonMises
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae import objectives
+from pyro_vae import evaluation, objectives
+from pyro_vae.commands.compare import compare_runs
+from pyro_vae.commands.evaluate import evaluate
+from pyro_vae.commands.report import write_report
+from pyro_vae.methods import METHODS
 from pyro_vae.training import build_engine
 from pyro_vae.training.choice import ENGINES, WORTH_COMPILING
-from tests.test_readme import ROOT, run_python
+from tests.test_readme import ROOT, blocks_of, run_python
 
 PAGE = (ROOT / "docs/engine.md").read_text()
+EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 REFUSED = PAGE.split("## What cannot be recorded")[1].split("## And")[0]
 LOOKS, SHAPES, DIFFER = "looks at a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
 
@@ -32,8 +43,59 @@ def test_its_python_runs_in_order() -> None:
     assert len(names["result"].history) == 2
 
 
-def test_its_files_exist() -> None:
-    found = re.findall(r"`((?:examples|benchmarks|docs)/[\w./-]+)`", PAGE)
+@pytest.mark.slow
+def test_the_python_of_the_evaluation_page_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_python("docs/evaluation.md", EVALUATION)
+    result, bounds, harmonic, gaps = (names[name] for name in ("result", "bounds", "harmonic", "gaps"))
+    assert (result.curve[:, 0] - result.elbo).abs().max() < 1e-5
+    assert (result.curve[:, -1] - result.log_likelihood).abs().max() < 1e-5
+    assert names["naive"].mean() < result.mean()
+    for other in (bounds, harmonic):  # three methods, one number
+        noise = math.hypot(other.monte_carlo_error(), result.monte_carlo_error())
+        assert abs(other.mean() - result.mean()) < 4.5 * noise
+    assert torch.equal(gaps.log_likelihood, result.log_likelihood)
+    own, x = names["own"], names["x"]
+    parts = torch.stack([Normal(loc, math.hypot(1, 0.5)).log_prob(x) for loc in (-1.0, 1.0)])  # y summed out by hand
+    exact = (parts + torch.tensor([[0.3], [0.7]]).log()).logsumexp(0)
+    assert ((own.log_likelihood - exact) / own.standard_error).abs().max() < 4.5
+    assert "not to be trusted" in capsys.readouterr().out
+
+
+COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_commands_of_the_evaluation_page_are_understood(words: list[str], tmp_path: Path) -> None:
+    _, command, *rest = words
+    absent = [word.replace("runs/", f"{tmp_path}/").replace("table", f"{tmp_path}/table") for word in rest]
+    with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):  # nothing but the run is missing
+        {"evaluate": evaluate, "report": write_report, "compare": compare_runs}[command](absent)
+
+
+def test_the_evaluation_page_quotes_the_recorded_numbers() -> None:
+    two_modes = (ROOT / "examples/two_modes.py").read_text()
+    table = re.findall(r"([+-]\d\.\d{3}) \+- +(\d\.\d{3})", EVALUATION.split("```text")[1].split("```")[0])
+    told = re.findall(r"(-\d\.\d{3}) \+- (\d\.\d{3})", two_modes)
+    assert len(told) == 6
+    assert set(told) <= set(table)
+    run = json.loads((ROOT / "benchmarks/results/mnist-1l-elbo/result.json").read_text())["results"][0]
+    row = next(line for line in EVALUATION.splitlines() if "mnist-1l-elbo" in line)
+    assert f"{run['elbo']['mean']:.2f}" in row
+    assert f"{run['log_likelihood']['mean']:.2f}" in row
+    assert f"k > 0.7 for {run['pareto_k_above_0.7']:.0%} of the images" in EVALUATION
+    assert f"error of {run['log_likelihood']['monte_carlo_error']:.3f} does not cover" in EVALUATION
+
+
+def test_the_evaluation_page_names_every_method_and_every_function() -> None:
+    assert [name for name in METHODS if f"--method {name}" not in EVALUATION and name != "importance"] == []
+    functions = [name for name in evaluation.__all__ if name.islower() and callable(getattr(evaluation, name))]
+    rare = {"log_weights", "pareto_k", "gap_table", "default_statistics"}
+    assert [name for name in functions if name not in EVALUATION and name not in rare] == []
+
+
+@pytest.mark.parametrize("page", [PAGE, EVALUATION], ids=["engine", "evaluation"])
+def test_its_files_exist(page: str) -> None:
+    found = re.findall(r"`(?:python )?((?:examples|benchmarks|docs)/[\w./-]+)`", page)
     assert found
     assert [path for path in found if not (ROOT / path).exists()] == []
 

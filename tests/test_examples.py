@@ -19,6 +19,7 @@ ARGS = {
     "naive_estimator.py": ["--epochs", "10", "--num-images", "50", "--num-samples", "10", "100", "1000"],
     "ppca.py": ["--epochs", "40", "--num-samples", "100"],
     "svi_loop.py": ["--epochs", "4", "--num-samples", "50"],
+    "two_modes.py": ["--epochs", "50", "--num-data", "20", "--num-samples", "2000", "--num-chains", "30"],
     "vae_digits.py": ["--epochs", "3", "--num-samples", "50"],
     "vae_mnist.py": ["--epochs", "3", "--num-samples", "50"],
 }
@@ -236,6 +237,34 @@ def test_inference_gaps_splits_the_gap_of_every_guide(output, tmp_path):
     assert len({row[1] for row in rows}) == 1  # one log p(x)
     kept = {path.name for path in (tmp_path / "gaps").iterdir()}
     assert kept == {"gaps.png", "diagonal-normal.json", "full-rank-normal.json", "diagonal-small-encoder.json"}
+
+
+@pytest.mark.slow
+def test_two_modes(output):
+    text = output("two_modes.py")
+    cells = rf"{NUMBER} +{NUMBER} +{SIGNED} \+- +{NUMBER} +(\S+) +(\d+)?(?:%|n/a)"
+    found = {name: row for name, *row in re.findall(rf"^(.+?) +{cells}$", text, re.MULTILINE)}
+    error, noise = ({name: float(row[i]) for name, row in found.items()} for i in (2, 3))
+    guide, two, three, four = (
+        f"importance, {n}" for n in ("one-mode guide", "two guides mixed", "scale x 3", "scale x 4")
+    )
+    for name, (value, exact, *_) in found.items():
+        assert abs(float(value) - float(exact) - error[name]) < 0.002  # three rounded numbers
+    for name in (two, "importance, prior", "annealed from the prior"):
+        assert abs(error[name]) < 4.5 * noise[name] + 0.001, text
+    for name in (guide, "annealed from the guide"):  # wrong by half of p(x), by their own errors very sure of it
+        assert abs(error[name] + math.log(2)) < 4.5 * noise[name] + 0.005, text
+    assert noise[guide] < 0.005 < 0.02 < noise[four], text
+    assert all(found[name][5] == "0" for name in (guide, two))
+    assert float(found[guide][4]) < 0.5 < 0.7 < float(found[four][4])
+    assert int(found[three][5]) > 0
+    assert int(found[four][5]) > 50
+    gap, gap_error = numbers(text, r"sandwich from the prior: gap NUMBER \+- NUMBER nats")
+    assert abs(gap) < 4.5 * gap_error < 0.5, text
+    assert numbers(text, r"sandwich from the guide: gap NUMBER \+- NUMBER nats")[0] > 1
+    jumps = [numbers(text, rf"{name}, five seeds: highest - lowest NUMBER nats")[0] for name in (guide, four)]
+    assert jumps[1] > 0.1 > 0.01 > jumps[0], text
+    assert "data have a Pareto k above 0.7" in text
 
 
 def check_grey(text, levels):

@@ -31,6 +31,7 @@ LAYERS = [
 # Beside the layers, and open to these only; what a leaf imports itself must be open to it here.
 LEAVES = {
     "data": {"evaluation", "training", "config", "pyro_vae", "trained", "experiment", "plotting"},
+    "decompositions": {"recording"},
     "files": {"evaluation", "training", "plotting", "commands"},
     "html": {"report"},
     "precision": {"evaluation", "training", "experiment"},

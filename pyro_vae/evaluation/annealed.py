@@ -193,13 +193,13 @@ class Path:
         """Number of transitions along the path that step sizes are adapted in."""
         return min(200, self.num_distributions)
 
-    def betas(self, num: int | None = None) -> Tensor:
-        """``(num,)``, float64, from 0 to 1."""
+    def betas(self, num: int | None = None) -> list[float]:
+        """So many places on the path, from 0 to 1."""
         share = torch.linspace(0, 1, num or self.num_distributions, dtype=torch.float64)
         if self.schedule == "linear":
-            return share
+            return share.tolist()
         curve = (_STEEPNESS * (2 * share - 1)).sigmoid()
-        return (curve - curve[0]) / (curve[-1] - curve[0])
+        return ((curve - curve[0]) / (curve[-1] - curve[0])).tolist()
 
     def protocol(self) -> dict[str, Any]:
         """Its entries."""

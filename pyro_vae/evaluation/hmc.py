@@ -40,14 +40,16 @@ class State(NamedTuple):
         """target - start, ``(num_chains, batch)``, float64: the rate at which log-weights grow along the path."""
         return self.target.double() - self.start.double()
 
-    def energy(self, beta: Tensor) -> Tensor:
+    def energy(self, beta: float) -> Tensor:
         """Minus the log-density at ``beta`` of the path, float64."""
         return -(1 - beta) * self.start.double() - beta * self.target.double()
 
-    def slope(self, beta: Tensor) -> Tensor:
+    def slope(self, beta: float) -> Tensor:
         """The gradient of the log-density at ``beta`` of the path."""
-        weight = beta.to(self.u.dtype)
-        return torch.where(beta < 1, (1 - weight) * self.start_slope, 0.0) + weight * self.target_slope
+        if beta == 1:  # not 0 times the other, which may be infinite
+            return self.target_slope
+        weight = torch.tensor(beta, dtype=self.u.dtype, device=self.u.device)
+        return (1 - weight) * self.start_slope + weight * self.target_slope
 
 
 class Steps(NamedTuple):
@@ -98,12 +100,12 @@ class HMC:
                 warnings.warn(f"{self.owner}: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=2)
         return State(u, *self._locate(u, *args))
 
-    def transition(self, state: State, beta: Tensor, steps: Steps, args: tuple[Any, ...]) -> tuple[State, Tensor]:
+    def transition(self, state: State, beta: float, steps: Steps, args: tuple[Any, ...]) -> tuple[State, Tensor]:
         """One step of every chain.
 
         Args:
             state: where the chains are.
-            beta: scalar, float64; where on the path.
+            beta: where on the path, from 0 to 1.
             steps: how they move.
             args: the batch.
 
@@ -120,7 +122,7 @@ class HMC:
         return State(*(_choose(accepted, new, old) for new, old in zip(proposed, state, strict=True))), probability
 
     def _leapfrog(
-        self, state: State, momentum: Tensor, beta: Tensor, step: Tensor, args: tuple[Any, ...]
+        self, state: State, momentum: Tensor, beta: float, step: Tensor, args: tuple[Any, ...]
     ) -> tuple[State, Tensor]:
         for _ in range(self.num_steps):
             momentum = momentum + 0.5 * step * state.slope(beta)
@@ -147,7 +149,7 @@ class Adapted:
     Args:
         hmc: the transitions.
         u: where the pilot starts, ``(num_chains, batch, dim)``.
-        betas: ``(num,)``, float64, where on the path the pilot stops, one transition each, after
+        betas: where on the path the pilot stops, one transition each, after
             :data:`SETTLING` at the first.
         args: the batch.
         advance: told of each transition.
@@ -161,7 +163,7 @@ class Adapted:
         self,
         hmc: HMC,
         u: Tensor,
-        betas: Tensor,
+        betas: list[float],
         args: tuple[Any, ...],
         advance: Callable[[int], object],
     ) -> None:
@@ -170,7 +172,7 @@ class Adapted:
         log_size = torch.full_like(u[0, :, 0], longest)
         variance, smooth = _spread(u), log_size
         found: list[Steps] = []
-        for beta in torch.cat([betas[:1].expand(SETTLING), betas]):
+        for beta in [betas[0]] * SETTLING + betas:
             steps = Steps(log_size.exp(), variance.sqrt())
             state, probability = hmc.transition(state, beta, steps, args)
             error = probability.mean(0).to(log_size.dtype) - TARGET_ACCEPTANCE

@@ -153,13 +153,13 @@ def run_chains(
 ) -> Chains:
     """Lead chains to the posterior, adapt them there, and draw."""
     u = annealer.density.draw(annealer.path.num_chains, args)
-    betas = torch.cat([annealer.path.betas(), torch.ones(warmup, dtype=torch.float64)])
+    betas = annealer.path.betas() + [1.0] * warmup
     adapted = Adapted(annealer.hmc, u, betas, args, advance)
-    posterior, state, steps = betas[-1], adapted.last, adapted.at(1.0)
+    state, steps = adapted.last, adapted.at(1.0)
     kept, accepted = [], torch.zeros_like(state.start, dtype=torch.float64)
     for _ in range(draws):
         for _ in range(thinning):
-            state, probability = annealer.hmc.transition(state, posterior, steps, args)
+            state, probability = annealer.hmc.transition(state, 1.0, steps, args)
             accepted = accepted + probability
             advance(1)
         kept.append((state.u, state.target.double()))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from pyro_vae.data.batches import Data
@@ -220,9 +219,8 @@ def _simulated(
 
 def _parted(annealer: Annealer, u: Tensor, adapted: Adapted, args: tuple[Any, ...], advance: Advance) -> Tensor:
     """Copies of an exact posterior draw, moved apart by transitions that keep the posterior."""
-    posterior = torch.ones((), dtype=torch.float64)
     state = annealer.hmc.locate(u.contiguous(), args)
     for _ in range(PARTING):
-        state, _ = annealer.hmc.transition(state, posterior, adapted.at(1.0), args)
+        state, _ = annealer.hmc.transition(state, 1.0, adapted.at(1.0), args)
         advance(1)
     return state.u
