@@ -108,7 +108,8 @@ def shared_plates(owner: str, *traces: Trace) -> dict[str, list[Any]]:
     for same in found.values():
         if len({(frame.dim, frame.size) for frame in same}) > 1:
             rule = "the plate of the data must be the same for every site"
-            raise refusal(owner, rule, same, "Give it one dim and one size")
+            what = " and ".join(sorted({f"size {frame.size} at dim {frame.dim}" for frame in same}))
+            raise refusal(owner, rule, what, "Give it one dim and one size")
     return found
 
 

@@ -313,6 +313,12 @@ def _outer(x):
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+def _outside(x):
+    z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0).to_event(0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 def _sequential(x):
     for i in pyro.plate("data", len(x)):
         z = pyro.sample(f"z{i}", dist.Normal(0.0, 1.0))
@@ -368,6 +374,7 @@ def _empty_guide(x):
 @pytest.mark.parametrize(
     ("model", "guide", "message"),
     [
+        (_outside, _guide, "every site must be within one vectorised plate over the data"),
         (_outer, _outer_guide, "every site must be within one vectorised plate over the data"),
         (_sequential, prior_proposal(_sequential), "plates must be vectorised"),
         (_subsampled, _subsampled_guide, "plates must not draw a subsample, got plate 'data'"),

@@ -22,7 +22,6 @@ from pyro_vae.isolation import isolated
 from pyro_vae.param_store import no_registration
 from pyro_vae.traces import (
     Layout,
-    check_kinds,
     check_plates,
     check_shape,
     check_sites,
@@ -86,19 +85,17 @@ class Weigher:
         with torch.no_grad(), isolated(validate=is_validation_enabled()), SupportCheck("log_weights"):
             guide_traces = [self._guide_trace(g, None, args) for g in self.guides]
             model_trace = self._examine_model(guide_traces[0])
+            summed = summed_sites(model_trace, guide_traces[0])
             for guide_trace in guide_traces:
-                check_kinds("log_weights", model_trace, guide_trace)
+                check_sites("log_weights", model_trace, guide_trace, summed=summed)
+                self._check_mixture(guide_trace)
+            for trace in (model_trace, *guide_traces):
+                check_plates("log_weights", trace, random=False)
+            plate = _data_plate(shared_plates("log_weights", model_trace, *guide_traces), data_plate)
             for site in [s for trace in (model_trace, *guide_traces) for s in sites(trace)]:
                 # Here, without the samples' plate: with it, (data, data) may pass for (samples, data).
                 log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
                 check_shape("log_weights", site, log_prob)
-        summed = summed_sites(model_trace, guide_traces[0])
-        for guide_trace in guide_traces:
-            check_sites("log_weights", model_trace, guide_trace, summed=summed)
-            self._check_mixture(guide_trace)
-        for trace in (model_trace, *guide_traces):
-            check_plates("log_weights", trace, random=False)
-        plate = _data_plate(shared_plates("log_weights", model_trace, *guide_traces), data_plate)
         self.layout = Layout("log_weights", depth_of(model_trace, *guide_traces), (plate.dim,))
         if data_plate is None and isinstance(args[0], Tensor) and plate.size != len(args[0]):
             what = f"plate {plate.name!r} of size {plate.size} and a batch of {len(args[0])}"
@@ -228,7 +225,9 @@ def prior_proposal(model: Program) -> Program:
         >>> log_weights(vae.model, prior_proposal(vae.model), torch.ones(7, 5), num_samples=3).shape
         torch.Size([3, 7])
     """
-    return poutine.block(model, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
+    proposal: Any = poutine.block(model, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
+    proposal.proposal_name = "prior"  # in protocols
+    return proposal
 
 
 def _data_plate(shared: dict[str, list[Any]], name: str | None) -> Any:
