@@ -15,7 +15,7 @@ from pyro_vae.param_store import no_registration
 
 @contextmanager
 def isolated(seed: int | None = None, *, validate: bool = False) -> Iterator[None]:
-    """Seeded random numbers, no entries in the parameter store, validation as asked; all as it was afterwards.
+    """Seeded random numbers, no modules in the parameter store, validation as asked; all as it was afterwards.
 
     Args:
         seed: of every generator; None goes on from where they are.

@@ -79,9 +79,9 @@ def frames(site: Any) -> dict[str, Any]:
     return {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
 
 
-def masked(value: Tensor, mask: Tensor | bool | None) -> Tensor:
-    """0 where the mask is false."""
-    return value if mask is None else torch.where(torch.as_tensor(mask, device=value.device), value, 0.0)
+def masked(value: Tensor, mask: Tensor | bool | None, absent: float = 0.0) -> Tensor:
+    """``absent`` where the mask is false."""
+    return value if mask is None else torch.where(torch.as_tensor(mask, device=value.device), value, absent)
 
 
 def depth_of(*traces: Trace) -> int:

@@ -251,8 +251,120 @@ def test_a_support_that_moves_is_refused() -> None:
             z = pyro.sample("z", dist.Uniform(0.0, top))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    with pytest.raises(ValueError, match=r"support of a latent site must not depend on other sites, got site 'z'"):
+    with pytest.raises(
+        ValueError, match=r"support of a latent site must not depend on other sites or on the data, got site 'z'"
+    ):
         annealed_log_likelihood(model, None, torch.ones(3), num_distributions=5, engine="eager")
+
+
+def _up_to_x(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Uniform(0.0, x))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def _up_to_one_number(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Uniform(0.0, x[0] + 1))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (_up_to_x, "support of a latent site must not depend on other sites or on the data"),
+        (_up_to_one_number, "the support of a latent site must be the same for every batch"),
+    ],
+)
+def test_a_support_that_the_data_move_is_refused(model, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        annealed_log_likelihood(model, None, torch.arange(1.0, 7.0), num_distributions=4, batch_size=3, engine="eager")
+
+
+def test_a_guide_of_narrower_support_is_no_start() -> None:
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(0.0, 2.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(0.0, 1.0))
+
+    with pytest.raises(ValueError, match=r"must have the model's support, got site 'z' on .*1\.0.* and on .*2\.0"):
+        annealed_log_likelihood(model, guide, torch.ones(3), start="guide", num_distributions=4, engine="eager")
+
+
+def test_programs_that_are_random_inside_are_refused() -> None:
+    def noisy_model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(torch.nn.functional.dropout(z, 0.5), 1.0), obs=x)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def noisy_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2 + 0.7 * torch.randn(len(x)), 0.7))
+
+    x, sizes = torch.linspace(1, 3, 4), {"num_distributions": 4, "num_chains": 2, "engine": "eager"}
+    with pytest.raises(ValueError, match=r"the model must have one density at one z.*Put its modules in eval mode"):
+        annealed_log_likelihood(noisy_model, None, x, **sizes)
+    with pytest.raises(ValueError, match=r"the model must have one density at one z"):
+        log_likelihood(noisy_model, noisy_guide, x, num_samples=2)
+    with pytest.raises(ValueError, match=r"the guide must have one density at one z.*Use the guide by itself"):
+        annealed_log_likelihood(model, noisy_guide, x, start="guide", **sizes)
+    with pytest.raises(ValueError, match=r"the guide must have one density at one z"):
+        log_likelihood(model, [noisy_guide, noisy_guide], x, num_samples=2)
+    assert len(log_likelihood(model, noisy_guide, x, num_samples=2)) == 4  # by itself it is a proposal like any other
+
+
+def test_chains_do_not_enter_where_the_density_is_no_number() -> None:
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(0.0, torch.where(z > -0.3, 1.0, torch.nan), validate_args=False), obs=x)
+
+    x = torch.zeros(5)
+    chains = _states_of(model, x)
+    assert (chains > -0.3).all()
+
+
+def _states_of(model, x):
+    """Where chains are after some transitions at the posterior, from places where it has a density."""
+    from pyro_vae.evaluation.density import LatentDensity
+    from pyro_vae.evaluation.hmc import HMC, Steps
+
+    with pyro.validation_enabled(False), torch.no_grad():
+        density = LatentDensity.__new__(LatentDensity)
+        density.ends = lambda u, args: _ends(model, u, args)
+        hmc = HMC("test", 3, [], compiled=False)
+        hmc._density = density
+        state = hmc.locate(torch.rand(20, len(x), 1), (x,))
+        for _ in range(40):
+            state, probability = hmc.transition(
+                state, 1.0, Steps(torch.full((len(x),), 0.5), torch.ones(len(x), 1)), (x,)
+            )
+            assert probability.isfinite().all()
+    return state.u
+
+
+def _ends(model, u, args):
+    from pyro_vae.evaluation.density import Ends
+
+    trace = pyro.poutine.trace(pyro.poutine.condition(model, data={"z": u.squeeze(-1)})).get_trace(*args)
+    z, x = trace.nodes["z"], trace.nodes["x"]
+    prior = z["fn"].log_prob(z["value"])
+    return Ends(prior, prior + x["fn"].log_prob(x["value"]))
+
+
+def test_of_two_distributions_no_acceptance_is_known() -> None:
+    case = LinearGaussian(2, 7)
+    result = annealed_log_likelihood(case.vae.model, None, case.data(3), num_distributions=2, engine="eager")
+    assert result.acceptance.isnan().all()
 
 
 def test_a_guide_without_a_density_is_no_start() -> None:

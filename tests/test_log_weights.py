@@ -197,7 +197,11 @@ def _deterministic_only(x):
 @pytest.mark.parametrize(
     ("model", "guide", "reason"),
     [
-        (_other_dim, _guide, "the plate of the data must be the same for every site, got size 5 at dim -1 and size 5 at"),
+        (
+            _other_dim,
+            _guide,
+            "plate of the data must be the same for every site, got size 5 at dim -1 and",
+        ),
         (_column, _guide, "sites must have the shape of their plates"),
         (_model, _delta_guide, "the guide must have densities"),
         (_features, _features_guide, "must have the length of the batch"),

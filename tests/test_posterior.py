@@ -93,10 +93,16 @@ def test_in_two_dimensions_all_estimators_agree_with_quadrature() -> None:
     sizes = {"num_distributions": 200, "num_chains": 200, "engine": "eager"}
     annealed = annealed_log_likelihood(_curved, _curved_guide, x, **sizes)
     importance = log_likelihood(_curved, _curved_guide, x, num_samples=20_000, chunk_size=5000, engine="eager")
-    for result in (harmonic, annealed, importance):
+    for result in (annealed, importance):
         assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
         assert result.standard_error.max() < 0.06
-    assert harmonic.r_hat.max() < 1.05
+    # The posteriors of the last have two modes, which chains do not cross: R-hat says so.
+    mixed = harmonic.r_hat < 1.05
+    assert mixed[:4].all()
+    assert harmonic.r_hat[-1] > 1.2
+    assert harmonic.summary()["r_hat_above_1.05"] == float((~mixed).double().mean())
+    assert ((harmonic.log_likelihood - exact) / harmonic.standard_error).abs()[mixed].max() < 4.5
+    assert harmonic.standard_error[mixed].max() < 0.06
 
 
 def test_the_harmonic_errors_are_calibrated() -> None:
@@ -145,3 +151,30 @@ def test_a_kernel_density_integrates_to_one_and_follows_separated_modes(dim) -> 
     between = torch.zeros(1, dim)
     between[0, 0] = 3.0
     assert density.log_prob(between) < density.log_prob(draws).mean() - 5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_chains": 1}, "num_chains must be at least 2, got num_chains=1"),
+        ({"num_fitted": 64, "num_chains": 4}, "num_fitted must be at least 25 for each of 4 latent dimensions, got"),
+    ],
+)
+def test_too_few_draws_for_a_density_are_refused(sizes, message) -> None:
+    case = LinearGaussian(4, 7)
+    with pytest.raises(ValueError, match=f"^harmonic_log_likelihood: {message}"):
+        harmonic_log_likelihood(case.vae.model, None, case.data(3), engine="eager", **sizes)
+
+
+def test_what_is_not_known_is_not_trusted() -> None:
+    unknown = torch.full((3,), torch.nan)
+    result = HarmonicLogLikelihood(torch.zeros(3), torch.ones(3), unknown, unknown, torch.ones(3))
+    assert result.summary()["r_hat_above_1.05"] == result.summary()["pareto_k_above_0.7"] == 1
+
+
+def test_thinned_draws_lie_further_apart() -> None:
+    case = LinearGaussian(2, 7)
+    sizes = {"num_samples": 400, "num_chains": 1, "num_steps": 1, "engine": "eager"}
+    x = case.data(1)
+    rough, thin = (posterior_samples(case.vae.model, None, x, thinning=n, **sizes) for n in (1, 8))
+    assert thin.effective_sample_size > 1.5 * rough.effective_sample_size

@@ -169,7 +169,10 @@ def test_what_has_no_scale_is_refused() -> None:
             z = pyro.sample("z", dist.Gamma(1.0, 1.0))
             pyro.sample("x", dist.Poisson(z), obs=x)
 
-    with pytest.raises(ValueError, match=r"^InflatedProposal: every latent site .* must have a scale, got a Gamma"):
+    with pytest.raises(
+        ValueError,
+        match=r"^InflatedProposal: every .* must have a scale, got a Gamma. Use .* is.$",
+    ):
         log_likelihood(model, InflatedProposal(prior_proposal(model), 1.2), torch.ones(3), num_samples=2)
     with pytest.raises(ValueError, match=r"factor must be positive, got factor=0"):
         InflatedProposal(model, 0)
@@ -298,6 +301,77 @@ def test_two_discrete_sites_are_summed_over_together() -> None:
     exact = (dist.Normal(means, math.hypot(0.1, 0.5)).log_prob(x.unsqueeze(-1)) + logits).logsumexp(-1)
     result = log_likelihood(model, guide, x, num_samples=5000, engine="eager")
     assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
+
+
+@pytest.mark.parametrize("seen", [[True, True, True], [True, False, True], [False, False, False]], ids=str)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_masks_and_inner_plates_of_an_enumerated_model(seen, labelled) -> None:
+    mask, known = torch.tensor(seen), torch.tensor(labelled)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            with pyro.poutine.mask(mask=known):
+                y = pyro.sample("y", dist.Bernoulli(torch.tensor([0.3])), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([1]))
+            with pyro.plate("words", 3, dim=-1), pyro.poutine.mask(mask=mask):
+                pyro.sample("x", dist.Normal(z + 2.0 * y - 1, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(0.0, 1.2).expand([1]))
+
+    x, z = torch.randn(4, 3), torch.linspace(-9, 9, 20_001)
+    words = [(dist.Normal(z.unsqueeze(-1) + s, 1.0).log_prob(x[:, None]) * mask).sum(-1) for s in (-1.0, 1.0)]
+    logits = torch.tensor([0.7, 0.3]).log() if labelled else torch.tensor([0.5, 0.5]).log()
+    joint = torch.stack([w + logit for w, logit in zip(words, logits, strict=True)]).logsumexp(0)
+    exact = (joint + dist.Normal(0.0, 1.0).log_prob(z)).logsumexp(-1) + math.log(18 / 20_000)
+    result = log_likelihood(model, guide, x, num_samples=5000, data_plate="data", engine="eager")
+    assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
+    assert result.standard_error.max() < 0.05
+
+
+def test_a_number_of_samples_instead_of_all_values_is_no_sum() -> None:
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(0.3), infer={"enumerate": "parallel", "num_samples": 3})
+            z = pyro.sample("z", dist.Normal(y, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="the guide must sample every latent site"):
+        log_likelihood(model, _guide, torch.ones(4), num_samples=2)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        dist.StudentT(5.0, 1.0, 2.0),
+        dist.Laplace(1.0, 2.0),
+        dist.LowRankMultivariateNormal(
+            torch.zeros(3), torch.tensor([[1.0], [0.5], [0.2]]), torch.tensor([1.0, 2.0, 0.5])
+        ),
+        dist.MultivariateNormal(torch.zeros(2), torch.tensor([[2.0, 0.5], [0.5, 1.0]])),
+        dist.Normal(torch.ones(3), 2.0).to_event(1),
+    ],
+    ids=lambda fn: type(fn).__name__,
+)
+def test_a_widened_distribution_has_its_scale_multiplied_about_its_centre(fn) -> None:
+    from pyro_vae.evaluation.inflation import _widened
+
+    wide = _widened(fn, 1.5)
+    assert (wide.variance - 2.25 * fn.variance).abs().max() < EXACT
+    assert (wide.mean - fn.mean).abs().max() < EXACT
+    # The density of a value 1.5 times as far from the centre, up to the volume.
+    x = fn.sample((50,))
+    change = wide.log_prob(fn.mean + 1.5 * (x - fn.mean)) - fn.log_prob(x)
+    assert (change + max(1, fn.event_shape.numel()) * math.log(1.5)).abs().max() < EXACT
+
+
+def test_a_transformed_guide_is_widened_where_it_starts() -> None:
+    from pyro_vae.evaluation.inflation import _widened
+
+    wide, same = _widened(dist.LogNormal(0.5, 0.4), 1.5), dist.LogNormal(0.5, 0.6)
+    x = torch.linspace(0.1, 9, 30)
+    assert (wide.log_prob(x) - same.log_prob(x)).abs().max() < EXACT
 
 
 def test_the_prior_proposal_samples_discrete_sites_and_agrees() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -111,6 +113,77 @@ def test_a_simulated_pair_is_a_draw_of_the_model() -> None:
     score = (z - case.posterior_mean(x)) / case.posterior_variance().sqrt()
     assert (score.mean(0).abs() < 4.5 / 4000**0.5).all()
     assert ((score.var(0) - 1).abs() < 4.5 * (2 / 4000) ** 0.5).all()
+
+
+def _forced(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        before = torch.cat([torch.zeros(len(x), 1), x[:, :-1]], -1)
+        pyro.sample("x", dist.Normal(z.unsqueeze(-1) + 2 * before, 0.3).to_event(1), obs=x)
+
+
+def _conditioned(c, x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(c, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def _twice(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("a", dist.Normal(z, 1.0), obs=x)
+        pyro.sample("b", dist.Normal(z, 2.0), obs=x)
+
+
+_X = torch.linspace(1, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "args"), [(_forced, (torch.ones(5, 4),)), (_conditioned, (_X, _X)), (_twice, (_X,))], ids=str
+)
+def test_data_that_have_another_part_in_the_model_are_refused(model, args) -> None:
+    with pytest.raises(ValueError, match=r"^sandwich: data must be nothing but observed in the model, once"):
+        sandwich(model, None, [args], num_distributions=5, engine="eager")
+
+
+def test_the_chains_go_back_from_the_exact_draw(monkeypatch) -> None:
+    module = importlib.import_module("pyro_vae.evaluation.sandwich")  # the package has the function under that name
+    case, seen = LinearGaussian(3, 7), {}
+    simulate_really, reverse_really = module.simulate, module.Annealer.reverse
+
+    def simulate_and_keep(*args):
+        seen["drawn"] = simulate_really(*args)
+        return seen["drawn"]
+
+    def reverse_and_keep(self, u, *args):
+        seen["u"] = u
+        return reverse_really(self, u, *args)
+
+    monkeypatch.setattr(module, "simulate", simulate_and_keep)
+    monkeypatch.setattr(module.Annealer, "reverse", reverse_and_keep)
+    sizes = {"num_distributions": 5, "num_chains": 3, "engine": "eager", "real": False}
+    x = case.data(200)
+    for parting in (0, module.PARTING):
+        monkeypatch.setattr(module, "PARTING", parting)
+        sandwich(case.vae.model, None, x, batch_size=200, **sizes)
+        z, chains = seen["drawn"].trace.nodes["z"]["value"], seen["u"]
+        assert (torch.equal(chains, z.expand(3, -1, -1))) == (parting == 0)
+        # Still draws from the posterior, each, and after their parting no longer alike.
+        score = (chains - case.posterior_mean(seen["drawn"].args[0])) / case.posterior_variance().sqrt()
+        assert (score.mean(1).abs() < 4.5 / 200**0.5).all()
+        assert ((score.var(1) - 1).abs() < 4.5 * (2 / 200) ** 0.5).all()
+    product = (score[0] * score[1]).mean(0)
+    assert (product.abs() < 4.5 / 200**0.5).all()
+
+
+def test_the_reverse_weights_are_unbiased_for_the_inverse_evidence() -> None:
+    case = LinearGaussian(2, 7, scale=1.5)
+    result, exact = _bounds_of_simulated(case, 400, num_distributions=4, num_chains=64)
+    # exp(-upper) / exp(-log p) has mean 1 for each datum.
+    ratio = (exact - result.upper).exp()
+    assert abs(float(ratio.mean()) - 1) < 4.5 * float(ratio.std()) / 400**0.5
+    assert float(ratio.std()) / 400**0.5 < 0.05
+    assert result.upper_chains.median() > 20
 
 
 def test_what_cannot_be_simulated_is_refused() -> None:

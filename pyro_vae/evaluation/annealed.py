@@ -41,7 +41,7 @@ class AnnealedLogLikelihood(Result):
         log_weights: ``(N, C)``, of every chain.
 
     References:
-        Annealed importance sampling (Neal, 2001), eq. 11. https://arxiv.org/abs/physics/9803008
+        Annealed importance sampling (Neal, 2001), section 2. https://arxiv.org/abs/physics/9803008
         On the quantitative analysis of decoder-based generative models (Wu et al., 2017), section 3.
         https://arxiv.org/abs/1611.04273
     """
@@ -133,7 +133,7 @@ def annealed_log_likelihood(
         ValueError: a latent site is discrete, the programs have no weights per datum, or a size is too small.
 
     References:
-        Annealed importance sampling (Neal, 2001), eq. 11. https://arxiv.org/abs/physics/9803008
+        Annealed importance sampling (Neal, 2001), section 2. https://arxiv.org/abs/physics/9803008
         On the quantitative analysis of decoder-based generative models (Wu et al., 2017): for decoders, with the
         sigmoid schedule. https://arxiv.org/abs/1611.04273
 
@@ -147,7 +147,9 @@ def annealed_log_likelihood(
     """
     path = Path("annealed_log_likelihood", num_distributions, num_chains, num_steps, start, schedule)
     annealer = Annealer(path, model, guide, data_plate)
-    batches = annealer.over(data, batch_size, seed=seed, engine=engine, progress=progress, amount=path.transitions)
+    batches = annealer.over(
+        data, batch_size, seed=seed, engine=engine, progress=progress, amount=path.stages + path.piloted
+    )
     own = {"estimator": "ais", **path.protocol(), "sample_seed": seed}
 
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
@@ -184,9 +186,14 @@ class Path:
             )
 
     @property
-    def transitions(self) -> int:
-        """Number of transitions of a chain, those of the pilot included."""
-        return self.num_distributions - 1 + self.pilot + SETTLING
+    def stages(self) -> int:
+        """Number of steps from one distribution to the next."""
+        return self.num_distributions - 1
+
+    @property
+    def piloted(self) -> int:
+        """Number of transitions of the pilot."""
+        return self.pilot + SETTLING
 
     @property
     def pilot(self) -> int:
@@ -252,8 +259,8 @@ class Annealer:
 
     def forward(self, args: tuple[Any, ...], advance: Advance, adapted: Adapted | None = None) -> tuple[Tensor, Tensor]:
         """Log-weights of chains from the start to the posterior, and acceptance, each ``(num_chains, batch)``."""
-        moves = self.path.num_distributions > 2
-        adapted = self.adapt(args, advance) if adapted is None and moves else adapted
+        if adapted is None and self.path.num_distributions > 2:  # of two distributions there is no move
+            adapted = self.adapt(args, advance)
         u = self.density.draw(self.path.num_chains, args)
         return self._run(u, range(1, self.path.num_distributions), adapted, args, advance)
 
@@ -276,7 +283,8 @@ class Annealer:
                 state, probability = self.hmc.transition(state, betas[between], adapted.at(between / last), args)
                 accepted = accepted + probability
             advance(1)
-        return log_weights, accepted / max(1, len(stages) - 1)
+        moves = len(stages) - 1
+        return log_weights, accepted / moves if moves else torch.full_like(accepted, torch.nan)
 
 
 def lower_bound(log_weights: Tensor, acceptance: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
-from pyro_vae.evaluation.joint import Program
+from pyro_vae.evaluation.joint import Program, is_enumerated
 from pyro_vae.evaluation.log_weights import Weigher, prior_proposal
 from pyro_vae.traces import Layout, latents, refusal
 
@@ -67,6 +67,7 @@ class LatentDensity:
         if guide is None or start == "prior":
             self.weigher = Weigher(model, _prior(model), args, data_plate=data_plate)
         self.layout, self.joint, self.discrete = self.weigher.layout, self.weigher.joint, self.weigher.discrete
+        self.weigher.check_repeatable(owner, args, guide=start == "guide")
         with torch.no_grad(), poutine.block():
             trace, _ = self.weigher.propose(1, args)
             again, _ = self.weigher.propose(1, args)
@@ -74,6 +75,7 @@ class LatentDensity:
         names = [site["name"] for site in latents(trace)]
         self.sites = [_Site(owner, self.layout, trace.nodes[n], again.nodes[n]) for n in names]
         self.dim = sum(site.dim for site in self.sites)
+        self._check_coverage()
 
     def draw(self, num_chains: int, args: tuple[Any, ...]) -> Tensor:
         """u from the start, ``(num_chains, batch, dim)``."""
@@ -102,6 +104,19 @@ class LatentDensity:
         log_det = sum((log_det for _, log_det in found.values()), torch.zeros(()))
         return {name: value for name, (value, _) in found.items()}, log_det
 
+    def has_supports_of(self, other: LatentDensity) -> bool:
+        """Whether the sites' supports are those of another batch's."""
+        return all(_same(one.support, two.support) for one, two in zip(self.sites, other.sites, strict=True))
+
+    def _check_coverage(self) -> None:
+        """Chains that start from a guide stay where it has a density."""
+        for site in self.sites:
+            model = self.weigher.model_trace.nodes[site.name]["fn"]
+            if self.start == "guide" and not _same(site.support, model.support):
+                what = f"site {site.name!r} on {site.support} in the guide and on {model.support} in the model"
+                rule = "the guide that chains start from must have the model's support"
+                raise refusal(self.owner, rule, what, "Use start='prior'")
+
     def _check_start(self, guide: Program | None) -> None:
         if self.start not in ("prior", "guide") or (self.start == "guide" and guide is None):
             raise ValueError(
@@ -115,8 +130,8 @@ class _Site:
 
     def __init__(self, owner: str, layout: Layout, site: Any, again: Any) -> None:
         self.name, fn = site["name"], site["fn"]
-        support = _support(owner, site, again)
-        self.transform: Transform = biject_to(support)
+        self.support = _support(owner, site, again)
+        self.transform: Transform = biject_to(self.support)
         # The plates after that of the samples, each with its size or 1, then the event.
         value = site["value"]
         batch = value.shape[: value.dim() - fn.event_dim]
@@ -147,8 +162,7 @@ def _prior(model: Program) -> Program:
     """The model's prior without the sites that are summed out."""
 
     def summed(msg: Any) -> bool:
-        enumerated = msg["infer"].get("enumerate") == "parallel" and getattr(msg["fn"], "has_enumerate_support", False)
-        return msg["type"] == "sample" and (msg["is_observed"] or enumerated)
+        return msg["type"] == "sample" and (msg["is_observed"] or is_enumerated(msg))
 
     return poutine.block(prior_proposal(model), hide_fn=summed)
 
@@ -165,16 +179,26 @@ def _support(owner: str, site: Any, again: Any) -> constraints.Constraint:
         raise refusal(owner, rule, f"the auxiliary {name}", "Use start='prior'")
     try:
         supports = [s["fn"].support for s in (site, again)]
+        if not supports[0].is_discrete:
+            biject_to(supports[0])
     except NotImplementedError:
         what = f"{name} with a {type(site['fn']).__name__}"
         raise refusal(owner, "a latent site must have a known support", what, "Use log_likelihood") from None
     if supports[0].is_discrete:
         advice = 'Mark it with infer={"enumerate": "parallel"} and leave it out of the guide, or use log_likelihood'
         raise refusal(owner, "latent sites must be continuous", f"the discrete {name}", advice)
-    if not _same(*supports):
-        rule = "the support of a latent site must not depend on other sites"
+    if not _same(*supports) or not _uniform(supports[0]):
+        rule = "the support of a latent site must not depend on other sites or on the data"
         raise refusal(owner, rule, f"{name} with {supports[0]}", "Rescale it: draw it from a fixed interval")
     return supports[0]
+
+
+def _uniform(support: Any) -> bool:
+    """Whether the bounds are the same for every datum."""
+    if isinstance(support, constraints.independent):
+        return _uniform(support.base_constraint)
+    bounds = [value for value in vars(support).values() if isinstance(value, Tensor)]
+    return all(bool((value == value.flatten()[0]).all()) for value in bounds)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -183,7 +207,10 @@ def _same(one: Any, other: Any) -> bool:
         return isinstance(other, constraints.independent) and _same(one.base_constraint, other.base_constraint)
     if type(one) is not type(other):
         return False
-    pairs = [(vars(one).get(key), vars(other).get(key)) for key in vars(one)]
-    return all(
-        torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs if isinstance(a, Tensor | float | int)
-    )
+    pairs = [(value, vars(other)[key]) for key, value in vars(one).items() if isinstance(value, Tensor | float | int)]
+    return all(_equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether all numbers of both are one; the last batch may be shorter."""
+    return bool((one.flatten()[0] == one).all() and (one.flatten()[0] == other).all())

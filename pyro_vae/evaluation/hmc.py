@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.density import LatentDensity
 from pyro_vae.recording import Recorded, RecordingError
+from pyro_vae.traces import refusal
 
 TARGET_ACCEPTANCE = 0.65
 """What step sizes are adapted to (Neal, 2011, section 5.4.4.3; Wu et al., 2017)."""
@@ -85,10 +86,29 @@ class HMC:
     def __init__(self, owner: str, num_steps: int, state: list[Tensor], *, compiled: bool) -> None:
         self.owner, self.num_steps = owner, num_steps
         self._recorded = Recorded(self._locate, state) if compiled else None
+        self._density: LatentDensity | None = None
+
+    @property
+    def density(self) -> LatentDensity:
+        """What the chains move on.
+
+        Raises:
+            RuntimeError: nothing yet.
+        """
+        if self._density is None:
+            raise RuntimeError(f"{self.owner}: chains must have a density, got none. Call look_at() first.")
+        return self._density
 
     def look_at(self, density: LatentDensity) -> None:
-        """Move on this density from now on; the programs behind it are those of the recording."""
-        self.density = density
+        """Move on this density from now on; the programs behind it are those of the recording.
+
+        Raises:
+            ValueError: its latents have another support than those of the density before.
+        """
+        if self._density is not None and not density.has_supports_of(self._density):
+            rule = "the support of a latent site must be the same for every batch"
+            raise refusal(self.owner, rule, "others", "Rescale it: draw it from a fixed interval")
+        self._density = density
 
     def locate(self, u: Tensor, args: tuple[Any, ...]) -> State:
         """Densities and gradients at u, ``(num_chains, batch, dim)``."""

@@ -131,6 +131,7 @@ class Sampler:
         """Examine the programs on the batch, in full and once; the draws are not checked any more."""
         with validating(True):
             self._weigher = Weigher(self.model, self.guides, args, data_plate=self.data_plate)
+        self._weigher.check_repeatable("log_likelihood", args)
         self.discrete = self._weigher.discrete
 
     def __call__(self, num_samples: int, args: tuple[Any, ...]) -> LogWeights:
@@ -154,7 +155,16 @@ def _compiles(engine: str, chunks: int) -> bool:
 
 
 def kind_of(data: Tensor, *, discrete: bool) -> dict[str, Any]:
-    """What a protocol says of the data: dtype, entries of a datum, probability or density."""
+    """What a protocol says of the data: dtype, entries of a datum, probability or density.
+
+    Raises:
+        ValueError: they are no tensor.
+    """
+    if not isinstance(data, Tensor):
+        raise ValueError(
+            f"evaluation: the first argument of a batch must be a tensor, the data, got a {type(data).__name__}. "
+            "Pass the data first."
+        )
     dtype = str(data.dtype).removeprefix("torch.")
     return {"dtype": dtype, "dimensions": math.prod(data.shape[1:]), "discrete": discrete}
 

@@ -22,6 +22,7 @@ from torch.distributions import (
 )
 
 from pyro_vae.distributions import AuxiliaryPair, MixtureOfNormals
+from pyro_vae.evaluation.support import OneLineError
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.isolation import module_of
 
@@ -43,7 +44,7 @@ class InflatedProposal(nn.Module):
         ValueError: ``factor`` is not positive; at a call: a site has a distribution that has no scale.
 
     References:
-        Monte Carlo theory, methods and examples (Owen, 2013), section 9.3, on proposals with tails heavier than the
+        Monte Carlo theory, methods and examples (Owen, 2013), chapter 9, on proposals with tails heavier than the
         target's. https://artowen.su.domains/mc/
 
     Example:
@@ -90,7 +91,7 @@ def _is_point(fn: Any) -> bool:
 
 @singledispatch
 def _widened(fn: Any, factor: float) -> Any:
-    raise ValueError(
+    raise OneLineError(
         f"InflatedProposal: every latent site of the guide must have a scale, got a {type(fn).__name__}. "
         "Use the guide as it is."
     )
@@ -124,8 +125,8 @@ def _(fn: Any, factor: float) -> Any:
 
 
 @_widened.register(TransformedDistribution)
-def _(fn: Any, factor: float) -> Any:
-    return type(fn)(_widened(fn.base_dist, factor), fn.transforms, validate_args=False)
+def _(fn: Any, factor: float) -> Any:  # not type(fn): a LogNormal is made of other arguments
+    return dist.TransformedDistribution(_widened(fn.base_dist, factor), fn.transforms, validate_args=False)
 
 
 @_widened.register(FlowDistribution)

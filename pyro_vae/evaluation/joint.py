@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -80,7 +81,10 @@ class Joint:
 
     def _enumerated(self, num_samples: int, site: Any) -> Tensor:
         """``(*values, K, B)``: as :meth:`Layout.per_datum`, with the enumerated values before."""
-        value = masked(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site["mask"])
+        value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        # Of a site that is masked, the sum over its values is to be 1.
+        absent = -math.log(len(site["fn"].enumerate_support(expand=False))) if site["name"] in self.summed else 0.0
+        value = masked(value, site["mask"], absent)
         inner = self.layout.depth + 1
         value = value.reshape((1,) * (inner - value.dim()) + tuple(value.shape))
         others = [dim for dim in range(-self.layout.depth, 0) if dim not in self.layout.dims]
@@ -97,4 +101,10 @@ def repeated(program: Program, num_samples: int, layout: Layout) -> Program:
 def summed_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
     """Names of the discrete latent sites that the model asks to be enumerated and the guide does not sample."""
     found = (s for s in latents(model_trace) if s["name"] not in guide_trace.nodes)
-    return [s["name"] for s in found if s["infer"].get("enumerate") == "parallel" and s["fn"].has_enumerate_support]
+    return [site["name"] for site in found if is_enumerated(site)]
+
+
+def is_enumerated(site: Any) -> bool:
+    """Whether the model asks for all values of the site; with ``num_samples`` Pyro would draw some instead."""
+    asked = site["infer"].get("enumerate") == "parallel" and not site["infer"].get("num_samples")
+    return asked and bool(getattr(site["fn"], "has_enumerate_support", False))

@@ -100,7 +100,10 @@ class Weigher:
         if data_plate is None and isinstance(args[0], Tensor) and plate.size != len(args[0]):
             what = f"plate {plate.name!r} of size {plate.size} and a batch of {len(args[0])}"
             raise _refusal("the plate of the data must have the length of the batch", what, "Pass data_plate=NAME")
+        self.model_trace = model_trace
         self.joint = Joint(model, self.layout, model_trace, summed)
+        if len(self.guides) > 1:
+            self.check_repeatable("log_weights", args, guide=True, model=False)
         self.discrete = all(_is_discrete(site["fn"]) for site in observations(model_trace))
 
     def __call__(self, num_samples: int) -> LogWeights:
@@ -121,6 +124,34 @@ class Weigher:
             return traces[0], self.layout.sum(num_samples, sites(traces[0]))
         trace = self._choose(num_samples, traces)
         return trace, self.log_guide(num_samples, args, trace)
+
+    def check_repeatable(self, owner: str, args: tuple[Any, ...], *, guide: bool = False, model: bool = True) -> None:
+        """Refuse programs whose density at given latents changes from run to run, where that would make it wrong.
+
+        Args:
+            owner: name to begin the message with.
+            args: a batch.
+            guide: whether to examine the guides: their density is asked for at latents that another run drew.
+            model: whether to examine the model.
+
+        Raises:
+            ValueError: they are random inside.
+        """
+        with torch.no_grad(), isolated():
+            trace, _ = self.propose(1, args)
+            for name, asked in (("model", model), ("guide", guide)):
+                runs = [self._density_of(name, args, trace) for _ in range(2)] if asked else []
+                if asked and not torch.allclose(runs[0], runs[1], rtol=1e-4, equal_nan=True):
+                    advice = "Put its modules in eval mode" if name == "model" else "Use the guide by itself"
+                    rule = f"the {name} must have one density at one z"
+                    raise refusal(owner, rule, "another one at every run", f"{advice}, or draw no random numbers in it")
+
+    def _density_of(self, name: str, args: tuple[Any, ...], trace: Trace) -> Tensor:
+        if name == "guide":
+            return self.log_guide(1, args, trace)
+        with no_registration():
+            density = self.joint(1, args, trace)
+        return density.log_likelihood + density.log_prior
 
     def log_guide(self, num_samples: int, args: tuple[Any, ...], trace: Trace) -> Tensor:
         """Log-density of the proposal at the latents of a trace, ``(num_samples, batch)``."""

@@ -36,11 +36,13 @@ class Sandwich(Result):
         upper: ``(M,)``, minus the same of the reverse chains' inverse weights.
         lower_error: ``(M,)``, Monte Carlo standard error of ``lower``.
         upper_error: ``(M,)``, of ``upper``; the reverse chains are taken as independent, which they are after
-            :data:`PARTING` transitions as far as these mix.
+            :data:`PARTING` transitions as far as these mix. Inverse weights have heavy tails: where the path is short
+            and ``upper_chains`` small, the error is too small too.
         acceptance: ``(M,)``, of forward and reverse transitions.
         log_likelihood: ``(N,)``, the annealed lower bound of each real datum; None where only simulated data were asked
             for.
         standard_error: ``(N,)``, its Monte Carlo standard error.
+        upper_chains: ``(M,)``, the effective number of reverse chains, between 1 and their number.
 
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), sections 3 and 4.
@@ -58,6 +60,7 @@ class Sandwich(Result):
     acceptance: Tensor
     log_likelihood: Tensor | None = None
     standard_error: Tensor | None = None
+    upper_chains: Tensor | None = None
 
     def gap(self) -> tuple[float, float]:
         """Mean of upper - lower over the simulated data, and its standard error from their spread, in nats."""
@@ -175,7 +178,7 @@ def sandwich(
         torch.Size([7])
     """
     path = Path("sandwich", num_distributions, num_chains, num_steps, start, schedule)
-    amount = (2 + real) * path.transitions + PARTING
+    amount = (2 + real) * path.stages + (1 + real) * path.piloted + PARTING
     annealer = Annealer(path, model, guide, data_plate)
     batches = annealer.over(data, batch_size, seed=seed, engine=engine, progress=progress, amount=amount)
     own = {"estimator": "sandwich", **path.protocol(), "sample_seed": seed}
@@ -207,12 +210,13 @@ def _simulated(
     )
     chains = _parted(annealer, exact.expand(annealer.path.num_chains, -1, -1), adapted, drawn.args, advance)
     log_weights, acceptance = annealer.reverse(chains, adapted, drawn.args, advance)
-    upper, upper_error, _ = log_mean(-log_weights)
+    upper, upper_error, upper_chains = log_mean(-log_weights)
     return {
         "lower": forward["log_likelihood"],
         "upper": -upper,
         "lower_error": forward["standard_error"],
         "upper_error": upper_error,
+        "upper_chains": upper_chains,
         "acceptance": (forward["acceptance"] + acceptance.mean(0)) / 2,
     }
 

@@ -35,7 +35,8 @@ def simulate(owner: str, model: Program, args: tuple[Any, ...]) -> Simulated:
         args: a batch, which tells how many data there are; its observed values are not used.
 
     Raises:
-        ValueError: an observed value is not an argument, so that a drawn one could not take its place.
+        ValueError: an observed value is not an argument, so that a drawn one could not take its place, or the data have
+            another part in the model.
 
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), section 4.2.
@@ -53,13 +54,36 @@ def simulate(owner: str, model: Program, args: tuple[Any, ...]) -> Simulated:
         observed = observations(poutine.trace(model).get_trace(*args))
         places = {site["name"]: _place(owner, site, args) for site in observed}
         trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
-    drawn = list(args)
-    for name, place in places.items():
-        drawn[place] = trace.nodes[name]["value"].detach()
+        drawn = list(args)
+        for name, place in places.items():
+            drawn[place] = trace.nodes[name]["value"].detach()
+        _check(owner, model, tuple(drawn), trace, places)
     kept = {site["name"] for site in latents(trace)} - set(places)
     for name in [n for n, node in trace.nodes.items() if node["type"] == "sample" and n not in kept]:
         trace.remove_node(name)
     return Simulated(tuple(drawn), trace)
+
+
+def _check(owner: str, model: Program, drawn: tuple[Any, ...], trace: Trace, places: dict[str, int]) -> None:
+    """Run on the drawn data, the model must give every site the probability it was drawn with.
+
+    It does not where the data have another part in it than to be observed, or two sites observe one argument: then the
+    latents would be no draw from the posterior.
+    """
+    own = trace.copy()
+    for name in places:
+        own.remove_node(name)
+    again = poutine.trace(poutine.replay(model, trace=own)).get_trace(*drawn)
+    for site in [*latents(again), *observations(again)]:
+        other = trace.nodes[site["name"]]
+        densities = [s["fn"].log_prob(s["value"], *s["args"], **s["kwargs"]) for s in (site, other)]
+        same = densities[0].shape == densities[1].shape and torch.allclose(
+            densities[0], densities[1], rtol=1e-4, equal_nan=True
+        )
+        if not same:
+            rule = "data must be nothing but observed in the model, once, so that it can draw its own"
+            advice = "Write the model so, or use annealed_log_likelihood"
+            raise refusal(owner, rule, f"site {site['name']!r} with another density given the drawn data", advice)
 
 
 def _place(owner: str, site: Any, args: tuple[Any, ...]) -> int:

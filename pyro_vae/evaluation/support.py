@@ -9,11 +9,15 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 
-class SupportError(ValueError):
-    """Data outside the support of a likelihood; one line, also where Pyro adds the shapes of a trace to it."""
+class OneLineError(ValueError):
+    """Something wrong within a program; one line, also where Pyro adds the shapes of a trace to it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message.splitlines()[0])
+
+
+class SupportError(OneLineError):
+    """Data outside the support of a likelihood."""
 
 
 class SupportCheck(Messenger):
