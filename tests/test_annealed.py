@@ -251,9 +251,7 @@ def test_a_support_that_moves_is_refused() -> None:
             z = pyro.sample("z", dist.Uniform(0.0, top))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    with pytest.raises(
-        ValueError, match=r"support of a latent site must not depend on other sites or on the data, got site 'z'"
-    ):
+    with pytest.raises(ValueError, match=r"support .* must not depend on other sites .* got site 'z'"):
         annealed_log_likelihood(model, None, torch.ones(3), num_distributions=5, engine="eager")
 
 
