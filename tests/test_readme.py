@@ -78,6 +78,15 @@ def test_the_results_it_quotes_are_the_recorded_ones() -> None:
     (result,) = record["results"]
     assert f"**{result['log_likelihood']['mean']:.2f}** nats" in README
     assert f"ELBO {result['elbo']['mean']:.2f}" in README
+    bounds = json.loads((RESULTS / "mnist-1l-bounds/result.json").read_text())["results"]
+    ais = bounds["ais-test-prior-10000x16-seed0-first100"]["log_likelihood"]
+    assert f"{ais['mean']:.3f} +- {ais['monte_carlo_error']:.3f}" in README
+    for number in (1000, 10_000):
+        gap = bounds[f"sandwich-test-prior-{number}x16-simulated-seed0-first100"]["gap"]
+        assert f"{gap['mean']:.3f} +- {gap['error']:.3f}" in README
+    (split,) = (content for name, content in bounds.items() if name.startswith("gaps-"))
+    assert f"{split['approximation']['mean']:.2f} nats are the diagonal family's" in README
+    assert f"{split['amortization']['mean']:.2f} the encoder's" in README
     frey = json.loads((ROOT / "benchmarks/results/frey-discretized-logistic/result.json").read_text())["results"][0]
     assert f"{frey['log_likelihood_bits_per_dim']:.2f} bits per dimension" in README
     assert f"(ELBO: {frey['elbo_bits_per_dim']:.2f})" in README

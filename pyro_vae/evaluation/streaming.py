@@ -64,21 +64,26 @@ class WeightSummary:
         self.num_samples, self.tail = num_samples, tail_length(num_samples) + 1
         self._log_sum: Tensor | None = None
         self._curve = BoundCurve()
-        self._waiting: list[LogWeights] = []
+        self._waiting = torch.empty(2, 0, 0)
+        self._filled = 0
 
     def add(self, weights: LogWeights) -> None:
         """Take in a chunk, ``(chunk, batch)``."""
-        self._waiting.append(weights)
-        if sum(len(waiting.log_ratio) for waiting in self._waiting) >= TOGETHER:
+        chunk, batch = weights.log_ratio.shape
+        if self._filled + chunk > self._waiting.shape[1]:
             self._take_in()
+            # One tensor for all: small ones that outlive the decodings between them would split the heap.
+            self._waiting = weights.log_ratio.new_empty(2, max(TOGETHER, chunk), batch, dtype=torch.float64)
+        rows = slice(self._filled, self._filled + chunk)
+        self._waiting[0, rows], self._waiting[1, rows] = weights.log_likelihood, weights.log_ratio
+        self._filled += chunk
 
     def _take_in(self) -> None:
         """The chunks that wait, as one: many small operations on each would cost a tenth of the decoding."""
-        if not self._waiting:
+        if self._filled == 0:
             return
-        weights = LogWeights(*(torch.cat(parts) for parts in zip(*self._waiting, strict=True)))
-        self._waiting.clear()
-        likelihood, ratio = weights.log_likelihood.double(), weights.log_ratio.double()  # apart: one may be far larger
+        likelihood, ratio = self._waiting[:, : self._filled]  # apart: one may be far larger
+        self._filled = 0
         total = likelihood + ratio
         self._curve.add(total)
         parts = (total.logsumexp(0), (2 * total).logsumexp(0), likelihood.sum(0), ratio.sum(0))
