@@ -81,6 +81,9 @@ def test_the_results_it_quotes_are_the_recorded_ones() -> None:
     bounds = json.loads((RESULTS / "mnist-1l-bounds/result.json").read_text())["results"]
     ais = bounds["ais-test-prior-10000x16-seed0-first100"]["log_likelihood"]
     assert f"{ais['mean']:.3f} +- {ais['monte_carlo_error']:.3f}" in README
+    importance = bounds["log_likelihood-test-guide-5000-seed0-first100"]["log_likelihood"]["mean"]
+    assert f"samples {importance:.2f}" in README
+    assert f"The importance bound is {ais['mean'] - importance:.2f} nats low" in README
     for number in (1000, 10_000):
         gap = bounds[f"sandwich-test-prior-{number}x16-simulated-seed0-first100"]["gap"]
         assert f"{gap['mean']:.3f} +- {gap['error']:.3f}" in README
