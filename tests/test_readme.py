@@ -78,6 +78,10 @@ def test_the_results_it_quotes_are_the_recorded_ones() -> None:
     (result,) = record["results"]
     assert f"**{result['log_likelihood']['mean']:.2f}** nats" in README
     assert f"ELBO {result['elbo']['mean']:.2f}" in README
+    speed = json.loads((RESULTS / "likelihood-cpu/likelihood.json").read_text())["cases"][0]["estimators"]
+    times = {row["name"]: row["milliseconds_per_image"][1] for row in speed}
+    assert f"takes {times['pyro_vae compiled, fp32']:.0f} ms per image" in README
+    assert f"{times['image by image, 100 copies']:.0f} or {times['image by image, 500 copies']:.0f} ms" in README
     bounds = json.loads((RESULTS / "mnist-1l-bounds/result.json").read_text())["results"]
     ais = bounds["ais-test-prior-10000x16-seed0-first100"]["log_likelihood"]
     assert f"{ais['mean']:.3f} +- {ais['monte_carlo_error']:.3f}" in README

@@ -139,7 +139,9 @@ _X = torch.linspace(1, 3, 5)
 
 
 @pytest.mark.parametrize(
-    ("model", "args"), [(_forced, (torch.ones(5, 4),)), (_conditioned, (_X, _X)), (_twice, (_X,))], ids=str
+    ("model", "args"),
+    [(_forced, (torch.ones(5, 4),)), (_conditioned, (_X, _X)), (_twice, (_X,))],
+    ids=["forced", "conditioned", "twice"],
 )
 def test_data_that_have_another_part_in_the_model_are_refused(model, args) -> None:
     with pytest.raises(ValueError, match=r"^sandwich: data must be nothing but observed in the model, once"):
