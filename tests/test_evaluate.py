@@ -26,7 +26,7 @@ SMALL = {
         "--num_samples",
         "32",
         "--num_fitted",
-        "16",
+        "52",
         "--num_chains",
         "4",
         "--warmup",
@@ -41,7 +41,7 @@ FILES = {
     "importance": ["log_likelihood-test-guide-30-seed0-first12"],
     "ais": ["ais-test-prior-5x2-steps2-seed0-first12"],
     "sandwich": ["sandwich-test-prior-5x2-steps2-seed0-first12"],
-    "harmonic": ["harmonic-test-prior-32x4-fitted16-warmup5-seed0-first12"],
+    "harmonic": ["harmonic-test-prior-32x4-fitted52-warmup5-seed0-first12"],
     "gaps": ["gaps-test-20x3-particles2-seed0-first12"],
     "diagnostics": [
         f"{kind}-test-100-sims100-replicates10-seed0-first12" for kind in ("diagnostics", "calibration", "predictive")
