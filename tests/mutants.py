@@ -43,6 +43,15 @@ ESTIMATORS = ["tests/test_log_likelihood.py", "tests/test_log_weights.py", "test
 LIKELIHOODS = ["tests/test_likelihoods.py"]
 NETWORKS = ["tests/test_networks.py"]
 MUTANTS: list[tuple[str, str, str, list[str]]] = [
+    ("evaluation/hmc.py", "nan_to_num(nan=0.0)", "nan_to_num(nan=1.0)", ANNEALED),
+    ("evaluation/annealed.py", "between = min(stage, following)", "between = stage", SANDWICH),
+    ("evaluation/sandwich.py", "    return state.u\n", "    return u\n", SANDWICH),
+    ("evaluation/sandwich.py", "exact.expand(", "(0.5 * exact).expand(", SANDWICH),
+    ("evaluation/joint.py", "value.sum(others) if others", "value.mean(others) if others", PROPOSALS),
+    ("evaluation/joint.py", "-math.log(len(site", "0 * math.log(len(site", PROPOSALS),
+    ("evaluation/inflation.py", "fn.cov_diag * factor**2", "fn.cov_diag * factor", PROPOSALS),
+    ("evaluation/inflation.py", "fn.df, fn.loc, fn.scale * factor", "fn.df * factor, fn.loc, fn.scale", PROPOSALS),
+    ("evaluation/posterior.py", "for _ in range(thinning):", "for _ in range(1):", POSTERIOR),
     ("evaluation/streaming.py", "j * math.log(2) for j", "0.0 for j", PROPOSALS),
     ("evaluation/streaming.py", "blocks = torch.cat([self._unpaired[level], blocks])", "pass", PROPOSALS),
     ("evaluation/streaming.py", "self._counts[level] += len(blocks)", "self._counts[level] += 1", PROPOSALS),
