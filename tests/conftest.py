@@ -35,3 +35,9 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def exact() -> LinearGaussian:
     """A linear-Gaussian VAE whose guide is the exact posterior."""
     return LinearGaussian(latent_dim=3, dim=7)
+
+
+@pytest.fixture
+def single_precision() -> None:
+    """Torch's own default dtype, for what is run as a user would; ``clean_state`` puts that of the tests back."""
+    torch.set_default_dtype(torch.float32)

@@ -205,13 +205,16 @@ def test_positive_and_bounded_latents_are_moved_on_the_unconstrained_scale(start
     assert result.standard_error.max() < 0.02
 
 
-def test_several_sites_and_inner_plates_make_one_vector() -> None:
+@pytest.mark.parametrize("data_dim", [-2, -1])
+def test_several_sites_and_inner_plates_make_one_vector(data_dim) -> None:
+    parts_dim = -3 - data_dim
+
     def model(x):
-        with pyro.plate("data", len(x), dim=-2):
-            scale = pyro.sample("scale", dist.LogNormal(0.0, 0.3).expand([1]))
-            with pyro.plate("parts", 3, dim=-1):
+        with pyro.plate("data", len(x), dim=data_dim):
+            scale = pyro.sample("scale", dist.LogNormal(torch.zeros([1] if data_dim == -2 else []), 0.3))
+            with pyro.plate("parts", 3, dim=parts_dim):
                 z = pyro.sample("z", dist.Normal(0.0, 1.0))
-                pyro.sample("x", dist.Normal(z, scale), obs=x)
+                pyro.sample("x", dist.Normal(z, scale), obs=x if data_dim == -2 else x.T)
 
     x = torch.randn(5, 3)
     naive = log_likelihood(model, prior_proposal(model), x, num_samples=200_000, chunk_size=20_000, data_plate="data")

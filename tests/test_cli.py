@@ -23,11 +23,6 @@ QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "3", "--device",
 pytestmark = pytest.mark.usefixtures("single_precision")
 
 
-@pytest.fixture
-def single_precision() -> None:
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_default_dtype(torch.float32)

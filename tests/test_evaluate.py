@@ -17,6 +17,7 @@ from pyro_vae.experiment import load_run
 from pyro_vae.methods import METHODS
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "2", "--device", "cpu"]
+pytestmark = pytest.mark.usefixtures("single_precision")
 ANNEALING = ["--num_distributions", "5", "--num_chains", "2", "--num_steps", "2", "--engine", "eager"]
 SMALL = {
     "importance": ["--num_samples", "30"],
@@ -47,11 +48,6 @@ FILES = {
         f"{kind}-test-100-sims100-replicates10-seed0-first12" for kind in ("diagnostics", "calibration", "predictive")
     ],
 }
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> None:
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from pyro_vae.evaluation import AnnealedLogLikelihood, LogLikelihood
 from pyro_vae.evaluation.sandwich import Sandwich
 
 QUICK = ["--epochs", "2", "--num_samples", "40", "--latent_dim", "3", "--device", "cpu"]
+pytestmark = pytest.mark.usefixtures("single_precision")
 RESULT = "log_likelihood-test-guide-40-seed0.json"
 VOID = {"meta", "img"}
 
@@ -51,11 +52,6 @@ class Page(HTMLParser):
 
     def ids(self) -> list[str]:
         return [section["id"] for section in self.of("section")]
-
-
-@pytest.fixture(autouse=True)
-def single_precision() -> None:
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from pyro import poutine
@@ -198,8 +198,7 @@ def _log_weights(weigher: Weigher, held: Weigher | None, num_particles: int) -> 
 
 def _copy(model: Program, guide: Program, args: tuple[Any, ...]) -> Local:
     """A copy of the guide for one datum; a model that it knows of is not copied with it."""
-    own, whole = module_of(guide), module_of(model)
-    assert own is not None  # check_guide saw to it
+    own, whole = cast(nn.Module, module_of(guide)), module_of(model)  # check_guide saw to it that it is one
     inside = {id(module) for module in own.modules()}  # a VampPrior may hold the guide itself: that is copied
     outside = [] if whole is None else [m for m in whole.modules() if id(m) not in inside]
     copy = deepcopy(own, {id(module): module for module in outside})
