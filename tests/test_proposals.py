@@ -195,17 +195,19 @@ def _mode(sign):
     return guide
 
 
-def test_a_mixture_of_guides_covers_what_each_misses() -> None:
+@pytest.mark.parametrize("signs", [(1.0, -1.0), (1.0, -1.0, -1.0)], ids=["two", "three"])
+def test_a_mixture_of_guides_covers_what_each_misses(signs) -> None:
     x = torch.linspace(1.5, 5, 20)
     z = torch.linspace(-30, 30, 600_001).unsqueeze(-1)
     log_joint = dist.Normal(0.0, 3.0).log_prob(z) + dist.Normal(z.abs(), 0.2).log_prob(x)
     exact = log_joint.logsumexp(0) + math.log(60 / 600_000)
-    guides = [_mode(1.0), _mode(-1.0)]
+    guides = [_mode(sign) for sign in signs]
     result = log_likelihood(_two_modes, guides, x, num_samples=4000, engine="eager")
     assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
     assert result.standard_error.max() < 0.02
     assert result.pareto_k.max() < 0.5
-    assert result.protocol["proposal"] == "mixture of 2: guide, guide"
+    names = ", ".join(["guide"] * len(signs))
+    assert result.protocol["proposal"] == f"mixture of {len(signs)}: {names}"
 
 
 def test_a_mixture_of_copies_of_the_exact_posterior_is_exact() -> None:
