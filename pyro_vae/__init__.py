@@ -48,7 +48,7 @@ from pyro_vae.likelihoods import (
     MixtureOfLogisticsLikelihood,
     NormalLikelihood,
 )
-from pyro_vae.models import VAE, HierarchicalVAE
+from pyro_vae.models import VAE, HierarchicalVAE, SemiSupervisedVAE
 from pyro_vae.networks import (
     MLP,
     ContextNetwork,
@@ -116,6 +116,7 @@ __all__ = [
     "ResidualConvEncoder",
     "Run",
     "SemiAmortizedGuide",
+    "SemiSupervisedVAE",
     "SplineFlowGuide",
     "Splits",
     "StandardNormalPrior",

@@ -15,6 +15,8 @@ from pyro.poutine import Trace
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+_SAMPLE_OR_SUM = "Sample it in the guide, or sum over it in the model"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -50,6 +52,27 @@ class Layout:
         event = value.shape[value.dim() - event_dim :]
         value = value.expand(num_samples, *(sizes[dim] for dim in self.dims), *event)
         return value.flatten(1, len(self.dims))
+
+    def per_value(self, num_samples: int, site: Any, value: Tensor) -> Tensor:
+        """``(*values, K, B)``: the same for data in one plate, with the values of enumerated sites before."""
+        inner = self.depth + 1
+        value = value.reshape((1,) * (inner - value.dim()) + tuple(value.shape))
+        others = [dim for dim in range(-self.depth, 0) if dim not in self.dims]
+        value = value.sum(others) if others else value
+        (size,) = [frame.size for frame in frames(site).values() if frame.dim in self.dims]
+        return value.expand(*value.shape[: value.dim() - 2], num_samples, size)
+
+    def check_summed(self, site: Any) -> None:
+        """Refuse a site that cannot be summed over for each datum by itself.
+
+        Raises:
+            ValueError: it is within another plate than that of the data.
+        """
+        dims = {frame.dim for frame in frames(site).values() if frame.dim >= -self.depth}
+        if dims != set(self.dims):
+            rule = "a site that is summed out must be in the plate of the data alone"
+            advice = "Use EnumeratedELBO, or sample it" if "ELBO" in self.owner else _SAMPLE_OR_SUM
+            raise refusal(self.owner, rule, f"site {site['name']!r} in {len(dims)} plates", advice)
 
     def spread(self, site: Any, value: Tensor, *, event_dim: int = 0) -> Tensor:
         """The reverse: ``(K, data)`` as a tensor that multiplies values of the site, ``event_dim`` of their own."""

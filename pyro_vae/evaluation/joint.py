@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.traces import Layout, frames, latents, masked, observations, refusal
+from pyro_vae.traces import Layout, latents, masked, observations
 
 Program = Callable[..., Any]
 
@@ -46,11 +46,7 @@ class Joint:
     def __init__(self, model: Program, layout: Layout, trace: Trace, summed: Collection[str]) -> None:
         self.model, self.layout, self.summed = model, layout, frozenset(summed)
         for name in sorted(self.summed):
-            dims = {frame.dim for frame in frames(trace.nodes[name]).values()}
-            if dims != set(layout.dims):
-                rule = "a site that is summed out must be in the plate of the data alone"
-                advice = "Sample it in the guide, or sum over it in the model"
-                raise refusal(layout.owner, rule, f"site {name!r} in {len(dims)} plates", advice)
+            layout.check_summed(trace.nodes[name])
 
     def __call__(self, num_samples: int, args: tuple[Any, ...], latent: Trace) -> Density:
         """The density at the latents of a trace of as many samples; differentiable."""
@@ -84,13 +80,7 @@ class Joint:
         value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         # Of a site that is masked, the sum over its values is to be 1.
         absent = -math.log(len(site["fn"].enumerate_support(expand=False))) if site["name"] in self.summed else 0.0
-        value = masked(value, site["mask"], absent)
-        inner = self.layout.depth + 1
-        value = value.reshape((1,) * (inner - value.dim()) + tuple(value.shape))
-        others = [dim for dim in range(-self.layout.depth, 0) if dim not in self.layout.dims]
-        value = value.sum(others) if others else value
-        (size,) = [frame.size for frame in frames(site).values() if frame.dim in self.layout.dims]
-        return value.expand(*value.shape[: value.dim() - 2], num_samples, size)
+        return self.layout.per_value(num_samples, site, masked(value, site["mask"], absent))
 
 
 def repeated(program: Program, num_samples: int, layout: Layout) -> Program:

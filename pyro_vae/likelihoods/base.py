@@ -37,8 +37,12 @@ class Likelihood(nn.Module, ABC):
         self.register_buffer("offset", torch.zeros(self.data_shape))
 
     @abstractmethod
-    def forward(self, z: Tensor) -> TorchDistribution:
-        """p(x | z) for ``z`` of shape ``(*batch, latent_dim)``: batch shape ``batch``, event shape ``data_shape``."""
+    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
+        """p(x | z) for ``z`` of shape ``(*batch, latent_dim)``: batch shape ``batch``, event shape ``data_shape``.
+
+        With a context p(x | z, context), where the network takes one: a label, an auxiliary variable. ``batch`` is then
+        what the leading dimensions of all broadcast to.
+        """
 
     @abstractmethod
     def mean_to_output(self, mean: Tensor) -> Tensor:

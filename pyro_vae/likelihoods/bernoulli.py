@@ -37,8 +37,8 @@ class BernoulliLikelihood(Likelihood):
         super().__init__(latent_dim, data_shape)
         self.net = build_network(net, (latent_dim,), self.data_shape)
 
-    def forward(self, z: Tensor) -> TorchDistribution:
-        return Bernoulli(logits=self.net(z) + self.offset).to_event(len(self.data_shape))
+    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
+        return Bernoulli(logits=self.net(z, *context) + self.offset).to_event(len(self.data_shape))
 
     def mean_to_output(self, mean: Tensor) -> Tensor:
         return mean.clamp(1e-3, 1 - 1e-3).logit()

@@ -14,7 +14,7 @@ from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels, stacked_shape
+from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels, stacked_shape, unstacked
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
 _NO_SHAPE = torch.Size()
@@ -160,8 +160,8 @@ class BetaBinomialLikelihood(Likelihood):
         self.levels = number_of_levels("BetaBinomialLikelihood", levels)
         self.net = build_network(net, (latent_dim,), stacked_shape(2, self.data_shape))
 
-    def forward(self, z: Tensor) -> TorchDistribution:
-        outputs = self.net(z).reshape(*z.shape[:-1], 2, *self.data_shape)
+    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
+        outputs = unstacked(self.net(z, *context), 2, self.data_shape)
         logits, raw = outputs.unbind(-len(self.data_shape) - 1)
         # At a concentration of 10 a pixel's standard deviation is 0.15 of the grey range.
         concentration = 10 * (7 * torch.tanh(raw / 7)).exp()

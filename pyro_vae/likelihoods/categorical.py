@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels, stacked_shape
+from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels, stacked_shape, unstacked
 from pyro_vae.likelihoods.tilting import slope_of_mean, tilted_grid_mean
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
@@ -119,8 +119,8 @@ class CategoricalLikelihood(Likelihood):
         self.levels = number_of_levels("CategoricalLikelihood", levels)
         self.net = build_network(net, (latent_dim,), stacked_shape(levels, self.data_shape))
 
-    def forward(self, z: Tensor) -> TorchDistribution:
-        logits = self.net(z).reshape(*z.shape[:-1], self.levels, *self.data_shape)
+    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
+        logits = unstacked(self.net(z, *context), self.levels, self.data_shape)
         event_dim = len(self.data_shape)
         return CategoricalLevels(logits + self.offset * grid(logits, -event_dim - 1), event_dim)
 

@@ -93,8 +93,8 @@ class ContinuousBernoulliLikelihood(Likelihood):
         super().__init__(latent_dim, data_shape)
         self.net = build_network(net, (latent_dim,), self.data_shape)
 
-    def forward(self, z: Tensor) -> TorchDistribution:
-        return ContinuousBernoulli(self.net(z) + self.offset).to_event(len(self.data_shape))
+    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
+        return ContinuousBernoulli(self.net(z, *context) + self.offset).to_event(len(self.data_shape))
 
     def mean_to_output(self, mean: Tensor) -> Tensor:
         return slope_of_mean(tilted_mean, mean)

@@ -128,9 +128,11 @@ class DiscretizedLogisticLikelihood(Likelihood):
         # exp(-2.3) = 0.10, times pi/sqrt(3) is a standard deviation of 0.18 of the grey range.
         self.log_scale = nn.Parameter(torch.full(self.data_shape, -2.3))
 
-    def forward(self, z: Tensor) -> TorchDistribution:
+    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
         scale = self.min_scale + self.log_scale.exp()
-        return DiscretizedLogistic(self.net(z) + self.offset, scale, self.levels).to_event(len(self.data_shape))
+        return DiscretizedLogistic(self.net(z, *context) + self.offset, scale, self.levels).to_event(
+            len(self.data_shape)
+        )
 
     def mean_to_output(self, mean: Tensor) -> Tensor:
         return mean

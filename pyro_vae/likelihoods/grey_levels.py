@@ -41,3 +41,9 @@ def stacked_shape(count: int, data_shape: Shape) -> Shape:
     if len(data_shape) == 3:
         return (count * data_shape[0], *data_shape[1:])
     return (count, *data_shape)
+
+
+def unstacked(outputs: Tensor, count: int, data_shape: Shape) -> Tensor:
+    """Outputs of that shape, ``(*batch, *stacked_shape)``, as ``(*batch, count, *data_shape)``."""
+    batch = outputs.shape[: outputs.dim() - len(stacked_shape(count, data_shape))]
+    return outputs.reshape(*batch, count, *data_shape)

@@ -50,8 +50,8 @@ class LocationScaleLikelihood(Likelihood):
     def family(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """The distribution of one pixel, its mean at ``loc``."""
 
-    def forward(self, z: Tensor) -> TorchDistribution:
-        return self.family(self.net(z) + self.offset, self.scale()).to_event(len(self.data_shape))
+    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
+        return self.family(self.net(z, *context) + self.offset, self.scale()).to_event(len(self.data_shape))
 
     def scale(self) -> Tensor:
         """The scale, ``()`` or ``data_shape``, in units of the data."""

@@ -180,8 +180,10 @@ class MixtureOfLogisticsLikelihood(Likelihood):
         outputs = num_components * sum(self.sizes)
         self.net = build_network(net, (latent_dim,), (outputs, *(self.data_shape[1:] if image else self.data_shape)))
 
-    def forward(self, z: Tensor) -> TorchDistribution:
-        outputs = self.net(z).reshape(*z.shape[:-1], self.num_components, sum(self.sizes), -1)  # (*batch, K, N/K, P)
+    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
+        outputs = self.net(z, *context)
+        batch = outputs.shape[: outputs.dim() - (3 if len(self.data_shape) == 3 else len(self.data_shape) + 1)]
+        outputs = outputs.reshape(*batch, self.num_components, sum(self.sizes), -1)  # (*batch, K, N/K, P)
         logits, loc, raw, coefficients = outputs.split(self.sizes, -2)
         loc = loc + self.offset.reshape(self.num_channels, -1)
         # softplus(-2.25) = 0.10, times pi/sqrt(3) is a standard deviation of 0.18 of the grey range.

@@ -1,4 +1,4 @@
-"""A network of two inputs: the datum and a context."""
+"""A network of several inputs: the datum and one or more contexts."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from pyro_vae.networks.mlp import MLP
 
 
 class ContextNetwork(nn.Module):
-    r"""A network of x and a context c that meet in one layer, :math:`\mathrm{out}(f(\mathrm{net}(x) + W c))`.
+    r"""A network of x and contexts c_i that meet in one layer, :math:`\mathrm{out}(f(\mathrm{net}(x) + \sum_i W_i c_i))`.
 
-    The layer is that of the concatenation, :math:`W' [\mathrm{net}'(x); c]`, in two parts: what depends on x alone is
-    computed once where c has more leading dimensions (particles, enumerated classes).
+    The layer is that of the concatenation, :math:`W [\mathrm{net}'(x); c_1; c_2]`, in parts: what depends on x alone is
+    computed once where a context has more leading dimensions (particles, enumerated classes).
 
     Args:
         in_shape: shape of one datum x.
         out_shape: shape of one output.
-        context_dim: number of dimensions of c.
+        context_dim: number of dimensions of the context c, or of each of several.
         net: builds the network of x, ``net(in_shape, (hidden[0],))``.
         hidden: widths of the layers from the common one on.
         activation: the nonlinearity after each of them.
 
     Shape:
-        x ``(*batch, *in_shape)`` and c ``(*batch', context_dim)``, whose leading dimensions broadcast to ``both``, to
-        ``(*both, *out_shape)``.
+        x ``(*batch, *in_shape)`` and contexts ``(*batch', context_dim)``, whose leading dimensions broadcast to
+        ``all``, to ``(*all, *out_shape)``.
 
     Raises:
-        ValueError: the context has another size.
+        ValueError: at a call, too: a context has another size, or there are more or fewer of them.
 
     Example:
         >>> import torch
@@ -50,28 +50,32 @@ class ContextNetwork(nn.Module):
         in_shape: Shape,
         out_shape: Shape,
         *,
-        context_dim: int,
+        context_dim: int | Shape,
         net: NetworkFactory = MLP,
         hidden: Shape = (200,),
         activation: Activation = "tanh",
     ) -> None:
         super().__init__()
         hidden = layer_sizes("ContextNetwork", "hidden", hidden)
-        if context_dim < 1 or not hidden:
+        dims = (context_dim,) if isinstance(context_dim, int) else tuple(context_dim)
+        if not dims or min(dims) < 1 or not hidden:
             raise ValueError(
                 "ContextNetwork: context_dim must be positive and hidden hold a width, got "
                 f"context_dim={context_dim}, hidden={hidden}. Use the context's size and for example hidden=(200,)."
             )
-        self.in_shape, self.out_shape, self.context_dim = tuple(in_shape), tuple(out_shape), context_dim
+        self.in_shape, self.out_shape, self.context_dims = tuple(in_shape), tuple(out_shape), dims
         self.net = build_network(net, self.in_shape, hidden[:1])
-        self.context = glorot(nn.Linear(context_dim, hidden[0], bias=False))
+        self.context = nn.ModuleList(glorot(nn.Linear(dim, hidden[0], bias=False)) for dim in dims)
         self.activation = activation_layer(activation)
         self.out = MLP(hidden[:1], self.out_shape, hidden=hidden[1:], activation=activation)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        if context.shape[-1] != self.context_dim:
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        if tuple(c.shape[-1] for c in context) != self.context_dims:
             raise ValueError(
-                f"ContextNetwork: the context must have context_dim={self.context_dim} dimensions, got "
-                f"shape={tuple(context.shape)}. Build the network for that context."
+                f"ContextNetwork: the contexts must have {self.context_dims} dimensions, got "
+                f"shapes={[tuple(c.shape) for c in context]}. Build the network with their context_dim."
             )
-        return self.out(self.activation(self.net(x) + self.context(context)))
+        common = self.net(x)
+        for layer, c in zip(self.context, context, strict=True):
+            common = common + layer(c)
+        return self.out(self.activation(common))

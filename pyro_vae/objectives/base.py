@@ -43,11 +43,13 @@ class Objective(PyroELBO):
         additive: whether the loss is a sum over the data of what each contributes alone; where not, several processes
             cannot share a batch.
         analytic_kl: whether the KL has to have a closed form.
+        sums: whether discrete sites that are marked to be enumerated are summed over.
     """
 
     terms: Terms | None = None
     additive = True
     analytic_kl = False
+    sums = False
 
     def __init__(self, *, num_particles: int = 1, beta: float | Schedule = 1.0, vectorized: bool | None = None) -> None:
         # One particle needs no plate of particles, nor the extra run with which Pyro guesses where to put it.

@@ -52,6 +52,8 @@ class EnumeratedELBO(TraceObjective, TraceEnum_ELBO):
         True
     """
 
+    sums = True
+
     def __init__(self, *, num_particles: int = 1, beta: float | Schedule = 1.0) -> None:
         super().__init__(num_particles=num_particles, beta=beta)
 

@@ -140,11 +140,12 @@ class PerDatumObjective(Objective):
         name = type(self).__name__
         for site in latents(guide_trace):
             what = f"infer={site['infer']} at site {site['name']!r}"
-            if site["infer"].get("enumerate"):
+            summed = self.sums and site["infer"].get("enumerate") == "parallel"
+            if site["infer"].get("enumerate") and not summed:
                 rule = "the guide must draw its sites"
-                raise refusal(name, rule, what, "Use EnumeratedELBO, or CategoricalGuide(estimator='score')")
+                raise refusal(name, rule, what, "Use SummedELBO, or CategoricalGuide(estimator='score')")
             # A relaxed guide is so while it trains alone, so this is looked at where a gradient is asked for.
-            if self.pathwise and torch.is_grad_enabled() and not site["fn"].has_rsample:
+            if self.pathwise and torch.is_grad_enabled() and not (summed or site["fn"].has_rsample):
                 rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"
                 raise refusal(name, rule, what, f"Use {self.advice}")
             if not self.pathwise and isinstance(site["fn"], RelaxedOneHotVariables):

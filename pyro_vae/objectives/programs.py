@@ -121,9 +121,16 @@ class Programs:
         model = self._densities(self._trace(poutine.replay(self.model, trace=guide.trace)))
         return Draws(model.observed, model.latent, guide.latent, guide.observed, model.trace, guide.trace)
 
+    def repeated(self, program: Program) -> Program:
+        """The program within a plate of K particles, before all of its own."""
+        return pyro.plate("num_particles_vectorized", self.num, dim=-self.layout.depth - 1)(program)
+
+    def trace(self, program: Program) -> Trace:
+        """Run a program with the arguments."""
+        return poutine.trace(program).get_trace(*self.args, **self.kwargs)
+
     def _trace(self, program: Program) -> Trace:
-        repeated = pyro.plate("num_particles_vectorized", self.num, dim=-self.layout.depth - 1)(program)
-        return poutine.trace(repeated).get_trace(*self.args, **self.kwargs)
+        return self.trace(self.repeated(program))
 
 
 class GradientScale:

@@ -89,12 +89,13 @@ def _check_order(model_trace: Trace, guide_trace: Trace) -> None:
 
 
 def _check_enumeration(objective: ELBO, model_trace: Trace, guide_trace: Trace, *, labelled: bool) -> None:
-    sums = isinstance(objective, TraceEnum_ELBO)
+    sums = isinstance(objective, TraceEnum_ELBO) or (isinstance(objective, Objective) and objective.sums)
     name = type(objective).__name__
-    marked = [s for t in (guide_trace, model_trace) for s in latents(t) if s["infer"].get("enumerate")]
+    free = [site for site in latents(model_trace) if site["name"] not in guide_trace.nodes]
+    marked = [site for site in (*latents(guide_trace), *free) if site["infer"].get("enumerate")]
     if marked and not sums:
         what = f"site {marked[0]['name']!r} with infer={marked[0]['infer']}"
-        advice = "Use EnumeratedELBO or Pyro's TraceEnum_ELBO, or CategoricalGuide(estimator='score' or 'relaxed')"
+        advice = "Use SummedELBO or Pyro's TraceEnum_ELBO, or CategoricalGuide(estimator='score' or 'relaxed')"
         raise _refusal(f"{name} must not meet sites to be enumerated", what, advice)
     for site in marked:
         if site["fn"].has_rsample:
