@@ -786,6 +786,21 @@ def test_location_and_scale_equal_scipy(cls, scale):
 
 
 @families
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 3)], ids=str)
+def test_a_scale_from_the_network_equals_scipy(cls, shape):
+    likelihood = cls(2, shape, scale="network", min_scale=0.1)
+    nn.init.normal_(likelihood.log_scale)
+    at(likelihood, torch.randn(shape))
+    z, x = torch.randn(5, 2), torch.randn(5, *shape)
+    loc, log_scale = likelihood.net(z).reshape(5, 2, *shape).unbind(1)
+    loc, sigma = loc + likelihood.offset, 0.1 + (likelihood.log_scale + log_scale).exp()
+    family, ratio = FAMILIES[cls]
+    expected = family(loc.detach().numpy(), sigma.detach().numpy()).logpdf(x.numpy()).reshape(5, -1).sum(1)
+    np.testing.assert_allclose(likelihood(z).log_prob(x).detach(), expected, rtol=1e-12)
+    np.testing.assert_allclose(likelihood(z).stddev.detach(), ratio * sigma.detach().numpy(), rtol=1e-12)
+
+
+@families
 @pytest.mark.parametrize("scale", ["global", "pixel", 0.05, 7.0])
 def test_location_and_scale_integrate_to_one(cls, scale):
     p = at(cls(2, (1,), scale=scale, net=Zero), 0.3)(torch.zeros(2))
@@ -838,7 +853,9 @@ def test_a_scale_that_is_not_positive_is_refused(cls, argument, value):
 
 @families
 def test_another_word_for_a_scale_is_refused(cls):
-    with pytest.raises(ValueError, match=rf"^{cls.__name__}: scale must be 'global', 'pixel' or a number, got scale="):
+    with pytest.raises(
+        ValueError, match=rf"^{cls.__name__}: scale must be 'global', 'pixel', 'network' or a number, got scale="
+    ):
         cls(2, (3,), scale="local")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data.binarization import PROTOCOLS, Binarization, Part, binarize
 from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.splitting import hold_out
 
 
@@ -70,6 +71,9 @@ class Dataset(ABC):
             :func:`pyro_vae.data.binarization.binarize`.
         validation: number of training images held out for validation; 0 for none, ``None`` for a sixth.
         seed: of the validation split and of the draws made once. The test images never depend on it.
+        labels: number of training images whose class is told, as many of every class; then training batches are
+            (x, y), with y -1 for the others. ``None`` trains on the images alone.
+        label_seed: which ones.
 
     Raises:
         ValueError: for an unknown ``binarize`` or a negative ``validation``.
@@ -92,6 +96,8 @@ class Dataset(ABC):
         binarize: Binarization = "dynamic",
         validation: int | None = None,
         seed: int = 0,
+        labels: int | None = None,
+        label_seed: int = 0,
     ) -> None:
         if binarize not in PROTOCOLS:
             raise ValueError(
@@ -106,6 +112,8 @@ class Dataset(ABC):
         self.binarize: Binarization = binarize
         self.validation = validation
         self.seed = seed
+        self.labels = labels
+        self.label_seed = label_seed
 
     may_download = True  # False where ``root`` was not chosen by the user but read from somebody's run folder
 
@@ -120,13 +128,14 @@ class Dataset(ABC):
             The splits, on the CPU; move them with :meth:`Splits.to`.
 
         Raises:
-            ValueError: for damaged or zero-length data, or a validation split as large as the training part.
+            ValueError: for damaged or zero-length data, a validation split as large as the training part, or labels
+                that are not there.
             OSError: when a file is missing.
         """
         raw = self.raw()
         part = ImageSet(raw.train, raw.train_labels, raw.max_value)
         kept, held = hold_out(len(part), self._validation_size(len(part)), seed=self.seed, name="validation")
-        train = self._binarized(part.subset(kept), "train")
+        train = self._labelled(self._binarized(part.subset(kept), "train"))
         validation = self._binarized(part.subset(held), "validation") if len(held) else None
         test = self._binarized(ImageSet(raw.test, raw.test_labels, raw.max_value), "test")
         return Splits(train, validation, test, self._protocol(len(kept), len(held), len(test)))
@@ -134,8 +143,12 @@ class Dataset(ABC):
     def __repr__(self) -> str:
         return (
             f"{self._name}(root={self.root!r}, binarize={self.binarize!r}, "
-            f"validation={self.validation}, seed={self.seed})"
+            f"validation={self.validation}, seed={self.seed}{self._label_arguments})"
         )
+
+    @property
+    def _label_arguments(self) -> str:
+        return "" if self.labels is None else f", labels={self.labels}, label_seed={self.label_seed}"
 
     @property
     def _name(self) -> str:
@@ -153,6 +166,12 @@ class Dataset(ABC):
     def _binarized(self, images: ImageSet, part: Part) -> ImageSet:
         return binarize(images, self.binarize, part=part, seed=self.seed)
 
+    def _labelled(self, train: ImageSet) -> ImageSet:
+        if self.labels is None:
+            return train
+        return train.partly_labelled(choose_labels(train.labels, self.labels, seed=self.label_seed))
+
     def _protocol(self, train: int, validation: int, test: int) -> dict[str, str | int | float]:
         sizes = {"train": train, "validation": validation, "test": test}
-        return {"dataset": self._name, "binarize": self.binarize, "data_seed": self.seed, **sizes}
+        labels = {} if self.labels is None else {"labels": self.labels, "label_seed": self.label_seed}
+        return {"dataset": self._name, "binarize": self.binarize, "data_seed": self.seed, **sizes, **labels}

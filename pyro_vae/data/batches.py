@@ -148,10 +148,10 @@ class Batches:
         for index in self._order(number).split(self.batch_size)[start:]:
             yield Batch(index=index, fetch=self.fetch, ranks=self.ranks)
 
-    def fetch(self, index: Tensor) -> tuple[Tensor]:
-        """The data of a set or a tensor at ``index``, as the argument of a program."""
+    def fetch(self, index: Tensor) -> tuple[Tensor, ...]:
+        """The data of a set or a tensor at ``index``, as the arguments of a program."""
         if isinstance(self.data, ImageSet):
-            return (self.data.batch(index, dtype=self.dtype),)
+            return self.data.arguments(index, dtype=self.dtype)
         return (self.data[index],)  # type: ignore[index]
 
     def _iterate(self, epoch: int) -> Iterator[Batch]:

@@ -21,6 +21,7 @@ class Digits(Dataset):
         binarize: see :class:`Dataset`.
         validation: number of the 1500 training images held out.
         seed: of the validation split and of the draws made once.
+        labels, label_seed: see :class:`Dataset`.
 
     Shape:
         ``data_shape`` is ``(1, 8, 8)``, ``max_value`` is 16.
@@ -47,13 +48,17 @@ class Digits(Dataset):
         binarize: Binarization = "dynamic",
         validation: int = 150,
         seed: int = 0,
+        labels: int | None = None,
+        label_seed: int = 0,
     ) -> None:
         if root is not None:
             raise ValueError(
                 f"Digits: root must be None, as the images come with scikit-learn, got root={str(root)!r}. "
                 "Leave root out, or use Files(root) for your own images."
             )
-        super().__init__(root, binarize=binarize, validation=validation, seed=seed)
+        super().__init__(
+            root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
+        )
 
     def raw(self) -> RawArrays:
         from sklearn.datasets import load_digits

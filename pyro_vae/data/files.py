@@ -35,6 +35,7 @@ class Files(Dataset):
         binarize: see :class:`Dataset`; floating data outside [0, 1] need ``"none"``, which keeps them.
         validation: number of training images held out; ``None`` is a sixth of them.
         seed: of the validation split and of the draws made once.
+        labels, label_seed: see :class:`Dataset`.
         test: number of test images held out when the data have no test part, the same ones for every
             ``seed``; ``None`` is a sixth of all.
 
@@ -64,10 +65,14 @@ class Files(Dataset):
         validation: int | None = None,
         seed: int = 0,
         test: int | None = None,
+        labels: int | None = None,
+        label_seed: int = 0,
     ) -> None:
         if root is None:
             raise ValueError("Files: root must be given, got root=None. Pass an npz or npy file or a folder of images.")
-        super().__init__(root, binarize=binarize, validation=validation, seed=seed)
+        super().__init__(
+            root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
+        )
         self.test = test
 
     def raw(self) -> RawArrays:

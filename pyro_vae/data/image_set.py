@@ -17,16 +17,17 @@ class ImageSet:
 
     Args:
         images: uint8 pixels, or a floating tensor for continuous data (then ``max_value`` is not used).
-        labels: int64 class labels, or ``None``.
+        labels: int64 class labels, -1 for an image whose class is not known, or ``None``.
         max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
         dynamic: whether :meth:`batch` draws binary pixels anew, with :math:`P(x = 1) = u / u_{\max}`.
+        paired: whether programs are called with images and labels, ``(x, y)``, instead of images alone.
 
     Shape:
         ``images`` is ``(N, *data_shape)``, ``labels`` ``(N,)``; ``data_shape`` is ``(C, H, W)`` for images.
 
     Raises:
         ValueError: for zero-length data, another dtype, pixels above ``max_value``, labels of another length,
-            or ``dynamic`` with floating pixels outside [0, 1].
+            or ``dynamic`` with floating pixels outside [0, 1]; or ``paired`` without labels.
 
     Example:
         >>> import torch
@@ -41,6 +42,7 @@ class ImageSet:
     labels: Tensor | None = None
     max_value: int = 255
     dynamic: bool = False
+    paired: bool = False
 
     def __post_init__(self) -> None:
         self._check_images()
@@ -69,6 +71,23 @@ class ImageSet:
         """The images (and labels) at ``index``, in that order."""
         labels = None if self.labels is None else _take(self.labels, index)
         return replace(self, images=_take(self.images, index), labels=labels)
+
+    def partly_labelled(self, index: Index) -> ImageSet:
+        """The same images with the labels at ``index`` alone, paired; the others are -1.
+
+        Raises:
+            ValueError: there are no labels.
+        """
+        if self.labels is None:
+            raise ValueError("ImageSet: labels must be there to be kept, got labels=None. Use labelled images.")
+        labels = torch.full_like(self.labels, -1)
+        labels[index] = self.labels[index]
+        return replace(self, labels=labels, paired=True)
+
+    def arguments(self, index: Index, *, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
+        """What programs are called with: the :meth:`batch`, and its labels where the set is ``paired``."""
+        x = self.batch(index, dtype=dtype)
+        return (x, _take(self.labels, index)) if self.paired and self.labels is not None else (x,)
 
     def batch(
         self, index: Index, *, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
@@ -143,6 +162,8 @@ class ImageSet:
 
     def _check_labels(self) -> None:
         if self.labels is None:
+            if self.paired:
+                raise ValueError("ImageSet: paired must have labels, got labels=None. Pass one class per image, or -1.")
             return
         if self.labels.dtype != torch.int64 or self.labels.shape != (len(self),):
             raise ValueError(

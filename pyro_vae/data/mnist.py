@@ -29,6 +29,7 @@ class MNIST(Dataset):
         binarize: see :class:`Dataset`.
         validation: number of the 60000 training images held out.
         seed: of the validation split and of the draws made once.
+        labels, label_seed: see :class:`Dataset`.
 
     Shape:
         ``data_shape`` is ``(1, 28, 28)``, ``max_value`` is 255.
@@ -53,9 +54,13 @@ class MNIST(Dataset):
         binarize: Binarization = "dynamic",
         validation: int = 10000,
         seed: int = 0,
+        labels: int | None = None,
+        label_seed: int = 0,
     ) -> None:
         root = "data" if root is None else root
-        super().__init__(root, binarize=binarize, validation=validation, seed=seed)
+        super().__init__(
+            root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
+        )
 
     def raw(self) -> RawArrays:
         from torchvision.datasets import MNIST as Torchvision

@@ -11,6 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.grey_levels import stacked_shape, unstacked
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
 
@@ -20,8 +21,10 @@ class LocationScaleLikelihood(Likelihood):
     Args:
         latent_dim: number of latent dimensions L.
         data_shape: shape of one datum.
-        net: builds the decoder, ``net((latent_dim,), data_shape)``, which returns the loc.
-        scale: ``"global"``, one learned scale; ``"pixel"``, one learned per entry of the datum; or a fixed number.
+        net: builds the decoder, ``net((latent_dim,), data_shape)``, which returns the loc; for ``scale="network"`` with
+            twice the channels (a vector of data: ``(2, D)``), the logarithm of the scale too.
+        scale: ``"global"``, one learned scale; ``"pixel"``, one learned per entry of the datum; ``"network"``, one per
+            entry that depends on z; or a fixed number.
         min_scale: lower limit of a learned scale, in units of the data.
 
     Raises:
@@ -34,11 +37,13 @@ class LocationScaleLikelihood(Likelihood):
         data_shape: Shape,
         *,
         net: NetworkFactory = MLP,
-        scale: Literal["global", "pixel"] | float = "global",
+        scale: Literal["global", "pixel", "network"] | float = "global",
         min_scale: float = 0.01,
     ) -> None:
         super().__init__(latent_dim, data_shape)
-        self.net = build_network(net, (latent_dim,), self.data_shape)
+        self.from_network = scale == "network"
+        outputs = stacked_shape(2, self.data_shape) if self.from_network else self.data_shape
+        self.net = build_network(net, (latent_dim,), outputs)
         self.min_scale = self._positive("min_scale", min_scale)
         if isinstance(scale, str):
             shape = self._scale_shape(scale)
@@ -51,22 +56,25 @@ class LocationScaleLikelihood(Likelihood):
         """The distribution of one pixel, its mean at ``loc``."""
 
     def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
-        return self.family(self.net(z, *context) + self.offset, self.scale()).to_event(len(self.data_shape))
+        outputs, log_factor = self.net(z, *context), None
+        if self.from_network:
+            outputs, log_factor = unstacked(outputs, 2, self.data_shape).unbind(-len(self.data_shape) - 1)
+        return self.family(outputs + self.offset, self.scale(log_factor)).to_event(len(self.data_shape))
 
-    def scale(self) -> Tensor:
-        """The scale, ``()`` or ``data_shape``, in units of the data."""
+    def scale(self, log_factor: Tensor | None = None) -> Tensor:
+        """The scale in units of the data, ``()`` or ``data_shape``; of a network with its output ``log_factor``."""
         if self.fixed_scale is not None:
             return self.offset.new_tensor(self.fixed_scale)
-        return self.min_scale + self.log_scale.exp()
+        return self.min_scale + (self.log_scale if log_factor is None else self.log_scale + log_factor).exp()
 
     def mean_to_output(self, mean: Tensor) -> Tensor:
         return mean
 
     def _scale_shape(self, scale: str) -> Shape:
-        shapes = {"global": (), "pixel": self.data_shape}
+        shapes = {"global": (), "pixel": self.data_shape, "network": self.data_shape}
         if scale not in shapes:
             raise ValueError(
-                f"{type(self).__name__}: scale must be 'global', 'pixel' or a number, got scale={scale!r}. "
+                f"{type(self).__name__}: scale must be 'global', 'pixel', 'network' or a number, got scale={scale!r}. "
                 "Use one of these."
             )
         return shapes[scale]

@@ -18,7 +18,8 @@ class NormalLikelihood(LocationScaleLikelihood):
         latent_dim: number of latent dimensions L.
         data_shape: shape of one datum.
         net: builds the decoder, ``net((latent_dim,), data_shape)``, which returns the loc.
-        scale: ``"global"``, one learned scale; ``"pixel"``, one learned per entry of the datum; or a fixed number.
+        scale: ``"global"``, one learned scale; ``"pixel"``, one learned per entry of the datum; ``"network"``, one
+            per entry that depends on z, for which the network returns twice the channels; or a fixed number.
         min_scale: lower limit of a learned scale, in units of the data.
 
     Shape:

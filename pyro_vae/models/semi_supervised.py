@@ -139,8 +139,8 @@ class SemiSupervisedVAE(nn.Module):
             number of data over the number of labels. See :func:`classification_weight`.
 
     Attributes:
-        model: the Pyro model, an ``nn.Module``; ``model(x, y)`` has the sites ``"y"``, ``"z"``, ``"x"``, and ``"label"``
-            where ``y`` is given, in the plate ``"data"``.
+        model: the Pyro model, an ``nn.Module``; ``model(x, y)`` has the sites ``"y"``, ``"z"``, ``"x"``, and
+            ``"label"`` where ``y`` is given, in the plate ``"data"``.
         guide: the Pyro guide, an ``nn.Module``; ``guide(x, y)`` has the sites ``"y"`` and ``"z"``.
 
     Raises:

@@ -17,7 +17,7 @@ from pyro_vae.networks.mlp import MLP
 
 
 class ContextNetwork(nn.Module):
-    r"""A network of x and contexts c_i that meet in one layer, :math:`\mathrm{out}(f(\mathrm{net}(x) + \sum_i W_i c_i))`.
+    r"""A network of x and contexts that meet in one layer, :math:`\mathrm{out}(f(\mathrm{net}(x) + \sum_i W_i c_i))`.
 
     The layer is that of the concatenation, :math:`W [\mathrm{net}'(x); c_1; c_2]`, in parts: what depends on x alone is
     computed once where a context has more leading dimensions (particles, enumerated classes).

@@ -80,14 +80,15 @@ class SummedELBO(PerDatumObjective):
 
 def _expected(programs: Programs) -> Draws:
     """K draws for each combination of the summed sites, and the means over the combinations, ``(K, B)``."""
-    guide = poutine.enum(programs.repeated(programs.guide), -programs.layout.depth - 2)
-    guide_trace = programs.trace(guide)
+    guide_trace = programs.trace(poutine.enum(programs.repeated(programs.guide), -programs.layout.depth - 2))
     model_trace = programs.trace(poutine.replay(programs.repeated(programs.model), trace=guide_trace))
     found = latents(guide_trace)
     weight = _total([_log_prob(programs, s, absent=-math.log(_size(s))) for s in found if _is_summed(s)]).exp()
     groups = observations(model_trace), latents(model_trace), found, observations(guide_trace)
-    means = [_mean(weight, _total([_log_prob(programs, site) for site in group])) for group in groups]
-    return Draws(*means, model_trace, guide_trace)
+    likelihood, prior, guide, factor = (
+        _mean(weight, _total([_log_prob(programs, site) for site in group])) for group in groups
+    )
+    return Draws(likelihood, prior, guide, factor, model_trace, guide_trace)
 
 
 def _mean(weight: Tensor, value: Tensor) -> Tensor:

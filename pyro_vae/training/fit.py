@@ -18,7 +18,7 @@ from pyro_vae.objectives import ELBO
 from pyro_vae.precision import NetworkPrecision, Precision
 from pyro_vae.ranks import Ranks, join
 from pyro_vae.training.choice import EngineName, resolve_engine
-from pyro_vae.training.loop import FitResult, Loop, ScheduleFactory, Settings
+from pyro_vae.training.loop import FitResult, Loop, Monitor, ScheduleFactory, Settings
 from pyro_vae.training.problem import check_objective
 from pyro_vae.training.reporting import check_tensorboard
 from pyro_vae.training.run import Run
@@ -41,6 +41,7 @@ def fit(
     clip_norm: float | None = None,
     validation: Data | None = None,
     patience: int | None = None,
+    monitor: Monitor | None = None,
     seed: int = 0,
     accumulate: int = 1,
     engine: EngineName = "auto",
@@ -80,6 +81,8 @@ def fit(
         clip_norm: largest norm of the gradient of all parameters together.
         validation: data whose ELBO is computed after each epoch.
         patience: stop after so many epochs without a better validation ELBO, and go back to the best weights.
+        monitor: called after each epoch, with the modules in eval mode and random numbers of its own; the numbers that
+            it returns by name, such as a validation error, enter the record of the epoch.
         seed: of shuffling, binarization and latents.
         accumulate: batches per step, whose gradients are added up: the effect of a larger batch at the memory of one.
         engine: how a step runs: ``"eager"``, Pyro as it is; ``"compiled"``, the program's Python once and its compiled
@@ -132,6 +135,7 @@ def fit(
         clip_norm,
         validation,
         patience,
+        monitor,
         seed,
         engine,
         precision,

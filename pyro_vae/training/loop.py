@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, TypeVar
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation import Weigher, log_likelihood
-from pyro_vae.isolation import validating
+from pyro_vae.isolation import evaluating, isolated, validating
 from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision
 from pyro_vae.training.checkpoint import restore, state_of
@@ -30,6 +30,7 @@ from pyro_vae.training.trainable import OptimizerFactory, Trainable, build_optim
 
 Program = Callable[..., Any]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
+Monitor = Callable[[], Mapping[str, float]]
 T = TypeVar("T")
 
 
@@ -60,6 +61,7 @@ class Settings:
     clip_norm: float | None
     validation: Data | None
     patience: int | None
+    monitor: Monitor | None
     seed: int
     engine: EngineName
     precision: Precision
@@ -233,6 +235,9 @@ class Loop:
             record["beta"] = self.objective.beta
         if self.settings.validation is not None:
             record["validation_elbo"] = self._validate(self.settings.validation)
+        if self.settings.monitor is not None:
+            with evaluating(self.model, self.guide), isolated(self.settings.seed):
+                record |= self.settings.monitor()
         if self.scheduler and self.settings.lr_schedule_unit == "epoch":
             plateau = isinstance(self.scheduler, ReduceLROnPlateau)
             self.scheduler.step(-record.get("validation_elbo", -record["loss"])) if plateau else self.scheduler.step()
