@@ -12,16 +12,27 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import Bernoulli, Normal, OneHotCategorical, TorchDistribution, TransformedDistribution
+from pyro.distributions import Bernoulli, Normal, TorchDistribution, TransformedDistribution
 from pyro.distributions.transforms import conditional_affine_autoregressive
 from pyro.infer import ELBO as PyroELBO
 from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
-from pyro_vae import MLP, VAE, BernoulliLikelihood, ConvDecoder, ConvEncoder, DiagonalNormalGuide, StandardNormalPrior
+from pyro_vae import (
+    MLP,
+    VAE,
+    BernoulliLikelihood,
+    CategoricalGuide,
+    ContextNetwork,
+    ConvDecoder,
+    ConvEncoder,
+    DiagonalNormalGuide,
+    SemiSupervisedVAE,
+    StandardNormalPrior,
+)
 from pyro_vae.guides import Guide
 from pyro_vae.networks import Shape
-from pyro_vae.objectives import ELBO
+from pyro_vae.objectives import ELBO, SummedELBO
 from pyro_vae.param_store import register
 
 PIXELS = (784,)
@@ -94,64 +105,26 @@ def iaf(width: int = 400, latent_dim: int = 50) -> Pair:
     return Pair("iaf", vae.model, vae.guide)
 
 
-class Joint(nn.Module):
-    """A perceptron of one hidden layer of a pair (a, b): what depends on ``a`` alone is computed once for every b."""
-
-    def __init__(self, a: int, b: int, width: int, out: int) -> None:
-        super().__init__()
-        self.of_a, self.of_b, self.out = nn.Linear(a, width), nn.Linear(b, width, bias=False), nn.Linear(width, out)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.out(torch.tanh(self.of_a(a) + self.of_b(b)))
-
-
-class M2Model(nn.Module):
-    """p(y) p(z) p(x | y, z), uniform over the classes."""
-
-    def __init__(self, width: int, latent_dim: int, classes: int) -> None:
-        super().__init__()
-        self.net = Joint(latent_dim, classes, width, *PIXELS)
-        self.register_buffer("logits", torch.zeros(classes))
-        self.register_buffer("loc", torch.zeros(latent_dim))
-
-    def forward(self, x: Tensor) -> None:
-        register(self)
-        with pyro.plate("data", len(x), dim=-1):
-            y = pyro.sample("y", OneHotCategorical(logits=self.logits))
-            z = pyro.sample("z", Normal(self.loc, 1.0).to_event(1))
-            pyro.sample("x", Bernoulli(logits=self.net(z, y)).to_event(1), obs=x)
-
-
-class M2Guide(nn.Module):
-    """q(y | x) q(z | x, y), every class y in parallel."""
-
-    def __init__(self, width: int, latent_dim: int, classes: int) -> None:
-        super().__init__()
-        self.classifier = MLP(PIXELS, (classes,), hidden=(width,))
-        self.net = Joint(*PIXELS, classes, width, 2 * latent_dim)
-
-    def forward(self, x: Tensor) -> None:
-        register(self)
-        with pyro.plate("data", len(x), dim=-1):
-            labels = OneHotCategorical(logits=self.classifier(x))
-            y = pyro.sample("y", labels, infer={"enumerate": "parallel"})  # (classes, 1, classes)
-            loc, log_scale = self.net(x, y).chunk(2, -1)
-            pyro.sample("z", Normal(loc, log_scale.exp()).to_event(1))  # (classes, B, latent_dim)
-
-
 def m2(width: int = 500, latent_dim: int = 50, classes: int = 10) -> Pair:
-    """The semi-supervised model M2 on a batch without labels.
+    """The semi-supervised model M2 on a batch without labels, one hidden layer in each network.
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), eq. 7.
         https://arxiv.org/abs/1406.5298
     """
+    net = partial(ContextNetwork, context_dim=classes, net=partial(MLP, hidden=()), hidden=(width,))
+    vae = SemiSupervisedVAE(
+        StandardNormalPrior(latent_dim),
+        BernoulliLikelihood(latent_dim, PIXELS, net=net),
+        DiagonalNormalGuide(PIXELS, latent_dim, net=net),
+        CategoricalGuide(PIXELS, classes, net=partial(MLP, hidden=(width,))),
+    )
     loss: dict[str, Any] = {
         "pyro_loss": partial(TraceEnum_ELBO, max_plate_nesting=1),
         "jit_loss": partial(JitTraceEnum_ELBO, max_plate_nesting=1, ignore_jit_warnings=True),
-        "objective": partial(TraceEnum_ELBO, max_plate_nesting=1),
+        "objective": SummedELBO,
     }
-    return Pair("m2", M2Model(width, latent_dim, classes), M2Guide(width, latent_dim, classes), **loss)
+    return Pair("m2", vae.model, vae.guide, **loss)
 
 
 def normal(net: nn.Module, given: Tensor) -> TorchDistribution:

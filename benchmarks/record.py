@@ -24,7 +24,10 @@ from typing import Any
 from pyro_vae import Run
 
 RESULTS = Path(__file__).parent / "results"
-FIGURES = ("training_curves.png", "reconstructions.png", "samples.png", "active_units.png")
+FIGURES = (
+    *("training_curves.png", "reconstructions.png", "samples.png", "active_units.png"),
+    *("reliability.png", "analogies.png", "class_samples.png"),
+)
 
 
 def machine() -> dict[str, Any]:
@@ -67,10 +70,12 @@ def record(run: Run, name: str, commands: list[str], note: str) -> Path:
             "steps": metrics[-1]["step"],
             "minutes": round(sum(m["seconds"] for m in metrics) / 60, 1),
             "train_elbo": metrics[-1]["elbo"],
-            "validation_elbo": metrics[-1].get("validation_elbo"),
+            **{name: metrics[-1].get(name) for name in ("validation_elbo", "validation_error")},
         },
         "results": [numbers(path) for path in sorted(run.path.glob("log_likelihood-*.json"))],
     }
+    if (run.path / "classification.json").exists():  # of benchmarks/semi_supervised.py
+        content["classification"] = json.loads((run.path / "classification.json").read_text())
     (target / "result.json").write_text(json.dumps(content, indent=1) + "\n")
     return target
 

@@ -37,14 +37,19 @@ from pyro_vae import (
     NormalLikelihood,
     Run,
     SemiSupervisedVAE,
+    StackedVAE,
     StandardNormalPrior,
     fit,
 )
+from pyro_vae.assembly import active_latents, latents_of
+from pyro_vae.data import Splits
 from pyro_vae.data.encoded_set import EncodedSet
+from pyro_vae.evaluation import class_posterior, classification, error_over_draws
 from pyro_vae.experiment import load_run
-from pyro_vae.files import write_atomically
-from pyro_vae.models import classification_weight
+from pyro_vae.files import json_ready, write_atomically
+from pyro_vae.models import LabelledVAE, classification_weight
 from pyro_vae.objectives import SummedELBO
+from pyro_vae.plotting import analogies, class_samples, reliability_diagram
 
 CLASSES = 10
 
@@ -69,43 +74,54 @@ def build(train: ImageSet, options: argparse.Namespace) -> SemiSupervisedVAE:
     return SemiSupervisedVAE(prior, likelihood, guide, classifier, labels, classification_weight=weight)
 
 
-def latents_of(run: str, root: str, images: list[ImageSet], threshold: float = 0.1) -> list[EncodedSet]:
-    """Draws of the active latents of a run's VAE, as data; test images are not looked at to find these."""
-    vae = load_run(run, root=root).vae.eval()
-    train = images[0]
-    with torch.no_grad():
-        loc = torch.cat([vae.encode(train.batch(part)).mean for part in torch.arange(len(train)).split(1000)])
-    active = (loc.std(0) > threshold).nonzero().squeeze(-1)
-    print(f"M1: {len(active)} of {vae.latent_dim} dimensions are active", flush=True)
-
-    def encode(x: torch.Tensor) -> torch.Tensor:
-        return vae.encode(x).sample()[..., active]
-
-    return [EncodedSet.of(part, encode, (len(active),)) for part in images]
-
-
-def error(vae: SemiSupervisedVAE, images: ImageSet, draws: int = 1) -> float:
-    """Classification error in percent; where data are encoded at random, of the mean probability over draws."""
-    wrong = 0
-    for part in torch.arange(len(images)).split(1000):
-        with torch.no_grad():
-            probability = sum(vae.classify(images.batch(part)) for _ in range(draws))
-        wrong += int((probability.argmax(-1) != images.labels[part]).sum())
-    return 100 * wrong / len(images)
+def evaluate(vae: LabelledVAE, splits: Splits, run: Run, num_samples: int) -> dict[str, Any]:
+    """Errors of q(y | x) on validation and test images, the class posterior of the first test images, figures."""
+    run_protocol = {**splits.protocol, "classifier": "q(y|x)", "split": "test"}
+    assert splits.validation is not None
+    validation = classification(vae, splits.validation)
+    test = classification(vae, splits.test, protocol=run_protocol)
+    test.save(run.path / "classification-test.json", overwrite=True)
+    few = splits.test.subset(slice(1000))
+    posterior = class_posterior(
+        vae.model, vae.guide, few, num_classes=CLASSES, num_samples=num_samples, protocol=run_protocol
+    )
+    posterior.save(run.path / "class_posterior-test.json", overwrite=True)
+    same = classification(posterior.probabilities(), few, protocol={**run_protocol, "classifier": "p(y|x)"})
+    figures = {
+        "reliability": reliability_diagram(test, caption=f"MNIST test, {splits.protocol['labels']} labels"),
+        "analogies": analogies(vae, few.batch(slice(10)), few.labels[:10]),
+        "class_samples": class_samples(vae),
+    }
+    for name, figure in figures.items():
+        figure.savefig(run.figures / f"{name}.png")
+    return {
+        "test_error": test.error_rate,
+        "validation_error": validation.error_rate,
+        "test": test.summary(),
+        "first 1000 test images": {
+            "error of q(y|x)": float(test.error[:1000].double().mean()),
+            "error of p(y|x)": same.error_rate,
+            "class posterior": posterior.summary(),
+        },
+    }
 
 
 def train_one(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """A run of one choice of labels, made or gone on with."""
-    splits = MNIST(root=options.root, labels=options.labels, label_seed=seed, validation=options.validation).load()
-    train, validation, test = splits.train, splits.validation, splits.test
+    images = MNIST(root=options.root, labels=options.labels, label_seed=seed, validation=options.validation).load()
+    splits, lower, active = images, None, None
     if options.m1:
-        train, validation, test = latents_of(options.m1, options.root, [train, validation, test])
+        lower = load_run(options.m1, root=options.root).vae.eval()
+        active = active_latents(lower, images.train)
+        splits = latents_of(lower, images, active)
+        print(f"M1: {len(active)} dimensions are active", flush=True)
+    train, validation = splits.train, splits.validation
     torch.manual_seed(seed)
     vae = build(train, options)
     folder = Path(f"{options.out}-{seed}")
     config = yaml.safe_dump({**{k: v for k, v in vars(options).items() if k not in ("out", "seeds")}, "seed": seed})
     run = Run(folder) if folder.exists() else Run.create(folder, config=config)
-    result = fit(
+    fit(
         vae.model,
         vae.guide,
         train,
@@ -114,18 +130,17 @@ def train_one(seed: int, options: argparse.Namespace) -> dict[str, Any]:
         objective=SummedELBO(),
         optimizer=partial(Adam, lr=options.lr),
         lr_schedule=partial(CosineAnnealingLR, T_max=options.epochs),
-        monitor=lambda: {"validation_error": error(vae, validation)},
+        monitor=lambda: {"validation_error": classification(vae, validation).error_rate},
         seed=seed,
         run=run,
         resume=(folder / "state.pt").exists(),
     )
-    draws = 10 if options.m1 else 1
-    torch.manual_seed(seed)
-    found = {"seed": seed, "test_error": error(vae, test, draws), "validation_error": error(vae, validation, draws)}
-    minutes = sum(record["seconds"] for record in run.metrics()) / 60
-    found |= {"epochs": result.history[-1]["epoch"] if result.history else options.epochs, "minutes": minutes}
-    write_atomically(folder / "classification.json", json.dumps(found).encode(), overwrite=True)
-    print(found, flush=True)
+    whole = vae if lower is None else StackedVAE(lower, vae, active)
+    found = {"seed": seed, **evaluate(whole, images, run, options.num_samples)}
+    write_atomically(
+        folder / "classification.json", (json.dumps(json_ready(found), indent=1) + "\n").encode(), overwrite=True
+    )
+    print({name: found[name] for name in ("seed", "test_error", "validation_error")}, flush=True)
     return found
 
 
@@ -144,10 +159,11 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.1, help="classification weight (%(default)s)")
     parser.add_argument("--dropout", type=float, default=0.0, help="in the classifier (%(default)s)")
     parser.add_argument("--validation", type=int, default=10_000, help="images kept apart (%(default)s)")
+    parser.add_argument("--num-samples", type=int, default=100, help="per class, for p(y | x) (%(default)s)")
     parser.add_argument("--out", required=True, help="run folders OUT-SEED")
     options = parser.parse_args()
     found = [train_one(seed, options) for seed in options.seeds]
-    print(f"mean test error {sum(f['test_error'] for f in found) / len(found):.2f}%")
+    print(f"test error {error_over_draws([f['test_error'] for f in found])}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from pyro_vae.likelihoods import (
     MixtureOfLogisticsLikelihood,
     NormalLikelihood,
 )
-from pyro_vae.models import VAE, HierarchicalVAE, SemiSupervisedVAE
+from pyro_vae.models import ADGM, SDGM, VAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
 from pyro_vae.networks import (
     MLP,
     ContextNetwork,
@@ -67,8 +67,10 @@ from pyro_vae.training import FitResult, Run, fit, refit_guide
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADGM",
     "MLP",
     "MNIST",
+    "SDGM",
     "VAE",
     "AmortizedGuide",
     "AuxiliaryGuide",
@@ -119,6 +121,7 @@ __all__ = [
     "SemiSupervisedVAE",
     "SplineFlowGuide",
     "Splits",
+    "StackedVAE",
     "StandardNormalPrior",
     "SylvesterFlowGuide",
     "VampPrior",

@@ -1,4 +1,4 @@
-"""The command line: ``pyro-vae train | refit | evaluate | report | compare | sample``."""
+"""The command line: ``pyro-vae train | refit | evaluate | classify | report | compare | sample``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ Variational autoencoders as probabilistic programs.
 
 commands:
   pyro-vae train [options]           train a VAE, evaluate it, draw its figures, in a run folder
+  pyro-vae train --model M2 --data.labels N [options]     train M2 on images of which N are labelled
+  pyro-vae train --seeds 0 1 2 --out OUT [options]        a run for each seed, and their mean
   pyro-vae train --resume RUN        go on where a run stopped, to the same weights bit for bit
   pyro-vae refit RUN [options]       train another guide for a run's model, in a run folder of its own
   pyro-vae evaluate RUN [options]    bounds on the log-likelihood with their errors, gaps, diagnostics: --method
+  pyro-vae classify RUN IMAGE ...    tell the classes of images, by a run of a model with classes
   pyro-vae report RUN                one HTML page of a run and of all its results
   pyro-vae compare RUN RUN ...       a table of the runs' results, one protocol to a column
   pyro-vae sample RUN [options]      draw images from the model
@@ -33,13 +36,16 @@ examples:
   pyro-vae train --config runs/mnist/config.yaml --out runs/again
   pyro-vae train --prior VampPrior --prior.num_components 100
   pyro-vae refit runs/mnist --guide IAFGuide --epochs 20 --out runs/mnist-iaf
+  pyro-vae train --model M2 --data.labels 100 --epochs 100 --seeds 0 1 2 --out runs/m2
+  pyro-vae train --model M2 --data mnist --data.root data --data.labels 100 --m1 runs/mnist --out runs/m1m2
+  pyro-vae classify runs/m2-0 --split test --num_data 10
   pyro-vae evaluate runs/mnist --num_samples 5000
   pyro-vae evaluate runs/mnist --method ais --num_distributions 1000 --num_data 100
   pyro-vae compare runs/mnist runs/mnist-iaf --out table.md
   torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two       two processes share every batch
 
-Every component (data, prior, likelihood, guide, net, objective, optimizer, lr_schedule) is chosen by its class name,
-and its constructor's arguments follow after a dot. `pyro-vae train --guide.help DiagonalNormalGuide` shows them.
+Every component (data, prior, likelihood, guide, classifier, net, objective, optimizer, lr_schedule) is chosen by its
+class name, and its constructor's arguments follow after a dot. `pyro-vae train --guide.help DiagonalNormalGuide` shows them.
 PYRO_VAE_TRACEBACK=1 shows the traceback of an error.
 """
 

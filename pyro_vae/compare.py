@@ -14,7 +14,10 @@ from pyro_vae.evaluation import Result
 from pyro_vae.results import results_of, same_data
 from pyro_vae.training import Run
 
-MODEL = ("prior", "likelihood", "guide", "latent_dim")
+MODEL = (
+    *("model", "m1", "labels", "label_seed", "alpha", "classification_weight"),
+    *("prior", "likelihood", "guide", "classifier", "label_prior", "latent_dim"),
+)
 """Entries of a protocol that say what is compared, instead of how."""
 FREE = (*MODEL, "sample_seed", "unavailable")
 """Entries in which results of one table may differ."""
@@ -42,12 +45,18 @@ class Quantity:
         return "gain" if self.name in ("log_likelihood", "elbo") else "change"
 
 
+_LIKELIHOOD = Quantity("log_likelihood", "log-likelihood")
 QUANTITIES = {
-    "importance": (Quantity("log_likelihood", "log-likelihood"), Quantity("elbo", "ELBO"), Quantity("rate", "rate")),
-    "ais": (Quantity("log_likelihood", "log-likelihood"),),
-    "harmonic": (Quantity("log_likelihood", "log-likelihood"),),
+    "classification": (
+        Quantity("error", "error", "%"),
+        Quantity("cross_entropy", "cross entropy"),
+    ),
+    "class_posterior": (_LIKELIHOOD, Quantity("entropy", "entropy")),
+    "importance": (_LIKELIHOOD, Quantity("elbo", "ELBO"), Quantity("rate", "rate")),
+    "ais": (_LIKELIHOOD,),
+    "harmonic": (_LIKELIHOOD,),
     "sandwich": (
-        Quantity("log_likelihood", "log-likelihood"),
+        _LIKELIHOOD,
         Quantity("gap", "gap on simulated data", paired=False),
     ),
     "gaps": (Quantity("approximation", "approximation gap"), Quantity("amortization", "amortization gap")),

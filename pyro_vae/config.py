@@ -18,7 +18,7 @@ from pyro_vae import data, guides, likelihoods, networks, objectives, priors
 _OWN = re.compile(r"pyro_vae(\.[a-z_0-9]+)*\.[A-Z]\w*|torch\.optim(\.lr_scheduler)?\.[A-Z]\w*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WORD = re.compile(rf"[\w+\- ]*|{_NUMBER.pattern}")
-_PATHS = {"root", "out", "model_from"}  # keys whose values are file names, never imported
+_PATHS = {"root", "out", "model_from", "m1"}  # keys whose values are file names, never imported
 
 
 # Where the classes of each kind live, and how many arguments come from the program (latent_dim, data_shape, ...).
@@ -29,11 +29,16 @@ _HOMES: dict[str, Any] = {
         "likelihood": likelihoods,
         "guide": guides,
         "prior_guide": guides,
+        "classifier": guides,
+        "label_prior": priors,
         "net": networks,
     },
     **{"objective": objectives, "beta": objectives, "optimizer": torch.optim, "lr_schedule": torch.optim.lr_scheduler},
 }
-_POSITIONAL = {"prior": 1, "likelihood": 2, "guide": 2, "prior_guide": 2, "net": 2, "optimizer": 1, "lr_schedule": 1}
+_POSITIONAL = {
+    **{"prior": 1, "likelihood": 2, "guide": 2, "prior_guide": 2, "net": 2, "optimizer": 1, "lr_schedule": 1},
+    **{"classifier": 2, "label_prior": 1},
+}
 
 
 def _classes(module: ModuleType | Any) -> list[str]:
@@ -53,6 +58,8 @@ COMPONENTS: dict[str, list[str]] = {
     "likelihood": _classes(likelihoods),
     "guide": _classes(guides),
     "prior_guide": _classes(guides),
+    "classifier": ["CategoricalGuide"],
+    "label_prior": ["CategoricalPrior"],
     "net": [n for n in _classes(networks) if issubclass(getattr(networks, n), networks.Network)],
     "objective": [n for n in _classes(objectives) if issubclass(getattr(objectives, n), objectives.Objective)],
     "beta": [n for n in _classes(objectives) if n.endswith(("Schedule", "WarmUp"))],

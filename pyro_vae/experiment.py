@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from pydoc import locate
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -16,17 +16,33 @@ from jsonargparse import ArgumentParser, Namespace
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae.assembly import Device, build_vae, choose_device, load_model, takes_guide
+from pyro_vae.assembly import (
+    Device,
+    active_latents,
+    build_semi_supervised,
+    build_vae,
+    check_labels_asked,
+    check_same_data,
+    choose_device,
+    classes_of,
+    latents_of,
+    load_model,
+    load_weights,
+    start_at_data,
+    takes_guide,
+)
 from pyro_vae.config import load_config
-from pyro_vae.data import Dataset, Digits
-from pyro_vae.guides import DiagonalNormalGuide, Guide
+from pyro_vae.data import Dataset, Digits, Splits
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
 from pyro_vae.isolation import isolated
 from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
+from pyro_vae.models import VAE, LabelledVAE, SemiSupervisedVAE, classification_weight
+from pyro_vae.models.stacked import StackedVAE
 from pyro_vae.networks import Shape
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.precision import Precision
-from pyro_vae.priors import Prior, StandardNormalPrior, VampPrior
-from pyro_vae.trained import Trained, parts_of
+from pyro_vae.priors import CategoricalPrior, Prior, StandardNormalPrior, VampPrior
+from pyro_vae.trained import Trained, parts_of, validation_error
 from pyro_vae.training import EngineName, Run, fit, frozen
 
 __all__ = [
@@ -38,7 +54,6 @@ __all__ = [
     "load_run",
     "parse_config",
     "parser",
-    "refit_options",
     "takes_guide",
     "to_yaml",
     "train",
@@ -46,11 +61,16 @@ __all__ = [
 
 
 def train(
+    model: Literal["VAE", "M2"] = "VAE",
     data: Callable[[], Dataset] = Digits,
     latent_dim: int = 20,
     prior: Callable[[int], Prior] = StandardNormalPrior,
     likelihood: Callable[[int, Shape], Likelihood] = BernoulliLikelihood,
     guide: Callable[[Shape, int], Guide] = DiagonalNormalGuide,
+    classifier: Callable[[Shape, int], CategoricalGuide] = CategoricalGuide,
+    label_prior: Callable[[int], CategoricalPrior] = CategoricalPrior,
+    alpha: float = 0.1,
+    m1: str | None = None,
     start_at_mean: bool = True,
     objective: Callable[[], Objective] = ELBO,
     optimizer: Callable[[Iterable], Optimizer] = Adam,
@@ -73,17 +93,24 @@ def train(
     *,
     run: Run | Callable[[], Run],
     resume: bool = False,
+    trust: Iterable[str] = (),
 ) -> Trained:
-    """Train a VAE on a data set, in a run folder, and estimate its test log-likelihood.
+    """Train a VAE, or M2 on few labels, on a data set, in a run folder, and evaluate it on the test images.
 
     Args:
+        model: VAE; or M2, the semi-supervised model p(y) p(z) p(x | y, z) of data and classes, for which
+            ``--data.labels`` says how many labels there are.
         data: the data set: Digits (embedded), MNIST, FreyFaces, or Files for data of your own.
         latent_dim: number of latent dimensions.
         prior: p(z).
-        likelihood: p(x | z); its decoder is ``--likelihood.net``.
-        guide: q(z | x); its encoder is ``--guide.net``.
+        likelihood: p(x | z); its decoder is ``--likelihood.net``. In M2 p(x | y, z), whose decoder takes y too.
+        guide: q(z | x); its encoder is ``--guide.net``. In M2 q(z | x, y), whose encoder takes y too.
+        classifier: of M2, q(y | x); ``--classifier.estimator`` says whether y is summed out, drawn or relaxed.
+        label_prior: of M2, p(y); uniform, or learned with ``--label_prior.learn true``.
+        alpha: of M2, the weight of the classifier's log-likelihood, times the data per label.
+        m1: of M2, run folder of a VAE of the same data: the data are draws of its active latents (M1+M2).
         start_at_mean: start the decoder's output at the mean of the training data.
-        objective: what is maximised, and its weights.
+        objective: what is maximised, and its weights. In M2 by default what the classifier's estimator needs.
         optimizer: any of torch.optim.
         lr_schedule: any of torch.optim.lr_scheduler; none keeps the learning rate.
         lr_schedule_unit: what the schedule counts.
@@ -103,14 +130,17 @@ def train(
         prior_guide: the guide that a VampPrior goes through, where it is not the one that is trained.
         run: the run folder, or what makes it once everything else has been found in order.
         resume: go on from the run's last checkpoint.
+        trust: packages whose classes the configuration of ``m1`` may name.
     """
     place = choose_device(device)
     dataset = data()
     dataset.may_download = not resume
-    splits = dataset.load().to(place)
-    vae = build_vae(splits.data_shape, latent_dim, prior, likelihood, guide, prior_guide, seed=seed)
+    pieces: dict[str, Any] = {"model": model, "latent_dim": latent_dim, "prior": prior, "likelihood": likelihood}
+    pieces |= {"guide": guide, "prior_guide": prior_guide, "classifier": classifier, "label_prior": label_prior}
+    found = _assemble(dataset, place, **pieces, alpha=alpha, m1=m1, seed=seed, trust=trust)
+    vae, splits = found.vae, found.data
     if start_at_mean:
-        vae.likelihood.start_at(splits.train.mean())
+        start_at_data(vae, splits.train, seed=seed)
     if isinstance(vae.prior, VampPrior):
         with isolated(seed):
             vae.prior.start_at(splits.train.batch(torch.randperm(len(splits.train))[: len(vae.prior.raw)]))
@@ -131,6 +161,7 @@ def train(
             clip_norm=clip_norm,
             validation=splits.validation,
             patience=patience,
+            monitor=validation_error(found.whole, found.images.validation, seed=seed),
             seed=seed,
             accumulate=accumulate,
             engine=engine,
@@ -140,7 +171,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             tensorboard=tensorboard,
         )
-    return Trained(vae, splits, {**splits.protocol, **parts_of(vae)}, result, num_samples)
+    return Trained(found.whole, found.images, found.protocol, result, num_samples)
 
 
 def load_run(
@@ -162,62 +193,85 @@ def load_run(
         ValueError: a file is damaged, foreign, or names code that is not trusted.
     """
     run = Run(path)
-    weights = run.load_weights()
+    run.load_weights()  # which must be there
     options = parser().instantiate(parse_config(run, trust=trust))
     place = choose_device(device)
     dataset = options.data()
     dataset.may_download = root is not None
     dataset.root = dataset.root if root is None else root
-    splits = dataset.load().to(place)
-    vae = build_vae(
-        splits.data_shape,
-        options.latent_dim,
-        options.prior,
-        options.likelihood,
-        options.guide,
-        options.prior_guide,
-        seed=options.seed,
-    )
-    try:
-        vae.load_state_dict(weights)
-    except RuntimeError:
-        raise ValueError(
-            f"Run: {run.path} must hold the weights of its own config.yaml, got others. Restore the folder from a copy."
-        ) from None
-    return Trained(vae.to(place).eval(), splits, {**splits.protocol, **parts_of(vae)})
+    found = _assemble(dataset, place, **{name: options[name] for name in _PIECES}, trust=trust)
+    load_weights(found.vae, run)
+    return Trained(found.whole.to(place).eval(), found.images, found.protocol)
+
+
+_PIECES = (
+    *("model", "latent_dim", "prior", "likelihood", "guide", "prior_guide"),
+    *("classifier", "label_prior", "alpha", "m1", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class _Assembled:
+    """What is trained and on which data; and what that is a part of, which is evaluated on images."""
+
+    vae: VAE | SemiSupervisedVAE
+    data: Splits
+    whole: VAE | LabelledVAE
+    images: Splits
+    protocol: dict[str, Any]
+
+
+def _assemble(
+    dataset: Dataset,
+    place: torch.device,
+    *,
+    model: str,
+    latent_dim: int,
+    classifier: Callable[[Shape, int], CategoricalGuide],
+    label_prior: Callable[[int], CategoricalPrior],
+    alpha: float,
+    m1: str | None,
+    trust: Iterable[str],
+    **pieces: Any,
+) -> _Assembled:
+    check_labels_asked(model, dataset)
+    if model == "VAE" and m1 is not None:
+        raise ValueError(f"--m1: there must be a model of its latents, got {m1} for a VAE. Add --model M2.")
+    images = dataset.load().to(place)
+    if model == "VAE":
+        vae = build_vae(images.data_shape, latent_dim, **pieces)
+        return _Assembled(vae, images, vae, images, {**images.protocol, **parts_of(vae)})
+    weight = classification_weight(len(images.train), dataset.labels or 0, alpha=alpha)
+    own: dict[str, Any] = {"classifier": classifier, "label_prior": label_prior, "classification_weight": weight}
+    build = partial(build_semi_supervised, num_classes=classes_of(images), **pieces, **own)
+    if m1 is None:
+        m2 = build(data_shape=images.data_shape, latent_dim=latent_dim)
+        return _Assembled(m2, images, m2, images, {**images.protocol, "model": model, **parts_of(m2), "alpha": alpha})
+    lower = _first_model(Run(m1), dataset, images, trust).to(place)
+    active = active_latents(lower, images.train)
+    upper = build(data_shape=(len(active),), latent_dim=latent_dim)
+    told = {"model": "M1+M2", "m1": Path(m1).resolve().name, **parts_of(upper), "alpha": alpha}
+    whole = StackedVAE(lower, upper, active)
+    return _Assembled(upper, latents_of(lower, images, active), whole, images, {**images.protocol, **told})
+
+
+def _first_model(run: Run, dataset: Dataset, splits: Splits, trust: Iterable[str]) -> VAE:
+    """The trained VAE of the same data that M2 is put onto."""
+    run.load_weights()  # which must be there
+    options = parser().instantiate(parse_config(run, trust=trust))
+    if options.model != "VAE":
+        raise ValueError(f"--m1: the run must be of a VAE, got {options.model} in {run.path}. Use another run.")
+    check_same_data(options.data(), dataset, str(run.path))
+    parts = options.prior, options.likelihood, options.guide, options.prior_guide
+    vae = build_vae(splits.data_shape, options.latent_dim, *parts, seed=options.seed)
+    load_weights(vae, run)
+    return vae.eval().requires_grad_(False)
 
 
 def parse_config(run: Run, *, trust: Iterable[str] = ()) -> Namespace:
     """The options of a run, from its ``config.yaml``."""
     config = load_config(run.config(), str(run.path / "config.yaml"), trust=trust)
     return parser().parse_args([f"--config={json.dumps(config)}"])
-
-
-_OF_THE_MODEL = ("data", "latent_dim", "prior", "likelihood")
-
-
-def refit_options(run: Run, words: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
-    """The options of :func:`train` for another guide of a run's model.
-
-    Data, prior and likelihood are the run's; the guide is too unless the words name another; how it is trained is not
-    taken from the run.
-
-    Args:
-        run: the run folder.
-        words: options of the command line, component names in their exact form.
-        trust: packages that the run's configuration may name.
-
-    Raises:
-        ValueError: a word would change the model.
-    """
-    wrong = next((w for w in words if w.startswith("--") and re.split(r"[.=]", w[2:])[0] in _OF_THE_MODEL), None)
-    if wrong and not wrong.startswith("--data.root"):
-        raise ValueError(f"refit: data, prior and likelihood must be those of the run, got {wrong}. Leave it away.")
-    config = yaml.safe_load(to_yaml(parse_config(run, trust=trust)))
-    kept = {key: config[key] for key in (*_OF_THE_MODEL, "guide")}
-    if takes_guide(locate(config["prior"]["class_path"])):
-        kept["prior_guide"] = config["prior_guide"] or config["guide"]
-    return parser().parse_args([f"--config={json.dumps({**kept, 'model_from': str(run.path)})}", *words])
 
 
 def parser() -> ArgumentParser:
@@ -229,7 +283,7 @@ def parser() -> ArgumentParser:
         description=(train.__doc__ or "").splitlines()[0],
     )
     made.add_argument("--config", action="config", help="YAML file with any of these options.")
-    made.add_function_arguments(train, skip={"run", "resume"})
+    made.add_function_arguments(train, skip={"run", "resume", "trust"})
     return made
 
 

@@ -45,9 +45,7 @@ class Layout:
 
     def per_datum(self, num_samples: int, site: Any, value: Tensor, *, event_dim: int = 0) -> Tensor:
         """``(K, data, *event)``: a tensor in the site's plates, summed over those that are not of the data."""
-        value = value.reshape((1,) * (self.depth + 1 + event_dim - value.dim()) + tuple(value.shape))
-        others = [dim - event_dim for dim in range(-self.depth, 0) if dim not in self.dims]
-        value = value.sum(others) if others else value
+        value = self._of_the_data(value, event_dim)
         sizes = {frame.dim: frame.size for frame in frames(site).values()}
         event = value.shape[value.dim() - event_dim :]
         value = value.expand(num_samples, *(sizes[dim] for dim in self.dims), *event)
@@ -55,12 +53,15 @@ class Layout:
 
     def per_value(self, num_samples: int, site: Any, value: Tensor) -> Tensor:
         """``(*values, K, B)``: the same for data in one plate, with the values of enumerated sites before."""
-        inner = self.depth + 1
-        value = value.reshape((1,) * (inner - value.dim()) + tuple(value.shape))
-        others = [dim for dim in range(-self.depth, 0) if dim not in self.dims]
-        value = value.sum(others) if others else value
+        value = self._of_the_data(value, 0)
         (size,) = [frame.size for frame in frames(site).values() if frame.dim in self.dims]
         return value.expand(*value.shape[: value.dim() - 2], num_samples, size)
+
+    def _of_the_data(self, value: Tensor, event_dim: int) -> Tensor:
+        """With a dimension for the samples and for each of the data, summed over the other plates."""
+        value = value.reshape((1,) * (self.depth + 1 + event_dim - value.dim()) + tuple(value.shape))
+        others = [dim - event_dim for dim in range(-self.depth, 0) if dim not in self.dims]
+        return value.sum(others) if others else value
 
     def check_summed(self, site: Any) -> None:
         """Refuse a site that cannot be summed over for each datum by itself.
@@ -82,7 +83,16 @@ class Layout:
 
 
 def sites(trace: Trace) -> list[Any]:
-    """The random choices: neither the plates' subsamples nor what is deterministic."""
+    """The random choices: neither the plates' subsamples nor what is deterministic, nor losses."""
+    return [site for site in _sampled(trace) if not site["infer"].get("is_loss")]
+
+
+def losses(trace: Trace) -> list[Any]:
+    """What the guide adds to the loss beside the bound: factors with ``infer={"is_loss": True}``, no density's part."""
+    return [site for site in _sampled(trace) if site["infer"].get("is_loss")]
+
+
+def _sampled(trace: Trace) -> list[Any]:
     found = (s for s in trace.nodes.values() if s["type"] == "sample" and not isinstance(s["fn"], _Subsample))
     return [site for site in found if not site["infer"].get("_deterministic")]
 

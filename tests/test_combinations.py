@@ -99,7 +99,7 @@ WRONG = {
     "drawn": (EnumeratedELBO(), _classes, _classifier({}), "EnumeratedELBO must have something .*ScoreFunction"),
     "relaxed": (TraceEnum_ELBO(), _classes, _classifier({}, _relaxed), "something to enumerate, got .* Use ELBO"),
     "marked": (TraceEnum_ELBO(), _classes, _classifier(_sum, _relaxed), "must enumerate discrete sites.*relaxed guide"),
-    "not summed": (ELBO(), _classes, _classifier(_sum), "ELBO must not meet sites to be enumerated.*EnumeratedELBO"),
+    "not summed": (ELBO(), _classes, _classifier(_sum), "ELBO must not meet sites to be enumerated.*SummedELBO"),
     "Pyro's": (Trace_ELBO(), _classes, _classifier(_sum), "Trace_ELBO must not meet sites to be enumerated"),
 }
 
@@ -147,7 +147,7 @@ def test_fit_asks_before_the_first_step() -> None:
 
     pair, x = Pair(), torch.randn(20)
     before = pair.layer.weight.clone()
-    with pytest.raises(ValueError, match="Use EnumeratedELBO"):  # and no warning of Pyro's before
+    with pytest.raises(ValueError, match="Use SummedELBO"):  # and no warning of Pyro's before
         fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=ELBO())
     assert torch.equal(pair.layer.weight, before)
     fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=EnumeratedELBO())

@@ -21,6 +21,8 @@ from pyro_vae.config import component, component_name, load_config
         ("lr_schedule", "cosineannealinglr", "CosineAnnealingLR"),
         ("beta", "0.5", "0.5"),
         ("guide", "my_package.MyGuide", "my_package.MyGuide"),
+        ("classifier", "categorical_guide", "CategoricalGuide"),
+        ("label_prior", "categoricalprior", "CategoricalPrior"),
     ],
 )
 def test_names_are_found_whatever_their_case(kind: str, given: str, meant: str) -> None:
@@ -37,6 +39,13 @@ def test_a_chosen_class_has_its_own_defaults_and_not_those_of_the_default_class(
     assert component("beta", "0.5") == "0.5"
     config = load_config("data: {class_path: FreyFaces, init_args: {root: here}}", "c")
     assert config["data"]["init_args"] == {"root": "here", "binarize": "none", "validation": 200, "seed": 0}
+
+
+def test_the_run_that_a_model_stands_on_is_a_path_and_no_class() -> None:
+    assert load_config("m1: ../runs/m1.v2", "c") == {"m1": "../runs/m1.v2"}
+    assert component("classifier", "categorical_guide")["init_args"]["estimator"] == "enumerate"
+    with pytest.raises(ValueError, match="classifier: must be one of CategoricalGuide"):
+        load_config("classifier: DiagonalNormalGuide", "c")
 
 
 def test_unknown_names_are_listed_against_the_known() -> None:

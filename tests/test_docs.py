@@ -32,6 +32,7 @@ from tests.test_readme import ROOT, blocks_of, run_python
 
 PAGE = (ROOT / "docs/engine.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
+LABELS = (ROOT / "docs/semi_supervised.md").read_text()
 REFUSED = PAGE.split("## What cannot be recorded")[1].split("## And")[0]
 LOOKS, SHAPES, DIFFER = "looks at a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
 
@@ -59,6 +60,15 @@ def test_the_python_of_the_evaluation_page_runs_in_order(capsys: pytest.CaptureF
     exact = (parts + torch.tensor([[0.3], [0.7]]).log()).logsumexp(0)
     assert ((own.log_likelihood - exact) / own.standard_error).abs().max() < 4.5
     assert "not to be trusted" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_on_few_labels_runs_in_order() -> None:
+    names = run_python("docs/semi_supervised.md", LABELS)
+    assert math.isfinite(names["loss"])
+    assert 0 < names["result"].error_rate < 60  # chance is 90
+    assert names["exact"].log_joint.shape == (50, 10)
+    assert names["pipeline"].score(names["images"][names["known"]], names["splits"].train.labels[names["known"]]) > 0.5
 
 
 COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]
@@ -93,7 +103,7 @@ def test_the_evaluation_page_names_every_method_and_every_function() -> None:
     assert [name for name in functions if name not in EVALUATION and name not in rare] == []
 
 
-@pytest.mark.parametrize("page", [PAGE, EVALUATION], ids=["engine", "evaluation"])
+@pytest.mark.parametrize("page", [PAGE, EVALUATION, LABELS], ids=["engine", "evaluation", "semi_supervised"])
 def test_its_files_exist(page: str) -> None:
     found = re.findall(r"`(?:python )?((?:examples|benchmarks|docs)/[\w./-]+)`", page)
     assert found

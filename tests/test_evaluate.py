@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
 from pyro_vae.cli import main
 from pyro_vae.evaluation import Result
 from pyro_vae.experiment import load_run
@@ -77,7 +78,12 @@ def test_training_draws_the_figure_of_its_estimate(trained: Path) -> None:
     assert (trained / "figures" / "log_likelihood-test-guide-5-seed0.png").is_file()
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_the_methods_here_are_those_of_a_vae() -> None:
+    vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+    assert set(SMALL) == {name for name, method in METHODS.items() if method.applies(vae)}
+
+
+@pytest.mark.parametrize("method", SMALL)
 def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--method", method, *SMALL[method], "--num_data", "12"]
     assert main(["evaluate", str(run), *words]) == 0

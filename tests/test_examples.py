@@ -12,12 +12,16 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 ARGS = {
+    "adgm.py": ["--epochs", "1", "--draws", "1", "--hidden", "20"],
     "compare_guides.py": ["--epochs", "1", "--images", "20", "--num-samples", "50", "--hidden", "20"],
     "fast_svi.py": ["--epochs", "2", "--documents", "200"],
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
     "inference_gaps.py": ["--epochs", "3", "--images", "6", "--num-samples", "50", "--num-steps", "40"],
+    "m1_features.py": ["--epochs", "2", "--labels", "30", "--seeds", "0", "1"],
+    "m1_m2.py": ["--epochs", "8", "--m1-epochs", "3", "--num-samples", "20"],
     "naive_estimator.py": ["--epochs", "10", "--num-images", "50", "--num-samples", "10", "100", "1000"],
     "ppca.py": ["--epochs", "40", "--num-samples", "100"],
+    "ss_vae_m2.py": ["--epochs", "15", "--draws", "2"],
     "svi_loop.py": ["--epochs", "4", "--num-samples", "50"],
     "two_modes.py": ["--epochs", "50", "--num-data", "20", "--num-samples", "2000", "--num-chains", "30"],
     "vae_digits.py": ["--epochs", "3", "--num-samples", "50"],
@@ -93,6 +97,13 @@ def test_help(name, capsys):
         ("naive_estimator.py", ["--num-samples", "10", "0"]),
         ("vae_mnist.py", ["--batch-size", "1351"]),
         ("frey_faces.py", ["--root", "no/such/folder"]),
+        ("adgm.py", ["--labels", "5"]),
+        ("adgm.py", ["--alpha", "-1"]),
+        ("m1_features.py", ["--labels", "19"]),
+        ("m1_features.py", ["--labels", "1350"]),
+        ("m1_features.py", ["--scale", "0"]),
+        ("m1_m2.py", ["--labels", "0"]),
+        ("ss_vae_m2.py", ["--draws", "0"]),
         ("fast_svi.py", ["--batch-size", "1"]),
         ("fast_svi.py", ["--documents", "150"]),
         ("fast_svi.py", ["--documents", "50"]),
@@ -168,6 +179,40 @@ def test_vae_mnist_on_mnist(output):
     text = output("vae_mnist.py", *args)
     assert check_result(text) > -250
     assert "dataset=MNIST" in text
+
+
+def test_ss_vae_m2_is_measured_against_its_classifier_alone(output, tmp_path):
+    text = output("ss_vae_m2.py", "--out", str(tmp_path / "figures"))
+    rows = re.findall(rf"^draw (\d): {NUMBER}%, {NUMBER}%$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["0", "1"], text
+    for name, place in (("labels alone", 1), ("M2", 2)):
+        (mean, _) = numbers(text, rf"{name}: +NUMBER \+- NUMBER \(95%")
+        assert abs(mean - sum(float(row[place]) for row in rows) / 2) < 0.011, text
+    assert all(0 < float(value) < 60 for row in rows for value in row[1:]), text  # 90% is chance
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"analogies", "confusion", "reliability"}
+
+
+def test_m1_m2_is_a_model_of_the_images(output):
+    text = output("m1_m2.py")
+    (error, _) = numbers(text, r"^(?s:.*)error +NUMBER \+- NUMBER %")
+    assert 0 < error < 85, text
+    values = [numbers(text, rf"(?m)^{name}: log p\(x\) >= NUMBER \+- NUMBER")[0] for name in ("M1", r"M1\+M2")]
+    assert all(-64 * math.log(2) < value < 0 for value in values), text
+
+
+def test_m1_features_compares_every_classifier(output):
+    text = output("m1_features.py")
+    cell = rf"{NUMBER} \+- {NUMBER}"
+    rows = re.findall(rf"^(.+?) +{cell} +{cell} +{cell}$", text, re.MULTILINE)
+    assert len(rows) == 5, text
+    for row in rows:
+        assert abs(float(row[3]) - float(row[1]) - float(row[5])) < 0.011, text
+
+
+def test_adgm_trains_all_three(output):
+    rows = re.findall(rf"^(M2|ADGM|SDGM) +{NUMBER} \(1 draw\)", output("adgm.py"), re.MULTILINE)
+    assert [name for name, _ in rows] == ["M2", "ADGM", "SDGM"]
+    assert all(0 < float(error) < 100 for _, error in rows)
 
 
 def test_svi_loop_trains_both(output):

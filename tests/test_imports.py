@@ -22,7 +22,7 @@ LAYERS = [
     {"training", "config"},
     {"pyro_vae"},  # the package's own __init__: what it imports is loaded with it, so no figures and no command line
     {"assembly", "trained", "results"},
-    {"experiment", "plotting", "arguments", "methods"},
+    {"experiment", "features", "plotting", "arguments", "methods"},
     {"report", "compare"},
     {"commands"},
     {"cli"},
@@ -30,7 +30,10 @@ LAYERS = [
 ]
 # Beside the layers, and open to these only; what a leaf imports itself must be open to it here.
 LEAVES = {
-    "data": {"evaluation", "training", "config", "pyro_vae", "trained", "experiment", "plotting"},
+    "data": {
+        *{"evaluation", "training", "config", "pyro_vae", "assembly", "trained", "experiment", "plotting"},
+        "commands",
+    },
     "decompositions": {"recording"},
     "files": {"evaluation", "training", "plotting", "commands"},
     "html": {"report"},
@@ -40,7 +43,7 @@ LEAVES = {
     "recording": {"evaluation", "training"},
     "isolation": {
         *{"objectives", "evaluation", "training", "recording"},
-        *{"plotting", "assembly", "experiment", "report"},
+        *{"plotting", "assembly", "experiment", "features", "report", "commands"},
     },
     "param_store": {"guides", "models", "objectives", "evaluation", "isolation"},
     "tables": {"commands"},

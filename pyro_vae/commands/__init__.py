@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pyro_vae.commands.classify import classify
 from pyro_vae.commands.compare import compare_runs
 from pyro_vae.commands.evaluate import evaluate
 from pyro_vae.commands.report import write_report
@@ -13,6 +14,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "refit": refit,
     "evaluate": evaluate,
     "sample": sample,
+    "classify": classify,
     "report": write_report,
     "compare": compare_runs,
 }

@@ -75,14 +75,16 @@ def _columns(table: Table, sign: str) -> tuple[list[str], list[list[str]]]:
         columns[name] = ["-" if cell is None else _number(cell, quantity, sign) for cell in cells]
         if any(cell and math.isfinite(cell.gain) for cell in cells):
             gains = ["-" if cell is None or math.isnan(cell.gain) else _gain(cell, sign) for cell in cells]
-            columns[f"{quantity.change} in {quantity.label} (nats)"] = gains
+            columns[f"{quantity.change} in {quantity.label} ({quantity.unit})"] = gains
     if any(row.differs for row in table.rows):
         columns["differs in"] = [_entries(row.differs) or "-" for row in table.rows]
     return list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
 
 
 def _number(cell: Cell, quantity: Quantity, sign: str) -> str:
-    if quantity.unit != "nats":
+    if quantity.unit == "%":
+        return f"{cell.value:.2f} {sign} {cell.sampling_error:.2f}"
+    if not quantity.paired:
         return f"{cell.value:g}"
     error = cell.sampling_error if math.isnan(cell.monte_carlo_error) else cell.monte_carlo_error
     return f"{cell.value:.3f} {sign} {error:.3f}"
@@ -97,7 +99,7 @@ def _legend(table: Table) -> list[str]:
     cells = [cell for row in table.rows for cell in row.cells.values()]
     known = {name for row in table.rows for name, c in row.cells.items() if math.isfinite(c.monte_carlo_error)}
     noise = [q.label for q in table.quantities if q.name in known]
-    spread = [q.label for q in table.quantities if q.name not in known and q.unit == "nats"]
+    spread = [q.label for q in table.quantities if q.name not in known and q.unit in ("nats", "%")]
     lines += [f"Monte Carlo errors, for just these data: {', '.join(noise)}"] if noise else []
     lines += [f"errors over data: {', '.join(spread)}"] if spread else []
     if any(math.isfinite(cell.gain) for cell in cells):

@@ -43,6 +43,11 @@ def _run(method: Method, options: dict[str, Any]) -> None:
             f"evaluate: {there} must not exist yet, got one. Read it, or replace it with --overwrite."
         )
     trained = load(options)
+    if trained.classifies and not method.applies(trained.vae):
+        able = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
+        raise ValueError(
+            f"evaluate: --method {method.name} must have a VAE, got a model with classes. Use one of {able}."
+        )
     results = method.run(trained, {**options, "progress": sys.stderr.isatty()})
     if join().first:
         for result in results:

@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.arguments import Parser, exact_words
-from pyro_vae.commands.console import TRUST, check_seed, say
-from pyro_vae.commands.keeping import announce, keep
-from pyro_vae.experiment import parse_config, parser, refit_options, to_yaml
+from pyro_vae.arguments import Parser
+from pyro_vae.commands.console import TRUST, say
+from pyro_vae.commands.finish import finish
+from pyro_vae.commands.options import arguments_of, parse_words, refit_options
+from pyro_vae.commands.seeds import train_seeds
+from pyro_vae.experiment import parse_config, parser, to_yaml
 from pyro_vae.experiment import train as run_training
 from pyro_vae.files import write_atomically
-from pyro_vae.methods import METHODS
 from pyro_vae.ranks import join
-from pyro_vae.trained import Trained
 from pyro_vae.training import Run
 
 _REFIT_HELP = "Train another guide for the model of a run, which stays as it is, and evaluate it."
+_SEEDS = """\
+train a run for each of these seeds, of training and labels, in OUT-SEED, and print the mean; the same command goes on
+where it was interrupted"""
 
 
 def train(words: list[str]) -> None:
-    """Train a VAE in a run folder, or go on with one."""
+    """Train a model in a run folder, or go on with one."""
     own = Parser(prog="pyro-vae train", add_help=False, allow_abbrev=False)
     own.add_argument("--out", help="run folder to make; default: runs/DATA-TIME")
     own.add_argument("--resume", metavar="RUN", help="run folder to go on with; only --epochs may be given besides")
+    own.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help=_SEEDS)
     own.add_argument("--trust", **TRUST)
     mine, rest = own.parse_known_args(words)
     if {"-h", "--help"} & set(rest):
         say((parser().format_help() + own.format_help().split("options:")[-1]).rstrip("\n"))
+    elif mine.seeds is not None:
+        if mine.resume:
+            raise ValueError("--seeds: must stand without --resume, got both. Give the command that began them again.")
+        train_seeds(mine.seeds, mine.out, rest, mine.trust)
     elif mine.resume:
         _resume(mine.resume, mine.out, rest, mine.trust)
     else:
-        _start(mine.out, parser().parse_args(exact_words(rest, mine.trust)))
+        _start(mine.out, parse_words(rest, mine.trust), mine.trust)
 
 
 def refit(words: list[str]) -> None:
@@ -49,10 +56,10 @@ def refit(words: list[str]) -> None:
     mine, rest = own.parse_known_args(words)
     run = Run(mine.run)
     run.load_weights()
-    _start(mine.out, refit_options(run, exact_words(rest, mine.trust), trust=mine.trust))
+    _start(mine.out, refit_options(run, rest, trust=mine.trust), mine.trust)
 
 
-def _start(out: str | None, options: Any) -> None:
+def _start(out: str | None, options: Any, trust: Sequence[str]) -> None:
     name = options.data.class_path.rsplit(".", 1)[-1].lower()
     target = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if target.exists() and join().first:
@@ -62,7 +69,7 @@ def _start(out: str | None, options: Any) -> None:
         say(f"run folder: {target}")
         return Run.create(target, config=to_yaml(options))
 
-    _evaluate(target, run_training(**_arguments(options), run=make))
+    finish(target, run_training(**arguments_of(options), run=make, trust=trust))
 
 
 def _resume(path: str, out: str | None, words: list[str], trust: Sequence[str]) -> None:
@@ -79,36 +86,4 @@ def _resume(path: str, out: str | None, words: list[str], trust: Sequence[str]) 
         options.epochs = given.epochs
         write_atomically(run.path / "config.yaml", to_yaml(options).encode(), overwrite=True)
     options.epochs = given.epochs
-    _evaluate(run.path, run_training(**_arguments(options), run=run, resume=True))
-
-
-def _arguments(options: Any) -> dict[str, Any]:
-    """The arguments of :func:`pyro_vae.experiment.train`, with what can be refused at once refused."""
-    arguments = dict(vars(parser().instantiate(options)))
-    arguments.pop("config", None)
-    for name in ("epochs", "batch_size", "num_samples", "latent_dim"):
-        if arguments[name] < 1:
-            raise ValueError(f"--{name}: must be at least 1, got {arguments[name]}. Use a positive number.")
-    check_seed(arguments["seed"])
-    for name in ("data", "prior", "likelihood", "guide", "objective", "optimizer"):
-        if arguments[name] is None:
-            raise ValueError(f"--{name}: must be a class, got null. Leave the option away for its default.")
-    return arguments
-
-
-def _evaluate(folder: Path, trained: Trained) -> None:
-    """The test log-likelihood, and all figures of the run."""
-    from pyro_vae.plotting import caption_of, save_figures  # here, since it loads matplotlib
-
-    method = METHODS["importance"]
-    options = {**method.defaults(), "num_samples": trained.num_samples}
-    result = trained.evaluate(progress=sys.stderr.isatty())
-    if not join().first:
-        return
-    run = Run(folder)
-    parts = trained.vae, trained.splits, run.metrics()
-    figures = save_figures(run.figures, *parts, result=result, caption=caption_of(result.protocol))
-    path, curve = keep(run, result, method.file_stem(options), overwrite=True)
-    announce(result, path)
-    names = [figure.name for figure in (*figures, *([curve] if curve else []))]
-    say(f"figures: {run.figures}/ ({', '.join(names)})")
+    finish(run.path, run_training(**arguments_of(options), run=run, resume=True, trust=trust))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ class Splits:
         test: images for the final number.
         protocol: plain values to store next to a result: ``dataset``, ``binarize``, ``seed`` and the sizes
             ``train``, ``validation`` and ``test``.
+        max_value: the integer that stood for 1 before the images were binarized.
 
     Example:
         >>> from pyro_vae.data import Digits
@@ -48,6 +49,7 @@ class Splits:
     validation: ImageSet | None
     test: ImageSet
     protocol: dict[str, str | int | float]
+    max_value: int = 255
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -57,7 +59,7 @@ class Splits:
     def to(self, device: torch.device | str) -> Splits:
         """The same splits on another device."""
         validation = None if self.validation is None else self.validation.to(device)
-        return Splits(self.train.to(device), validation, self.test.to(device), dict(self.protocol))
+        return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
 
 class Dataset(ABC):
@@ -138,7 +140,7 @@ class Dataset(ABC):
         train = self._labelled(self._binarized(part.subset(kept), "train"))
         validation = self._binarized(part.subset(held), "validation") if len(held) else None
         test = self._binarized(ImageSet(raw.test, raw.test_labels, raw.max_value), "test")
-        return Splits(train, validation, test, self._protocol(len(kept), len(held), len(test)))
+        return Splits(train, validation, test, self._protocol(len(kept), len(held), len(test)), raw.max_value)
 
     def __repr__(self) -> str:
         return (

@@ -45,6 +45,11 @@ class EncodedSet(ImageSet):
         """Shape of one code."""
         return self.code_shape
 
+    def mean(self, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Mean over the set of one code of each image, ``code_shape``."""
+        parts = torch.arange(len(self), device=self.device).split(1000)
+        return torch.cat([self.batch(part, dtype=dtype) for part in parts]).mean(0)
+
     def batch(
         self, index: Index, *, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
     ) -> Tensor:

@@ -58,7 +58,7 @@ def _check_folder(root: Path, top: list[Path], classes: list[str], owner: str) -
 
 
 def _stack(files: list[Path], owner: str) -> np.ndarray:
-    images = [_read(file, owner) for file in files]
+    images = [read_image(file, owner=owner) for file in files]
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(
@@ -68,7 +68,12 @@ def _stack(files: list[Path], owner: str) -> np.ndarray:
     return np.stack(images)  # (N, C, H, W)
 
 
-def _read(file: Path, owner: str) -> np.ndarray:
+def read_image(file: Path, *, owner: str) -> np.ndarray:
+    """The pixels of an image file, uint8 ``(C, H, W)``, with C = 1 for grey and 3 for colour.
+
+    Raises:
+        ValueError: it is damaged, no image, or of more than 8 bits per channel.
+    """
     from PIL import Image
 
     try:
@@ -84,4 +89,4 @@ def _read(file: Path, owner: str) -> np.ndarray:
             f"{owner}: images must have 8 bits per channel, got {file} of mode {mode}. Convert it, or save "
             "floating numbers in an npz file."
         )
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)  # (C, H, W)
+    return pixels[None].copy() if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy()  # (C, H, W), of its own

@@ -84,6 +84,10 @@ class ImageSet:
         labels[index] = self.labels[index]
         return replace(self, labels=labels, paired=True)
 
+    def unpaired(self) -> ImageSet:
+        """The same images, given to programs without their labels."""
+        return replace(self, paired=False)
+
     def arguments(self, index: Index, *, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
         """What programs are called with: the :meth:`batch`, and its labels where the set is ``paired``."""
         x = self.batch(index, dtype=dtype)

@@ -3,6 +3,8 @@
 from pyro_vae.evaluation.aggregate import AggregatePosterior
 from pyro_vae.evaluation.annealed import AnnealedLogLikelihood, annealed_log_likelihood
 from pyro_vae.evaluation.calibration import Calibration, simulation_based_calibration
+from pyro_vae.evaluation.class_posterior import ClassPosterior, class_posterior
+from pyro_vae.evaluation.classification import Classification, classification
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood, harmonic_log_likelihood
@@ -10,9 +12,11 @@ from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.inflation import InflatedProposal
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.log_weights import LogWeights, Weigher, log_weights, prior_proposal
+from pyro_vae.evaluation.over_draws import OverDraws, error_over_draws
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
+from pyro_vae.evaluation.reliability import Reliability, reliability
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.sandwich import Sandwich, sandwich
 from pyro_vae.evaluation.suboptimality import InferenceGaps, gap_table
@@ -21,19 +25,26 @@ __all__ = [
     "AggregatePosterior",
     "AnnealedLogLikelihood",
     "Calibration",
+    "ClassPosterior",
+    "Classification",
     "HarmonicLogLikelihood",
     "InferenceGaps",
     "InflatedProposal",
     "LatentDiagnostics",
     "LogLikelihood",
     "LogWeights",
+    "OverDraws",
     "PosteriorSamples",
     "PredictiveCheck",
+    "Reliability",
     "Result",
     "Sandwich",
     "Weigher",
     "annealed_log_likelihood",
+    "class_posterior",
+    "classification",
     "default_statistics",
+    "error_over_draws",
     "gap_table",
     "harmonic_log_likelihood",
     "inference_gaps",
@@ -44,6 +55,7 @@ __all__ = [
     "posterior_predictive_check",
     "posterior_samples",
     "prior_proposal",
+    "reliability",
     "sandwich",
     "simulation_based_calibration",
 ]

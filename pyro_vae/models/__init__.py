@@ -1,6 +1,8 @@
 """Models: the pieces bound into Pyro programs."""
 
+from pyro_vae.models.auxiliary_semi_supervised import ADGM, SDGM
 from pyro_vae.models.hierarchical import HierarchicalModel, HierarchicalVAE
+from pyro_vae.models.labelled import LabelledVAE
 from pyro_vae.models.layered_guides import BottomUpGuide, LadderGuide, LayeredGuide, TopDownGuide
 from pyro_vae.models.semi_supervised import (
     SemiSupervisedGuide,
@@ -8,19 +10,24 @@ from pyro_vae.models.semi_supervised import (
     SemiSupervisedVAE,
     classification_weight,
 )
+from pyro_vae.models.stacked import StackedVAE
 from pyro_vae.models.vae import VAE, GenerativeModel
 
 __all__ = [
+    "ADGM",
+    "SDGM",
     "VAE",
     "BottomUpGuide",
     "GenerativeModel",
     "HierarchicalModel",
     "HierarchicalVAE",
+    "LabelledVAE",
     "LadderGuide",
     "LayeredGuide",
     "SemiSupervisedGuide",
     "SemiSupervisedModel",
     "SemiSupervisedVAE",
+    "StackedVAE",
     "TopDownGuide",
     "classification_weight",
 ]

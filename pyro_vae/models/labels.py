@@ -48,7 +48,6 @@ def pinned(logits: Tensor, y: Tensor) -> Tensor:
     """Logits ``(*batch, 1, C)`` of the label alone where it is known, ``(B, 1, C)``; NaN where it is no class."""
     label = one_hot(y, logits)
     # A finite number whose exponential is 0, so that 0 times it is 0; a quarter of the least leaves room to add.
-    point = torch.where(label > 0, 0.0, torch.finfo(logits.dtype).min / 4).to(logits)
-    exists = (label.sum(-1) > 0).unsqueeze(-1)
-    point = torch.where(exists, point, torch.nan)
+    point = (1 - label) * (torch.finfo(logits.dtype).min / 4)
+    point = torch.where(label.sum(-1, keepdim=True) > 0, point, torch.nan)
     return torch.where(known(y).unsqueeze(-1), point, logits.squeeze(-2)).unsqueeze(-2)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pyro
-import torch
-from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.distributions import OneHotVariables
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
 from pyro_vae.likelihoods import Likelihood
-from pyro_vae.models.labels import check_labels, known, one_hot, pinned
+from pyro_vae.models.labelled import LabelledGuide, LabelledModel, LabelledVAE
 from pyro_vae.param_store import register
 from pyro_vae.priors import CategoricalPrior, Prior
 
-Conditional = Callable[[Tensor], TorchDistribution]
 
-
-class SemiSupervisedModel(nn.Module):
+class SemiSupervisedModel(LabelledModel):
     r"""The Pyro model :math:`p(y)\, p(z)\, p(x | y, z)`; calling it runs it.
 
     Args:
@@ -36,87 +30,32 @@ class SemiSupervisedModel(nn.Module):
         torch.Size([4, 5])
     """
 
-    def __init__(self, label_prior: CategoricalPrior, prior: Prior, likelihood: Likelihood) -> None:
-        super().__init__()
-        self.label_prior, self.prior, self.likelihood = label_prior, prior, likelihood
-
-    def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, batch_size: int = 1) -> Tensor:
-        """The Pyro model: samples ``"y"``, ``"z"`` and ``"x"`` within the plate ``"data"``.
-
-        A label that is given is observed at the site ``"label"``, and ``"y"`` is that label with certainty.
-
-        Args:
-            x: ``(B, *data_shape)``, observed; without it x is sampled.
-            y: ``(B,)``, int64, the class of each datum, -1 where it is not known; None where none is.
-            batch_size: number of data to sample where neither is given.
-
-        Returns:
-            x, ``(B, *data_shape)``.
-
-        Raises:
-            ValueError: ``y`` has another dtype or length; where Pyro validates, also a class that does not exist.
-        """
-        register(self)
-        given = x if x is not None else y
-        with pyro.plate("data", batch_size if given is None else len(given), dim=-1):
-            label = self.sample_label(None if y is None else check_labels(y, given, self.label_prior.categories))
-            z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.likelihood(z, label), obs=x)
-
-    def sample_label(self, y: Tensor | None) -> Tensor:
-        """The Pyro statements of y, ``(B, C)`` one-hot, within the plate ``"data"``."""
-        logits = self.label_prior.logits
-        if y is None:
-            return pyro.sample("y", OneHotVariables(logits), infer={"enumerate": "parallel"})
-        label = one_hot(y.clamp_min(0), logits)
-        pyro.sample("label", OneHotVariables(logits).mask(known(y)), obs=label)
-        return pyro.sample("y", OneHotVariables(pinned(logits, y)), infer={"enumerate": "parallel"})
+    def sample_data(self, x: Tensor | None, z: Tensor, label: Tensor) -> Tensor:
+        return pyro.sample("x", self.likelihood(z, label), obs=x)
 
 
-class SemiSupervisedGuide(nn.Module):
+class SemiSupervisedGuide(LabelledGuide):
     r"""The Pyro guide :math:`q(y | x)\, q(z | x, y)`; calling it runs it.
 
     Args:
         classifier: q(y | x), of one variable.
         guide: q(z | x, y), called as ``guide.posterior(x, y)``.
         classification_weight: see :class:`SemiSupervisedVAE`.
+
+    References:
+        Semi-supervised learning with deep generative models (Kingma et al., 2014), eq. 4.
+        https://arxiv.org/abs/1406.5298
     """
 
-    def __init__(self, classifier: CategoricalGuide, guide: AmortizedGuide, classification_weight: float = 0.0) -> None:
-        super().__init__()
-        self.classifier, self.guide = classifier, guide
-        self.classification_weight = classification_weight
-
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The Pyro guide: samples ``"y"`` and ``"z"`` within the plate ``"data"``.
-
-        Args:
-            x: ``(B, *data_shape)``, a batch of data.
-            y: ``(B,)``, int64, the class of each datum, -1 where it is not known; None where none is.
-
-        Returns:
-            y ``(B, C)`` one-hot, and z ``(B, L)``; under enumeration with more dimensions before.
-        """
         register(self)
         with pyro.plate("data", len(x), dim=-1):
             label = self.sample_label(self.classifier.net(x), x, y)
             z = pyro.sample("z", self.guide.posterior(x, label), infer=dict(self.guide.infer))
         return label, z
 
-    def sample_label(self, logits: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
-        """The Pyro statements of y given its logits ``(*batch, 1, C)``, within the plate ``"data"``."""
-        infer = dict(self.classifier.infer)
-        if y is None:
-            return pyro.sample("y", self.classifier.distribution(logits), infer=infer)
-        y = check_labels(y, x, self.classifier.categories)
-        if self.training and self.classification_weight > 0:
-            log_q = OneHotVariables(logits).log_prob(one_hot(y.clamp_min(0), logits))
-            loss = -self.classification_weight * torch.where(known(y), log_q, 0.0)
-            pyro.factor("classification", loss, has_rsample=True)
-        return pyro.sample("y", self.classifier.distribution(pinned(logits, y)), infer=infer)
 
-
-class SemiSupervisedVAE(nn.Module):
+class SemiSupervisedVAE(LabelledVAE):
     r"""M2: a variational autoencoder of data x and classes y, trained on few labels and many data without.
 
     :math:`p(y)\, p(z)\, p(x | y, z)` with :math:`q(y | x)\, q(z | x, y)`; q(y | x) is the classifier. The loss of a
@@ -175,79 +114,12 @@ class SemiSupervisedVAE(nn.Module):
         *,
         classification_weight: float = 0.0,
     ) -> None:
-        super().__init__()
         label_prior = CategoricalPrior(classifier.latent_dim) if label_prior is None else label_prior
-        dims = {"prior": prior.latent_dim, "likelihood": likelihood.latent_dim, "guide": guide.latent_dim}
-        shapes = {"likelihood": likelihood.data_shape, "guide": guide.data_shape, "classifier": classifier.data_shape}
-        classes = {"classifier": classifier.latent_dim, "label_prior": label_prior.latent_dim}
-        for name, found in (("latent_dim", dims), ("data_shape", shapes), ("the number of classes", classes)):
-            self._require(f"{', '.join(found)} must share {name}", found, len(set(found.values())) == 1)
-        single = {"classifier": classifier.categories, "label_prior": label_prior.categories}
-        same = set(single.values()) == set(classes.values())
-        self._require("y must be one variable, whose categories are the classes", {**classes, **single}, same)
-        weight = {"classification_weight": classification_weight}
-        self._require("classification_weight must not be negative", weight, classification_weight >= 0)
-        self.model = SemiSupervisedModel(label_prior, prior, likelihood)
-        self.guide = SemiSupervisedGuide(classifier, guide, classification_weight)
-
-    def _require(self, rule: str, given: dict[str, object], holds: bool) -> None:
-        if not holds:
-            what = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise ValueError(f"{type(self).__name__}: {rule}, got {what}. Build the pieces to fit each other.")
-
-    @property
-    def prior(self) -> Prior:
-        """p(z)."""
-        return self.model.prior
-
-    @property
-    def likelihood(self) -> Likelihood:
-        """p(x | y, z)."""
-        return self.model.likelihood
-
-    @property
-    def label_prior(self) -> CategoricalPrior:
-        """p(y)."""
-        return self.model.label_prior
-
-    @property
-    def classifier(self) -> CategoricalGuide:
-        """q(y | x)."""
-        return self.guide.classifier
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C."""
-        return self.classifier.categories
-
-    @property
-    def latent_dim(self) -> int:
-        """Number of latent dimensions L."""
-        return self.prior.latent_dim
-
-    @property
-    def data_shape(self) -> tuple[int, ...]:
-        """Shape of one datum."""
-        return self.likelihood.data_shape
+        model = SemiSupervisedModel(label_prior, prior, likelihood)
+        super().__init__(model, SemiSupervisedGuide(classifier, guide, classification_weight))
 
     def classify(self, x: Tensor) -> Tensor:
-        """Probabilities q(y | x), ``(*batch, C)``, of x ``(*batch, *data_shape)``."""
         return OneHotVariables(self.classifier.net(x)).mean
-
-    @torch.no_grad()
-    def sample(self, num_samples: int = 1, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
-        """Draw x from the model, ``(num_samples, *data_shape)``.
-
-        Args:
-            num_samples: number of data; where ``y`` is given there are as many as labels.
-            y: ``(B,)``, int64, the classes to draw from; None draws these too.
-            mean: return the mean of p(x | y, z) instead of a draw of it.
-        """
-        logits = self.label_prior.logits
-        num = num_samples if y is None else len(y)
-        label = OneHotVariables(logits).sample((num,)) if y is None else one_hot(y, logits)
-        p = self.likelihood(self.prior().sample((num,)), label)
-        return p.mean if mean else p.sample()
 
 
 def classification_weight(num_data: int, num_labels: int, *, alpha: float = 0.1) -> float:

@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.objectives.base import Objective, Program, Terms
 from pyro_vae.objectives.schedules import Schedule
-from pyro_vae.traces import masked
+from pyro_vae.traces import masked, sites
 
 
 class TraceObjective(Objective):
@@ -195,6 +195,8 @@ class _Weights(Messenger):
         self.observed, self.latent = observed, latent
 
     def _pyro_sample(self, msg: Any) -> None:
+        if msg["infer"].get("is_loss"):
+            return
         weight = self.observed if msg["is_observed"] else self.latent
         if isinstance(weight, Tensor) or weight != 1.0:
             msg["scale"] = msg["scale"] * weight
@@ -207,8 +209,7 @@ def _reconstruction(model_trace: Trace) -> Tensor:
 
 def _sampled_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
     # A guide's factors are observed sites: the reverse model of an auxiliary variable is one.
-    names = [*guide_trace.stochastic_nodes, *guide_trace.observation_nodes]
-    log_q = sum((_log_prob(guide_trace.nodes[name]).sum() for name in names), torch.zeros(()))
+    log_q = sum((_log_prob(site).sum() for site in sites(guide_trace)), torch.zeros(()))
     log_p = sum((_log_prob(model_trace.nodes[name]).sum() for name in model_trace.stochastic_nodes), torch.zeros(()))
     return log_q - log_p
 

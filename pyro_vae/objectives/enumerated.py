@@ -16,7 +16,7 @@ from pyro_vae.isolation import isolated
 from pyro_vae.objectives.base import Program, Terms
 from pyro_vae.objectives.elbo import TraceObjective
 from pyro_vae.objectives.schedules import Schedule
-from pyro_vae.traces import latents, observations, refusal
+from pyro_vae.traces import latents, losses, observations, refusal
 
 
 class EnumeratedELBO(TraceObjective, TraceEnum_ELBO):
@@ -63,7 +63,7 @@ class EnumeratedELBO(TraceObjective, TraceEnum_ELBO):
 
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
         _check_latents(model_trace, guide_trace)
-        ordering = {s["name"]: _find_ordinal(t, s) for t in (model_trace, guide_trace) for s in _all(t)}
+        ordering = {s["name"]: _find_ordinal(t, s) for t in (model_trace, guide_trace) for s in (*_all(t), *losses(t))}
         dice = Dice(guide_trace, ordering)
         log_likelihood, log_prior, log_guide = (
             _expectation(dice, ordering, found)

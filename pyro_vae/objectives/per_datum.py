@@ -86,7 +86,7 @@ class PerDatumObjective(Objective):
         scale = _scale(layout, draws)
         value = -(scale * found.bound.detach()).sum()
         surrogate = -(scale * found.surrogate).sum()
-        return value + (surrogate - surrogate.detach())
+        return value + (surrogate - surrogate.detach()) + (scale * draws.loss).sum(-1).mean()
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss, summed over the batch, as a number."""

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.isolation import module_of
 from pyro_vae.param_store import no_registration
-from pyro_vae.traces import Layout, latents, observations
+from pyro_vae.traces import Layout, latents, losses, observations
 
 Program = Callable[..., Any]
 T = TypeVar("T")
@@ -32,6 +32,7 @@ class Draws:
         log_prior: log p(z).
         log_guide: log q(z | x) of everything the guide draws, auxiliary sites too.
         log_factor: the guide's factors; the reverse model of an auxiliary variable is one, with -log r(a | x, z).
+        loss: what the guide adds to the loss beside the bound, such as a classifier's; 0 where there is nothing.
         model_trace: of the model.
         guide_trace: of the guide.
     """
@@ -40,6 +41,7 @@ class Draws:
     log_prior: Tensor
     log_guide: Tensor
     log_factor: Tensor
+    loss: Tensor
     model_trace: Trace
     guide_trace: Trace
 
@@ -79,13 +81,14 @@ class Programs:
 
     def draw(self) -> Draws:
         """Run the guide, then the model at what it drew."""
-        return self._weigh(self._densities(self._trace(self.guide)))
+        trace = self._trace(self.guide)
+        return self._weigh(self._densities(trace), trace)
 
     def draw_without_path(self) -> Draws:
         """The same, with draws that are constants to the gradient, as those of discrete variables are."""
         with _Detached():
             trace = self._trace(self.guide)
-        return self._weigh(self._densities(trace))
+        return self._weigh(self._densities(trace), trace)
 
     def draw_with_path_alone(self, scale: GradientScale | None = None) -> Draws:
         """The same, where the guide's parameters have a gradient through the draws and none through its density.
@@ -98,15 +101,15 @@ class Programs:
         """
         noise = _Noise()
         with noise.kept():
-            trace = self._trace(self.guide)
-        trace = trace.copy()
+            drawn = self._trace(self.guide)
+        trace = drawn.copy()
         for site in latents(trace):
             value = scale.apply(self.layout, site) if scale else site["value"]
             trace.nodes[site["name"]] = {**site, "value": value}
         run = _held(lambda: self.guide_densities(trace), self.guide, self.model)
         with noise.repeated(), _held_parameters():
             densities = run()
-        return self._weigh(densities)
+        return self._weigh(densities, drawn)
 
     def guide_densities(self, trace: Trace) -> Densities:
         """Run the guide at the values of a trace."""
@@ -116,10 +119,11 @@ class Programs:
         latent, observed = latents(trace), observations(trace)
         return Densities(self.layout.sum(self.num, latent), self.layout.sum(self.num, observed), trace)
 
-    def _weigh(self, guide: Densities) -> Draws:
-        """Run the model at the guide's values."""
+    def _weigh(self, guide: Densities, drawn: Trace) -> Draws:
+        """Run the model at the guide's values; losses are those of the run that drew, whose parameters are not held."""
+        loss = self.layout.sum(self.num, losses(drawn))
         model = self._densities(self._trace(poutine.replay(self.model, trace=guide.trace)))
-        return Draws(model.observed, model.latent, guide.latent, guide.observed, model.trace, guide.trace)
+        return Draws(model.observed, model.latent, guide.latent, guide.observed, loss, model.trace, guide.trace)
 
     def repeated(self, program: Program) -> Program:
         """The program within a plate of K particles, before all of its own."""

@@ -57,7 +57,7 @@ class ScoreFunction(PerDatumObjective):
 
     def _estimate(self, programs: Programs) -> Estimate:
         draws = programs.draw_without_path()
-        signal = draws.log_weight.detach()  # (K, B)
+        signal = (draws.log_weight - draws.loss).detach()  # (K, B)
         signal = signal - self._baseline(signal)
         surrogate = (draws.log_model + signal * draws.log_guide).mean(0)
         return Estimate(draws.log_weight.mean(0), surrogate, draws)
@@ -102,6 +102,8 @@ class VIMCO(PerDatumObjective):
         bound = log_mean_exp(draws.log_weight)
         log_weight = draws.log_weight.detach()  # (K, B)
         signal = bound.detach() - _bound_without_each(log_weight)
+        if draws.loss.dim():  # it may depend on the draws too, and is a mean over them
+            signal = signal - (draws.loss - _mean_of_the_others(draws.loss, 0)).detach() / self.num_particles
         return Estimate(bound, bound + (signal * draws.log_guide).sum(0), draws)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs
-from pyro_vae.traces import Layout, latents, masked, observations, refusal
+from pyro_vae.traces import Layout, latents, losses, masked, observations, refusal
 
 
 class SummedELBO(PerDatumObjective):
@@ -69,6 +69,9 @@ class SummedELBO(PerDatumObjective):
             raise refusal(layout.owner, "the data must be in one plate", f"{len(layout.dims)}", "Use EnumeratedELBO")
         for site in filter(_is_summed, latents(guide_trace)):
             layout.check_summed(site)
+            if site["infer"].get("num_samples"):
+                rule, what = "a site must be summed over, not drawn in parts", f"infer={site['infer']}"
+                raise refusal(layout.owner, rule, what, "Leave num_samples away, or use EnumeratedELBO")
 
     def _check_draws(self, guide_trace: Trace) -> None:
         for site in latents(guide_trace):
@@ -83,17 +86,17 @@ def _expected(programs: Programs) -> Draws:
     guide_trace = programs.trace(poutine.enum(programs.repeated(programs.guide), -programs.layout.depth - 2))
     model_trace = programs.trace(poutine.replay(programs.repeated(programs.model), trace=guide_trace))
     found = latents(guide_trace)
-    weight = _total([_log_prob(programs, s, absent=-math.log(_size(s))) for s in found if _is_summed(s)]).exp()
-    groups = observations(model_trace), latents(model_trace), found, observations(guide_trace)
-    likelihood, prior, guide, factor = (
+    weight = _total([_log_prob(programs, site, masks=False) for site in found if _is_summed(site)]).exp()
+    groups = observations(model_trace), latents(model_trace), found, observations(guide_trace), losses(guide_trace)
+    likelihood, prior, guide, factor, loss = (
         _mean(weight, _total([_log_prob(programs, site) for site in group])) for group in groups
     )
-    return Draws(likelihood, prior, guide, factor, model_trace, guide_trace)
+    return Draws(likelihood, prior, guide, factor, loss, model_trace, guide_trace)
 
 
 def _mean(weight: Tensor, value: Tensor) -> Tensor:
-    """Over the values; one of no probability counts nothing, whatever its density."""
-    terms = torch.where(weight > 0, weight * value, 0.0)
+    """Over the values; one of no probability counts nothing, whatever its density. What is no number stays none."""
+    terms = weight * torch.where(weight == 0, 0.0, value)
     return terms.flatten(0, terms.dim() - 3).sum(0) if terms.dim() > 2 else terms
 
 
@@ -102,14 +105,13 @@ def _total(parts: list[Tensor]) -> Tensor:
     return sum(parts[1:], parts[0]) if parts else torch.zeros(())
 
 
-def _log_prob(programs: Programs, site: Any, *, absent: float = 0.0) -> Tensor:
-    """Log-probability of a site, ``(*values, K, B)``, with ``absent`` where it is masked."""
-    value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return programs.layout.per_value(programs.num, site, masked(value, site["mask"], absent))
-
-
-def _size(site: Any) -> int:
-    return len(site["fn"].enumerate_support(expand=False))
+def _log_prob(programs: Programs, site: Any, *, masks: bool = True) -> Tensor:
+    """Log-probability of a site, ``(*values, K, B)``; without masks it is what the site is drawn by all the same."""
+    fn, mask = site["fn"], site["mask"] if masks else None
+    while not masks and isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    value = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
+    return programs.layout.per_value(programs.num, site, masked(value, mask))
 
 
 def _is_summed(site: Any) -> bool:

@@ -1,5 +1,6 @@
 """Figures for a paper. ``import pyro_vae`` does not load matplotlib; ``from pyro_vae import plotting`` does."""
 
+from pyro_vae.plotting.analogies import analogies, class_samples
 from pyro_vae.plotting.bounds import (
     annealed_bounds,
     annealed_chains,
@@ -9,6 +10,7 @@ from pyro_vae.plotting.bounds import (
     pareto_shapes,
     sandwich_bounds,
 )
+from pyro_vae.plotting.classes import class_embedding, confusion_matrix, reliability_diagram
 from pyro_vae.plotting.comparison import guide_comparison
 from pyro_vae.plotting.diagnostics import (
     aggregate_posterior,
@@ -35,11 +37,15 @@ __all__ = [
     "WIDTH",
     "active_units",
     "aggregate_posterior",
+    "analogies",
     "annealed_bounds",
     "annealed_chains",
     "bound_curve",
     "bound_differences",
     "caption_of",
+    "class_embedding",
+    "class_samples",
+    "confusion_matrix",
     "elbo_decomposition",
     "gap_bars",
     "guide_comparison",
@@ -52,6 +58,7 @@ __all__ = [
     "predictive_checks",
     "rank_histograms",
     "reconstructions",
+    "reliability_diagram",
     "result_caption",
     "result_figure",
     "samples",

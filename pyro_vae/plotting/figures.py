@@ -33,11 +33,15 @@ from pyro_vae.plotting.panels import (
     show_grid,
 )
 
-_PANELS = {"ELBO": ("elbo", "validation_elbo"), "Loss": ("loss",), "Reconstruction": ("reconstruction",), "KL": ("kl",)}
+_PANELS = {
+    **{"ELBO": ("elbo", "validation_elbo"), "Loss": ("loss",), "Reconstruction": ("reconstruction",), "KL": ("kl",)},
+    "Error": ("validation_error",),
+}
+_UNITS = {"Error": "%"}
 
 
 def training_curves(history: Sequence[Mapping[str, Any]], *, caption: str = "") -> Figure:
-    """ELBO, reconstruction and KL against the epoch; the loss where there is no ELBO.
+    """ELBO, reconstruction, KL and error against the epoch; the loss where there is no ELBO.
 
     Beyond 20 epochs their axis is logarithmic; wild first epochs leave the view, so that the rest can be seen.
 
@@ -60,7 +64,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], *, caption: str = "") 
             for key, line in lines.items():
                 part, color = ("validation", PALETTE[3]) if key.startswith("validation") else ("training", PALETTE[0])
                 ax.plot(*zip(*line, strict=True), "o-" if len(line) <= 20 else "-", color=color, label=part)
-            ax.set_ylabel(f"{name}\n(nats per datum)")
+            ax.set_ylabel(f"{name}\n({_UNITS.get(name, 'nats per datum')})")
             limit(ax, [point for line in lines.values() for point in line])
         epoch_axis(axes[-1], [epoch for line in found.values() for epoch, _ in line])
         axes[0].legend(loc="best")

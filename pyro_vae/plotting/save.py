@@ -8,13 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from pyro_vae.data import Splits
-from pyro_vae.evaluation import InferenceGaps, LatentDiagnostics, LogLikelihood, Result, latent_diagnostics
+from pyro_vae.evaluation import (
+    Classification,
+    InferenceGaps,
+    LatentDiagnostics,
+    LogLikelihood,
+    Result,
+    latent_diagnostics,
+)
 from pyro_vae.files import write_atomically
 from pyro_vae.isolation import evaluating, isolated
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, LabelledVAE
+from pyro_vae.plotting.analogies import analogies, class_samples
 from pyro_vae.plotting.bounds import annealed_chains, bound_curve, harmonic_reliability, sandwich_bounds
+from pyro_vae.plotting.class_entropy import class_entropy
+from pyro_vae.plotting.classes import confusion_matrix, reliability_diagram
 from pyro_vae.plotting.diagnostics import elbo_decomposition, predictive_checks, rank_histograms
 from pyro_vae.plotting.figures import (
     active_units,
@@ -30,6 +41,7 @@ from pyro_vae.priors import StandardNormalPrior
 
 _PHRASES = {
     **{"dataset": "{}", "binarize": "{} binarization", "likelihood": "{}", "train": "{} training images"},
+    **{"labels": "{} of them labelled", "label_seed": "label seed {}", "m1": "M2 on the latents of {}"},
     **{"num_samples": "{} importance samples", "data_seed": "data seed {}", "split": "{} part", "num_data": "{} data"},
     **{"num_distributions": "{} distributions", "num_chains": "{} chains", "num_steps": "{} leapfrog steps"},
     **{"start": "from the {}", "schedule": "{} schedule", "num_simulations": "{} simulations", "precision": "{}"},
@@ -40,6 +52,7 @@ _OTHERWISE = {
     "diagnostics": {"num_samples": "{} draws"},
     "calibration": {"num_samples": "{} draws"},
     "predictive": {"num_samples": "{} replicates"},
+    "class_posterior": {"num_samples": "{} importance samples per class"},
     "harmonic": {"num_samples": "{} posterior samples"},
 }  # what entries mean to other methods
 _MAX_IMAGES = 10_000  # of the test part in the latent figures: more are not legible
@@ -70,11 +83,12 @@ def _joined(words: Mapping[str, Any], phrases: Mapping[str, str]) -> str:
 
 def save_figures(
     folder: str | Path,
-    vae: VAE,
+    vae: VAE | LabelledVAE,
     splits: Splits,
     history: Sequence[Mapping[str, Any]],
     *,
     result: LogLikelihood | None = None,
+    classes: Classification | None = None,
     caption: str = "",
 ) -> list[Path]:
     """Write every figure that the data allow as PNG, atomically; those there are replaced.
@@ -85,6 +99,7 @@ def save_figures(
         splits: the test part is drawn, on the model's device; its first 10 000 images in the latent figures.
         history: records per epoch; none draws no curves.
         result: the log-likelihood of the test part.
+        classes: how well a model with classes tells those of the test part.
         caption: below each figure; by default the protocol of the splits.
 
     Returns:
@@ -93,19 +108,37 @@ def save_figures(
     line = caption or caption_of({**splits.protocol, "likelihood": type(vae.likelihood).__name__})
     like, test = next(vae.parameters()), splits.test.subset(slice(_MAX_IMAGES))
     x = test.to(like.device).batch(slice(None), dtype=like.dtype)
-    with evaluating(vae), isolated(0):
-        units = latent_diagnostics(vae, x)
     figures = {"training_curves": training_curves(history, caption=line)} if history else {}
-    if len(x.shape) == 3 or (len(x.shape) == 4 and x.shape[1] in (1, 3)):
-        figures |= {"reconstructions": reconstructions(vae, x, caption=line), "samples": samples(vae, caption=line)}
-        flat = vae.latent_dim == 2 and isinstance(vae.prior, StandardNormalPrior)  # whose quantiles the grid has
-        figures |= {"manifold": manifold(vae, caption=line)} if flat else {}
-    figures["latents"] = latent_scatter(units.means, test.labels, caption=line)
-    figures["active_units"] = active_units(units, caption=line)
+    images = len(x.shape) == 3 or (len(x.shape) == 4 and x.shape[1] in (1, 3))
+    if isinstance(vae, LabelledVAE):
+        figures |= _of_classes(vae, x, line) if images else {}
+    else:
+        figures |= {**(_of_images(vae, x, line) if images else {}), **_of_latents(vae, x, test.labels, line)}
+    if classes is not None:
+        figures["confusion"] = confusion_matrix(classes, caption=line)
     if result is not None:
         figures["log_likelihood"] = log_likelihood_histogram(result, caption=line)
     Path(folder).mkdir(parents=True, exist_ok=True)
     return [_save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
+
+
+def _of_images(vae: VAE, x: Tensor, line: str) -> dict[str, Figure]:
+    figures = {"reconstructions": reconstructions(vae, x, caption=line), "samples": samples(vae, caption=line)}
+    flat = vae.latent_dim == 2 and isinstance(vae.prior, StandardNormalPrior)  # whose quantiles the grid has
+    return figures | ({"manifold": manifold(vae, caption=line)} if flat else {})
+
+
+def _of_latents(vae: VAE, x: Tensor, labels: Tensor | None, line: str) -> dict[str, Figure]:
+    with evaluating(vae), isolated(0):
+        units = latent_diagnostics(vae, x)
+    return {
+        "latents": latent_scatter(units.means, labels, caption=line),
+        "active_units": active_units(units, caption=line),
+    }
+
+
+def _of_classes(vae: LabelledVAE, x: Tensor, line: str) -> dict[str, Figure]:
+    return {"analogies": analogies(vae, x, caption=line), "class_samples": class_samples(vae, caption=line)}
 
 
 def result_figure(result: Result, *, caption: str = "") -> Figure:
@@ -143,6 +176,8 @@ _FIGURES: dict[str, Callable[..., Figure]] = {
     "gaps": _gaps_figure,
     "calibration": rank_histograms,
     "predictive": predictive_checks,
+    "classification": reliability_diagram,
+    "class_posterior": class_entropy,
 }
 
 

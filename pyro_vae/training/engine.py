@@ -20,7 +20,7 @@ from pyro_vae.isolation import isolated
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.ranks import Ranks
 from pyro_vae.sharding import Share
-from pyro_vae.training.problem import Gradients, Problem, accumulated
+from pyro_vae.training.problem import Gradients, Problem, accumulated, as_stored
 from pyro_vae.training.update import Update
 
 Program = Callable[..., Any]
@@ -181,7 +181,8 @@ class HostEngine(Engine, ABC):
         self.ranks.sum(sums)
         flat = self.ranks.sum(torch.cat([g.flatten() for g in gradients]))
         sizes = [g.numel() for g in gradients]
-        gradients = [part.view_as(g) for part, g in zip(flat.split(sizes), gradients, strict=True)]
+        parts = zip(self.problem.parameters, flat.split(sizes), strict=True)
+        gradients = [as_stored(p, part.view(p.shape)) for p, part in parts]
         norm = get_total_norm(gradients)
         finite = (sums[-1] == 0) & torch.isfinite(norm)
         return Gradients(sums[0], Terms(*sums[1:-1]) if mine.terms else None, list(gradients), norm, finite)

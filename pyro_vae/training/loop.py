@@ -237,7 +237,7 @@ class Loop:
             record["validation_elbo"] = self._validate(self.settings.validation)
         if self.settings.monitor is not None:
             with evaluating(self.model, self.guide), isolated(self.settings.seed):
-                record |= self.settings.monitor()
+                record |= _own_numbers(self.settings.monitor(), record)
         if self.scheduler and self.settings.lr_schedule_unit == "epoch":
             plateau = isinstance(self.scheduler, ReduceLROnPlateau)
             self.scheduler.step(-record.get("validation_elbo", -record["loss"])) if plateau else self.scheduler.step()
@@ -300,6 +300,20 @@ class Loop:
             self._restore_buffers(buffers)
         self.save()
         return diagnose(engine.problem, steps[-1].batches, self.trainable.parameters, self.step)
+
+
+def _own_numbers(found: Any, record: dict[str, Any]) -> dict[str, float]:
+    """What a monitor returned, as numbers."""
+    try:
+        numbers = {str(name): float(value) for name, value in (found or {}).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"fit: monitor must return numbers by name, got {str(found)[:80]}. Return a dictionary of floats."
+        ) from None
+    taken = sorted(numbers.keys() & record.keys())
+    if taken:
+        raise ValueError(f"fit: monitor must have names of its own, got {taken[0]!r}. Call it something else.")
+    return numbers
 
 
 def _first_batch(batches: Batches) -> tuple[Any, ...]:

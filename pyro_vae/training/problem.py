@@ -73,13 +73,21 @@ class Problem:
         random = SharedRandom(share, self.rows) if share else nullcontext()
         with NetworkPrecision(self.precision), random, support:
             loss = self.objective.differentiable_loss(self.model, self.guide, *args)
-        found = torch.autograd.grad(loss / len(args[0]), self.parameters, allow_unused=True)
+        gradients = torch.autograd.grad(loss / len(args[0]), self.parameters, allow_unused=True)
+        found = [None if g is None else as_stored(p, g) for p, g in zip(self.parameters, gradients, strict=True)]
         norm = get_total_norm([g for g in found if g is not None])
         terms = self.objective.terms if isinstance(self.objective, Objective) else None
         finite = torch.isfinite(loss.detach() + norm)
         if isinstance(support, SupportFlag):
             finite = support.all(finite)
-        return Gradients(loss.detach(), terms, list(found), norm, finite)
+        return Gradients(loss.detach(), terms, found, norm, finite)
+
+
+def as_stored(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the parameter's layout of memory: torch's fused optimizers go through both side by side."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def check_objective(objective: Any) -> None:
@@ -122,4 +130,4 @@ def accumulated(parts: Sequence[tuple[Gradients, int]], total: int) -> Gradients
 
 def _weighted_sum(gradients: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor | None:
     present = [g * w for g, w in zip(gradients, weights, strict=True) if g is not None]
-    return torch.stack(present).sum(0) if present else None
+    return sum(present[1:], present[0]) if present else None  # in the layout of memory that all have

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,72 +16,19 @@ from pyro_vae.evaluation import (
     posterior_predictive_check,
     simulation_based_calibration,
 )
+from pyro_vae.evaluation.class_posterior import class_posterior
+from pyro_vae.evaluation.classification import classification
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.harmonic import harmonic_log_likelihood
 from pyro_vae.evaluation.sandwich import sandwich
-from pyro_vae.models import VAE
+from pyro_vae.methods.method import Method, Option, Options
+from pyro_vae.models import VAE, LabelledVAE
 from pyro_vae.trained import Trained
 
-Options = dict[str, Any]
+__all__ = ["INFLATION", "METHODS", "Method", "Option", "Options"]
+
 INFLATION = 1.2
 """What an inflated proposal multiplies the guide's scales by, if it is not told."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a method.
-
-    Args:
-        name: without the dashes.
-        default: what it is if it is not given.
-        help: what it means.
-        choices: the words it may be; any value of the default's type where there are none.
-        mark: how another value than the default shows in the names of files; it does not where this is empty.
-        type: of the value, where the default has not the same.
-    """
-
-    name: str
-    default: Any
-    help: str
-    choices: tuple[str, ...] = ()
-    mark: str = ""
-    type: Callable[[str], Any] | None = None
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of
-
-    Args:
-        name: on the command line.
-        summary: what it finds, for the help.
-        stem: what a file's name says besides split, seed and number of data; a format over the options.
-        options: those that mean something to it.
-        run: from the trained VAE and all options to the results.
-        results: the kinds of results, which begin the files' names; the first is the main one.
-        num_data: how many data it takes if it is not told; None for all.
-        applies: whether it can be applied to a VAE at all.
-    """
-
-    name: str
-    summary: str
-    stem: str
-    options: tuple[Option, ...]
-    run: Callable[[Trained, Options], list[Result]]
-    results: tuple[str, ...]
-    num_data: int | None = None
-    applies: Callable[[VAE], bool] = lambda vae: True
-
-    def defaults(self) -> Options:
-        """Every option that a file's name may say, at its default."""
-        common: Options = {"split": "test", "seed": 0, "num_data": self.num_data}
-        return {**common, **{option.name: option.default for option in self.options}}
-
-    def file_stem(self, options: Options) -> str:
-        """What the names of its files say of the protocol, such as ``test-guide-5000-seed0-first100``."""
-        first = "" if options["num_data"] is None else f"-first{options['num_data']}"
-        marks = (o.mark.format(options[o.name]) for o in self.options if options[o.name] != o.default)
-        return f"{options['split']}-{self.stem.format(**options)}{''.join(marks)}-seed{options['seed']}{first}"
 
 
 def _call(function: Callable[..., Any], trained: Trained, options: Options, guide: Any = None) -> list[Result]:
@@ -92,6 +38,31 @@ def _call(function: Callable[..., Any], trained: Trained, options: Options, guid
     pair = trained.vae.model, trained.vae.guide if guide is None else guide
     protocol = trained.protocol_of(split)
     return [function(*pair, trained.images(split, num_data), protocol=protocol, **rest)]
+
+
+def _is_vae(vae: Any) -> bool:
+    return isinstance(vae, VAE)
+
+
+def _has_classes(vae: Any) -> bool:
+    return isinstance(vae, LabelledVAE)
+
+
+def _classification(trained: Trained, options: Options) -> list[Result]:
+    rest = {key: value for key, value in options.items() if key != "progress"}
+    return [trained.classification(rest.pop("split"), **rest)]
+
+
+def _class_posterior(trained: Trained, options: Options) -> list[Result]:
+    """The class posterior, and what it tells of the classes where they are known."""
+    rest = dict(options)
+    split = rest.pop("split")
+    found = trained.class_posterior(split, **rest)
+    labels = trained.images(split, options["num_data"]).labels
+    if labels is None or bool((labels == -1).any()):
+        return [found]
+    own = {**found.protocol, "classified_by": "class_posterior"}
+    return [found, classification(found.probabilities(), labels=labels, protocol=own)]
 
 
 def _importance(trained: Trained, options: Options) -> list[Result]:
@@ -200,6 +171,18 @@ _DIAGNOSTICS = (
     _of(latent_diagnostics, "batch_size", "images at a time, for the latent diagnostics"),
 )
 
+_CLASSIFICATION = (
+    _of(classification, "num_bins", "bins of the calibration error", mark="-bins{}"),
+    _of(classification, "batch_size", "images at a time"),
+)
+_CLASS_POSTERIOR = (
+    _of(class_posterior, "num_samples", "draws of z per image and class"),
+    _of(class_posterior, "batch_size", "images at a time"),
+    _of(class_posterior, "chunk_size", "draws at a time"),
+    _of(class_posterior, "engine", "how the programs run", ("auto", "eager", "compiled")),
+    _of(class_posterior, "precision", "of the networks' products", ("fp32", "bf16"), "-{}"),
+)
+
 METHODS = {
     method.name: method
     for method in (
@@ -247,6 +230,7 @@ METHODS = {
             _gaps,
             ("gaps",),
             num_data=100,
+            applies=_is_vae,
         ),
         Method(
             "diagnostics",
@@ -255,6 +239,25 @@ METHODS = {
             _DIAGNOSTICS,
             _diagnostics,
             ("diagnostics", "calibration", "predictive"),
+            applies=_is_vae,
+        ),
+        Method(
+            "classification",
+            "test error of the classifier q(y | x) of a model with classes, calibration, confusion",
+            "classifier",
+            _CLASSIFICATION,
+            _classification,
+            ("classification",),
+            applies=_has_classes,
+        ),
+        Method(
+            "class_posterior",
+            "p(y | x) of the model by importance sampling, log-likelihood with y summed out",
+            "posterior-{num_samples}",
+            _CLASS_POSTERIOR,
+            _class_posterior,
+            ("class_posterior", "classification"),
+            applies=_has_classes,
         ),
     )
 }

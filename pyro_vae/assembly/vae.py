@@ -1,4 +1,4 @@
-"""A VAE from its pieces' factories, on a device, with the model's weights of another run."""
+"""A VAE from its pieces' factories, on a device, with the weights of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from pyro_vae.guides import Guide
 from pyro_vae.isolation import isolated
 from pyro_vae.likelihoods import Likelihood
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, LabelledVAE
 from pyro_vae.networks import Shape
 from pyro_vae.priors import Prior
 from pyro_vae.ranks import local_rank
@@ -45,7 +45,23 @@ def build_vae(
         return VAE(cast(Any, prior)(through), *made)
 
 
-def load_model(vae: VAE, run: Run) -> None:
+def load_weights(vae: VAE | LabelledVAE, run: Run) -> None:
+    """Give model and guide the trained weights of their own run.
+
+    Raises:
+        FileNotFoundError: there are none yet.
+        ValueError: they are those of another model, or damaged.
+    """
+    weights = run.load_weights()
+    try:
+        vae.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(
+            f"Run: {run.path} must hold the weights of its own config.yaml, got others. Restore the folder from a copy."
+        ) from None
+
+
+def load_model(vae: VAE | LabelledVAE, run: Run) -> None:
     """Give the model the trained weights of a run, whatever the guide there was.
 
     Raises:

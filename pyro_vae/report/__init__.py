@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +14,11 @@ import yaml
 from matplotlib.figure import Figure
 
 from pyro_vae import __version__, html, plotting
-from pyro_vae.evaluation import LogLikelihood, Result
+from pyro_vae.evaluation import Classification, LogLikelihood, Result
 from pyro_vae.isolation import isolated
 from pyro_vae.methods import METHODS
+from pyro_vae.models import VAE, LabelledVAE
+from pyro_vae.report.rows import bound_row, bracket, class_row, flat, nats, rows_of
 from pyro_vae.results import results_of, same_data
 from pyro_vae.trained import Trained
 from pyro_vae.training import Run
@@ -32,6 +33,8 @@ _SHOWS = {
     "diagnostics": "Bars of the parts of the ELBO",
     "calibration": "Histograms of ranks of the true z among draws of the guide",
     "predictive": "Histograms of predictive probabilities, a panel per statistic",
+    "classification": "Accuracy against confidence, and how many data have which",
+    "class_posterior": "Histogram of the entropy of p(y | x)",
 }
 WORST = 10
 """How many of the worst-explained images are shown."""
@@ -66,6 +69,7 @@ class _Page:
         made = (
             ("protocol", "Protocol", self._protocol()),
             ("training", "Training", self._training()),
+            ("classes", "Classes", self._classes()),
             ("bounds", "Bounds on the log-likelihood", self._bounds()),
             ("gaps", "Where the gap comes from", self._plain("gaps")),
             ("diagnostics", "What the latent space does", self._diagnostics()),
@@ -89,9 +93,9 @@ class _Page:
         return max(found, key=rank, default=None)
 
     def _protocol(self) -> str:
-        data = html.table(["entry", "value"], _rows(self.trained.protocol), caption="Data and model")
+        data = html.table(["entry", "value"], rows_of(self.trained.protocol), caption="Data and model")
         config = yaml.safe_load(self.run.config())
-        options = html.table(["option", "value"], _rows(_flat(config)), caption="Every option of pyro-vae train")
+        options = html.table(["option", "value"], rows_of(flat(config)), caption="Every option of pyro-vae train")
         written = html.paragraph(f"Written by pyro_vae {__version__} from {self.run.path}.")
         return data + html.folded("Configuration", options) + written
 
@@ -99,14 +103,34 @@ class _Page:
         history = self.run.metrics()
         if not history:
             return html.paragraph("The run has no record of its training.")
-        keys = [key for key in ("elbo", "validation_elbo", "reconstruction", "kl", "loss") if key in history[-1]]
-        last = [["last epoch", str(history[-1].get("epoch", "")), *(_nats(history[-1][key]) for key in keys)]]
+        keys: list[str] = [
+            key for key in ("elbo", "validation_elbo", "reconstruction", "kl", "loss") if key in history[-1]
+        ]
+        last = [["last epoch", str(history[-1].get("epoch", "")), *(nats(history[-1][key]) for key in keys)]]
+        if "validation_error" in history[-1]:
+            keys.append("validation error [%]")
+            last[0].append(f"{history[-1]['validation_error']:.2f}")
         table = html.table(["", "epoch", *(key.replace("_", " ") for key in keys)], last, caption="In nats per datum")
         drawn = _draw(plotting.training_curves, history, alt="Training curves", caption="ELBO and its parts by epoch.")
         return table + html.pictures(drawn)
 
+    def _classes(self) -> str:
+        found = [r for r in self.of("classification").values() if isinstance(r, Classification)]
+        header = ["by", "part", "data", "error [%]", "over data", "cross entropy", "Brier score", "calibration error"]
+        caption = "Errors of the classes, with their standard error; cross entropy in nats per datum"
+        told = [html.table(header, [class_row(r) for r in found], caption=caption)] if found else []
+        told += [html.commands(str(r).splitlines()) for r in self.of("class_posterior").values()]
+        drawn = self._drawn("classification", "class_posterior")
+        for r in found:
+            drawn += _draw(plotting.confusion_matrix, r, alt="Confusion matrix", caption=_says(r))
+        if isinstance(self.trained.vae, LabelledVAE):
+            x = self._batch(range(min(10, len(self.trained.splits.test))))
+            line = "Test images, and their style in every class; framed: the class that the classifier tells."
+            drawn += _draw(plotting.analogies, self.trained.vae, x, alt="Analogies", caption=line)
+        return "".join(told) + html.pictures(drawn)
+
     def _bounds(self) -> str:
-        rows = [_bound_row(r) for r in self.of("importance", "ais", "harmonic").values()]
+        rows = [bound_row(r) for r in self.of("importance", "ais", "harmonic").values()]
         header = [
             "method",
             "part",
@@ -122,7 +146,7 @@ class _Page:
         caption = "Estimates of log p(x), standard errors and ELBO, in nats per datum; flagged: Pareto k above 0.7"
         parts = [html.table(header, rows, caption=caption)] if rows else []
         parts += [html.paragraph(advice, note=True) for advice in self._advice("importance", "ais", "harmonic")]
-        parts += [html.paragraph(_bracket(r)) for r in self.of("sandwich").values()]
+        parts += [html.paragraph(bracket(r)) for r in self.of("sandwich").values()]
         return "".join(parts) + html.pictures(self._bound_pictures())
 
     def _bound_pictures(self) -> list[str]:
@@ -162,9 +186,10 @@ class _Page:
         return [f"{path.name}: {advice}" for path, advice in found if advice]
 
     def _images(self) -> str:
-        vae, x = self.trained.vae, self._batch(range(min(10, len(self.trained.splits.test))))
-        line = "Test images, and the mean of p(x | z) at one draw of q(z | x) below each."
-        drawn = _draw(plotting.reconstructions, vae, x, alt="Test images and reconstructions", caption=line)
+        vae, x, drawn = self.trained.vae, self._batch(range(min(10, len(self.trained.splits.test)))), []
+        if isinstance(vae, VAE):
+            line = "Test images, and the mean of p(x | z) at one draw of q(z | x) below each."
+            drawn += _draw(plotting.reconstructions, vae, x, alt="Test images and reconstructions", caption=line)
         line = "Means of p(x | z) at draws of the prior."
         drawn += _draw(plotting.samples, vae, alt="Samples of the model", caption=line)
         return html.pictures(drawn) or html.paragraph("The data are no images.")
@@ -175,7 +200,7 @@ class _Page:
             return ""
         order = main.log_likelihood.argsort()[:WORST]
         rows = [
-            [str(i), *(_nats(t[i]) for t in (main.log_likelihood, main.standard_error, main.elbo))]
+            [str(i), *(nats(t[i]) for t in (main.log_likelihood, main.standard_error, main.elbo))]
             for i in order.tolist()
         ]
         labels = self.trained.splits.test.labels
@@ -183,6 +208,8 @@ class _Page:
             row += [f"{float(main.pareto_k[i]):.2f}", "-" if labels is None else str(int(labels[i]))]
         caption = "Test images with the lowest estimate of log p(x), worst first; in nats, Pareto k without unit"
         table = html.table(["number", "log p(x)", "standard error", "ELBO", "Pareto k", "class"], rows, caption=caption)
+        if not isinstance(self.trained.vae, VAE):
+            return table
         line = "The same images from left to right, and a reconstruction below each."
         x = self._batch(order.tolist())
         drawn = _draw(plotting.reconstructions, self.trained.vae, x, alt="The worst-explained images", caption=line)
@@ -232,63 +259,5 @@ def _first(result: R, other: Result) -> R | None:
     return cut if same_data(cut, other) else None
 
 
-def _bound_row(result: Result) -> list[str]:
-    p, told = result.protocol, getattr(result, "flagged", None)
-    errors: Any = getattr(result, "standard_error", torch.tensor([math.nan]))
-    noise = float(errors.square().sum().sqrt() / len(result))
-    where = [result.method, str(p.get("split", "")), str(len(result)), _how(p)]
-    bits = -result.mean() / math.log(2) / int(p["dimensions"]) if p.get("discrete") else math.nan
-    elbo = result.mean("elbo") if hasattr(result, "elbo") else math.nan
-    numbers = (result.mean(), noise, result.sampling_error(), bits, elbo)
-    return [*where, *map(_nats, numbers), "-" if told is None else str(len(told()))]
-
-
-def _how(protocol: Mapping[str, Any]) -> str:
-    names = (
-        "num_samples",
-        "proposal",
-        "num_distributions",
-        "num_chains",
-        "num_steps",
-        "start",
-        "schedule",
-        "precision",
-    )
-    return ", ".join(f"{name}={protocol[name]}" for name in names if name in protocol)
-
-
-def _bracket(result: Any) -> str:
-    gap, error = result.gap()
-    told = f"On {len(result)} data simulated from the model the upper bound is {_nats(gap)} \N{PLUS-MINUS SIGN} "
-    told += f"{_nats(error)} nats above the lower one ({_how(result.protocol)})."
-    if gap <= 0:
-        return f"{told} It is too small to be told from zero: more chains or more data would show it."
-    if result.log_likelihood is None:
-        return told
-    low, high = map(_nats, result.bracket())
-    return (
-        f"{told} The real data's mean is at least {low} nats and, as far as they are like these, at most {high} nats."
-    )
-
-
 def _says(result: Result) -> str:
     return plotting.result_caption(result)
-
-
-def _nats(value: Any) -> str:
-    return "-" if value is None or math.isnan(float(value)) else f"{float(value):.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names, as the command line writes them."""
-    if not isinstance(config, dict):
-        return {prefix: config}
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        inner = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip(".")
-        found |= _flat(value, inner)
-    return found
-
-
-def _rows(entries: Mapping[str, Any]) -> list[list[str]]:
-    return [[key, "none" if value is None else str(value)] for key, value in entries.items()]

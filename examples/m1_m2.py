@@ -1,0 +1,125 @@
+"""M1+M2: a VAE of the digits, a semi-supervised model of its latents, and both as one model of the images.
+
+M1 is an ordinary VAE and needs no labels. M2, p(y) p(z) p(z1 | y, z), is trained on draws of its latents z1, new ones
+for every batch, of those dimensions that carry something. Together they are a model of images with a hundred labels:
+it classifies, it draws images of a class, and its log-likelihood is estimated as that of any other.
+
+Run it::
+
+    python examples/m1_m2.py
+    python examples/m1_m2.py --root data --m1-epochs 300 --epochs 300 --latent-dim 50 --style-dim 20 --width 400
+"""
+
+import argparse
+from functools import partial
+
+import torch
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from pyro_vae import (
+    MLP,
+    MNIST,
+    VAE,
+    BernoulliLikelihood,
+    CategoricalGuide,
+    ContextNetwork,
+    DiagonalNormalGuide,
+    Digits,
+    NormalLikelihood,
+    SemiSupervisedVAE,
+    StackedVAE,
+    StandardNormalPrior,
+    fit,
+    log_likelihood,
+)
+from pyro_vae.assembly import active_latents, latents_of, start_at_data
+from pyro_vae.evaluation import classification
+from pyro_vae.models import classification_weight
+from pyro_vae.objectives import SummedELBO
+
+CLASSES = 10
+
+
+def positive(text):
+    """A positive integer."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def m1(train, latent_dim, width):
+    """p(z1) p(x | z1) with q(z1 | x)."""
+    net = partial(MLP, hidden=(width, width))
+    likelihood = BernoulliLikelihood(latent_dim, train.data_shape, net=net).start_at(train.mean())
+    return VAE(StandardNormalPrior(latent_dim), likelihood, DiagonalNormalGuide(train.data_shape, latent_dim, net=net))
+
+
+def m2(train, labels, args):
+    """p(y) p(z) p(z1 | y, z) with q(y | z1) q(z | z1, y)."""
+    shape, hidden = train.data_shape, (args.width,)
+    net = partial(ContextNetwork, context_dim=CLASSES, net=partial(MLP, hidden=()), hidden=hidden)
+    return SemiSupervisedVAE(
+        StandardNormalPrior(args.style_dim),
+        NormalLikelihood(args.style_dim, shape, net=net, scale="network", min_scale=1e-3),
+        DiagonalNormalGuide(shape, args.style_dim, net=net),
+        CategoricalGuide(shape, CLASSES, net=partial(MLP, hidden=hidden)),
+        classification_weight=classification_weight(len(train), labels, alpha=args.alpha),
+    )
+
+
+def train(vae, data, epochs, objective=None, *, seed=0):
+    """Adam from 1e-3, by a cosine, to zero."""
+    schedule = partial(CosineAnnealingLR, T_max=epochs)
+    optimizer = partial(Adam, lr=1e-3)
+    fit(
+        vae.model,
+        vae.guide,
+        data,
+        epochs=epochs,
+        objective=objective,
+        optimizer=optimizer,
+        lr_schedule=schedule,
+        seed=seed,
+    )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="M1+M2 on the digits.")
+    parser.add_argument("--labels", type=positive, default=100, help="labelled images (%(default)s)")
+    parser.add_argument("--m1-epochs", type=positive, default=100, help="of the VAE (%(default)s)")
+    parser.add_argument("--epochs", type=positive, default=200, help="of the model of its latents (%(default)s)")
+    parser.add_argument("--latent-dim", type=positive, default=10, help="dimensions of z1 (%(default)s)")
+    parser.add_argument("--style-dim", type=positive, default=5, help="dimensions of z (%(default)s)")
+    parser.add_argument("--width", type=positive, default=200, help="of the hidden layers (%(default)s)")
+    parser.add_argument("--alpha", type=float, default=1.0, help="weight of the classification (%(default)s)")
+    parser.add_argument("--num-samples", type=positive, default=500, help="per test image, for log p(x) (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of labels and training (%(default)s)")
+    parser.add_argument("--root", help="where MNIST lies; without it the digits")
+    args = parser.parse_args(argv)
+
+    few = {"labels": args.labels, "label_seed": args.seed}
+    splits = (MNIST(args.root, **few) if args.root else Digits(**few)).load()
+    torch.manual_seed(args.seed)
+    lower = m1(splits.train, args.latent_dim, args.width)
+    train(lower, splits.train.unpaired(), args.m1_epochs, seed=args.seed)
+
+    active = active_latents(lower, splits.train)
+    latents = latents_of(lower, splits, active)
+    upper = m2(latents.train, args.labels, args)
+    start_at_data(upper, latents.train)
+    train(upper, latents.train, args.epochs, SummedELBO(), seed=args.seed)
+
+    both = StackedVAE(lower, upper, active)
+    print(f"{len(active)} of {args.latent_dim} dimensions of z1 are active")
+    print(classification(both, splits.test))
+    for name, vae in (("M1", lower), ("M1+M2", both)):
+        result = log_likelihood(vae.model, vae.guide, splits.test, num_samples=args.num_samples, seed=args.seed)
+        value, spread = result.mean("log_likelihood"), result.monte_carlo_error()
+        print(f"{name}: log p(x) >= {value:.3f} +- {spread:.3f} nats per image")
+    rows = both.sample(y=torch.arange(CLASSES), mean=True)
+    print(f"one image of each class: {tuple(rows.shape)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Whether a classifier is right as often as it says: confidence against accuracy, bin by bin."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NUM_BINS = 15
+
+
+class Reliability(NamedTuple):
+    """Confidence and accuracy in bins of the confidence, each ``(num_bins,)``, float64; nan in an empty bin."""
+
+    edges: Tensor
+    """``(num_bins + 1,)``, the bins' limits; a bin holds its upper one."""
+    counts: Tensor
+    """Number of data."""
+    confidence: Tensor
+    """Mean probability of the predicted class."""
+    accuracy: Tensor
+    """Share of data that were predicted rightly."""
+    variance: Tensor
+    """Mean of confidence times its complement: what a calibrated classifier's hits would vary by."""
+
+    @property
+    def error(self) -> float:
+        r"""The expected calibration error, :math:`\sum_m \frac{n_m}{N} |\mathrm{acc}_m - \mathrm{conf}_m|`."""
+        gap = (self.accuracy - self.confidence).abs().nan_to_num(nan=0.0)
+        return float((self.counts / self.counts.sum() * gap).sum())
+
+    @property
+    def largest_error(self) -> float:
+        """The maximum calibration error, over the bins that are not empty."""
+        return float((self.accuracy - self.confidence).abs().nan_to_num(nan=0.0).max())
+
+    @property
+    def floor(self) -> float:
+        """What the calibration error is on average of a classifier that is calibrated, for so many data.
+
+        The mean of an absolute value is not 0: sqrt(2 / pi) of a standard deviation, where a bin's mean is normal.
+        """
+        spread = (self.counts * self.variance.nan_to_num(nan=0.0)).sqrt()  # of the number of hits, per bin
+        return float(math.sqrt(2 / math.pi) * spread.sum() / self.counts.sum())
+
+
+def reliability(
+    confidence: Tensor, correct: Tensor, *, num_bins: int = NUM_BINS, equal_mass: bool = False
+) -> Reliability:
+    r"""Mean confidence and accuracy in bins of the confidence.
+
+    Args:
+        confidence: ``(N,)``, the probability of the predicted class.
+        correct: ``(N,)``, whether that class was right.
+        num_bins: number of bins M.
+        equal_mass: bins of equally many data instead of equal width, of which none is empty or nearly so.
+
+    Returns:
+        The bins; their ``error`` is the expected calibration error (ECE).
+
+    Raises:
+        ValueError: ``num_bins`` is not positive, or the bins of equal mass are more than the data.
+
+    References:
+        On calibration of modern neural networks (Guo et al., 2017), eq. 2 and 3: bins of equal width.
+        https://arxiv.org/abs/1706.04599
+        Posterior calibration and exploratory analysis for natural language processing models (Nguyen and O'Connor,
+        2015), section 3: bins of equal mass. https://arxiv.org/abs/1508.05154
+
+    Example:
+        >>> bins = reliability(torch.tensor([0.9, 0.9, 0.6, 0.6]), torch.tensor([1, 1, 1, 0]), num_bins=2)
+        >>> bins.counts.tolist(), round(bins.error, 3)
+        ([0.0, 4.0], 0.0)
+    """
+    most = len(confidence) if equal_mass else num_bins
+    if not 1 <= num_bins <= most:
+        raise ValueError(
+            f"reliability: num_bins must be at least 1, and no more than the data, got num_bins={num_bins} for "
+            f"{len(confidence)} data. Use 15."
+        )
+    confidence, correct = confidence.detach().cpu().double(), correct.cpu().double()
+    if equal_mass:
+        ordered, order = confidence.sort(stable=True)
+        bins = torch.empty_like(order).index_copy(0, order, torch.arange(len(order)) * num_bins // len(order))
+        last = torch.stack([ordered[bins[order] == b][-1] for b in range(num_bins)])
+        edges = torch.cat([ordered[:1], last])
+    else:
+        edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)
+        bins = torch.bucketize(confidence, edges[1:-1])  # (m - 1) / M < confidence <= m / M
+    count, hits, total, variance = (
+        torch.zeros(num_bins, dtype=torch.float64).index_add(0, bins, value)
+        for value in (torch.ones_like(confidence), correct, confidence, confidence * (1 - confidence))
+    )
+    return Reliability(edges, count, total / count, hits / count, variance / count)

@@ -1,0 +1,310 @@
+"""M1: the latents of a VAE as features, in the form of a scikit-learn transformer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+from typing_extensions import Self
+
+from pyro_vae.assembly import build_vae
+from pyro_vae.features.encoding import decode, encode, log_likelihoods
+from pyro_vae.guides import DiagonalNormalGuide, Guide
+from pyro_vae.isolation import placement
+from pyro_vae.likelihoods import Likelihood, NormalLikelihood
+from pyro_vae.models import VAE
+from pyro_vae.networks import Shape
+from pyro_vae.priors import Prior, StandardNormalPrior
+from pyro_vae.training import fit
+
+FLOATS = [np.float64, np.float32]
+
+
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    r"""A VAE as a scikit-learn transformer: x to the mean of :math:`q(z | x)`, trained without labels (M1).
+
+    Everything scikit-learn does with a transformer works: pipelines, cross-validation, ``set_output``, ``clone``,
+    pickling. X has two dimensions, ``(N, D)``: flatten images, and pass their shape as ``data_shape`` where a network
+    is convolutional. The weights have the dtype of X: float32 trains faster. The defaults are made for standardized
+    real data; for data in {0, 1} pass ``likelihood=BernoulliLikelihood``. Nothing global changes.
+
+    Args:
+        latent_dim: number of latent dimensions L.
+        prior: builds p(z), ``prior(latent_dim)``; None is ``StandardNormalPrior``.
+        likelihood: builds p(x | z), ``likelihood(latent_dim, data_shape)``; None is ``NormalLikelihood``.
+        guide: builds q(z | x), ``guide(data_shape, latent_dim)``; None is ``DiagonalNormalGuide``.
+        data_shape: shape of one datum; None is ``(D,)``.
+        vae: a trained VAE to use in place of all these. ``fit`` then trains nothing, it only finds the active
+            dimensions; see :meth:`from_vae`.
+        epochs: passes over the data.
+        batch_size: data per step, at most N.
+        optimizer: called as ``optimizer(parameters, lr=lr)``; None is torch's ``Adam``.
+        lr: learning rate.
+        features: ``"mean"``, that of q(z | x); or ``"sample"``, one draw of it per datum.
+        active_threshold: keep the dimensions whose posterior mean has a standard deviation above it over the data of
+            ``fit``; 0.1 is what Kingma et al. used. None keeps all.
+        num_samples: importance samples per datum of :meth:`score`.
+        random_state: an int gives the same weights, draws and scores every time; None takes NumPy's global generator,
+            as everywhere in scikit-learn.
+
+    Attributes:
+        vae_: the trained VAE.
+        active_: ``(L,)``, which dimensions are kept.
+        latent_mean_, latent_std_: ``(L,)``, of the posterior mean over the data of ``fit``.
+        history_: the training's history, one record per epoch; empty for a given ``vae``.
+        n_features_in_: D.
+
+    Raises:
+        ValueError: in ``fit``: X is not finite, outside the likelihood's support or not of ``data_shape``, no dimension
+            is active, or an option is out of range.
+
+    References:
+        Semi-supervised learning with deep generative models (Kingma et al., 2014), section 2.1; the threshold is that
+        of the authors' code. Theirs draws z anew at every use (``features="sample"``). https://arxiv.org/abs/1406.5298
+
+    Example:
+        >>> import numpy as np
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.preprocessing import StandardScaler
+        >>> from sklearn.svm import LinearSVC
+        >>> X = np.random.default_rng(0).normal(size=(60, 5)).astype("float32")
+        >>> pipeline = make_pipeline(StandardScaler(), VAETransformer(2, epochs=3), LinearSVC())
+        >>> pipeline.fit(X, X[:, 0] > 0).predict(X).shape
+        (60,)
+        >>> VAETransformer(2, epochs=3).fit_transform(X).shape
+        (60, 2)
+    """
+
+    vae_: VAE
+    history_: list[dict[str, Any]]
+
+    def __init__(
+        self,
+        latent_dim: int = 10,
+        *,
+        prior: Callable[[int], Prior] | None = None,
+        likelihood: Callable[[int, Shape], Likelihood] | None = None,
+        guide: Callable[[Shape, int], Guide] | None = None,
+        data_shape: Shape | None = None,
+        vae: VAE | None = None,
+        epochs: int = 100,
+        batch_size: int = 100,
+        optimizer: Callable[..., Optimizer] | None = None,
+        lr: float = 1e-3,
+        features: Literal["mean", "sample"] = "mean",
+        active_threshold: float | None = None,
+        num_samples: int = 500,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        # Nothing else here: scikit-learn copies an estimator by its arguments, and checks them in fit.
+        self.latent_dim, self.data_shape, self.vae = latent_dim, data_shape, vae
+        self.prior, self.likelihood, self.guide = prior, likelihood, guide
+        self.epochs, self.batch_size, self.optimizer, self.lr = epochs, batch_size, optimizer, lr
+        self.features, self.active_threshold = features, active_threshold
+        self.num_samples, self.random_state = num_samples, random_state
+
+    @classmethod
+    def from_vae(cls, vae: VAE, X: Any = None, **options: Any) -> Self:
+        """A fitted transformer that uses a trained VAE as it is, that of a run folder say; it is not copied.
+
+        A pipeline, which fits all its steps anew, trains nothing either.
+
+        Args:
+            vae: the VAE, such as ``load_run("runs/mnist").vae``.
+            X: ``(N, D)``, data to find the active dimensions with; without it all are kept.
+            options: other arguments of the constructor: ``features``, ``active_threshold``, ``num_samples``,
+                ``random_state``.
+
+        Raises:
+            ValueError: ``active_threshold`` without X.
+            TypeError: ``vae`` is no :class:`~pyro_vae.VAE`.
+
+        Example:
+            >>> from pyro_vae import BernoulliLikelihood
+            >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (1, 3, 3)), DiagonalNormalGuide((1, 3, 3), 2))
+            >>> VAETransformer.from_vae(vae).transform(np.ones((4, 9))).shape
+            (4, 2)
+        """
+        if not isinstance(vae, VAE):
+            raise TypeError(f"{cls.__name__}: vae must be a VAE, got a {type(vae).__name__}. Pass load_run(PATH).vae.")
+        made = cls(vae.latent_dim, data_shape=vae.data_shape, vae=vae, **options)
+        if X is not None:
+            return made.fit(X)
+        if made.active_threshold is not None:
+            raise made._error("active_threshold must have data", "X=None", "Pass X, or active_threshold=None")
+        made._check_options()
+        made.vae_, made.history_ = vae, []
+        made.n_features_in_ = math.prod(vae.data_shape)
+        made.active_ = np.ones(vae.latent_dim, dtype=bool)
+        return made
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Train the VAE on X, ``(N, D)``; y is not used."""
+        fewest = 1 if self.active_threshold is None else 2  # of one datum nothing varies
+        X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=fewest)
+        self._check_options()
+        shape = self._data_shape(X.shape[1])
+        if self.vae is None:
+            self._train(torch.from_numpy(np.array(X)).reshape(-1, *shape))
+        else:
+            self.vae_, self.history_ = self.vae, []
+        means = self._encode(X, "mean")
+        self.latent_mean_, self.latent_std_ = means.mean(0), means.std(0)
+        self.active_ = self._find_active()
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """The features of X: mean, or a draw, of q(z | x) in the active dimensions.
+
+        With an int as ``random_state`` the draws of equal X are equal; ``set_params(random_state=...)`` gives others.
+
+        Args:
+            X: ``(N, D)``.
+
+        Returns:
+            ``(N, active dimensions)``, of the dtype of X.
+        """
+        X = self._checked(X)
+        return self._encode(X, self.features)[:, self.active_]
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """The mean of p(x | z); a dimension that is not active is held at its mean over the data of ``fit``.
+
+        Args:
+            X: ``(N, active dimensions)``, features z.
+
+        Returns:
+            ``(N, D)``.
+        """
+        check_is_fitted(self)
+        Z = check_array(X, dtype=FLOATS, estimator=self, input_name="X")
+        if Z.shape[1] != self.active_.sum():
+            raise self._error(f"X must have {self.active_.sum()} features", f"{Z.shape[1]}", "Pass what transform gave")
+        full = np.empty((len(Z), len(self.active_)), dtype=Z.dtype)
+        full[:, self.active_] = Z
+        if not self.active_.all():
+            full[:, ~self.active_] = self.latent_mean_[~self.active_]
+        return _array(decode(self.vae_, self._tensor(full)).flatten(1), like=Z)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        r"""Importance-sampling estimate of log p(x) per datum, :math:`\log \frac1S \sum_s p(x, z_s) / q(z_s | x)`.
+
+        A lower bound in expectation. Every datum has the same stream of random numbers: its value is what
+        :func:`pyro_vae.log_likelihood` gives for it alone, whatever stands beside it in X. All latent dimensions count,
+        active or not.
+
+        Args:
+            X: ``(N, D)``.
+
+        Returns:
+            ``(N,)``, nats.
+
+        References:
+            Importance Weighted Autoencoders (Burda et al., 2016), section 5. https://arxiv.org/abs/1509.00519
+        """
+        X = self._checked(X)
+        x, seed = self._data(X), self._seed()
+        return _array(log_likelihoods(self.vae_, x, num_samples=self.num_samples, seed=seed), like=X)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-likelihood per datum of X, ``(N, D)``, in nats; higher is better. See :meth:`score_samples`."""
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """The class's name with the number of the latent dimension, such as ``vaetransformer3``."""
+        check_is_fitted(self)
+        return super().get_feature_names_out(input_features)[self.active_]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.non_deterministic = self.features == "sample"  # a datum's draw depends on its place in X
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.vae_.latent_dim
+
+    def _train(self, x: Tensor) -> None:
+        seed = self._seed()
+        self.vae_ = build_vae(
+            tuple(x.shape[1:]),
+            self.latent_dim,
+            self.prior or StandardNormalPrior,
+            self.likelihood or NormalLikelihood,
+            self.guide or DiagonalNormalGuide,
+            seed=seed,
+        ).to(x.dtype)
+        self.vae_.likelihood.start_at(x.mean(0))
+        self.history_ = fit(
+            self.vae_.model,
+            self.vae_.guide,
+            x,
+            epochs=self.epochs,
+            batch_size=min(self.batch_size, len(x)),
+            optimizer=partial(self.optimizer or Adam, lr=self.lr),
+            seed=seed,
+            progress=False,
+        ).history
+
+    def _encode(self, X: np.ndarray, features: str) -> np.ndarray:
+        """``(N, L)``, all dimensions."""
+        z = encode(self.vae_, self._data(X), sample=features == "sample", seed=self._seed())
+        return _array(z, like=X)
+
+    def _find_active(self) -> np.ndarray:
+        if self.active_threshold is None:
+            return np.ones(len(self.latent_std_), dtype=bool)
+        active = self.latent_std_ > self.active_threshold
+        if not active.any():
+            rule = f"a latent dimension must vary by more than active_threshold={self.active_threshold} over the data"
+            raise self._error(rule, f"at most {self.latent_std_.max():.3g}", "Train for longer, or lower the threshold")
+        return active
+
+    def _checked(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        self._check_options()
+        return validate_data(self, X, dtype=FLOATS, reset=False)
+
+    def _tensor(self, X: np.ndarray) -> Tensor:
+        device, dtype = placement(self.vae_)
+        return torch.from_numpy(np.array(X)).to(device=device, dtype=dtype)
+
+    def _data(self, X: np.ndarray) -> Tensor:
+        return self._tensor(X).reshape(-1, *self.vae_.data_shape)
+
+    def _data_shape(self, num_features: int) -> Shape:
+        shape = self.data_shape if self.vae is None else self.vae.data_shape
+        if shape is not None and math.prod(shape) != num_features:
+            rule = f"X must have as many features as data_shape={tuple(shape)} has entries"
+            raise self._error(rule, f"{num_features}", "Flatten each datum: X.reshape(len(X), -1)")
+        return (num_features,) if shape is None else tuple(shape)
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, int | np.integer):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _check_options(self) -> None:
+        if self.features not in ("mean", "sample"):
+            raise self._error("features must be 'mean' or 'sample'", f"features={self.features!r}", "Use 'mean'")
+        for name in ("latent_dim", "epochs", "batch_size", "num_samples"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise self._error(f"{name} must be a positive integer", f"{name}={value!r}", "Use such a number")
+
+    def _error(self, rule: str, given: str, advice: str) -> ValueError:
+        return ValueError(f"{type(self).__name__}: {rule}, got {given}. {advice}.")
+
+
+def _array(values: Tensor, *, like: np.ndarray) -> np.ndarray:
+    return values.cpu().numpy().astype(like.dtype, copy=False)

@@ -1,0 +1,230 @@
+"""What models of data and labels share: the statements of the label, the checks of the pieces, their names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution, Unit
+from torch import Tensor, nn
+
+from pyro_vae.distributions import OneHotVariables
+from pyro_vae.guides import AmortizedGuide, CategoricalGuide
+from pyro_vae.likelihoods import Likelihood
+from pyro_vae.models.labels import check_labels, known, one_hot, pinned
+from pyro_vae.param_store import no_registration, register
+from pyro_vae.priors import CategoricalPrior, Prior
+
+
+class LabelledModel(nn.Module, ABC):
+    r"""A Pyro model :math:`p(y)\, p(z)` of what :meth:`sample_data` makes of both; calling it runs it.
+
+    Args:
+        label_prior: p(y), one variable.
+        prior: p(z).
+        likelihood: p(x | y, z, ...).
+    """
+
+    def __init__(self, label_prior: CategoricalPrior, prior: Prior, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.label_prior, self.prior, self.likelihood = label_prior, prior, likelihood
+
+    @abstractmethod
+    def sample_data(self, x: Tensor | None, z: Tensor, label: Tensor) -> Tensor:
+        """The Pyro statements of x, and of what goes with it, given z ``(*all, L)`` and y ``(*all, C)`` one-hot.
+
+        Within the plate ``"data"``.
+
+        Returns:
+            x, ``(B, *data_shape)``.
+        """
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, batch_size: int = 1) -> Tensor:
+        """The Pyro model: samples ``"y"``, ``"z"`` and ``"x"`` within the plate ``"data"``.
+
+        A label that is given is observed at the site ``"label"``, and ``"y"`` is that label with certainty.
+
+        Args:
+            x: ``(B, *data_shape)``, observed; without it x is sampled.
+            y: ``(B,)``, int64, the class of each datum, -1 where it is not known; None where none is.
+            batch_size: number of data to sample where neither is given.
+
+        Returns:
+            x, ``(B, *data_shape)``.
+
+        Raises:
+            ValueError: ``y`` has another dtype or length; where Pyro validates, also a class that does not exist.
+        """
+        register(self)
+        given = x if x is not None else y
+        with pyro.plate("data", batch_size if given is None else len(given), dim=-1):
+            label = self.sample_label(None if y is None else check_labels(y, given, self.label_prior.categories))
+            z = pyro.sample("z", self.prior())
+            return self.sample_data(x, z, label)
+
+    def sample_label(self, y: Tensor | None) -> Tensor:
+        """The Pyro statements of y, ``(B, C)`` one-hot, within the plate ``"data"``."""
+        logits = self.label_prior.logits
+        if y is None:
+            return pyro.sample("y", OneHotVariables(logits), infer={"enumerate": "parallel"})
+        label = one_hot(torch.where(known(y), y, 0), logits)
+        pyro.sample("label", OneHotVariables(logits).mask(known(y)), obs=label)
+        return pyro.sample("y", OneHotVariables(pinned(logits, y)), infer={"enumerate": "parallel"})
+
+
+class LabelledGuide(nn.Module, ABC):
+    """A Pyro guide with q(y | x, ...) and q(z | x, y, ...); calling it runs it.
+
+    Args:
+        classifier: q(y | x, ...), of one variable.
+        guide: q(z | x, y, ...).
+        classification_weight: weight of log q(y | x, ...) of each labelled datum, while training.
+    """
+
+    def __init__(self, classifier: CategoricalGuide, guide: AmortizedGuide, classification_weight: float = 0.0) -> None:
+        super().__init__()
+        self.classifier, self.guide = classifier, guide
+        self.classification_weight = classification_weight
+
+    @abstractmethod
+    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The Pyro guide: samples ``"y"`` and ``"z"`` within the plate ``"data"``.
+
+        Args:
+            x: ``(B, *data_shape)``, a batch of data.
+            y: ``(B,)``, int64, the class of each datum, -1 where it is not known; None where none is.
+
+        Returns:
+            What it drew, y ``(B, C)`` one-hot and z ``(B, L)`` the last two; under enumeration with more dimensions
+            before.
+        """
+
+    def sample_label(self, logits: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
+        """The Pyro statements of y given its logits ``(*batch, 1, C)``, within the plate ``"data"``."""
+        infer = dict(self.classifier.infer)
+        if y is None:
+            return pyro.sample("y", self.classifier.distribution(logits), infer=infer)
+        y = check_labels(y, x, self.classifier.categories)
+        if self.training and self.classification_weight > 0:
+            log_q = OneHotVariables(logits).log_prob(one_hot(torch.where(known(y), y, 0), logits))
+            loss = -self.classification_weight * torch.where(known(y), log_q, 0.0)
+            unit = Unit(loss, has_rsample=True)  # a factor that is no part of the guide's density
+            pyro.sample("classification", unit, obs=unit.sample(), infer={"is_auxiliary": True, "is_loss": True})
+        return pyro.sample("y", self.classifier.distribution(pinned(logits, y)), infer=infer)
+
+
+class LabelledVAE(nn.Module, ABC):
+    """A model of data and classes with its guide, whose pieces fit each other.
+
+    Args:
+        model: the Pyro model.
+        guide: the Pyro guide.
+
+    Raises:
+        ValueError: the pieces do not share ``latent_dim``, ``data_shape`` or the number of classes, the classifier is
+            of several variables, or the classification weight is negative.
+    """
+
+    def __init__(self, model: LabelledModel, guide: LabelledGuide) -> None:
+        super().__init__()
+        self.model, self.guide = model, guide
+        self._check_sizes()
+        weight = {"classification_weight": guide.classification_weight}
+        self._require("classification_weight must not be negative", weight, guide.classification_weight >= 0)
+
+    @abstractmethod
+    def classify(self, x: Tensor) -> Tensor:
+        """Probabilities q(y | x), ``(*batch, C)``, of x ``(*batch, *data_shape)``."""
+
+    def mean_over(self, q: TorchDistribution, logits: Callable[[Tensor], Tensor], num_samples: int | None) -> Tensor:
+        """Mean over draws of q of the classes' probabilities, ``(*batch, C)``.
+
+        Args:
+            q: of what the classifier needs besides x.
+            logits: from a draw to ``(*batch, 1, C)``.
+            num_samples: number of draws for each datum; None takes the mean of q alone.
+
+        Raises:
+            ValueError: ``num_samples`` is not positive.
+        """
+        if num_samples is not None and num_samples < 1:
+            raise ValueError(
+                f"{type(self).__name__}: num_samples must be at least 1, got num_samples={num_samples}. "
+                "Use None for the mean."
+            )
+        # One draw at a time: a test set fits into memory as it does for a classifier of x alone.
+        draws = (q.mean,) if num_samples is None else (q() for _ in range(num_samples))
+        found = [OneHotVariables(logits(draw)).mean for draw in draws]
+        return sum(found[1:], found[0]) / len(found)
+
+    def _check_sizes(self) -> None:
+        model, guide = self.model, self.guide
+        latent = {"prior": model.prior, "likelihood": model.likelihood, "guide": guide.guide}
+        shaped = {"likelihood": model.likelihood, "guide": guide.guide, "classifier": guide.classifier}
+        classes = {"classifier": guide.classifier, "label_prior": model.label_prior}
+        self._share("latent_dim", {name: piece.latent_dim for name, piece in latent.items()})
+        self._share("data_shape", {name: piece.data_shape for name, piece in shaped.items()})
+        self._share("the number of classes", {name: piece.latent_dim for name, piece in classes.items()})
+        categories = {name: piece.categories for name, piece in classes.items()}
+        single = all(piece.categories == piece.latent_dim for piece in classes.values())
+        self._require("y must be one variable, whose categories are the classes", categories, single)
+
+    def _share(self, what: str, found: Mapping[str, object]) -> None:
+        self._require(f"{', '.join(found)} must share {what}", found, len(set(found.values())) == 1)
+
+    def _require(self, rule: str, given: Mapping[str, object], holds: bool) -> None:
+        if not holds:
+            what = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise ValueError(f"{type(self).__name__}: {rule}, got {what}. Build the pieces to fit each other.")
+
+    @property
+    def prior(self) -> Prior:
+        """p(z)."""
+        return self.model.prior
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """p(x | y, z)."""
+        return self.model.likelihood
+
+    @property
+    def label_prior(self) -> CategoricalPrior:
+        """p(y)."""
+        return self.model.label_prior
+
+    @property
+    def classifier(self) -> CategoricalGuide:
+        """q(y | x)."""
+        return self.guide.classifier
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return self.classifier.categories
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent dimensions L."""
+        return self.prior.latent_dim
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return self.likelihood.data_shape
+
+    @torch.no_grad()
+    def sample(self, num_samples: int = 1, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
+        """Draw x from the model, ``(num_samples, *data_shape)``.
+
+        Args:
+            num_samples: number of data; where ``y`` is given there are as many as labels.
+            y: ``(B,)``, int64, the classes to draw from; where it is None or -1 these are drawn too.
+            mean: return the mean of x given everything else that was drawn instead of a draw of it.
+        """
+        with no_registration():
+            trace = poutine.trace(self.model).get_trace(y=y, batch_size=num_samples)
+        site = trace.nodes["x"]
+        return site["fn"].mean if mean else site["value"]

@@ -1,0 +1,266 @@
+"""Error, scores and calibration of class probabilities, against numbers worked out otherwise."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from sklearn import metrics
+from torch import Tensor, nn
+
+from pyro_vae import data
+from pyro_vae.evaluation import Classification, Result, classification, error_over_draws, reliability
+from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
+
+
+def drawn(num: int = 500, classes: int = 4, *, sharpen: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Probabilities and labels drawn from them; sharpened afterwards they are too sure."""
+    logits = 1.5 * torch.randn(num, classes)
+    y = torch.distributions.Categorical(logits=logits).sample()
+    return (sharpen * logits).softmax(-1), y
+
+
+# scores
+
+
+def test_the_scores_are_those_of_scikit_learn() -> None:
+    p, y = drawn()
+    found = classification(p, labels=y)
+    assert found.accuracy == pytest.approx(metrics.accuracy_score(y, p.argmax(-1)))
+    assert found.error_rate == pytest.approx(100 - 100 * metrics.accuracy_score(y, p.argmax(-1)))
+    assert found.mean("cross_entropy") == pytest.approx(metrics.log_loss(y, p))
+    assert torch.equal(found.confusion(), torch.tensor(metrics.confusion_matrix(y, p.argmax(-1))))
+    each = [metrics.brier_score_loss(y == c, p[:, c]) for c in range(4)]
+    assert found.mean("brier") == pytest.approx(sum(each))
+
+
+def test_the_errors_of_the_means() -> None:
+    p, y = drawn()
+    found = classification(p, labels=y)
+    rate = found.error_rate / 100
+    assert found.sampling_error("error") == pytest.approx(100 * math.sqrt(rate * (1 - rate) / 499))
+    assert found.sampling_error("brier") == pytest.approx(float(found.brier.std()) / math.sqrt(500))
+    other = classification(drawn()[0], labels=y)
+    assert found.gain(other, "error")[0] == pytest.approx(found.error_rate - other.error_rate)
+
+
+def test_a_class_that_was_ruled_out_costs_without_end() -> None:
+    found = classification(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), labels=torch.tensor([1, 1]))
+    assert found.cross_entropy.tolist() == [math.inf, pytest.approx(math.log(2))]
+    assert found.brier.tolist() == [2.0, 0.5]
+    assert found.predictions.tolist() == [0, 0]
+    assert found.confusion().tolist() == [[0, 0], [2, 0]]
+
+
+# calibration
+
+
+@pytest.mark.parametrize("num_bins", [1, 10, 15])
+def test_the_calibration_error_is_guos(num_bins: int) -> None:
+    p, y = drawn(sharpen=2.0)
+    confidence, right = p.max(-1)
+    expected, largest = 0.0, 0.0
+    for m in range(num_bins):
+        inside = [i for i, c in enumerate(confidence.tolist()) if m / num_bins < c <= (m + 1) / num_bins]
+        if inside:
+            gap = abs(sum(float(right[i] == y[i]) - float(confidence[i]) for i in inside)) / len(inside)
+            expected, largest = expected + len(inside) / 500 * gap, max(largest, gap)
+    bins = classification(p, labels=y, num_bins=num_bins).reliability()
+    assert bins.error == pytest.approx(expected, abs=1e-12)
+    assert bins.largest_error == pytest.approx(largest, abs=1e-12)
+    assert bins.counts.sum() == 500
+    assert len(bins.counts) == len(bins.edges) - 1 == num_bins
+
+
+def test_bins_hold_their_upper_limit() -> None:
+    bins = reliability(torch.tensor([0.25, 0.5, 0.75, 1.0]), torch.ones(4), num_bins=4)
+    assert bins.counts.tolist() == [1.0, 1.0, 1.0, 1.0]
+    assert bins.confidence.tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_bins_of_equal_mass() -> None:
+    p, y = drawn(103, sharpen=3.0)
+    found = classification(p, labels=y)
+    bins = found.reliability(num_bins=10, equal_mass=True)
+    assert sorted(bins.counts.tolist()) == [10.0] * 7 + [11.0] * 3
+    chunks = [torch.arange(103)[torch.arange(103) * 10 // 103 == b] for b in range(10)]
+    order = found.confidence.argsort()
+    hits = (found.error == 0).double()
+    expected = sum(len(c) / 103 * (hits[order[c]].mean() - found.confidence[order[c]].mean()).abs() for c in chunks)
+    assert bins.error == pytest.approx(float(expected), abs=1e-12)
+    assert bins.edges[0] == found.confidence.min()
+    assert bins.edges[-1] == found.confidence.max()
+    assert (bins.edges.diff() >= 0).all()
+
+
+def test_one_bin_is_the_gap_between_confidence_and_accuracy() -> None:
+    p, y = drawn(sharpen=2.0)
+    found = classification(p, labels=y)
+    gap = abs(float(found.confidence.mean()) - found.accuracy)
+    assert found.reliability(num_bins=1).error == pytest.approx(gap)
+    assert found.reliability(num_bins=1, equal_mass=True).error == pytest.approx(gap)
+
+
+def test_the_floor_is_the_mean_error_of_calibrated_classifiers() -> None:
+    p, _ = drawn(2000)
+    errors = [
+        classification(p, labels=torch.distributions.Categorical(p).sample()).reliability().error for _ in range(200)
+    ]
+    found = torch.tensor(errors)
+    floor = classification(p, labels=torch.zeros(2000, dtype=torch.int64)).reliability().floor
+    assert floor > 0.005
+    assert abs(float(found.mean()) - floor) < 4.5 * float(found.std()) / math.sqrt(200)
+    sharp, y = drawn(2000, sharpen=3.0)
+    assert classification(sharp, labels=y).reliability().error > 5 * floor
+
+
+# what is classified
+
+
+def test_the_exact_classifier_of_a_mixture() -> None:
+    case = MixtureOfLinearGaussians()
+    x, y = case.data(200)
+    exact = case.class_posterior(x)
+    for found in (
+        classification(case.vae, x, y),
+        classification(case.vae, data.ImageSet(x, y), batch_size=30),
+        classification(case.vae, data.ImageSet(x, y, paired=True)),
+        classification(case.vae, [(x[:50], y[:50]), (x[50:], y[50:])]),
+        classification(case.vae, [x[:50], x[50:]], y),
+        classification(exact, data.ImageSet(x, y)),
+    ):
+        assert (found.probabilities - exact).abs().max() < 1e-12
+        assert torch.equal(found.labels, y)
+        assert not found.probabilities.requires_grad
+
+
+class Moody(nn.Module):
+    """Certain of class 1 while it trains, and of class 0 otherwise."""
+
+    def classify(self, x: Tensor) -> Tensor:
+        torch.rand(1)  # and it draws, which nobody is to notice
+        return torch.tensor([0.0, 1.0] if self.training else [1.0, 0.0]).expand(len(x), 2)
+
+
+def test_it_is_in_eval_mode_and_is_put_back() -> None:
+    classifier = Moody()
+    before = torch.get_rng_state()
+    found = classification(classifier, torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))
+    assert found.error_rate == 0
+    assert classifier.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_binary_images_are_drawn_by_the_seed() -> None:
+    case = MixtureOfLinearGaussians()
+    images = data.ImageSet(torch.full((20, 5), 8, dtype=torch.uint8), torch.zeros(20).long(), 16, dynamic=True)
+    first, again, other = (classification(case.vae, images, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.probabilities, again.probabilities)
+    assert not torch.equal(first.probabilities, other.probabilities)
+
+
+# the result
+
+
+def test_it_is_saved_with_its_protocol(tmp_path) -> None:
+    p, y = drawn()
+    found = classification(p, labels=y, num_bins=12, protocol={"data": "drawn"})
+    assert found.protocol == {"data": "drawn", "num_bins": 12, "num_data": 500, "num_classes": 4}
+    found.save(tmp_path / "found.json")
+    loaded = Result.load(tmp_path / "found.json")
+    assert isinstance(loaded, Classification)
+    assert loaded.summary() == found.summary()
+    summary = found.summary()
+    assert summary["error"] == {"mean": found.error_rate, "sampling_error": found.sampling_error("error")}
+    assert summary["expected_calibration_error"] == found.reliability(num_bins=12).error
+    wrong = int((found.error > 0).sum())
+    assert f"error              {wrong / 5:.2f} +- " in str(found)
+    assert f"({wrong} of 500)" in str(found)
+    assert "in 12 bins" in str(found)
+
+
+# refusals
+
+HALF = torch.full((3, 2), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "labels must be known, got labels=None"),
+        ([0, -1, -1], r"labels must be known for all data that are evaluated, got 2 of 3 missing \(-1\)"),
+        ([0, 1, 2], r"labels must lie in 0\.\.1, got 0\.\.2"),
+        ([0, 1, -2], r"labels must lie in 0\.\.1, got -2\.\.1"),
+        ([0, 1], r"labels must be int64 of shape \(3,\), got torch\.int64 of shape=\(2,\)"),
+        ([0.0, 1.0, 0.0], r"labels must be int64 of shape \(3,\), got torch\.float64"),
+    ],
+)
+def test_labels_must_be_classes(labels: list[float] | None, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^classification: {message}"):
+        classification(HALF, labels=None if labels is None else torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "message"),
+    [
+        (torch.rand(3), r"must be \(N, C\)"),
+        (torch.ones(3, 1), r"must be \(N, C\)"),
+        (torch.ones(0, 2), r"must be \(N, C\)"),
+        (torch.tensor([[0.5, 0.5], [0.7, 0.7], [0.5, 0.5]]), r"add up to 1, got row 1 with the sum 1\.4"),
+        (torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.5, -0.5]]), r"got row 2 with the sum 1 and the least -0\.5"),
+        (torch.tensor([[torch.nan, 0.5], [0.5, 0.5], [0.5, 0.5]]), "got row 0"),
+    ],
+)
+def test_probabilities_must_be_some(probabilities: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^classification: probabilities .*{message}"):
+        classification(probabilities, labels=torch.zeros(3, dtype=torch.int64))
+
+
+def test_data_and_bins_must_be_there() -> None:
+    with pytest.raises(ValueError, match="data must be given to a classifier, got None"):
+        classification(Moody(), labels=torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="num_bins must be at least 1, got num_bins=0"):
+        classification(HALF, labels=torch.tensor([0, 1, 1]), num_bins=0)
+    with pytest.raises(ValueError, match="no more than the data, got num_bins=4 for 3 data"):
+        classification(HALF, labels=torch.tensor([0, 1, 1])).reliability(num_bins=4, equal_mass=True)
+
+
+# over draws of the labels
+
+
+def test_the_interval_is_students() -> None:
+    errors = [4.1, 3.7, 5.2, 4.4, 3.9, 4.8, 4.0, 4.3, 5.0, 4.6]
+    found = error_over_draws(errors)
+    low, high = stats.t.interval(0.95, 9, loc=found.mean, scale=stats.sem(errors))
+    assert found.interval == pytest.approx((low, high))
+    assert found.mean == pytest.approx(4.4)
+    assert found.standard_deviation == pytest.approx(float(torch.tensor(errors).std()))
+    assert str(found) == "4.40 +- 0.35 (95% interval over 10 draws)"
+    wide = error_over_draws(errors, level=0.99)
+    assert wide.interval == pytest.approx(stats.t.interval(0.99, 9, loc=4.4, scale=stats.sem(errors)))
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
+    draws = torch.randn(2000, 4).tolist()
+    held = sum(abs(found.mean) < found.margin for found in map(error_over_draws, draws))
+    assert abs(held - 1900) < 4.5 * math.sqrt(2000 * 0.95 * 0.05)
+
+
+def test_one_draw_has_no_interval() -> None:
+    found = error_over_draws([4.25])
+    assert (found.mean, found.num_draws) == (4.25, 1)
+    assert math.isnan(found.margin)
+    assert str(found) == "4.25 (1 draw)"
+
+
+@pytest.mark.parametrize("errors", [[], [1.0, math.nan]])
+def test_errors_must_be_numbers(errors: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^error_over_draws: errors must be finite, at least one, got errors="):
+        error_over_draws(errors)
+
+
+def test_the_level_is_a_probability() -> None:
+    with pytest.raises(ValueError, match="level must be between 0 and 1, got level=95"):
+        error_over_draws([1.0, 2.0], level=95)

@@ -1,0 +1,114 @@
+"""Gradients by the classifier's logits: summed over y, by the score function, and relaxed, against the closed form.
+
+Every row has logits of its own, so that the gradients of the rows are independent draws of one estimator. With the
+exact q(z | x, y), log p(x, y, z) - log q(z | x, y) is log p(x, y) for every z, and the gradient has a closed form.
+"""
+
+import math
+
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from torch import nn
+
+from pyro_vae import objectives
+from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
+
+ROWS = 20_000
+LOGITS = torch.tensor([0.3, -0.8, 0.6], dtype=torch.float64)
+
+
+class Free(nn.Module):
+    """The logits of every row, whatever the datum."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.logits = nn.Parameter(LOGITS.repeat(rows, 1, 1))
+
+    def forward(self, x):
+        return self.logits
+
+
+def case(estimator, rows, **options):
+    """A mixture whose classifier has free logits, and one datum in every row."""
+    mixture = MixtureOfLinearGaussians(estimator=estimator, **options)
+    mixture.vae.classifier.net = Free(rows)
+    x = torch.tensor([0.2, -0.4, 0.9, 0.1, -0.3])
+    return mixture, x.repeat(rows, 1)
+
+
+def exact(mixture, x):
+    """Of the unlabelled bound by one row's logits: q_c (f_c - E_q f), with f = log p(x, y) - log q(y)."""
+    q = LOGITS.softmax(-1)
+    f = mixture.log_joint(x[0]) - q.log()
+    return q * (f - (q * f).sum())
+
+
+def gradients(objective, mixture, *args):
+    """Of the bound, ``(rows, C)``."""
+    loss = objective.differentiable_loss(mixture.vae.model, mixture.vae.guide, *args)
+    (found,) = torch.autograd.grad(-loss, [mixture.vae.classifier.net.logits])
+    return found.squeeze(1)
+
+
+def z_scores(found, expected):
+    return (found.mean(0) - expected) / (found.std(0) / math.sqrt(len(found)))
+
+
+@pytest.mark.parametrize("num_particles", [1, 4])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda k: objectives.SummedELBO(num_particles=k),
+        lambda k: objectives.EnumeratedELBO(num_particles=k),
+        lambda k: TraceEnum_ELBO(max_plate_nesting=1, num_particles=k, vectorize_particles=True),
+    ],
+    ids=["summed", "enumerated", "pyro"],
+)
+def test_the_sum_s_gradient_is_the_closed_form(objective, num_particles):
+    mixture, x = case("enumerate", 4, classification_weight=1.7)
+    y = torch.tensor([-1, 2, -1, 0])
+    found = gradients(objective(num_particles), mixture, x, y)
+    q, label = LOGITS.softmax(-1), torch.eye(3)[y]
+    expected = torch.where((y == -1).unsqueeze(-1), exact(mixture, x), 1.7 * (label - q))
+    assert (found - expected).abs().max() < 1e-9
+
+
+def test_a_label_does_not_move_the_classifier_without_the_weight():
+    mixture, x = case("enumerate", 2)
+    assert gradients(objectives.SummedELBO(), mixture, x, torch.tensor([1, 2])).abs().max() == 0
+    mixture, x = case("enumerate", 2, classification_weight=2.0)
+    mixture.vae.eval()
+    assert gradients(objectives.SummedELBO(), mixture, x, torch.tensor([1, 2])).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("baseline", "num_particles"), [("none", 1), ("batch", 1), ("none", 3), ("batch", 3), ("leave-one-out", 3)]
+)
+def test_the_score_function_agrees_in_expectation(baseline, num_particles):
+    mixture, x = case("score", ROWS)
+    objective = objectives.ScoreFunction(num_particles=num_particles, baseline=baseline)
+    assert z_scores(gradients(objective, mixture, x), exact(mixture, x)).abs().max() < 4.5
+
+
+def test_score_function_and_relaxation_leave_labelled_rows_alone():
+    y = torch.tensor([1, 0])
+    for objective, estimator in ((objectives.ScoreFunction(baseline="none"), "score"), (Trace_ELBO(), "relaxed")):
+        mixture, x = case(estimator, 2, classification_weight=0.5)
+        found = gradients(objective, mixture, x, y)
+        assert (found - 0.5 * (torch.eye(3)[y] - LOGITS.softmax(-1))).abs().max() < 1e-9
+
+
+def test_the_relaxation_agrees_as_its_temperature_falls():
+    found = {}
+    for temperature in (3.0, 1.0, 0.2, 0.05):
+        mixture, x = case("relaxed", ROWS)
+        mixture.vae.classifier.temperature.fill_(temperature)
+        found[temperature] = gradients(objectives.ELBO(), mixture, x)
+        expected = exact(mixture, x)
+    bias = {t: (g.mean(0) - expected).norm() for t, g in found.items()}
+    assert z_scores(found[3.0], expected).abs().max() > 20, "there is a bias"
+    assert z_scores(found[1.0], expected).abs().max() > 10
+    assert bias[3.0] > bias[1.0] > bias[0.2]
+    assert z_scores(found[0.05], expected).abs().max() < 4.5
+    assert found[0.05].std() > found[0.2].std() > found[1.0].std(), "the variance is the price"

@@ -1,0 +1,288 @@
+"""Labels under every objective: the classifier's term beside the bound, whole and once, and sums that stay right."""
+
+from functools import partial
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.distributions import Bernoulli, Categorical, Normal
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from torch import nn
+from torch.optim import SGD, Adam, AdamW
+
+from pyro_vae import (
+    MLP,
+    CategoricalGuide,
+    ContextNetwork,
+    DiagonalNormalGuide,
+    NormalLikelihood,
+    StandardNormalPrior,
+    fit,
+    log_weights,
+    objectives,
+)
+from pyro_vae.models import ADGM
+from tests.linear_gaussian import LinearGaussian
+from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
+
+WEIGHT = 7.0
+BOUNDS = {
+    "ELBO": lambda: objectives.ELBO(num_particles=3),
+    "IWAE": lambda: objectives.IWAE(num_particles=3),
+    "Renyi": lambda: objectives.Renyi(num_particles=3, alpha=0.5),
+    "StickingTheLanding": lambda: objectives.StickingTheLanding(num_particles=3),
+    "DoublyReparameterized": lambda: objectives.DoublyReparameterized(num_particles=3),
+    "ReweightedWakeSleep": lambda: objectives.ReweightedWakeSleep(num_particles=3, guide_phase="wake"),
+    "VIMCO": lambda: objectives.VIMCO(num_particles=3),
+    "ScoreFunction": lambda: objectives.ScoreFunction(num_particles=3, baseline="none"),
+    "BetaELBO": lambda: objectives.BetaELBO(beta=0.1, num_particles=3),
+    "SummedELBO": lambda: objectives.SummedELBO(num_particles=3),
+    "EnumeratedELBO": lambda: objectives.EnumeratedELBO(num_particles=3, beta=0.1),
+}
+ENUMERATE, DRAW = ("SummedELBO", "EnumeratedELBO"), ("ReweightedWakeSleep", "VIMCO", "ScoreFunction")
+
+
+def estimator_of(name):
+    return "enumerate" if name in ENUMERATE else "score" if name in DRAW else "relaxed"
+
+
+def adgm(estimator, weight):
+    """A classifier that depends on what the guide draws."""
+    torch.manual_seed(5)
+    net = partial(MLP, hidden=(4,))
+    with_ = lambda *dims: partial(ContextNetwork, context_dim=dims, net=net, hidden=(4,))  # noqa: E731
+    return ADGM(
+        StandardNormalPrior(2),
+        NormalLikelihood(2, (5,), net=with_(3)),
+        DiagonalNormalGuide((5,), 2, net=with_(3, 2)),
+        CategoricalGuide((5,), 3, net=with_(2), estimator=estimator),
+        DiagonalNormalGuide((5,), 2, net=net),
+        DiagonalNormalGuide((5,), 2, net=with_(3, 2)),
+        classification_weight=weight,
+    )
+
+
+def loss_of(vae, objective, *args):
+    torch.manual_seed(11)
+    loss = objective.differentiable_loss(vae.model, vae.guide, *args)
+    found = torch.autograd.grad(loss, list(vae.classifier.parameters()), allow_unused=True)
+    return loss.detach(), [torch.zeros(()) if g is None else g for g in found]
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_classifier_s_term_is_beside_the_bound_and_linear(name):
+    """On labelled data: loss and gradient grow by the weight times those of the mean cross entropy, whatever the bound.
+
+    At equal random numbers the loss is bound + weight * term for every weight, and labels leave q(y | a, x) no other
+    gradient than the term's.
+    """
+    x, y = torch.randn(4, 5), torch.tensor([0, 2, 1, 1])
+    found = {w: loss_of(adgm(estimator_of(name), w), BOUNDS[name](), x, y) for w in (0.0, 1.0, WEIGHT)}
+    term = found[1.0][0] - found[0.0][0]
+    assert term > 1
+    assert abs(found[WEIGHT][0] - found[0.0][0] - WEIGHT * term) < 1e-9
+    reference = adgm(estimator_of(name), WEIGHT)
+    torch.manual_seed(11)
+    with poutine.trace() as trace, pyro.plate("num_particles_vectorized", 3, dim=-2):
+        reference.guide(x, y)
+    if name not in (*ENUMERATE, "ELBO", "BetaELBO"):  # these draw in another order
+        loss = trace.trace.nodes["classification"]["fn"].log_factor.mean(0).sum()
+        assert abs(loss - WEIGHT * term) < 1e-9
+    for zero, one, many in zip(found[0.0][1], found[1.0][1], found[WEIGHT][1], strict=True):
+        assert zero.abs().max() < 1e-12
+        assert (many - WEIGHT * one).abs().max() < 1e-9
+    assert max(g.abs().max() for g in found[1.0][1]) > 0.01
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_terms_are_the_bound_s_alone(name):
+    x, y = torch.randn(4, 5), torch.tensor([0, 2, -1, 1])
+    terms = []
+    for weight in (0.0, WEIGHT):
+        objective = BOUNDS[name]()
+        loss_of(adgm(estimator_of(name), weight), objective, x, y)
+        terms.append(objective.terms)
+    assert all(abs(a - b) < 1e-9 for a, b in zip(*terms, strict=True))
+
+
+def test_weights_are_the_model_s_in_train_mode_too():
+    case = MixtureOfLinearGaussians(classification_weight=WEIGHT)
+    x, y = case.data(6)
+    assert case.vae.guide.training
+    found = log_weights(case.vae.model, case.vae.guide, (x, y), num_samples=4)
+    assert (found - case.log_evidence(x, y)).abs().max() < 1e-9
+
+
+def test_a_float64_model_takes_labels_under_torch_s_own_dtype():
+    case = MixtureOfLinearGaussians(classification_weight=1.0)
+    x, y = case.data(6)
+    torch.set_default_dtype(torch.float32)
+    loss = objectives.SummedELBO().differentiable_loss(case.vae.model, case.vae.guide, x, y)
+    assert loss.dtype == torch.float64
+    assert loss.isfinite()
+
+
+# ---------------------------------------------------------------- the sum
+
+
+def pair(logits, *, mask=None, hidden=None, infer=None, on_y_alone=True):
+    """y ~ Cat(3), x ~ N(y, 1); guide with free logits (B, 3). ``hidden`` data have a mask."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", masked(Categorical(logits=torch.tensor([0.1, 0.4, -0.3]))))
+            pyro.sample("x", Normal(y.to(x), 1.0), obs=x)
+
+    def masked(fn):
+        return fn if hidden is None else fn.mask(hidden)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=torch.ones(()).bool() if mask is None else mask):
+            pyro.sample("y", masked(Categorical(logits=logits)), infer=infer or {"enumerate": "parallel"})
+
+    return model, guide
+
+
+def value_and_gradient(objective, programs, logits, x):
+    loss = objective.differentiable_loss(*programs, x)
+    return loss.detach(), torch.autograd.grad(loss, logits)[0]
+
+
+@pytest.mark.parametrize("how", ["logits", "mask", "poutine"])
+def test_it_is_pyro_s_at_no_probability_and_under_masks(how):
+    logits = torch.tensor([[0.3, -0.2, 0.6], [0.1, 0.9, -0.5]])
+    if how == "logits":
+        logits[0, 1] = -torch.inf
+    logits.requires_grad_()
+    hidden = torch.tensor([True, False])
+    options = {"logits": {}, "mask": {"hidden": hidden}, "poutine": {"mask": hidden}}[how]
+    programs, x = pair(logits, **options), torch.tensor([0.4, 1.7])
+    ours = value_and_gradient(objectives.SummedELBO(), programs, logits, x)
+    theirs = value_and_gradient(objectives.EnumeratedELBO(), programs, logits, x)
+    exact = expected(logits.detach(), x, how)
+    assert abs(ours[0] - exact) < 1e-9
+    if how == "logits":
+        assert abs(theirs[0] - exact) < 1e-9
+        assert (ours[1] - theirs[1]).abs().max() < 1e-9
+
+
+def expected(logits, x, how):
+    """By hand: a masked y is drawn all the same, and its log-probabilities count nothing."""
+    q = logits.softmax(-1)
+    log_x = Normal(torch.arange(3.0), 1.0).log_prob(x.unsqueeze(-1))
+    prior = torch.tensor([0.1, 0.4, -0.3]).log_softmax(-1)
+    seen = torch.tensor([[1.0], [0.0 if how != "logits" else 1.0]])
+    in_model = seen if how == "mask" else torch.ones(2, 1)
+    f = log_x + in_model * prior - seen * q.clamp_min(1e-300).log()
+    return -(q * f).sum()
+
+
+def test_a_datum_that_is_no_number_is_not_lost():
+    logits, objective = torch.zeros(2, 3), objectives.SummedELBO()
+    programs, x = pair(logits), torch.zeros(2)
+    with pyro.validation_enabled(False):
+        assert objective.loss(*programs, x) > 0
+        logits[1] = torch.nan  # once the programs have been examined
+        assert torch.tensor(objective.loss(*programs, x)).isnan()
+
+
+def test_drawing_in_parts_is_refused():
+    programs = pair(torch.zeros(2, 3), infer={"enumerate": "parallel", "num_samples": 5})
+    with pytest.raises(ValueError, match=r"^SummedELBO: a site must be summed over, not drawn in parts, got infer="):
+        objectives.SummedELBO().loss(*programs, torch.zeros(2))
+
+
+def test_two_sites_are_summed_over_in_all_combinations():
+    logits = torch.randn(4, 3, requires_grad=True)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", Categorical(logits=torch.tensor([0.1, 0.4, -0.3])))
+            b = pyro.sample("b", Bernoulli(0.3 + 0.2 * y.to(x)))
+            pyro.sample("x", Normal(y - 2 * b, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", Categorical(logits=logits), infer={"enumerate": "parallel"})
+            pyro.sample("b", Bernoulli(0.2 + 0.3 * y.to(x)), infer={"enumerate": "parallel"})
+
+    x = torch.randn(4)
+    ours = value_and_gradient(objectives.SummedELBO(num_particles=2), (model, guide), logits, x)
+    theirs = value_and_gradient(TraceEnum_ELBO(max_plate_nesting=1), (model, guide), logits, x)
+    assert abs(ours[0] - theirs[0]) < 1e-9
+    assert (ours[1] - theirs[1]).abs().max() < 1e-9
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("label", [-2, 3])
+@pytest.mark.parametrize("objective", [objectives.SummedELBO, objectives.EnumeratedELBO])
+def test_a_label_that_is_no_class_stops_a_training_after_the_first_batch_too(objective, label):
+    case = MixtureOfLinearGaussians()
+    x, y = case.data(8)
+    wrong = y.clone()
+    wrong[3] = label
+    with pytest.raises((ValueError, ArithmeticError)):
+        fit(case.vae.model, case.vae.guide, [(x, y), (x, wrong)], epochs=1, objective=objective(), engine="eager")
+
+
+class Folded(nn.Module):
+    """Parameters whose gradients are stored in another order than they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Parameter(torch.randn(3, 4))
+        self.turned = nn.Parameter(torch.randn(4, 3).T)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            loc = torch.einsum("bi,oi->bo", x, self.wide.T @ self.turned)
+            pyro.sample("x", Normal(loc, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("optimizer", [partial(Adam, lr=0.1), partial(AdamW, lr=0.1), partial(SGD, lr=0.01)])
+def test_gradients_reach_the_numbers_that_they_are_of(optimizer):
+    """Torch's fused optimizers pair gradient and parameter by their place in memory."""
+    torch.manual_seed(3)
+    model, x = Folded(), torch.randn(6, 4)
+    twin = Folded()
+    twin.load_state_dict(model.state_dict())
+    slow = optimizer.func(twin.parameters(), **optimizer.keywords, fused=False)
+    for _ in range(3):
+        slow.zero_grad()
+        (Trace_ELBO().differentiable_loss(twin, lambda x: None, x) / 6).backward()
+        slow.step()
+    fit(model, lambda x: None, x, epochs=3, batch_size=6, optimizer=optimizer, engine="eager")
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        assert (ours - theirs).abs().max() < 1e-9
+
+
+def test_a_monitor_keeps_its_numbers_and_nothing_else(exact):
+    x = exact.data(20)
+    result = fit(exact.vae.model, exact.vae.guide, x, epochs=2, batch_size=10, monitor=lambda: {"mine": torch.ones(())})
+    assert [record["mine"] for record in result.history] == [1.0, 1.0]
+    for wrong, message in (
+        ({"loss": 1.0}, "names of its own, got 'loss'"),
+        ({"a": "b"}, "numbers by name"),
+        (3, "numbers"),
+    ):
+        with pytest.raises(ValueError, match=r"^fit: monitor must ") as error:
+            fit(exact.vae.model, exact.vae.guide, x, epochs=1, batch_size=10, monitor=lambda: wrong)  # noqa: B023
+        assert message in str(error.value)
+
+
+def test_a_monitor_sees_eval_mode_and_changes_no_random_number():
+    def trained(monitored):
+        case = LinearGaussian()
+        torch.manual_seed(1)
+        x = case.data(20)
+        look = (
+            (lambda: modes.append(case.vae.guide.training) or {"noise": float(torch.rand(()))}) if monitored else None
+        )
+        return fit(case.vae.model, case.vae.guide, x, epochs=2, batch_size=10, monitor=look).history[-1]["loss"]
+
+    modes = []
+    assert trained(True) == trained(False)
+    assert modes == [False, False]
