@@ -45,7 +45,8 @@ examples:
   torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two       two processes share every batch
 
 Every component (data, prior, likelihood, guide, classifier, net, objective, optimizer, lr_schedule) is chosen by its
-class name, and its constructor's arguments follow after a dot. `pyro-vae train --guide.help DiagonalNormalGuide` shows them.
+class name, and its constructor's arguments follow after a dot. `pyro-vae train --guide.help DiagonalNormalGuide` shows
+them.
 PYRO_VAE_TRACEBACK=1 shows the traceback of an error.
 """
 

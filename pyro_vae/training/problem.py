@@ -74,7 +74,8 @@ class Problem:
         with NetworkPrecision(self.precision), random, support:
             loss = self.objective.differentiable_loss(self.model, self.guide, *args)
         gradients = torch.autograd.grad(loss / len(args[0]), self.parameters, allow_unused=True)
-        found = [None if g is None else as_stored(p, g) for p, g in zip(self.parameters, gradients, strict=True)]
+        pairs = zip(self.parameters, gradients, strict=True)
+        found: list[Tensor | None] = [None if g is None else as_stored(p, g) for p, g in pairs]
         norm = get_total_norm([g for g in found if g is not None])
         terms = self.objective.terms if isinstance(self.objective, Objective) else None
         finite = torch.isfinite(loss.detach() + norm)
