@@ -49,7 +49,33 @@ AUXILIARY = ["tests/test_auxiliary_semi_supervised.py"]
 LABELLED = ["tests/test_semi_supervised.py", "tests/test_label_gradients.py", "tests/test_stacked.py"]
 FEATURES = ["tests/test_features.py"]
 CHOICE = ["tests/data/test_labelling.py"]
+M2_CLI = ["tests/test_semi_supervised_cli.py"]
+IN_OBJECTIVES = ["tests/test_labels_in_objectives.py"]
 MUTANTS: list[tuple[str, str, str, list[str]]] = [
+    ("networks/conditioned.py", '"activation": options["activation"]', '"activation": "relu"', M2_CLI),
+    ("networks/conditioned.py", 'not options["dropout"]', "True", M2_CLI),
+    ("networks/conditioned.py", "given = {**found.keywords, **given}", "given = {**given}", M2_CLI),
+    ("commands/options.py", '"relaxed": "ELBO"', '"relaxed": "SummedELBO"', M2_CLI),
+    ("assembly/latents.py", ".std(0) > threshold", ".abs().mean(0) > threshold", M2_CLI),
+    ("assembly/latents.py", ".sample()[..., position]", ".mean[..., position]", M2_CLI),
+    ("assembly/latents.py", "if found.get(key) != expected[key]", "if False", M2_CLI),
+    ("assembly/semi_supervised.py", "missing = sorted(set(range(num)) - there)", "missing = []", M2_CLI),
+    ("data/inputs.py", "return 1 if top <= 1 else max_value", "return max_value", M2_CLI),
+    ("trained.py", "images.unpaired() if images.paired else images", "images", M2_CLI),
+    ("objectives/summed.py", "torch.where(weight == 0, 0.0, value)", "value", IN_OBJECTIVES),
+    ("objectives/summed.py", "masks=False", "masks=True", IN_OBJECTIVES),
+    ("objectives/per_datum.py", " + (scale * draws.loss).sum(-1).mean()", "", IN_OBJECTIVES),
+    ("objectives/programs.py", "losses(drawn)", "losses(guide.trace)", IN_OBJECTIVES),
+    ("objectives/elbo.py", 'if msg["infer"].get("is_loss"):', "if False:", IN_OBJECTIVES),
+    ("traces.py", 'if not site["infer"].get("is_loss")', "if True", IN_OBJECTIVES),
+    ("training/problem.py", "return torch.empty_like(parameter).copy_(gradient)", "return gradient", IN_OBJECTIVES),
+    ("training/loop.py", "numbers.keys() & record.keys()", "set()", IN_OBJECTIVES),
+    (
+        "models/stacked.py",
+        "self.whole = chosen == list(range(latent_dim))",
+        "self.whole = len(chosen) == latent_dim",
+        LABELLED,
+    ),
     (
         "evaluation/reliability.py",
         "torch.bucketize(confidence, edges[1:-1])",
@@ -147,8 +173,8 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("models/labelled.py", ".mask(known(y)), obs", ", obs", LABELLED),
     ("models/labelled.py", "/ len(found)", "/ (len(found) + 1)", LABELLED),
     ("models/labelled.py", "q.mean,) if", "q(),) if", LABELLED),
-    ("models/labels.py", "torch.where(label > 0, 0.0,", "torch.where(label > 0, 0.1,", LABELLED),
-    ("models/labels.py", "point = torch.where(exists, point, torch.nan)", "pass", LABELLED),
+    ("models/labels.py", "point = (1 - label) * (", "point = (1.1 - label) * (", LABELLED),
+    ("models/labels.py", "point = torch.where(label.sum(-1, keepdim=True) > 0, point, torch.nan)", "pass", LABELLED),
     ("models/labels.py", "low < -1 or high >= num_classes", "low < -1", LABELLED),
     ("models/labels.py", "low < -1 or high >= num_classes", "high >= num_classes", LABELLED),
     ("models/labels.py", "return y != -1", "return y > 0", LABELLED),
@@ -171,8 +197,6 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
         LABELLED,
     ),
     ("models/semi_supervised.py", "alpha * num_data / num_labels", "alpha * num_labels / num_data", LABELLED),
-    ("objectives/summed.py", "absent=-math.log(_size(s))", "absent=0.0", LABELLED),
-    ("objectives/summed.py", "torch.where(weight > 0, weight * value, 0.0)", "weight * value", LABELLED),
     ("traces.py", "dims != set(self.dims)", "False", LABELLED),
     ("networks/context.py", "common = common + layer(c)", "common = common + self.context[0](context[0])", AUXILIARY),
     ("likelihoods/location_scale.py", "self.log_scale + log_factor", "self.log_scale", LIKELIHOODS),
@@ -623,8 +647,8 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ),
     (
         "objectives/elbo.py",
-        "[*guide_trace.stochastic_nodes, *guide_trace.observation_nodes]",
-        "guide_trace.stochastic_nodes",
+        "_log_prob(site).sum() for site in sites(guide_trace)",
+        "_log_prob(site).sum() for site in sites(guide_trace) if not site['is_observed']",
         ["tests/test_guides.py", "tests/test_objectives.py", "tests/test_per_datum_objectives.py"],
     ),
     (

@@ -156,6 +156,7 @@ def test_a_resumed_run_is_the_longer_one_bit_for_bit(m2: Path, tmp_path: Path) -
     assert all(torch.equal(again[k], whole[k]) for k in whole)
 
 
+@pytest.mark.slow
 def test_other_estimators_priors_and_guides_train(tmp_path: Path) -> None:
     words = ["--classifier.estimator", "relaxed", "--label_prior.learn", "true", "--guide", "IAFGuide", "--epochs", "1"]
     out = tmp_path / "run"
@@ -217,6 +218,7 @@ def test_classes_are_numbered_without_a_gap(labels: list[int], message: str) -> 
 # Several seeds
 
 
+@pytest.mark.slow
 def test_several_seeds_are_gone_on_with_and_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*M2, "--epochs", "1", "--seeds", "0", "4", "--out", str(tmp_path / "m2")]
     assert main(words) == 0

@@ -55,6 +55,7 @@ def build_semi_supervised(
         ValueError: the guide is not amortized, a VampPrior has no guide, or the pieces do not fit each other.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
         >>> pieces = StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide
         >>> build_semi_supervised((1, 8, 8), 2, 10, *pieces).classify(torch.zeros(4, 1, 8, 8)).shape
@@ -131,6 +132,7 @@ def count_classes(labels: Tensor | None) -> int:
         ValueError: there are no labels, or the classes are not numbered from 0 without a gap.
 
     Example:
+        >>> import torch
         >>> count_classes(torch.tensor([-1, 1, 0, -1, 2]))
         3
     """

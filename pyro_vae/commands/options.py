@@ -34,7 +34,7 @@ def parse_words(words: Sequence[str], trust: Sequence[str] = ()) -> Namespace:
 
     Example:
         >>> parse_words(["--model", "M2", "--classifier.estimator", "relaxed"]).objective.class_path
-        'pyro_vae.objectives.elbo.ELBO'
+        'pyro_vae.objectives.ELBO'
     """
     given = exact_words(list(words), trust)
     return parser().parse_args([*exact_words(_defaults(parser().parse_args(given)), trust), *given])

@@ -10,6 +10,7 @@ from pyro_vae.plotting.bounds import (
     pareto_shapes,
     sandwich_bounds,
 )
+from pyro_vae.plotting.class_entropy import class_entropy
 from pyro_vae.plotting.classes import class_embedding, confusion_matrix, reliability_diagram
 from pyro_vae.plotting.comparison import guide_comparison
 from pyro_vae.plotting.diagnostics import (
@@ -44,6 +45,7 @@ __all__ = [
     "bound_differences",
     "caption_of",
     "class_embedding",
+    "class_entropy",
     "class_samples",
     "confusion_matrix",
     "elbo_decomposition",
