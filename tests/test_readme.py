@@ -71,6 +71,25 @@ def test_its_files_and_names_exist() -> None:
         assert name == "Trace_ELBO" or any(hasattr(space, name) for space in spaces), name
 
 
+def test_the_errors_it_quotes_are_the_recorded_ones() -> None:
+    import json
+
+    labels = (ROOT / "docs/semi_supervised.md").read_text()
+    for page in (README, labels):
+        rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| M")}
+        for name, row in (("mnist-m2-3000", "M2, 120 epochs"), ("mnist-m1m2-100", "M1+M2, 160 epochs")):
+            found = json.loads((RESULTS / name / "result.json").read_text())
+            assert f" {found['classification']['test_error']:.2f} " in rows[row]
+            assert f"{found['training']['epochs']} epochs" in row
+        m1 = json.loads((RESULTS / "mnist-m1/result.json").read_text())["results"]["M1"]
+        for name in ("RBF SVM", "transductive RBF SVM", "label spreading"):
+            cells = [f"{c['mean']:.2f} +- {c['interval']:.2f}" for c in m1[name].values()]
+            assert " | ".join(cells) in rows[f"M1 + {name.replace('transductive RBF', 'transductive')}"]
+    digits = json.loads((RESULTS / "digits-m2/result.json").read_text())
+    for name in ("labels alone", "M2", "difference"):
+        assert " +- ".join(re.findall(r"[\d.]+", digits[name])[:2]) in README.replace(" %", "")
+
+
 def test_the_results_it_quotes_are_the_recorded_ones() -> None:
     import json
 
