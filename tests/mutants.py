@@ -69,7 +69,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("objectives/elbo.py", 'if msg["infer"].get("is_loss"):', "if False:", IN_OBJECTIVES),
     ("traces.py", 'if not site["infer"].get("is_loss")', "if True", IN_OBJECTIVES),
     ("training/problem.py", "return torch.empty_like(parameter).copy_(gradient)", "return gradient", IN_OBJECTIVES),
-    ("training/loop.py", "numbers.keys() & record.keys()", "set()", IN_OBJECTIVES),
+    ("training/reporting.py", "numbers.keys() & record.keys()", "set()", IN_OBJECTIVES),
     (
         "models/stacked.py",
         "self.whole = chosen == list(range(latent_dim))",

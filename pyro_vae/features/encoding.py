@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,3 +54,25 @@ def _weighed(vae: VAE, block: Tensor, num_samples: int, seed: int) -> Iterator[T
         reseed(seed, 0)
         weights = torch.cat([weigher.draw(size, datum).total for size in sizes])  # (S, 1)
         yield weights.logsumexp(0) - math.log(num_samples)
+
+
+def active_dimensions(owner: str, deviations: np.ndarray, threshold: float | None) -> np.ndarray:
+    """Which dimensions vary by more than the threshold over the data, ``(L,)``; all where it is None.
+
+    Raises:
+        ValueError: none does.
+    """
+    if threshold is None:
+        return np.ones(len(deviations), dtype=bool)
+    active = deviations > threshold
+    if not active.any():
+        raise ValueError(
+            f"{owner}: a latent dimension must vary by more than active_threshold={threshold} over the data, got at "
+            f"most {deviations.max():.3g}. Train for longer, or lower the threshold."
+        )
+    return active
+
+
+def as_array(values: Tensor, *, like: np.ndarray) -> np.ndarray:
+    """As an array of the dtype of another."""
+    return values.cpu().numpy().astype(like.dtype, copy=False)

@@ -17,7 +17,7 @@ from torch.optim import Adam, Optimizer
 from typing_extensions import Self
 
 from pyro_vae.assembly import build_vae
-from pyro_vae.features.encoding import decode, encode, log_likelihoods
+from pyro_vae.features.encoding import active_dimensions, as_array, decode, encode, log_likelihoods
 from pyro_vae.guides import DiagonalNormalGuide, Guide
 from pyro_vae.isolation import placement
 from pyro_vae.likelihoods import Likelihood, NormalLikelihood
@@ -159,7 +159,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             self.vae_, self.history_ = self.vae, []
         means = self._encode(X, "mean")
         self.latent_mean_, self.latent_std_ = means.mean(0), means.std(0)
-        self.active_ = self._find_active()
+        self.active_ = active_dimensions(type(self).__name__, self.latent_std_, self.active_threshold)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -193,7 +193,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         full[:, self.active_] = Z
         if not self.active_.all():
             full[:, ~self.active_] = self.latent_mean_[~self.active_]
-        return _array(decode(self.vae_, self._tensor(full)).flatten(1), like=Z)
+        return as_array(decode(self.vae_, self._tensor(full)).flatten(1), like=Z)
 
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Importance-sampling estimate of log p(x) per datum, :math:`\log \frac1S \sum_s p(x, z_s) / q(z_s | x)`.
@@ -213,7 +213,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         X = self._checked(X)
         x, seed = self._data(X), self._seed()
-        return _array(log_likelihoods(self.vae_, x, num_samples=self.num_samples, seed=seed), like=X)
+        return as_array(log_likelihoods(self.vae_, x, num_samples=self.num_samples, seed=seed), like=X)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood per datum of X, ``(N, D)``, in nats; higher is better. See :meth:`score_samples`."""
@@ -259,16 +259,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _encode(self, X: np.ndarray, features: str) -> np.ndarray:
         """``(N, L)``, all dimensions."""
         z = encode(self.vae_, self._data(X), sample=features == "sample", seed=self._seed())
-        return _array(z, like=X)
-
-    def _find_active(self) -> np.ndarray:
-        if self.active_threshold is None:
-            return np.ones(len(self.latent_std_), dtype=bool)
-        active = self.latent_std_ > self.active_threshold
-        if not active.any():
-            rule = f"a latent dimension must vary by more than active_threshold={self.active_threshold} over the data"
-            raise self._error(rule, f"at most {self.latent_std_.max():.3g}", "Train for longer, or lower the threshold")
-        return active
+        return as_array(z, like=X)
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -304,7 +295,3 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _error(self, rule: str, given: str, advice: str) -> ValueError:
         return ValueError(f"{type(self).__name__}: {rule}, got {given}. {advice}.")
-
-
-def _array(values: Tensor, *, like: np.ndarray) -> np.ndarray:
-    return values.cpu().numpy().astype(like.dtype, copy=False)

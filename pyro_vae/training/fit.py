@@ -18,10 +18,11 @@ from pyro_vae.objectives import ELBO
 from pyro_vae.precision import NetworkPrecision, Precision
 from pyro_vae.ranks import Ranks, join
 from pyro_vae.training.choice import EngineName, resolve_engine
-from pyro_vae.training.loop import FitResult, Loop, Monitor, ScheduleFactory, Settings
+from pyro_vae.training.loop import Loop
 from pyro_vae.training.problem import check_objective
 from pyro_vae.training.reporting import check_tensorboard
 from pyro_vae.training.run import Run
+from pyro_vae.training.settings import FitResult, Monitor, ScheduleFactory, Settings
 from pyro_vae.training.trainable import OptimizerFactory
 
 Program = Callable[..., Any]

@@ -3,70 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim import LBFGS
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation import Weigher, log_likelihood
 from pyro_vae.isolation import evaluating, isolated, validating
 from pyro_vae.objectives import Objective
-from pyro_vae.precision import Precision
 from pyro_vae.training.checkpoint import restore, state_of
 from pyro_vae.training.choice import EngineName, build_engine, resolve_engine
 from pyro_vae.training.combinations import check_combination
 from pyro_vae.training.engine import Engine, Step, StepResult
 from pyro_vae.training.nonfinite import NonFiniteError, diagnose
 from pyro_vae.training.process import interruptible, rng_state, set_rng_state, set_training
-from pyro_vae.training.reporting import EpochMeter, Progress, Recorder
+from pyro_vae.training.reporting import EpochMeter, Progress, Recorder, own_numbers
 from pyro_vae.training.run import Run
-from pyro_vae.training.trainable import OptimizerFactory, Trainable, build_optimizer
+from pyro_vae.training.settings import FitResult, Settings
+from pyro_vae.training.trainable import Trainable, build_optimizer
 
 Program = Callable[..., Any]
-ScheduleFactory = Callable[[Optimizer], LRScheduler]
-Monitor = Callable[[], Mapping[str, float]]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """How a training went.
-
-    Attributes:
-        history: one record per epoch, as in ``metrics.jsonl``: nats per datum, higher is better for ``elbo`` and
-            ``reconstruction``.
-        best_epoch: epoch with the best validation ELBO, or None without validation.
-        stopped: why the training ended.
-    """
-
-    history: list[dict[str, Any]]
-    best_epoch: int | None
-    stopped: Literal["epochs", "patience"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; the arguments of the same names of :func:`pyro_vae.fit`."""
-
-    objective: PyroELBO
-    optimizer: OptimizerFactory
-    lr_schedule: ScheduleFactory | None
-    lr_schedule_unit: Literal["epoch", "step"]
-    clip_norm: float | None
-    validation: Data | None
-    patience: int | None
-    monitor: Monitor | None
-    seed: int
-    engine: EngineName
-    precision: Precision
-    accumulate: int
-    checkpoint_seconds: float
 
 
 class Loop:
@@ -237,7 +198,7 @@ class Loop:
             record["validation_elbo"] = self._validate(self.settings.validation)
         if self.settings.monitor is not None:
             with evaluating(self.model, self.guide), isolated(self.settings.seed):
-                record |= _own_numbers(self.settings.monitor(), record)
+                record |= own_numbers(self.settings.monitor(), record)
         if self.scheduler and self.settings.lr_schedule_unit == "epoch":
             plateau = isinstance(self.scheduler, ReduceLROnPlateau)
             self.scheduler.step(-record.get("validation_elbo", -record["loss"])) if plateau else self.scheduler.step()
@@ -300,20 +261,6 @@ class Loop:
             self._restore_buffers(buffers)
         self.save()
         return diagnose(engine.problem, steps[-1].batches, self.trainable.parameters, self.step)
-
-
-def _own_numbers(found: Any, record: dict[str, Any]) -> dict[str, float]:
-    """What a monitor returned, as numbers."""
-    try:
-        numbers = {str(name): float(value) for name, value in (found or {}).items()}
-    except (AttributeError, TypeError, ValueError):
-        raise ValueError(
-            f"fit: monitor must return numbers by name, got {str(found)[:80]}. Return a dictionary of floats."
-        ) from None
-    taken = sorted(numbers.keys() & record.keys())
-    if taken:
-        raise ValueError(f"fit: monitor must have names of its own, got {taken[0]!r}. Call it something else.")
-    return numbers
 
 
 def _first_batch(batches: Batches) -> tuple[Any, ...]:

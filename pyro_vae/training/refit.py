@@ -10,7 +10,7 @@ from torch import nn
 
 from pyro_vae.data.batches import Data
 from pyro_vae.training.fit import fit
-from pyro_vae.training.loop import FitResult
+from pyro_vae.training.settings import FitResult
 
 V = TypeVar("V", bound="Swappable")
 

@@ -117,3 +117,17 @@ def _writer(run: Run) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run.path / "tensorboard"))
+
+
+def own_numbers(found: Any, record: dict[str, Any]) -> dict[str, float]:
+    """What a monitor returned, as numbers."""
+    try:
+        numbers = {str(name): float(value) for name, value in (found or {}).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"fit: monitor must return numbers by name, got {str(found)[:80]}. Return a dictionary of floats."
+        ) from None
+    taken = sorted(numbers.keys() & record.keys())
+    if taken:
+        raise ValueError(f"fit: monitor must have names of its own, got {taken[0]!r}. Call it something else.")
+    return numbers
