@@ -462,13 +462,14 @@ fit(vae.model, vae.guide, torch.rand(1000, 1, 28, 28).bernoulli(), epochs=2, eng
 
 
 @pytest.mark.slow
-def test_the_first_compiled_step_is_done_within_half_a_minute(tmp_path) -> None:
+def test_the_first_compiled_step_is_done_within_three_quarters_of_a_minute(tmp_path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # so that its work is seen in the process's times
     command = [sys.executable, "-W", "error::UserWarning", "-c", FIRST_STEP]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert sum(map(float, done.stdout.split())) < 30, "seconds of one processor, whatever else the machine does"
+    # The same code took 23 to 32 seconds of one processor of the same kind: two thirds are the C++ compiler's.
+    assert sum(map(float, done.stdout.split())) < 45, "seconds of one processor, whatever else the machine does"
     assert any(tmp_path.iterdir()), "it was compiled anew"
 
 

@@ -762,7 +762,7 @@ def _incomplete(exact):
 
 def _enumerated(exact):
     program = Discrete(True)
-    return program.model, program.guide, "the guide must draw its sites.* Use EnumeratedELBO"
+    return program.model, program.guide, "the guide must draw its sites.* Use SummedELBO"
 
 
 def _discrete(exact):
