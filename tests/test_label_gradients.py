@@ -112,3 +112,12 @@ def test_the_relaxation_agrees_as_its_temperature_falls():
     assert bias[3.0] > bias[1.0] > bias[0.2]
     assert z_scores(found[0.05], expected).abs().max() < 4.5
     assert found[0.05].std() > found[0.2].std() > found[1.0].std(), "the variance is the price"
+
+
+@pytest.mark.parametrize("label", [-2, 3])
+def test_a_class_that_does_not_exist_is_refused_where_pyro_validates(label):
+    mixture, x = case("enumerate", 2)
+    y = torch.tensor([0, label])
+    for program in (mixture.vae.model, mixture.vae.guide):
+        with pytest.raises(ValueError, match=r"^labels: y must lie in 0\.\.2, or be -1 where it is not known, got "):
+            program(x, y)
