@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Adam, Optimizer
 
-from pyro_vae.isolation import validating
+from pyro_vae._core.contexts import validating
 
 LR = 1e-3
 

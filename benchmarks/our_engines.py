@@ -12,8 +12,8 @@ from programs import Pair
 from timing import Candidate
 from torch import Tensor
 
+from pyro_vae._core.contexts import isolated
 from pyro_vae.data.batches import Batches
-from pyro_vae.isolation import isolated
 from pyro_vae.training import Step, build_engine
 
 

@@ -30,10 +30,10 @@ from pyro_vae import (
     SemiSupervisedVAE,
     StandardNormalPrior,
 )
+from pyro_vae._core.param_store import register
 from pyro_vae.guides import Guide
 from pyro_vae.networks import Shape
 from pyro_vae.objectives import ELBO, SummedELBO
-from pyro_vae.param_store import register
 
 PIXELS = (784,)
 Factory = Callable[[], PyroELBO]

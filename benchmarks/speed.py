@@ -34,7 +34,7 @@ from roofline import adam, measure_peaks, work_of
 from timing import Candidate, measure, quartiles, say
 
 from pyro_vae import ImageSet
-from pyro_vae.isolation import isolated
+from pyro_vae._core.contexts import isolated
 
 Record = dict[str, Any]
 

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_vae._core.contexts import isolated
 from pyro_vae.assembly import (
     Device,
     active_latents,
@@ -34,7 +35,6 @@ from pyro_vae.assembly import (
 from pyro_vae.config import load_config
 from pyro_vae.data import Dataset, Digits, Splits
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
-from pyro_vae.isolation import isolated
 from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
 from pyro_vae.models import VAE, LabelledVAE, SemiSupervisedVAE, classification_weight
 from pyro_vae.models.stacked import StackedVAE

@@ -29,8 +29,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from pyro_vae._core.contexts import isolated, tracing
 from pyro_vae.decompositions import DECOMPOSITIONS
-from pyro_vae.isolation import isolated
 
 _LOCK = threading.RLock()  # the patches below are the process's
 _ELBOS = (
@@ -171,6 +171,7 @@ def recordable() -> Iterator[None]:
         for module, name, new in changes:
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, new)
+        stack.enter_context(tracing())
         stack.enter_context(_Looks())
         yield
 

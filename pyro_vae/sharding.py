@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae._core.axes import Axes
+
 aten = torch.ops.aten
 
 # What draws random numbers, by where the shape of the draw is found.
@@ -129,14 +131,15 @@ class _Whole(NamedTuple):
         return torch.cat([sides[0], rows, sides[1]], self.dim + 1).flatten(self.dim, self.dim + 1)
 
 
-def find_rows(run: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[int, int] | None]:
+def find_rows(run: Callable[..., Any], args: tuple[Any, ...], axes: Axes) -> list[tuple[int, int] | None]:
     """Where the batch is in the shapes of a program's random tensors: dimension and repeats, None where it is not.
 
     Found by running the program with one datum and with two, and by what that changes.
 
     Args:
         run: the program, called with the arguments of a batch.
-        args: a batch; tensors of the first one's length are cut.
+        args: a batch.
+        axes: where the data are in it.
 
     Raises:
         ValueError: the program draws otherwise for another number of data.
@@ -144,7 +147,7 @@ def find_rows(run: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[int,
     shapes = []
     for rows in (1, 2):
         with _Shapes() as mode:
-            run(*(_first_datum(a, rows) if _is_data(a, args) else a for a in args))
+            run(*axes.take(args, torch.zeros(rows, dtype=torch.long)))
         shapes.append(mode.found)
     if [len(s) for s in shapes[0]] != [len(s) for s in shapes[1]]:
         raise ValueError(
@@ -152,19 +155,6 @@ def find_rows(run: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[int,
             "than for two. Train this model in one process."
         )
     return [_changed(one, two) for one, two in zip(*shapes, strict=True)]
-
-
-def take(args: tuple[Any, ...], rows: range) -> tuple[Any, ...]:
-    """The rows of every tensor among the arguments that is as long as the first."""
-    return tuple(a[rows.start : rows.stop] if _is_data(a, args) else a for a in args)
-
-
-def _is_data(argument: Any, args: tuple[Any, ...]) -> bool:
-    return isinstance(argument, Tensor) and argument.dim() > 0 and len(argument) == len(args[0])
-
-
-def _first_datum(data: Tensor, rows: int) -> Tensor:
-    return data[:1].expand(rows, *data.shape[1:]).contiguous()
 
 
 def _changed(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, int] | None:

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from pyro_vae import VAE, VampPrior, guides, latent_diagnostics, priors
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation import AggregatePosterior, LatentDiagnostics, Result, aggregate
 from pyro_vae.evaluation.aggregate import TERMS, decompose
 from pyro_vae.evaluation.margins import kl_per_dimension, margins, moments
-from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.likelihoods import BernoulliLikelihood
 from tests.linear_gaussian import LinearGaussian
 
@@ -53,10 +54,9 @@ def test_blocks_make_no_difference(exact: LinearGaussian, monkeypatch: pytest.Mo
     for pairs in (1, 150):
         monkeypatch.setattr(aggregate, "PAIRS", pairs)
         again, each_again = q.log_densities(z)
-        assert torch.equal(again, joint)
+        torch.testing.assert_close(again, joint, rtol=1e-9, atol=1e-9)
         assert each is not None
-        assert each_again is not None
-        assert torch.equal(each_again, each)
+        torch.testing.assert_close(each_again, each, rtol=1e-9, atol=1e-9)
 
 
 def test_far_away_it_has_a_logarithm() -> None:
@@ -231,10 +231,11 @@ def test_the_first_data_are_taken_apart() -> None:
     assert found.protocol["num_decomposed"] == 13
     assert found.protocol["num_data"] == 30
     for name in (*TERMS, "term_errors", "draws"):
-        assert torch.equal(getattr(found, name), getattr(alone, name)), name
+        assert torch.allclose(getattr(found, name), getattr(alone, name), rtol=1e-9, atol=1e-9), name
     without = latent_diagnostics(case.vae, x, num_decomposed=0)
     assert without.available == []
-    assert torch.equal(without.means, found.means)
+    # Of other batches: matrix products of another shape round differently.
+    torch.testing.assert_close(without.means, found.means, rtol=1e-9, atol=1e-9)
 
 
 def test_by_default_fewer_where_a_flow_is_inverted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +251,9 @@ def test_iterables_and_batch_sizes_give_the_same_posterior() -> None:
     x = case.data(12)
     one = latent_diagnostics(case.vae, x, batch_size=5)
     other = latent_diagnostics(case.vae, [x[:5], x[5:10], x[10:]])
-    assert torch.equal(one.information, other.information)  # type: ignore[arg-type]
+    assert one.information is not None
+    # Rows that are gathered and views of x lie elsewhere in memory, by which a matrix product may round.
+    torch.testing.assert_close(one.information, other.information, rtol=1e-9, atol=1e-9)
 
 
 def test_it_is_saved_with_its_protocol(tmp_path: Any) -> None:

@@ -128,7 +128,8 @@ def test_labels_that_come_with_the_data_are_not_looked_at() -> None:
     plain = estimate(case, x)
     paired = data.ImageSet(x, torch.where(y == 0, -1, y), paired=True)
     for other in (paired, [(x[:4], y[:4]), (x[4:], y[4:])], [x[:4], x[4:]]):
-        assert torch.equal(estimate(case, other).log_joint, plain.log_joint)
+        # To rounding: views of x and rows that are gathered lie elsewhere in memory.
+        torch.testing.assert_close(estimate(case, other).log_joint, plain.log_joint, rtol=1e-9, atol=1e-9)
 
 
 def test_seeds_are_kept_and_nothing_else_changes() -> None:

@@ -14,6 +14,7 @@ PACKAGE = Path(pyro_vae.__file__).parent
 
 # From the bottom up. A part imports lower layers and itself; parts of one layer do not import each other.
 LAYERS = [
+    {"_core"},
     {"networks", "distributions"},
     {"flows"},
     {"priors", "likelihoods", "guides"},
@@ -41,13 +42,7 @@ LEAVES = {
     "ranks": {"data", "evaluation", "training", "assembly", "commands"},
     "sharding": {"data", "training"},
     "recording": {"evaluation", "training"},
-    "isolation": {
-        *{"objectives", "evaluation", "training", "recording"},
-        *{"plotting", "assembly", "experiment", "features", "report", "commands"},
-    },
-    "param_store": {"guides", "models", "objectives", "evaluation", "isolation"},
     "tables": {"commands"},
-    "traces": {"objectives", "evaluation", "training"},
 }
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
@@ -76,7 +71,7 @@ def imported_parts(tree):
 
 def complaint(user, used):
     """Why ``user`` must not import ``used``, or None."""
-    if user == used:
+    if user == used or used == "_core":
         return None
     if used in LEAVES:
         return None if user in LEAVES[used] else f"{used} is open to {sorted(LEAVES[used])} only"

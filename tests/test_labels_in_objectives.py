@@ -1,12 +1,13 @@
 """Labels under every objective: the classifier's term beside the bound, whole and once, and sums that stay right."""
 
+import math
 from functools import partial
 
 import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.distributions import Bernoulli, Categorical, Normal
+from pyro.distributions import Bernoulli, Categorical, Normal, Unit
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
@@ -104,6 +105,58 @@ def test_the_terms_are_the_bound_s_alone(name):
         loss_of(adgm(estimator_of(name), weight), objective, x, y)
         terms.append(objective.terms)
     assert all(abs(a - b) < 1e-9 for a, b in zip(*terms, strict=True))
+
+
+TRIPLES = torch.cartesian_prod(*[torch.arange(3)] * 3).T  # (K, 27), all draws of three particles
+
+
+class EveryTriple(Categorical):
+    """Draws a different triple of values for each of 27 data."""
+
+    def sample(self, sample_shape=()):
+        return TRIPLES if len(self.batch_shape) > 1 else TRIPLES[0]
+
+
+def with_cost(log_joint, logits, cost):
+    """A model with log p(x, y) = log_joint[y], and a guide q(y) whose loss has the term cost[y]."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", Categorical(torch.ones(3) / 3))
+            pyro.factor("x", log_joint[y] + math.log(3))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            unit = Unit(cost[pyro.sample("y", EveryTriple(logits=logits))], has_rsample=True)
+            pyro.sample("cost", unit, obs=unit.sample(), infer={"is_auxiliary": True, "is_loss": True})
+
+    return model, guide
+
+
+SCORES = {
+    "VIMCO": (objectives.VIMCO, lambda log_weight: log_weight.logsumexp(0) - math.log(3)),
+    "none": (partial(objectives.ScoreFunction, baseline="none"), lambda log_weight: log_weight.mean(0)),
+    "leave-one-out": (
+        partial(objectives.ScoreFunction, baseline="leave-one-out"),
+        lambda log_weight: log_weight.mean(0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "bound"), SCORES.values(), ids=SCORES)
+def test_the_score_s_gradient_of_a_term_that_depends_on_the_draws_is_unbiased(make, bound):
+    """Exactly, by a sum over all draws: each triple is a datum, scaled by its probability."""
+    log_joint = torch.tensor([-0.7, -2.1, -1.3])
+    logits = torch.tensor([0.3, -0.2, 0.6], requires_grad=True)
+    cost = torch.tensor([1.0, -2.0, 4.0], requires_grad=True)
+    log_q = logits.log_softmax(-1)
+    probability = log_q[TRIPLES].sum(0).exp()  # (27,)
+    exact = (probability * (cost[TRIPLES].mean(0) - bound((log_joint - log_q)[TRIPLES]))).sum()
+    programs = [poutine.scale(p, probability.detach()) for p in with_cost(log_joint, logits, cost)]
+    loss = make(num_particles=3).differentiable_loss(*programs, torch.zeros(27))
+    assert abs(loss - exact) < 1e-9
+    found, expected = (torch.stack(torch.autograd.grad(value, [logits, cost])) for value in (loss, exact))
+    assert (found - expected).abs().max() < 1e-9
 
 
 def test_weights_are_the_model_s_in_train_mode_too():

@@ -11,7 +11,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
 from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
-from pyro_vae.param_store import no_registration, register
+from pyro_vae._core.param_store import no_registration, register
 
 DATA_SHAPE = (2, 3)
 

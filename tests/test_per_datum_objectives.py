@@ -565,6 +565,28 @@ def test_free_bits_hold_the_kl_of_each_group_up() -> None:
     assert loss_of(whole, case, x).item() == pytest.approx(-whole.terms.reconstruction.item() + 600, abs=1e-9)
 
 
+@pytest.mark.parametrize("nats", [0.0, 0.3])
+@pytest.mark.parametrize("groups", ["dimension", "site"])
+def test_free_bits_omit_the_kl_of_masked_data(groups, nats) -> None:
+    """KL(N(m, 1) || N(0, 1)) is m^2 / 2; that of the masked datum, by far the largest, must count as 0."""
+    seen, loc = torch.tensor([True, False, True]), torch.tensor([[1.0, 0.4], [6.0, 9.0], [-2.0, 0.2]])
+
+    def model(x):
+        with pyro.plate("data", 3), poutine.mask(mask=seen):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 3), poutine.mask(mask=seen):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    objective = FreeBits(nats=nats, groups=groups, num_particles=2)
+    loss = objective.loss(model, guide, torch.randn(3))
+    kl = (loc[seen].square() / 2).sum(0) / 3  # (L,), the mean over the batch
+    kl = (kl if groups == "dimension" else kl.sum()).clamp_min(nats).sum()
+    assert loss == pytest.approx(float(3 * kl - objective.terms.reconstruction), abs=1e-9)
+
+
 def test_free_bits_of_layers_in_another_order_are_by_the_draws() -> None:
     pair, x = Layered(ladder=False), torch.randn(5, 4)
     elbo, objective = ELBO(), FreeBits(nats=0.0, groups="site")

@@ -18,6 +18,7 @@ from pyro_vae.evaluation import (
     posterior_samples,
 )
 from pyro_vae.evaluation.kernel_density import KernelDensity
+from pyro_vae.evaluation.posterior import run_chains
 from tests.linear_gaussian import LinearGaussian
 
 
@@ -113,6 +114,28 @@ def test_the_harmonic_errors_are_calibrated() -> None:
     assert z.abs().max() < 5.5  # of 16 chains: a t distribution of 15 degrees
     assert abs(float(z.square().mean().sqrt()) / math.sqrt(15 / 13) - 1) < 0.2
     assert abs(result.mean() - float(case.log_prob(x).mean())) < 4.5 * result.monte_carlo_error()
+
+
+def test_repeated_draws_of_a_chain_do_not_reduce_the_harmonic_error(monkeypatch) -> None:
+    """With every draw of a chain equal to its first, ten times as many leave estimate and standard error unchanged."""
+    lengths = []
+
+    def constant(*args, **kwargs):
+        chains = run_chains(*args, **kwargs)
+        lengths.append(len(chains.u))
+        if len(lengths) % 2:  # the draws that the density is fitted to
+            return chains
+        u, log_joint = (part[:1].expand_as(part) for part in (chains.u, chains.log_joint))
+        return chains._replace(u=u, log_joint=log_joint)
+
+    monkeypatch.setattr("pyro_vae.evaluation.harmonic.run_chains", constant)
+    case = LinearGaussian(2, 7)
+    x, sizes = case.data(5), {"num_fitted": 160, "num_steps": 5, "warmup": 20, "engine": "eager"}
+    few, many = (harmonic_log_likelihood(case.vae.model, None, x, num_samples=n, **sizes) for n in (64, 640))
+    assert lengths == [10, 4, 10, 40]
+    assert few.standard_error.min() > 0
+    assert (few.log_likelihood - many.log_likelihood).abs().max() < 1e-9
+    assert (few.standard_error - many.standard_error).abs().max() < 1e-9
 
 
 def test_the_harmonic_result_is_kept(tmp_path) -> None:

@@ -86,6 +86,22 @@ def test_real_data_have_a_lower_bound_and_the_gap_as_its_calibration() -> None:
     assert "bracket" in str(result)
 
 
+@pytest.mark.parametrize(("upper", "high"), [([-1.5, -2.0], -4.75), ([-3.5, -4.0], -6.0)])
+def test_the_bracket_s_width_is_the_gap_or_zero_if_the_gap_is_negative(upper, high) -> None:
+    """The mean gap is 1.25 in the first case and -0.75 in the second."""
+    result = Sandwich(
+        lower=torch.tensor([-2.5, -3.5]),
+        upper=torch.tensor(upper),
+        lower_error=torch.ones(2),
+        upper_error=torch.ones(2),
+        acceptance=torch.ones(2),
+        log_likelihood=torch.tensor([-5.0, -6.0, -7.0]),
+        standard_error=torch.ones(3),
+    )
+    assert result.bracket() == (-6.0, high)
+    assert result.summary()["bracket"] == {"low": -6.0, "high": high}
+
+
 def test_results_are_kept_and_simulated_ones_have_no_bracket(tmp_path) -> None:
     case = LinearGaussian(2, 7)
     sizes = {"num_distributions": 5, "num_chains": 4, "engine": "eager"}

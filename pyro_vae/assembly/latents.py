@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import evaluating
 from pyro_vae.data import Dataset, ImageSet, Splits
 from pyro_vae.data.encoded_set import EncodedSet
 from pyro_vae.evaluation.margins import moments
-from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.models import VAE
 
 

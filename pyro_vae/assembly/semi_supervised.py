@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from pyro_vae._core.contexts import isolated
 from pyro_vae.assembly.vae import takes_guide
 from pyro_vae.data import Dataset, Splits
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide, Guide
-from pyro_vae.isolation import isolated
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models import SemiSupervisedVAE
 from pyro_vae.networks import Shape

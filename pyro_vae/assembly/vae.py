@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 
 import torch
 
+from pyro_vae._core.contexts import isolated
 from pyro_vae.guides import Guide
-from pyro_vae.isolation import isolated
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models import VAE, LabelledVAE
 from pyro_vae.networks import Shape

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.arguments import Parser
 from pyro_vae.commands.console import add_place, check_counts, check_seed, load, say
 from pyro_vae.data.inputs import Input, read_inputs
 from pyro_vae.evaluation.class_posterior import class_posterior
 from pyro_vae.files import json_ready, write_atomically
-from pyro_vae.isolation import evaluating, isolated, placement, reseed
 from pyro_vae.ranks import join
 from pyro_vae.tables import aligned, comma_separated
 from pyro_vae.trained import Trained

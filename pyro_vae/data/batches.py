@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
+from pyro_vae._core.axes import Axes, leading
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.ranks import Ranks
-from pyro_vae.sharding import Share, take
+from pyro_vae.sharding import Share
 
 _ALONE = Ranks()
 Data: TypeAlias = ImageSet | Tensor | Iterable[Any]
@@ -30,6 +33,7 @@ class Batch:
         index: which data of the set; None where that is not known.
         fetch: from an index to the arguments.
         ranks: the processes that share every batch; each has some of its rows.
+        axes: where the data are in the arguments; None for the first dimension of the first tensor.
 
     Raises:
         ValueError: neither ``args`` nor ``index`` with ``fetch``.
@@ -49,10 +53,11 @@ class Batch:
         index: Tensor | None = None,
         fetch: Fetch | None = None,
         ranks: Ranks = _ALONE,
+        axes: Axes | None = None,
     ) -> None:
         if args is None and (index is None or fetch is None):
             raise ValueError("Batch: must have args, or index and fetch, got neither. Pass Batch((x,)).")
-        self._whole, self._index, self.fetch, self.ranks = args, index, fetch, ranks
+        self._whole, self._index, self.fetch, self.ranks, self._axes = args, index, fetch, ranks, axes
 
     @property
     def whole(self) -> tuple[Any, ...]:
@@ -66,7 +71,12 @@ class Batch:
     @property
     def args(self) -> tuple[Any, ...]:
         """This process's rows of the arguments."""
-        return self.whole if self.ranks.alone else take(self.whole, self.rows)
+        return self.whole if self.ranks.alone else self.axes.take(self.whole, self.rows)
+
+    @property
+    def axes(self) -> Axes:
+        """Where the data are in the arguments."""
+        return leading(self.whole) if self._axes is None else self._axes
 
     @property
     def index(self) -> Tensor | None:
@@ -85,19 +95,21 @@ class Batch:
 
     def __len__(self) -> int:
         """Number of data in the whole batch."""
-        return len(self.whole[0] if self._index is None else self._index)
+        return self.axes.length(self.whole) if self._index is None else len(self._index)
 
 
 class Batches:
     """Batches of arguments, in the order of the data or shuffled anew for every epoch.
 
     Args:
-        data: an ``ImageSet``; a tensor ``(N, *data_shape)``; or an iterable of batches (a ``DataLoader``), each a
-            tensor or a tuple of arguments, whose own order and batch size are kept.
+        data: an ``ImageSet``; a tensor ``(N, *data_shape)`` or what becomes one (an array, a data frame); or an
+            iterable of batches (a ``DataLoader``), each a tensor, a tuple of arguments or one argument of another kind,
+            whose own order and batch size are kept.
         batch_size: data at a time.
         shuffle_seed: shuffle by (seed, epoch), on the data's device; None keeps the order.
-        device: where iterables' tensors are moved to; sets and tensors must be there already. None leaves them.
-        dtype: of an ``ImageSet``'s batches.
+        device: where iterables' tensors and arrays are moved to; sets and tensors must be there already. None leaves
+            them.
+        dtype: of floating-point data.
         ranks: the processes that share every batch.
 
     Raises:
@@ -114,8 +126,10 @@ class Batches:
         dtype: torch.dtype | None = None,
         ranks: Ranks = _ALONE,
     ) -> None:
-        self.data, self.batch_size, self.shuffle_seed = data, batch_size, shuffle_seed
+        self.batch_size, self.shuffle_seed = batch_size, shuffle_seed
         self.device, self.dtype, self.ranks = device, dtype, ranks
+        self.data = self._as_data(data)
+        self.axes: Axes | None = None  # where the data are in an iterable's batches, once it is known
         if batch_size < 1:
             raise ValueError(f"Batches: batch_size must be at least 1, got batch_size={batch_size}. Use 100.")
         if isinstance(data, Iterator | tuple | Dataset):
@@ -146,7 +160,7 @@ class Batches:
             yield from islice(self._iterate(number), start, None)
             return
         for index in self._order(number).split(self.batch_size)[start:]:
-            yield Batch(index=index, fetch=self.fetch, ranks=self.ranks)
+            yield Batch(index=index, fetch=self.fetch, ranks=self.ranks, axes=self.axes)
 
     def fetch(self, index: Tensor) -> tuple[Tensor, ...]:
         """The data of a set or a tensor at ``index``, as the arguments of a program."""
@@ -169,7 +183,7 @@ class Batches:
                 torch.set_rng_state(outside)
             if batch is _END:
                 return
-            yield Batch(self._arguments(batch), ranks=self.ranks)
+            yield Batch(self._arguments(batch), ranks=self.ranks, axes=self.axes)
 
     def _order(self, epoch: int) -> Tensor:
         data: Any = self.data
@@ -183,4 +197,30 @@ class Batches:
 
     def _arguments(self, batch: Any) -> tuple[Any, ...]:
         arguments = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-        return tuple(a.to(self.device) if isinstance(a, Tensor) else a for a in arguments)
+        if not arguments:
+            raise ValueError("Batches: a batch must have an argument, the data, got an empty tuple. Pass them: [(x,)].")
+        return tree_map_only(Tensor | np.ndarray, self._as_tensor, arguments)
+
+    def _as_data(self, data: Any) -> Data:
+        """The data as they are, an array or a table as a tensor."""
+        if isinstance(data, Tensor):
+            return self._as_tensor(data, move=False)
+        return self._as_tensor(data) if hasattr(data, "__array__") else data
+
+    def _as_tensor(self, values: Any, *, move: bool = True) -> Tensor:
+        try:
+            tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        except TypeError:
+            kind = np.asarray(values).dtype
+            raise ValueError(
+                f"Batches: data must be numbers, got an array of dtype {kind}. Encode them first."
+            ) from None
+        moved = tensor.to(self.device) if move and self.device is not None else tensor
+        return moved.to(self.dtype) if self.dtype is not None and moved.is_floating_point() else moved
+
+    def to_float(self) -> bool:
+        """Take integers as floating-point numbers from now on; whether that changes anything."""
+        if self.dtype is None or not isinstance(self.data, Tensor) or self.data.is_floating_point():
+            return False
+        self.data = self.data.to(self.dtype)
+        return True

@@ -10,9 +10,10 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
+from pyro_vae._core.contexts import reseed
+from pyro_vae._core.owners import placement
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.margins import factorises, margins
-from pyro_vae.isolation import placement, reseed
 from pyro_vae.models import VAE
 
 TERMS = (

@@ -9,15 +9,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from pyro_vae._core.contexts import validating
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.density import LatentDensity, Start
 from pyro_vae.evaluation.hmc import HMC, SETTLING, Adapted
-from pyro_vae.evaluation.importance import kind_of
 from pyro_vae.evaluation.joint import Program
 from pyro_vae.evaluation.per_batch import PerBatch, check_sizes
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.streaming import log_mean
-from pyro_vae.isolation import state_of, validating
 
 Schedule = Literal["sigmoid", "linear"]
 Advance = Callable[[int], object]
@@ -154,7 +153,7 @@ def annealed_log_likelihood(
 
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
         annealer.look_at(args)
-        own.update(kind_of(args[0], discrete=annealer.density.discrete))
+        own.update(annealer.density.weigher.protocol())
         return lower_bound(*annealer.forward(args, advance))
 
     tensors = batches.run(estimate)
@@ -240,14 +239,15 @@ class Annealer:
         programs = [p for p in (self.model, self.guide) if p is not None]
         unit = "transitions" if progress else None
         batches = PerBatch(self.path.owner, programs, data, batch_size, seed=seed, progress=unit, amount=amount)
+        self.owners = batches.owners
         gradients = max(1, batches.share()) * amount * self.path.num_steps
         compiled = engine == "compiled" or (engine == "auto" and gradients >= _WORTH_COMPILING)
-        self.hmc = HMC(self.path.owner, self.path.num_steps, state_of(*programs), compiled=compiled)
+        self.hmc = HMC(self.path.owner, self.path.num_steps, self.owners, compiled=compiled)
         return batches
 
     def look_at(self, args: tuple[Any, ...]) -> None:
         """Examine the programs on a batch."""
-        how = {"start": self.path.start, "data_plate": self.data_plate}
+        how = {"start": self.path.start, "data_plate": self.data_plate, "owners": self.owners}
         with validating(True):
             self.density = LatentDensity(self.path.owner, self.model, self.guide, args, **how)  # type: ignore[arg-type]
         self.hmc.look_at(self.density)

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Size, Tensor
 
+from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation.result import Result
-from pyro_vae.isolation import evaluating, isolated, reseed
 from pyro_vae.models import VAE
 
 FAILED = 0.01

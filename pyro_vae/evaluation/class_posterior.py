@@ -10,14 +10,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae._core.param_store import no_registration
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.importance import WORTH_COMPILING, Sampler, kind_of
+from pyro_vae.evaluation.importance import Sampler, compiles
 from pyro_vae.evaluation.joint import Program
 from pyro_vae.evaluation.likelihood import TRUSTED
 from pyro_vae.evaluation.per_batch import PerBatch, check_sizes
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.streaming import WeightSummary
-from pyro_vae.param_store import no_registration
 from pyro_vae.precision import NetworkPrecision, Precision
 
 
@@ -183,16 +183,15 @@ def class_posterior(
     unit, amount = "draws" if progress else None, num_samples * num_classes
     batches = PerBatch("class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount)
     chunks = batches.share() * num_classes * -(-num_samples // chunk_size)
-    sampler = Sampler(model, (guide,), data_plate, compiled=_compiles(engine, chunks))
+    compiled = compiles("class_posterior", engine, chunks)
+    sampler = Sampler("class_posterior", model, (guide,), data_plate, batches.owners, compiled=compiled)
     own: dict[str, Any] = {"estimator": "importance", "num_classes": num_classes, "num_samples": num_samples}
     own |= {"sample_seed": seed}
 
     def summarise(args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
-        own.update(kind_of(args[0], discrete=True))
         last = _labelled(args, num_classes - 1)
-        sampler.check(last)
+        own.update(sampler.check(last, num_samples))
         _check_classes(model, last, num_classes)
-        own["discrete"] = sampler.discrete
         found = [_one_class(sampler, _labelled(args, c), num_samples, chunk_size, advance) for c in range(num_classes)]
         return {name: torch.stack([summary[key] for summary in found], -1) for name, key in _FIELDS.items()}
 
@@ -245,9 +244,3 @@ def _check_classes(model: Program, args: tuple[Any, ...], num_classes: int) -> N
             f"class_posterior: num_classes must be that of the model, {classes}, got num_classes={num_classes}. "
             "Sum over all of its classes."
         )
-
-
-def _compiles(engine: str, chunks: int) -> bool:
-    if engine not in ("auto", "eager", "compiled"):
-        raise ValueError(f"class_posterior: engine must be auto, eager or compiled, got engine={engine!r}. Use 'auto'.")
-    return engine == "compiled" or (engine == "auto" and chunks >= WORTH_COMPILING)

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.traces import Layout, latents, refusal
 from pyro_vae.evaluation.joint import Program, is_enumerated
 from pyro_vae.evaluation.log_weights import Weigher, prior_proposal
-from pyro_vae.traces import Layout, latents, refusal
 
 Start = Literal["prior", "guide"]
 
@@ -41,6 +42,7 @@ class LatentDensity:
         args: a batch of data, which both are called with.
         start: where chains start from.
         data_plate: name of the plate over the data, where it is not the only one that holds all sites.
+        owners: of the programs, if they are known.
 
     Raises:
         ValueError: a latent site is discrete, its support is not known or depends on other sites, or the guide has no
@@ -59,18 +61,20 @@ class LatentDensity:
         *,
         start: Start = "prior",
         data_plate: str | None = None,
+        owners: Owners | None = None,
     ) -> None:
         self.owner, self.start = owner, start
+        how: dict[str, Any] = {"data_plate": data_plate, "owner": owner, "owners": owners}
         self._check_start(guide)
         if guide is not None:  # for its refusals, whatever the start
-            self.weigher = Weigher(model, guide, args, data_plate=data_plate)
+            self.weigher = Weigher(model, guide, args, **how)
         if guide is None or start == "prior":
-            self.weigher = Weigher(model, _prior(model), args, data_plate=data_plate)
-        self.layout, self.joint, self.discrete = self.weigher.layout, self.weigher.joint, self.weigher.discrete
-        self.weigher.check_repeatable(owner, args, guide=start == "guide")
+            self.weigher = Weigher(model, _prior(model), args, **how)
+        self.layout = self.weigher.layout
+        self._check_latents()
+        self.weigher.check_repeatable(args, guide=start == "guide")
         with torch.no_grad(), poutine.block():
-            trace, _ = self.weigher.propose(1, args)
-            again, _ = self.weigher.propose(1, args)
+            trace, again = (self.weigher.propose(1, args) for _ in range(2))
         self.trace = trace
         names = [site["name"] for site in latents(trace)]
         self.sites = [_Site(owner, self.layout, trace.nodes[n], again.nodes[n]) for n in names]
@@ -79,7 +83,7 @@ class LatentDensity:
 
     def draw(self, num_chains: int, args: tuple[Any, ...]) -> Tensor:
         """u from the start, ``(num_chains, batch, dim)``."""
-        trace, _ = self.weigher.propose(num_chains, args)
+        trace = self.weigher.propose(num_chains, args)
         return self.pack({site.name: trace.nodes[site.name]["value"] for site in self.sites})
 
     def ends(self, u: Tensor, args: tuple[Any, ...]) -> Ends:
@@ -89,7 +93,7 @@ class LatentDensity:
         trace = self.trace.copy()
         for name, value in values.items():
             trace.nodes[name] = {**trace.nodes[name], "value": value}
-        density = self.joint(num_chains, args, trace)
+        density = self.weigher.density(num_chains, args, trace)
         start = density.log_prior if self.start == "prior" else self.weigher.log_guide(num_chains, args, trace)
         return Ends(start + log_det, density.log_likelihood + density.log_prior + log_det)
 
@@ -107,6 +111,14 @@ class LatentDensity:
     def has_supports_of(self, other: LatentDensity) -> bool:
         """Whether the sites' supports are those of another batch's."""
         return all(_same(one.support, two.support) for one, two in zip(self.sites, other.sites, strict=True))
+
+    def _check_latents(self) -> None:
+        if not latents(self.weigher.pair.guide_traces[0]):
+            rule, what = "the model must have latent sites, or there is nothing to anneal", "none"
+            raise refusal(self.owner, rule, what, "Use log_likelihood, which is then exact")
+        if self.weigher.order is not None:
+            rule, what = "the plate of the data must have them in their order", "another subsample"
+            raise refusal(self.owner, rule, what, "Pass the data in the order of the plate")
 
     def _check_coverage(self) -> None:
         """Chains that start from a guide stay where it has a density."""

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.aggregate import TERMS, Decomposition, decompose
 from pyro_vae.evaluation.margins import kl_per_dimension, moments
 from pyro_vae.evaluation.result import Result
-from pyro_vae.isolation import evaluating, isolated, placement, reseed
 from pyro_vae.models import VAE
 
 ACTIVE = 0.01  # variance of the posterior mean above which a unit counts as active (Burda et al., 2016)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae._core.contexts import reseed, validating
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.importance import kind_of
 from pyro_vae.evaluation.local_optimisation import (
     COPY_LR,
     LOCAL_LR,
@@ -23,7 +23,6 @@ from pyro_vae.evaluation.log_weights import Program, Weigher
 from pyro_vae.evaluation.per_batch import PerBatch, check_sizes
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.suboptimality import InferenceGaps, better_proposal, gaps_of, mean_of
-from pyro_vae.isolation import reseed, validating
 
 
 def inference_gaps(
@@ -127,11 +126,14 @@ class _Split:
         self.kind: dict[str, Any] = {}
 
     def __call__(self, args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
-        check_guide(self.guide, args)
-        size, steps = len(args[0]), self.how["num_steps"]
+        steps = self.how["num_steps"]
+        weigher = self._weigher(self.guide, args)
+        size = weigher.num_data
+        self.kind = weigher.protocol()
+        check_guide(weigher, self.guide)
         streams, parts = torch.randint(2**40, (size, 3)).tolist(), []
-        for number, local in enumerate(local_guides(self.model, self.guide, args)):
-            whole = len(local.args[0]) == size
+        for number, local in enumerate(local_guides(weigher, self.guide)):
+            whole = local.args is args
             parts.append(self._datum(local, streams[number], advance if whole else _nothing))
             if not whole:
                 advance(steps * (number + 1) // size - steps * number // size)
@@ -155,14 +157,12 @@ class _Split:
 
     def _weigher(self, guide: Program, args: tuple[Any, ...]) -> Weigher:
         with validating(True):
-            found = Weigher(self.model, guide, args, data_plate=self.data_plate)
-        self.kind = kind_of(args[0], discrete=found.discrete)
-        return found
+            return Weigher(self.model, guide, args, data_plate=self.data_plate, owner="inference_gaps")
 
     def _draw(self, weigher: Weigher, num_samples: int, stream: int) -> Tensor:
         """``(num_samples, B)`` log-weights, float64; the same stream gives guides of one family the same noise."""
         reseed(stream, 0)
-        chunk = max(1, self.chunk // len(weigher.args[0]))
+        chunk = max(1, self.chunk // weigher.num_data)
         sizes = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
         return torch.cat([weigher(size).total.double() for size in sizes])
 

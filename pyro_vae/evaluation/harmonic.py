@@ -12,7 +12,6 @@ from torch import Tensor
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer, Path
 from pyro_vae.evaluation.density import Start
-from pyro_vae.evaluation.importance import kind_of
 from pyro_vae.evaluation.joint import Program
 from pyro_vae.evaluation.kernel_density import KernelDensity
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
@@ -150,7 +149,7 @@ def harmonic_log_likelihood(
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
         annealer.look_at(args)
         _check_dimensions(owner, annealer.density.dim, num_fitted)
-        own.update(kind_of(args[0], discrete=annealer.density.discrete))
+        own.update(annealer.density.weigher.protocol())
         fitted, fresh = (run_chains(annealer, args, advance, warmup=warmup, draws=n) for n in counts)
         return _estimate(fitted, fresh)
 

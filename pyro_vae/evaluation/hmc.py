@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.traces import refusal
 from pyro_vae.evaluation.density import LatentDensity
 from pyro_vae.recording import Recorded, RecordingError
-from pyro_vae.traces import refusal
 
 TARGET_ACCEPTANCE = 0.65
 """What step sizes are adapted to (Neal, 2011, section 5.4.4.3; Wu et al., 2017)."""
@@ -75,7 +76,7 @@ class HMC:
     Args:
         owner: name to begin messages with.
         num_steps: number of leapfrog steps.
-        state: parameters and buffers that the densities read.
+        owners: of the programs, whose tensors the densities read.
         compiled: whether density and gradient are recorded and compiled; where that fails they run eagerly, after one
             warning.
 
@@ -83,9 +84,10 @@ class HMC:
         MCMC using Hamiltonian dynamics (Neal, 2011), section 5.3. https://arxiv.org/abs/1206.1901
     """
 
-    def __init__(self, owner: str, num_steps: int, state: list[Tensor], *, compiled: bool) -> None:
+    def __init__(self, owner: str, num_steps: int, owners: Owners, *, compiled: bool) -> None:
         self.owner, self.num_steps = owner, num_steps
-        self._recorded = Recorded(self._locate, state) if compiled else None
+        self.owners, self._compiled = owners, compiled
+        self._recorded: Recorded | None = None
         self._density: LatentDensity | None = None
 
     @property
@@ -109,6 +111,8 @@ class HMC:
             rule = "the support of a latent site must be the same for every batch"
             raise refusal(self.owner, rule, "others", "Rescale it: draw it from a fixed interval")
         self._density = density
+        if self._compiled and self._recorded is None:
+            self._recorded = Recorded(self._locate, self.owners.tensors())
 
     def locate(self, u: Tensor, args: tuple[Any, ...]) -> State:
         """Densities and gradients at u, ``(num_chains, batch, dim)``."""
@@ -116,7 +120,7 @@ class HMC:
             try:
                 return State(u, *self._recorded(u, *args))
             except RecordingError as cause:
-                self._recorded = None
+                self._compiled, self._recorded = False, None
                 warnings.warn(f"{self.owner}: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=2)
         return State(u, *self._locate(u, *args))
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
+from pyro_vae._core.contexts import validating
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.ways import Runs
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.joint import Program
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.log_weights import LogWeights, Weigher, guides_of, prior_proposal
 from pyro_vae.evaluation.per_batch import PerBatch, check_sizes
 from pyro_vae.evaluation.streaming import WeightSummary
-from pyro_vae.isolation import state_of, validating
 from pyro_vae.precision import NetworkPrecision, Precision
 from pyro_vae.recording import Recorded, RecordingError
 
@@ -31,7 +32,7 @@ def log_likelihood(
     num_samples: int = 5000,
     batch_size: int = 20,
     chunk_size: int = 50,
-    proposal: Literal["guide", "prior"] = "guide",
+    proposal: Literal["guide", "prior"] | Program = "guide",
     data_plate: str | None = None,
     seed: int = 0,
     engine: Literal["auto", "eager", "compiled"] = "auto",
@@ -58,7 +59,8 @@ def log_likelihood(
         batch_size: data at a time.
         chunk_size: draws at a time; memory is proportional to ``batch_size * chunk_size``, and a product of about 1,000
             keeps MNIST-sized decodings in the processor's cache.
-        proposal: ``"guide"``; or ``"prior"`` for the naive estimator, a baseline that fails on all but tiny models.
+        proposal: ``"guide"``; ``"prior"`` for the naive estimator, a baseline that fails on all but tiny models; or a
+            program, in place of the guide.
         data_plate: name of the plate over the data, where it is not the only one that holds all sites.
         seed: of the draws; every batch has its own stream, by its number.
         engine: ``"eager"`` runs the programs for every chunk; ``"compiled"`` once for a shape, and their compiled
@@ -87,18 +89,18 @@ def log_likelihood(
         (torch.Size([7]), True)
     """
     check_sizes("log_likelihood", num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
-    proposals = (prior_proposal(model),) if proposal == "prior" else guides_of(guide)
+    proposals = _proposals(model, guide, proposal)
     unit = "draws" if progress else None
     programs = (model, *proposals)
     batches = PerBatch("log_likelihood", programs, data, batch_size, seed=seed, progress=unit, amount=num_samples)
     chunks = batches.share() * -(-num_samples // chunk_size)
-    sampler = Sampler(model, proposals, data_plate, compiled=_compiles(engine, chunks))
+    compiled = compiles("log_likelihood", engine, chunks)
+    sampler = Sampler("log_likelihood", model, proposals, data_plate, batches.owners, compiled=compiled)
     own = {"estimator": "importance", "num_samples": num_samples, "proposal": _name(proposal, proposals)}
     own |= {"sample_seed": seed}
 
     def summarise(args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
-        sampler.check(args)
-        own.update(kind_of(args[0], discrete=sampler.discrete))
+        own.update(sampler.check(args, num_samples))
         summary = WeightSummary(num_samples)
         for start in range(0, num_samples, chunk_size):
             count = min(chunk_size, num_samples - start)
@@ -114,63 +116,89 @@ def log_likelihood(
 
 
 class Sampler:
-    """Draws the log-weights of one batch after the other, their programs recorded where that is asked for.
+    """Draws the log-weights of one batch after the other, their programs recorded if that is asked for.
 
     Args:
+        owner: name to begin messages with.
         model: Pyro model.
         guides: Pyro guides or other proposals.
-        data_plate: name of the plate over the data, where it is not the only one.
-        compiled: whether to record and compile the programs; where that fails they run eagerly, after one warning.
+        data_plate: name of the plate over the data, if it is not the only one.
+        owners: of the programs.
+        compiled: whether to record and compile the programs; if that fails they run eagerly, after one warning.
     """
 
-    def __init__(self, model: Program, guides: Sequence[Program], data_plate: str | None, *, compiled: bool) -> None:
-        self.model, self.guides, self.data_plate = model, guides, data_plate
-        self._recorded = Recorded(self._draw, state_of(model, *guides)) if compiled else None
+    def __init__(
+        self,
+        owner: str,
+        model: Program,
+        guides: Sequence[Program],
+        data_plate: str | None,
+        owners: Owners,
+        *,
+        compiled: bool,
+    ) -> None:
+        self.owner, self.model, self.guides, self.data_plate, self.owners = owner, model, guides, data_plate, owners
+        self._compiled = compiled
+        self._recorded: Recorded | None = None
+        self._ways: dict[Any, Runs] = {}
 
-    def check(self, args: tuple[Any, ...]) -> None:
-        """Examine the programs on the batch, in full and once; the draws are not checked any more."""
+    def check(self, args: tuple[Any, ...], num_samples: int) -> dict[str, Any]:
+        """Examine the programs on the batch, in full and once; the draws are not checked any more.
+
+        Returns:
+            What the protocol says of the data and of the way in which the programs run.
+        """
         with validating(True):
-            self._weigher = Weigher(self.model, self.guides, args, data_plate=self.data_plate)
-        self._weigher.check_repeatable("log_likelihood", args)
-        self.discrete = self._weigher.discrete
+            how = {"owner": self.owner, "owners": self.owners, "ways": self._ways, "data_plate": self.data_plate}
+            self.weigher = Weigher(self.model, self.guides, args, **how)  # type: ignore[arg-type]
+        self.weigher.check_repeatable(args)
+        self.weigher.check_coverage()
+        way = self.weigher.runs(num_samples).way
+        if self._compiled and self._recorded is None:
+            self._recorded = Recorded(self._draw, self.owners.tensors())
+        return {**self.weigher.protocol(), **({} if way == "vectorised" or num_samples == 1 else {"way": way})}
 
     def __call__(self, num_samples: int, args: tuple[Any, ...]) -> LogWeights:
         """``(num_samples, batch)`` log-weights of the batch that was checked last."""
+        return self.weigher.in_order(self._in_plate_order(num_samples, args))
+
+    def _in_plate_order(self, num_samples: int, args: tuple[Any, ...]) -> LogWeights:
+        self.weigher.runs(num_samples)  # not within a recording
         if self._recorded:
             try:
                 return self._recorded(num_samples, *args)
             except RecordingError as cause:
-                self._recorded = None
-                warnings.warn(f"log_likelihood: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=2)
+                self._compiled, self._recorded = False, None
+                warnings.warn(f"{self.owner}: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=3)
         return self._draw(num_samples, *args)
 
     def _draw(self, num_samples: int, *args: Any) -> LogWeights:
-        return self._weigher.draw(num_samples, *args)
+        return self.weigher.draw(num_samples, *args)
 
 
-def _compiles(engine: str, chunks: int) -> bool:
+def compiles(owner: str, engine: str, chunks: int) -> bool:
+    """Whether an engine compiles for so many chunks.
+
+    Raises:
+        ValueError: no such engine.
+    """
     if engine not in ("auto", "eager", "compiled"):
-        raise ValueError(f"log_likelihood: engine must be auto, eager or compiled, got engine={engine!r}. Use 'auto'.")
+        raise ValueError(f"{owner}: engine must be auto, eager or compiled, got engine={engine!r}. Use 'auto'.")
     return engine == "compiled" or (engine == "auto" and chunks >= WORTH_COMPILING)
 
 
-def kind_of(data: Tensor, *, discrete: bool) -> dict[str, Any]:
-    """What a protocol says of the data: dtype, entries of a datum, probability or density.
-
-    Raises:
-        ValueError: they are no tensor.
-    """
-    if not isinstance(data, Tensor):
-        raise ValueError(
-            f"evaluation: the first argument of a batch must be a tensor, the data, got a {type(data).__name__}. "
-            "Pass the data first."
-        )
-    dtype = str(data.dtype).removeprefix("torch.")
-    return {"dtype": dtype, "dimensions": math.prod(data.shape[1:]), "discrete": discrete}
+def _proposals(model: Program, guide: Any, proposal: Any) -> tuple[Program, ...]:
+    if not isinstance(proposal, str):
+        if callable(proposal):
+            return (proposal,)
+    elif proposal in ("guide", "prior"):
+        return (prior_proposal(model),) if proposal == "prior" else guides_of(guide)
+    rule = "proposal must be 'guide', 'prior' or a program"
+    raise ValueError(f"log_likelihood: {rule}, got proposal={proposal!r}. Use 'guide'.")
 
 
-def _name(proposal: str, guides: Sequence[Program]) -> str:
+def _name(proposal: Any, guides: Sequence[Program]) -> str:
     if proposal == "prior":
-        return proposal
+        return "prior"
     names = [getattr(guide, "proposal_name", "guide") for guide in guides]
     return names[0] if len(names) == 1 else f"mixture of {len(names)}: {', '.join(names)}"

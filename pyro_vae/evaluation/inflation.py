@@ -21,10 +21,10 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.support import OneLineError
 from pyro_vae.distributions import AuxiliaryPair, MixtureOfNormals
-from pyro_vae.evaluation.support import OneLineError
 from pyro_vae.flows import FlowDistribution
-from pyro_vae.isolation import module_of
 
 
 class InflatedProposal(nn.Module):
@@ -61,8 +61,7 @@ class InflatedProposal(nn.Module):
         if not factor > 0:
             raise ValueError(f"InflatedProposal: factor must be positive, got factor={factor}. Use for example 1.2.")
         self.guide, self.factor = guide, float(factor)
-        owner = module_of(guide)
-        self.owner = None if owner is guide else owner
+        self.owners = nn.ModuleList(Owners(guide=guide).modules.values())
 
     @property
     def proposal_name(self) -> str:

@@ -9,17 +9,16 @@ from types import MethodType
 from typing import Any, NamedTuple, cast
 
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution, TransformedDistribution
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.traces import latents, refusal
 from pyro_vae.evaluation.log_weights import Program, Weigher
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.guides import AmortizedGuide, Guide, SemiAmortizedGuide
-from pyro_vae.isolation import module_of
-from pyro_vae.traces import latents, refusal
 
 _OWNER = "inference_gaps"
 LOCAL_LR, COPY_LR = 0.01, 0.003
@@ -99,31 +98,42 @@ def family_of(guide: Program) -> AmortizedGuide | None:
     return inner if {type(guide).posterior, type(inner).posterior} <= {*usual} else None
 
 
-def local_guides(model: Program, guide: Program, args: tuple[Any, ...]) -> Iterator[Local]:
-    """Guides to optimise for the data of a batch: one for all where that can be, else a copy for each."""
-    family, size = family_of(guide), len(args[0])
+def local_guides(weigher: Weigher, guide: Program) -> Iterator[Local]:
+    """Guides to optimise for the data of a batch: one for all if possible, else a copy for each.
+
+    Raises:
+        ValueError: the data cannot be told apart among the arguments.
+    """
+    family, args = family_of(guide), weigher.args
     if family is not None:
         params = nn.Parameter(family.net(args[0]).clone())
         drawn = isinstance(family.distribution(params), FlowDistribution | TransformedDistribution)
         held = None if drawn else LocalGuide(family, params.detach())  # shares its memory with the parameters
         yield Local(LocalGuide(family, params), [params], args, held)
         return
-    for row in range(size):
-        yield _copy(model, guide, tuple(a[row : row + 1] if _is_data(a, size) else a for a in args))
+    axes = weigher.pair.axes(weigher.layout.dims[0])
+    if axes is None:
+        rule, what = "the data must be arguments of the programs, to be taken one by one", "none that is as long"
+        raise refusal(_OWNER, rule, what, "Pass them as tensors")
+    for row in range(weigher.num_data):
+        yield _copy(weigher.pair.owners, guide, axes.take(args, range(row, row + 1)))
 
 
-def check_guide(guide: Program, args: tuple[Any, ...]) -> None:
+def check_guide(weigher: Weigher, guide: Program) -> None:
     """Refuse a guide that cannot be optimised by the gradient of its draws.
 
     Raises:
         ValueError: a function, a guide without parameters, or a site that is not reparameterised.
     """
-    owner = module_of(guide)
+    owner = _module(guide)
     if owner is None or not list(owner.parameters()):
         what = "a function" if owner is None else f"{type(owner).__name__} without any"
         rule = "the guide must be a module whose parameters can be optimised for each datum"
         raise refusal(_OWNER, rule, what, "Write it as an nn.Module with its parameters in the constructor")
-    for site in latents(poutine.trace(guide).get_trace(*args)):
+    if not latents(weigher.pair.guide_traces[0]):
+        rule, what = "the model must have latent sites, or there is no gap", "none"
+        raise refusal(_OWNER, rule, what, "Use log_likelihood, which is then exact")
+    for site in latents(weigher.pair.guide_traces[0]):
         if not site["fn"].has_rsample:
             rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"
             raise refusal(_OWNER, rule, what, "Use a guide with continuous latents; log_likelihood takes any")
@@ -191,21 +201,23 @@ def _log_weights(weigher: Weigher, held: Weigher | None, num_particles: int) -> 
     """``(num_particles, B)``, without the gradient of the score where there is a guide that is held."""
     if held is None:
         return weigher(num_particles).total
-    trace, _ = weigher.propose(num_particles, weigher.args)
-    density = weigher.joint(num_particles, weigher.args, trace)
+    trace = weigher.propose(num_particles, weigher.args)
+    density = weigher.density(num_particles, weigher.args, trace)
     return density.log_likelihood + density.log_prior - held.log_guide(num_particles, weigher.args, trace)
 
 
-def _copy(model: Program, guide: Program, args: tuple[Any, ...]) -> Local:
-    """A copy of the guide for one datum; a model that it knows of is not copied with it."""
-    own, whole = cast(nn.Module, module_of(guide)), module_of(model)  # check_guide saw to it that it is one
+def _copy(owners: Owners, guide: Program, args: tuple[Any, ...]) -> Local:
+    """A copy of the guide for one datum; a model that it refers to is not copied with it."""
+    own = cast(nn.Module, _module(guide))  # check_guide saw to it that it is one
     inside = {id(module) for module in own.modules()}  # a VampPrior may hold the guide itself: that is copied
-    outside = [] if whole is None else [m for m in whole.modules() if id(m) not in inside]
+    outside = [m for owner in owners.modules.values() for m in owner.modules() if id(m) not in inside]
     copy = deepcopy(own, {id(module): module for module in outside})
     free = [p for p in copy.parameters() if p.requires_grad] or list(copy.requires_grad_().parameters())
-    program = copy if isinstance(guide, nn.Module) else MethodType(guide.__func__, copy)  # type: ignore[attr-defined]
+    program = MethodType(guide.__func__, copy) if isinstance(guide, MethodType) else copy
     return Local(program, [*free], args)
 
 
-def _is_data(argument: Any, size: int) -> bool:
-    return isinstance(argument, Tensor) and argument.dim() > 0 and len(argument) == size
+def _module(guide: Program) -> nn.Module | None:
+    """The module that a guide is, or is a method of."""
+    owner = guide.__self__ if isinstance(guide, MethodType) else guide
+    return owner if isinstance(owner, nn.Module) else None

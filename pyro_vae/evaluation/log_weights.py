@@ -12,26 +12,31 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
-from pyro_vae.evaluation.joint import Joint, Program, repeated, summed_sites
-from pyro_vae.evaluation.support import SupportCheck
-from pyro_vae.isolation import isolated
-from pyro_vae.param_store import no_registration
-from pyro_vae.traces import (
-    Layout,
+from pyro_vae._core.axes import candidates, signature
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.masks import is_masked
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.pair import Pair
+from pyro_vae._core.param_store import no_registration
+from pyro_vae._core.runs import run
+from pyro_vae._core.support import covers
+from pyro_vae._core.traces import (
+    check_observation,
     check_plates,
     check_shape,
     check_sites,
-    depth_of,
+    follows,
     latents,
     observations,
     refusal,
-    shared_plates,
     sites,
 )
+from pyro_vae._core.ways import Runs, choose, one_draw
+from pyro_vae.evaluation.joint import Density, Joint, Program, summed_sites
 
 
 class LogWeights(NamedTuple):
@@ -58,13 +63,18 @@ class Weigher:
             whose mixture in equal parts is the proposal.
         args: what all are called with: a batch of data.
         data_plate: name of the plate that ranges over the data; needed only where several plates hold all sites.
+        owner: name to begin messages with.
+        owners: of the programs, if they are known.
+        ways: how the programs run for batches of each shape, which is found out once; shared by the batches of an
+            evaluation.
 
     Raises:
         ValueError: weights per datum cannot be formed: a site outside the plate of the data, a sequential or a randomly
             subsampled plate, a latent site that the guide does not sample, a guide site that the model does not have.
 
     Attributes:
-        discrete: whether every observed site is discrete, so that the log-likelihood is that of a probability.
+        pair: the programs as examined on the batch.
+        order: the order of the data in their plate, if it is another than that of the batch.
         joint: the model's density at given latents.
 
     References:
@@ -80,56 +90,144 @@ class Weigher:
         args: tuple[Any, ...],
         *,
         data_plate: str | None = None,
+        owner: str = "log_weights",
+        owners: Owners | None = None,
+        ways: dict[Any, Runs] | None = None,
     ) -> None:
-        self.model, self.guides, self.args = model, guides_of(guide), args
-        with torch.no_grad(), isolated(validate=is_validation_enabled()), SupportCheck("log_weights"):
-            guide_traces = [self._guide_trace(g, None, args) for g in self.guides]
-            model_trace = self._examine_model(guide_traces[0])
-            summed = summed_sites(model_trace, guide_traces[0])
-            for guide_trace in guide_traces:
-                check_sites("log_weights", model_trace, guide_trace, summed=summed)
-                self._check_mixture(guide_trace)
-            for trace in (model_trace, *guide_traces):
-                check_plates("log_weights", trace, random=False)
-            plate = _data_plate(shared_plates("log_weights", model_trace, *guide_traces), data_plate)
-            for site in [s for trace in (model_trace, *guide_traces) for s in sites(trace)]:
-                # Here, without the samples' plate: with it, (data, data) may pass for (samples, data).
-                log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-                check_shape("log_weights", site, log_prob)
-        self.layout = Layout("log_weights", depth_of(model_trace, *guide_traces), (plate.dim,))
-        if data_plate is None and isinstance(args[0], Tensor) and plate.size != len(args[0]):
-            what = f"plate {plate.name!r} of size {plate.size} and a batch of {len(args[0])}"
-            raise _refusal("the plate of the data must have the length of the batch", what, "Pass data_plate=NAME")
-        self.model_trace = model_trace
-        self.joint = Joint(model, self.layout, model_trace, summed)
+        self.model, self.guides, self.args, self.owner = model, guides_of(guide), args, owner
+        self._ways = {} if ways is None else ways
+        self._shape = signature(args, {})
+        self.pair = pair = Pair(owner, model, self.guides, args, owners=owners)
+        summed = summed_sites(pair.model_trace, pair.guide_traces[0])
+        for guide_trace in pair.guide_traces:
+            check_sites(
+                owner, pair.model_trace, guide_trace, summed=summed, outside=pair.outside, following=pair.following
+            )
+            self._check_mixture(guide_trace)
+        for trace in pair.traces:
+            check_plates(owner, trace, random=False)
+        plate = _data_plate(owner, pair.plates(), data_plate)
+        self.layout = pair.layout((plate.dim,), "vectorised")
+        self._check_shapes()
+        self._check_length(plate, data_plate)
+        self.model_trace, self.order = pair.model_trace, pair.row_order(plate)
+        self.joint = Joint(self.layout, pair.model_trace, summed)
         if len(self.guides) > 1:
-            self.check_repeatable("log_weights", args, guide=True, model=False)
-        self.discrete = all(_is_discrete(site["fn"]) for site in observations(model_trace))
+            self.check_repeatable(args, guide=True, model=False)
+
+    def _check_shapes(self) -> None:
+        # On the runs without samples: with their plate, (data, data) may pass for (samples, data).
+        for site in self.pair.traces[0].nodes.values():
+            check_observation(self.owner, site, self.layout.dims)
+        for site in [s for trace in self.pair.traces for s in sites(trace) if s["name"] not in self.pair.blocks]:
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            check_shape(self.owner, site, log_prob)
+
+    def _check_length(self, plate: Any, named: str | None) -> None:
+        """The plate holds the data that are passed: all of them, and no other thing."""
+        leaves = [x for x in tree_flatten(self.args)[0] if isinstance(x, Tensor) and x.dim()]
+        if named is None and leaves and next(candidates(self.args, {}, self.num_data), None) is None:
+            what = f"plate {plate.name!r} of size {self.num_data} and arguments {[tuple(x.shape) for x in leaves]}"
+            rule = "the plate of the data must have the length of the batch"
+            raise self._refusal(rule, what, "Pass the data of the plate, or data_plate=NAME")
+
+    def runs(self, num_samples: int) -> Runs:
+        """How the programs run for so many draws of each datum; found out at the first call."""
+        key = self._shape, num_samples == 1
+        if key not in self._ways:
+            dims = self.layout.dims
+            chosen = one_draw(self.pair, dims) if num_samples == 1 else choose(self.pair, dims, self._densities)
+            self._ways[key] = chosen
+        return self._ways[key]
+
+    def _densities(self, runs: Runs, latent: Trace, num_samples: int) -> Tensor:
+        density = self.joint(runs, num_samples, self.args, latent)
+        prior = density.log_prior if density.log_prior.dim() else torch.zeros_like(density.log_likelihood)
+        return torch.stack([density.log_likelihood, prior.expand_as(density.log_likelihood)])
+
+    @property
+    def num_data(self) -> int:
+        """Number of data of the batch."""
+        return self.pair.size(self.layout.dims[0])
+
+    def check_coverage(self) -> None:
+        """Refuse a guide that cannot reach all values of a latent: what it leaves out would not be counted.
+
+        Raises:
+            ValueError: the message names the site.
+        """
+        model = {site["name"]: site["fn"] for site in latents(self.model_trace)}
+        for site in (site for trace in self.pair.guide_traces for site in latents(trace) if site["name"] in model):
+            other = model[site["name"]]
+            if len(self.guides) == 1 and not follows(self.pair.guide_traces[0]) and not covers(site["fn"], other):
+                what = f"site {site['name']!r} on {site['fn'].support} in the guide and on {other.support} in the model"
+                raise self._refusal("the guide must have all of the model's support", what, "Use a wider guide")
+
+    @property
+    def discrete(self) -> bool:
+        """Whether every observed site is discrete, so that the log-likelihood is that of a probability."""
+        return self.pair.discrete
+
+    def protocol(self) -> dict[str, Any]:
+        """What a protocol says of the data: dtype, observed values of a datum, probability or density."""
+        values = [site["value"] for site in observations(self.model_trace) if isinstance(site["value"], Tensor)]
+        dtype = str(values[0].dtype).removeprefix("torch.")
+        return {"dtype": dtype, "dimensions": self.pair.num_values, "discrete": self.discrete}
 
     def __call__(self, num_samples: int) -> LogWeights:
         """Draw ``num_samples`` latents per datum and return their log-weights; differentiable."""
-        return self.draw(num_samples, *self.args)
+        return self.in_order(self.draw(num_samples, *self.args))
+
+    def in_order(self, weights: LogWeights) -> LogWeights:
+        """The weights' columns in the order of the batch."""
+        if self.order is None:
+            return weights
+        columns = self.order.argsort()
+        return LogWeights(*(part[:, columns] for part in weights))
 
     def draw(self, num_samples: int, *args: Any) -> LogWeights:
-        """The same for another batch of the same shape."""
+        """The same for another batch of the same shape, in the order of the data's plate."""
+        runs = self.runs(num_samples)
         with no_registration():
-            trace, log_q = self.propose(num_samples, args)
-            density = self.joint(num_samples, args, trace)
-        return LogWeights(density.log_likelihood, density.log_prior - log_q)
+            if len(self.guides) == 1 and not self.joint.summed:  # no detour over one form for all ways
+                own = runs.guide(self.guides[0], num_samples, args, {})
+                traces = run(
+                    self.model, runs.model_layout, runs.axes, num_samples, args, {}, at=runs.at(own, num_samples)
+                )
+                log_q = runs.log_guide(own, num_samples, traces)
+            else:
+                latent, log_q = self._proposed(runs, num_samples, args)
+                traces = self.joint.traces(runs, num_samples, args, latent)
+        density = self.joint.read(runs, num_samples, traces)
+        ratio = density.log_prior - log_q
+        return LogWeights(density.log_likelihood, ratio.expand_as(density.log_likelihood))
 
-    def propose(self, num_samples: int, args: tuple[Any, ...]) -> tuple[Trace, Tensor]:
-        """Latents from the proposal, as a trace, and their log-density, ``(num_samples, batch)``."""
-        traces = [self._guide_trace(guide, num_samples, args) for guide in self.guides]
+    def _proposed(self, runs: Runs, num_samples: int, args: tuple[Any, ...]) -> tuple[Trace, Tensor]:
+        traces = [runs.guide(guide, num_samples, args, {}) for guide in self.guides]
         if len(traces) == 1:
-            return traces[0], self.layout.sum(num_samples, sites(traces[0]))
-        trace = self._choose(num_samples, traces)
-        return trace, self.log_guide(num_samples, args, trace)
+            return runs.in_front(traces[0], num_samples), self._own(runs, traces[0], num_samples)
+        latent = self._choose(num_samples, [runs.in_front(own, num_samples) for own in traces])
+        return latent, self.log_guide(num_samples, args, latent)
 
-    def check_repeatable(self, owner: str, args: tuple[Any, ...], *, guide: bool = False, model: bool = True) -> None:
+    def _own(self, runs: Runs, traces: list[Trace], num_samples: int) -> Tensor:
+        self._check_unmasked(traces[0])
+        return runs.log_guide(traces, num_samples)
+
+    def propose(self, num_samples: int, args: tuple[Any, ...]) -> Trace:
+        """Latents from the proposal, as a trace of values ``(num_samples, *plates, *event)``."""
+        runs = self.runs(num_samples)
+        found = [runs.in_front(runs.guide(guide, num_samples, args, {}), num_samples) for guide in self.guides]
+        return found[0] if len(found) == 1 else self._choose(num_samples, found)
+
+    def density(self, num_samples: int, args: tuple[Any, ...], latent: Trace) -> Density:
+        """The model's density at latents ``(num_samples, *plates, *event)``."""
+        with no_registration():
+            return self.joint(self.runs(num_samples), num_samples, args, latent)
+
+    def check_repeatable(self, args: tuple[Any, ...], *, guide: bool = False, model: bool = True) -> None:
         """Refuse programs whose density at given latents changes from run to run, where that would make it wrong.
 
         Args:
-            owner: name to begin the message with.
             args: a batch.
             guide: whether to examine the guides: their density is asked for at latents that another run drew.
             model: whether to examine the model.
@@ -138,39 +236,40 @@ class Weigher:
             ValueError: they are random inside.
         """
         with torch.no_grad(), isolated():
-            trace, _ = self.propose(1, args)
+            trace = self.propose(1, args)
             for name, asked in (("model", model), ("guide", guide)):
                 runs = [self._density_of(name, args, trace) for _ in range(2)] if asked else []
                 if asked and not torch.allclose(runs[0], runs[1], rtol=1e-4, equal_nan=True):
                     advice = "Put its modules in eval mode" if name == "model" else "Use the guide by itself"
                     rule = f"the {name} must have one density at one z"
-                    raise refusal(owner, rule, "another one at every run", f"{advice}, or draw no random numbers in it")
+                    advice = f"{advice}, or draw no random numbers in it"
+                    raise refusal(self.owner, rule, "another one at every run", advice)
 
     def _density_of(self, name: str, args: tuple[Any, ...], trace: Trace) -> Tensor:
         if name == "guide":
             return self.log_guide(1, args, trace)
-        with no_registration():
-            density = self.joint(1, args, trace)
+        density = self.density(1, args, trace)
         return density.log_likelihood + density.log_prior
 
-    def log_guide(self, num_samples: int, args: tuple[Any, ...], trace: Trace) -> Tensor:
-        """Log-density of the proposal at the latents of a trace, ``(num_samples, batch)``."""
-        densities = []
+    def log_guide(self, num_samples: int, args: tuple[Any, ...], latent: Trace) -> Tensor:
+        """Log-density of the proposal at latents ``(num_samples, *plates, *event)``: ``(num_samples, batch)``."""
+        runs, densities = self.runs(num_samples), []
         for guide in self.guides:
-            own = self._guide_trace(poutine.replay(guide, trace=trace), num_samples, args)
-            densities.append(self.layout.sum(num_samples, sites(own)))
+            with no_registration():
+                own = runs.guide(guide, num_samples, args, {}, at=latent)
+            densities.append(self._own(runs, own, num_samples))
         return torch.stack(densities).logsumexp(0) - math.log(len(densities))
 
-    def _choose(self, num_samples: int, traces: list[Trace]) -> Trace:
+    def _choose(self, num_samples: int, latents_of: list[Trace]) -> Trace:
         """For each sample and datum the latents of one guide, drawn in equal parts."""
-        chosen, latent = traces[0].copy(), latents(traces[0])
-        like = latent[0]["value"]
-        size = self.layout.per_datum(num_samples, latent[0], torch.zeros_like(latent[0]["fn"].log_prob(like))).shape
-        index = torch.randint(len(traces), size, device=like.device)  # (K, B)
+        chosen, latent = latents_of[0].copy(), latents(latents_of[0])
+        like, layout = latent[0]["value"], self.layout
+        size = num_samples, like.shape[1 + layout.depth + layout.dims[0]]
+        index = torch.randint(len(latents_of), size, device=like.device)  # (K, B)
         for site in latent:
             value = site["value"]
-            for number, trace in enumerate(traces[1:], 1):
-                here = self.layout.spread(site, index == number, event_dim=site["fn"].event_dim)
+            for number, trace in enumerate(latents_of[1:], 1):
+                here = layout.spread(site, index == number, event_dim=site["fn"].event_dim)
                 value = torch.where(here, trace.nodes[site["name"]]["value"], value)
             chosen.nodes[site["name"]] = {**site, "value": value}
         return chosen
@@ -179,17 +278,16 @@ class Weigher:
         auxiliary = [s["name"] for s in latents(guide_trace) if s["infer"].get("is_auxiliary")]
         if len(self.guides) > 1 and auxiliary:
             rule = "guides that are mixed must have a density at any z"
-            raise _refusal(rule, f"the auxiliary sites {auxiliary}", "Leave that guide out of the mixture")
+            raise self._refusal(rule, f"the auxiliary sites {auxiliary}", "Leave that guide out of the mixture")
 
-    def _examine_model(self, guide_trace: Trace) -> Trace:
-        with no_registration():
-            return poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*self.args)
+    def _check_unmasked(self, guide_trace: Trace) -> None:
+        for site in latents(guide_trace):
+            if is_masked(site):
+                rule = "a guide whose density is asked for at other draws must not be masked"
+                raise self._refusal(rule, f"a mask at site {site['name']!r}", "Mask the model alone")
 
-    def _guide_trace(self, guide: Program, num_samples: int | None, args: tuple[Any, ...]) -> Trace:
-        with no_registration():
-            if num_samples is not None:
-                guide = repeated(guide, num_samples, self.layout)
-            return poutine.trace(guide).get_trace(*args)
+    def _refusal(self, rule: str, given: Any, advice: str) -> ValueError:
+        return refusal(self.owner, rule, given, advice)
 
 
 def guides_of(guide: Program | Sequence[Program]) -> tuple[Program, ...]:
@@ -200,7 +298,7 @@ def guides_of(guide: Program | Sequence[Program]) -> tuple[Program, ...]:
     """
     found = (guide,) if callable(guide) else tuple(guide)
     if not found:
-        raise _refusal("there must be a guide", "an empty list", "Pass one, or prior_proposal(model)")
+        raise refusal("log_weights", "there must be a guide", "an empty list", "Pass one, or prior_proposal(model)")
     return found
 
 
@@ -261,21 +359,10 @@ def prior_proposal(model: Program) -> Program:
     return proposal
 
 
-def _data_plate(shared: dict[str, list[Any]], name: str | None) -> Any:
+def _data_plate(owner: str, shared: dict[str, list[Any]], name: str | None) -> Any:
     if name is not None and name not in shared:
-        raise _refusal("every site must be within the plate of the data", f"data_plate={name!r}", "Name another plate")
+        rule = "every site must be within the plate of the data"
+        raise refusal(owner, rule, f"data_plate={name!r}", "Name another plate")
     if name is None and len(shared) > 1:
-        raise _refusal("the plate of the data must be known", f"plates {sorted(shared)}", "Pass data_plate=NAME")
+        raise refusal(owner, "the plate of the data must be known", f"plates {sorted(shared)}", "Pass data_plate=NAME")
     return shared[name or min(shared)][0]
-
-
-def _refusal(rule: str, given: Any, advice: str) -> ValueError:
-    return refusal("log_weights", rule, given, advice)
-
-
-def _is_discrete(distribution: Any) -> bool:
-    """Whether log-probabilities are those of counts, not of densities."""
-    try:
-        return bool(distribution.support.is_discrete)
-    except NotImplementedError:
-        return False

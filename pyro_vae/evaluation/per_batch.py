@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.owners import Owners
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.isolation import evaluating, isolated, placement, reseed
 from pyro_vae.ranks import join
 
 Work: TypeAlias = Callable[[tuple[Any, ...], Callable[[int], object]], dict[str, Tensor]]
@@ -44,8 +45,9 @@ class PerBatch:
         progress: str | None = None,
         amount: int = 1,
     ) -> None:
-        self.owner, self.programs, self.seed = owner, programs, seed
-        device, dtype = placement(*programs)
+        self.owner, self.seed = owner, seed
+        self.owners = Owners(**{"guide" if i else "model": p for i, p in enumerate(programs)})
+        device, dtype = self.owners.placement()
         self.batches, self.ranks = Batches(data, batch_size, device=device, dtype=dtype), join()
         self.unit, self.amount = progress, amount
 
@@ -60,7 +62,7 @@ class PerBatch:
             ValueError: there is no batch.
         """
         parts: list[tuple[int, dict[str, Tensor]]] = []
-        with self._bar() as bar, evaluating(*self.programs), isolated(self.seed):
+        with self._bar() as bar, self.owners.evaluating(), isolated(self.seed):
             for number, batch in enumerate(self.batches.epoch()):
                 if number % self.ranks.size == self.ranks.rank:
                     reseed(self.seed, number)

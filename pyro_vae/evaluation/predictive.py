@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Size, Tensor
 
+from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.aggregate import supports
 from pyro_vae.evaluation.result import Result
-from pyro_vae.isolation import evaluating, isolated, placement, reseed
 from pyro_vae.models import VAE
 
 Statistic = Callable[[Tensor], Tensor]

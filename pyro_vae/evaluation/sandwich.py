@@ -13,7 +13,6 @@ from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer, Path, Schedule, lower_bound
 from pyro_vae.evaluation.density import Start
 from pyro_vae.evaluation.hmc import Adapted
-from pyro_vae.evaluation.importance import kind_of
 from pyro_vae.evaluation.joint import Program
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.simulation import simulate
@@ -189,7 +188,7 @@ def sandwich(
             annealer.look_at(args)
             lower = lower_bound(*annealer.forward(args, advance))
             found |= {key: lower[key] for key in ("log_likelihood", "standard_error")}
-        own.update(kind_of(args[0], discrete=annealer.density.discrete))
+        own.update(annealer.density.weigher.protocol())
         return found
 
     tensors = batches.run(bound)

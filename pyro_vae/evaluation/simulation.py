@@ -9,9 +9,9 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.param_store import no_registration
+from pyro_vae._core.traces import latents, observations, refusal
 from pyro_vae.evaluation.joint import Program
-from pyro_vae.param_store import no_registration
-from pyro_vae.traces import latents, observations, refusal
 
 
 class Simulated(NamedTuple):

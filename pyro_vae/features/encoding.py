@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation.log_weights import Weigher
 from pyro_vae.evaluation.margins import moments
-from pyro_vae.isolation import evaluating, isolated, reseed
 from pyro_vae.models import VAE
 
 BLOCK = 1000  # data encoded, or draws weighed, at a time
@@ -48,7 +49,9 @@ def log_likelihoods(vae: VAE, x: Tensor, *, num_samples: int, seed: int) -> Tens
 
 
 def _weighed(vae: VAE, block: Tensor, num_samples: int, seed: int) -> Iterator[Tensor]:
-    weigher = Weigher(vae.model, vae.guide, (block,))  # examines the programs, and the support for the whole block
+    weigher = Weigher(
+        vae.model, vae.guide, (block,), owner="VAETransformer"
+    )  # examines the programs, and the support for the whole block
     sizes = [min(BLOCK, num_samples - start) for start in range(0, num_samples, BLOCK)]
     for datum in block.split(1):
         reseed(seed, 0)

@@ -10,9 +10,9 @@ import pyro
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.param_store import register
 from pyro_vae.distributions import AugmentedPosterior
 from pyro_vae.networks import NetworkFactory, Shape, build_network
-from pyro_vae.param_store import register
 
 LogJoint = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,10 +9,10 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.param_store import no_registration, register
 from pyro_vae.guides import AmortizedGuide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.layered_guides import LayeredGuide, layer_list
-from pyro_vae.param_store import no_registration, register
 from pyro_vae.priors import Prior
 
 

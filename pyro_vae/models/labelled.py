@@ -11,11 +11,11 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution, Unit
 from torch import Tensor, nn
 
+from pyro_vae._core.param_store import no_registration, register
 from pyro_vae.distributions import OneHotVariables
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.labels import check_labels, known, one_hot, pinned
-from pyro_vae.param_store import no_registration, register
 from pyro_vae.priors import CategoricalPrior, Prior
 
 

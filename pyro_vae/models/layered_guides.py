@@ -11,9 +11,9 @@ import pyro
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.param_store import register
 from pyro_vae.guides import AmortizedGuide, DiagonalNormalGuide
 from pyro_vae.networks import Network
-from pyro_vae.param_store import register
 
 
 class LayeredGuide(nn.Module, ABC):

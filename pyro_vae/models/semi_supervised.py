@@ -5,11 +5,11 @@ from __future__ import annotations
 import pyro
 from torch import Tensor
 
+from pyro_vae._core.param_store import register
 from pyro_vae.distributions import OneHotVariables
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.labelled import LabelledGuide, LabelledModel, LabelledVAE
-from pyro_vae.param_store import register
 from pyro_vae.priors import CategoricalPrior, Prior
 
 

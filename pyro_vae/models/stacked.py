@@ -7,12 +7,12 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.param_store import register
 from pyro_vae.guides import AmortizedGuide, DiagonalNormalGuide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.labelled import LabelledGuide, LabelledModel, LabelledVAE
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vae import VAE
-from pyro_vae.param_store import register
 from pyro_vae.priors import StandardNormalPrior
 
 

@@ -7,9 +7,9 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.param_store import register
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
-from pyro_vae.param_store import register
 from pyro_vae.priors import Prior, VampPrior
 
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.traces import Layout, latents
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs
 from pyro_vae.objectives.scalars import scalar_factors, single_latent
 from pyro_vae.objectives.schedules import Schedule
-from pyro_vae.traces import Layout, latents
 
 
 class BetaTC(PerDatumObjective):
@@ -87,9 +87,10 @@ class Parts(NamedTuple):
 
 def decompose(draws: Draws, num_data: int | None) -> Parts:
     """The parts of the KL at each draw, with the aggregate posterior estimated from the batch."""
-    site = draws.guide_trace.nodes[latents(draws.model_trace)[0]["name"]]
-    z = site["value"].movedim(0, 1).unsqueeze(2)  # (B, K, 1, *event)
-    each = site["fn"].base_dist.log_prob(z).flatten(3)  # (B, K, B, D): draw k for datum i under q(z_d | x_j)
+    name = latents(draws.model_trace)[0]["name"]
+    z = draws.latent.nodes[name]["value"].movedim(0, 1).unsqueeze(2)  # (B, K, 1, *event)
+    q = draws.guide_trace.nodes[name]["fn"].base_dist  # in rounds over the data, if it ran flattened
+    each = q.log_prob(z).flatten(3)[:, :, : len(z)]  # (B, K, B, D): draw k for datum i under q(z_d | x_j)
     normaliser = math.log(num_data or each.shape[2]) + math.log(each.shape[2])
     log_joint = (each.sum(-1).logsumexp(2) - normaliser).T  # (K, B)
     log_product = (each.logsumexp(2) - normaliser).sum(-1).T  # (K, B)

@@ -12,9 +12,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_vae._core.traces import masked, sites
 from pyro_vae.objectives.base import Objective, Program, Terms
 from pyro_vae.objectives.schedules import Schedule
-from pyro_vae.traces import masked, sites
 
 
 class TraceObjective(Objective):

@@ -12,11 +12,11 @@ from pyro.ops import packed
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.isolation import isolated
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.traces import latents, losses, observations, refusal
 from pyro_vae.objectives.base import Program, Terms
 from pyro_vae.objectives.elbo import TraceObjective
 from pyro_vae.objectives.schedules import Schedule
-from pyro_vae.traces import latents, losses, observations, refusal
 
 
 class EnumeratedELBO(TraceObjective, TraceEnum_ELBO):

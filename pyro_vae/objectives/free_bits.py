@@ -9,10 +9,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_vae._core.traces import Layout, latents, masked, refusal
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs
 from pyro_vae.objectives.scalars import scalar_factors
-from pyro_vae.traces import Layout, latents, masked, refusal
 
 Groups = Literal["dimension", "site"]
 
@@ -47,6 +47,7 @@ class FreeBits(PerDatumObjective):
     """
 
     additive = False
+    together = True
     advice = "ELBO for this guide"
 
     def __init__(self, *, nats: float = 0.5, groups: Groups = "dimension", num_particles: int = 1) -> None:
@@ -68,22 +69,29 @@ class FreeBits(PerDatumObjective):
 
     def _estimate(self, programs: Programs) -> Estimate:
         draws = programs.draw()
-        groups = torch.cat([self._kl(programs.layout, draws, site) for site in latents(draws.guide_trace)])
-        bound = draws.log_likelihood.mean(0) - groups.clamp_min(self.nats).sum()
+        groups = [self._kl(draws, site["name"]) for site in latents(draws.guide_trace)]
+        cost = torch.cat(groups).clamp_min(self.nats).sum() if groups else 0.0
+        bound = draws.log_likelihood.mean(0) - cost
         return Estimate(bound, bound, draws)
 
-    def _kl(self, layout: Layout, draws: Draws, site: Any) -> Tensor:
+    def _kl(self, draws: Draws, name: str) -> Tensor:
         """(J,): the KL of the site's groups, averaged over batch and particles."""
-        q, p, event_dim = site["fn"], draws.model_trace.nodes[site["name"]]["fn"], 0
+        pairs = zip(draws.guide_traces, draws.model_traces, strict=True)
+        each, layout = draws.num // len(draws.guide_traces), draws.runs.guide_layout
+        kl = torch.cat([self._of_run(layout, each, q.nodes[name], p, _same_order(q, p)) for q, p in pairs])
+        return kl.flatten(2).mean((0, 1)) if kl.dim() > 2 else kl.mean().unsqueeze(0)
+
+    def _of_run(self, layout: Layout, num: int, site: Any, model_trace: Trace, analytic: bool) -> Tensor:
+        """``(K, B, *event)``: the KL of each datum, or of each of its dimensions, in one run."""
+        q, p, event_dim = site["fn"], model_trace.nodes[site["name"]]["fn"], 0
         if self.groups == "dimension":
             q, p, event_dim = q.base_dist, p.base_dist, q.event_dim
-        kl = _analytic(q, p) if _same_order(draws) else None
+        kl = _analytic(q, p) if analytic else None
         kl = q.log_prob(site["value"]) - p.log_prob(site["value"]) if kl is None else kl
         mask = site["mask"]
         if isinstance(mask, Tensor):
             mask = mask.reshape(*mask.shape, *[1] * event_dim)
-        kl = layout.per_datum(self.num_particles, site, masked(kl, mask), event_dim=event_dim)  # (K, B, *event)
-        return kl.flatten(2).mean((0, 1)) if event_dim else kl.mean().unsqueeze(0)
+        return layout.per_datum(num, site, masked(kl, mask), event_dim=event_dim)
 
 
 def _analytic(q: Any, p: Any) -> Tensor | None:
@@ -93,7 +101,7 @@ def _analytic(q: Any, p: Any) -> Tensor | None:
         return None
 
 
-def _same_order(draws: Draws) -> bool:
+def _same_order(*traces: Trace) -> bool:
     """Whether no site's KL depends on a later one."""
-    names = [[site["name"] for site in latents(trace)] for trace in (draws.guide_trace, draws.model_trace)]
+    names = [[site["name"] for site in latents(trace)] for trace in traces]
     return names[0] == names[1]

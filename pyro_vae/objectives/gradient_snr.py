@@ -10,7 +10,8 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae.isolation import isolated, module_of
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import Owners
 from pyro_vae.objectives.base import Program
 
 Groups = Mapping[str, Iterable[Tensor]]
@@ -78,16 +79,9 @@ def gradient_snr(
     """
     if num_draws < 2:
         raise ValueError(f"gradient_snr: num_draws must be at least 2, got num_draws={num_draws}. Use 100.")
-    buffers = [b for m in map(module_of, (model, guide)) if m is not None for b in m.buffers()]
-    before = [b.clone() for b in buffers]
-    try:
-        with isolated(seed):
-            chosen = {k: list(v) for k, v in (groups or _default_groups(model, guide, args)).items()}
-            moments = _moments(objective, model, guide, args, num_draws, _unique(chosen))
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+    with Owners(model=model, guide=guide).unchanged(), isolated(seed):
+        chosen = {k: list(v) for k, v in (groups or _default_groups(model, guide, args)).items()}
+        moments = _moments(objective, model, guide, args, num_draws, _unique(chosen))
     return {name: _ratio(moments, tensors, num_draws) for name, tensors in chosen.items()}
 
 
@@ -117,10 +111,11 @@ def _ratio(moments: dict[int, tuple[Tensor, Tensor]], tensors: list[Tensor], num
 def _default_groups(model: Program, guide: Program, args: Any) -> dict[str, list[Tensor]]:
     groups: dict[str, list[Tensor]] = {}
     for name, program in (("model", model), ("guide", guide)):
-        module = module_of(program)
-        named = {k: p for k, p in module.named_parameters() if p.requires_grad} if module else {}
-        with poutine.trace(param_only=True) as capture, torch.no_grad():
+        owners = Owners(**{name: program})
+        with poutine.trace(param_only=True) as capture, torch.no_grad(), owners.noticing():
             poutine.block(program, hide_types=["sample"])(*args)
+        tensors = {k.removeprefix(f"{name}."): p for k, p in owners.named_parameters().items()}
+        named = {k: p for k, p in tensors.items() if p.requires_grad}
         stored = {k: s["value"].unconstrained() for k, s in capture.trace.nodes.items()}
         known = {id(p) for p in named.values()}
         named |= {k: p for k, p in stored.items() if id(p) not in known}

@@ -8,10 +8,11 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.runs import in_front
+from pyro_vae._core.traces import Layout, latents, refusal
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
-from pyro_vae.objectives.programs import Programs
+from pyro_vae.objectives.programs import Draws, Programs
 from pyro_vae.objectives.scalars import single_latent
-from pyro_vae.traces import Layout, latents, refusal
 
 Kernel = Literal["rbf", "imq"]
 
@@ -81,7 +82,7 @@ class InfoVAE(PerDatumObjective):
     def _estimate(self, programs: Programs) -> Estimate:
         draws = programs.draw()
         site = next(iter(latents(draws.model_trace)))
-        mmd = self._mmd(site["value"].flatten(2), _draw(site).flatten(2))
+        mmd = self._mmd(draws.latent.nodes[site["name"]]["value"].flatten(2), _prior_draws(draws, site["name"]))
         kl = draws.log_guide + draws.log_factor - draws.log_prior
         bound = (draws.log_likelihood - (1 - self.alpha) * kl).mean(0) - (self.alpha + self.mmd_weight - 1) * mmd
         return Estimate(bound, bound, draws)
@@ -100,6 +101,14 @@ class InfoVAE(PerDatumObjective):
         square = a.shape[-1] if self.bandwidth is None else self.bandwidth**2
         distance = (a.unsqueeze(2) - b.unsqueeze(1)).square().sum(-1) / (2 * square)
         return (-distance).exp() if self.kernel == "rbf" else 1 / (1 + distance)
+
+
+def _prior_draws(draws: Draws, name: str) -> Tensor:
+    """``(K, B, D)`` draws of the prior of a latent site."""
+    drawn = [trace.copy() for trace in draws.model_traces]
+    for trace in drawn:
+        trace.nodes[name] = {**trace.nodes[name], "value": _draw(trace.nodes[name])}
+    return in_front(drawn, draws.runs.model_layout, draws.num).nodes[name]["value"].flatten(2)
 
 
 def _draw(site: Any) -> Tensor:

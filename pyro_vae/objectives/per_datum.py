@@ -7,29 +7,31 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.distributions import RelaxedOneHotVariables
-from pyro_vae.isolation import evaluating, isolated
-from pyro_vae.objectives.base import Objective, Program, Terms
-from pyro_vae.objectives.programs import Draws, Programs
-from pyro_vae.objectives.schedules import Schedule
-from pyro_vae.param_store import no_registration
-from pyro_vae.traces import (
+from pyro_vae._core.axes import kinds_of
+from pyro_vae._core.contexts import is_tracing
+from pyro_vae._core.pair import Pair
+from pyro_vae._core.param_store import no_registration
+from pyro_vae._core.traces import (
     Layout,
-    check_kinds,
+    check_observation,
     check_plates,
     check_shape,
     check_sites,
-    depth_of,
     frames,
     latents,
     refusal,
     shared_plates,
     sites,
+    structure_of,
 )
+from pyro_vae._core.ways import Densities, Runs, choose, joined, one_draw
+from pyro_vae.distributions import RelaxedOneHotVariables
+from pyro_vae.objectives.base import Objective, Program, Terms
+from pyro_vae.objectives.programs import Draws, Programs
+from pyro_vae.objectives.schedules import Schedule
 
 
 class Estimate(NamedTuple):
@@ -60,11 +62,12 @@ class PerDatumObjective(Objective):
 
     pathwise = True
     advice = "ScoreFunction, VIMCO or ReweightedWakeSleep"
+    together = False
 
     def __init__(self, *, num_particles: int = 1, beta: float | Schedule = 1.0) -> None:
         super().__init__(num_particles=num_particles, beta=beta, vectorized=False)
         self._pair: tuple[Program, Program] | None = None
-        self._layouts: dict[Any, Layout] = {}
+        self._examined: dict[Any, _Examined] = {}
 
     @abstractmethod
     def _estimate(self, programs: Programs) -> Estimate:
@@ -77,15 +80,17 @@ class PerDatumObjective(Objective):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
-        layout = self._layout(model, guide, args, kwargs)
-        found = self._estimate(Programs(layout, model, guide, args, kwargs, self.num_draws))
-        draws = found.draws
+        found = self._examination(model, guide, args, kwargs)
+        estimate = self._estimate(Programs(found.runs, found.pair.owners, guide, args, kwargs, self.num_draws))
+        draws = estimate.draws
+        found.check(self, draws)
         self._check_draws(draws.guide_trace)
         kl = draws.log_guide + draws.log_factor - draws.log_prior
+        kl = kl if kl.dim() else kl.expand_as(draws.log_likelihood)
         self.terms = Terms(*(term.detach().mean(0).sum() for term in (draws.log_likelihood, kl)))
-        scale = _scale(layout, draws)
-        value = -(scale * found.bound.detach()).sum()
-        surrogate = -(scale * found.surrogate).sum()
+        scale = _scale(draws)
+        value = -(scale * estimate.bound.detach()).sum()
+        surrogate = -(scale * estimate.surrogate).sum()
         return value + (surrogate - surrogate.detach()) + (scale * draws.loss).sum(-1).mean()
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -104,34 +109,47 @@ class PerDatumObjective(Objective):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
 
-    def _layout(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Layout:
-        """Where the data are; the programs are examined when they are new, or are called in a new way."""
+    def _examination(self, model: Program, guide: Program, args: Any, kwargs: Any) -> _Examined:
+        """How the programs run; they are examined when they are new, or are called in a new way."""
         if self._pair != (model, guide):
-            self._pair, self._layouts = (model, guide), {}
-        way = tuple(type(a) for a in args), tuple((k, type(v)) for k, v in sorted(kwargs.items()))
-        if way not in self._layouts:
-            self._layouts[way] = self._examine(model, guide, args, kwargs)
-        return self._layouts[way]
+            self._pair, self._examined = (model, guide), {}
+        way = kinds_of(args, kwargs)
+        if way not in self._examined:
+            self._examined[way] = self._examine(model, guide, args, kwargs)
+        return self._examined[way]
 
-    def _examine(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Layout:
+    def _examine(self, model: Program, guide: Program, args: Any, kwargs: Any) -> _Examined:
         name = type(self).__name__
-        with evaluating(model, guide), isolated(validate=is_validation_enabled()), no_registration():
-            with poutine.block():
-                model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-            check_kinds(name, model_trace, guide_trace)
-            for site in [*sites(model_trace), *sites(guide_trace)]:
-                # Here, without the particles' plate: with it, (data, data) may pass for (particles, data).
-                log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-                check_shape(name, site, log_prob)
-        check_sites(name, model_trace, guide_trace)
+        with no_registration():
+            pair = Pair(name, model, [guide], args, kwargs)
+            dims = tuple(sorted(frames[0].dim for frames in pair.plates().values()))
+            self._check_traces(pair, pair.layout(dims), pair.model_trace, pair.guide_traces[0])
+            for site in [s for trace in pair.traces for s in sites(trace) if s["name"] not in pair.blocks]:
+                # Without the particles' plate: with it, (data, data) may pass for (particles, data).
+                check_shape(name, site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
+                if site["name"] in pair.model_trace.nodes:
+                    check_observation(name, pair.model_trace.nodes[site["name"]], dims)
+            self._check(pair.layout(dims), pair.model_trace, pair.guide_traces[0])
+            runs = one_draw(pair, dims)
+            if self.num_draws > 1:
+                runs = choose(pair, dims, self._densities(pair), together=self.together)
+        return _Examined(runs, pair)
+
+    def _densities(self, pair: Pair) -> Densities:
+        def densities(runs: Runs, latent: Trace, num: int) -> Tensor:
+            traces = runs.model_at(latent, num, pair.args, pair.kwargs)
+            return joined([runs.model_layout.sum(num // len(traces), sites(trace)) for trace in traces])
+
+        return densities
+
+    def _check_traces(self, pair: Pair, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuse what would be wrong for every objective of this kind."""
+        name = layout.owner
+        check_sites(name, model_trace, guide_trace, outside=pair.outside, following=pair.following)
         for trace in (model_trace, guide_trace):
             check_plates(name, trace, random=True)
-        plates = shared_plates(name, model_trace, guide_trace)
-        dims = tuple(sorted(found[0].dim for found in plates.values()))
-        layout = Layout(name, depth_of(model_trace, guide_trace), dims)
+        shared_plates(name, model_trace, guide_trace, skipped=layout.blocks)
         _check_scales(layout, model_trace, guide_trace)
-        self._check(layout, model_trace, guide_trace)
-        return layout
 
     def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Refuse what this objective alone is wrong for; most are right for all."""
@@ -159,28 +177,51 @@ def log_mean_exp(log_weight: Tensor) -> Tensor:
     return log_sum - torch.full_like(log_sum, float(len(log_weight))).log()
 
 
-def _scale(layout: Layout, draws: Draws) -> Tensor:
+class _Examined:
+    """How a pair runs, and the structures of its traces that have been checked."""
+
+    def __init__(self, runs: Runs, pair: Pair) -> None:
+        self.runs, self.pair = runs, pair
+        self._known: set[Any] = set()
+
+    def check(self, objective: PerDatumObjective, draws: Draws) -> None:
+        """Check the traces of a call: in full if their sites are new, else their scales alone."""
+        structure = structure_of(draws.model_trace), structure_of(draws.guide_trace)
+        if structure in self._known:
+            _check_scales(self.runs.model_layout, draws.model_trace, draws.guide_trace)
+            return
+        objective._check_traces(self.pair, self.runs.model_layout, draws.model_trace, draws.guide_trace)
+        self._known.add(structure)
+
+
+def _scale(draws: Draws) -> Tensor:
     """What plates and ``poutine.scale`` multiply each datum by, ``(B,)``."""
-    site = next(iter(sites(draws.model_trace)))
+    site, layout = next(iter(sites(draws.model_trace))), draws.runs.model_layout
     scale = torch.as_tensor(site["scale"], dtype=draws.log_likelihood.dtype, device=draws.log_likelihood.device)
-    return layout.per_datum(1, site, scale)[0]
+    return layout.per_datum(draws.num // len(draws.model_traces), site, scale)[0]
 
 
 def _check_scales(layout: Layout, *traces: Trace) -> None:
-    """One scale for all sites of a datum: a bound of scaled log-weights would be none."""
-    found = [(site["name"], torch.as_tensor(site["scale"])) for trace in traces for site in sites(trace)]
-    first = found[0][1]
-    for name, scale in found:
-        if scale.dim() > layout.depth or _differ(scale, first):
-            what = f"another at site {name!r} than at site {found[0][0]!r}"
+    """One scale for all sites of a datum: scaled log-weights make no bound."""
+    scaled = [(site["name"], site["scale"]) for trace in traces for site in sites(trace)]
+    first = scaled[0][1]
+    for name, scale in scaled:
+        if scale is not first and _differ(layout, scale, first):
+            what = f"another at site {name!r} than at site {scaled[0][0]!r}"
             rule = "all sites must have one scale, that of the data"
             raise refusal(layout.owner, rule, what, "Use ELBO or BetaELBO, which are linear in them")
-    for site in sites(traces[0]):
-        inner = [dim for dim in range(-first.dim(), 0) if dim not in layout.dims and first.shape[dim] > 1]
-        if inner and frames(site):
-            what = f"a scale of shape {tuple(first.shape)}"
-            raise refusal(layout.owner, "scales must be those of the data", what, "Use ELBO or BetaELBO")
+    if isinstance(first, Tensor):
+        for site in sites(traces[0]):
+            inner = [dim for dim in range(-first.dim(), 0) if dim not in layout.dims and first.shape[dim] > 1]
+            if inner and frames(site):
+                what = f"a scale of shape {tuple(first.shape)}"
+                raise refusal(layout.owner, "scales must be those of the data", what, "Use ELBO or BetaELBO")
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
-    return bool((one.double() - other.double()).abs().max() > 1e-12)
+def _differ(layout: Layout, one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) and not isinstance(other, Tensor):
+        return abs(one - other) > 1e-12
+    one, other = torch.as_tensor(one), torch.as_tensor(other)
+    if one.dim() > layout.depth + layout.in_front:
+        return True
+    return not is_tracing() and bool((one.double() - other.double()).abs().max() > 1e-12)

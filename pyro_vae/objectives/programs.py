@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -15,9 +14,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.isolation import module_of
-from pyro_vae.param_store import no_registration
-from pyro_vae.traces import Layout, latents, losses, observations
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.param_store import no_registration
+from pyro_vae._core.runs import run
+from pyro_vae._core.traces import Layout, latents, observations
+from pyro_vae._core.ways import Runs, joined
 
 Program = Callable[..., Any]
 T = TypeVar("T")
@@ -31,10 +32,12 @@ class Draws:
         log_likelihood: log p(x | z).
         log_prior: log p(z).
         log_guide: log q(z | x) of everything the guide draws, auxiliary sites too.
-        log_factor: the guide's factors; the reverse model of an auxiliary variable is one, with -log r(a | x, z).
-        loss: what the guide adds to the loss beside the bound, such as a classifier's; 0 where there is nothing.
-        model_trace: of the model.
-        guide_trace: of the guide.
+        log_factor: reverse models of the guide's auxiliary variables, as factors with -log r(a | x, z).
+        loss: what the guide adds to the loss beside the bound, such as a classifier's; 0 without such a factor.
+        runs: how the programs ran.
+        num: K.
+        model_traces: of the model's runs, one or K.
+        guide_traces: of the guide's runs, one or K.
     """
 
     log_likelihood: Tensor
@@ -42,12 +45,29 @@ class Draws:
     log_guide: Tensor
     log_factor: Tensor
     loss: Tensor
-    model_trace: Trace
-    guide_trace: Trace
+    runs: Runs
+    num: int
+    model_traces: Sequence[Trace]
+    guide_traces: Sequence[Trace]
+
+    @property
+    def model_trace(self) -> Trace:
+        """Of the model's first run."""
+        return self.model_traces[0]
+
+    @property
+    def guide_trace(self) -> Trace:
+        """Of the guide's first run."""
+        return self.guide_traces[0]
+
+    @property
+    def latent(self) -> Trace:
+        """The guide's latents, ``(K, *plates, *event)``."""
+        return self.runs.in_front(self.guide_traces, self.num)
 
     @property
     def log_model(self) -> Tensor:
-        """log p(x, z), with log r(a | x, z) where the guide has an auxiliary variable a."""
+        """log p(x, z), with log r(a | x, z) if the guide has an auxiliary variable a."""
         return self.log_likelihood + self.log_prior - self.log_factor
 
     @property
@@ -56,39 +76,51 @@ class Draws:
         return self.log_model - self.log_guide
 
 
-class Densities(NamedTuple):
-    """Log-probabilities of what a trace drew and of what it observed, ``(K, B)`` each."""
+class GuideDensity(NamedTuple):
+    """Log-probabilities of a guide's runs, ``(K, B)`` each."""
 
     latent: Tensor
-    observed: Tensor
-    trace: Trace
+    factor: Tensor
+    traces: Sequence[Trace]
 
 
 class Programs:
-    """A model and a guide with their arguments, which run in a plate of K particles.
+    """A model and a guide with their arguments, run for K draws of each datum.
 
     Args:
-        layout: where the data are.
-        model: Pyro model.
+        runs: how they run.
+        owners: their modules.
         guide: Pyro guide.
         args: what both are called with.
         kwargs: the same by keyword.
-        num: number of particles K.
+        num: number of draws K.
     """
 
-    def __init__(self, layout: Layout, model: Program, guide: Program, args: Any, kwargs: Any, num: int) -> None:
-        self.layout, self.model, self.guide, self.args, self.kwargs, self.num = layout, model, guide, args, kwargs, num
+    def __init__(self, runs: Runs, owners: Owners, guide: Program, args: Any, kwargs: Any, num: int) -> None:
+        self.runs, self.owners, self.guide, self.args, self.kwargs, self.num = runs, owners, guide, args, kwargs, num
+
+    @property
+    def model(self) -> Program:
+        """The Pyro model."""
+        return self.runs.model
+
+    @property
+    def layout(self) -> Layout:
+        """Where draws and data are in the shapes of the guide."""
+        return self.runs.guide_layout
 
     def draw(self) -> Draws:
         """Run the guide, then the model at what it drew."""
-        trace = self._trace(self.guide)
-        return self._weigh(self._densities(trace), trace)
+        drawn = self._drawn()
+        models = self._models(drawn)
+        return self._weigh(self._density(drawn, models), models, drawn)
 
     def draw_without_path(self) -> Draws:
         """The same, with draws that are constants to the gradient, as those of discrete variables are."""
         with _Detached():
-            trace = self._trace(self.guide)
-        return self._weigh(self._densities(trace), trace)
+            drawn = self._drawn()
+        models = self._models(drawn)
+        return self._weigh(self._density(drawn, models), models, drawn)
 
     def draw_with_path_alone(self, scale: GradientScale | None = None) -> Draws:
         """The same, where the guide's parameters have a gradient through the draws and none through its density.
@@ -97,44 +129,51 @@ class Programs:
         its densities depend on, such as deeper latents, still carries the gradient of the draws.
 
         Args:
-            scale: multiplies the gradient by each draw, where it enters the draws from the densities.
+            scale: multiplies the gradient by each draw, as it enters the draws from the densities.
         """
         noise = _Noise()
         with noise.kept():
-            drawn = self._trace(self.guide)
+            drawn = self._drawn()
+        each = self.num // len(drawn)
+        at = [self._scaled(trace, scale, slice(k * each, (k + 1) * each)) for k, trace in enumerate(drawn)]
+        models = self._models(at)
+        held = _held(lambda: self._density(self._drawn(at), models), self.owners)
+        with noise.repeated(), _held_parameters():
+            density = held()
+        return self._weigh(density, models, drawn)
+
+    def _scaled(self, drawn: Trace, scale: GradientScale | None, rows: slice) -> Trace:
         trace = drawn.copy()
         for site in latents(trace):
-            value = scale.apply(self.layout, site) if scale else site["value"]
+            value = scale.apply(self.layout, site, rows) if scale else site["value"]
             trace.nodes[site["name"]] = {**site, "value": value}
-        run = _held(lambda: self.guide_densities(trace), self.guide, self.model)
-        with noise.repeated(), _held_parameters():
-            densities = run()
-        return self._weigh(densities, drawn)
+        return trace
 
-    def guide_densities(self, trace: Trace) -> Densities:
-        """Run the guide at the values of a trace."""
-        return self._densities(self._trace(poutine.replay(self.guide, trace=trace)))
+    def density_at(self, latent: Trace, models: Sequence[Trace]) -> GuideDensity:
+        """Run the guide at the latents of a run of the programs as they are, for K = 1."""
+        return self._density(self._drawn([latent]), models)
 
-    def _densities(self, trace: Trace) -> Densities:
-        latent, observed = latents(trace), observations(trace)
-        return Densities(self.layout.sum(self.num, latent), self.layout.sum(self.num, observed), trace)
+    def _drawn(self, at: Sequence[Trace] | None = None) -> list[Trace]:
+        return run(self.guide, self.layout, self.runs.axes, self.num, self.args, self.kwargs, at=at)
 
-    def _weigh(self, guide: Densities, drawn: Trace) -> Draws:
-        """Run the model at the guide's values; losses are those of the run that drew, whose parameters are not held."""
-        loss = self.layout.sum(self.num, losses(drawn))
-        model = self._densities(self._trace(poutine.replay(self.model, trace=guide.trace)))
-        return Draws(model.observed, model.latent, guide.latent, guide.observed, loss, model.trace, guide.trace)
+    def _models(self, drawn: Sequence[Trace]) -> list[Trace]:
+        at, layout = self.runs.at(drawn, self.num), self.runs.model_layout
+        return run(self.model, layout, self.runs.axes, self.num, self.args, self.kwargs, at=at)
 
-    def repeated(self, program: Program) -> Program:
-        """The program within a plate of K particles, before all of its own."""
-        return pyro.plate("num_particles_vectorized", self.num, dim=-self.layout.depth - 1)(program)
+    def _density(self, traces: Sequence[Trace], models: Sequence[Trace]) -> GuideDensity:
+        each = self.num // len(traces)
+        masks = models if len(models) == len(traces) else [None] * len(traces)
+        pairs = list(zip(traces, masks, strict=True))
+        latent = joined([self.layout.sum(each, latents(trace), model) for trace, model in pairs])
+        return GuideDensity(latent, joined([self.layout.sum(each, self.layout.factors(t)) for t in traces]), traces)
 
-    def trace(self, program: Program) -> Trace:
-        """Run a program with the arguments."""
-        return poutine.trace(program).get_trace(*self.args, **self.kwargs)
-
-    def _trace(self, program: Program) -> Trace:
-        return self.trace(self.repeated(program))
+    def _weigh(self, guide: GuideDensity, models: Sequence[Trace], drawn: Sequence[Trace]) -> Draws:
+        """Losses are those of the run that drew, whose parameters are not held."""
+        loss = joined([self.layout.sum(self.num // len(drawn), self.layout.losses(trace)) for trace in drawn])
+        layout, each = self.runs.model_layout, self.num // len(models)
+        observed = joined([layout.sum(each, observations(trace)) for trace in models])
+        prior = joined([layout.sum(each, latents(trace)) for trace in models])
+        return Draws(observed, prior, guide.latent, guide.factor, loss, self.runs, self.num, models, guide.traces)
 
 
 class GradientScale:
@@ -147,13 +186,13 @@ class GradientScale:
     def __init__(self) -> None:
         self.factor = torch.ones(())
 
-    def apply(self, layout: Layout, site: Any) -> Tensor:
-        """The site's value; what is computed from it sends its gradient back scaled."""
+    def apply(self, layout: Layout, site: Any, rows: slice) -> Tensor:
+        """The site's value, of some of the draws; what is computed from it sends its gradient back scaled."""
         value, event_dim = site["value"], site["fn"].event_dim
         if not value.requires_grad:
             return value
         value = value.clone()
-        value.register_hook(lambda gradient: gradient * layout.spread(site, self.factor, event_dim=event_dim))
+        value.register_hook(lambda grad: grad * layout.spread(site, self.factor[rows], event_dim=event_dim))
         return value
 
 
@@ -188,20 +227,20 @@ class _Held(nn.Module):
         return self._program()
 
 
-def _held(program: Callable[[], T], *owners: Program) -> Callable[[], T]:
+def _held(program: Callable[[], T], owners: Owners) -> Callable[[], T]:
     """The program with the modules' parameters as constants, but for those of reverse models r(a | x, z).
 
-    These belong to the model though the guide has them; their module is called ``reverse``. Of the model's parameters
-    the guide may use some, as that of a ladder VAE does; in its density they are the guide's.
+    Parameters of the reverse model are trained with the model although the guide owns them (submodule ``reverse``). Of
+    the model's parameters the guide may use some, as that of a ladder VAE does; in its density they are the guide's.
     """
-    modules = {id(m): m for m in map(module_of, owners) if m is not None}
+    modules = {id(m): m for m in owners.modules.values()}
     whole = _Held(program, list(modules.values()))
     tensors: dict[str, Tensor] = {}
     # Each module once: a VampPrior's guide is both a part of the model and the guide itself, and what is swapped under
     # two names would not be swapped back.
     for prefix, module in whole.named_modules():
-        own = {_join(prefix, k): p.detach() for k, p in module.named_parameters(recurse=False)}
-        tensors |= {k: p for k, p in own.items() if "reverse" not in k.split(".")}
+        named = {_join(prefix, k): p.detach() for k, p in module.named_parameters(recurse=False)}
+        tensors |= {k: p for k, p in named.items() if "reverse" not in k.split(".")}
         # Clones, so that running statistics move once.
         tensors |= {_join(prefix, k): b.clone() for k, b in module.named_buffers(recurse=False)}
     return lambda: torch.func.functional_call(whole, tensors, (), tie_weights=False)

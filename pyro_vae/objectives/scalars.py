@@ -8,7 +8,7 @@ from pyro.poutine import Trace
 from torch import Size
 from torch.distributions import Distribution, Independent
 
-from pyro_vae.traces import Layout, latents, refusal
+from pyro_vae._core.traces import Layout, latents, refusal
 
 
 def scalar_factors(owner: str, site: Any, role: str, advice: str) -> Distribution:

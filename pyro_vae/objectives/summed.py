@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.runs import run
+from pyro_vae._core.traces import Layout, latents, masked, observations, refusal
+from pyro_vae._core.ways import joined
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs
-from pyro_vae.traces import Layout, latents, losses, masked, observations, refusal
 
 
 class SummedELBO(PerDatumObjective):
@@ -54,6 +55,7 @@ class SummedELBO(PerDatumObjective):
     """
 
     sums = True
+    together = True
     advice = 'ScoreFunction, or infer={"enumerate": "parallel"} for a discrete site'
 
     def __init__(self, *, num_particles: int = 1) -> None:
@@ -83,15 +85,24 @@ class SummedELBO(PerDatumObjective):
 
 def _expected(programs: Programs) -> Draws:
     """K draws for each combination of the summed sites, and the means over the combinations, ``(K, B)``."""
-    guide_trace = programs.trace(poutine.enum(programs.repeated(programs.guide), -programs.layout.depth - 2))
-    model_trace = programs.trace(poutine.replay(programs.repeated(programs.model), trace=guide_trace))
-    found = latents(guide_trace)
-    weight = _total([_log_prob(programs, site, masks=False) for site in found if _is_summed(site)]).exp()
-    groups = observations(model_trace), latents(model_trace), found, observations(guide_trace), losses(guide_trace)
-    likelihood, prior, guide, factor, loss = (
-        _mean(weight, _total([_log_prob(programs, site) for site in group])) for group in groups
-    )
-    return Draws(likelihood, prior, guide, factor, loss, model_trace, guide_trace)
+    runs, num, args, kwargs = programs.runs, programs.num, programs.args, programs.kwargs
+    guides = run(programs.guide, runs.guide_layout, runs.axes, num, args, kwargs, enum=True)
+    models = run(programs.model, runs.model_layout, runs.axes, num, args, kwargs, at=guides)
+    parts = [_of_run(runs.guide_layout, num // len(guides), *pair) for pair in zip(guides, models, strict=True)]
+    likelihood, prior, guide, factor, loss = (joined(part) for part in zip(*parts, strict=True))
+    return Draws(likelihood, prior, guide, factor, loss, runs, num, models, guides)
+
+
+def _of_run(layout: Layout, num: int, guide_trace: Trace, model_trace: Trace) -> list[Tensor]:
+    """Expectations of likelihood, prior, guide, factors and losses over the sites that are summed, in one run."""
+    drawn = latents(guide_trace)
+    weight = _total([_log_prob(layout, num, site, masks=False) for site in drawn if _is_summed(site)]).exp()
+    groups = observations(model_trace), latents(model_trace), drawn, layout.factors(guide_trace)
+    means = [
+        _mean(weight, _total([_log_prob(layout, num, site) for site in group]))
+        for group in (*groups, layout.losses(guide_trace))
+    ]
+    return means
 
 
 def _mean(weight: Tensor, value: Tensor) -> Tensor:
@@ -105,13 +116,13 @@ def _total(parts: list[Tensor]) -> Tensor:
     return sum(parts[1:], parts[0]) if parts else torch.zeros(())
 
 
-def _log_prob(programs: Programs, site: Any, *, masks: bool = True) -> Tensor:
+def _log_prob(layout: Layout, num: int, site: Any, *, masks: bool = True) -> Tensor:
     """Log-probability of a site, ``(*values, K, B)``; without masks it is what the site is drawn by all the same."""
     fn, mask = site["fn"], site["mask"] if masks else None
     while not masks and isinstance(fn, MaskedDistribution):
         fn = fn.base_dist
     value = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
-    return programs.layout.per_value(programs.num, site, masked(value, mask))
+    return layout.per_value(num, site, masked(value, mask))
 
 
 def _is_summed(site: Any) -> bool:

@@ -9,9 +9,9 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.traces import Layout, latents, refusal
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective, log_mean_exp
 from pyro_vae.objectives.programs import Programs
-from pyro_vae.traces import Layout, latents, refusal
 
 Phase = Literal["wake", "sleep", "both"]
 
@@ -120,8 +120,9 @@ def dream(programs: Programs) -> Tensor:
         )
     args = [seen[id(a)]["value"] if id(a) in seen else a for a in programs.args]
     kwargs = {k: seen[id(a)]["value"] if id(a) in seen else a for k, a in programs.kwargs.items()}
-    dreaming = Programs(programs.layout, programs.model, programs.guide, args, kwargs, 1)
-    return dreaming.guide_densities(trace).latent[0]
+    dreaming = Programs(programs.runs.single(), programs.owners, programs.guide, args, kwargs, 1)
+    latent = dreaming.density_at(trace, [trace]).latent
+    return latent[0] if latent.dim() else latent
 
 
 def _check_dreams(layout: Layout, guide_trace: Trace) -> None:

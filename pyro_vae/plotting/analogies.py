@@ -9,7 +9,8 @@ from matplotlib.patches import Rectangle
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.isolation import evaluating, isolated
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import evaluating
 from pyro_vae.models.labelled import LabelledVAE
 from pyro_vae.plotting.panels import PALETTE, as_images, need, page, show_grid
 

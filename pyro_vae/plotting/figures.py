@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation import LatentDiagnostics, LogLikelihood
 from pyro_vae.evaluation.diagnostics import ACTIVE
-from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.models import VAE
 from pyro_vae.plotting.panels import (
     PALETTE,

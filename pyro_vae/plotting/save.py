@@ -10,6 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import evaluating
 from pyro_vae.data import Splits
 from pyro_vae.evaluation import (
     Classification,
@@ -20,7 +22,6 @@ from pyro_vae.evaluation import (
     latent_diagnostics,
 )
 from pyro_vae.files import write_atomically
-from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.models import VAE, LabelledVAE
 from pyro_vae.plotting.analogies import analogies, class_samples
 from pyro_vae.plotting.bounds import annealed_chains, bound_curve, harmonic_reliability, sandwich_bounds

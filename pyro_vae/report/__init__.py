@@ -14,8 +14,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from pyro_vae import __version__, html, plotting
+from pyro_vae._core.contexts import isolated
 from pyro_vae.evaluation import Classification, LogLikelihood, Result
-from pyro_vae.isolation import isolated
 from pyro_vae.methods import METHODS
 from pyro_vae.models import VAE, LabelledVAE
 from pyro_vae.report.rows import bound_row, bracket, class_row, flat, nats, rows_of

@@ -8,15 +8,18 @@ from typing import Any, Literal, get_args
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_vae._core.axes import Axes, leading
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import Owners
 from pyro_vae.data.batches import Batch
 from pyro_vae.evaluation import Weigher
-from pyro_vae.isolation import isolated, module_of
 from pyro_vae.precision import Precision
 from pyro_vae.ranks import Ranks
 from pyro_vae.sharding import find_rows
+from pyro_vae.training.combinations import data_axes, examine
 from pyro_vae.training.compiled import CompiledEngine
 from pyro_vae.training.cuda_graph import CudaGraphEngine
 from pyro_vae.training.engine import EagerEngine, Engine, restore
@@ -43,6 +46,9 @@ def build_engine(
     precision: Precision = "fp32",
     planned_steps: int | None = None,
     ranks: Ranks | None = None,
+    owners: Owners | None = None,
+    watch: Any = None,
+    axes: Axes | None = None,
 ) -> Engine:
     """The engine of a name, ready to step; one that cannot record the programs is replaced by the eager one.
 
@@ -59,6 +65,9 @@ def build_engine(
         precision: of the networks: ``"fp32"``, or ``"bf16"`` for products in bfloat16.
         planned_steps: how many steps will be taken, which ``"auto"`` goes by; None for many.
         ranks: the processes that share every batch.
+        owners: the programs' modules, if they are known.
+        watch: what looks at each run of the programs; see :class:`~pyro_vae.training.problem.Problem`.
+        axes: where the data are in the arguments, if it is known.
 
     Raises:
         ValueError: no such engine, or none for this device; programs that several processes cannot share; an objective
@@ -78,9 +87,13 @@ def build_engine(
     ranks, parameters = ranks or Ranks(), list(parameters)
     check_objective(objective)
     _check_arguments(parameters, args, optimizer)
-    problem = Problem(objective, model, guide, parameters, _others(model, guide, parameters), precision)
+    if owners is None:
+        pair = examine(objective, model, guide, args, Owners(model=model, guide=guide))
+        owners, axes = pair.owners, data_axes(pair)
+    others = [t for t in owners.tensors() if all(t is not p for p in parameters)]  # frozen ones, and buffers
+    problem = Problem(objective, model, guide, parameters, others, precision, axes, watch)
     chosen = resolve_engine(name, parameters[0].device, planned_steps, ranks)
-    batch = Batch(args, ranks=ranks)
+    batch = Batch(args, ranks=ranks, axes=axes)
     with isolated():
         if not ranks.alone:
             problem = _shared(problem, args)
@@ -128,7 +141,7 @@ def _shared(problem: Problem, args: tuple[Any, ...]) -> Problem:
             "ranks: programs must not keep statistics of their batches, got buffers that a step changes (batch "
             "normalization?). Use another normalization, or train in one process."
         )
-    return replace(problem, rows=find_rows(problem.gradients, args))
+    return replace(problem, rows=find_rows(problem.gradients, args, problem.axes or leading(args)))
 
 
 def resolve_engine(
@@ -151,11 +164,3 @@ def resolve_engine(
     if device.type == "cuda":
         return "cuda-graph" if alone else "compiled"
     return "compiled" if planned_steps is None or planned_steps >= WORTH_COMPILING else "eager"
-
-
-def _others(model: Program, guide: Program, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Frozen parameters and buffers of the programs that are modules."""
-    trained = {id(p) for p in parameters}
-    modules: list[nn.Module] = [m for m in map(module_of, (model, guide)) if m is not None]
-    tensors = [t for m in modules for t in (*m.parameters(), *m.buffers()) if id(t) not in trained]
-    return list({id(t): t for t in tensors}.values())

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
+from pyro_vae._core.contexts import isolated
 from pyro_vae.data.batches import Batch
-from pyro_vae.isolation import isolated
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.recording import Recorded, RecordingError
 from pyro_vae.sharding import Share

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.support import SupportCheck
 from pyro_vae.data.batches import Batch
-from pyro_vae.evaluation.support import SupportCheck
-from pyro_vae.isolation import isolated
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.ranks import Ranks
 from pyro_vae.sharding import Share

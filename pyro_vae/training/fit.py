@@ -11,9 +11,10 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 from torch.optim import Adam
 
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import placement
 from pyro_vae.data import ImageSet
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.isolation import isolated, placement
 from pyro_vae.objectives import ELBO
 from pyro_vae.precision import NetworkPrecision, Precision
 from pyro_vae.ranks import Ranks, join

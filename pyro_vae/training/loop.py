@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import LBFGS
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils._pytree import tree_flatten
 
+from pyro_vae._core.contexts import is_tracing, isolated, validating
+from pyro_vae._core.watch import Watch
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation import Weigher, log_likelihood
-from pyro_vae.isolation import evaluating, isolated, validating
 from pyro_vae.objectives import Objective
 from pyro_vae.training.checkpoint import restore, state_of
 from pyro_vae.training.choice import EngineName, build_engine, resolve_engine
-from pyro_vae.training.combinations import check_combination
+from pyro_vae.training.combinations import check_additive, check_compatibility, data_axes, examine
 from pyro_vae.training.engine import Engine, Step, StepResult
 from pyro_vae.training.nonfinite import NonFiniteError, diagnose
-from pyro_vae.training.process import interruptible, rng_state, set_rng_state, set_training
+from pyro_vae.training.process import interruptible, rng_state, set_rng_state
 from pyro_vae.training.reporting import EpochMeter, Progress, Recorder, own_numbers
 from pyro_vae.training.run import Run
 from pyro_vae.training.settings import FitResult, Settings
@@ -37,17 +42,83 @@ class Loop:
         self.model, self.guide, self.batches, self.settings = model, guide, batches, settings
         self.objective = settings.objective
         self.example = _first_batch(batches)
-        check_combination(self.objective, model, guide, self.example, alone=batches.ranks.alone)
-        self.trainable = Trainable(self.objective, model, guide, self.example)
+        check_additive(self.objective, alone=batches.ranks.alone)
+        self.trainable = self._trainable()
+        self.batches.axes = data_axes(self.trainable.pair)
+        self._structures: set[Any] = set()
+        self.ranks = batches.ranks
+        self._check_whole()
+        self._check_last_batch()
         parameters = list(self.trainable.parameters.values())
         self.optimizer = build_optimizer(settings.optimizer, parameters)
         self.scheduler = settings.lr_schedule(self.optimizer) if settings.lr_schedule else None
         self.engine_name: EngineName = settings.engine
-        self.ranks = batches.ranks
         self.epoch = self.step = self.position = 0
         self.meter = EpochMeter()
         self.best: dict[str, Any] = {"elbo": -float("inf"), "epoch": None, "weights": None}
         self.run: Run | None = None
+
+    def _trainable(self) -> Trainable:
+        """The parameters; integers are taken as floating-point numbers if the programs take no others."""
+        try:
+            return Trainable(self.objective, self.model, self.guide, self.example)
+        except ValueError as error:
+            if not self.batches.to_float():
+                raise
+            self.example = _first_batch(self.batches)
+            try:
+                return Trainable(self.objective, self.model, self.guide, self.example)
+            except ValueError:
+                raise error from None
+
+    def _check_whole(self) -> None:
+        """A guide with parameters for each datum has to see all of them at once, in one order.
+
+        Raises:
+            ValueError: the batches are smaller, or differ from epoch to epoch.
+        """
+        if not self.trainable.pair.is_local():
+            return
+        self.batches.shuffle_seed = None
+        whole = len(self.batches) == 1 and self.ranks.alone
+        pair = [next(self.batches.epoch(number)).whole for number in (0, 1)] if whole else [(), (0,)]
+        first, second = (tree_flatten(args)[0] for args in pair)
+        same = len(first) == len(second) and all(
+            torch.equal(a, b) if isinstance(a, Tensor) else a is b for a, b in zip(first, second, strict=True)
+        )
+        if not same:
+            what = f"{len(self.batches)} batches an epoch" if not whole else "another order in each epoch"
+            raise ValueError(
+                "fit: a guide with parameters for each datum must see all data in one batch and one order, got "
+                f"{what}. Use batch_size=len(data), or an amortised guide."
+            )
+        self.example = _first_batch(self.batches)
+
+    def _check_last_batch(self) -> None:
+        """Batch normalization has no statistics of one datum.
+
+        Raises:
+            ValueError: naming a batch size without such a last batch.
+        """
+        num, size = self.batches.num_data, self.batches.batch_size
+        modules = [part for owner in self.trainable.modules.values() for part in owner.modules()]
+        if num is None or size == 1 or num % size != 1 or not any(isinstance(m, _BatchNorm) for m in modules):
+            return
+        args = self.batches.fetch(torch.zeros(1, dtype=torch.long, device=getattr(self.batches.data, "device", None)))
+        owners = self.trainable.owners
+        with owners.unchanged(), owners.evaluating(), isolated(), torch.enable_grad():
+            owners.training(True)
+            try:
+                self.objective.differentiable_loss(self.model, self.guide, *args)
+            except ValueError as error:
+                better = next(b for b in range(size + 1, num + 1) if num % b != 1)
+                raise ValueError(
+                    f"fit: batch normalization must see more than one datum, got a last batch of 1 ({num} data, "
+                    f"batch_size={size}). Use batch_size={better}."
+                ) from error
+
+    def _check_validation(self, args: tuple[Any, ...]) -> None:
+        Weigher(self.model, self.guide, args, owner="fit", owners=self.trainable.owners)
 
     def check(self) -> None:
         """Refuse what would only fail after a step or an epoch."""
@@ -60,7 +131,7 @@ class Loop:
         if self.settings.validation is not None:
             data = Batches(self.settings.validation, 1, device=self.batches.device, dtype=self.batches.dtype)
             with validating(True):
-                Weigher(self.model, self.guide, next(iter(data.epoch())).args)
+                self._check_validation(next(iter(data.epoch())).args)
 
     def attach(self, run: Run | None, resume: bool) -> None:
         """Write to the run folder from now on; with ``resume``, go back to its last checkpoint first.
@@ -87,7 +158,7 @@ class Loop:
         try:
             engine = self._build_engine(epochs)
         except BaseException:
-            set_training(self.model, self.guide, False)
+            self.trainable.owners.training(False)
             raise
         n = self.batches.num_data
         done = 0 if n is None else self.epoch * n + int(self.meter.sums["data"])
@@ -105,11 +176,11 @@ class Loop:
         finally:
             bar.close()
             recorder.close()
-            set_training(self.model, self.guide, False)
+            self.trainable.owners.training(False)
         return self._finish(recorder)
 
     def _build_engine(self, epochs: int) -> Engine:
-        set_training(self.model, self.guide, True)  # as which the programs are recorded
+        self.trainable.owners.training(True)  # as which the programs are recorded
         return build_engine(
             self._resolve(epochs),
             self.objective,
@@ -121,7 +192,27 @@ class Loop:
             clip_norm=self.settings.clip_norm,
             precision=self.settings.precision,
             ranks=self.ranks,
+            owners=self.trainable.owners,
+            watch=self._watched,
+            axes=self.batches.axes,
         )
+
+    @contextmanager
+    def _watched(self, args: tuple[Any, ...], size: int) -> Iterator[None]:
+        """Look at the sites of a run of the loss; what was not seen before is checked."""
+        plate = self.trainable.pair.data_plate()
+        with Watch(None if plate is None else plate.name) as watch:
+            yield
+        if watch.sizes and size not in watch.sizes:
+            raise ValueError(
+                f"fit: the plate of the data must be as long as the batch, got {min(watch.sizes)} in plate "
+                f"{plate.name!r} and {size} in the batch. Pass batches of the data alone."
+            )
+        if watch.structure() not in self._structures and not is_tracing():
+            if self._structures:
+                owners = self.trainable.owners
+                check_compatibility(self.objective, examine(self.objective, self.model, self.guide, args, owners))
+            self._structures.add(watch.structure())
 
     def _resolve(self, epochs: int) -> EngineName:
         """The engine in effect: of ``auto`` the run's own, so that a resumed run has the same bits."""
@@ -131,7 +222,7 @@ class Loop:
         return self.engine_name
 
     def _epoch(self, engine: Engine, bar: Progress, interrupted: list[int]) -> None:
-        set_training(self.model, self.guide, True)
+        self.trainable.owners.training(True)
         engine.check = self.epoch == 0  # every datum once
         clock = time.perf_counter()
         for steps in self._groups(engine):
@@ -177,7 +268,9 @@ class Loop:
 
     def _count(self, step: Step, result: StepResult) -> None:
         if self.step == 0:
-            self.trainable.check_gradients()
+            self.trainable.await_gradients()
+        if self.epoch == 0:
+            self.trainable.notice_gradients()
         self.meter.add(result, len(step))
         self.step, self.position = self.step + 1, self.position + len(step.batches)
         if self.scheduler and self.settings.lr_schedule_unit == "step":
@@ -189,6 +282,8 @@ class Loop:
         return step, self.epoch + (position / length if length else 0.0)
 
     def _finish_epoch(self) -> dict[str, Any]:
+        if self.epoch == 0:
+            self.trainable.warn_idle()
         self.epoch, self.position = self.epoch + 1, 0
         record: dict[str, Any] = {"epoch": self.epoch, "step": self.step, **self.meter.means()}
         record |= {"seconds": self.meter.sums["seconds"], "lr": float(self.optimizer.param_groups[0]["lr"])}
@@ -197,7 +292,7 @@ class Loop:
         if self.settings.validation is not None:
             record["validation_elbo"] = self._validate(self.settings.validation)
         if self.settings.monitor is not None:
-            with evaluating(self.model, self.guide), isolated(self.settings.seed):
+            with self.trainable.owners.evaluating(), isolated(self.settings.seed):
                 record |= own_numbers(self.settings.monitor(), record)
         if self.scheduler and self.settings.lr_schedule_unit == "epoch":
             plateau = isinstance(self.scheduler, ReduceLROnPlateau)

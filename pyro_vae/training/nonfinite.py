@@ -9,9 +9,11 @@ import torch
 from pyro import poutine, validation_enabled
 from torch import Tensor
 
+from pyro_vae._core.axes import leading
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import evaluating
+from pyro_vae._core.support import SupportCheck
 from pyro_vae.data.batches import Batch
-from pyro_vae.evaluation.support import SupportCheck
-from pyro_vae.isolation import evaluating, isolated
 from pyro_vae.precision import NetworkPrecision
 from pyro_vae.training.engine import restore
 from pyro_vae.training.problem import Problem
@@ -74,12 +76,13 @@ def _bad_gradients(problem: Problem, batches: Sequence[Batch], parameters: dict[
 
 def _first_bad_datum(problem: Problem, args: tuple[Any, ...]) -> tuple[str | None, int | None]:
     with NetworkPrecision(problem.precision):
-        site, row = _first_bad_site(problem.model, problem.guide, args)
+        size = (problem.axes or leading(args)).length(args)
+        site, row = _first_bad_site(problem.model, problem.guide, args, size)
         return (site, row) if site is not None else (None, _first_bad_gradient(problem, args))
 
 
 @torch.no_grad()
-def _first_bad_site(model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[str | None, int | None]:
+def _first_bad_site(model: Program, guide: Program, args: tuple[Any, ...], size: int) -> tuple[str | None, int | None]:
     with validation_enabled(False), SupportCheck("fit"):
         guide_trace = poutine.trace(guide).get_trace(*args)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
@@ -88,11 +91,11 @@ def _first_bad_site(model: Program, guide: Program, args: tuple[Any, ...]) -> tu
                 if site["type"] == "sample" and isinstance(site["value"], Tensor):
                     bad = ~torch.isfinite(torch.as_tensor(site["fn"].log_prob(site["value"])))
                     if bad.any():
-                        return name, _row(bad, site, len(args[0]))
+                        return name, _row(bad, size)
     return None, None
 
 
-def _row(bad: Tensor, site: Any, batch: int) -> int | None:
+def _row(bad: Tensor, batch: int) -> int | None:
     """The first bad datum: the leading plate dimension that has the length of the batch."""
     for dim, size in enumerate(bad.shape):
         if size == batch:
@@ -102,8 +105,9 @@ def _row(bad: Tensor, site: Any, batch: int) -> int | None:
 
 def _first_bad_gradient(problem: Problem, args: tuple[Any, ...]) -> int | None:
     """The first datum whose own gradient is not finite, each evaluated alone, without statistics of a batch."""
-    for row in range(len(args[0])):
-        one = tuple(a[row : row + 1] if isinstance(a, Tensor) and len(a) == len(args[0]) else a for a in args)
+    axes = problem.axes or leading(args)
+    for row in range(axes.length(args)):
+        one = axes.take(args, range(row, row + 1))
         with validation_enabled(False), evaluating(problem.model, problem.guide), torch.enable_grad():
             gradients = problem.gradients(*one, flag=False).gradients
         if not all(torch.isfinite(g).all() for g in gradients if g is not None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ from pyro.infer import ELBO, RenyiELBO
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from pyro_vae.evaluation.support import SupportFlag
+from pyro_vae._core.axes import Axes, leading
+from pyro_vae._core.support import SupportFlag
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.precision import NetworkPrecision, Precision
 from pyro_vae.sharding import Share, SharedRandom
@@ -49,6 +50,8 @@ class Problem:
         parameters: what the gradient is taken by.
         buffers: other tensors that the programs read or write, such as running statistics.
         precision: of the networks.
+        axes: where the data are in the arguments; None for the first dimension of the first tensor.
+        watch: makes what looks at each run of the programs; None for nothing.
         rows: where the batch is in the shapes of what the programs draw (see :func:`~pyro_vae.sharding.find_rows`);
             needed where several processes share a batch.
     """
@@ -59,6 +62,8 @@ class Problem:
     parameters: Sequence[Tensor]
     buffers: Sequence[Tensor] = ()
     precision: Precision = "fp32"
+    axes: Axes | None = None
+    watch: Callable[[tuple[Any, ...], int], AbstractContextManager[Any]] | None = None
     rows: Sequence[tuple[int, int] | None] = ()
 
     def gradients(self, *args: Any, share: Share | None = None, flag: bool = True) -> Gradients:
@@ -71,9 +76,11 @@ class Problem:
         """
         support = SupportFlag() if flag else nullcontext()
         random = SharedRandom(share, self.rows) if share else nullcontext()
-        with NetworkPrecision(self.precision), random, support:
+        size = (self.axes or leading(args)).length(args)
+        watch = self.watch(args, size) if self.watch else nullcontext()
+        with NetworkPrecision(self.precision), random, support, watch:
             loss = self.objective.differentiable_loss(self.model, self.guide, *args)
-        gradients = torch.autograd.grad(loss / len(args[0]), self.parameters, allow_unused=True)
+        gradients = torch.autograd.grad(loss / size, self.parameters, allow_unused=True)
         pairs = zip(self.parameters, gradients, strict=True)
         found: list[Tensor | None] = [None if g is None else as_stored(p, g) for p, g in pairs]
         norm = get_total_norm([g for g in found if g is not None])

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
-
-from pyro_vae.isolation import module_of
-
-Program = Callable[..., Any]
 
 
 @contextmanager
@@ -49,15 +44,3 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def set_training(model: Program, guide: Program, mode: bool) -> None:
-    """Train or eval mode for the programs that are modules; a frozen one stays in the mode it was given in."""
-    for module in map(module_of, (model, guide)):
-        if module is not None and not _is_frozen(module):
-            module.train(mode)
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(p.requires_grad for p in parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,19 +12,24 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_flatten
 
-from pyro_vae.evaluation.support import SupportCheck
-from pyro_vae.isolation import evaluating, isolated, module_of
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.support import SupportCheck
+from pyro_vae._core.watch import leaves
+from pyro_vae.training.combinations import check_compatibility, examine
 
 Program = Callable[..., Any]
 OptimizerFactory = Callable[[Any], Optimizer]
 
 
 class Trainable:
-    """Parameters and buffers of a model and a guide, modules or plain functions with ``pyro.param``.
+    """Parameters and buffers of a model and a guide, however they are written.
 
-    The programs are run once on a batch, with validation on and without moving the random state, which also makes
-    parameters that are created at the first call.
+    These are the parameters of the modules that the programs use, what they declare with ``pyro.param``, and tensors in
+    variables of their functions. The programs are run on a batch, validated and with nothing outside noticing, which
+    also makes parameters that are created at the first call.
 
     Args:
         objective: the objective they will be trained with.
@@ -32,47 +38,86 @@ class Trainable:
         args: a batch.
 
     Raises:
-        ValueError: there is nothing to train.
+        ValueError: there is nothing to train; or the loss depends on a tensor that requires a gradient and that no
+            parameter is known by.
+
+    Attributes:
+        pair: the programs as examined on the batch.
+        modules: whose tensors are saved, by name.
+        parameters: by name.
     """
 
     def __init__(self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> None:
-        owners = {"model": module_of(model), "guide": module_of(guide)}
-        self.modules = {name: module for name, module in owners.items() if module is not None}
-        found = self._captured(objective, model, guide, args)
+        self.owners = Owners(model=model, guide=guide)
+        self.pair = examine(objective, model, guide, args, self.owners)
+        check_compatibility(objective, self.pair)
+        named, others = self._captured(objective, model, guide, args)
+        self.modules = self.owners.kept()
         self.parameters: dict[str, Tensor] = {}
-        for prefix, module in self.modules.items():
-            self._add({f"{prefix}.{k}": p for k, p in module.named_parameters() if p.requires_grad})
-        self.stored = self._add({f"param_store.{k}": p for k, p in found.items()})
+        self._add({name: p for name, p in self.owners.named_parameters().items() if p.requires_grad})
+        self.stored = self._add({f"param_store.{k}": p for k, p in named.items()})
+        self.stored |= self._add(self._variables(others, args))
         if not self.parameters:
             raise ValueError(
                 "fit: model or guide must have parameters to train, got none. Set requires_grad, or pass nn.Modules."
             )
+        self._idle: set[str] = set()
 
-    def _captured(self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> dict[str, Tensor]:
-        """What the programs ask of Pyro's parameter store, without tensors that other modules left there."""
-        found = _capture(objective, model, guide, args)
-        own = {id(p) for m in self.modules.values() for p in m.parameters()}
-        stale = [name for name, p in found.items() if self.modules and "$$$" in name and id(p) not in own]
-        for name in stale:  # ``pyro.module`` keeps the first module it sees under a name
-            del pyro.get_param_store()[name]
-        return _capture(objective, model, guide, args) if stale else found
+    def _captured(
+        self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """What the programs ask of Pyro's parameter store, and all that the loss depends on.
 
-    def check_gradients(self) -> None:
-        """After a step: refuse stored parameters that got no gradient.
-
-        Raises:
-            ValueError: the parameter store holds another module's tensors under a name used here.
+        Tensors that other modules left in the store are removed from it: ``pyro.module`` keeps the first module that it
+        sees under a name.
         """
-        for name, parameter in self.stored.items():
-            if parameter.grad is None:
+        named, reached = _capture(objective, model, guide, args, self.owners)
+        held = {id(p) for p in self.owners.parameters()}
+        stale = [name for name, p in named.items() if held and "$$$" in name and id(p) not in held]
+        for name in stale:
+            del pyro.get_param_store()[name]
+        return _capture(objective, model, guide, args, self.owners) if stale else (named, reached)
+
+    def _variables(self, reached: list[Tensor], args: tuple[Any, ...]) -> dict[str, Tensor]:
+        """Tensors that the loss depends on and that neither a module nor the store holds, by their variables' names."""
+        known = {id(p) for p in self.parameters.values()} | {id(x) for x in tree_flatten(args)[0]}
+        found = {}
+        for tensor in reached:
+            if id(tensor) in known:
+                continue
+            name = self.owners.name_of(tensor)
+            if name is None:
                 raise ValueError(
-                    f"fit: every parameter in Pyro's store must take part, got no gradient for {name!r}. "
-                    "Another module may have used the name before: call pyro.clear_param_store() first."
+                    "fit: every tensor that the loss depends on and that requires a gradient must be a parameter, got "
+                    f"one of shape {tuple(tensor.shape)}. Keep it in a module or in pyro.param, or detach it."
                 )
+            found[f"variable.{name}"] = tensor
+        return found
+
+    def await_gradients(self) -> None:
+        """Note, from the first step on, which parameters get a gradient."""
+        self._idle = set(self.parameters)
+
+    def notice_gradients(self) -> None:
+        """Take note of the parameters that the last step gave a gradient."""
+        if self._idle:
+            self._idle -= {name for name in self._idle if self.parameters[name].grad is not None}
+
+    def warn_idle(self) -> None:
+        """Name the parameters that got no gradient in any step so far, once."""
+        if self._idle:
+            names = sorted(self._idle)
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            warnings.warn(
+                f"fit: {len(names)} parameters got no gradient in the first epoch: {shown}. The loss does not depend "
+                "on them; freeze them (requires_grad=False) if that is meant.",
+                stacklevel=2,
+            )
+        self._idle = set()
 
     def buffers(self) -> list[Tensor]:
         """What a step may change besides the parameters, such as running statistics."""
-        return [buffer for module in self.modules.values() for buffer in module.buffers()]
+        return list({id(b): b for module in self.modules.values() for b in module.buffers()}.values())
 
     def _add(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         known = {id(p) for p in self.parameters.values()}
@@ -103,12 +148,16 @@ class Trainable:
                 tensor.copy_(weights[name])
 
 
-def _capture(objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> dict[str, Tensor]:
-    """Run the programs once, validated and without a trace in the random state; what they took from the store."""
+def _capture(
+    objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], owners: Owners
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Run the loss once, validated: what it took from the store, and the tensors that its gradient reaches."""
     capture = poutine.trace(param_only=True)
-    with evaluating(model, guide), isolated(validate=True), SupportCheck("fit"), capture:
-        objective.loss(model, guide, *args)
-    return {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}
+    with owners.unchanged(), owners.evaluating(), torch.enable_grad(), isolated(validate=True), SupportCheck("fit"):
+        with capture:
+            loss = objective.differentiable_loss(model, guide, *args)
+        reached = list(leaves(loss)) if isinstance(loss, Tensor) else []
+    return {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}, reached
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import constraints
 
 
 class OneLineError(ValueError):
@@ -36,7 +37,7 @@ class SupportCheck(Messenger):
         ...     pyro.sample("x", Bernoulli(logits=torch.zeros(2)), obs=torch.tensor([1.0, 0.5]))
         Traceback (most recent call last):
         ...
-        pyro_vae.evaluation.support.SupportError: fit: data must lie in the support of site 'x' (Boolean()), ...
+        pyro_vae._core.support.SupportError: fit: data must lie in the support of site 'x' (Boolean()), ...
     """
 
     def __init__(self, owner: str) -> None:
@@ -92,3 +93,30 @@ def _support(msg: Any) -> Any:
         return msg["fn"].support
     except NotImplementedError:
         return None
+
+
+def covers(guide: Any, model: Any) -> bool:
+    """Whether a distribution can give every value that another can; taken for granted if that is not known."""
+    try:
+        one, other = _bounds(guide.support), _bounds(model.support)
+    except NotImplementedError:
+        return True
+    if one is None or other is None:
+        return True
+    return bool((one[0] <= other[0]).all() and (one[1] >= other[1]).all())
+
+
+def _bounds(support: Any) -> tuple[Tensor, Tensor] | None:
+    """The lower and the upper bound of a constraint; None if it has another form."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support is constraints.real:
+        return torch.tensor(-torch.inf), torch.tensor(torch.inf)
+    if support is constraints.boolean:
+        return torch.tensor(0.0), torch.tensor(1.0)
+    lower, upper = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if lower is None and upper is None:
+        return None
+    return torch.as_tensor(-torch.inf if lower is None else lower), torch.as_tensor(
+        torch.inf if upper is None else upper
+    )

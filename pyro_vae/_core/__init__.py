@@ -1,0 +1,1 @@
+"""Pyro and torch plumbing without a variational autoencoder in it; private."""

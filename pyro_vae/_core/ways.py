@@ -1,0 +1,168 @@
+"""Which way a pair runs for K draws of each datum: the first that agrees with draws one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_vae._core.axes import Axes
+from pyro_vae._core.masks import is_masked
+from pyro_vae._core.pair import Pair, agree
+from pyro_vae._core.runs import in_front, placed, run
+from pyro_vae._core.traces import Layout, Mode, latents
+
+Program = Callable[..., Any]
+_DRAWS = 2  # of each datum, to compare with
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs a model and a guide for K draws of each datum.
+
+    Attributes:
+        model: the Pyro model.
+        guide_layout: how guides run.
+        model_layout: how the model runs.
+        axes: where the data are in the arguments; needed to run flattened.
+        depths: number of plate dimensions of each latent value, as the programs run by themselves.
+    """
+
+    model: Program
+    guide_layout: Layout
+    model_layout: Layout
+    axes: Axes | None
+    depths: Mapping[str, int]
+
+    @property
+    def way(self) -> Mode:
+        """What it is called in protocols: that of the model."""
+        return self.model_layout.mode
+
+    def single(self) -> Runs:
+        """The programs as they are, for one draw."""
+        guide, model = (replace(layout, mode="looped") for layout in (self.guide_layout, self.model_layout))
+        return replace(self, guide_layout=guide, model_layout=model)
+
+    def guide(self, guide: Program, num: int, args: Any, kwargs: Any, *, at: Trace | None = None) -> list[Trace]:
+        """The guide's runs, at latents ``(K, *plates, *event)`` if these are given."""
+        replayed = None if at is None else placed(at, self.guide_layout, num, self.depths)
+        return run(guide, self.guide_layout, self.axes, num, args, kwargs, at=replayed)
+
+    def in_front(self, traces: Sequence[Trace], num: int) -> Trace:
+        """One trace of a guide's runs, its latents ``(K, *plates, *event)``."""
+        return in_front(traces, self.guide_layout, num)
+
+    def at(self, traces: Sequence[Trace], num: int) -> Sequence[Trace]:
+        """A guide's runs as the model's take their latents."""
+        if self.guide_layout.mode == self.model_layout.mode:
+            return traces
+        return placed(self.in_front(traces, num), self.model_layout, num, self.depths)
+
+    def model_at(self, latent: Trace, num: int, args: Any, kwargs: Any, *, enum: bool = False) -> list[Trace]:
+        """The model's runs at latents ``(K, *plates, *event)``."""
+        replayed = placed(latent, self.model_layout, num, self.depths)
+        return run(self.model, self.model_layout, self.axes, num, args, kwargs, at=replayed, enum=enum)
+
+    def log_guide(self, traces: Sequence[Trace], num: int, model_traces: Sequence[Trace] = ()) -> Tensor:
+        """Log-density of a guide's draws, ``(K, B)``, auxiliary variables and their reverse models included."""
+        layout, each = self.guide_layout, num // len(traces)
+        masks = list(model_traces) or [None] * len(traces)
+        pairs = zip(traces, masks, strict=True)
+        return joined([layout.sum(each, layout.density(trace), model) for trace, model in pairs])
+
+
+Densities = Callable[[Runs, Trace, int], Tensor]
+
+
+def choose(
+    pair: Pair,
+    dims: tuple[int, ...],
+    densities: Densities,
+    *,
+    together: bool = False,
+) -> Runs:
+    """The first way of running that gives the densities of draws one by one, at the same latents.
+
+    Args:
+        pair: the programs on a batch.
+        dims: of the plates of the data.
+        densities: of the model, ``(K, B)`` in any order of parts, for runs, latents ``(K, *plates, *event)`` and K.
+        together: whether model and guide have to run in one way.
+    """
+    axis, axes = _axis(pair, dims)
+    # The density of a masked draw depends on the model's mask, which has the shapes of the model's way.
+    together = together or any(is_masked(site) for trace in pair.guide_traces for site in latents(trace))
+    single = _runs(pair, dims, ("looped", "looped"), axis, None)
+    with pair.quietly():
+        draws = [single.guide(guide, _DRAWS, pair.args, pair.kwargs) for guide in pair.guides]
+        latent = [single.in_front(traces, _DRAWS) for traces in draws]
+        wanted = densities(single, latent[0], _DRAWS)
+        for modes in _ways(together, axes is not None):
+            runs = _runs(pair, dims, modes, axis, axes if "flattened" in modes else None)
+            try:
+                if _guides_agree(pair, runs, single, draws, latent) and agree(
+                    densities(runs, latent[0], _DRAWS), wanted
+                ):
+                    return runs
+            except Exception:  # a program that cannot run in this way
+                continue
+    return single
+
+
+def one_draw(pair: Pair, dims: tuple[int, ...]) -> Runs:
+    """For K = 1 the programs run as they are."""
+    return _runs(pair, dims, ("looped", "looped"), 0, None)
+
+
+def _axis(pair: Pair, dims: tuple[int, ...]) -> tuple[int, Axes | None]:
+    for axis, dim in enumerate(dims):
+        axes = pair.axes(dim)
+        if axes is not None:
+            return axis, axes
+    return 0, None
+
+
+def _ways(together: bool, flattens: bool) -> list[tuple[Mode, Mode]]:
+    ways: list[tuple[Mode, Mode]] = [("vectorised", "vectorised")]
+    if flattens:
+        ways += [("flattened", "flattened")] if together else [("vectorised", "flattened"), ("flattened", "flattened")]
+    return ways
+
+
+def _runs(pair: Pair, dims: tuple[int, ...], modes: tuple[Mode, Mode], axis: int, axes: Axes | None) -> Runs:
+    guide, model = (pair.layout(dims, mode, axis) for mode in modes)
+    return Runs(pair.model, guide, model, axes, pair.depths())
+
+
+def _guides_agree(pair: Pair, runs: Runs, single: Runs, draws: Sequence[list[Trace]], latent: Sequence[Trace]) -> bool:
+    """Whether each guide has the density of draws one by one, if it can be asked for at latents drawn elsewhere."""
+    for guide, own, values in zip(pair.guides, draws, latent, strict=True):
+        if runs.guide_layout.in_front and len(latents(values)) == 1:
+            continue  # it does not see the draws' dimension before it draws
+        wanted = single.log_guide(own, _DRAWS)
+        if _known(single, guide, values, wanted, pair):
+            found = runs.log_guide(runs.guide(guide, _DRAWS, pair.args, pair.kwargs, at=values), _DRAWS)
+            if not agree(found, wanted):
+                return False
+        else:
+            runs.guide(guide, _DRAWS, pair.args, pair.kwargs)  # it has to run at least
+    return True
+
+
+def _known(single: Runs, guide: Program, values: Trace, wanted: Tensor, pair: Pair) -> bool:
+    """Whether the guide's density can be asked for at latents that it did not just draw, and is no estimate itself."""
+    try:
+        again = single.log_guide(single.guide(guide, _DRAWS, pair.args, pair.kwargs, at=values), _DRAWS)
+    except Exception:  # a flow without an inverse, say
+        return False
+    return agree(again, wanted)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The draws of several runs as one; without sites each is 0."""
+    return torch.cat(list(parts)) if len(parts) > 1 and parts[0].dim() else parts[0]
