@@ -9,10 +9,12 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.optim import SGD
 
 from pyro_vae import fit
+from pyro_vae.evaluation import Weigher
 from tests.programs.pair import Batch, Built
 from tests.programs.table import PAIRS, PyroPair
 
@@ -165,6 +167,87 @@ def test_the_first_step_of_fit_is_pyros(pair: PyroPair, number: int) -> None:
 
 
 # Log-weights
-#
-# HERE: for every pair without global latents, log_weights against a loop of draws one by one at the same latents; and
-# the refusal of every pair with global latents.
+
+LOCAL = [pair for pair in PAIRS if not pair.build().global_latents and pair.name != "jivae"]
+GLOBAL = [pair for pair in PAIRS if pair.build().global_latents]
+NUM = 3
+
+
+def _per_datum(trace: Trace, names: list[str], plate: Any) -> Tensor:
+    """Sums of the sites' log-probabilities over all plates but that of the data, masked and not scaled, ``(B,)``."""
+    total: Any = 0.0
+    for name in names:
+        site = trace.nodes[name]
+        value = site["fn"].log_prob(site["value"])
+        if site["mask"] is not None:
+            value = torch.where(torch.as_tensor(site["mask"]), value, 0.0)
+        others = [dim for dim in range(-value.dim(), 0) if dim != plate.dim]
+        total = total + (value.sum(others) if others else value)
+    return total
+
+
+def _names(trace: Trace, *, observed: bool) -> list[str]:
+    found = (s for s in trace.nodes.values() if s["type"] == "sample" and type(s["fn"]).__name__ != "_Subsample")
+    return [s["name"] for s in found if s["is_observed"] == observed and not s["infer"].get("_deterministic")]
+
+
+def _one_draw(program: Built, args: Batch, latent: Trace, number: int, plate: Any) -> Tensor:
+    """log p(x, z) - log q(z | x) of one draw, the programs run by Pyro as they are, ``(B,)``."""
+    guide = poutine.trace(program.guide).get_trace(*args)
+    names = _names(guide, observed=False)
+    at = guide.copy()
+    for name in names:
+        value = latent.nodes[name]["value"][number].reshape(guide.nodes[name]["value"].shape)
+        at.nodes[name] = {**guide.nodes[name], "value": value}
+    guide = poutine.trace(poutine.replay(program.guide, trace=at)).get_trace(*args)
+    model = poutine.replay(program.model, trace=at)
+    trace = poutine.trace(model).get_trace(*args)
+    summed = [name for name in _names(trace, observed=False) if name not in names]
+    weights = [_joint(model, args, trace, summed, value, plate) for value in _supports(trace, summed)]
+    return torch.stack(weights).logsumexp(0) - _per_datum(guide, names, plate)
+
+
+def _supports(trace: Trace, summed: list[str]) -> list[Tensor | None]:
+    """The values of the discrete site that the model sums over, for all data alike; None without one."""
+    if not summed:
+        return [None]
+    (name,) = summed
+    return list(trace.nodes[name]["fn"].enumerate_support())
+
+
+def _joint(model: Any, args: Batch, trace: Trace, summed: list[str], value: Tensor | None, plate: Any) -> Tensor:
+    at = trace.copy()
+    for name in summed:
+        at.nodes[name] = {**trace.nodes[name], "value": value}
+    found = poutine.trace(poutine.replay(model, trace=at)).get_trace(*args)
+    return _per_datum(found, _names(found, observed=False) + _names(found, observed=True), plate)
+
+
+@EVERY_BATCH
+@pytest.mark.parametrize("pair", LOCAL, ids=repr)
+def test_the_log_weights_are_those_of_draws_one_by_one(pair: PyroPair, number: int) -> None:
+    program = pair.build()
+    args = program.batches[number]
+    weigher = Weigher(program.model, program.guide, args)
+    with weigher.pair.owners.evaluating():
+        weights, latent = weigher.draw_latents(NUM, args)
+        for draw in range(NUM):
+            wanted = _one_draw(program, args, latent, draw, weigher.plate)
+            torch.testing.assert_close(weights.total[draw], wanted, rtol=1e-9, atol=1e-9)
+    assert weights.total.shape == (NUM, program.num_data(*args))
+
+
+def test_a_program_that_runs_only_enumerated_is_refused_in_one_line() -> None:
+    """A draw of its class is no run of the model."""
+    (program,) = [pair.build() for pair in PAIRS if pair.name == "jivae"]
+    with pytest.raises(ValueError, match=r"^log_weights: the model must run on a batch, got RuntimeError") as error:
+        Weigher(program.model, program.guide, program.args)
+    assert "\n" not in str(error.value)
+
+
+@EVERY_BATCH
+@pytest.mark.parametrize("pair", GLOBAL, ids=repr)
+def test_latents_of_all_data_are_refused_by_that_reason(pair: PyroPair, number: int) -> None:
+    program = pair.build()
+    with pytest.raises(ValueError, match=r"^log_weights: every site must be within one vectorised plate over the data"):
+        Weigher(program.model, program.guide, program.batches[number])

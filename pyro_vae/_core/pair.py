@@ -143,9 +143,9 @@ class Pair:
         found = (site for trace in reversed(self.traces) for site in latents(trace))
         return {site["name"]: site["value"].dim() - site["fn"].event_dim for site in found}
 
-    def size(self, dim: int) -> int:
-        """Number of data: the size of the plate at a dimension."""
-        return max(plate_size(site, dim) for trace in self.traces for site in _within(trace, dim))
+    def size(self, plate: Any) -> int:
+        """Number of data in a plate, given as a frame."""
+        return max(plate_size(site, plate.dim) for trace in self.traces for site in _within(trace, plate))
 
     def row_order(self, plate: Any) -> Tensor | None:
         """The data that the rows of a plate belong to, if these are not in the order of the arguments.
@@ -161,7 +161,7 @@ class Pair:
             return None
         with self.quietly():
             again = poutine.trace(self.guides[0]).get_trace(*self.args, **self.kwargs)
-        axes = next(candidates(self.args, self.kwargs, self.size(plate.dim)), None)
+        axes = next(candidates(self.args, self.kwargs, self.size(plate)), None)
         repeated = order_of(again, plate.name)
         if axes is None or repeated is None or not torch.equal(repeated, order):
             rule, what = (
@@ -175,7 +175,7 @@ class Pair:
         rows[moved] = order[moved].cpu()
         with self.quietly():
             trace = poutine.trace(model).get_trace(*axes.take(self.args, rows), **self.kwargs)
-            new, old = (layout.sum(1, _within(t, plate.dim)) for t in (trace, self.model_trace))
+            new, old = (layout.sum(1, _within(t, plate)) for t in (trace, self.model_trace))
             changed = new != old
         return None if bool(changed[0, moved]) else order
 
@@ -187,16 +187,16 @@ class Pair:
         modules = [part for owner in self.owners.modules.values() for part in owner.modules()]
         if any(isinstance(part, AutoGuide) for part in modules):
             return any(plate.name in frames(site) for site in latents(self.model_trace))
-        size = self.size(plate.dim)
-        return size > 1 and any(self._is_of_rows(*found) for found in self._row_gradients(plate.dim, size))
+        size = self.size(plate)
+        return size > 1 and any(self._is_of_rows(*found) for found in self._row_gradients(plate, size))
 
-    def _row_gradients(self, dim: int, size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    def _row_gradients(self, plate: Any, size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Gradients of the guide's density of the first and of the last datum, for dimensions as long as the batch."""
         guide = poutine.replay(self.guides[0], trace=self.guide_traces[0])
         with self.quietly(), torch.enable_grad():
             trace = poutine.trace(guide).get_trace(*self.args, **self.kwargs)
-            inside = [site for site in _within(trace, dim) if not site["is_observed"]]
-            density = self.layout((dim,)).sum(1, inside)
+            inside = [site for site in _within(trace, plate) if not site["is_observed"]]
+            density = self.layout((plate.dim,)).sum(1, inside)
             named = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
             tensors = [t for t in {id(p): p for p in (*named, *self.owners.parameters())}.values() if t.requires_grad]
             tensors = [t for t in tensors if size in t.shape]
@@ -243,50 +243,50 @@ class Pair:
         """Whether every observed site is discrete, so that log-likelihoods are those of probabilities."""
         return all(_is_discrete(s["fn"]) for s in observations(self.model_trace) if not isinstance(s["fn"], Unit))
 
-    def axes(self, dim: int) -> Axes | None:
+    def axes(self, plate: Any) -> Axes | None:
         """Where the data are in the arguments, verified by a run on two of them; None if nowhere.
 
         Args:
-            dim: of the plate of the data.
+            plate: that of the data, as a frame.
         """
         if self._axes is False or self._axes is True:
-            self._axes = None if self.enum_dim is not None else self._find_axes(dim)
+            self._axes = None if self.enum_dim is not None else self._find_axes(plate)
         return self._axes
 
-    def axes_of(self, size: int, dim: int | None) -> Axes | None:
+    def axes_of(self, size: int, plate: Any) -> Axes | None:
         """The first dimensions of a size; verified if other ones are possible and a plate has that size."""
-        if dim is not None and size == self.size(dim) and is_ambiguous(self.args, self.kwargs, size):
-            verified = self.axes(dim)
+        if plate is not None and size == self.size(plate) and is_ambiguous(self.args, self.kwargs, size):
+            verified = self.axes(plate)
             if verified is not None:
                 return verified
         return next(candidates(self.args, self.kwargs, size), None)
 
-    def _find_axes(self, dim: int) -> Axes | None:
-        size = self.size(dim)
+    def _find_axes(self, plate: Any) -> Axes | None:
+        size = self.size(plate)
         rows = torch.tensor([size - 1, 0] if size > 1 else [0, 0])
-        layout = self.layout((dim,))
+        layout = self.layout((plate.dim,))
         with torch.no_grad():
-            whole = layout.sum(1, _within(self.model_trace, dim)).expand(1, size)
+            whole = layout.sum(1, _within(self.model_trace, plate)).expand(1, size)
         for axes in candidates(self.args, self.kwargs, size):
             try:
-                part = self._rows(axes, layout, rows)
+                part = self._rows(axes, plate, rows)
             except Exception:  # not the right dimensions
                 continue
             if agree(part, whole[:, rows]):
                 return axes
         return None
 
-    def _rows(self, axes: Axes, layout: Layout, rows: Tensor) -> Tensor:
+    def _rows(self, axes: Axes, plate: Any, rows: Tensor) -> Tensor:
         """Log-probabilities of the model for some of the data, at their latents, ``(1, 2)``."""
         part = without_plates(self.model_trace)
-        for site in (site for site in _within(part, layout.dims[0]) if not site["is_observed"]):
-            place = site["value"].dim() - site["fn"].event_dim + layout.dims[0]
+        for site in (site for site in _within(part, plate) if not site["is_observed"]):
+            place = site["value"].dim() - site["fn"].event_dim + plate.dim
             value = site["value"].index_select(place, rows.to(site["value"].device))
             part.nodes[site["name"]] = {**site, "value": value}
         model = poutine.replay(self.model, trace=part)
         with self.quietly():
             trace = poutine.trace(model).get_trace(*axes.take(self.args, rows), **self.kwargs)
-            return layout.sum(1, _within(trace, layout.dims[0]))
+            return self.layout((plate.dim,)).sum(1, _within(trace, plate))
 
     def _find_blocks(self, trace: Trace) -> None:
         """Which datum every entry of an autoguide's vector belongs to."""
@@ -325,9 +325,9 @@ def unusable(owner: str, role: str, program: Program, args: tuple[Any, ...], err
         isinstance(part, AutoGuide) for module in Owners(program=program).modules.values() for part in module.modules()
     ):
         hint = " An autoguide has parameters for the data it was made with: pass these in one batch."
-    line = (str(error).strip().splitlines() or [""])[0]
+    line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
     given = ", ".join(f"{tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__ for a in args)
-    what = f"{type(error).__name__} for arguments ({given}): {line[:300]}"
+    what = f"{type(error).__name__} for arguments ({given}): {line[:300].rstrip('.')}"
     return ValueError(f"{owner}: the {role} must run on a batch, got {what}.{hint}")
 
 
@@ -335,9 +335,9 @@ def _named(name: str, number: int) -> str:
     return name if number == 0 else f"{name}{number}"
 
 
-def _within(trace: Trace, dim: int) -> list[Any]:
-    """The sites in the plate at a dimension."""
-    return [site for site in sites(trace) if any(frame.dim == dim for frame in frames(site).values())]
+def _within(trace: Trace, plate: Any) -> list[Any]:
+    """The sites in a plate, given as a frame."""
+    return [site for site in sites(trace) if plate.name in frames(site)]
 
 
 def _per_datum(site: Any, plate: Any) -> int:

@@ -243,7 +243,7 @@ def shared_plates(owner: str, *traces: Trace, skipped: Collection[str] = ()) -> 
         raise refusal(
             owner,
             "every site must be within one vectorised plate over the data",
-            f"plates {sorted({key for stack in stacks for key in stack})}",
+            _outside_of_the_widest(traces, stacks, skipped),
             "Put all of them within pyro.plate('data', len(x)); sites shared by all data have no weight per datum",
         )
     found = {name: [stack[name] for stack in stacks] for name in sorted(shared)}
@@ -254,6 +254,16 @@ def shared_plates(owner: str, *traces: Trace, skipped: Collection[str] = ()) -> 
             what = " and ".join(sorted({f"size {frame.size} at dim {frame.dim}" for frame in same}))
             raise refusal(owner, rule, what, "Give it one dim and one size")
     return found
+
+
+def _outside_of_the_widest(traces: Collection[Trace], stacks: list[dict[str, Any]], skipped: Collection[str]) -> str:
+    """The sites that are not in the plate that most sites are in."""
+    names = sorted({name for stack in stacks for name in stack})
+    if not names:
+        return "no plate"
+    widest = max(names, key=lambda name: sum(name in stack for stack in stacks))
+    found = (site for trace in traces for site in sites(trace) if site["name"] not in skipped)
+    return f"{sorted({s['name'] for s in found if widest not in frames(s)})} outside of plate {widest!r}"
 
 
 def check_sites(
@@ -291,8 +301,17 @@ def check_sites(
         raise refusal(owner, rule, what, f"Complete the guide{advice}")
     check_kinds(owner, model_trace, guide_trace)
     check_auxiliary(owner, guide_trace, outside, following)
+
+
+def check_densities(owner: str, guide_trace: Trace) -> None:
+    """Refuse latents that are points and do not follow from auxiliary sites, which have a density.
+
+    Raises:
+        ValueError: the message names the site.
+    """
+    drawn = latents(guide_trace)
     for site in drawn:
-        if _is_point(site) and len(proposed) == len(drawn):  # else it may follow from an auxiliary site
+        if _is_point(site) and not any(map(is_auxiliary, drawn)):
             what = f"a Delta at site {site['name']!r}"
             raise refusal(owner, "the guide must have densities", what, "Use a normal guide, such as AutoNormal")
 

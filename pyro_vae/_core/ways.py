@@ -81,7 +81,7 @@ Densities = Callable[[Runs, Trace, int], Tensor]
 
 def choose(
     pair: Pair,
-    dims: tuple[int, ...],
+    plates: Sequence[Any],
     densities: Densities,
     *,
     together: bool = False,
@@ -90,11 +90,12 @@ def choose(
 
     Args:
         pair: the programs on a batch.
-        dims: of the plates of the data.
+        plates: those of the data, as frames.
         densities: of the model, ``(K, B)`` in any order of parts, for runs, latents ``(K, *plates, *event)`` and K.
         together: whether model and guide have to run in one way.
     """
-    axis, axes = _axis(pair, dims)
+    axis, axes = _axis(pair, plates)
+    dims = tuple(plate.dim for plate in plates)
     # The density of a masked draw depends on the model's mask, which has the shapes of the model's way.
     together = together or any(is_masked(site) for trace in pair.guide_traces for site in latents(trace))
     single = _runs(pair, dims, ("looped", "looped"), axis, None)
@@ -114,14 +115,14 @@ def choose(
     return single
 
 
-def one_draw(pair: Pair, dims: tuple[int, ...]) -> Runs:
+def one_draw(pair: Pair, plates: Sequence[Any]) -> Runs:
     """For K = 1 the programs run as they are."""
-    return _runs(pair, dims, ("looped", "looped"), 0, None)
+    return _runs(pair, tuple(plate.dim for plate in plates), ("looped", "looped"), 0, None)
 
 
-def _axis(pair: Pair, dims: tuple[int, ...]) -> tuple[int, Axes | None]:
-    for axis, dim in enumerate(dims):
-        axes = pair.axes(dim)
+def _axis(pair: Pair, plates: Sequence[Any]) -> tuple[int, Axes | None]:
+    for axis, plate in enumerate(plates):
+        axes = pair.axes(plate)
         if axes is not None:
             return axis, axes
     return 0, None

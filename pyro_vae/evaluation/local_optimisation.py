@@ -111,7 +111,7 @@ def local_guides(weigher: Weigher, guide: Program) -> Iterator[Local]:
         held = None if drawn else LocalGuide(family, params.detach())  # shares its memory with the parameters
         yield Local(LocalGuide(family, params), [params], args, held)
         return
-    axes = weigher.pair.axes(weigher.layout.dims[0])
+    axes = weigher.pair.axes(weigher.plate)
     if axes is None:
         rule, what = "the data must be arguments of the programs, to be taken one by one", "none that is as long"
         raise refusal(_OWNER, rule, what, "Pass them as tensors")

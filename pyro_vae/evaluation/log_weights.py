@@ -25,6 +25,7 @@ from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.runs import run
 from pyro_vae._core.support import covers
 from pyro_vae._core.traces import (
+    check_densities,
     check_observation,
     check_plates,
     check_shape,
@@ -74,6 +75,7 @@ class Weigher:
 
     Attributes:
         pair: the programs as examined on the batch.
+        plate: that of the data, as a frame.
         order: the order of the data in their plate, if it is another than that of the batch.
         joint: the model's density at given latents.
 
@@ -106,8 +108,10 @@ class Weigher:
             self._check_mixture(guide_trace)
         for trace in pair.traces:
             check_plates(owner, trace, random=False)
-        plate = _data_plate(owner, pair.plates(), data_plate)
+        self.plate = plate = _data_plate(owner, pair.plates(), data_plate)
         self.layout = pair.layout((plate.dim,), "vectorised")
+        for guide_trace in pair.guide_traces:
+            check_densities(owner, guide_trace)
         self._check_shapes()
         self._check_length(plate, data_plate)
         self.model_trace, self.order = pair.model_trace, pair.row_order(plate)
@@ -135,9 +139,9 @@ class Weigher:
         """How the programs run for so many draws of each datum; found out at the first call."""
         key = self._shape, num_samples == 1
         if key not in self._ways:
-            dims = self.layout.dims
-            chosen = one_draw(self.pair, dims) if num_samples == 1 else choose(self.pair, dims, self._densities)
-            self._ways[key] = chosen
+            plates = [self.plate]
+            single = num_samples == 1
+            self._ways[key] = one_draw(self.pair, plates) if single else choose(self.pair, plates, self._densities)
         return self._ways[key]
 
     def _densities(self, runs: Runs, latent: Trace, num_samples: int) -> Tensor:
@@ -148,7 +152,7 @@ class Weigher:
     @property
     def num_data(self) -> int:
         """Number of data of the batch."""
-        return self.pair.size(self.layout.dims[0])
+        return self.pair.size(self.plate)
 
     def check_coverage(self) -> None:
         """Refuse a guide that cannot reach all values of a latent: what it leaves out would not be counted.
@@ -187,6 +191,10 @@ class Weigher:
 
     def draw(self, num_samples: int, *args: Any) -> LogWeights:
         """The same for another batch of the same shape, in the order of the data's plate."""
+        return self.draw_latents(num_samples, args)[0]
+
+    def draw_latents(self, num_samples: int, args: tuple[Any, ...]) -> tuple[LogWeights, Trace]:
+        """The weights with the latents that they belong to, ``(num_samples, *plates, *event)``."""
         runs = self.runs(num_samples)
         with no_registration():
             if len(self.guides) == 1 and not self.joint.summed:  # no detour over one form for all ways
@@ -194,13 +202,13 @@ class Weigher:
                 traces = run(
                     self.model, runs.model_layout, runs.axes, num_samples, args, {}, at=runs.at(own, num_samples)
                 )
-                log_q = runs.log_guide(own, num_samples, traces)
+                latent, log_q = runs.in_front(own, num_samples), runs.log_guide(own, num_samples, traces)
             else:
                 latent, log_q = self._proposed(runs, num_samples, args)
                 traces = self.joint.traces(runs, num_samples, args, latent)
         density = self.joint.read(runs, num_samples, traces)
         ratio = density.log_prior - log_q
-        return LogWeights(density.log_likelihood, ratio.expand_as(density.log_likelihood))
+        return LogWeights(density.log_likelihood, ratio.expand_as(density.log_likelihood)), latent
 
     def _proposed(self, runs: Runs, num_samples: int, args: tuple[Any, ...]) -> tuple[Trace, Tensor]:
         traces = [runs.guide(guide, num_samples, args, {}) for guide in self.guides]

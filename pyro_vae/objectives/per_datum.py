@@ -16,6 +16,7 @@ from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.traces import (
     Layout,
+    check_densities,
     check_observation,
     check_plates,
     check_shape,
@@ -122,7 +123,8 @@ class PerDatumObjective(Objective):
         name = type(self).__name__
         with no_registration():
             pair = Pair(name, model, [guide], args, kwargs)
-            dims = tuple(sorted(frames[0].dim for frames in pair.plates().values()))
+            plates = sorted((found[0] for found in pair.plates().values()), key=lambda plate: plate.dim)
+            dims = tuple(plate.dim for plate in plates)
             self._check_traces(pair, pair.layout(dims), pair.model_trace, pair.guide_traces[0])
             for site in [s for trace in pair.traces for s in sites(trace) if s["name"] not in pair.blocks]:
                 # Without the particles' plate: with it, (data, data) may pass for (particles, data).
@@ -130,9 +132,9 @@ class PerDatumObjective(Objective):
                 if site["name"] in pair.model_trace.nodes:
                     check_observation(name, pair.model_trace.nodes[site["name"]], dims)
             self._check(pair.layout(dims), pair.model_trace, pair.guide_traces[0])
-            runs = one_draw(pair, dims)
+            runs = one_draw(pair, plates)
             if self.num_draws > 1:
-                runs = choose(pair, dims, self._densities(pair), together=self.together)
+                runs = choose(pair, plates, self._densities(pair), together=self.together)
         return _Examined(runs, pair)
 
     def _densities(self, pair: Pair) -> Densities:
@@ -149,6 +151,7 @@ class PerDatumObjective(Objective):
         for trace in (model_trace, guide_trace):
             check_plates(name, trace, random=True)
         shared_plates(name, model_trace, guide_trace, skipped=layout.blocks)
+        check_densities(name, guide_trace)
         _check_scales(layout, model_trace, guide_trace)
 
     def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:

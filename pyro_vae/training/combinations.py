@@ -97,9 +97,9 @@ def data_axes(pair: Pair) -> Axes:
     Without such a plate, or arguments as long, the first dimension of the first tensor.
     """
     plate = pair.data_plate()
-    sizes = [pair.sequential()] if plate is None else [pair.size(plate.dim), plate.full_size]
+    sizes = [pair.sequential()] if plate is None else [pair.size(plate), plate.full_size]
     for size in sizes:
-        found = None if size is None else pair.axes_of(size, None if plate is None else plate.dim)
+        found = None if size is None else pair.axes_of(size, plate)
         if found is not None:
             return found
     return leading(pair.args)
