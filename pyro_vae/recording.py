@@ -62,6 +62,9 @@ class Recorded:
             they hold at a replay is what it reads.
         compiled: whether the first recording is compiled by torch; later ones, of other shapes, are replayed operation
             by operation, since shapes other than the first are rare (the last batch of an epoch).
+        tolerance: of a recording, relative to the norm of each tensor.
+        scale: of a result as a whole, such as the norm of all gradients: differences below a thirtieth of the tolerance
+            times this scale are rounding, also in a tensor that is zero in exact arithmetic.
 
     Raises:
         RecordingError: at a call, if the function cannot be recorded: it looks at a tensor's value in Python, draws
@@ -77,9 +80,16 @@ class Recorded:
     """
 
     def __init__(
-        self, function: Callable[..., Any], state: Sequence[Tensor], *, compiled: bool = True, tolerance: float = 1e-3
+        self,
+        function: Callable[..., Any],
+        state: Sequence[Tensor],
+        *,
+        compiled: bool = True,
+        tolerance: float = 1e-3,
+        scale: Callable[[Any], Tensor] | None = None,
     ) -> None:
         self.function, self.state, self.compiled, self.tolerance = function, list(state), compiled, tolerance
+        self.scale = scale
         self._replays: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -108,7 +118,7 @@ class Recorded:
             with torch.no_grad():
                 return tree_unflatten(list(run(*state, *(args[i] for i in where))), spec)
 
-        self._check(replay, args, values)
+        self._check(replay, args, values, spec)
         return replay
 
     def _trace(self, args: tuple[Any, ...]) -> tuple[GraphModule, TreeSpec, list[Any], list[int]]:
@@ -134,7 +144,7 @@ class Recorded:
             again, _ = tree_flatten(self.function(*args))
         values, spec = results[-1]
         values = [v.detach().clone() if isinstance(v, Tensor) else v for v in values]
-        if not _all_close(again, values, self.tolerance):
+        if not self._agree(again, values, spec):
             raise RecordingError("two runs at one state of torch's generators differ; draw with torch alone")
         return graph, spec, values, where
 
@@ -151,11 +161,26 @@ class Recorded:
                     if not torch.equal(tensor, value):
                         tensor.copy_(value)
 
-    def _check(self, replay: Callable[..., Any], args: tuple[Any, ...], values: list[Any]) -> None:
+    def _agree(self, found: list[Any], values: list[Any], spec: TreeSpec) -> bool:
+        noise = 1e-6
+        if self.scale is not None:
+            noise += self.tolerance / 30 * float(self.scale(tree_unflatten(values, spec)))
+        return _all_close(found, values, self.tolerance, noise)
+
+    def follows(self, *args: Any) -> bool:
+        """Whether the recording still gives the function's numbers for these arguments; nothing outside changes."""
+        replay = self.prepare(*args)
+        with self._rehearsal():
+            values, spec = tree_flatten(self.function(*args))
+        with self._rehearsal():
+            found, _ = tree_flatten(replay(*args))
+        return self._agree(found, values, spec)
+
+    def _check(self, replay: Callable[..., Any], args: tuple[Any, ...], values: list[Any], spec: TreeSpec) -> None:
         """Refuse a recording that does not reproduce the run it was made from."""
         with self._rehearsal(), _causes():
             found, _ = tree_flatten(replay(*args))
-        if not _all_close(found, values, self.tolerance):
+        if not self._agree(found, values, spec):
             raise RecordingError("the recording does not give the program's numbers back")
 
 
@@ -256,12 +281,12 @@ def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]
         return compile_graph(graph, list(inputs), options=options)
 
 
-def _all_close(found: Sequence[Any], values: Sequence[Any], tolerance: float) -> bool:
-    return len(found) == len(values) and all(_close(a, b, tolerance) for a, b in zip(found, values, strict=True))
+def _all_close(found: Sequence[Any], values: Sequence[Any], tolerance: float, noise: float) -> bool:
+    return len(found) == len(values) and all(_close(a, b, tolerance, noise) for a, b in zip(found, values, strict=True))
 
 
-def _close(a: Any, b: Any, tolerance: float) -> bool:
-    """Equal up to ``tolerance`` of the whole tensor's size; what is not finite must be so in both."""
+def _close(a: Any, b: Any, tolerance: float, noise: float) -> bool:
+    """Equal up to ``tolerance`` of the whole tensor's norm, or ``noise``; what is not finite must be so in both."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):  # no gradient, for one
         return a is b
     a, b = a.detach().double(), b.detach().double()
@@ -269,7 +294,7 @@ def _close(a: Any, b: Any, tolerance: float) -> bool:
     if a.shape != b.shape or not torch.equal(torch.isfinite(a), finite):
         return False
     a, b = a[finite], b[finite]
-    return bool((a - b).norm() <= tolerance * b.norm() + 1e-6)
+    return bool((a - b).norm() <= tolerance * b.norm() + noise)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import CodeType, FunctionType, MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -45,7 +45,7 @@ class Owners:
         self.modules: dict[str, nn.Module] = {}
         self._known: set[int] = set()
         self._met: set[str] = set()
-        self._hints: dict[str, Any] = {}
+        self._hints = _Hints({}, [])
         for name, program in programs.items():
             if program is not None:
                 for path, module in _reached(program, self._hints):
@@ -77,27 +77,32 @@ class Owners:
 
     def placement(self) -> tuple[torch.device | None, torch.dtype | None]:
         """Device and dtype of the first parameter; None if there is none."""
-        hinted = (p for m in self._hints.values() if isinstance(m, nn.Module) for p in m.parameters())
+        hinted = (p for m in self._hints.objects.values() if isinstance(m, nn.Module) for p in m.parameters())
         first = next(iter([*self.parameters(), *hinted]), None)
         return (None, None) if first is None else (first.device, first.dtype)
 
     @property
+    def variables(self) -> list[tuple[str, Any, str]]:
+        """Variables of the programs' functions that hold plain values: name, cell or dictionary, key."""
+        return self._hints.variables
+
+    @property
     def names_functions(self) -> bool:
         """Whether functions are among the programs, which may use modules and tensors without calling a module."""
-        return bool(self._hints)
+        return bool(self._hints.objects)
 
     def adopt(self, tensors: Iterable[Tensor]) -> None:
         """Add the modules in variables of the programs' functions that hold one of the tensors."""
         known = {id(p) for p in self.parameters()}
         for tensor in (t for t in tensors if id(t) not in known):
-            for name, value in self._hints.items():
+            for name, value in self._hints.objects.items():
                 if isinstance(value, nn.Module) and any(p is tensor for p in value.parameters()):
                     self._add(name, value)
                     break
 
     def name_of(self, tensor: Tensor) -> str | None:
         """The variable in which a function of the programs keeps a tensor that no module holds; None if unknown."""
-        return next((name for name, value in self._hints.items() if value is tensor), None)
+        return next((name for name, value in self._hints.objects.items() if value is tensor), None)
 
     def kept(self) -> dict[str, nn.Module]:
         """The modules that training may change: all but frozen ones that are outside of the programs' modules."""
@@ -132,7 +137,7 @@ class Owners:
 
     def _owner_of(self, module: nn.Module) -> tuple[str, nn.Module]:
         """The global variable that holds the module, alone or among others."""
-        for name, value in self._hints.items():
+        for name, value in self._hints.objects.items():
             if isinstance(value, nn.Module) and any(module is part for part in value.modules()):
                 return name, value
         return type(module).__name__, module
@@ -179,16 +184,6 @@ class Owners:
             for values, before in reversed(attributes):
                 values.update({k: v for k, v in before.items() if type(values.get(k)) in _SIMPLE})
 
-    def attributes(self) -> dict[str, Any]:
-        """The plain attributes of all modules, and plain variables that the programs' functions refer to, by name."""
-        named = {
-            f"{name}.{path}.{key}" if path else f"{name}.{key}": value
-            for name, owner in self.modules.items()
-            for path, module in owner.named_modules()
-            for key, value in _plain(module).items()
-        }
-        return named
-
 
 def evaluating(*programs: Program) -> Any:
     """Context: the programs' modules in eval mode and without gradients; each back in its own mode afterwards."""
@@ -214,7 +209,14 @@ def _unique(tensors: Iterable[Tensor]) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
-def _reached(program: Program, hints: dict[str, Any]) -> Iterator[tuple[str, nn.Module]]:
+class _Hints(NamedTuple):
+    """Variables of functions: modules and tensors by name, and where numbers, flags and strings are."""
+
+    objects: dict[str, Any]
+    variables: list[tuple[str, Any, str]]
+
+
+def _reached(program: Program, hints: _Hints) -> Iterator[tuple[str, nn.Module]]:
     """The modules that a program refers to, with the path to each; variables of its functions go to ``hints``."""
     queue: list[tuple[str, Any, int]] = [("", program, 0)]
     seen: set[int] = set()
@@ -232,7 +234,7 @@ def _reached(program: Program, hints: dict[str, Any]) -> Iterator[tuple[str, nn.
         )
 
 
-def _parts(item: Any, hints: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
+def _parts(item: Any, hints: _Hints) -> Iterator[tuple[str, Any, int]]:
     """What an item refers to: label, part, and whether that is a step into a container or an object."""
     if isinstance(item, MethodType):
         yield from (("", item.__self__, 0), ("", item.__func__, 0))
@@ -244,18 +246,18 @@ def _parts(item: Any, hints: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
     elif isinstance(item, dict | list | tuple | set | frozenset):
         pairs = item.items() if isinstance(item, dict) else enumerate(item)
         yield from ((str(key), part, 1) for key, part in pairs if len(item) <= _LARGE)
-    elif isinstance(item, Messenger) or _is_object(item):
+    elif isinstance(item, Messenger) or is_object(item):
         yield from ((key, part, 1) for key, part in vars(item).items() if not key.startswith("__"))
 
 
-def _is_object(item: Any) -> bool:
-    """Whether it is of a class of the user's, with attributes."""
+def is_object(item: Any) -> bool:
+    """Whether an item is of a class of the user's, with attributes."""
     kind = type(item)
     known = isinstance(item, type | Tensor | torch.distributions.Distribution)
     return hasattr(item, "__dict__") and not known and kind.__module__.split(".")[0] not in _LIBRARIES
 
 
-def _of_function(function: FunctionType, hints: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
+def _of_function(function: FunctionType, hints: _Hints) -> Iterator[tuple[str, Any, int]]:
     if hasattr(function, "__wrapped__"):
         yield "", function.__wrapped__, 0
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -263,18 +265,22 @@ def _of_function(function: FunctionType, hints: dict[str, Any]) -> Iterator[tupl
             value = cell.cell_contents
         except ValueError:  # a variable that is not assigned yet
             continue
-        hints.setdefault(name, value)
+        if isinstance(value, nn.Module | Tensor):
+            hints.objects.setdefault(name, value)
+        if isinstance(value, _SIMPLE):
+            hints.variables.append((name, cell, name))
         yield name, value, 0
     yield from (("", value, 1) for value in (function.__defaults__ or ()))
     yield from ((key, value, 1) for key, value in (function.__kwdefaults__ or {}).items())
     for name in _names(function.__code__):
-        if name in function.__globals__ and isinstance(function.__globals__[name], nn.Module | Tensor | FunctionType):
-            value = function.__globals__[name]
-            if isinstance(value, FunctionType):  # a helper in the same script, not one of a library
-                if value.__module__ == function.__module__:
-                    yield "", value, 1
-            else:
-                hints.setdefault(name, value)
+        value = function.__globals__.get(name)
+        if isinstance(value, FunctionType):
+            if value.__module__ == function.__module__:  # a helper in the same script, not one of a library
+                yield "", value, 1
+        elif isinstance(value, nn.Module | Tensor):
+            hints.objects.setdefault(name, value)
+        elif isinstance(value, _SIMPLE) and not name.startswith("__"):
+            hints.variables.append((name, function.__globals__, name))
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -91,7 +91,7 @@ def build_engine(
         pair = examine(objective, model, guide, args, Owners(model=model, guide=guide))
         owners, axes = pair.owners, data_axes(pair)
     others = [t for t in owners.tensors() if all(t is not p for p in parameters)]  # frozen ones, and buffers
-    problem = Problem(objective, model, guide, parameters, others, precision, axes, watch)
+    problem = Problem(objective, model, guide, parameters, others, precision, axes, owners, watch)
     chosen = resolve_engine(name, parameters[0].device, planned_steps, ranks)
     batch = Batch(args, ranks=ranks, axes=axes)
     with isolated():

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from pyro_vae._core.contexts import isolated
 from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective, Terms
-from pyro_vae.recording import Recorded, RecordingError
+from pyro_vae.recording import RecordingError
 from pyro_vae.sharding import Share
-from pyro_vae.training.compiled import recorded_gradients, warn_eager
+from pyro_vae.training.compiled import Recording, record, warn_eager
 from pyro_vae.training.engine import EagerEngine, Engine, Step, StepResult, restore
 from pyro_vae.training.problem import Gradients, Problem, accumulated
 
@@ -51,11 +51,15 @@ class CudaGraphEngine(Engine):
     ) -> None:
         super().__init__(problem, optimizer, clip_norm=clip_norm)
         self.name, self.stride, self._capture = "cuda-graph", 32, capture or capture_cuda_graph
-        self._gradients: Recorded | None = recorded_gradients(problem, batch)
+        self._gradients: Recording | None = record(problem, batch)
         self._graphs: dict[Any, _Group] = {}
         self._warm = 0
         self._eager = EagerEngine(problem, optimizer, clip_norm=clip_norm)
         _make_capturable(optimizer)
+
+    def recheck(self) -> None:
+        if self._gradients is not None:
+            self._gradients.due = True
 
     @property
     def records(self) -> bool:
@@ -71,11 +75,21 @@ class CudaGraphEngine(Engine):
         while len(results) < len(steps) and (not results or results[-1].finite):
             rest = steps[len(results) :]
             try:
+                if self._gradients and self._gradients.is_doubtful():
+                    self._follow(rest[0].batches[0])
                 results += self._part(rest) if self._gradients else self._eagerly(rest[0])
             except RecordingError as cause:  # another shape, another path through the program
                 self._gradients, self.name = None, "eager"
                 warn_eager(cause)
         return results
+
+    def _follow(self, batch: Batch) -> None:
+        """Compare the recording with the program on a batch, which is drawn beside the steps' own random numbers."""
+        assert self._gradients is not None
+        with isolated():
+            args = batch.args if batch.fetch is None or batch.index is None else batch.fetch(batch.index)
+            if self._gradients.follow(None, *args):
+                self._graphs = {}  # they replay the recording before
 
     def _part(self, steps: Sequence[Step]) -> list[StepResult]:
         """Take as many of the steps as one graph holds: a whole stride of one kind, or one step."""

@@ -102,6 +102,10 @@ class Engine(ABC):
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
         """Take the steps, up to the first whose loss or gradient is not finite; that one changes no parameter."""
 
+    def recheck(self) -> None:
+        """Compare a recording with the program before the next step: code of the user's may have run in between."""
+        return  # nothing is recorded
+
     @abstractmethod
     def gradients(self, args: tuple[Any, ...], share: Share | None = None) -> Gradients:
         """Loss and gradient of one batch, or of a share of it."""

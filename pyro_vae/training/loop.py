@@ -224,6 +224,8 @@ class Loop:
     def _epoch(self, engine: Engine, bar: Progress, interrupted: list[int]) -> None:
         self.trainable.owners.training(True)
         engine.check = self.epoch == 0  # every datum once
+        if self.epoch == 1 or self._user_code():
+            engine.recheck()
         clock = time.perf_counter()
         for steps in self._groups(engine):
             self._run(engine, steps)
@@ -234,6 +236,12 @@ class Loop:
             self._checkpoint(interrupted)
         if self.position == 0:
             raise ValueError("fit: data must not be empty, got an iterable without a batch. Pass at least one.")
+
+    def _user_code(self) -> bool:
+        """Whether code of the user's runs between the epochs, which may change what the programs compute."""
+        settings = self.settings
+        known = settings.monitor is None and settings.lr_schedule is None and self.batches.num_data is not None
+        return self.epoch > 0 and not known
 
     def _groups(self, engine: Engine) -> Iterator[list[Step]]:
         """The rest of the epoch, in groups of as many steps as the engine likes at once."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from pyro_vae._core.axes import Axes, leading
+from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import SupportFlag
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.precision import NetworkPrecision, Precision
@@ -51,6 +52,7 @@ class Problem:
         buffers: other tensors that the programs read or write, such as running statistics.
         precision: of the networks.
         axes: where the data are in the arguments; None for the first dimension of the first tensor.
+        owners: of the programs, whose plain attributes a recording is compared by; None for none.
         watch: makes what looks at each run of the programs; None for nothing.
         rows: where the batch is in the shapes of what the programs draw (see :func:`~pyro_vae.sharding.find_rows`);
             needed where several processes share a batch.
@@ -63,6 +65,7 @@ class Problem:
     buffers: Sequence[Tensor] = ()
     precision: Precision = "fp32"
     axes: Axes | None = None
+    owners: Owners | None = None
     watch: Callable[[tuple[Any, ...], int], AbstractContextManager[Any]] | None = None
     rows: Sequence[tuple[int, int] | None] = ()
 
