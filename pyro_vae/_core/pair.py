@@ -14,13 +14,14 @@ from pyro.infer.autoguide import AutoContinuous, AutoGuide
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.auxiliary import observed_outside, sources
 from pyro_vae._core.axes import Axes, candidates, is_ambiguous
 from pyro_vae._core.contexts import isolated
 from pyro_vae._core.masks import is_masked, unmasked
 from pyro_vae._core.owners import Owners
-from pyro_vae._core.support import SupportCheck
+from pyro_vae._core.support import OneLineError, SupportCheck, outside
 from pyro_vae._core.traces import (
     Layout,
     Mode,
@@ -318,16 +319,22 @@ def agree(found: Tensor, wanted: Tensor) -> bool:
 
 def unusable(owner: str, role: str, program: Program, args: tuple[Any, ...], error: Exception) -> Exception:
     """What to raise for a program that fails on a batch: one line; an error of this package as it is."""
-    if isinstance(error, ValueError) and ", got " in str(error) and "\n" not in str(error).strip():
-        return error
-    hint = ""
-    if any(
-        isinstance(part, AutoGuide) for module in Owners(program=program).modules.values() for part in module.modules()
-    ):
-        hint = " An autoguide has parameters for the data it was made with: pass these in one batch."
     line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
+    if isinstance(error, OneLineError):
+        return error
+    for value in (x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point()):
+        if bool(torch.isnan(value).any()):
+            return outside(owner, "data must be finite", "NaN", torch.isnan(value))
+    if isinstance(error, ValueError) and ", got " in line:
+        return ValueError(f"{line}.")
     given = ", ".join(f"{tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__ for a in args)
-    what = f"{type(error).__name__} for arguments ({given}): {line[:300].rstrip('.')}"
+    if isinstance(error, TypeError) and "positional argument" in line:
+        rule = f"a batch must hold the arguments that the {role} takes"
+        return refusal(owner, rule, f"({given}): {line}", "Pass such batches, as [x for x, label in loader]")
+    parts = (part for module in Owners(program=program).modules.values() for part in module.modules())
+    auto = any(isinstance(part, AutoGuide) for part in parts)
+    hint = " An autoguide has parameters for the data it was made with: pass these in one batch." if auto else ""
+    what = f"{type(error).__name__} for arguments ({given}): {line}"
     return ValueError(f"{owner}: the {role} must run on a batch, got {what}.{hint}")
 
 

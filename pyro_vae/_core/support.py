@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -18,7 +19,21 @@ class OneLineError(ValueError):
 
 
 class SupportError(OneLineError):
-    """Data outside the support of a likelihood."""
+    """Data outside the support of a likelihood; the message ends with the row of the batch."""
+
+    def in_data(self, index: Tensor | None) -> SupportError:
+        """The same for a batch of known data: the number in the data set."""
+        place = re.search(r"at row (\d+)", str(self))
+        if index is None or place is None or int(place[1]) >= len(index):
+            return self
+        return SupportError(str(self).replace(place[0], f"at datum {int(index[int(place[1])])}"))
+
+
+def outside(owner: str, rule: str, value: str, bad: Tensor) -> SupportError:
+    """The error for bad values, the data in the first dimension of ``bad``."""
+    row = int(bad.reshape(len(bad), -1).any(1).nonzero()[0]) if bad.dim() else 0
+    advice = "Change the data (binarize them, or leave such data out) or the likelihood"
+    return SupportError(f"{owner}: {rule}, got {value}, the first at row {row}. {advice}.")
 
 
 class SupportCheck(Messenger):
@@ -50,11 +65,9 @@ class SupportCheck(Messenger):
             return
         bad = ~torch.as_tensor(support.check(msg["value"]))
         if bad.any():
-            row = int(bad.reshape(len(bad), -1).any(1).nonzero()[0]) if bad.dim() else 0
-            raise SupportError(
-                f"{self.owner}: data must lie in the support of site {msg['name']!r} ({support}), got another value, "
-                f"the first at row {row}. Change the data (binarize them, say) or the likelihood."
-            )
+            value = "NaN" if bool(torch.isnan(msg["value"][bad if bad.dim() else ...]).any()) else "another value"
+            rule = f"data must lie in the support of site {msg['name']!r} ({support})"
+            raise outside(self.owner, rule, value, bad)
 
 
 class SupportFlag(Messenger):

@@ -113,7 +113,7 @@ class Batches:
         ranks: the processes that share every batch.
 
     Raises:
-        ValueError: no data, or a batch size that is not positive or larger than the data.
+        ValueError: no data, a batch size that is not positive or larger than the data, or half precision.
     """
 
     def __init__(
@@ -130,6 +130,11 @@ class Batches:
         self.device, self.dtype, self.ranks = device, dtype, ranks
         self.data = self._as_data(data)
         self.axes: Axes | None = None  # where the data are in an iterable's batches, once it is known
+        if dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"Batches: densities must be computed in float32 or float64, got parameters of {dtype}. Use "
+                "model.float(), and precision='bf16' to multiply in bfloat16."
+            )
         if batch_size < 1:
             raise ValueError(f"Batches: batch_size must be at least 1, got batch_size={batch_size}. Use 100.")
         if isinstance(data, Iterator | tuple | Dataset):
@@ -196,27 +201,18 @@ class Batches:
         return torch.Generator(device).manual_seed(((self.shuffle_seed or 0) * 1_000_003 + epoch) % 2**63)
 
     def _arguments(self, batch: Any) -> tuple[Any, ...]:
-        arguments = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-        if not arguments:
+        found = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+        if not found:
             raise ValueError("Batches: a batch must have an argument, the data, got an empty tuple. Pass them: [(x,)].")
-        return tree_map_only(Tensor | np.ndarray, self._as_tensor, arguments)
+        return arguments(found, self.device, self.dtype)
 
     def _as_data(self, data: Any) -> Data:
-        """The data as they are, an array or a table as a tensor."""
+        """The data as they are, an array, a table or nested lists of numbers as a tensor."""
         if isinstance(data, Tensor):
-            return self._as_tensor(data, move=False)
-        return self._as_tensor(data) if hasattr(data, "__array__") else data
-
-    def _as_tensor(self, values: Any, *, move: bool = True) -> Tensor:
-        try:
-            tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-        except TypeError:
-            kind = np.asarray(values).dtype
-            raise ValueError(
-                f"Batches: data must be numbers, got an array of dtype {kind}. Encode them first."
-            ) from None
-        moved = tensor.to(self.device) if move and self.device is not None else tensor
-        return moved.to(self.dtype) if self.dtype is not None and moved.is_floating_point() else moved
+            return as_tensor(data, None, self.dtype)
+        if _are_numbers(data):
+            return as_tensor(np.asarray(data), self.device, self.dtype)
+        return as_tensor(data, self.device, self.dtype) if hasattr(data, "__array__") else data
 
     def to_float(self) -> bool:
         """Take integers as floating-point numbers from now on; whether that changes anything."""
@@ -224,3 +220,36 @@ class Batches:
             return False
         self.data = self.data.to(self.dtype)
         return True
+
+
+def arguments(args: tuple[Any, ...], device: torch.device | None, dtype: torch.dtype | None) -> tuple[Any, ...]:
+    """Arguments of a program with all tensors and arrays as tensors, at any depth of tuples, lists and dictionaries.
+
+    Args:
+        args: of a program.
+        device: where to move them; None leaves them.
+        dtype: of floating-point ones; None leaves it.
+    """
+    return tree_map_only(Tensor | np.ndarray, lambda values: as_tensor(values, device, dtype), args)
+
+
+def as_tensor(values: Any, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    """Numbers as a tensor without a gradient, floating-point ones of a dtype.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    try:
+        tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except TypeError:
+        kind = np.asarray(values).dtype
+        raise ValueError(f"Batches: data must be numbers, got an array of dtype {kind}. Encode them first.") from None
+    tensor = tensor if device is None else tensor.to(device)
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _are_numbers(data: Any) -> bool:
+    """Whether nested lists end in numbers."""
+    while isinstance(data, list) and data:
+        data = data[0]
+    return isinstance(data, int | float)

@@ -125,14 +125,14 @@ def check_guide(weigher: Weigher, guide: Program) -> None:
     Raises:
         ValueError: a function, a guide without parameters, or a site that is not reparameterised.
     """
+    if not latents(weigher.pair.guide_traces[0]):
+        rule, what = "the model must have latent sites, or there is no gap", "none"
+        raise refusal(_OWNER, rule, what, "Use log_likelihood, which is then exact")
     owner = _module(guide)
     if owner is None or not list(owner.parameters()):
         what = "a function" if owner is None else f"{type(owner).__name__} without any"
         rule = "the guide must be a module whose parameters can be optimised for each datum"
         raise refusal(_OWNER, rule, what, "Write it as an nn.Module with its parameters in the constructor")
-    if not latents(weigher.pair.guide_traces[0]):
-        rule, what = "the model must have latent sites, or there is no gap", "none"
-        raise refusal(_OWNER, rule, what, "Use log_likelihood, which is then exact")
     for site in latents(weigher.pair.guide_traces[0]):
         if not site["fn"].has_rsample:
             rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten
 from pyro_vae._core.axes import candidates, signature
 from pyro_vae._core.contexts import isolated
 from pyro_vae._core.masks import is_masked
-from pyro_vae._core.owners import Owners
+from pyro_vae._core.owners import Owners, placement
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.runs import run
@@ -37,6 +37,7 @@ from pyro_vae._core.traces import (
     sites,
 )
 from pyro_vae._core.ways import Runs, choose, one_draw
+from pyro_vae.data.batches import arguments
 from pyro_vae.evaluation.joint import Density, Joint, Program, summed_sites
 
 
@@ -340,7 +341,9 @@ def log_weights(
         >>> log_weights(vae.model, vae.guide, torch.ones(7, 5), num_samples=3).shape
         torch.Size([3, 7])
     """
-    return Weigher(model, guide, x if isinstance(x, tuple) else (x,), data_plate=data_plate)(num_samples).total
+    device, dtype = placement(model, *guides_of(guide))
+    args = arguments(x if isinstance(x, tuple) else (x,), device, dtype)
+    return Weigher(model, guide, args, data_plate=data_plate)(num_samples).total
 
 
 def prior_proposal(model: Program) -> Program:

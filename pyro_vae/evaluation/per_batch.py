@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from pyro_vae._core.contexts import isolated, reseed
 from pyro_vae._core.owners import Owners
+from pyro_vae._core.support import SupportError
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.ranks import join
 
@@ -58,16 +59,32 @@ class PerBatch:
     def run(self, work: Work) -> dict[str, Tensor]:
         """What ``work(args, advance)`` returns for the batches, joined; it tells ``advance`` what of a datum is done.
 
+        Integers are taken as floating-point numbers if the programs take no others.
+
         Raises:
             ValueError: there is no batch.
         """
+        try:
+            return self._run(work)
+        except ValueError as error:
+            if not self.batches.to_float():
+                raise
+            try:
+                return self._run(work)
+            except ValueError:
+                raise error from None
+
+    def _run(self, work: Work) -> dict[str, Tensor]:
         parts: list[tuple[int, dict[str, Tensor]]] = []
         with self._bar() as bar, self.owners.evaluating(), isolated(self.seed):
             for number, batch in enumerate(self.batches.epoch()):
                 if number % self.ranks.size == self.ranks.rank:
                     reseed(self.seed, number)
                     size = len(batch)
-                    found = work(batch.args, lambda done, size=size: bar.update(done * size))  # type: ignore[misc]
+                    try:
+                        found = work(batch.args, lambda done, size=size: bar.update(done * size))  # type: ignore[misc]
+                    except SupportError as error:
+                        raise error.in_data(batch.index) from None
                     parts.append((number, {key: value.cpu() for key, value in found.items()}))
         return self._joined(parts)
 

@@ -138,5 +138,7 @@ def _moments(log_sum: Tensor, log_sum_squares: Tensor, s: int) -> tuple[Tensor, 
     # Where every weight is 0 there is no estimate: no effective sample, an infinite error.
     ess = (2 * log_sum - log_sum_squares).exp().nan_to_num(nan=0.0)
     # Var(w) / E[w]^2 = (S / ess - 1) S / (S - 1), and log has derivative 1 / E[w].
-    relative_variance = (s / ess - 1).clamp_min(0) / (s - 1) if s > 1 else torch.full_like(ess, torch.nan)
+    spread = s / ess - 1
+    spread = torch.where(spread.abs() < 1e-12, 0.0, spread.clamp_min(0))  # rounding, where all weights are one number
+    relative_variance = spread / (s - 1) if s > 1 else torch.full_like(ess, torch.nan)
     return log_sum - math.log(s), relative_variance.sqrt(), ess

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from pyro_vae._core.contexts import isolated
-from pyro_vae._core.support import SupportCheck
+from pyro_vae._core.support import SupportCheck, SupportError
 from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.ranks import Ranks
@@ -159,7 +159,7 @@ class HostEngine(Engine, ABC):
         for parameter in self.problem.parameters:
             parameter.grad = None  # before the new gradients, which take its memory
         mine = [batch for batch in step.batches if len(batch.rows)]
-        parts = [(self.gradients(batch.args, batch.share), len(batch.rows)) for batch in mine]
+        parts = [(self._of_batch(batch), len(batch.rows)) for batch in mine]
         total = accumulated(parts, len(step)) if parts else self._nothing()
         total = total if self.ranks.alone else self._over_ranks(total)
         for parameter, gradient in zip(self.problem.parameters, total.gradients, strict=True):
@@ -170,6 +170,12 @@ class HostEngine(Engine, ABC):
                 clip_grads_with_norm_(self.problem.parameters, self.clip_norm, total.norm)
             self._update(total.gradients)
         return StepResult(total.loss, total.terms, finite)
+
+    def _of_batch(self, batch: Batch) -> Gradients:
+        try:
+            return self.gradients(batch.args, batch.share)
+        except SupportError as error:
+            raise error.in_data(batch.index) from None
 
     def _nothing(self) -> Gradients:
         """What a process adds that has no data of a step."""

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.contexts import is_tracing, isolated, validating
+from pyro_vae._core.support import SupportError
 from pyro_vae._core.watch import Watch
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation import Weigher, log_likelihood
@@ -41,7 +42,7 @@ class Loop:
     def __init__(self, model: Program, guide: Program, batches: Batches, settings: Settings) -> None:
         self.model, self.guide, self.batches, self.settings = model, guide, batches, settings
         self.objective = settings.objective
-        self.example = _first_batch(batches)
+        self.example, self._index = _first_batch(batches)
         check_additive(self.objective, alone=batches.ranks.alone)
         self.trainable = self._trainable()
         self.batches.axes = data_axes(self.trainable.pair)
@@ -62,10 +63,12 @@ class Loop:
         """The parameters; integers are taken as floating-point numbers if the programs take no others."""
         try:
             return Trainable(self.objective, self.model, self.guide, self.example)
+        except SupportError as error:
+            raise error.in_data(self._index) from None
         except ValueError as error:
             if not self.batches.to_float():
                 raise
-            self.example = _first_batch(self.batches)
+            self.example, self._index = _first_batch(self.batches)
             try:
                 return Trainable(self.objective, self.model, self.guide, self.example)
             except ValueError:
@@ -92,7 +95,7 @@ class Loop:
                 "fit: a guide with parameters for each datum must see all data in one batch and one order, got "
                 f"{what}. Use batch_size=len(data), or an amortised guide."
             )
-        self.example = _first_batch(self.batches)
+        self.example, self._index = _first_batch(self.batches)
 
     def _check_last_batch(self) -> None:
         """Batch normalization has no statistics of one datum.
@@ -366,13 +369,14 @@ class Loop:
         return diagnose(engine.problem, steps[-1].batches, self.trainable.parameters, self.step)
 
 
-def _first_batch(batches: Batches) -> tuple[Any, ...]:
+def _first_batch(batches: Batches) -> tuple[tuple[Any, ...], torch.Tensor | None]:
+    """The arguments of the first batch, and which data they are."""
     state = rng_state()
-    args = next((batch.whole for batch in batches.epoch()), None)
+    found = next(((batch.whole, batch.index) for batch in batches.epoch()), None)
     set_rng_state(state)
-    if args is None:
+    if found is None:
         raise ValueError("fit: data must not be empty, got an iterable without a batch. Pass at least one.")
-    return args
+    return found
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
