@@ -27,7 +27,7 @@ def numbers(*, inflate: float = 1.0, shift: float = 0.0) -> dict[str, Tensor]:
     variance = case.posterior_variance()
     gain = variance.unsqueeze(-1) * case.weight.T / SIGMA**2  # (L, D)
     return {
-        "weight": case.weight,
+        "weight": case.weight.contiguous(),
         "bias": case.bias,
         "log_sigma": torch.tensor(SIGMA).log(),
         "gain": gain,
@@ -66,12 +66,12 @@ class Decoder(nn.Module):
 class Encoder(nn.Module):
     """Location and scale of z; with ``noisy`` there is batch normalization, in eval mode the identity before training.
 
-    Without the usual 1e-5 in its denominator it is so exactly.
+    It is so exactly, since 1 + 1e-30 is 1 in float64.
     """
 
     def __init__(self, start: dict[str, Tensor], *, noisy: bool = False) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(DIM, eps=0.0, affine=False) if noisy else nn.Identity()
+        self.norm = nn.BatchNorm1d(DIM, eps=1e-30, affine=False) if noisy else nn.Identity()
         self.linear = nn.Linear(DIM, LATENT_DIM)
         self.linear.weight, self.linear.bias = nn.Parameter(start["gain"]), nn.Parameter(start["offset"])
         self.log_scale = nn.Parameter(start["log_scale"])

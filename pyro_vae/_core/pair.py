@@ -10,31 +10,29 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions import Delta, Unit
-from pyro.infer.autoguide import AutoContinuous, AutoGuide
+from pyro.infer.autoguide import AutoContinuous
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.auxiliary import observed_outside, sources
 from pyro_vae._core.axes import Axes, candidates, is_ambiguous
 from pyro_vae._core.contexts import isolated
+from pyro_vae._core.failures import unusable
+from pyro_vae._core.layout import Layout, Mode
 from pyro_vae._core.masks import is_masked, unmasked
 from pyro_vae._core.owners import Owners
-from pyro_vae._core.support import OneLineError, SupportCheck, outside
+from pyro_vae._core.rows import find_axes
+from pyro_vae._core.support import SupportCheck
 from pyro_vae._core.traces import (
-    Layout,
-    Mode,
     depth_of,
     frames,
     latents,
     observations,
-    order_of,
     plate_size,
-    refusal,
     shared_plates,
     sites,
-    without_plates,
+    within,
 )
 from pyro_vae._core.watch import leaves
 
@@ -93,7 +91,7 @@ class Pair:
         self.blocks: dict[str, Tensor] = {}
         for trace in self.guide_traces:
             self._find_blocks(trace)
-        self._axes: Axes | bool | None = False
+        self._axes: list[Axes | None] = []
 
     @contextmanager
     def quietly(self, *, validate: bool = False) -> Iterator[None]:
@@ -146,76 +144,7 @@ class Pair:
 
     def size(self, plate: Any) -> int:
         """Number of data in a plate, given as a frame."""
-        return max(plate_size(site, plate.dim) for trace in self.traces for site in _within(trace, plate))
-
-    def row_order(self, plate: Any) -> Tensor | None:
-        """The data that the rows of a plate belong to, if these are not in the order of the arguments.
-
-        A plate that is given its subsample either takes the data at these indices or has them in that order already:
-        which of the two, is seen by what changes if one datum is replaced.
-
-        Raises:
-            ValueError: the order is another at every run, or the data are not among the arguments.
-        """
-        order = order_of(self.guide_traces[0], plate.name)
-        if order is None:
-            return None
-        with self.quietly():
-            again = poutine.trace(self.guides[0]).get_trace(*self.args, **self.kwargs)
-        axes = next(candidates(self.args, self.kwargs, self.size(plate)), None)
-        repeated = order_of(again, plate.name)
-        if axes is None or repeated is None or not torch.equal(repeated, order):
-            rule, what = (
-                "a plate that is given a subsample must have the same one at every run",
-                f"plate {plate.name!r}",
-            )
-            raise refusal(self.owner, rule, what, "Pass the data in the order of the plate")
-        moved = int((order != torch.arange(len(order), device=order.device)).nonzero()[0])
-        layout, rows = self.layout((plate.dim,)), torch.arange(len(order))
-        model = poutine.replay(self.model, trace=self.model_trace)
-        rows[moved] = order[moved].cpu()
-        with self.quietly():
-            trace = poutine.trace(model).get_trace(*axes.take(self.args, rows), **self.kwargs)
-            new, old = (layout.sum(1, _within(t, plate)) for t in (trace, self.model_trace))
-            changed = new != old
-        return None if bool(changed[0, moved]) else order
-
-    def is_local(self) -> bool:
-        """Whether the guide has parameters for each datum of the batch by itself, so that it knows no other data."""
-        plate = self.data_plate()
-        if plate is None or not latents(self.guide_traces[0]) or self.enum_dim is not None:
-            return False
-        modules = [part for owner in self.owners.modules.values() for part in owner.modules()]
-        if any(isinstance(part, AutoGuide) for part in modules):
-            return any(plate.name in frames(site) for site in latents(self.model_trace))
-        size = self.size(plate)
-        return size > 1 and any(self._is_of_rows(*found) for found in self._row_gradients(plate, size))
-
-    def _row_gradients(self, plate: Any, size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Gradients of the guide's density of the first and of the last datum, for dimensions as long as the batch."""
-        guide = poutine.replay(self.guides[0], trace=self.guide_traces[0])
-        with self.quietly(), torch.enable_grad():
-            trace = poutine.trace(guide).get_trace(*self.args, **self.kwargs)
-            inside = [site for site in _within(trace, plate) if not site["is_observed"]]
-            density = self.layout((plate.dim,)).sum(1, inside)
-            named = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
-            tensors = [t for t in {id(p): p for p in (*named, *self.owners.parameters())}.values() if t.requires_grad]
-            tensors = [t for t in tensors if size in t.shape]
-            if not tensors or not density.requires_grad:
-                return
-            rows = [
-                torch.autograd.grad(density[0, k], tensors, allow_unused=True, retain_graph=True) for k in (0, size - 1)
-            ]
-        for first, last in zip(*rows, strict=True):
-            for place in () if first is None or last is None else range(first.dim()):
-                if first.shape[place] == size:
-                    yield first, last, place
-
-    @staticmethod
-    def _is_of_rows(first: Tensor, last: Tensor, place: int) -> bool:
-        """Whether each gradient is in the row of its own datum alone."""
-        touched = [[i for i, row in enumerate(g.movedim(place, 0)) if bool((row != 0).any())] for g in (first, last)]
-        return touched == [[0], [len(first.movedim(place, 0)) - 1]]
+        return max(plate_size(site, plate.dim) for trace in self.traces for site in within(trace, plate))
 
     def data_plate(self) -> Any:
         """The plate of the data as a frame: that of the observed sites which most latents are in; None without one."""
@@ -250,9 +179,9 @@ class Pair:
         Args:
             plate: that of the data, as a frame.
         """
-        if self._axes is False or self._axes is True:
-            self._axes = None if self.enum_dim is not None else self._find_axes(plate)
-        return self._axes
+        if not self._axes:
+            self._axes.append(None if self.enum_dim is not None else find_axes(self, plate))
+        return self._axes[0]
 
     def axes_of(self, size: int, plate: Any) -> Axes | None:
         """The first dimensions of a size; verified if other ones are possible and a plate has that size."""
@@ -261,33 +190,6 @@ class Pair:
             if verified is not None:
                 return verified
         return next(candidates(self.args, self.kwargs, size), None)
-
-    def _find_axes(self, plate: Any) -> Axes | None:
-        size = self.size(plate)
-        rows = torch.tensor([size - 1, 0] if size > 1 else [0, 0])
-        layout = self.layout((plate.dim,))
-        with torch.no_grad():
-            whole = layout.sum(1, _within(self.model_trace, plate)).expand(1, size)
-        for axes in candidates(self.args, self.kwargs, size):
-            try:
-                part = self._rows(axes, plate, rows)
-            except Exception:  # not the right dimensions
-                continue
-            if agree(part, whole[:, rows]):
-                return axes
-        return None
-
-    def _rows(self, axes: Axes, plate: Any, rows: Tensor) -> Tensor:
-        """Log-probabilities of the model for some of the data, at their latents, ``(1, 2)``."""
-        part = without_plates(self.model_trace)
-        for site in (site for site in _within(part, plate) if not site["is_observed"]):
-            place = site["value"].dim() - site["fn"].event_dim + plate.dim
-            value = site["value"].index_select(place, rows.to(site["value"].device))
-            part.nodes[site["name"]] = {**site, "value": value}
-        model = poutine.replay(self.model, trace=part)
-        with self.quietly():
-            trace = poutine.trace(model).get_trace(*axes.take(self.args, rows), **self.kwargs)
-            return self.layout((plate.dim,)).sum(1, _within(trace, plate))
 
     def _find_blocks(self, trace: Trace) -> None:
         """Which datum every entry of an autoguide's vector belongs to."""
@@ -309,42 +211,8 @@ class Pair:
         return index
 
 
-def agree(found: Tensor, wanted: Tensor) -> bool:
-    """Whether two computations of the same log-probabilities differ by rounding alone."""
-    if found.shape != wanted.shape:
-        return False
-    exact = torch.finfo(wanted.dtype).eps ** 0.5 if wanted.is_floating_point() else 0.0
-    return torch.allclose(found, wanted, rtol=exact, atol=exact, equal_nan=True)
-
-
-def unusable(owner: str, role: str, program: Program, args: tuple[Any, ...], error: Exception) -> Exception:
-    """What to raise for a program that fails on a batch: one line; an error of this package as it is."""
-    line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
-    if isinstance(error, OneLineError):
-        return error
-    for value in (x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point()):
-        if bool(torch.isnan(value).any()):
-            return outside(owner, "data must be finite", "NaN", torch.isnan(value))
-    if isinstance(error, ValueError) and ", got " in line:
-        return ValueError(f"{line}.")
-    given = ", ".join(f"{tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__ for a in args)
-    if isinstance(error, TypeError) and "positional argument" in line:
-        rule = f"a batch must hold the arguments that the {role} takes"
-        return refusal(owner, rule, f"({given}): {line}", "Pass such batches, as [x for x, label in loader]")
-    parts = (part for module in Owners(program=program).modules.values() for part in module.modules())
-    auto = any(isinstance(part, AutoGuide) for part in parts)
-    hint = " An autoguide has parameters for the data it was made with: pass these in one batch." if auto else ""
-    what = f"{type(error).__name__} for arguments ({given}): {line}"
-    return ValueError(f"{owner}: the {role} must run on a batch, got {what}.{hint}")
-
-
 def _named(name: str, number: int) -> str:
     return name if number == 0 else f"{name}{number}"
-
-
-def _within(trace: Trace, plate: Any) -> list[Any]:
-    """The sites in a plate, given as a frame."""
-    return [site for site in sites(trace) if plate.name in frames(site)]
 
 
 def _per_datum(site: Any, plate: Any) -> int:

@@ -11,7 +11,8 @@ from pyro import poutine
 from pyro.poutine import Trace
 
 from pyro_vae._core.axes import Axes
-from pyro_vae._core.traces import Layout, latents, without_plates
+from pyro_vae._core.layout import Layout
+from pyro_vae._core.traces import latents, without_plates
 
 Program = Callable[..., Any]
 

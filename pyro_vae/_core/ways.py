@@ -11,10 +11,12 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.axes import Axes
+from pyro_vae._core.layout import Layout, Mode
 from pyro_vae._core.masks import is_masked
-from pyro_vae._core.pair import Pair, agree
+from pyro_vae._core.pair import Pair
+from pyro_vae._core.rows import agree
 from pyro_vae._core.runs import in_front, placed, run
-from pyro_vae._core.traces import Layout, Mode, latents
+from pyro_vae._core.traces import latents
 
 Program = Callable[..., Any]
 _DRAWS = 2  # of each datum, to compare with

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
+from pyro_vae._core.layout import Layout
 from pyro_vae._core.owners import Owners
-from pyro_vae._core.traces import Layout, latents, refusal
+from pyro_vae._core.traces import latents, refusal
 from pyro_vae.evaluation.joint import Program, is_enumerated
 from pyro_vae.evaluation.log_weights import Weigher, prior_proposal
 

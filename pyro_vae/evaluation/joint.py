@@ -10,7 +10,8 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.traces import Layout, latents, masked, observations
+from pyro_vae._core.layout import Layout
+from pyro_vae._core.traces import latents, masked, observations
 from pyro_vae._core.ways import Runs, joined
 
 Program = Callable[..., Any]

@@ -22,6 +22,7 @@ from pyro_vae._core.masks import is_masked
 from pyro_vae._core.owners import Owners, placement
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
+from pyro_vae._core.rows import row_order
 from pyro_vae._core.runs import run
 from pyro_vae._core.support import covers
 from pyro_vae._core.traces import (
@@ -115,7 +116,7 @@ class Weigher:
             check_densities(owner, guide_trace)
         self._check_shapes()
         self._check_length(plate, data_plate)
-        self.model_trace, self.order = pair.model_trace, pair.row_order(plate)
+        self.model_trace, self.order = pair.model_trace, row_order(pair, plate)
         self.joint = Joint(self.layout, pair.model_trace, summed)
         if len(self.guides) > 1:
             self.check_repeatable(args, guide=True, model=False)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.traces import Layout, latents
+from pyro_vae._core.layout import Layout
+from pyro_vae._core.traces import latents
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs
 from pyro_vae.objectives.scalars import scalar_factors, single_latent

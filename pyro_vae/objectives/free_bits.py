@@ -9,7 +9,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae._core.traces import Layout, latents, masked, refusal
+from pyro_vae._core.layout import Layout
+from pyro_vae._core.traces import latents, masked, refusal
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs
 from pyro_vae.objectives.scalars import scalar_factors

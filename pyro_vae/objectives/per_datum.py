@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pyro_vae._core.axes import kinds_of
 from pyro_vae._core.contexts import is_tracing
+from pyro_vae._core.layout import Layout
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.traces import (
-    Layout,
     check_densities,
     check_observation,
     check_plates,

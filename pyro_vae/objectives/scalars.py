@@ -8,7 +8,8 @@ from pyro.poutine import Trace
 from torch import Size
 from torch.distributions import Distribution, Independent
 
-from pyro_vae._core.traces import Layout, latents, refusal
+from pyro_vae._core.layout import Layout
+from pyro_vae._core.traces import latents, refusal
 
 
 def scalar_factors(owner: str, site: Any, role: str, advice: str) -> Distribution:

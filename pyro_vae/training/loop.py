@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.contexts import is_tracing, isolated, validating
+from pyro_vae._core.rows import is_local
 from pyro_vae._core.support import SupportError
 from pyro_vae._core.watch import Watch
 from pyro_vae.data.batches import Batches, Data
@@ -80,7 +81,7 @@ class Loop:
         Raises:
             ValueError: the batches are smaller, or differ from epoch to epoch.
         """
-        if not self.trainable.pair.is_local():
+        if not is_local(self.trainable.pair):
             return
         self.batches.shuffle_seed = None
         whole = len(self.batches) == 1 and self.ranks.alone
