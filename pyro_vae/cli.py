@@ -20,7 +20,7 @@ commands:
   pyro-vae train [options]           train a VAE, evaluate it, draw its figures, in a run folder
   pyro-vae train --model M2 --data.labels N [options]     train M2 on images of which N are labelled
   pyro-vae train --seeds 0 1 2 --out OUT [options]        a run for each seed, and their mean
-  pyro-vae train --resume RUN        go on where a run stopped, to the same weights bit for bit
+  pyro-vae train --resume RUN        resume a run: on this machine the same weights bit for bit
   pyro-vae refit RUN [options]       train another guide for a run's model, in a run folder of its own
   pyro-vae evaluate RUN [options]    bounds on the log-likelihood with their errors, gaps, diagnostics: --method
   pyro-vae classify RUN IMAGE ...    tell the classes of images, by a run of a model with classes

@@ -67,7 +67,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("_core/runs.py", 'if layout.mode == "flattened" and num > 1:', "if False:", PROGRAMS),
     ("_core/runs.py", "without_plates(trace) if layout", "trace.copy() if layout", PROGRAMS),
     ("_core/layout.py", "value.movedim(self.axis, 0).flatten(1", "value.movedim(self.axis, 1).flatten(1", PROGRAMS),
-    ("_core/layout.py", "return value.movedim(place, 0)", "return value", PROGRAMS),
+    ("_core/layout.py", "(num_samples, -1)).movedim(place, 0)", "(-1, num_samples)).movedim(place + 1, 0)", PROGRAMS),
     ("_core/owners.py", "modes.append((module, module.training))", "pass", STYLES),
     ("_core/owners.py", "buffer.copy_(value)", "pass", STYLES),
     ("_core/watch.py", "self.sizes |= ", "self.sizes &= ", ["tests/test_program_styles.py"]),

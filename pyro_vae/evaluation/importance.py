@@ -42,12 +42,14 @@ def log_likelihood(
 ) -> LogLikelihood:
     r"""Importance-weighted estimate of log p(x) per datum, :math:`\log \frac1S \sum_s p(x, z_s) / q(z_s | x)`.
 
-    Under ``torchrun`` the processes share the batches, and all of them return the whole result, the same for every
-    number of processes.
+    Under ``torchrun`` the processes share the batches, and all of them return the whole result, to rounding the same
+    for every number of processes.
 
     A lower bound in expectation. Works for any Pyro model and guide whose sites lie within one vectorised plate over
-    the data. The samples are streamed in chunks: memory does not grow with their number. Random numbers come from
-    ``seed`` and leave the global generator as it was; modules are evaluated in ``eval`` mode and without gradients.
+    the data; the draws of a datum run vectorised, flattened or looped, the first of these that agrees with draws one by
+    one on the first batch, and the protocol has the entry ``way`` if it is not the first. The samples are streamed in
+    chunks: memory does not grow with their number. Random numbers come from ``seed`` and leave the global generator as
+    it was; modules are evaluated in ``eval`` mode and without gradients.
 
     Args:
         model: Pyro model with observed sites.

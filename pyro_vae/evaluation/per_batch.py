@@ -23,7 +23,7 @@ class PerBatch:
     """Runs an evaluation on every batch, each with its own stream of random numbers by its number.
 
     Under ``torchrun`` the processes share the batches, and all of them get the whole result, in the order of the data,
-    the same for every number of processes.
+    to rounding the same for every number of processes.
 
     Args:
         owner: name to begin messages with.

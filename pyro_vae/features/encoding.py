@@ -35,8 +35,8 @@ def decode(vae: VAE, z: Tensor) -> Tensor:
 def log_likelihoods(vae: VAE, x: Tensor, *, num_samples: int, seed: int) -> Tensor:
     r"""Estimate of log p(x) per datum, ``(N,)``, in nats: :math:`\log \frac1S \sum_s p(x, z_s) / q(z_s | x)`.
 
-    Every datum has the same stream of random numbers, that of the first batch of :func:`pyro_vae.log_likelihood`: its
-    value does not depend on the data beside it.
+    Every datum has the same stream of random numbers, that of the first batch of :func:`pyro_vae.log_likelihood` with
+    ``chunk_size=1000``: to rounding, its value does not depend on the other data.
 
     Raises:
         ValueError: a datum lies outside the support of the likelihood.

@@ -53,7 +53,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         active_threshold: keep the dimensions whose posterior mean has a standard deviation above it over the data of
             ``fit``; 0.1 is what Kingma et al. used. None keeps all.
         num_samples: importance samples per datum of :meth:`score`.
-        random_state: an int gives the same weights, draws and scores every time; None takes NumPy's global generator,
+        random_state: an int gives the same weights, draws and scores, to rounding; None takes NumPy's global generator,
             as everywhere in scikit-learn.
 
     Attributes:
@@ -198,9 +198,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Importance-sampling estimate of log p(x) per datum, :math:`\log \frac1S \sum_s p(x, z_s) / q(z_s | x)`.
 
-        A lower bound in expectation. Every datum has the same stream of random numbers: its value is what
-        :func:`pyro_vae.log_likelihood` gives for it alone, whatever stands beside it in X. All latent dimensions count,
-        active or not.
+        A lower bound in expectation. Every datum has the same stream of random numbers: to rounding, its value is what
+        :func:`pyro_vae.log_likelihood` gives for it alone with ``chunk_size=1000``, whatever the other data of X. All
+        latent dimensions count, active or not.
 
         Args:
             X: ``(N, D)``.

@@ -1,4 +1,4 @@
-"""How training steps run. Every engine gives the same numbers; they differ in speed."""
+"""How training steps run. Every engine gives the same numbers, to rounding; they differ in speed."""
 
 from __future__ import annotations
 

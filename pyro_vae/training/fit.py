@@ -60,19 +60,22 @@ def fit(
     are those of one process to rounding, whatever the number of processes, which may change at a resume. The first
     process alone writes the run folder.
 
-    The parameters are those of the modules (a program may be a module or a method of one), and what plain functions
-    declare with ``pyro.param``; our modules stay out of Pyro's parameter store. Random numbers come from ``seed`` and
-    the global generator is left as it was. Programs are validated on the first batch and run without validation from
-    then on; that the data lie in the likelihood's support is checked throughout the first epoch. Modules are in train
-    mode meanwhile and in eval mode afterwards.
+    The parameters are those of the modules that the programs use, however these are written, what they declare with
+    ``pyro.param``, and tensors in variables of their functions; our modules stay out of Pyro's parameter store. Random
+    numbers come from ``seed`` and the global generator is left as it was. Programs are validated on the first batch and
+    run without validation from then on; that the data lie in the likelihood's support is checked throughout the first
+    epoch. Modules are in train mode meanwhile and in eval mode afterwards.
 
-    The loss of a step is Pyro's, divided by the length of the batch (of its first argument); the scale of a plate, if
-    you gave it one, is a part of it.
+    The loss of a step is Pyro's, divided by the number of data, which is the size of the plate that the observed sites
+    are in; the scale of a plate, if you gave it one, is a part of it. Every step's sites are compared with those of the
+    first: another structure is checked anew.
 
     Args:
         model: Pyro model, called as ``model(*batch)``; for a VAE ``vae.model``.
         guide: Pyro guide; for a VAE ``vae.guide``.
-        data: an ``ImageSet``; a tensor ``(N, *data_shape)``; or an iterable of batches such as a ``DataLoader``.
+        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame; or an iterable of batches such as
+            a ``DataLoader``. Floating-point numbers are taken in the model's dtype; integers too, if the programs take
+            no others.
         epochs: passes over the data, in all, the ones before a resume included.
         batch_size: data per step; the last batch of an epoch may be smaller.
         objective: any Pyro ELBO; those of :mod:`pyro_vae.objectives` report reconstruction and KL apart. ``ELBO()``.
@@ -94,9 +97,9 @@ def fit(
         precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers, everything else in float32.
         run: run folder for checkpoints and metrics, made if it does not exist; or a function that makes it, called once
             everything else has been found in order.
-        resume: go on where the run's last checkpoint is: the final weights are those of an uninterrupted run, bit for
-            bit (not with a ``DataLoader`` that has a generator of its own). Without it a run folder that has been
-            trained in is refused.
+        resume: continue from the run's last checkpoint: the final weights are those of an uninterrupted run, bit for
+            bit on the same machine with the same numbers of threads and processes (not with a ``DataLoader`` that has a
+            generator of its own). Without it a run folder that has been trained in is refused.
         checkpoint_seconds: time between checkpoints.
         tensorboard: write TensorBoard events to the run folder.
         progress: show a bar; None does on a terminal.
