@@ -238,7 +238,9 @@ def test_evaluations_do_not_depend_on_the_style_and_leave_no_trace(style: Style,
     pair = _noisy(style, **OFF)
     with _unnoticed(pair):
         if _is_refused(style, name):
-            message = r"^inference_gaps: the guide must be a module whose parameters can be optimised .*, got a function"
+            message = (
+                r"^inference_gaps: the guide must be a module whose parameters can be optimised .*, got a function"
+            )
             with pytest.raises(ValueError, match=message):
                 EVALUATIONS[name](pair.model, pair.guide, data(), seed=2)
             return

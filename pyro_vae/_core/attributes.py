@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CellType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,21 @@ from pyro_vae._core.owners import Owners, is_object
 
 _PLAIN = (int, float, bool, str, type(None))
 _SKIPPED = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "call_super_init"}
+_DEPTH = 3  # of dictionaries, lists and objects within an attribute
+_LARGE = 100  # a list of more entries holds data
+_MOST = 5000  # values that are watched: reading them costs a step some microseconds each hundred
+
+
+class Place(NamedTuple):
+    """Where a plain value, or a list of them, is kept."""
+
+    name: str
+    holder: Any
+    key: Any
 
 
 class Attributes:
-    """Watches the plain values that programs read: numbers, strings and flags.
+    """Watches the plain values that programs read: numbers, strings, flags, and lists of them.
 
     Args:
         owners: of the programs.
@@ -25,47 +36,48 @@ class Attributes:
     Example:
         >>> from pyro_vae._core.owners import Owners
         >>> module = nn.Linear(2, 3)
-        >>> module.beta = 0.5
+        >>> module.beta, module.settings = 0.5, {"gamma": 1.0}
         >>> watched = Attributes(Owners(model=module))
-        >>> module.beta = 1.0
+        >>> module.beta, module.settings["gamma"] = 1.0, 2.0
         >>> watched.changed(), watched.changed()
-        (['model.beta'], [])
+        (['model.beta', 'model.settings.gamma'], [])
     """
 
     def __init__(self, owners: Owners) -> None:
-        self._places = list(_places(owners))
-        self._values = self._read()
-
-    def _read(self) -> list[Any]:
-        return [_get(place, key) for _, place, key in self._places]
-
-    def changed(self) -> list[str]:
-        """Names of what has changed since the last call."""
-        values = self._read()
-        if values == self._values:
-            return []
-        pairs = zip(self._places, values, self._values, strict=True)
-        names = [name for (name, _, _), new, old in pairs if type(new) is not type(old) or new != old]
-        self._values = values
-        return names
+        places = [place for place, _ in zip(_places(owners), range(_MOST), strict=False)]
+        plain = [p for p in places if type(p.holder) is dict and not isinstance(p.holder.get(p.key), list)]
+        chosen = {id(p) for p in plain}
+        self._others = [p for p in places if id(p) not in chosen]
+        self._pairs = [(p.holder, p.key) for p in plain]  # read at every step: no function call for each
+        self._places = [*plain, *self._others]
+        self._values = self.keep()
 
     def keep(self) -> list[Any]:
         """The values, for :meth:`restore`."""
-        return self._read()
+        return [holder.get(key) for holder, key in self._pairs] + [_get(place) for place in self._others]
+
+    def changed(self) -> list[str]:
+        """Names of what has changed since the last call."""
+        values = self.keep()
+        if values == self._values:
+            return []
+        pairs = zip(self._places, values, self._values, strict=True)
+        names = [place.name for place, new, old in pairs if type(new) is not type(old) or new != old]
+        self._values = values
+        return names
 
     def restore(self, values: list[Any]) -> list[str]:
         """Give the values back; the names of those that were others."""
         different = []
-        for (name, place, key), value in zip(self._places, values, strict=True):
-            if _get(place, key) != value:
-                different.append(name)
-                _set(place, key, value)
+        for place, value in zip(self._places, values, strict=True):
+            if _get(place) != value:
+                different.append(place.name)
+                _set(place, value)
         return different
 
     def lift(self, names: list[str], *, like: Tensor) -> Lifted:
         """The floating-point numbers among the named values as tensors of the device and dtype of another."""
-        found = [(place, key) for name, place, key in self._places if name in names]
-        return Lifted([(place, key) for place, key in found if type(_get(place, key)) is float], like)
+        return Lifted([p for p in self._places if p.name in names and type(_get(p)) is float], like)
 
 
 class Lifted:
@@ -75,60 +87,88 @@ class Lifted:
         tensors: one for each number.
     """
 
-    def __init__(self, places: list[tuple[Any, str]], like: Tensor) -> None:
+    def __init__(self, places: list[Place], like: Tensor) -> None:
         self._places = places
-        self.tensors = [torch.tensor(_get(*place), device=like.device, dtype=like.dtype) for place in places]
-        self._values = [_get(*place) for place in places]
+        self._values = [_get(place) for place in places]
+        self.tensors = [torch.tensor(value, device=like.device, dtype=like.dtype) for value in self._values]
 
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def fill(self) -> None:
-        """Give the tensors the numbers as they are now."""
-        values = [_get(*place) for place in self._places]
+    def fill(self) -> bool:
+        """Give the tensors the numbers as they are now; whether all of them still are numbers."""
+        values = [_get(place) for place in self._places]
         if values != self._values:
+            if any(type(value) not in (int, float) for value in values):
+                return False
             self._values = values
             for tensor, value in zip(self.tensors, values, strict=True):
                 tensor.fill_(value)
+        return True
 
     @contextmanager
     def read(self) -> Iterator[None]:
         """Within it, programs read the tensors in place of the numbers."""
-        values = [_get(*place) for place in self._places]
+        values = [_get(place) for place in self._places]
         for place, tensor in zip(self._places, self.tensors, strict=True):
-            _set(*place, tensor)
+            _set(place, tensor)
         try:
             yield
         finally:
             for place, value in zip(self._places, values, strict=True):
-                _set(*place, value)
+                _set(place, value)
 
 
-def _places(owners: Owners) -> Iterator[tuple[str, Any, str]]:
+def _places(owners: Owners) -> Iterator[Place]:
+    seen: set[int] = set()
     for name, owner in owners.modules.items():
         for path, module in owner.named_modules():
-            yield from _of_values(f"{name}.{path}" if path else name, vars(module))
-    yield from owners.variables
+            yield from _within(f"{name}.{path}" if path else name, vars(module), _DEPTH, seen)
+    for name, holder, key in owners.variables:
+        yield from _of_value(
+            name, holder, key, holder.cell_contents if isinstance(holder, CellType) else holder[key], seen
+        )
 
 
-def _of_values(name: str, values: MutableMapping[str, Any], depth: int = 1) -> Iterator[tuple[str, Any, str]]:
+def _within(name: str, values: dict[str, Any], depth: int, seen: set[int]) -> Iterator[Place]:
+    if id(values) in seen or len(values) > _LARGE:
+        return
+    seen.add(id(values))
     for key, value in list(values.items()):
-        if key in _SKIPPED or not isinstance(key, str):
-            continue
-        if isinstance(value, _PLAIN):
-            yield f"{name}.{key}", values, key
-        elif depth and isinstance(value, dict):
-            yield from _of_values(f"{name}.{key}", value, depth - 1)
-        elif depth and not isinstance(value, nn.Module) and is_object(value):
-            yield from _of_values(f"{name}.{key}", vars(value), depth - 1)
+        if key not in _SKIPPED:
+            yield from _of_value(f"{name}.{key}", values, key, value, seen, depth)
 
 
-def _get(place: Any, key: str) -> Any:
-    return place.cell_contents if isinstance(place, CellType) else place.get(key)
+def _of_value(name: str, holder: Any, key: Any, value: Any, seen: set[int], depth: int = _DEPTH) -> Iterator[Place]:
+    if isinstance(value, _PLAIN) or (
+        isinstance(value, list) and len(value) <= _LARGE and all(isinstance(v, _PLAIN) for v in value)
+    ):
+        yield Place(name, holder, key)
+    elif depth and isinstance(value, dict):
+        yield from _within(name, value, depth - 1, seen)
+    elif depth and isinstance(value, list | tuple) and len(value) <= _LARGE:
+        for number, part in enumerate(value):
+            if not isinstance(part, _PLAIN):
+                yield from _of_value(f"{name}.{number}", value, number, part, seen, depth - 1)
+    elif depth and not isinstance(value, nn.Module) and is_object(value):
+        yield from _within(name, vars(value), depth - 1, seen)
 
 
-def _set(place: Any, key: str, value: Any) -> None:
-    if isinstance(place, CellType):
-        place.cell_contents = value
+def _is_plain_list(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= _LARGE and all(isinstance(part, _PLAIN) for part in value)
+
+
+def _get(place: Place) -> Any:
+    """The value; a list as it is now."""
+    if isinstance(place.holder, CellType):
+        value = place.holder.cell_contents
     else:
-        place[key] = value
+        value = place.holder.get(place.key) if isinstance(place.holder, dict) else place.holder[place.key]
+    return list(value) if isinstance(value, list) else value
+
+
+def _set(place: Place, value: Any) -> None:
+    if isinstance(value, list):
+        held = place.holder.cell_contents if isinstance(place.holder, CellType) else place.holder[place.key]
+        held[:] = value
+    elif isinstance(place.holder, CellType):
+        place.holder.cell_contents = value
+    else:
+        place.holder[place.key] = value

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 _TRIED = 64  # combinations of dimensions
@@ -32,8 +33,8 @@ class Axes(NamedTuple):
 
     def length(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> int:
         """Number of data."""
-        leaves, _ = tree_flatten((args, kwargs or {}))
-        return next(leaf.shape[dim] for leaf, dim in zip(leaves, self.dims, strict=True) if dim is not None)
+        leaves, _ = flatten((args, kwargs or {}))
+        return next(_size(leaf, dim) for leaf, dim in zip(leaves, self.dims, strict=True) if dim is not None)
 
     def take(self, args: tuple[Any, ...], rows: Tensor | range) -> tuple[Any, ...]:
         """The arguments of some of the data, by number."""
@@ -52,14 +53,21 @@ class Axes(NamedTuple):
         return self._mapped(args, kwargs, lambda x, dim: torch.cat([x] * num, dim))
 
     def _mapped(self, args: Any, kwargs: Any, change: Callable[[Tensor, int], Tensor]) -> Any:
-        leaves, spec = tree_flatten((args, kwargs))
+        leaves, spec = flatten((args, kwargs))
+        if any(isinstance(leaf, PackedSequence) for leaf in leaves):
+            raise ValueError("data: rows of packed sequences cannot be taken.")
         changed = [x if dim is None else change(x, dim) for x, dim in zip(leaves, self.dims, strict=True)]
         return tree_unflatten(changed, spec)
 
 
+def flatten(values: Any) -> tuple[list[Any], Any]:
+    """The leaves of nested arguments and their nesting; packed sequences are leaves."""
+    return tree_flatten(values, is_leaf=lambda value: isinstance(value, PackedSequence))
+
+
 def candidates(args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> Iterator[Axes]:
     """The possible axes for data of a size: at first the foremost dimension of that size in every tensor."""
-    leaves, _ = tree_flatten((args, kwargs))
+    leaves, _ = flatten((args, kwargs))
     options = [[*_dims(leaf, size), None] for leaf in leaves]
     for dims in islice(product(*options), _TRIED):
         if any(dim is not None for dim in dims):
@@ -68,7 +76,7 @@ def candidates(args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> Iter
 
 def is_ambiguous(args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> bool:
     """Whether another choice than the first has to be considered."""
-    leaves, _ = tree_flatten((args, kwargs))
+    leaves, _ = flatten((args, kwargs))
     return any(len(_dims(leaf, size)) != 1 for leaf in leaves if isinstance(leaf, Tensor))
 
 
@@ -78,7 +86,7 @@ def leading(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Axes
     Raises:
         ValueError: there is no tensor of one dimension or more.
     """
-    leaves, _ = tree_flatten((args, kwargs or {}))
+    leaves, _ = flatten((args, kwargs or {}))
     sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()]
     if not sizes:
         raise ValueError("data: a batch must hold a tensor with the data in its first dimension, got none.")
@@ -87,19 +95,26 @@ def leading(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Axes
 
 def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Kinds of the arguments: their nesting, shapes and dtypes."""
-    leaves, spec = tree_flatten((args, kwargs))
+    leaves, spec = flatten((args, kwargs))
     kinds = tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x) for x in leaves)
     return str(spec), kinds
 
 
 def kinds_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The same without sizes: what a program is called with, whatever the number of data."""
-    leaves, spec = tree_flatten((args, kwargs))
+    leaves, spec = flatten((args, kwargs))
     return str(spec), tuple((x.dim(), x.dtype) if isinstance(x, Tensor) else type(x) for x in leaves)
 
 
 def _dims(leaf: Any, size: int) -> list[int]:
+    if isinstance(leaf, PackedSequence):
+        return [0] if _size(leaf, 0) == size else []
     return [dim for dim, length in enumerate(leaf.shape) if length == size] if isinstance(leaf, Tensor) else []
+
+
+def _size(leaf: Any, dim: int) -> int:
+    """Number of data in a dimension of a tensor, or in a packed sequence."""
+    return int(leaf.batch_sizes[0]) if isinstance(leaf, PackedSequence) else leaf.shape[dim]
 
 
 def _is_long(leaf: Any, size: int) -> bool:

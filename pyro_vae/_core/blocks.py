@@ -56,9 +56,10 @@ def _(fn: Any, value: Tensor) -> Tensor:
 
 @per_element.register(TransformedDistribution)
 def _(fn: Any, value: Tensor) -> Tensor:
-    if len(fn.transforms) != 1 or not isinstance(fn.transforms[0], AffineAutoregressive):
+    parts = [part for transform in fn.transforms for part in getattr(transform, "parts", [transform])]
+    if len(parts) != 1 or not isinstance(parts[0], AffineAutoregressive):
         return per_element.dispatch(object)(fn, value)
-    (transform,) = fn.transforms
+    (transform,) = parts
     noise = transform.inv(value)
     transform.log_abs_det_jacobian(noise, value)  # fills the scales that the transform keeps
     return per_element(fn.base_dist, noise) - transform._cached_log_scale

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,12 +16,33 @@ from pyro_vae._core.support import OneLineError, outside
 from pyro_vae._core.traces import refusal
 
 Program = Callable[..., Any]
+_EXPECTED = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    AssertionError,
+)
 
 
-def unusable(owner: str, role: str, program: Program, args: tuple[Any, ...], error: Exception) -> Exception:
+@contextmanager
+def one_line(owner: str, args: tuple[Any, ...]) -> Iterator[None]:
+    """Within it, errors of several lines, such as Pyro's and torch's of shapes and supports, become one line."""
+    try:
+        yield
+    except OneLineError:
+        raise
+    except Exception as error:
+        raise unusable(owner, "pair", None, args, error) from error
+
+
+def unusable(owner: str, role: str, program: Program | None, args: tuple[Any, ...], error: Exception) -> Exception:
     """What to raise for a program that fails on a batch: one line; an error of this package as it is."""
     line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
-    if isinstance(error, OneLineError):
+    if isinstance(error, OneLineError) or not isinstance(error, _EXPECTED):
         return error
     for value in (x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point()):
         if bool(torch.isnan(value).any()):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 Program = Callable[..., Any]
@@ -77,8 +78,10 @@ class Owners:
 
     def placement(self) -> tuple[torch.device | None, torch.dtype | None]:
         """Device and dtype of the first parameter; None if there is none."""
-        hinted = (p for m in self._hints.objects.values() if isinstance(m, nn.Module) for p in m.parameters())
-        first = next(iter([*self.parameters(), *hinted]), None)
+        objects = self._hints.objects.values()
+        hinted = [p for m in objects if isinstance(m, nn.Module) for p in m.parameters()]
+        loose = [t for t in objects if isinstance(t, Tensor) and t.is_floating_point()]
+        first = next(iter([*self.parameters(), *hinted, *loose]), None)
         return (None, None) if first is None else (first.device, first.dtype)
 
     @property
@@ -185,6 +188,30 @@ class Owners:
                 values.update({k: v for k, v in before.items() if type(values.get(k)) in _SIMPLE})
 
 
+@contextmanager
+def perturbed(owners: Owners) -> Iterator[None]:
+    """Within it, parameters and the statistics of batch normalization differ by a fifth; zeros do not stay zero."""
+    statistics = [
+        (name, buffer)
+        for module in owners.modules.values()
+        for part in module.modules()
+        if isinstance(part, _BatchNorm)
+        for name, buffer in part.named_buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
+    tensors = [*owners.parameters(), *(buffer for _, buffer in statistics)]
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                noise = torch.rand_like(value)  # through .data, which graphs that hold the tensor do not notice
+                tensor.data.copy_(torch.where(value == 0, 0.2 * noise - 0.1, value * (0.8 + 0.4 * noise)))
+        yield
+    finally:
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.data.copy_(value)
+
+
 def evaluating(*programs: Program) -> Any:
     """Context: the programs' modules in eval mode and without gradients; each back in its own mode afterwards."""
     return Owners(**{f"program{i}": program for i, program in enumerate(programs)}).evaluating()
@@ -228,6 +255,10 @@ def _reached(program: Program, hints: _Hints) -> Iterator[tuple[str, nn.Module]]
         if isinstance(item, nn.Module):
             seen |= {id(module) for module in item.modules()}
             yield path, item
+            queue.extend((f"{path}.{label}".lstrip("."), part, depth + 1) for label, part in _unregistered(item))
+            continue
+        if isinstance(item, Tensor):
+            hints.objects.setdefault(path or "tensor", item)
             continue
         queue.extend(
             (".".join(filter(None, (path, label))), part, depth + cost) for label, part, cost in _parts(item, hints)
@@ -246,15 +277,35 @@ def _parts(item: Any, hints: _Hints) -> Iterator[tuple[str, Any, int]]:
     elif isinstance(item, dict | list | tuple | set | frozenset):
         pairs = item.items() if isinstance(item, dict) else enumerate(item)
         yield from ((str(key), part, 1) for key, part in pairs if len(item) <= _LARGE)
-    elif isinstance(item, Messenger) or is_object(item):
+    elif isinstance(item, Messenger) or is_object(item) or _is_callable_object(item):
         yield from ((key, part, 1) for key, part in vars(item).items() if not key.startswith("__"))
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a variable holds plain values: one, or a container of them."""
+    return isinstance(value, (*_SIMPLE, list, dict)) or (not isinstance(value, nn.Module) and is_object(value))
 
 
 def is_object(item: Any) -> bool:
     """Whether an item is of a class of the user's, with attributes."""
     kind = type(item)
     known = isinstance(item, type | Tensor | torch.distributions.Distribution)
-    return hasattr(item, "__dict__") and not known and kind.__module__.split(".")[0] not in _LIBRARIES
+    named = kind.__name__ == "SimpleNamespace" or kind.__module__.split(".")[0] not in _LIBRARIES
+    return hasattr(item, "__dict__") and not known and not callable(item) and named
+
+
+def _is_callable_object(item: Any) -> bool:
+    """Whether it is an instance of a class of the user's that is called as a program."""
+    kind = type(item).__module__.split(".")[0]
+    return callable(item) and not isinstance(item, type) and hasattr(item, "__dict__") and kind not in _LIBRARIES
+
+
+def _unregistered(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Lists and dictionaries of a module's parts, whose tensors are none of its parameters."""
+    for name, part in module.named_modules():
+        for key, value in vars(part).items():
+            if not key.startswith("_") and isinstance(value, list | tuple | dict) and value:
+                yield f"{name}.{key}".lstrip("."), value
 
 
 def _of_function(function: FunctionType, hints: _Hints) -> Iterator[tuple[str, Any, int]]:
@@ -267,10 +318,12 @@ def _of_function(function: FunctionType, hints: _Hints) -> Iterator[tuple[str, A
             continue
         if isinstance(value, nn.Module | Tensor):
             hints.objects.setdefault(name, value)
-        if isinstance(value, _SIMPLE):
+        if _is_setting(value):
             hints.variables.append((name, cell, name))
         yield name, value, 0
-    yield from (("", value, 1) for value in (function.__defaults__ or ()))
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    defaults = function.__defaults__ or ()
+    yield from ((name, value, 1) for name, value in zip(names[len(names) - len(defaults) :], defaults, strict=True))
     yield from ((key, value, 1) for key, value in (function.__kwdefaults__ or {}).items())
     for name in _names(function.__code__):
         value = function.__globals__.get(name)
@@ -279,7 +332,7 @@ def _of_function(function: FunctionType, hints: _Hints) -> Iterator[tuple[str, A
                 yield "", value, 1
         elif isinstance(value, nn.Module | Tensor):
             hints.objects.setdefault(name, value)
-        elif isinstance(value, _SIMPLE) and not name.startswith("__"):
+        elif _is_setting(value) and not name.startswith("__"):
             hints.variables.append((name, function.__globals__, name))
 
 

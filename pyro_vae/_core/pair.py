@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_vae._core.auxiliary import observed_outside, sources
 from pyro_vae._core.axes import Axes, candidates, is_ambiguous
 from pyro_vae._core.contexts import isolated
-from pyro_vae._core.failures import unusable
+from pyro_vae._core.failures import one_line, unusable
 from pyro_vae._core.layout import Layout, Mode
 from pyro_vae._core.masks import is_masked, unmasked
 from pyro_vae._core.owners import Owners
@@ -103,7 +103,8 @@ class Pair:
         with self.quietly(), SupportCheck(self.owner), torch.enable_grad():
             guides = [self._traced("guide", guide, None, enum_dim) for guide in self.guides]
             traces = [*guides, self._traced("model", self.model, guides[0], enum_dim)]
-            values = [site["fn"].log_prob(site["value"]) for trace in traces for site in sites(trace)]
+            with one_line(self.owner, self.args):
+                values = [site["fn"].log_prob(site["value"]) for trace in traces for site in sites(trace)]
             whole = sum((value.sum() for value in values), torch.zeros(()))
             self.owners.adopt(leaves(whole))
 
@@ -147,12 +148,17 @@ class Pair:
         return max(plate_size(site, plate.dim) for trace in self.traces for site in within(trace, plate))
 
     def data_plate(self) -> Any:
-        """The plate of the data as a frame: that of the observed sites which most latents are in; None without one."""
+        """The plate of the data as a frame: that of the observed sites which most latents are in; None without one.
+
+        Of several the outermost whose size is that of an argument's dimension.
+        """
         observed = [frames(s) for s in observations(self.model_trace) if not isinstance(s["fn"], Unit)]
-        shared = set.intersection(*map(set, observed)) if observed else set()
-        within = [frames(site) for site in latents(self.model_trace)]
-        most = sorted(shared, key=lambda name: (-sum(name in stack for stack in within), observed[0][name].dim))
-        return observed[0][most[0]] if most else None
+        shared = [name for name in observed[0] if all(name in stack for stack in observed)] if observed else []
+        stacks = [frames(site) for site in latents(self.model_trace)]
+        most = max((sum(name in stack for stack in stacks) for name in shared), default=0)
+        plates = [observed[0][name] for name in shared if sum(name in stack for stack in stacks) == most]
+        sized = [p for p in plates if next(candidates(self.args, self.kwargs, self.size(p)), None) is not None]
+        return next(iter([*sized, *plates]), None)
 
     def sequential(self) -> int | None:
         """Size of the outermost plate that runs one by one; None without one."""
@@ -160,10 +166,8 @@ class Pair:
         found = (frame.size for stack in stacks for frame in stack if not frame.vectorized)
         return next(found, None)
 
-    @property
-    def num_values(self) -> int:
-        """Number of observed values of a datum; sites with a mask count only if all have one."""
-        plate = self.data_plate()
+    def num_values(self, plate: Any) -> int:
+        """Number of observed values of a datum of a plate; sites with a mask count only if all have one."""
         observed = [s for s in observations(self.model_trace) if not isinstance(unmasked(s["fn"])[0], Unit | Delta)]
         always = [site for site in observed if not is_masked(site)]
         return sum(_per_datum(site, plate) for site in always or observed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.axes import Axes, candidates
@@ -34,14 +35,43 @@ def find_axes(pair: Pair, plate: Any) -> Axes | None:
     return None
 
 
-def _rows(pair: Pair, axes: Axes, plate: Any, rows: Tensor) -> Tensor:
-    """Log-probabilities of the model for some of the data, at their latents, ``(1, 2)``."""
+def rows_follow(pair: Pair, plate: Any, axes: Axes) -> bool:
+    """Whether the model's densities and scales move with the arguments: not if it holds data of its own.
+
+    True if that cannot be told, for a model that is random itself.
+    """
+    size = pair.size(plate)
+    with pair.quietly():
+        there, again, back = (
+            _whole(pair, plate, axes, torch.arange(size).flip(0) if k == 2 else None) for k in range(3)
+        )
+    return not agree(again, there) or agree(back, there.flip(1))
+
+
+def _whole(pair: Pair, plate: Any, axes: Axes, rows: Tensor | None) -> Tensor:
+    """Scaled log-probabilities of the model for all data in some order, at their latents, ``(1, B)``."""
+    part, args = pair.model_trace, pair.args
+    if rows is not None:
+        part, args = _latents_of(pair, plate, rows), axes.take(pair.args, rows)
+    trace = poutine.trace(poutine.replay(pair.model, trace=part)).get_trace(*args, **pair.kwargs)
+    layout = pair.layout((plate.dim,))
+    values = [layout.per_datum(1, s, layout.log_prob(s) * s["scale"]) for s in within(trace, plate)]
+    return sum(values[1:], values[0])
+
+
+def _latents_of(pair: Pair, plate: Any, rows: Tensor) -> Trace:
+    """The latents of some of the data."""
     part = without_plates(pair.model_trace)
     for site in (site for site in within(part, plate) if not site["is_observed"]):
         place = site["value"].dim() - site["fn"].event_dim + plate.dim
         value = site["value"].index_select(place, rows.to(site["value"].device))
         part.nodes[site["name"]] = {**site, "value": value}
-    model = poutine.replay(pair.model, trace=part)
+    return part
+
+
+def _rows(pair: Pair, axes: Axes, plate: Any, rows: Tensor) -> Tensor:
+    """Log-probabilities of the model for some of the data, at their latents, ``(1, 2)``."""
+    model = poutine.replay(pair.model, trace=_latents_of(pair, plate, rows))
     with pair.quietly():
         trace = poutine.trace(model).get_trace(*axes.take(pair.args, rows), **pair.kwargs)
         return pair.layout((plate.dim,)).sum(1, within(trace, plate))

@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent, TransformedDistribution, constraints
 
 
 class OneLineError(ValueError):
@@ -111,25 +112,43 @@ def _support(msg: Any) -> Any:
 def covers(guide: Any, model: Any) -> bool:
     """Whether a distribution can give every value that another can; taken for granted if that is not known."""
     try:
-        one, other = _bounds(guide.support), _bounds(model.support)
+        discrete = bool(guide.support.is_discrete and model.support.is_discrete)
+        one, other = _bounds(guide), _bounds(model)
     except NotImplementedError:
         return True
+    if discrete and guide.has_enumerate_support and model.has_enumerate_support:
+        values = model.enumerate_support(expand=False)
+        missing = torch.isneginf(guide.log_prob(values)) & ~torch.isneginf(model.log_prob(values))
+        return not bool(missing.any())
     if one is None or other is None:
         return True
     return bool((one[0] <= other[0]).all() and (one[1] >= other[1]).all())
 
 
-def _bounds(support: Any) -> tuple[Tensor, Tensor] | None:
-    """The lower and the upper bound of a constraint; None if it has another form."""
+def _bounds(fn: Any) -> tuple[Tensor, Tensor] | None:
+    """The lower and the upper bound of a distribution's values; None if they are not known."""
+    while isinstance(fn, Independent | MaskedDistribution):
+        fn = fn.base_dist
+    if isinstance(fn, TransformedDistribution):  # the support is that of the last transform's range, not of the values
+        inner = _bounds(fn.base_dist)
+        if inner is None or any(transform.domain.event_dim for transform in fn.transforms):
+            return None if inner is None or torch.isfinite(torch.stack(inner)).any() else _ends(fn.support)
+        for transform in fn.transforms:
+            low, high = (transform(end) for end in inner)
+            inner = torch.minimum(low, high), torch.maximum(low, high)
+        return inner
+    return _ends(fn.support)
+
+
+def _ends(support: Any) -> tuple[Tensor, Tensor] | None:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if support is constraints.real:
         return torch.tensor(-torch.inf), torch.tensor(torch.inf)
-    if support is constraints.boolean:
+    if support in (constraints.boolean, constraints.simplex):
         return torch.tensor(0.0), torch.tensor(1.0)
     lower, upper = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     if lower is None and upper is None:
         return None
-    return torch.as_tensor(-torch.inf if lower is None else lower), torch.as_tensor(
-        torch.inf if upper is None else upper
-    )
+    ends = (-torch.inf if lower is None else lower, torch.inf if upper is None else upper)
+    return torch.as_tensor(ends[0]).float(), torch.as_tensor(ends[1]).float()

@@ -226,8 +226,14 @@ def _is_discrete(fn: Any) -> bool | None:
         return None
 
 
-def check_plates(owner: str, trace: Trace, *, random: bool) -> None:
-    """Refuse plates that run one by one and, unless ``random``, those that draw a subsample.
+def check_plates(owner: str, trace: Trace, *, sizes: Collection[int] | None = None) -> None:
+    """Refuse plates that run one by one, and those that draw a subsample of another size than the batch's.
+
+    Args:
+        owner: name to begin the message with.
+        trace: of a program.
+        sizes: leading dimensions of the arguments, which a subsample may have as well: then it is the batch itself.
+            None allows any.
 
     Raises:
         ValueError: the message names the site or the plate.
@@ -238,7 +244,8 @@ def check_plates(owner: str, trace: Trace, *, random: bool) -> None:
         if any(not frame.vectorized for frame in site["cond_indep_stack"]):
             what = f"site {name!r} in a sequential plate"
             raise refusal(owner, "plates must be vectorised", what, "Use `with plate`")
-        if not random and isinstance(site["fn"], _Subsample) and _is_random(site["fn"]):
+        random = isinstance(site["fn"], _Subsample) and _is_random(site["fn"])
+        if sizes is not None and random and site["fn"].subsample_size not in sizes:
             raise refusal(owner, "plates must not draw a subsample", f"plate {name!r}", "Pass the batch itself")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Watch(Messenger):
-    """Keeps the structure of what runs within: names, roles, masks and plates of the sites, and the size of one plate.
+    """Keeps the structure of what runs within: names, roles, masks, dimensions and plates of sites; a plate's size.
 
     Args:
         plate: name of the plate of the data; None if it is not known.
@@ -25,7 +25,7 @@ class Watch(Messenger):
         >>> with Watch("data") as watch, pyro.plate("data", 3):
         ...     _ = pyro.sample("z", Normal(torch.zeros(3), 1.0))
         >>> watch.structure(), watch.sizes
-        ((('z', False, True, 'data'),), {3})
+        ((('z', False, True, 1, 'data'),), {3})
     """
 
     def __init__(self, plate: str | None = None) -> None:
@@ -38,7 +38,8 @@ class Watch(Messenger):
         stack = msg["cond_indep_stack"]
         if not stack and type(msg["fn"]).__name__ == "_Subsample":
             return
-        self._sites.append((msg["name"], msg["is_observed"], msg["mask"] is None, *(f.name for f in stack)))
+        dims = msg["value"].dim() if isinstance(msg["value"], Tensor) else None
+        self._sites.append((msg["name"], msg["is_observed"], msg["mask"] is None, dims, *(f.name for f in stack)))
         for frame in stack:
             if frame.name == self.plate and frame.size >= 0:
                 self.sizes |= {frame.size, frame.full_size} - {None}

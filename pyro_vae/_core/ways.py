@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.axes import Axes
 from pyro_vae._core.layout import Layout, Mode
 from pyro_vae._core.masks import is_masked
+from pyro_vae._core.owners import perturbed
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.rows import agree
 from pyro_vae._core.runs import in_front, placed, run
-from pyro_vae._core.traces import latents
+from pyro_vae._core.traces import latents, sites
 
 Program = Callable[..., Any]
-_DRAWS = 2  # of each datum, to compare with
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def choose(
     densities: Densities,
     *,
     together: bool = False,
+    weights_change: bool = False,
 ) -> Runs:
     """The first way of running that gives the densities of draws one by one, at the same latents.
 
@@ -95,6 +98,8 @@ def choose(
         plates: those of the data, as frames.
         densities: of the model, ``(K, B)`` in any order of parts, for runs, latents ``(K, *plates, *event)`` and K.
         together: whether model and guide have to run in one way.
+        weights_change: whether the choice has to hold for other weights too: it is then made at perturbed ones as well,
+            since layers that start at zero or as the identity hide what they do.
     """
     axis, axes = _axis(pair, plates)
     dims = tuple(plate.dim for plate in plates)
@@ -102,19 +107,34 @@ def choose(
     together = together or any(is_masked(site) for trace in pair.guide_traces for site in latents(trace))
     single = _runs(pair, dims, ("looped", "looped"), axis, None)
     with pair.quietly():
-        draws = [single.guide(guide, _DRAWS, pair.args, pair.kwargs) for guide in pair.guides]
-        latent = [single.in_front(traces, _DRAWS) for traces in draws]
-        wanted = densities(single, latent[0], _DRAWS)
         for modes in _ways(together, axes is not None):
             runs = _runs(pair, dims, modes, axis, axes if "flattened" in modes else None)
-            try:
-                if _guides_agree(pair, runs, single, draws, latent) and agree(
-                    densities(runs, latent[0], _DRAWS), wanted
-                ):
-                    return runs
-            except Exception:  # a program that cannot run in this way
+            if not _is_right(pair, runs, single, densities):
                 continue
+            with perturbed(pair.owners) if weights_change else nullcontext():
+                if not weights_change or _is_right(pair, runs, single, densities):
+                    return runs
     return single
+
+
+def _is_right(pair: Pair, runs: Runs, single: Runs, densities: Densities) -> bool:
+    """Whether the densities are those of draws one by one, at the same latents."""
+    num = _num_draws(pair)
+    draws = [single.guide(guide, num, pair.args, pair.kwargs) for guide in pair.guides]
+    latent = [single.in_front(traces, num) for traces in draws]
+    wanted = densities(single, latent[0], num)
+    try:
+        return _guides_agree(pair, runs, single, draws, latent) and agree(densities(runs, latent[0], num), wanted)
+    except Exception:  # a program that cannot run in this way
+        return False
+
+
+def _num_draws(pair: Pair) -> int:
+    """A number of draws that is the size of nothing else, so that no dimension is mistaken for another."""
+    values = [s["value"] for trace in pair.traces for s in sites(trace) if isinstance(s["value"], Tensor)]
+    tensors = [x for x in tree_flatten((pair.args, pair.kwargs))[0] if isinstance(x, Tensor)]
+    taken = {size for tensor in (*values, *tensors) for size in tensor.shape}
+    return next(num for num in range(2, len(taken) + 3) if num not in taken)
 
 
 def one_draw(pair: Pair, plates: Sequence[Any]) -> Runs:
@@ -144,23 +164,24 @@ def _runs(pair: Pair, dims: tuple[int, ...], modes: tuple[Mode, Mode], axis: int
 
 def _guides_agree(pair: Pair, runs: Runs, single: Runs, draws: Sequence[list[Trace]], latent: Sequence[Trace]) -> bool:
     """Whether each guide has the density of draws one by one, if it can be asked for at latents drawn elsewhere."""
+    num = _num_draws(pair)
     for guide, own, values in zip(pair.guides, draws, latent, strict=True):
-        if runs.guide_layout.in_front and len(latents(values)) == 1:
-            continue  # it does not see the draws' dimension before it draws
-        wanted = single.log_guide(own, _DRAWS)
-        if _known(single, guide, values, wanted, pair):
-            found = runs.log_guide(runs.guide(guide, _DRAWS, pair.args, pair.kwargs, at=values), _DRAWS)
+        wanted = single.log_guide(own, num)
+        alone = runs.guide_layout.in_front and len(latents(values)) == 1  # drawn before the draws' dimension is seen
+        if not alone and _known(single, guide, values, wanted, pair):
+            found = runs.log_guide(runs.guide(guide, num, pair.args, pair.kwargs, at=values), num)
             if not agree(found, wanted):
                 return False
         else:
-            runs.guide(guide, _DRAWS, pair.args, pair.kwargs)  # it has to run at least
+            runs.guide(guide, num, pair.args, pair.kwargs)  # it has to run at least
     return True
 
 
 def _known(single: Runs, guide: Program, values: Trace, wanted: Tensor, pair: Pair) -> bool:
     """Whether the guide's density can be asked for at latents that it did not just draw, and is no estimate itself."""
     try:
-        again = single.log_guide(single.guide(guide, _DRAWS, pair.args, pair.kwargs, at=values), _DRAWS)
+        num = _num_draws(pair)
+        again = single.log_guide(single.guide(guide, num, pair.args, pair.kwargs, at=values), num)
     except Exception:  # a flow without an inverse, say
         return False
     return agree(again, wanted)

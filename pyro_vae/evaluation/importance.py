@@ -196,7 +196,11 @@ def _proposals(model: Program, guide: Any, proposal: Any) -> tuple[Program, ...]
     elif proposal in ("guide", "prior"):
         return (prior_proposal(model),) if proposal == "prior" else guides_of(guide)
     rule = "proposal must be 'guide', 'prior' or a program"
-    raise ValueError(f"log_likelihood: {rule}, got proposal={proposal!r}. Use 'guide'.")
+    raise ValueError(f"log_likelihood: {rule}, got {_short(proposal)}. Use 'guide'.")
+
+
+def _short(proposal: Any) -> str:
+    return f"proposal={proposal!r}" if isinstance(proposal, str | None) else f"a {type(proposal).__name__}"
 
 
 def _name(proposal: Any, guides: Sequence[Program]) -> str:

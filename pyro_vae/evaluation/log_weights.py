@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.axes import candidates, signature
 from pyro_vae._core.contexts import isolated
+from pyro_vae._core.failures import one_line
 from pyro_vae._core.masks import is_masked
 from pyro_vae._core.owners import Owners, placement
 from pyro_vae._core.pair import Pair
@@ -101,15 +102,21 @@ class Weigher:
         self.model, self.guides, self.args, self.owner = model, guides_of(guide), args, owner
         self._ways = {} if ways is None else ways
         self._shape = signature(args, {})
-        self.pair = pair = Pair(owner, model, self.guides, args, owners=owners)
+        with one_line(owner, args):
+            self._examine(owners, data_plate)
+
+    def _examine(self, owners: Owners | None, data_plate: str | None) -> None:
+        owner, args = self.owner, self.args
+        self.pair = pair = Pair(owner, self.model, self.guides, args, owners=owners)
         summed = summed_sites(pair.model_trace, pair.guide_traces[0])
         for guide_trace in pair.guide_traces:
             check_sites(
                 owner, pair.model_trace, guide_trace, summed=summed, outside=pair.outside, following=pair.following
             )
             self._check_mixture(guide_trace)
+        tensors = [x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.dim()]
         for trace in pair.traces:
-            check_plates(owner, trace, random=False)
+            check_plates(owner, trace, sizes={x.shape[0] for x in tensors})
         self.plate = plate = _data_plate(owner, pair.plates(), data_plate)
         self.layout = pair.layout((plate.dim,), "vectorised")
         for guide_trace in pair.guide_traces:
@@ -178,7 +185,7 @@ class Weigher:
         """What a protocol says of the data: dtype, observed values of a datum, probability or density."""
         values = [site["value"] for site in observations(self.model_trace) if isinstance(site["value"], Tensor)]
         dtype = str(values[0].dtype).removeprefix("torch.")
-        return {"dtype": dtype, "dimensions": self.pair.num_values, "discrete": self.discrete}
+        return {"dtype": dtype, "dimensions": self.pair.num_values(self.plate), "discrete": self.discrete}
 
     def __call__(self, num_samples: int) -> LogWeights:
         """Draw ``num_samples`` latents per datum and return their log-weights; differentiable."""
@@ -306,9 +313,11 @@ def guides_of(guide: Program | Sequence[Program]) -> tuple[Program, ...]:
     Raises:
         ValueError: an empty sequence.
     """
-    found = (guide,) if callable(guide) else tuple(guide)
-    if not found:
-        raise refusal("log_weights", "there must be a guide", "an empty list", "Pass one, or prior_proposal(model)")
+    found = (guide,) if callable(guide) else tuple(guide) if isinstance(guide, Sequence) else ()
+    if not found or not all(map(callable, found)):
+        empty = isinstance(guide, Sequence) and not guide
+        what = "an empty list" if empty else f"a {type(guide).__name__}"
+        raise refusal("log_weights", "there must be a guide", what, "Pass one, or prior_proposal(model)")
     return found
 
 
@@ -344,7 +353,9 @@ def log_weights(
     """
     device, dtype = placement(model, *guides_of(guide))
     args = arguments(x if isinstance(x, tuple) else (x,), device, dtype)
-    return Weigher(model, guide, args, data_plate=data_plate)(num_samples).total
+    weigher = Weigher(model, guide, args, data_plate=data_plate)
+    weigher.check_coverage()
+    return weigher(num_samples).total
 
 
 def prior_proposal(model: Program) -> Program:

@@ -109,5 +109,7 @@ def check_sizes(owner: str, **sizes: int) -> None:
         ValueError: naming it.
     """
     for name, size in sizes.items():
+        if not isinstance(size, int):
+            raise ValueError(f"{owner}: {name} must be a whole number, got {name}={size!r}. Use an int.")
         if size < 1:
             raise ValueError(f"{owner}: {name} must be at least 1, got {name}={size}. Use a positive number.")

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from pyro_vae._core.axes import kinds_of
 from pyro_vae._core.contexts import is_tracing
+from pyro_vae._core.failures import one_line
 from pyro_vae._core.layout import Layout
+from pyro_vae._core.owners import Owners
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.traces import (
@@ -64,6 +66,7 @@ class PerDatumObjective(Objective):
     pathwise = True
     advice = "ScoreFunction, VIMCO or ReweightedWakeSleep"
     together = False
+    holds = False
 
     def __init__(self, *, num_particles: int = 1, beta: float | Schedule = 1.0) -> None:
         super().__init__(num_particles=num_particles, beta=beta, vectorized=False)
@@ -82,9 +85,11 @@ class PerDatumObjective(Objective):
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
         found = self._examination(model, guide, args, kwargs)
-        estimate = self._estimate(Programs(found.runs, found.pair.owners, guide, args, kwargs, self.num_draws))
+        estimate = self._estimate(Programs(found.runs, found.owners, guide, args, kwargs, self.num_draws))
         draws = estimate.draws
-        found.check(self, draws)
+        if not found.knows(draws):  # other sites than before: refused by name, or taken from now on
+            self._examine(model, guide, args, kwargs)
+        _check_scales(draws.runs.model_layout, draws.model_trace, draws.guide_trace)
         self._check_draws(draws.guide_trace)
         kl = draws.log_guide + draws.log_factor - draws.log_prior
         kl = kl if kl.dim() else kl.expand_as(draws.log_likelihood)
@@ -121,7 +126,7 @@ class PerDatumObjective(Objective):
 
     def _examine(self, model: Program, guide: Program, args: Any, kwargs: Any) -> _Examined:
         name = type(self).__name__
-        with no_registration():
+        with no_registration(), one_line(name, args):
             pair = Pair(name, model, [guide], args, kwargs)
             plates = sorted((found[0] for found in pair.plates().values()), key=lambda plate: plate.dim)
             dims = tuple(plate.dim for plate in plates)
@@ -134,8 +139,11 @@ class PerDatumObjective(Objective):
             self._check(pair.layout(dims), pair.model_trace, pair.guide_traces[0])
             runs = one_draw(pair, plates)
             if self.num_draws > 1:
-                runs = choose(pair, plates, self._densities(pair), together=self.together)
-        return _Examined(runs, pair)
+                runs = choose(pair, plates, self._densities(pair), together=self.together, weights_change=True)
+            if self.holds:
+                with pair.quietly():
+                    Programs(runs, pair.owners, guide, args, kwargs, self.num_draws).check_held()
+        return _Examined(runs, pair.owners)
 
     def _densities(self, pair: Pair) -> Densities:
         def densities(runs: Runs, latent: Trace, num: int) -> Tensor:
@@ -149,7 +157,7 @@ class PerDatumObjective(Objective):
         name = layout.owner
         check_sites(name, model_trace, guide_trace, outside=pair.outside, following=pair.following)
         for trace in (model_trace, guide_trace):
-            check_plates(name, trace, random=True)
+            check_plates(name, trace)
         shared_plates(name, model_trace, guide_trace, skipped=layout.blocks)
         check_densities(name, guide_trace)
         _check_scales(layout, model_trace, guide_trace)
@@ -183,18 +191,16 @@ def log_mean_exp(log_weight: Tensor) -> Tensor:
 class _Examined:
     """How a pair runs, and the structures of its traces that have been checked."""
 
-    def __init__(self, runs: Runs, pair: Pair) -> None:
-        self.runs, self.pair = runs, pair
+    def __init__(self, runs: Runs, owners: Owners) -> None:
+        self.runs, self.owners = runs, owners
         self._known: set[Any] = set()
 
-    def check(self, objective: PerDatumObjective, draws: Draws) -> None:
-        """Check the traces of a call: in full if their sites are new, else their scales alone."""
+    def knows(self, draws: Draws) -> bool:
+        """Whether the sites are those of an earlier call; of the first call they are what was examined."""
         structure = structure_of(draws.model_trace), structure_of(draws.guide_trace)
-        if structure in self._known:
-            _check_scales(self.runs.model_layout, draws.model_trace, draws.guide_trace)
-            return
-        objective._check_traces(self.pair, self.runs.model_layout, draws.model_trace, draws.guide_trace)
+        new = bool(self._known) and structure not in self._known
         self._known.add(structure)
+        return not new
 
 
 def _scale(draws: Draws) -> Tensor:

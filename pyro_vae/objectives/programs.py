@@ -18,7 +18,8 @@ from pyro_vae._core.layout import Layout
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.runs import run
-from pyro_vae._core.traces import latents, observations
+from pyro_vae._core.traces import latents, observations, refusal
+from pyro_vae._core.watch import leaves
 from pyro_vae._core.ways import Runs, joined
 
 Program = Callable[..., Any]
@@ -141,7 +142,28 @@ class Programs:
         held = _held(lambda: self._density(self._drawn(at), models), self.owners)
         with noise.repeated(), _held_parameters():
             density = held()
+        if any(self.layout.factors(trace) for trace in density.traces):  # reverse models, whose parameters are trained
+            with noise.repeated():
+                density = density._replace(factor=self._density(self._drawn(at), models).factor)
         return self._weigh(density, models, drawn)
+
+    def check_held(self) -> None:
+        """Refuse a guide whose parameters cannot be held, since they are in no module and not in Pyro's store.
+
+        Raises:
+            ValueError: the message gives the shape of one.
+        """
+        with torch.enable_grad():
+            with _Detached():
+                drawn = self._drawn()
+            models = self._models(drawn)
+            held = _held(lambda: self._density(self._drawn(drawn), models), self.owners)
+            with _held_parameters():
+                loose = list(leaves(held().latent.sum()))
+        if loose:
+            rule = "the guide's parameters must be in modules or in pyro.param, to be held in its density"
+            what = f"a tensor of shape {tuple(loose[0].shape)} elsewhere"
+            raise refusal(self.layout.owner, rule, what, "Keep it in an nn.Module, or use IWAE or ELBO")
 
     def _scaled(self, drawn: Trace, scale: GradientScale | None, rows: slice) -> Trace:
         trace = drawn.copy()
@@ -229,10 +251,9 @@ class _Held(nn.Module):
 
 
 def _held(program: Callable[[], T], owners: Owners) -> Callable[[], T]:
-    """The program with the modules' parameters as constants, but for those of reverse models r(a | x, z).
+    """The program with the modules' parameters as constants.
 
-    Parameters of the reverse model are trained with the model although the guide owns them (submodule ``reverse``). Of
-    the model's parameters the guide may use some, as that of a ladder VAE does; in its density they are the guide's.
+    Of the model's parameters the guide may use some, as that of a ladder VAE does; in its density they are the guide's.
     """
     modules = {id(m): m for m in owners.modules.values()}
     whole = _Held(program, list(modules.values()))
@@ -240,8 +261,7 @@ def _held(program: Callable[[], T], owners: Owners) -> Callable[[], T]:
     # Each module once: a VampPrior's guide is both a part of the model and the guide itself, and what is swapped under
     # two names would not be swapped back.
     for prefix, module in whole.named_modules():
-        named = {_join(prefix, k): p.detach() for k, p in module.named_parameters(recurse=False)}
-        tensors |= {k: p for k, p in named.items() if "reverse" not in k.split(".")}
+        tensors |= {_join(prefix, k): p.detach() for k, p in module.named_parameters(recurse=False)}
         # Clones, so that running statistics move once.
         tensors |= {_join(prefix, k): b.clone() for k, b in module.named_buffers(recurse=False)}
     return lambda: torch.func.functional_call(whole, tensors, (), tie_weights=False)

@@ -29,6 +29,8 @@ class StickingTheLanding(PerDatumObjective):
         >>> objectives.StickingTheLanding()(vae.model, vae.guide)(torch.ones(7, 5)).backward()
     """
 
+    holds = True
+
     def __init__(self, *, num_particles: int = 1) -> None:
         super().__init__(num_particles=num_particles)
 
@@ -62,6 +64,8 @@ class DoublyReparameterized(PerDatumObjective):
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> objectives.DoublyReparameterized(num_particles=50)(vae.model, vae.guide)(torch.ones(7, 5)).backward()
     """
+
+    holds = True
 
     def __init__(self, *, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)

@@ -10,8 +10,11 @@ import torch
 from pyro.distributions import Unit
 from pyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.axes import Axes, leading
+from pyro_vae._core.contexts import validating
 from pyro_vae._core.masks import unmasked
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.pair import Pair
@@ -83,7 +86,8 @@ def examine(objective: ELBO, model: Program, guide: Program, args: tuple[Any, ..
         ValueError: a program cannot be run.
     """
     try:
-        return Pair("fit", model, [guide], args, owners=owners)
+        with validating(True):
+            return Pair("fit", model, [guide], args, owners=owners)
     except ValueError:
         depth = getattr(objective, "max_plate_nesting", math.inf)
         if not _sums(objective) or not math.isfinite(depth):
@@ -98,7 +102,8 @@ def data_axes(pair: Pair) -> Axes:
     """
     plate = pair.data_plate()
     sizes = [pair.sequential()] if plate is None else [pair.size(plate), plate.full_size]
-    for size in sizes:
+    first = {x.shape[0] for x in tree_flatten((pair.args, pair.kwargs))[0] if isinstance(x, Tensor) and x.dim()}
+    for size in sorted(sizes, key=lambda size: size not in first):  # a subsample may be as large as another dimension
         found = None if size is None else pair.axes_of(size, plate)
         if found is not None:
             return found

@@ -110,7 +110,8 @@ class Recording:
     def is_doubtful(self) -> bool:
         """Whether the program may compute something else than the recording."""
         self._changed += self._attributes.changed()
-        self._lifted.fill()
+        if not self._lifted.fill():
+            raise RecordingError(f"{', '.join(self._changed[:3])} is no number any more")
         return self.due or bool(self._changed)
 
     def follow(self, share: Share | None, *args: Any) -> bool:

@@ -73,9 +73,9 @@ def fit(
     Args:
         model: Pyro model, called as ``model(*batch)``; for a VAE ``vae.model``.
         guide: Pyro guide; for a VAE ``vae.guide``.
-        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame; or an iterable of batches such as
-            a ``DataLoader``. Floating-point numbers are taken in the model's dtype; integers too, if the programs take
-            no others.
+        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame; or an iterable of batches such
+            as a ``DataLoader``. Floating-point numbers are taken in the model's dtype, and so are integers if the
+            programs take no others.
         epochs: passes over the data, in all, the ones before a resume included.
         batch_size: data per step; the last batch of an epoch may be smaller.
         objective: any Pyro ELBO; those of :mod:`pyro_vae.objectives` report reconstruction and KL apart. ``ELBO()``.

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.contexts import is_tracing, isolated, validating
-from pyro_vae._core.rows import is_local
+from pyro_vae._core.rows import is_local, rows_follow
 from pyro_vae._core.support import SupportError
 from pyro_vae._core.watch import Watch
 from pyro_vae.data.batches import Batches, Data
@@ -50,6 +50,7 @@ class Loop:
         self._structures: set[Any] = set()
         self.ranks = batches.ranks
         self._check_whole()
+        self._check_order()
         self._check_last_batch()
         parameters = list(self.trainable.parameters.values())
         self.optimizer = build_optimizer(settings.optimizer, parameters)
@@ -98,6 +99,27 @@ class Loop:
             )
         self.example, self._index = _first_batch(self.batches)
 
+    def _check_order(self) -> None:
+        """Data that are shuffled must all be arguments: what a program holds itself stays in its order.
+
+        Raises:
+            ValueError: the model's densities do not move with the arguments.
+        """
+        pair, plate = self.trainable.pair, self.trainable.pair.data_plate()
+        shuffled = self.batches.num_data is not None and self.batches.shuffle_seed is not None
+        if plate is None or not shuffled or pair.enum_dim is not None:
+            return
+        try:
+            right = rows_follow(pair, plate, data_axes(pair))
+        except Exception:  # no such rows
+            return
+        if not right:
+            raise ValueError(
+                "fit: what belongs to a datum must be among the arguments, which are shuffled, got other data in the "
+                "model (a closure, poutine.condition, a scale or a mask of its own). Pass them: "
+                "DataLoader(TensorDataset(x, w), batch_size=100)."
+            )
+
     def _check_last_batch(self) -> None:
         """Batch normalization has no statistics of one datum.
 
@@ -122,7 +144,11 @@ class Loop:
                 ) from error
 
     def _check_validation(self, args: tuple[Any, ...]) -> None:
-        Weigher(self.model, self.guide, args, owner="fit", owners=self.trainable.owners)
+        Weigher(self.model, self.guide, args, owner="fit", owners=self.trainable.owners, data_plate=self._plate_name())
+
+    def _plate_name(self) -> str | None:
+        plate = self.trainable.pair.data_plate()
+        return None if plate is None else plate.name
 
     def check(self) -> None:
         """Refuse what would only fail after a step or an epoch."""
@@ -306,6 +332,7 @@ class Loop:
         if self.settings.monitor is not None:
             with self.trainable.owners.evaluating(), isolated(self.settings.seed):
                 record |= own_numbers(self.settings.monitor(), record)
+            self.trainable.check_same()
         if self.scheduler and self.settings.lr_schedule_unit == "epoch":
             plateau = isinstance(self.scheduler, ReduceLROnPlateau)
             self.scheduler.step(-record.get("validation_elbo", -record["loss"])) if plateau else self.scheduler.step()
@@ -313,7 +340,8 @@ class Loop:
         return record
 
     def _validate(self, data: Data) -> float:
-        result = log_likelihood(self.model, self.guide, data, num_samples=1, batch_size=1000, seed=self.settings.seed)
+        how = {"batch_size": 1000, "seed": self.settings.seed, "data_plate": self._plate_name()}
+        result = log_likelihood(self.model, self.guide, data, num_samples=1, **how)  # type: ignore[arg-type]
         elbo = result.mean("elbo")
         if elbo > self.best["elbo"]:
             weights = {k: t.clone() for k, t in self.trainable.weights().items()} if self.settings.patience else None

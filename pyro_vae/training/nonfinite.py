@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae._core.axes import leading
 from pyro_vae._core.contexts import isolated
 from pyro_vae._core.owners import evaluating
-from pyro_vae._core.support import SupportCheck
+from pyro_vae._core.support import SupportCheck, SupportError
 from pyro_vae.data.batches import Batch
 from pyro_vae.precision import NetworkPrecision
 from pyro_vae.training.engine import restore
@@ -50,7 +50,7 @@ def diagnose(problem: Problem, batches: Sequence[Batch], parameters: dict[str, T
     buffers = [buffer.clone() for buffer in problem.buffers]
     try:
         names = _bad_gradients(problem, batches, parameters)
-        found = [(_first_bad_datum(problem, batch.args), batch.index) for batch in batches]
+        found = [(_of_batch(problem, batch), batch.index) for batch in batches]
     finally:  # running statistics are those before the step too
         restore(problem.buffers, buffers)
     (site, row), index = next((f for f in found if f[0] != (None, None)), found[0])
@@ -72,6 +72,13 @@ def _bad_gradients(problem: Problem, batches: Sequence[Batch], parameters: dict[
         found = [problem.gradients(*batch.args, flag=False).gradients for batch in batches]
     bad = [any(g is not None and not torch.isfinite(g).all() for g in row) for row in zip(*found, strict=True)]
     return [name for name, is_bad in zip(parameters, bad, strict=True) if is_bad]
+
+
+def _of_batch(problem: Problem, batch: Batch) -> tuple[str | None, int | None]:
+    try:
+        return _first_bad_datum(problem, batch.args)
+    except SupportError as error:
+        raise error.in_data(batch.index) from None
 
 
 def _first_bad_datum(problem: Problem, args: tuple[Any, ...]) -> tuple[str | None, int | None]:

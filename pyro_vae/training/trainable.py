@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pyro
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.contexts import isolated
+from pyro_vae._core.failures import one_line
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import SupportCheck
 from pyro_vae._core.watch import leaves
@@ -115,6 +117,21 @@ class Trainable:
             )
         self._idle = set()
 
+    def check_same(self) -> None:
+        """Refuse parameters that were frozen or released since the training began.
+
+        Raises:
+            ValueError: naming one.
+        """
+        mine = {id(p) for p in self.parameters.values()}
+        for name, parameter in self.owners.named_parameters().items():
+            if parameter.requires_grad != (id(parameter) in mine):
+                done = "released" if parameter.requires_grad else "frozen"
+                raise ValueError(
+                    f"fit: what is trained must not change during a training, got {name}, which was {done} meanwhile. "
+                    "Call fit once for each stage."
+                )
+
     def buffers(self) -> list[Tensor]:
         """What a step may change besides the parameters, such as running statistics."""
         return list({id(b): b for module in self.modules.values() for b in module.buffers()}.values())
@@ -153,7 +170,10 @@ def _capture(
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Run the loss once, validated: what it took from the store, and the tensors that its gradient reaches."""
     capture = poutine.trace(param_only=True)
-    with owners.unchanged(), owners.evaluating(), torch.enable_grad(), isolated(validate=True), SupportCheck("fit"):
+    quiet = owners.unchanged(), owners.evaluating(), torch.enable_grad(), isolated(validate=True), SupportCheck("fit")
+    with ExitStack() as stack:
+        for context in (one_line("fit", args), *quiet):
+            stack.enter_context(context)
         with capture:
             loss = objective.differentiable_loss(model, guide, *args)
         reached = list(leaves(loss)) if isinstance(loss, Tensor) else []
