@@ -1,4 +1,4 @@
-"""One linear-Gaussian pair, z ~ N(0, I), x ~ N(W z + b, sigma^2 I), in the styles in which Pyro programs are written."""
+"""One linear-Gaussian pair, z ~ N(0, I), x ~ N(W z + b, sigma^2 I), in the styles of Pyro programs."""
 
 from __future__ import annotations
 
@@ -197,29 +197,29 @@ def _bound_methods(start: dict[str, Tensor], *, noisy: bool) -> Written:
 class _PyroModel(PyroModule):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self.linear, self.drop = decoder.linear, decoder.drop
+        self.output, self.drop = decoder.linear, decoder.drop
         self.sigma = PyroParam(decoder.log_sigma.detach().exp(), constraint=constraints.positive)
 
     def forward(self, x: Tensor) -> None:
-        model_of(lambda z: (self.drop(self.linear(z)), self.sigma), x)
+        model_of(lambda z: (self.drop(self.output(z)), self.sigma), x)
 
 
 class _PyroGuide(PyroModule):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.norm, self.linear = encoder.norm, encoder.linear
+        self.norm, self.reader = encoder.norm, encoder.linear
         self.scale = PyroParam(encoder.log_scale.detach().exp(), constraint=constraints.positive)
 
     def forward(self, x: Tensor) -> None:
-        guide_of(lambda x: (self.linear(self.norm(x)), self.scale), x)
+        guide_of(lambda x: (self.reader(self.norm(x)), self.scale), x)
 
 
 def _pyro_modules(start: dict[str, Tensor], *, noisy: bool) -> Written:
     model, guide = _PyroModel(Decoder(start, noisy=noisy)), _PyroGuide(Encoder(start, noisy=noisy))
 
     def tensors() -> dict[str, Tensor]:
-        mine = {"weight": model.linear.weight, "bias": model.linear.bias, "log_sigma": model.sigma_unconstrained}
-        its = {"gain": guide.linear.weight, "offset": guide.linear.bias, "log_scale": guide.scale_unconstrained}
+        mine = {"weight": model.output.weight, "bias": model.output.bias, "log_sigma": model.sigma_unconstrained}
+        its = {"gain": guide.reader.weight, "offset": guide.reader.bias, "log_scale": guide.scale_unconstrained}
         return {**mine, **its}
 
     return Written(model, guide, (model, guide), tensors)
@@ -307,6 +307,18 @@ def _uncalled(start: dict[str, Tensor], *, noisy: bool) -> Written:
         guide_of(lambda x: (functional.linear(x, layer.weight, layer.bias), encoder.log_scale.exp()), x)
 
     return _written(model, guide, decoder, encoder)
+
+
+def _uncalled_partials(start: dict[str, Tensor], *, noisy: bool) -> Written:
+    decoder, encoder = _nets(start, False)
+
+    def model(net: Decoder, x: Tensor) -> None:
+        model_of(lambda z: (z @ net.linear.weight.T + net.linear.bias, net.log_sigma.exp()), x)
+
+    def guide(x: Tensor, *, net: Encoder) -> None:
+        guide_of(lambda x: (x @ net.linear.weight.T + net.linear.bias, net.log_scale.exp()), x)
+
+    return _written(partial(model, decoder), partial(guide, net=encoder), decoder, encoder)
 
 
 def _in_a_dictionary(start: dict[str, Tensor], *, noisy: bool) -> Written:
@@ -426,6 +438,7 @@ STYLES = [
     Style("pyro-param", _param, False, _FUNCTION),
     Style("bare-tensors", _bare, False, _FUNCTION | {"bare"}),
     Style("uncalled", _uncalled, False, _FUNCTION),
+    Style("uncalled-partial", _uncalled_partials, False, _FUNCTION),
     Style("dictionary", _in_a_dictionary, traits=_FUNCTION),
     Style("lambda", _lambdas, traits=_FUNCTION),
     Style("partial", _partials, traits=_FUNCTION),

@@ -61,8 +61,14 @@ class Axes(NamedTuple):
 
 
 def flatten(values: Any) -> tuple[list[Any], Any]:
-    """The leaves of nested arguments and their nesting; packed sequences are leaves."""
-    return tree_flatten(values, is_leaf=lambda value: isinstance(value, PackedSequence))
+    """The leaves of nested arguments and their nesting; packed sequences and lists without tensors are leaves."""
+    return tree_flatten(values, is_leaf=_is_leaf)
+
+
+def _is_leaf(value: Any) -> bool:
+    if isinstance(value, PackedSequence):
+        return True
+    return isinstance(value, list) and not any(isinstance(leaf, Tensor) for leaf in tree_flatten(value)[0])
 
 
 def candidates(args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> Iterator[Axes]:
@@ -77,7 +83,8 @@ def candidates(args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> Iter
 def is_ambiguous(args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> bool:
     """Whether another choice than the first has to be considered."""
     leaves, _ = flatten((args, kwargs))
-    return any(len(_dims(leaf, size)) != 1 for leaf in leaves if isinstance(leaf, Tensor))
+    dims = [_dims(leaf, size) for leaf in leaves]
+    return sum(map(len, dims)) > 1  # in one tensor, or in several, of which one may be as long by chance
 
 
 def leading(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,17 +29,17 @@ _EXPECTED = (
 
 
 @contextmanager
-def one_line(owner: str, args: tuple[Any, ...]) -> Iterator[None]:
+def one_line(owner: str, args: tuple[Any, ...], *programs: Program) -> Iterator[None]:
     """Within it, errors of several lines, such as Pyro's and torch's of shapes and supports, become one line."""
     try:
         yield
     except OneLineError:
         raise
     except Exception as error:
-        raise unusable(owner, "pair", None, args, error) from error
+        raise unusable(owner, "pair", programs, args, error) from error
 
 
-def unusable(owner: str, role: str, program: Program | None, args: tuple[Any, ...], error: Exception) -> Exception:
+def unusable(owner: str, role: str, programs: Sequence[Program], args: tuple[Any, ...], error: Exception) -> Exception:
     """What to raise for a program that fails on a batch: one line; an error of this package as it is."""
     line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
     if isinstance(error, OneLineError) or not isinstance(error, _EXPECTED):
@@ -53,7 +53,11 @@ def unusable(owner: str, role: str, program: Program | None, args: tuple[Any, ..
     if isinstance(error, TypeError) and "positional argument" in line:
         rule = f"a batch must hold the arguments that the {role} takes"
         return refusal(owner, rule, f"({given}): {line}", "Pass such batches, as [x for x, label in loader]")
-    parts = (part for module in Owners(program=program).modules.values() for part in module.modules())
+    parts = (
+        part
+        for module in Owners(**{f"p{i}": p for i, p in enumerate(programs)}).modules.values()
+        for part in module.modules()
+    )
     auto = any(isinstance(part, AutoGuide) for part in parts)
     hint = " An autoguide has parameters for the data it was made with: pass these in one batch." if auto else ""
     what = f"{type(error).__name__} for arguments ({given}): {line}"

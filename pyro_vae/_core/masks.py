@@ -15,7 +15,13 @@ Mask = Tensor | bool
 
 def is_masked(site: Any) -> bool:
     """Whether a mask is set around a site or in its distribution."""
-    return site["mask"] is not None or unmasked(site["fn"])[1] is not True
+    return not (site["mask"] is None or site["mask"] is True) or unmasked(site["fn"])[1] is not True
+
+
+def hides(site: Any) -> bool:
+    """Whether a mask around a site or in its distribution hides anything."""
+    masks = (site["mask"], unmasked(site["fn"])[1])
+    return any(mask is not None and not bool(torch.as_tensor(mask).all()) for mask in masks)
 
 
 def log_density(site: Any, counterpart: Any) -> Tensor:
@@ -64,4 +70,4 @@ def _or(one: Mask, other: Mask, dims: int, other_dims: int) -> Mask:
 
 def _raised(mask: Mask, dims: int) -> Tensor:
     mask = torch.as_tensor(mask)
-    return mask.reshape(*mask.shape, *[1] * dims)
+    return mask.reshape([*mask.shape, *[1] * dims])

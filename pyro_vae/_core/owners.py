@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
@@ -182,7 +182,8 @@ class Owners:
         finally:
             with torch.no_grad():
                 for buffer, value in reversed(buffers):
-                    if buffer.shape == value.shape:  # an uninitialised one may have been given its shape
+                    # One without a shape may have been given it; a copy would be seen by graphs that hold the buffer.
+                    if buffer.shape == value.shape and not torch.equal(buffer, value):
                         buffer.copy_(value)
             for values, before in reversed(attributes):
                 values.update({k: v for k, v in before.items() if type(values.get(k)) in _SIMPLE})
@@ -256,6 +257,8 @@ def _reached(program: Program, hints: _Hints) -> Iterator[tuple[str, nn.Module]]
             seen |= {id(module) for module in item.modules()}
             yield path, item
             queue.extend((f"{path}.{label}".lstrip("."), part, depth + 1) for label, part in _unregistered(item))
+            for function in _methods(item):
+                hints.variables.extend(_settings(function))
             continue
         if isinstance(item, Tensor):
             hints.objects.setdefault(path or "tensor", item)
@@ -279,6 +282,24 @@ def _parts(item: Any, hints: _Hints) -> Iterator[tuple[str, Any, int]]:
         yield from ((str(key), part, 1) for key, part in pairs if len(item) <= _LARGE)
     elif isinstance(item, Messenger) or is_object(item) or _is_callable_object(item):
         yield from ((key, part, 1) for key, part in vars(item).items() if not key.startswith("__"))
+
+
+def _methods(module: nn.Module) -> Iterator[FunctionType]:
+    """The methods of the user's classes among a module's parts."""
+    for kind in {type(part) for part in module.modules()}:
+        if kind.__module__.split(".")[0] not in (*_LIBRARIES, "pyro", "pyro_vae"):
+            yield from (value for value in vars(kind).values() if isinstance(value, FunctionType))
+
+
+def _settings(function: FunctionType) -> Iterator[tuple[str, Any, str]]:
+    """The variables with plain values that a function refers to."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not assigned yet
+            if _is_setting(cell.cell_contents):
+                yield name, cell, name
+    for name in _names(function.__code__):
+        if name in function.__globals__ and not name.startswith("__") and _is_setting(function.__globals__[name]):
+            yield name, function.__globals__, name
 
 
 def _is_setting(value: Any) -> bool:
@@ -309,6 +330,7 @@ def _unregistered(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _of_function(function: FunctionType, hints: _Hints) -> Iterator[tuple[str, Any, int]]:
+    hints.variables.extend(_settings(function))
     if hasattr(function, "__wrapped__"):
         yield "", function.__wrapped__, 0
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -318,8 +340,6 @@ def _of_function(function: FunctionType, hints: _Hints) -> Iterator[tuple[str, A
             continue
         if isinstance(value, nn.Module | Tensor):
             hints.objects.setdefault(name, value)
-        if _is_setting(value):
-            hints.variables.append((name, cell, name))
         yield name, value, 0
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     defaults = function.__defaults__ or ()
@@ -332,8 +352,6 @@ def _of_function(function: FunctionType, hints: _Hints) -> Iterator[tuple[str, A
                 yield "", value, 1
         elif isinstance(value, nn.Module | Tensor):
             hints.objects.setdefault(name, value)
-        elif _is_setting(value) and not name.startswith("__"):
-            hints.variables.append((name, function.__globals__, name))
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from pyro_vae._core.failures import one_line, unusable
 from pyro_vae._core.layout import Layout, Mode
 from pyro_vae._core.masks import is_masked, unmasked
 from pyro_vae._core.owners import Owners
+from pyro_vae._core.param_store import unregistered
 from pyro_vae._core.rows import find_axes
 from pyro_vae._core.support import SupportCheck
 from pyro_vae._core.traces import (
@@ -95,7 +96,10 @@ class Pair:
 
     @contextmanager
     def quietly(self, *, validate: bool = False) -> Iterator[None]:
-        with self.owners.unchanged(), self.owners.evaluating(), isolated(validate=validate), poutine.block():
+        quiet = self.owners.unchanged(), self.owners.evaluating(), isolated(validate=validate), unregistered()
+        with ExitStack() as stack:
+            for context in (*quiet, poutine.block()):
+                stack.enter_context(context)
             yield
 
     def _adopt(self, enum_dim: int | None) -> None:
@@ -103,7 +107,7 @@ class Pair:
         with self.quietly(), SupportCheck(self.owner), torch.enable_grad():
             guides = [self._traced("guide", guide, None, enum_dim) for guide in self.guides]
             traces = [*guides, self._traced("model", self.model, guides[0], enum_dim)]
-            with one_line(self.owner, self.args):
+            with one_line(self.owner, self.args, *self.guides):
                 values = [site["fn"].log_prob(site["value"]) for trace in traces for site in sites(trace)]
             whole = sum((value.sum() for value in values), torch.zeros(()))
             self.owners.adopt(leaves(whole))
@@ -114,7 +118,7 @@ class Pair:
             program = program if enum_dim is None else poutine.enum(program, enum_dim)
             return poutine.trace(program).get_trace(*self.args, **self.kwargs)
         except Exception as error:
-            raise unusable(self.owner, role, program, self.args, error) from error
+            raise unusable(self.owner, role, (self.model, *self.guides), self.args, error) from error
 
     @property
     def traces(self) -> list[Trace]:

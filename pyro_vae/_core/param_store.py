@@ -8,7 +8,7 @@ leaves the store alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from itertools import count
 from weakref import WeakKeyDictionary
@@ -37,6 +37,21 @@ def register(module: nn.Module) -> None:
             if full in store and store[full] is not parameter:  # replaced since, by load_state_dict(assign=True) say
                 del store[full]
             pyro.param(full, parameter)
+
+
+@contextmanager
+def unregistered() -> Iterator[None]:
+    """What programs put into the parameter store within it is not there afterwards."""
+    store = pyro.get_param_store()
+    before, names = set(store.keys()), dict(store._param_to_name)
+    try:
+        yield
+    finally:
+        for name in set(store.keys()) - before:
+            with suppress(KeyError):  # of a tensor that has another name too
+                del store[name]
+            store._constraints.pop(name, None)
+        store._param_to_name = names
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +12,15 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.axes import Axes, candidates
-from pyro_vae._core.traces import frames, latents, order_of, refusal, within, without_plates
+from pyro_vae._core.contexts import isolated
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.param_store import unregistered
+from pyro_vae._core.traces import frames, latents, observations, order_of, refusal, within, without_plates
 
 if TYPE_CHECKING:
     from pyro_vae._core.pair import Pair
+
+Program = Callable[..., Any]
 
 
 def find_axes(pair: Pair, plate: Any) -> Axes | None:
@@ -105,6 +110,19 @@ def row_order(pair: Pair, plate: Any) -> Tensor | None:
         new, old = (layout.sum(1, within(t, plate)) for t in (trace, pair.model_trace))
         changed = new != old
     return None if bool(changed[0, moved]) else order
+
+
+def makes_local(model: Program, guide: Program, args: tuple[Any, ...]) -> bool:
+    """Whether an autoguide that has not run yet would make parameters for each datum."""
+    owners = Owners(model=model, guide=guide)
+    parts = [part for owner in owners.modules.values() for part in owner.modules() if isinstance(part, AutoGuide)]
+    if not any(part.prototype_trace is None for part in parts):
+        return False
+    with owners.unchanged(), owners.evaluating(), isolated(), unregistered(), poutine.block():
+        trace = poutine.trace(model).get_trace(*args)
+    observed = [frames(site) for site in observations(trace)]
+    shared = set.intersection(*map(set, observed)) if observed else set()
+    return any(shared & set(frames(site)) for site in latents(trace))
 
 
 def is_local(pair: Pair) -> bool:

@@ -290,10 +290,20 @@ def refusal(owner: str, rule: str, given: Any, advice: str) -> ValueError:
 def structure_of(trace: Trace) -> tuple[Any, ...]:
     """Names, roles and plates of the sites, and whether they are masked: what a call is compared by."""
     return tuple(
-        (s["name"], s["is_observed"], s["mask"] is None, *((f.name, f.dim) for f in s["cond_indep_stack"]))
+        (
+            s["name"],
+            s["is_observed"],
+            s["mask"] is None or s["mask"] is True,
+            *((f.name, f.dim) for f in s["cond_indep_stack"]),
+        )
         for s in trace.nodes.values()
         if s["type"] == "sample"
     )
+
+
+def no_mask(mask: Any) -> bool:
+    """Whether a mask hides nothing, whatever the data."""
+    return mask is None or mask is True
 
 
 def order_of(trace: Trace, plate: str) -> Tensor | None:

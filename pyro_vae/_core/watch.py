@@ -39,7 +39,15 @@ class Watch(Messenger):
         if not stack and type(msg["fn"]).__name__ == "_Subsample":
             return
         dims = msg["value"].dim() if isinstance(msg["value"], Tensor) else None
-        self._sites.append((msg["name"], msg["is_observed"], msg["mask"] is None, dims, *(f.name for f in stack)))
+        self._sites.append(
+            (
+                msg["name"],
+                msg["is_observed"],
+                msg["mask"] is None or msg["mask"] is True,
+                dims,
+                *(f.name for f in stack),
+            )
+        )
         for frame in stack:
             if frame.name == self.plate and frame.size >= 0:
                 self.sizes |= {frame.size, frame.full_size} - {None}

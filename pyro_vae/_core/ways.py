@@ -17,6 +17,7 @@ from pyro_vae._core.layout import Layout, Mode
 from pyro_vae._core.masks import is_masked
 from pyro_vae._core.owners import perturbed
 from pyro_vae._core.pair import Pair
+from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.rows import agree
 from pyro_vae._core.runs import in_front, placed, run
 from pyro_vae._core.traces import latents, sites
@@ -137,6 +138,23 @@ def _num_draws(pair: Pair) -> int:
     return next(num for num in range(2, len(taken) + 3) if num not in taken)
 
 
+def takes_plate(owner: str, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the programs run right within a plate of draws, so that several need one run; else they are looped."""
+
+    def densities(runs: Runs, latent: Trace, num: int) -> Tensor:
+        traces = runs.model_at(latent, num, pair.args, pair.kwargs)
+        return joined([runs.model_layout.sum(num // len(traces), sites(trace)) for trace in traces])
+
+    try:
+        with no_registration():
+            pair = Pair(owner, model, [guide], args, kwargs)
+            plates = sorted((found[0] for found in pair.plates().values()), key=lambda plate: plate.dim)
+            chosen = choose(pair, plates, densities, together=True, weights_change=True)
+    except ValueError:  # latents of all data, for one: nothing to compare datum by datum
+        return False
+    return chosen.way == "vectorised"
+
+
 def one_draw(pair: Pair, plates: Sequence[Any]) -> Runs:
     """For K = 1 the programs run as they are."""
     return _runs(pair, tuple(plate.dim for plate in plates), ("looped", "looped"), 0, None)
@@ -167,7 +185,8 @@ def _guides_agree(pair: Pair, runs: Runs, single: Runs, draws: Sequence[list[Tra
     num = _num_draws(pair)
     for guide, own, values in zip(pair.guides, draws, latent, strict=True):
         wanted = single.log_guide(own, num)
-        alone = runs.guide_layout.in_front and len(latents(values)) == 1  # drawn before the draws' dimension is seen
+        # Drawn before the draws' dimension is seen; or by a map from auxiliary sites, which rounding would take apart.
+        alone = runs.guide_layout.in_front and (len(latents(values)) == 1 or bool(pair.following))
         if not alone and _known(single, guide, values, wanted, pair):
             found = runs.log_guide(runs.guide(guide, num, pair.args, pair.kwargs, at=values), num)
             if not agree(found, wanted):

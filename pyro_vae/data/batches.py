@@ -58,6 +58,7 @@ class Batch:
         if args is None and (index is None or fetch is None):
             raise ValueError("Batch: must have args, or index and fetch, got neither. Pass Batch((x,)).")
         self._whole, self._index, self.fetch, self.ranks, self._axes = args, index, fetch, ranks, axes
+        self._length: int | None = None if index is None else len(index)
 
     @property
     def whole(self) -> tuple[Any, ...]:
@@ -95,7 +96,9 @@ class Batch:
 
     def __len__(self) -> int:
         """Number of data in the whole batch."""
-        return self.axes.length(self.whole) if self._index is None else len(self._index)
+        if self._length is None:
+            self._length = self.axes.length(self.whole)
+        return self._length
 
 
 class Batches:
@@ -142,6 +145,8 @@ class Batches:
                 "Batches: data must be a tensor, an ImageSet or an iterable of batches that can be gone through again, "
                 f"got a {type(data).__name__}. Wrap it: DataLoader(TensorDataset(x, y), batch_size=100), or a list."
             )
+        if isinstance(self.data, Tensor) and self.data.dim() == 0:
+            raise ValueError("Batches: data must have a first dimension, got a single number. Pass x.unsqueeze(0).")
         if self.num_data == 0:
             raise ValueError("Batches: data must not be empty, got 0 data. Pass at least one datum.")
 

@@ -153,7 +153,7 @@ def annealed_log_likelihood(
 
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
         annealer.look_at(args)
-        own.update(annealer.density.weigher.protocol())
+        own.update(annealer.density.weigher.protocol(annealer.path.num_chains))
         return lower_bound(*annealer.forward(args, advance))
 
     tensors = batches.run(estimate)

@@ -129,7 +129,7 @@ class _Split:
         steps = self.how["num_steps"]
         weigher = self._weigher(self.guide, args)
         size = weigher.num_data
-        self.kind = weigher.protocol()
+        self.kind = weigher.protocol(self.num_samples)
         check_guide(weigher, self.guide)
         streams, parts = torch.randint(2**40, (size, 3)).tolist(), []
         for number, local in enumerate(local_guides(weigher, self.guide)):

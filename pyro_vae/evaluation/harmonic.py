@@ -149,7 +149,7 @@ def harmonic_log_likelihood(
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
         annealer.look_at(args)
         _check_dimensions(owner, annealer.density.dim, num_fitted)
-        own.update(annealer.density.weigher.protocol())
+        own.update(annealer.density.weigher.protocol(annealer.path.num_chains))
         fitted, fresh = (run_chains(annealer, args, advance, warmup=warmup, draws=n) for n in counts)
         return _estimate(fitted, fresh)
 

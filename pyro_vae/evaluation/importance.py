@@ -155,10 +155,9 @@ class Sampler:
             self.weigher = Weigher(self.model, self.guides, args, **how)  # type: ignore[arg-type]
         self.weigher.check_repeatable(args)
         self.weigher.check_coverage()
-        way = self.weigher.runs(num_samples).way
         if self._compiled and self._recorded is None:
             self._recorded = Recorded(self._draw, self.owners.tensors())
-        return {**self.weigher.protocol(), **({} if way == "vectorised" or num_samples == 1 else {"way": way})}
+        return self.weigher.protocol(num_samples)
 
     def __call__(self, num_samples: int, args: tuple[Any, ...]) -> LogWeights:
         """``(num_samples, batch)`` log-weights of the batch that was checked last."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from pyro.distributions import TorchDistribution, TransformedDistribution
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -212,6 +213,8 @@ def _copy(owners: Owners, guide: Program, args: tuple[Any, ...]) -> Local:
     inside = {id(module) for module in own.modules()}  # a VampPrior may hold the guide itself: that is copied
     outside = [m for owner in owners.modules.values() for m in owner.modules() if id(m) not in inside]
     copy = deepcopy(own, {id(module): module for module in outside})
+    if isinstance(copy, PyroModule):  # its parameters are read from Pyro's store by name: the copy has names of its own
+        copy._pyro_set_supermodule(f"{copy._pyro_name}-{id(copy)}", copy._pyro_context)
     free = [p for p in copy.parameters() if p.requires_grad] or list(copy.requires_grad_().parameters())
     program = MethodType(guide.__func__, copy) if isinstance(guide, MethodType) else copy
     return Local(program, [*free], args)

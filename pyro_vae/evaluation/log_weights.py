@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.axes import candidates, signature
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import is_tracing, isolated
 from pyro_vae._core.failures import one_line
-from pyro_vae._core.masks import is_masked
+from pyro_vae._core.masks import hides, is_masked
 from pyro_vae._core.owners import Owners, placement
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
@@ -102,7 +102,7 @@ class Weigher:
         self.model, self.guides, self.args, self.owner = model, guides_of(guide), args, owner
         self._ways = {} if ways is None else ways
         self._shape = signature(args, {})
-        with one_line(owner, args):
+        with one_line(owner, args, model, *self.guides):
             self._examine(owners, data_plate)
 
     def _examine(self, owners: Owners | None, data_plate: str | None) -> None:
@@ -181,11 +181,17 @@ class Weigher:
         """Whether every observed site is discrete, so that the log-likelihood is that of a probability."""
         return self.pair.discrete
 
-    def protocol(self) -> dict[str, Any]:
-        """What a protocol says of the data: dtype, observed values of a datum, probability or density."""
+    def protocol(self, num_samples: int) -> dict[str, Any]:
+        """What a protocol says of the data, and of the way in which so many draws run if that is not the usual one.
+
+        Its entries: dtype, observed values of a datum, whether log-likelihoods are those of probabilities, way.
+        """
         values = [site["value"] for site in observations(self.model_trace) if isinstance(site["value"], Tensor)]
         dtype = str(values[0].dtype).removeprefix("torch.")
-        return {"dtype": dtype, "dimensions": self.pair.num_values(self.plate), "discrete": self.discrete}
+        way = self.runs(num_samples).way
+        usual = way == "vectorised" or num_samples == 1
+        found = {"dtype": dtype, "dimensions": self.pair.num_values(self.plate), "discrete": self.discrete}
+        return found if usual else {**found, "way": way}
 
     def __call__(self, num_samples: int) -> LogWeights:
         """Draw ``num_samples`` latents per datum and return their log-weights; differentiable."""
@@ -299,7 +305,7 @@ class Weigher:
 
     def _check_unmasked(self, guide_trace: Trace) -> None:
         for site in latents(guide_trace):
-            if is_masked(site):
+            if is_masked(site) and not is_tracing() and hides(site):
                 rule = "a guide whose density is asked for at other draws must not be masked"
                 raise self._refusal(rule, f"a mask at site {site['name']!r}", "Mask the model alone")
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from pyro_vae._core.contexts import isolated, reseed
 from pyro_vae._core.owners import Owners
+from pyro_vae._core.param_store import unregistered
 from pyro_vae._core.support import SupportError
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.ranks import join
@@ -76,7 +77,7 @@ class PerBatch:
 
     def _run(self, work: Work) -> dict[str, Tensor]:
         parts: list[tuple[int, dict[str, Tensor]]] = []
-        with self._bar() as bar, self.owners.evaluating(), isolated(self.seed):
+        with self._bar() as bar, self.owners.evaluating(), isolated(self.seed), unregistered():
             for number, batch in enumerate(self.batches.epoch()):
                 if number % self.ranks.size == self.ranks.rank:
                     reseed(self.seed, number)

@@ -188,7 +188,7 @@ def sandwich(
             annealer.look_at(args)
             lower = lower_bound(*annealer.forward(args, advance))
             found |= {key: lower[key] for key in ("log_likelihood", "standard_error")}
-        own.update(annealer.density.weigher.protocol())
+        own.update(annealer.density.weigher.protocol(annealer.path.num_chains))
         return found
 
     tensors = batches.run(bound)

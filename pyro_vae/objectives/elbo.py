@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae._core.traces import masked, sites
+from pyro_vae._core.ways import takes_plate
 from pyro_vae.objectives.base import Objective, Program, Terms
 from pyro_vae.objectives.schedules import Schedule
 
@@ -32,31 +33,35 @@ class TraceObjective(Objective):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
-        self._start(model, guide)
+        self._start(model, guide, args, kwargs)
         loss = super().differentiable_loss(model, guide, *args, **kwargs)
         self._collect()
         return loss
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss, summed over the batch, as a number."""
-        self._start(model, guide)
+        self._start(model, guide, args, kwargs)
         loss = super().loss(model, guide, *args, **kwargs)
         self._collect()
         return loss
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss, summed over the batch, as a number; its gradient is added to the parameters'."""
-        self._start(model, guide)
+        self._start(model, guide, args, kwargs)
         loss = super().loss_and_grads(model, guide, *args, **kwargs)
         self._collect()
         return loss
 
-    def _start(self, model: Program, guide: Program) -> None:
+    def _start(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
+        self._found = []
+        if self._pair == (model, guide):
+            return
         # Pyro's ELBO remembers the plates of the first model it met: make it look again at another pair.
-        if self._pair is not None and self._pair != (model, guide):
+        if self._pair is not None:
             self.max_plate_nesting = float("inf")
         self._pair = (model, guide)
-        self._found = []
+        if self.num_particles > 1:
+            self.vectorize_particles = takes_plate(type(self).__name__, model, guide, args, kwargs)
 
     def _collect(self) -> None:
         sums = (torch.stack([torch.as_tensor(v) for v in values]).sum(0) for values in zip(*self._found, strict=True))

@@ -84,11 +84,8 @@ class PerDatumObjective(Objective):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
-        found = self._examination(model, guide, args, kwargs)
-        estimate = self._estimate(Programs(found.runs, found.owners, guide, args, kwargs, self.num_draws))
+        estimate = self._estimated(model, guide, args, kwargs)
         draws = estimate.draws
-        if not found.knows(draws):  # other sites than before: refused by name, or taken from now on
-            self._examine(model, guide, args, kwargs)
         _check_scales(draws.runs.model_layout, draws.model_trace, draws.guide_trace)
         self._check_draws(draws.guide_trace)
         kl = draws.log_guide + draws.log_factor - draws.log_prior
@@ -98,6 +95,24 @@ class PerDatumObjective(Objective):
         value = -(scale * estimate.bound.detach()).sum()
         surrogate = -(scale * estimate.surrogate).sum()
         return value + (surrogate - surrogate.detach()) + (scale * draws.loss).sum(-1).mean()
+
+    def _estimated(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Estimate:
+        """The estimate; programs with other sites than before are examined again, and refused by name or run anew."""
+        found, state = self._examination(model, guide, args, kwargs), None if is_tracing() else _random_state()
+        try:
+            estimate = self._estimate(Programs(found.runs, found.owners, guide, args, kwargs, self.num_draws))
+            if found.knows(estimate.draws):
+                return estimate
+        except RuntimeError:  # of shapes: other sites, in a way of running that they do not take
+            if state is None or not found.known:
+                raise
+        self._examined = {}
+        found = self._examination(model, guide, args, kwargs)
+        if state is not None:
+            _set_random_state(state)
+        estimate = self._estimate(Programs(found.runs, found.owners, guide, args, kwargs, self.num_draws))
+        found.knows(estimate.draws)
+        return estimate
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss, summed over the batch, as a number."""
@@ -126,7 +141,7 @@ class PerDatumObjective(Objective):
 
     def _examine(self, model: Program, guide: Program, args: Any, kwargs: Any) -> _Examined:
         name = type(self).__name__
-        with no_registration(), one_line(name, args):
+        with no_registration(), one_line(name, args, model, guide):
             pair = Pair(name, model, [guide], args, kwargs)
             plates = sorted((found[0] for found in pair.plates().values()), key=lambda plate: plate.dim)
             dims = tuple(plate.dim for plate in plates)
@@ -188,18 +203,28 @@ def log_mean_exp(log_weight: Tensor) -> Tensor:
     return log_sum - torch.full_like(log_sum, float(len(log_weight))).log()
 
 
+def _random_state() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def _set_random_state(state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state_all(state[1:])
+
+
 class _Examined:
     """How a pair runs, and the structures of its traces that have been checked."""
 
     def __init__(self, runs: Runs, owners: Owners) -> None:
         self.runs, self.owners = runs, owners
-        self._known: set[Any] = set()
+        self.known: set[Any] = set()
 
     def knows(self, draws: Draws) -> bool:
         """Whether the sites are those of an earlier call; of the first call they are what was examined."""
         structure = structure_of(draws.model_trace), structure_of(draws.guide_trace)
-        new = bool(self._known) and structure not in self._known
-        self._known.add(structure)
+        new = bool(self.known) and structure not in self.known
+        self.known.add(structure)
         return not new
 
 

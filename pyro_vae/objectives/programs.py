@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pyro_vae._core.layout import Layout
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.runs import run
-from pyro_vae._core.traces import latents, observations, refusal
+from pyro_vae._core.traces import is_auxiliary, latents, observations, refusal
 from pyro_vae._core.watch import leaves
 from pyro_vae._core.ways import Runs, joined
 
@@ -154,12 +155,20 @@ class Programs:
             ValueError: the message gives the shape of one.
         """
         with torch.enable_grad():
+            with _Detached(auxiliary=True):
+                following = self._drawn()[0]
+            points = [s for s in latents(following) if not is_auxiliary(s) and s["value"].requires_grad]
+            if points and any(map(is_auxiliary, latents(following))) and not self.layout.factors(following):
+                rule = "latents that follow from auxiliary sites must do so without parameters"
+                what = f"site {points[0]['name']!r}, which depends on some"
+                raise refusal(self.layout.owner, rule, what, "Sample the latents themselves, or use IWAE or ELBO")
             with _Detached():
                 drawn = self._drawn()
             models = self._models(drawn)
             held = _held(lambda: self._density(self._drawn(drawn), models), self.owners)
-            with _held_parameters():
-                loose = list(leaves(held().latent.sum()))
+            with _held_parameters():  # twice: tensors that a run makes for gradients of its own are no parameters
+                runs = [{id(leaf): leaf for leaf in leaves(held().latent.sum())} for _ in range(2)]
+        loose = [leaf for key, leaf in runs[0].items() if key in runs[1]]
         if loose:
             rule = "the guide's parameters must be in modules or in pyro.param, to be held in its density"
             what = f"a tensor of shape {tuple(loose[0].shape)} elsewhere"
@@ -220,9 +229,15 @@ class GradientScale:
 
 
 class _Detached(Messenger):
-    """Draws without a gradient."""
+    """Draws without a gradient, or those of auxiliary sites alone."""
+
+    def __init__(self, *, auxiliary: bool = False) -> None:
+        super().__init__()
+        self.auxiliary = auxiliary
 
     def _pyro_post_sample(self, msg: Any) -> None:
+        if self.auxiliary and not msg["infer"].get("is_auxiliary"):
+            return
         if isinstance(msg["value"], Tensor) and not msg["is_observed"]:
             msg["value"] = msg["value"].detach()
 
@@ -237,7 +252,8 @@ class _HeldStatements(Messenger):
 @contextmanager
 def _held_parameters() -> Iterator[None]:
     # The parameters' own run told Pyro of them; what is held must not take their place in its store.
-    with no_registration(), poutine.block(hide_types=["param"]), _HeldStatements():
+    with no_registration(), poutine.block(hide_types=["param"]), _HeldStatements(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not registered in the param store")  # they are held
         yield
 
 

@@ -41,7 +41,7 @@ def single_latent(layout: Layout, model_trace: Trace) -> Any:
     if len(found) != 1:
         what = f"sites {[site['name'] for site in found]}"
         raise refusal(layout.owner, "the model must have one latent site", what, "Use ELBO or BetaELBO")
-    if layout.depth != 1 or layout.dims != (-1,) or found[0]["mask"] is not None:
+    if layout.depth != 1 or layout.dims != (-1,) or not (found[0]["mask"] is None or found[0]["mask"] is True):
         what = f"plates in {layout.depth} dimensions, mask={found[0]['mask']}"
         rule = "the latent site must be in the plate of the data alone, without a mask"
         raise refusal(layout.owner, rule, what, "Use ELBO or BetaELBO")

@@ -16,12 +16,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.contexts import is_tracing, isolated, validating
-from pyro_vae._core.rows import is_local, rows_follow
+from pyro_vae._core.rows import is_local, makes_local, rows_follow
 from pyro_vae._core.support import SupportError
 from pyro_vae._core.watch import Watch
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation import Weigher, log_likelihood
 from pyro_vae.objectives import Objective
+from pyro_vae.objectives.per_datum import PerDatumObjective
 from pyro_vae.training.checkpoint import restore, state_of
 from pyro_vae.training.choice import EngineName, build_engine, resolve_engine
 from pyro_vae.training.combinations import check_additive, check_compatibility, data_axes, examine
@@ -45,6 +46,7 @@ class Loop:
         self.objective = settings.objective
         self.example, self._index = _first_batch(batches)
         check_additive(self.objective, alone=batches.ranks.alone)
+        self._check_autoguide()
         self.trainable = self._trainable()
         self.batches.axes = data_axes(self.trainable.pair)
         self._structures: set[Any] = set()
@@ -76,6 +78,15 @@ class Loop:
             except ValueError:
                 raise error from None
 
+    def _check_autoguide(self) -> None:
+        """An autoguide is set up by its first run: refuse parts of the data before it has one.
+
+        Raises:
+            ValueError: its latents are of single data, of which it would see some at a time.
+        """
+        if len(self.batches) > 1 and makes_local(self.model, self.guide, self.example):
+            raise _parts_alone(f"{len(self.batches)} batches an epoch")
+
     def _check_whole(self) -> None:
         """A guide with parameters for each datum has to see all of them at once, in one order.
 
@@ -93,10 +104,7 @@ class Loop:
         )
         if not same:
             what = f"{len(self.batches)} batches an epoch" if not whole else "another order in each epoch"
-            raise ValueError(
-                "fit: a guide with parameters for each datum must see all data in one batch and one order, got "
-                f"{what}. Use batch_size=len(data), or an amortised guide."
-            )
+            raise _parts_alone(what)
         self.example, self._index = _first_batch(self.batches)
 
     def _check_order(self) -> None:
@@ -232,12 +240,21 @@ class Loop:
         """Look at the sites of a run of the loss; what was not seen before is checked."""
         plate = self.trainable.pair.data_plate()
         with Watch(None if plate is None else plate.name) as watch:
-            yield
-        if watch.sizes and size not in watch.sizes:
+            try:
+                yield
+            except Exception:
+                self._check_structure(watch, args)
+                raise
+        num = self.objective.num_draws if isinstance(self.objective, PerDatumObjective) else 1
+        if watch.sizes and not watch.sizes & {size, size * num}:  # in one batch, each datum as often as it is drawn
             raise ValueError(
                 f"fit: the plate of the data must be as long as the batch, got {min(watch.sizes)} in plate "
                 f"{plate.name!r} and {size} in the batch. Pass batches of the data alone."
             )
+        self._check_structure(watch, args)
+
+    def _check_structure(self, watch: Watch, args: tuple[Any, ...]) -> None:
+        """Check the sites of a run, if they were not seen before."""
         if watch.structure() not in self._structures and not is_tracing():
             if self._structures:
                 owners = self.trainable.owners
@@ -396,6 +413,13 @@ class Loop:
             self._restore_buffers(buffers)
         self.save()
         return diagnose(engine.problem, steps[-1].batches, self.trainable.parameters, self.step)
+
+
+def _parts_alone(what: str) -> ValueError:
+    return ValueError(
+        f"fit: a guide with parameters for each datum must see all data in one batch and one order, got {what}. "
+        "Use batch_size=len(data), or an amortised guide."
+    )
 
 
 def _first_batch(batches: Batches) -> tuple[tuple[Any, ...], torch.Tensor | None]:

@@ -83,6 +83,8 @@ class Problem:
         watch = self.watch(args, size) if self.watch else nullcontext()
         with NetworkPrecision(self.precision), random, support, watch:
             loss = self.objective.differentiable_loss(self.model, self.guide, *args)
+        if not loss.requires_grad:
+            raise ValueError("fit: the loss must depend on a parameter, got one that depends on none. Release one.")
         gradients = torch.autograd.grad(loss / size, self.parameters, allow_unused=True)
         pairs = zip(self.parameters, gradients, strict=True)
         found: list[Tensor | None] = [None if g is None else as_stored(p, g) for p, g in pairs]

@@ -78,7 +78,10 @@ class Trainable:
         stale = [name for name, p in named.items() if held and "$$$" in name and id(p) not in held]
         for name in stale:
             del pyro.get_param_store()[name]
-        return _capture(objective, model, guide, args, self.owners) if stale else (named, reached)
+        if stale:
+            named, reached = _capture(objective, model, guide, args, self.owners)
+        copies = {name for name in stale if id(named.get(name)) not in held}  # of tensors that are not contiguous
+        return {name: p for name, p in named.items() if name not in copies}, reached
 
     def _variables(self, reached: list[Tensor], args: tuple[Any, ...]) -> dict[str, Tensor]:
         """Tensors that the loss depends on and that neither a module nor the store holds, by their variables' names."""
@@ -172,7 +175,7 @@ def _capture(
     capture = poutine.trace(param_only=True)
     quiet = owners.unchanged(), owners.evaluating(), torch.enable_grad(), isolated(validate=True), SupportCheck("fit")
     with ExitStack() as stack:
-        for context in (one_line("fit", args), *quiet):
+        for context in (one_line("fit", args, model, guide), *quiet):
             stack.enter_context(context)
         with capture:
             loss = objective.differentiable_loss(model, guide, *args)
