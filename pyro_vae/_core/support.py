@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution
+from pyro.distributions import Bernoulli, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution, constraints
@@ -116,10 +116,13 @@ def covers(guide: Any, model: Any) -> bool:
         one, other = _bounds(guide), _bounds(model)
     except NotImplementedError:
         return True
-    if discrete and guide.has_enumerate_support and model.has_enumerate_support:
-        values = model.enumerate_support(expand=False)
-        missing = torch.isneginf(guide.log_prob(values)) & ~torch.isneginf(model.log_prob(values))
-        return not bool(missing.any())
+    if discrete and hasattr(guide, "probs") and hasattr(model, "probs"):
+        drawn, possible = guide.probs, model.probs  # the density of a class without probability is not 0, but clamped
+        if guide.has_enumerate_support and model.has_enumerate_support and type(guide) is type(model):
+            if not isinstance(guide, Bernoulli) and drawn.shape[-1] != possible.shape[-1]:
+                return False
+            missing = ((drawn == 0) & (possible > 0)) | ((drawn == 1) & (possible < 1))
+            return not bool(missing.any())
     if one is None or other is None:
         return True
     return bool((one[0] <= other[0]).all() and (one[1] >= other[1]).all())
