@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from pyro_vae._core.contexts import is_exact
+
 Precision = Literal["fp32", "bf16"]
 
 _PRODUCTS = {
@@ -55,7 +57,7 @@ class NetworkPrecision(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        if not self.low or func not in _PRODUCTS or any(t.dtype != torch.float32 for t in tensors):
+        if not self.low or func not in _PRODUCTS or is_exact() or any(t.dtype != torch.float32 for t in tensors):
             return func(*args, **kwargs)
         return func(*map(_low, args), **{key: _low(value) for key, value in kwargs.items()}).float()
 

@@ -40,6 +40,7 @@ def _seed_all(seed: int) -> None:
 
 
 _tracing: ContextVar[bool] = ContextVar("tracing", default=False)
+_exact: ContextVar[bool] = ContextVar("exact", default=False)
 
 
 def is_tracing() -> bool:
@@ -67,3 +68,23 @@ def validating(flag: bool) -> Iterator[None]:
             yield
     finally:
         distributions.set_default_validate_args(before)
+
+
+def is_exact() -> bool:
+    """Whether networks must multiply in full precision, whatever was asked for."""
+    return _exact.get()
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Without reduced precision of networks, whose rounding would hide whether two computations agree."""
+    token = _exact.set(True)
+    try:
+        if torch.cuda.is_initialized():
+            cudnn = torch.backends.cudnn
+            with cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+                yield
+        else:
+            yield
+    finally:
+        _exact.reset(token)

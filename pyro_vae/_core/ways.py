@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from pyro_vae._core.runs import in_front, placed, run
 from pyro_vae._core.traces import latents, sites
 
 Program = Callable[..., Any]
+_LOG = logging.getLogger("pyro_vae")
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,17 @@ def choose(
                 continue
             with perturbed(pair.owners) if weights_change else nullcontext():
                 if not weights_change or _is_right(pair, runs, single, densities):
+                    _report(pair.owner, runs.way)
                     return runs
+    _report(pair.owner, single.way)
     return single
+
+
+def _report(owner: str, way: Mode) -> None:
+    """One line if the way is not the first; the last is as much slower as there are draws."""
+    if way != "vectorised":
+        level = logging.WARNING if way == "looped" else logging.INFO
+        _LOG.log(level, "%s: the draws of a datum run %s, since the programs take no dimension in front.", owner, way)
 
 
 def _is_right(pair: Pair, runs: Runs, single: Runs, densities: Densities) -> bool:
