@@ -637,7 +637,7 @@ def test_fit_brings_an_autoguide_to_the_posterior(name: str, family: str) -> Non
     fit(_one_normal, guide, x, objective=objective, optimizer=partial(Adam, lr=0.1), lr_schedule=schedule, **options)
     result = log_likelihood(_one_normal, guide, x, num_samples=200)
     gap = Normal(0.0, 2**0.5).log_prob(x) - result.elbo
-    assert gap.abs().max() < (0.04 if family == "StickingTheLanding" else 0.1)  # untrained: above 1
+    assert gap.abs().max() < (0.04 if family == "StickingTheLanding" else 0.1)  # untrained: 0.28 and more
 
 
 @EVERY_AUTOGUIDE

@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 Program = Callable[..., Any]
 _DEPTH = 4  # of containers and objects between a program and its modules
+_MOST = 20_000  # objects that are looked at: a program's object may hold a data set too
 _LARGE = 1000  # a container of more entries holds data, not modules
 _LIBRARIES = {"builtins", "types", "torch", "numpy", "pandas", "logging"}
 _SIMPLE = (int, float, bool, str)
@@ -248,7 +249,7 @@ def _reached(program: Program, hints: _Hints) -> Iterator[tuple[str, nn.Module]]
     """The modules that a program refers to, with the path to each; variables of its functions go to ``hints``."""
     queue: list[tuple[str, Any, int]] = [("", program, 0)]
     seen: set[int] = set()
-    while queue:
+    while queue and len(seen) < _MOST:
         path, item, depth = queue.pop(0)
         if id(item) in seen or depth > _DEPTH:
             continue
