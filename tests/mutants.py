@@ -67,7 +67,13 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
         "return None",
         ["tests/test_program_styles.py"],
     ),
-    ("_core/ways.py", "if _guides_agree(pair, runs, single, draws, latent) and agree(", "if True or agree(", STYLES),
+    (
+        "_core/ways.py",
+        "return _guides_agree(pair, runs, single, draws, latent) and agree(",
+        "return True or agree(",
+        STYLES,
+    ),
+    ("_core/ways.py", "if not weights_change or _is_right", "if True or _is_right", ["tests/test_ways.py"]),
     ("_core/ways.py", 'ways += [("flattened", "flattened")] if together', "ways += [] if together", STYLES),
     ("_core/runs.py", 'if layout.mode == "flattened" and num > 1:', "if False:", PROGRAMS),
     ("_core/runs.py", "without_plates(trace) if layout", "trace.copy() if layout", PROGRAMS),
@@ -552,7 +558,12 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
         "lambda grad: grad + 0 * layout",
         PER_DATUM,
     ),
-    ("objectives/programs.py", 'if "reverse" not in k.split(".")', "", PER_DATUM),
+    (
+        "objectives/programs.py",
+        "if any(self.layout.factors(trace) for trace in density.traces):",
+        "if False:",
+        PER_DATUM,
+    ),
     (
         "objectives/programs.py",
         "for m in owners.modules.values()}",

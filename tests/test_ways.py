@@ -9,9 +9,21 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, log_likelihood
+from pyro_vae import (
+    MLP,
+    VAE,
+    BernoulliLikelihood,
+    DiagonalNormalGuide,
+    StandardNormalPrior,
+    fit,
+    log_likelihood,
+    log_weights,
+)
+from pyro_vae.objectives import IWAE
 
 
 def test_bfloat16_rounding_does_not_decide_how_programs_run(single_precision: None) -> None:
@@ -55,3 +67,153 @@ def test_the_way_is_in_the_protocol_and_in_one_line_of_the_log(
     assert [(record.levelname, way in record.message) for record in caplog.records] == [(level, True)]
     exact = dist.MultivariateNormal(torch.zeros(3), pair.weight.T @ pair.weight + torch.eye(3)).log_prob(x)
     assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
+
+
+class Hidden(nn.Module):
+    """A decoder whose normalisation over the features has no weight at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.decode, self.weight = nn.Linear(3, 4), nn.Linear(2, 3), nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            h = self.decode(z)
+            pyro.sample("x", dist.Normal(h + self.weight * h.softmax(dim=1), 1.0).to_event(1), obs=x)
+
+    guide = Rows.guide
+
+
+def test_a_layer_that_starts_at_zero_does_not_hide_how_programs_run() -> None:
+    pair, x = Hidden(), torch.randn(5, 3)
+    early = IWAE(num_particles=4)
+    early.loss(pair.model, pair.guide, x)
+    with torch.no_grad():
+        pair.weight.fill_(3.0)
+    losses = []
+    for objective in (early, IWAE(num_particles=4)):
+        torch.manual_seed(1)
+        losses.append(objective.loss(pair.model, pair.guide, x))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)
+
+
+def _pixels(x):
+    """The plate of the data around that of the pixels, in Pyro's own order: the outer one is the last dimension."""
+    with pyro.plate("data", x.shape[1]), pyro.plate("pixels", x.shape[0]):
+        pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+
+def _pixels_guide(x):
+    shift = pyro.param("shift", torch.tensor(0.3))
+    with pyro.plate("data", x.shape[1]), pyro.plate("pixels", x.shape[0]):
+        pyro.sample("z", dist.Normal(x / 2 + shift, 0.5**0.5))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (3, 12)])
+def test_the_plate_of_the_data_is_the_outer_one(shape: tuple[int, int]) -> None:
+    x = torch.randn(shape)
+    loss = fit(_pixels, _pixels_guide, [x], epochs=1, engine="eager", progress=False).history[0]["loss"]
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    assert loss == pytest.approx(Trace_ELBO().loss(_pixels, _pixels_guide, x) / shape[1], abs=1e-9)
+    result = log_likelihood(_pixels, _pixels_guide, [x], num_samples=3, data_plate="data")
+    assert result.protocol["dimensions"] == shape[0]
+
+
+def _line(x, n=None, **plate):
+    with pyro.plate("data", n or len(x), **plate):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([x.shape[-1]]).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def _line_guide(x, n=None, **plate):
+    shift = pyro.param("shift", torch.tensor(0.0))
+    with pyro.plate("data", n or len(x), **plate):
+        pyro.sample("z", dist.Normal(x / 2 + shift, 0.5**0.5).to_event(1))
+
+
+def test_a_later_datum_without_its_dimension_is_refused() -> None:
+    x = torch.randn(6, 4)
+    with pytest.raises(ValueError, match="observed data must have a dimension for the plate of the data"):
+        fit(_line, _line_guide, [x[:5], x[5]], epochs=1, engine="eager", progress=False)
+
+
+def test_data_that_a_model_holds_itself_are_refused_where_the_arguments_are_shuffled() -> None:
+    x = torch.randn(20, 4)
+    held = pyro.condition(lambda y: _line(y), data={"x": x})
+    with pytest.raises(ValueError, match="must be among the arguments, which are shuffled"):
+        fit(held, _line_guide, x, epochs=1, batch_size=20, engine="eager", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "model"),
+    [
+        (lambda x: dist.HalfNormal(torch.ones(len(x))), lambda: dist.Normal(0.0, 1.0)),
+        (
+            lambda x: dist.TransformedDistribution(
+                dist.Exponential(torch.ones(len(x))), dist.transforms.AffineTransform(1.0, -2.0)
+            ),
+            lambda: dist.Normal(0.0, 1.0),
+        ),
+        (lambda x: dist.Categorical(torch.tensor([[0.5, 0.5, 0.0]] * len(x))), lambda: dist.Categorical(torch.ones(3))),
+        (lambda x: dist.Bernoulli(torch.ones(len(x))), lambda: dist.Bernoulli(0.5)),
+    ],
+)
+def test_a_guide_that_leaves_values_out_is_refused(drawn, model) -> None:
+    def program(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", model()).to(x), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", drawn(x))
+
+    for call in (log_likelihood, log_weights):
+        with pytest.raises(ValueError, match="the guide must have all of the model's support"):
+            call(program, guide, torch.zeros(3), num_samples=5)
+
+
+@pytest.mark.parametrize("kind", ["attribute", "dictionary", "list", "closure"])
+def test_a_number_that_changes_is_followed_by_the_recording(kind: str, uncompiled: None) -> None:
+    """It is kept where programs keep their settings; the recorded engine gives the eager one's losses."""
+    losses = {}
+    for engine in ("eager", "compiled"):
+        torch.manual_seed(0)
+        pair, x, hyper = Hidden(), torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), {"beta": 0.1}
+        pair.settings, pair.schedule = {"beta": 0.1}, [0.1]
+        pair.weight.requires_grad_(False)  # of no use here
+
+        def beta(pair=pair, hyper=hyper):
+            places = {"attribute": pair, "dictionary": pair.settings, "list": pair.schedule, "closure": hyper}
+            place = places[kind]
+            return getattr(place, "beta", 0.1) if place is pair else place[0] if kind == "list" else place["beta"]
+
+        pair.beta = 0.1
+
+        def model(x, pair=pair, hyper=hyper, beta=beta):
+            with pyro.plate("data", len(x)):
+                with poutine.scale(scale=beta()):
+                    z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(pair.decode(z), 1.0).to_event(1), obs=x)
+
+        def monitor(pair=pair, hyper=hyper):
+            for place in (pair.settings, hyper):
+                place["beta"] += 0.3
+            pair.beta, pair.schedule[0] = pair.beta + 0.3, pair.schedule[0] + 0.3
+            return {}
+
+        options = {"epochs": 4, "batch_size": 20, "monitor": monitor, "progress": False, "engine": engine}
+        losses[engine] = [record["loss"] for record in fit(model, pair.guide, x, **options).history]
+    assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-9)
+
+
+def test_parameters_that_are_frozen_meanwhile_are_refused_by_name() -> None:
+    pair, x = Hidden(), torch.randn(40, 3)
+
+    def freeze():
+        pair.encode.requires_grad_(False)
+        return {}
+
+    with pytest.raises(ValueError, match=r"got model\.encode\.weight, which was frozen meanwhile"):
+        fit(pair.model, pair.guide, x, epochs=2, batch_size=20, monitor=freeze, engine="eager", progress=False)
