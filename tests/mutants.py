@@ -82,7 +82,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("_core/owners.py", "modes.append((module, module.training))", "pass", STYLES),
     ("_core/owners.py", "buffer.copy_(value)", "pass", STYLES),
     ("_core/watch.py", "self.sizes |= ", "self.sizes &= ", ["tests/test_program_styles.py"]),
-    ("training/trainable.py", "self.stored |= self._add(self._variables(others, args))", "pass", STYLES),
+    ("training/trainable.py", "self.stored |= self._add(self._variables(others))", "pass", STYLES),
     ("training/loop.py", "self.batches.shuffle_seed = None", "pass", STYLES),
     ("training/compiled.py", "if self._unchanged(self._recorded.follows, share, *args):", "if True:", STYLES),
     ("training/compiled.py", "self._lifted.fill()", "pass", STYLES),

@@ -58,7 +58,12 @@ class Trainable:
         self.parameters: dict[str, Tensor] = {}
         self._add({name: p for name, p in self.owners.named_parameters().items() if p.requires_grad})
         self.stored = self._add({f"param_store.{k}": p for k, p in named.items()})
-        self.stored |= self._add(self._variables(others, args))
+        known = {id(p) for p in self.parameters.values()} | {id(x) for x in tree_flatten(args)[0]}
+        others = [tensor for tensor in others if id(tensor) not in known]
+        if others:  # those of one run alone are its own, for gradients that the programs take themselves
+            again = {id(tensor) for tensor in _capture(objective, model, guide, args, self.owners)[1]}
+            others = [tensor for tensor in others if id(tensor) in again]
+        self.stored |= self._add(self._variables(others))
         if not self.parameters:
             raise ValueError(
                 "fit: model or guide must have parameters to train, got none. Set requires_grad, or pass nn.Modules."
@@ -83,13 +88,10 @@ class Trainable:
         copies = {name for name in stale if id(named.get(name)) not in held}  # of tensors that are not contiguous
         return {name: p for name, p in named.items() if name not in copies}, reached
 
-    def _variables(self, reached: list[Tensor], args: tuple[Any, ...]) -> dict[str, Tensor]:
+    def _variables(self, reached: list[Tensor]) -> dict[str, Tensor]:
         """Tensors that the loss depends on and that neither a module nor the store holds, by their variables' names."""
-        known = {id(p) for p in self.parameters.values()} | {id(x) for x in tree_flatten(args)[0]}
         found = {}
         for tensor in reached:
-            if id(tensor) in known:
-                continue
             name = self.owners.name_of(tensor)
             if name is None:
                 raise ValueError(
