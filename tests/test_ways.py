@@ -217,3 +217,39 @@ def test_parameters_that_are_frozen_meanwhile_are_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match=r"got model\.encode\.weight, which was frozen meanwhile"):
         fit(pair.model, pair.guide, x, epochs=2, batch_size=20, monitor=freeze, engine="eager", progress=False)
+
+
+def test_rows_of_a_plate_with_an_order_of_its_own_are_in_the_order_of_the_data() -> None:
+    x, order = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([3, 1, 0, 2])
+
+    def model(x):
+        with pyro.plate("data", len(x), subsample=order) as i:
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x[i])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample=order) as i:
+            pyro.sample("z", dist.Normal(x[i] / 2, 0.5**0.5))
+
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    assert (log_weights(model, guide, x, 3) - exact).abs().max() < 1e-9
+
+
+def test_a_draw_counts_as_long_as_one_of_two_masks_counts_it() -> None:
+    """The guide draws from the posterior, whatever it masks; what the model masks too is no part of the model."""
+    x, ours, theirs = torch.randn(4), torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=theirs):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0).mask(theirs), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=ours):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    weights = log_weights(model, guide, x, 3)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    assert (weights[:, [0, 2]] - exact[[0, 2]]).abs().max() < 1e-9
+    assert weights[:, 3].abs().max() == 0
+    assert weights[:, 1].std() > 0  # minus the density of the draw alone
