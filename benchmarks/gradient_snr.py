@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from pyro.distributions import Normal
 from torch import Tensor, nn
 
+from pyro_vae.evaluation import gradient_snr
 from pyro_vae.objectives import (
     IWAE,
     MIWAE,
@@ -37,7 +38,6 @@ from pyro_vae.objectives import (
     Objective,
     ReweightedWakeSleep,
     StickingTheLanding,
-    gradient_snr,
 )
 from pyro_vae.plotting import PALETTE
 

@@ -35,7 +35,7 @@ from pyro_vae.data import Splits
 from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.splitting import stream
 from pyro_vae.evaluation import error_over_draws
-from pyro_vae.experiment import load_run, parse_config, parser
+from pyro_vae.experiments.experiment import load_run, parse_config, parser
 from pyro_vae.features import VAETransformer
 
 PUBLISHED = {

@@ -41,12 +41,12 @@ from pyro_vae import (
     StandardNormalPrior,
     fit,
 )
-from pyro_vae.assembly import active_latents, latents_of
+from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae.data import Splits
-from pyro_vae.data.encoded_set import EncodedSet
+from pyro_vae.data.latent_set import EncodedSet
 from pyro_vae.evaluation import class_posterior, classification, error_over_draws
-from pyro_vae.experiment import load_run
-from pyro_vae.files import json_ready, write_atomically
+from pyro_vae.experiments.experiment import load_run
+from pyro_vae.experiments.latent_data import active_latents, latents_of
 from pyro_vae.models import LabelledVAE, classification_weight
 from pyro_vae.objectives import SummedELBO
 from pyro_vae.plotting import analogies, class_samples, reliability_diagram

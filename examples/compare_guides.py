@@ -26,7 +26,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyro_vae import MLP, LogLikelihood, Run, guides, log_likelihood, refit_guide
-from pyro_vae.experiment import load_run, train
+from pyro_vae.experiments.experiment import load_run, train
 from pyro_vae.plotting import caption_of, guide_comparison
 
 GUIDES = {

@@ -33,8 +33,8 @@ from pyro_vae import (
     fit,
     log_likelihood,
 )
-from pyro_vae.assembly import active_latents, latents_of, start_at_data
 from pyro_vae.evaluation import classification
+from pyro_vae.experiments.latent_data import active_latents, latents_of, start_at_data
 from pyro_vae.models import classification_weight
 from pyro_vae.objectives import SummedELBO
 

@@ -124,7 +124,11 @@ def main(argv=None):
     print(found[-1][2][1])
 
     if args.out:
-        from pyro_vae.plotting import analogies, confusion_matrix, reliability_diagram  # loads matplotlib
+        from pyro_vae.plotting import (
+            analogies,  # loads matplotlib
+            confusion_matrix,
+            reliability_diagram,
+        )
 
         vae, splits, (_, result) = found[-1]
         args.out.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import pyro
 import pytest
 import torch
 
-from pyro_vae import recording
+from pyro_vae._core import recording
 from tests.linear_gaussian import LinearGaussian
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small

@@ -47,7 +47,7 @@ class Tape(TorchDispatchMode):
 
 
 def capture(body: Callable[[], None]) -> Callable[[], None]:
-    """As :func:`pyro_vae.training.cuda_graph.capture_cuda_graph`."""
+    """As :func:`pyro_vae.training.engines.cuda_graph.capture_cuda_graph`."""
     generator = torch.get_rng_state()
     with Tape() as tape:
         body()

@@ -15,7 +15,7 @@ from pyro_vae._core.contexts import isolated
 from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation import AggregatePosterior, LatentDiagnostics, Result, aggregate
 from pyro_vae.evaluation.aggregate import TERMS, decompose
-from pyro_vae.evaluation.margins import kl_per_dimension, margins, moments
+from pyro_vae.evaluation.marginals import kl_per_dimension, margins, moments
 from pyro_vae.likelihoods import BernoulliLikelihood
 from tests.linear_gaussian import LinearGaussian
 

@@ -336,8 +336,8 @@ def test_chains_do_not_enter_where_the_density_is_no_number() -> None:
 
 def _states_of(model, x):
     """Where chains are after some transitions at the posterior, from places where it has a density."""
-    from pyro_vae.evaluation.density import LatentDensity
     from pyro_vae.evaluation.hmc import HMC, Steps
+    from pyro_vae.evaluation.latent_density import LatentDensity
 
     with pyro.validation_enabled(False), torch.no_grad():
         density = LatentDensity.__new__(LatentDensity)
@@ -354,7 +354,7 @@ def _states_of(model, x):
 
 
 def _ends(model, u, args):
-    from pyro_vae.evaluation.density import Ends
+    from pyro_vae.evaluation.latent_density import Ends
 
     trace = pyro.poutine.trace(pyro.poutine.condition(model, data={"z": u.squeeze(-1)})).get_trace(*args)
     z, x = trace.nodes["z"], trace.nodes["x"]

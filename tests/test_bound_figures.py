@@ -9,8 +9,8 @@ import torch
 
 from pyro_vae import plotting
 from pyro_vae.evaluation import AnnealedLogLikelihood, LogLikelihood
+from pyro_vae.evaluation.bidirectional import Sandwich
 from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood
-from pyro_vae.evaluation.sandwich import Sandwich
 from tests.test_plotting import is_whole, labels, legend, untouched  # noqa: F401  # a fixture
 
 pytestmark = pytest.mark.usefixtures("untouched")

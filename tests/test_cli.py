@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from pyro_vae import Run
-from pyro_vae.cli import main
-from pyro_vae.experiment import load_run
+from pyro_vae.cli.main import main
+from pyro_vae.experiments.experiment import load_run
 from tests.kill_and_resume import kill_and_resume
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "3", "--device", "cpu"]
@@ -101,8 +101,8 @@ def test_options_reach_the_constructors(tmp_path: Path) -> None:
 
 
 def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> None:
-    from pyro_vae.arguments import exact_words
-    from pyro_vae.experiment import parser
+    from pyro_vae.cli.arguments import exact_words
+    from pyro_vae.experiments.experiment import parser
 
     words = ["--data", "frey_faces", "--data.root", "x", "--optimizer", "Adagrad", "--guide.net", "GatedMLP"]
     options = parser().parse_args(exact_words(words, ()))
@@ -126,7 +126,7 @@ def test_every_option_of_training_reaches_fit(tmp_path: Path, monkeypatch: pytes
         told.update(options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyro_vae.experiment.fit", fit)
+    monkeypatch.setattr("pyro_vae.experiments.experiment.fit", fit)
     given = {"epochs": 7, "batch_size": 11, "clip_norm": 0.5, "patience": 3, "seed": 5, "checkpoint_seconds": 2.5}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     assert main(["train", *words, "--lr_schedule_unit", "step", "--out", str(tmp_path / "run")]) == 130

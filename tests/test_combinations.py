@@ -15,7 +15,7 @@ from torch import nn
 
 from pyro_vae import fit
 from pyro_vae.objectives import ELBO, IWAE, BetaTC, EnumeratedELBO, FreeBits, InfoVAE, MeanFieldELBO, ScoreFunction
-from pyro_vae.training.combinations import check_combination
+from pyro_vae.training.compatibility import check_combination
 from tests.linear_gaussian import LinearGaussian
 
 

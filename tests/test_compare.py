@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from pyro_vae.cli import main
-from pyro_vae.compare import compare, read_runs
+from pyro_vae.cli.main import main
 from pyro_vae.evaluation import AnnealedLogLikelihood, LogLikelihood
-from pyro_vae.evaluation.sandwich import Sandwich
+from pyro_vae.evaluation.bidirectional import Sandwich
+from pyro_vae.experiments.comparison import compare, read_runs
 from pyro_vae.training import Run
 
 DATA = {"dataset": "Digits", "binarize": "dynamic", "data_seed": 0, "train": 1350, "validation": 150, "test": 297}

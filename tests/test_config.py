@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyro_vae.config import component, component_name, load_config
+from pyro_vae.experiments.config import component, component_name, load_config
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,12 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_vae import evaluation, objectives
-from pyro_vae.commands.compare import compare_runs
-from pyro_vae.commands.evaluate import evaluate
-from pyro_vae.commands.report import write_report
-from pyro_vae.methods import METHODS
+from pyro_vae.cli.compare import compare_runs
+from pyro_vae.cli.evaluate import evaluate
+from pyro_vae.cli.report import write_report
+from pyro_vae.experiments.methods import METHODS
 from pyro_vae.training import build_engine
-from pyro_vae.training.choice import ENGINES, WORTH_COMPILING
+from pyro_vae.training.engines.select import ENGINES, WORTH_COMPILING
 from tests.test_readme import ROOT, blocks_of, run_python
 
 PAGE = (ROOT / "docs/engine.md").read_text()

@@ -20,16 +20,17 @@ from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNorm
 from pyro_vae import guides as guide_folder
 from pyro_vae import likelihoods as likelihood_folder
 from pyro_vae import priors as prior_folder
+from pyro_vae._core.distributed import Ranks
+from pyro_vae._core.precision import NetworkPrecision
+from pyro_vae._core.recording import Recorded
 from pyro_vae.data.batches import Batch
 from pyro_vae.guides import CategoricalGuide, SemiAmortizedGuide
 from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pyro_vae.objectives import BetaELBO, LinearWarmUp, Objective
-from pyro_vae.precision import NetworkPrecision
 from pyro_vae.priors import CategoricalPrior
-from pyro_vae.ranks import Ranks
-from pyro_vae.recording import Recorded
-from pyro_vae.training import CompiledEngine, CudaGraphEngine, Problem, Step, build_engine, choice
-from pyro_vae.training.choice import WORTH_COMPILING, resolve_engine
+from pyro_vae.training import CompiledEngine, CudaGraphEngine, Problem, Step, build_engine
+from pyro_vae.training.engines import select as choice
+from pyro_vae.training.engines.select import WORTH_COMPILING, resolve_engine
 from tests import objective_references as definitions
 from tests.test_contracts import DATA_SHAPE, B, L, build, concrete, names, public
 
@@ -453,7 +454,7 @@ def test_each_shape_is_recorded_once(monkeypatch) -> None:
 FIRST_STEP = """
 import os, torch
 from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, fit
-from pyro_vae.training.reporting import EpochMeter
+from pyro_vae.training.progress import EpochMeter
 
 EpochMeter.add = lambda self, result, num_data: (print(*os.times()[:4], flush=True), os._exit(0))
 vae = VAE(StandardNormalPrior(20), BernoulliLikelihood(20, (1, 28, 28)), DiagonalNormalGuide((1, 28, 28), 20))

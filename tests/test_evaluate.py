@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
-from pyro_vae.cli import main
+from pyro_vae.cli.main import main
 from pyro_vae.evaluation import Result
-from pyro_vae.experiment import load_run
-from pyro_vae.methods import METHODS
+from pyro_vae.experiments.experiment import load_run
+from pyro_vae.experiments.methods import METHODS
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "2", "--device", "cpu"]
 pytestmark = pytest.mark.usefixtures("single_precision")
@@ -109,7 +109,7 @@ def test_every_option_of_a_method_is_one_of_its_function_and_reaches_it(
         told.update(options, num_data=len(data))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyro_vae.methods.annealed_log_likelihood", function)
+    monkeypatch.setattr("pyro_vae.experiments.methods.annealed_log_likelihood", function)
     given = {"num_distributions": 7, "num_chains": 3, "num_steps": 4, "batch_size": 6, "seed": 5, "num_data": 9}
     named = {"start": "guide", "schedule": "linear", "engine": "eager"}
     words = [word for name, value in (given | named).items() for word in (f"--{name}", str(value))]

@@ -28,8 +28,8 @@ from pyro_vae import (
     fit,
     log_likelihood,
 )
-from pyro_vae.assembly import build_vae
 from pyro_vae.features import VAETransformer
+from pyro_vae.models.build import build_vae
 from tests.linear_gaussian import LinearGaussian
 
 NET = partial(MLP, hidden=(8,))

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau, StepLR
 from pyro_vae import MLP, VAE, DiagonalNormalGuide, NormalLikelihood, StandardNormalPrior, data, fit, log_likelihood
 from pyro_vae.objectives import BetaELBO, LinearWarmUp
 from pyro_vae.training import NonFiniteError
-from pyro_vae.training.trainable import build_optimizer
+from pyro_vae.training.parameters import build_optimizer
 from tests.linear_gaussian import LinearGaussian
 
 FAST = partial(Adam, lr=2e-2)

@@ -33,6 +33,7 @@ from pyro_vae.flows import (
     tanh,
 )
 from pyro_vae.flows.householder import householder_matrix
+from pyro_vae.flows.made import MADE
 from pyro_vae.flows.sylvester import orthonormal
 from pyro_vae.guides import (
     HouseholderFlowGuide,
@@ -42,7 +43,6 @@ from pyro_vae.guides import (
     SplineFlowGuide,
     SylvesterFlowGuide,
 )
-from pyro_vae.networks.made import MADE
 from pyro_vae.priors import FlowPrior
 
 K, B, D = 3, 4, 6

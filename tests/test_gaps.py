@@ -15,8 +15,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, LogLikelihood, StandardNormalPrior, guides
 from pyro_vae.evaluation import InferenceGaps, Result, Weigher, gap_table, inference_gaps
+from pyro_vae.evaluation.gaps_result import gaps_of
 from pyro_vae.evaluation.local_optimisation import local_guides
-from pyro_vae.evaluation.suboptimality import gaps_of
 from pyro_vae.plotting import gap_bars
 from pyro_vae.priors import CategoricalPrior, VampPrior
 from tests.linear_gaussian import LinearGaussian

@@ -19,8 +19,8 @@ from pyro_vae import (
     data,
     log_likelihood,
 )
-from pyro_vae.evaluation.log_weights import LogWeights
 from pyro_vae.evaluation.streaming import WeightSummary
+from pyro_vae.evaluation.weights import LogWeights
 from tests.linear_gaussian import LinearGaussian
 
 

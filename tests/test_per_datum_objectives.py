@@ -15,6 +15,7 @@ from torch import nn
 
 from pyro_vae import MLP, VAE, BernoulliLikelihood, StandardNormalPrior
 from pyro_vae.distributions import AugmentedPosterior
+from pyro_vae.evaluation import gradient_snr
 from pyro_vae.guides import Guide
 from pyro_vae.objectives import (
     ELBO,
@@ -33,7 +34,6 @@ from pyro_vae.objectives import (
     ScoreFunction,
     StickingTheLanding,
     WakeSleep,
-    gradient_snr,
 )
 from tests import objective_references as definitions
 from tests.linear_gaussian import LinearGaussian

@@ -43,7 +43,7 @@ from pyro_vae import annealed_log_likelihood, fit, inference_gaps, log_likelihoo
 from pyro_vae._core.owners import Owners
 from pyro_vae.data.batches import Batches
 from pyro_vae.evaluation import Result, Weigher
-from pyro_vae.training.combinations import data_axes, examine
+from pyro_vae.training.compatibility import data_axes, examine
 from tests.awkward_programs import (
     AWKWARD,
     BATCH,

@@ -26,8 +26,8 @@ from pyro_vae import (
     log_weights,
 )
 from pyro_vae.evaluation import InflatedProposal, prior_proposal
-from pyro_vae.evaluation.log_weights import LogWeights
 from pyro_vae.evaluation.streaming import BoundCurve, WeightSummary
+from pyro_vae.evaluation.weights import LogWeights
 from tests.linear_gaussian import LinearGaussian
 
 EXACT = 1e-9
@@ -271,7 +271,7 @@ def test_a_discrete_site_that_the_guide_lacks_is_summed_out(engine) -> None:
 
 
 def test_the_parts_of_an_enumerated_weight_are_the_likelihood_and_the_prior() -> None:
-    from pyro_vae.evaluation.log_weights import Weigher
+    from pyro_vae.evaluation.weights import Weigher
 
     x = torch.linspace(-4, 4, 5)
     weigher = Weigher(_clustered, _clustered_guide, (x,))

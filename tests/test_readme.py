@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import pyro_vae
-from pyro_vae.arguments import exact_words
-from pyro_vae.experiment import parser
+from pyro_vae.cli.arguments import exact_words
+from pyro_vae.experiments.experiment import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

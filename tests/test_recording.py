@@ -16,8 +16,8 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vae import recording
-from pyro_vae.recording import Recorded, RecordingError, recordable
+from pyro_vae._core import recording
+from pyro_vae._core.recording import Recorded, RecordingError, recordable
 from tests.linear_gaussian import LinearGaussian
 
 Replayed = partial(Recorded, compiled=False)

@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 
-from pyro_vae import html
-from pyro_vae.cli import main
+from pyro_vae.cli.main import main
 from pyro_vae.evaluation import AnnealedLogLikelihood, LogLikelihood
-from pyro_vae.evaluation.sandwich import Sandwich
+from pyro_vae.evaluation.bidirectional import Sandwich
+from pyro_vae.experiments import html
 
 QUICK = ["--epochs", "2", "--num_samples", "40", "--latent_dim", "3", "--device", "cpu"]
 pytestmark = pytest.mark.usefixtures("single_precision")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae import Run
-from pyro_vae.files import write_atomically
+from pyro_vae._core.files import write_atomically
 
 
 class _Evil:

@@ -165,7 +165,9 @@ def test_data_that_have_another_part_in_the_model_are_refused(model, args) -> No
 
 
 def test_the_chains_go_back_from_the_exact_draw(monkeypatch) -> None:
-    module = importlib.import_module("pyro_vae.evaluation.sandwich")  # the package has the function under that name
+    module = importlib.import_module(
+        "pyro_vae.evaluation.bidirectional"
+    )  # the package has the function under that name
     case, seen = LinearGaussian(3, 7), {}
     simulate_really, reverse_really = module.simulate, module.Annealer.reverse
 

@@ -12,10 +12,12 @@ import yaml
 from torch import Tensor
 
 from pyro_vae import MLP, ContextNetwork, DiagonalNormalGuide, Digits, GatedMLP, IAFGuide, Run
-from pyro_vae.assembly import active_latents, check_same_data, count_classes, latents_of
-from pyro_vae.cli import main
-from pyro_vae.commands.options import parse_words
-from pyro_vae.experiment import build_vae, load_run
+from pyro_vae.cli.main import main
+from pyro_vae.cli.train_options import parse_words
+from pyro_vae.experiments.experiment import load_run
+from pyro_vae.experiments.labels import count_classes
+from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of
+from pyro_vae.models.build import build_vae
 from pyro_vae.models.stacked import StackedVAE
 from pyro_vae.networks import ConvDecoder, ConvEncoder
 from pyro_vae.networks.conditioned import ConcatenatedNetwork, factory_options, with_context
@@ -83,7 +85,7 @@ def test_what_a_network_becomes_that_is_given_a_context() -> None:
 
 
 def parse_net(*words: str) -> object:
-    from pyro_vae.experiment import parser
+    from pyro_vae.experiments.experiment import parser
 
     return factory_options(parser().instantiate(parse_words(list(words))).guide)[1]["net"]
 
@@ -382,7 +384,7 @@ def test_images_that_cannot_be_classified_are_refused(
 
 
 def test_m2_on_the_latents_of_a_run(vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_vae.experiment.active_latents", lambda vae, train: torch.tensor([1]))
+    monkeypatch.setattr("pyro_vae.experiments.experiment.active_latents", lambda vae, train: torch.tensor([1]))
     out = tmp_path / "both"
     assert main([*M2, "--m1", str(vae), "--out", str(out)]) == 0
     trained = load_run(out)

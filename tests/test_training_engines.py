@@ -25,11 +25,13 @@ from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, Standar
 from pyro_vae.data import ImageSet
 from pyro_vae.data.batches import Batch, Batches
 from pyro_vae.objectives import BetaELBO, BetaMeanFieldELBO, LinearWarmUp
-from pyro_vae.training import CompiledEngine, CudaGraphEngine, EagerEngine, NonFiniteError, Problem, Step, choice, loop
-from pyro_vae.training.cuda_graph import _make_capturable
-from pyro_vae.training.engine import restore
-from pyro_vae.training.reporting import EpochMeter
-from pyro_vae.training.update import Update
+from pyro_vae.training import CompiledEngine, CudaGraphEngine, EagerEngine, NonFiniteError, Problem, Step
+from pyro_vae.training import trainer as loop
+from pyro_vae.training.engines import select as choice
+from pyro_vae.training.engines.base import restore
+from pyro_vae.training.engines.cuda_graph import _make_capturable
+from pyro_vae.training.engines.fused_adam import Update
+from pyro_vae.training.progress import EpochMeter
 from tests.kill_and_resume import kill_and_resume
 from tests.tape import capture
 

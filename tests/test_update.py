@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae.training.update import Update
+from pyro_vae.training.engines.fused_adam import Update
 
 
 def _run(optimizer, parameters, steps, update, schedule):

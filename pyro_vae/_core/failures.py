@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_flatten
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import OneLineError, outside
 from pyro_vae._core.traces import refusal
+from pyro_vae._core.types import Program
 
-Program = Callable[..., Any]
 _EXPECTED = (
     ValueError,
     TypeError,

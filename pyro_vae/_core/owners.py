@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-Program = Callable[..., Any]
+from pyro_vae._core.types import Program
+
 _DEPTH = 4  # of containers and objects between a program and its modules
 _MOST = 20_000  # objects that are looked at: a program's object may hold a data set too
 _LARGE = 1000  # a container of more entries holds data, not modules

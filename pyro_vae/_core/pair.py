@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -35,9 +35,8 @@ from pyro_vae._core.traces import (
     sites,
     within,
 )
+from pyro_vae._core.types import Program
 from pyro_vae._core.watch import leaves
-
-Program = Callable[..., Any]
 
 
 class Pair:

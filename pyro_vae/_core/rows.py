@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +16,10 @@ from pyro_vae._core.contexts import isolated
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import unregistered
 from pyro_vae._core.traces import frames, latents, observations, order_of, refusal, within, without_plates
+from pyro_vae._core.types import Program
 
 if TYPE_CHECKING:
     from pyro_vae._core.pair import Pair
-
-Program = Callable[..., Any]
 
 
 def find_axes(pair: Pair, plate: Any) -> Axes | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -13,8 +13,7 @@ from pyro.poutine import Trace
 from pyro_vae._core.axes import Axes
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents, without_plates
-
-Program = Callable[..., Any]
+from pyro_vae._core.types import Program
 
 
 def run(

@@ -22,8 +22,8 @@ from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.rows import agree
 from pyro_vae._core.runs import in_front, placed, run
 from pyro_vae._core.traces import latents, sites
+from pyro_vae._core.types import Program
 
-Program = Callable[..., Any]
 _LOG = logging.getLogger("pyro_vae")
 
 

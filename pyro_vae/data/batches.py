@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
 from pyro_vae._core.axes import Axes, leading
+from pyro_vae._core.distributed import Ranks
+from pyro_vae._core.shared_random import Share
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.ranks import Ranks
-from pyro_vae.sharding import Share
 
 _ALONE = Ranks()
 Data: TypeAlias = ImageSet | Tensor | Iterable[Any]
@@ -91,7 +91,7 @@ class Batch:
 
     @property
     def share(self) -> Share | None:
-        """The same for :class:`~pyro_vae.sharding.SharedRandom`; None in a process that has all rows."""
+        """The same for :class:`~pyro_vae._core.shared_random.SharedRandom`; None in a process that has all rows."""
         return None if self.ranks.alone else Share(self.rows.start, len(self.rows), len(self))
 
     def __len__(self) -> int:

@@ -2,24 +2,25 @@
 
 from pyro_vae.evaluation.aggregate import AggregatePosterior
 from pyro_vae.evaluation.annealed import AnnealedLogLikelihood, annealed_log_likelihood
+from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
 from pyro_vae.evaluation.calibration import Calibration, simulation_based_calibration
-from pyro_vae.evaluation.class_posterior import ClassPosterior, class_posterior
-from pyro_vae.evaluation.classification import Classification, classification
+from pyro_vae.evaluation.calibration_curve import Reliability, reliability
+from pyro_vae.evaluation.classifier import Classification, classification
+from pyro_vae.evaluation.confidence_interval import OverDraws, error_over_draws
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
 from pyro_vae.evaluation.gaps import inference_gaps
+from pyro_vae.evaluation.gaps_result import InferenceGaps, gap_table
+from pyro_vae.evaluation.gradient_noise import GradientSNR, gradient_snr
 from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood, harmonic_log_likelihood
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.inflation import InflatedProposal
+from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
 from pyro_vae.evaluation.likelihood import LogLikelihood
-from pyro_vae.evaluation.log_weights import LogWeights, Weigher, log_weights, prior_proposal
-from pyro_vae.evaluation.over_draws import OverDraws, error_over_draws
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
-from pyro_vae.evaluation.reliability import Reliability, reliability
 from pyro_vae.evaluation.result import Result
-from pyro_vae.evaluation.sandwich import Sandwich, sandwich
-from pyro_vae.evaluation.suboptimality import InferenceGaps, gap_table
+from pyro_vae.evaluation.weights import LogWeights, Weigher, log_weights, prior_proposal
 
 __all__ = [
     "AggregatePosterior",
@@ -27,6 +28,7 @@ __all__ = [
     "Calibration",
     "ClassPosterior",
     "Classification",
+    "GradientSNR",
     "HarmonicLogLikelihood",
     "InferenceGaps",
     "InflatedProposal",
@@ -46,6 +48,7 @@ __all__ = [
     "default_statistics",
     "error_over_draws",
     "gap_table",
+    "gradient_snr",
     "harmonic_log_likelihood",
     "inference_gaps",
     "latent_diagnostics",

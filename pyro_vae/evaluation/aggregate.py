@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from pyro_vae._core.contexts import reseed
 from pyro_vae._core.owners import placement
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.evaluation.margins import factorises, margins
+from pyro_vae.evaluation.marginals import factorises, margins
 from pyro_vae.models import VAE
 
 TERMS = (

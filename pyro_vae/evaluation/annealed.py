@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.contexts import validating
+from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.density import LatentDensity, Start
+from pyro_vae.evaluation.batched import PerBatch, check_sizes
 from pyro_vae.evaluation.hmc import HMC, SETTLING, Adapted
-from pyro_vae.evaluation.joint import Program
-from pyro_vae.evaluation.per_batch import PerBatch, check_sizes
+from pyro_vae.evaluation.latent_density import LatentDensity, Start
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.streaming import log_mean
 

@@ -14,7 +14,7 @@ from pyro_vae._core.contexts import isolated, reseed
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.aggregate import TERMS, Decomposition, decompose
-from pyro_vae.evaluation.margins import kl_per_dimension, moments
+from pyro_vae.evaluation.marginals import kl_per_dimension, moments
 from pyro_vae.evaluation.result import Result
 from pyro_vae.models import VAE
 

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.contexts import reseed, validating
+from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
+from pyro_vae.evaluation.batched import PerBatch, check_sizes
+from pyro_vae.evaluation.gaps_result import InferenceGaps, better_proposal, gaps_of, mean_of
 from pyro_vae.evaluation.local_optimisation import (
     COPY_LR,
     LOCAL_LR,
@@ -19,10 +22,8 @@ from pyro_vae.evaluation.local_optimisation import (
     local_guides,
     optimise,
 )
-from pyro_vae.evaluation.log_weights import Program, Weigher
-from pyro_vae.evaluation.per_batch import PerBatch, check_sizes
 from pyro_vae.evaluation.result import Result
-from pyro_vae.evaluation.suboptimality import InferenceGaps, better_proposal, gaps_of, mean_of
+from pyro_vae.evaluation.weights import Weigher
 
 
 def inference_gaps(

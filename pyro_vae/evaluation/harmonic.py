@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer, Path
-from pyro_vae.evaluation.density import Start
-from pyro_vae.evaluation.joint import Program
+from pyro_vae.evaluation.batched import check_sizes
 from pyro_vae.evaluation.kernel_density import KernelDensity
+from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
-from pyro_vae.evaluation.per_batch import check_sizes
 from pyro_vae.evaluation.posterior import DESCENT, Chains, led, run_chains
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.streaming import log_mean

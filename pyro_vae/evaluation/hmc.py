@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.owners import Owners
+from pyro_vae._core.recording import Recorded, RecordingError
 from pyro_vae._core.traces import refusal
-from pyro_vae.evaluation.density import LatentDensity
-from pyro_vae.recording import Recorded, RecordingError
+from pyro_vae.evaluation.latent_density import LatentDensity
 
 TARGET_ACCEPTANCE = 0.65
 """What step sizes are adapted to (Neal, 2011, section 5.4.4.3; Wu et al., 2017)."""

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from pyro_vae._core.contexts import validating
 from pyro_vae._core.owners import Owners
+from pyro_vae._core.precision import NetworkPrecision, Precision
+from pyro_vae._core.recording import Recorded, RecordingError
+from pyro_vae._core.types import Program
 from pyro_vae._core.ways import Runs
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.joint import Program
+from pyro_vae.evaluation.batched import PerBatch, check_sizes
 from pyro_vae.evaluation.likelihood import LogLikelihood
-from pyro_vae.evaluation.log_weights import LogWeights, Weigher, guides_of, prior_proposal
-from pyro_vae.evaluation.per_batch import PerBatch, check_sizes
 from pyro_vae.evaluation.streaming import WeightSummary
-from pyro_vae.precision import NetworkPrecision, Precision
-from pyro_vae.recording import Recorded, RecordingError
+from pyro_vae.evaluation.weights import LogWeights, Weigher, guides_of, prior_proposal
 
 WORTH_COMPILING = 2_000
 """Chunks from which compiling, about ten seconds, pays."""

@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.traces import latents, refusal
-from pyro_vae.evaluation.log_weights import Program, Weigher
+from pyro_vae._core.types import Program
+from pyro_vae.evaluation.weights import Weigher
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.guides import AmortizedGuide, Guide, SemiAmortizedGuide
 

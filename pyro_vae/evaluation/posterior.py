@@ -9,12 +9,12 @@ import torch
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
+from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer, Path
-from pyro_vae.evaluation.density import Start
+from pyro_vae.evaluation.batched import check_sizes
 from pyro_vae.evaluation.hmc import SETTLING, Adapted
-from pyro_vae.evaluation.joint import Program
-from pyro_vae.evaluation.per_batch import check_sizes
+from pyro_vae.evaluation.latent_density import Start
 
 DESCENT = 100  # distributions that chains pass on their way from the start to the posterior
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vae.files import json_ready, write_atomically
+from pyro_vae._core.files import json_ready, write_atomically
 
 R = TypeVar("R", bound="Result")
 

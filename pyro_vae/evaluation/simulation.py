@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.traces import latents, observations, refusal
-from pyro_vae.evaluation.joint import Program
+from pyro_vae._core.types import Program
 
 
 class Simulated(NamedTuple):

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.log_weights import LogWeights
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
+from pyro_vae.evaluation.weights import LogWeights
 
 TOGETHER = 1000
 """Weights of a datum that are taken in as one."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyro_vae._core.contexts import isolated, reseed
 from pyro_vae._core.owners import evaluating
-from pyro_vae.evaluation.log_weights import Weigher
-from pyro_vae.evaluation.margins import moments
+from pyro_vae.evaluation.marginals import moments
+from pyro_vae.evaluation.weights import Weigher
 from pyro_vae.models import VAE
 
 BLOCK = 1000  # data encoded, or draws weighed, at a time

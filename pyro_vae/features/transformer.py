@@ -17,11 +17,11 @@ from torch.optim import Adam, Optimizer
 from typing_extensions import Self
 
 from pyro_vae._core.owners import placement
-from pyro_vae.assembly import build_vae
 from pyro_vae.features.encoding import active_dimensions, as_array, decode, encode, log_likelihoods
 from pyro_vae.guides import DiagonalNormalGuide, Guide
 from pyro_vae.likelihoods import Likelihood, NormalLikelihood
 from pyro_vae.models import VAE
+from pyro_vae.models.build import build_vae
 from pyro_vae.networks import Shape
 from pyro_vae.priors import Prior, StandardNormalPrior
 from pyro_vae.training import fit

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from pyro_vae.flows import AutoregressiveFlow, Flow, ReverseFlow
+from pyro_vae.flows.made import MADE
 from pyro_vae.guides.flow import FlowGuide, positive_number
 from pyro_vae.networks import MLP, NetworkFactory, Shape
-from pyro_vae.networks.made import MADE
 
 OPEN = 2.0  # what is added to the gate's logit: it starts at sigmoid(2) = 0.88, near the identity
 LIMIT = 6.0  # of the logit before that, softly: a gate above 0.018 can be undone in single precision

@@ -5,7 +5,6 @@ from pyro_vae.objectives.beta_tc import BetaTC
 from pyro_vae.objectives.elbo import ELBO, BetaELBO, BetaMeanFieldELBO, MeanFieldELBO
 from pyro_vae.objectives.enumerated import EnumeratedELBO
 from pyro_vae.objectives.free_bits import FreeBits
-from pyro_vae.objectives.gradient_snr import GradientSNR, gradient_snr
 from pyro_vae.objectives.importance_weighted import IWAE, MIWAE
 from pyro_vae.objectives.info_vae import InfoVAE
 from pyro_vae.objectives.renyi import Renyi
@@ -28,7 +27,6 @@ __all__ = [
     "DoublyReparameterized",
     "EnumeratedELBO",
     "FreeBits",
-    "GradientSNR",
     "InfoVAE",
     "LinearWarmUp",
     "MeanFieldELBO",
@@ -41,5 +39,4 @@ __all__ = [
     "SummedELBO",
     "Terms",
     "WakeSleep",
-    "gradient_snr",
 ]

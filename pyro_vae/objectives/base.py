@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +9,8 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.infer.elbo import logger
 from torch import Tensor
 
+from pyro_vae._core.types import Program
 from pyro_vae.objectives.schedules import ConstantSchedule, Schedule
-
-Program = Callable[..., Any]
 
 
 class Terms(NamedTuple):

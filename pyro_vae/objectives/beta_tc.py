@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents
+from pyro_vae.objectives.latent_structure import scalar_factors, single_latent
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs
-from pyro_vae.objectives.scalars import scalar_factors, single_latent
 from pyro_vae.objectives.schedules import Schedule
 
 

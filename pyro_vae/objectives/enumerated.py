@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pyro_vae._core.contexts import isolated
 from pyro_vae._core.traces import latents, losses, observations, refusal
-from pyro_vae.objectives.base import Program, Terms
+from pyro_vae._core.types import Program
+from pyro_vae.objectives.base import Terms
 from pyro_vae.objectives.elbo import TraceObjective
 from pyro_vae.objectives.schedules import Schedule
 

@@ -11,9 +11,9 @@ from torch.distributions import kl_divergence
 
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents, masked, refusal
+from pyro_vae.objectives.latent_structure import scalar_factors
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs
-from pyro_vae.objectives.scalars import scalar_factors
 
 Groups = Literal["dimension", "site"]
 

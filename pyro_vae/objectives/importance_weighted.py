@@ -10,7 +10,7 @@ class IWAE(PerDatumObjective):
     r"""Importance-weighted bound, :math:`E[\log \frac1K \sum_k w_k]` with :math:`w_k = p(x, z_k) / q(z_k | x)`.
 
     K = 1 is the ELBO; with K the bound rises to log p(x), and the guide's gradient drowns in its noise (as
-    :math:`1/\sqrt K`; see :func:`~pyro_vae.objectives.gradient_snr`): use :class:`DoublyReparameterized` for many.
+    :math:`1/\sqrt K`; see :func:`~pyro_vae.evaluation.gradient_snr`): use :class:`DoublyReparameterized` for many.
 
     Args:
         num_particles: number of draws of z per datum K.

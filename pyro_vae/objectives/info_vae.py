@@ -11,9 +11,9 @@ from torch import Tensor
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.runs import in_front
 from pyro_vae._core.traces import latents, refusal
+from pyro_vae.objectives.latent_structure import single_latent
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs
-from pyro_vae.objectives.scalars import single_latent
 
 Kernel = Literal["rbf", "imq"]
 

@@ -30,9 +30,10 @@ from pyro_vae._core.traces import (
     sites,
     structure_of,
 )
+from pyro_vae._core.types import Program
 from pyro_vae._core.ways import Densities, Runs, choose, joined, one_draw
 from pyro_vae.distributions import RelaxedOneHotVariables
-from pyro_vae.objectives.base import Objective, Program, Terms
+from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.objectives.programs import Draws, Programs
 from pyro_vae.objectives.schedules import Schedule
 

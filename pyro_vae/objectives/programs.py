@@ -20,10 +20,10 @@ from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.runs import run
 from pyro_vae._core.traces import is_auxiliary, latents, observations, refusal
+from pyro_vae._core.types import Program
 from pyro_vae._core.watch import leaves
 from pyro_vae._core.ways import Runs, joined
 
-Program = Callable[..., Any]
 T = TypeVar("T")
 
 

@@ -1,6 +1,5 @@
 """Figures for a paper. ``import pyro_vae`` does not load matplotlib; ``from pyro_vae import plotting`` does."""
 
-from pyro_vae.plotting.analogies import analogies, class_samples
 from pyro_vae.plotting.bounds import (
     annealed_bounds,
     annealed_chains,
@@ -11,6 +10,7 @@ from pyro_vae.plotting.bounds import (
     sandwich_bounds,
 )
 from pyro_vae.plotting.class_entropy import class_entropy
+from pyro_vae.plotting.class_images import analogies, class_samples
 from pyro_vae.plotting.classes import class_embedding, confusion_matrix, reliability_diagram
 from pyro_vae.plotting.comparison import guide_comparison
 from pyro_vae.plotting.diagnostics import (

@@ -7,7 +7,7 @@ import math
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vae.evaluation.class_posterior import ClassPosterior
+from pyro_vae.evaluation.label_posterior import ClassPosterior
 from pyro_vae.plotting.panels import PALETTE, number, page
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae._core.contexts import isolated
+from pyro_vae._core.files import write_atomically
 from pyro_vae._core.owners import evaluating
 from pyro_vae.data import Splits
 from pyro_vae.evaluation import (
@@ -21,11 +22,10 @@ from pyro_vae.evaluation import (
     Result,
     latent_diagnostics,
 )
-from pyro_vae.files import write_atomically
 from pyro_vae.models import VAE, LabelledVAE
-from pyro_vae.plotting.analogies import analogies, class_samples
 from pyro_vae.plotting.bounds import annealed_chains, bound_curve, harmonic_reliability, sandwich_bounds
 from pyro_vae.plotting.class_entropy import class_entropy
+from pyro_vae.plotting.class_images import analogies, class_samples
 from pyro_vae.plotting.classes import confusion_matrix, reliability_diagram
 from pyro_vae.plotting.diagnostics import elbo_decomposition, predictive_checks, rank_histograms
 from pyro_vae.plotting.figures import (

@@ -20,8 +20,8 @@ from pyro_vae.flows import (
     ReverseFlow,
 )
 from pyro_vae.flows.coupling import coupling_network
+from pyro_vae.flows.made import MADE
 from pyro_vae.networks import Shape
-from pyro_vae.networks.made import MADE
 from pyro_vae.priors.base import Prior
 
 Kind = Literal["autoregressive", "coupling"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.objectives import Objective
-from pyro_vae.training.choice import EngineName, resolve_engine
+from pyro_vae.training.engines.select import EngineName, resolve_engine
 from pyro_vae.training.process import rng_state, set_rng_state
 
 if TYPE_CHECKING:
-    from pyro_vae.training.loop import Loop
+    from pyro_vae.training.trainer import Loop
 
 _STATE = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,12 @@ from torch import Tensor
 from pyro_vae._core.axes import leading
 from pyro_vae._core.contexts import isolated
 from pyro_vae._core.owners import evaluating
+from pyro_vae._core.precision import NetworkPrecision
 from pyro_vae._core.support import SupportCheck, SupportError
+from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batch
-from pyro_vae.precision import NetworkPrecision
-from pyro_vae.training.engine import restore
-from pyro_vae.training.problem import Problem
-
-Program = Callable[..., Any]
+from pyro_vae.training.engines.base import restore
+from pyro_vae.training.loss import Problem
 
 
 class NonFiniteError(FloatingPointError):

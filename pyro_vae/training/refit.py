@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from torch import nn
 
 from pyro_vae.data.batches import Data
-from pyro_vae.training.fit import fit
+from pyro_vae.training.fitting import fit
 from pyro_vae.training.settings import FitResult
 
 V = TypeVar("V", bound="Swappable")

@@ -10,10 +10,10 @@ from pyro.infer import ELBO as PyroELBO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_vae._core.precision import Precision
 from pyro_vae.data.batches import Data
-from pyro_vae.precision import Precision
-from pyro_vae.training.choice import EngineName
-from pyro_vae.training.trainable import OptimizerFactory
+from pyro_vae.training.engines.select import EngineName
+from pyro_vae.training.parameters import OptimizerFactory
 
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
 Monitor = Callable[[], Mapping[str, float]]

@@ -1,0 +1,229 @@
+"""Bidirectional Monte Carlo: log p(x) between a lower and an upper bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from pyro_vae._core.types import Program
+from pyro_vae.data.batches import Data
+from pyro_vae.evaluation.annealed import Advance, Annealer, Path, Schedule, lower_bound
+from pyro_vae.evaluation.hmc import Adapted
+from pyro_vae.evaluation.latent_density import Start
+from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.simulation import simulate
+from pyro_vae.evaluation.streaming import log_mean
+
+PARTING = 50
+"""Transitions that part the reverse chains of a datum, which start at one and the same exact posterior draw."""
+
+
+@dataclass(frozen=True)
+class Sandwich(Result):
+    r"""Lower and upper bounds on log p(x) of data that the model drew, in nats, and a lower bound for real data.
+
+    Both bounds hold in expectation. Their gap bounds the error of either, and with it that of annealed importance
+    sampling by the same path on data like these; for real data, of which no exact posterior draw is known, that is the
+    calibration: it says how loose the lower bound is as far as real data are like the model's own.
+
+    Attributes:
+        lower: ``(M,)``, the annealed estimate of each simulated datum.
+        upper: ``(M,)``, minus the same of the reverse chains' inverse weights.
+        lower_error: ``(M,)``, Monte Carlo standard error of ``lower``.
+        upper_error: ``(M,)``, of ``upper``; the reverse chains are taken as independent, which they are after
+            :data:`PARTING` transitions as far as these mix. Inverse weights have heavy tails: where the path is short
+            and ``upper_chains`` small, the error is too small too.
+        acceptance: ``(M,)``, of forward and reverse transitions.
+        log_likelihood: ``(N,)``, the annealed lower bound of each real datum; None where only simulated data were asked
+            for.
+        standard_error: ``(N,)``, its Monte Carlo standard error.
+        upper_chains: ``(M,)``, the effective number of reverse chains, between 1 and their number.
+
+    References:
+        Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), sections 3 and 4.
+        https://arxiv.org/abs/1511.02543
+        On the quantitative analysis of decoder-based generative models (Wu et al., 2017), section 4.
+        https://arxiv.org/abs/1611.04273
+    """
+
+    method: ClassVar[str] = "sandwich"
+
+    lower: Tensor
+    upper: Tensor
+    lower_error: Tensor
+    upper_error: Tensor
+    acceptance: Tensor
+    log_likelihood: Tensor | None = None
+    standard_error: Tensor | None = None
+    upper_chains: Tensor | None = None
+
+    def gap(self) -> tuple[float, float]:
+        """Mean of upper - lower over the simulated data, and its standard error from their spread, in nats."""
+        gaps = self.upper - self.lower
+        return float(gaps.mean()), float(gaps.std() / math.sqrt(len(gaps))) if len(gaps) > 1 else math.nan
+
+    def bracket(self) -> tuple[float, float]:
+        """The mean lower bound of the real data, and the same plus the gap measured on simulated data, in nats.
+
+        The lower end is a bound; the upper end is one as far as real data are like the model's own. A gap below 0 is
+        one that cannot be told from 0, and taken as that.
+
+        Raises:
+            ValueError: there are no real data in the result.
+        """
+        if self.log_likelihood is None:
+            raise ValueError(
+                "Sandwich: the bracket must have real data, got simulated ones only. Call sandwich(..., real=True)."
+            )
+        return self.mean(), self.mean() + max(0.0, self.gap()[0])
+
+    def monte_carlo_error(self) -> float:
+        """Standard error of the real data's mean lower bound: what more chains would reduce, in nats."""
+        if self.standard_error is None:
+            return math.nan
+        return float(self.standard_error.square().sum().sqrt() / len(self.standard_error))
+
+    def _largest(self) -> float:
+        return float((self.upper - self.lower).max())
+
+    def summary(self) -> dict[str, Any]:
+        """The means with their errors, the gap and the bracket."""
+        mean, error = self.gap()
+        found: dict[str, Any] = {**self.means("lower", "upper", "acceptance"), "gap": {"mean": mean, "error": error}}
+        if self.log_likelihood is not None:
+            low, high = self.bracket()
+            own = {**self.means("log_likelihood")["log_likelihood"], "monte_carlo_error": self.monte_carlo_error()}
+            found |= {"log_likelihood": own, "bracket": {"low": low, "high": high}}
+        return found
+
+    def __str__(self) -> str:
+        mean, error = self.gap()
+        lines = [
+            f"simulated data  {self.mean('lower'):.3f} to {self.mean('upper'):.3f} nats per datum",
+            f"gap             {mean:.3f} +- {error:.3f} over {len(self.lower)} data, the largest {self._largest():.3f}",
+        ]
+        if self.log_likelihood is not None:
+            low, high = self.bracket()
+            lines.append(f"log-likelihood  {low:.3f} nats per datum, a lower bound by annealed importance sampling")
+            errors = f"+- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data"
+            lines.append(f"                {errors}")
+            lines.append(f"bracket         {low:.3f} to {high:.3f}, as far as real data are like the model's own")
+        lines.append("protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()))
+        return "\n".join(lines)
+
+
+def sandwich(
+    model: Program,
+    guide: Program | None,
+    data: Data,
+    *,
+    num_distributions: int = 1000,
+    num_chains: int = 16,
+    num_steps: int = 5,
+    start: Start = "prior",
+    schedule: Schedule = "sigmoid",
+    real: bool = True,
+    batch_size: int = 100,
+    data_plate: str | None = None,
+    seed: int = 0,
+    engine: Literal["auto", "eager", "compiled"] = "auto",
+    protocol: dict[str, Any] | None = None,
+    progress: bool = False,
+) -> Sandwich:
+    r"""Lower and upper bounds on log p(x) by annealing forwards and backwards, per datum.
+
+    The model draws as many data as are given, each with the latents it came from: one exact draw from its posterior.
+    Annealing from the start to the posterior gives the lower bound of :func:`annealed_log_likelihood`. Annealing from
+    the exact draw back to the start gives weights whose inverses are unbiased for 1 / p(x), and an upper bound in
+    expectation, :math:`-\log \frac1C \sum_c 1 / w_c`.
+
+    Args:
+        model: Pyro model with observed sites, each of them an argument as it is.
+        guide: Pyro guide for it, or None where chains start from the prior.
+        data: the real data; their number and batches are also those of the simulated ones.
+        num_distributions: number of distributions on the path, both ends among them.
+        num_chains: number of chains per datum, in each direction.
+        num_steps: leapfrog steps of a transition.
+        start: where forward chains start and reverse chains end: ``"prior"`` or ``"guide"``.
+        schedule: ``"sigmoid"`` or ``"linear"``.
+        real: bound the real data from below too, by the same path.
+        batch_size: data at a time.
+        data_plate: name of the plate over the data, where it is not the only one that holds all sites.
+        seed: of data and chains; every batch has its own stream, by its number.
+        engine: as in :func:`annealed_log_likelihood`.
+        protocol: entries to keep with the result.
+        progress: show a progress bar.
+
+    Returns:
+        The bounds per simulated datum, and the lower bounds per real datum.
+
+    Raises:
+        ValueError: as :func:`annealed_log_likelihood`, or data cannot be simulated.
+
+    References:
+        Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), sections 3 and 4.
+        https://arxiv.org/abs/1511.02543
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
+        >>> sizes = {"num_distributions": 20, "num_chains": 4}
+        >>> sandwich(vae.model, vae.guide, torch.ones(7, 5), **sizes).upper.shape
+        torch.Size([7])
+    """
+    path = Path("sandwich", num_distributions, num_chains, num_steps, start, schedule)
+    amount = (2 + real) * path.stages + (1 + real) * path.piloted + PARTING
+    annealer = Annealer(path, model, guide, data_plate)
+    batches = annealer.over(data, batch_size, seed=seed, engine=engine, progress=progress, amount=amount)
+    own = {"estimator": "sandwich", **path.protocol(), "sample_seed": seed}
+
+    def bound(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
+        found = _simulated(annealer, model, args, advance)
+        if real:
+            annealer.look_at(args)
+            lower = lower_bound(*annealer.forward(args, advance))
+            found |= {key: lower[key] for key in ("log_likelihood", "standard_error")}
+        own.update(annealer.density.weigher.protocol(annealer.path.num_chains))
+        return found
+
+    tensors = batches.run(bound)
+    own = {**batches.ranks.from_first(own), "num_data": len(tensors["lower"])}
+    return Sandwich(**tensors, protocol={**(protocol or {}), **own})
+
+
+def _simulated(
+    annealer: Annealer, model: Callable[..., Any], args: tuple[Any, ...], advance: Advance
+) -> dict[str, Tensor]:
+    """Both bounds for as many data as there are in a batch."""
+    drawn = simulate(annealer.path.owner, model, args)
+    annealer.look_at(drawn.args)
+    adapted = annealer.adapt(drawn.args, advance)
+    forward = lower_bound(*annealer.forward(drawn.args, advance, adapted))
+    exact = annealer.density.pack(
+        {s.name: drawn.trace.nodes[s.name]["value"].unsqueeze(0) for s in annealer.density.sites}
+    )
+    chains = _parted(annealer, exact.expand(annealer.path.num_chains, -1, -1), adapted, drawn.args, advance)
+    log_weights, acceptance = annealer.reverse(chains, adapted, drawn.args, advance)
+    upper, upper_error, upper_chains = log_mean(-log_weights)
+    return {
+        "lower": forward["log_likelihood"],
+        "upper": -upper,
+        "lower_error": forward["standard_error"],
+        "upper_error": upper_error,
+        "upper_chains": upper_chains,
+        "acceptance": (forward["acceptance"] + acceptance.mean(0)) / 2,
+    }
+
+
+def _parted(annealer: Annealer, u: Tensor, adapted: Adapted, args: tuple[Any, ...], advance: Advance) -> Tensor:
+    """Copies of an exact posterior draw, moved apart by transitions that keep the posterior."""
+    state = annealer.hmc.locate(u.contiguous(), args)
+    for _ in range(PARTING):
+        state, _ = annealer.hmc.transition(state, 1.0, adapted.at(1.0), args)
+        advance(1)
+    return state.u

@@ -1,0 +1,246 @@
+"""The class posterior of the model itself, p(y | x), and log p(x) with y summed out, by importance sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae._core.param_store import no_registration
+from pyro_vae._core.precision import NetworkPrecision, Precision
+from pyro_vae._core.types import Program
+from pyro_vae.data.batches import Data
+from pyro_vae.evaluation.batched import PerBatch, check_sizes
+from pyro_vae.evaluation.importance import Sampler, compiles
+from pyro_vae.evaluation.likelihood import TRUSTED
+from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.streaming import WeightSummary
+
+
+@dataclass(frozen=True)
+class ClassPosterior(Result):
+    r"""Importance-weighted estimates of log p(x, y) for every class y, per datum, in nats.
+
+    :math:`L_S(x, y) = \log \frac1S \sum_s p(x, y, z_s) / q(z_s | x, y)`, a lower bound in expectation, and from all
+    classes log p(x) and p(y | x).
+
+    Attributes:
+        log_joint: ``(N, C)``, the estimate for every class.
+        log_joint_error: ``(N, C)``, its Monte Carlo standard error by the delta method.
+        effective_sample_size: ``(N, C)``, between 1 and S.
+        pareto_k: ``(N, C)``, the shape of the weights' tail; above 0.7 the estimate is not to be trusted.
+
+    References:
+        Importance Weighted Autoencoders (Burda et al., 2016), eq. 8. https://arxiv.org/abs/1509.00519
+        Semi-supervised learning with deep generative models (Kingma et al., 2014), eq. 6, for one sample.
+        https://arxiv.org/abs/1406.5298
+    """
+
+    method: ClassVar[str] = "class_posterior"
+
+    log_joint: Tensor
+    log_joint_error: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return self.log_joint.shape[-1]
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        r"""``(N,)``, log p(x) with y summed out, :math:`\log \sum_y \exp L_S(x, y)`; in expectation a lower bound."""
+        return self.log_joint.logsumexp(-1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        r"""``(N,)``, its standard error, :math:`\sqrt{\sum_y p(y | x)^2 \mathrm{se}(x, y)^2}`.
+
+        By the delta method; the classes' draws are independent.
+        """
+        return _root_sum_squares(self.probabilities(), self.log_joint_error)
+
+    @property
+    def entropy(self) -> Tensor:
+        """``(N,)``, of p(y | x), in nats: between 0, where the model is certain, and log C."""
+        p = self.probabilities()
+        return -torch.special.xlogy(p, p).sum(-1)
+
+    def probabilities(self) -> Tensor:
+        """``(N, C)``, p(y | x); see :func:`~pyro_vae.evaluation.classification` for its error and calibration."""
+        return self.log_joint.softmax(-1)
+
+    def probability_errors(self) -> Tensor:
+        r"""``(N, C)``, the standard errors of p(y | x) by the delta method.
+
+        :math:`\partial p_y / \partial L_c = p_y ([y = c] - p_c)`.
+        """
+        p = self.probabilities()
+        slope = p.unsqueeze(-1) * (torch.eye(self.num_classes).to(p) - p.unsqueeze(-2))  # (N, C of p, C of L)
+        return _root_sum_squares(slope, self.log_joint_error.unsqueeze(-2))
+
+    def monte_carlo_error(self) -> float:
+        """Standard error of the mean log-likelihood of just these data: what more samples would reduce, in nats."""
+        return float(self.standard_error.square().sum().sqrt() / len(self))
+
+    def untrusted(self) -> float:
+        """Share of the data with a Pareto k above 0.7 in a class that counts, p(y | x) > 0.01; nan where unknown."""
+        counts = self.probabilities() > 0.01
+        if self.pareto_k[counts].isnan().all():
+            return float("nan")
+        return float(((self.pareto_k > TRUSTED) & counts).any(-1).double().mean())
+
+    def summary(self) -> dict[str, Any]:
+        """The means with their errors, and the diagnostics."""
+        means = self.means("log_likelihood", "entropy")
+        means["log_likelihood"]["monte_carlo_error"] = self.monte_carlo_error()
+        return {
+            **means,
+            "mean_class_posterior": self.probabilities().mean(0).tolist(),
+            "effective_sample_size_median": float(self.effective_sample_size.median()),
+            "pareto_k_above_0.7": self.untrusted(),
+        }
+
+    def __str__(self) -> str:
+        share = self.untrusted()
+        bad = "unknown (fewer than 25 samples)" if share != share else f"for {share:.1%}"
+        ess = f"{float(self.effective_sample_size.median()):.1f} of {self.protocol['num_samples']}"
+        lines = [
+            f"log-likelihood  {self.mean():.3f} nats per datum, y summed out",
+            f"                +- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data",
+            f"entropy         {self.mean('entropy'):.4f} nats, of p(y | x) on average",
+            f"effective sample size, median: {ess}; Pareto k > {TRUSTED}: {bad}",
+            "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()),
+        ]
+        return "\n".join(lines)
+
+
+def class_posterior(
+    model: Program,
+    guide: Program,
+    data: Data,
+    *,
+    num_classes: int,
+    num_samples: int = 1000,
+    batch_size: int = 20,
+    chunk_size: int = 50,
+    data_plate: str | None = None,
+    seed: int = 0,
+    engine: Literal["auto", "eager", "compiled"] = "auto",
+    precision: Precision = "fp32",
+    protocol: dict[str, Any] | None = None,
+    progress: bool = False,
+) -> ClassPosterior:
+    r"""Log p(x, y) of every class y by importance sampling, and so :math:`p(y | x)` and :math:`\log p(x)`.
+
+    What the model says of the classes, beside its classifier q(y | x), which is an approximation of it. Both programs
+    are called as ``program(x, y)`` for each class with the label given; the weights are those of
+    :func:`log_likelihood`. The classes' draws are independent.
+
+    Args:
+        model: Pyro model, called with data and labels ``(B,)``, int64.
+        guide: Pyro guide for it, called so too.
+        data: an ``ImageSet``, a tensor ``(N, *data_shape)``, or an iterable of batches. Labels in it are not looked at.
+        num_classes: number of classes C of the model, all of which are summed over.
+        num_samples: number of draws of z per datum and class S.
+        batch_size: data at a time.
+        chunk_size: draws at a time.
+        data_plate: name of the plate over the data, where it is not the only one that holds all sites.
+        seed: of the draws; every batch has its own stream, by its number.
+        engine: ``"eager"``, ``"compiled"`` or ``"auto"``, as in :func:`log_likelihood`.
+        precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers.
+        protocol: entries to keep with the result, such as the data set's.
+        progress: show a progress bar.
+
+    Returns:
+        The estimates per datum and class in nats, with standard errors, effective sample sizes and Pareto k.
+
+    Raises:
+        ValueError: the programs have no weights per datum (see :func:`log_weights`), the model has another number of
+            classes, or a size is not positive.
+
+    References:
+        Importance Weighted Autoencoders (Burda et al., 2016), section 5. https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> from functools import partial
+        >>> from pyro_vae import BernoulliLikelihood, CategoricalGuide, ContextNetwork, DiagonalNormalGuide
+        >>> from pyro_vae import SemiSupervisedVAE, StandardNormalPrior
+        >>> net = partial(ContextNetwork, context_dim=3)
+        >>> pieces = BernoulliLikelihood(2, (5,), net=net), DiagonalNormalGuide((5,), 2, net=net)
+        >>> vae = SemiSupervisedVAE(StandardNormalPrior(2), *pieces, CategoricalGuide((5,), 3))
+        >>> found = class_posterior(vae.model, vae.guide, torch.ones(7, 5), num_classes=3, num_samples=100)
+        >>> found.probabilities().shape, found.log_likelihood.shape
+        (torch.Size([7, 3]), torch.Size([7]))
+    """
+    sizes = {"num_classes": num_classes, "num_samples": num_samples, "batch_size": batch_size, "chunk_size": chunk_size}
+    check_sizes("class_posterior", **sizes)
+    unit, amount = "draws" if progress else None, num_samples * num_classes
+    batches = PerBatch("class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount)
+    chunks = batches.share() * num_classes * -(-num_samples // chunk_size)
+    compiled = compiles("class_posterior", engine, chunks)
+    sampler = Sampler("class_posterior", model, (guide,), data_plate, batches.owners, compiled=compiled)
+    own: dict[str, Any] = {"estimator": "importance", "num_classes": num_classes, "num_samples": num_samples}
+    own |= {"sample_seed": seed}
+
+    def summarise(args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
+        last = _labelled(args, num_classes - 1)
+        own.update(sampler.check(last, num_samples))
+        _check_classes(model, last, num_classes)
+        found = [_one_class(sampler, _labelled(args, c), num_samples, chunk_size, advance) for c in range(num_classes)]
+        return {name: torch.stack([summary[key] for summary in found], -1) for name, key in _FIELDS.items()}
+
+    with NetworkPrecision(precision):
+        tensors = batches.run(summarise)
+    own = batches.ranks.from_first(own)
+    own |= {"num_data": len(tensors["log_joint"]), "precision": precision}
+    return ClassPosterior(**tensors, protocol={**(protocol or {}), **own})
+
+
+_FIELDS = {
+    "log_joint": "log_likelihood",
+    "log_joint_error": "standard_error",
+    "effective_sample_size": "effective_sample_size",
+    "pareto_k": "pareto_k",
+}
+
+
+def _one_class(
+    sampler: Sampler, args: tuple[Any, ...], num_samples: int, chunk_size: int, advance: Callable[[int], object]
+) -> dict[str, Tensor]:
+    """The estimate of log p(x, y) for the labels among the arguments."""
+    summary = WeightSummary(num_samples)
+    for start in range(0, num_samples, chunk_size):
+        count = min(chunk_size, num_samples - start)
+        summary.add(sampler(count, args))
+        advance(count)
+    return summary.result()
+
+
+def _labelled(args: tuple[Any, ...], c: int) -> tuple[Any, ...]:
+    """The arguments with the label c of every datum, in the place of labels where there are any."""
+    x, *rest = args
+    return x, torch.full((len(x),), c, device=x.device), *rest[1:]
+
+
+def _root_sum_squares(slopes: Tensor, errors: Tensor) -> Tensor:
+    """The error of a function of independent estimates; what has no weight in it counts nothing, whatever its error."""
+    return torch.where(slopes == 0, 0.0, slopes * errors).square().sum(-1).sqrt()
+
+
+def _check_classes(model: Program, args: tuple[Any, ...], num_classes: int) -> None:
+    """Refuse another number of classes than the model's site ``"y"`` has, where it has one."""
+    with no_registration():
+        site = poutine.trace(model).get_trace(*args).nodes.get("y", {})
+    y = site.get("fn")
+    classes = len(y.enumerate_support(expand=False)) if getattr(y, "has_enumerate_support", False) else num_classes
+    if classes != num_classes:
+        raise ValueError(
+            f"class_posterior: num_classes must be that of the model, {classes}, got num_classes={num_classes}. "
+            "Sum over all of its classes."
+        )

@@ -1,0 +1,1 @@
+"""Configured runs: train one, load it, list its results, compare and report them."""
