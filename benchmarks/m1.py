@@ -30,11 +30,11 @@ from record import circumstances, emptied
 from report import command
 from sklearn.decomposition import PCA
 
-from pyro_vae import ImageSet, Run
+from pyro_vae import ImageSet, RunFolder
 from pyro_vae.data import Splits
 from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.splitting import stream
-from pyro_vae.evaluation import error_over_draws
+from pyro_vae.evaluation import mean_interval
 from pyro_vae.experiments.experiment import load_run, parse_config, parser
 from pyro_vae.features import VAETransformer
 
@@ -57,7 +57,7 @@ def binary(images: ImageSet, generator: Any) -> np.ndarray:
     return replace(images, dynamic=True).batch(slice(None), generator=generator).flatten(1).numpy()
 
 
-def grey(run: Run, root: str | None) -> Splits:
+def grey(run: RunFolder, root: str | None) -> Splits:
     """The run's data set, split as it was in training, before binarization."""
     dataset = parser().instantiate(parse_config(run)).data()
     dataset.binarize, dataset.root = "none", dataset.root if root is None else root
@@ -88,7 +88,7 @@ def measured(features: dict[str, np.ndarray], splits: Splits, options: argparse.
 
 def summary(values: list[float]) -> dict[str, Any]:
     """Mean over the label draws with its 95% interval."""
-    found = error_over_draws(values)
+    found = mean_interval(values)
     margin = None if len(values) == 1 else round(found.margin, 4)
     return {"mean": round(found.mean, 4), "interval": margin, "draws": values}
 
@@ -124,7 +124,7 @@ def main() -> None:
     options = parsed.parse_args()
 
     start = time.perf_counter()
-    trained, splits = load_run(options.run, root=options.root, device="cpu"), grey(Run(options.run), options.root)
+    trained, splits = load_run(options.run, root=options.root, device="cpu"), grey(RunFolder(options.run), options.root)
     seen = binary(splits.train, stream(0, "active"))
     m1 = VAETransformer.from_vae(trained.vae, seen, active_threshold=options.active_threshold)
     kept = int(m1.active_.sum())

@@ -12,7 +12,7 @@ from programs import Pair
 from timing import Candidate
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.data.batches import Batches
 from pyro_vae.training import Step, build_engine
 
@@ -22,14 +22,14 @@ def ours(name: str, pair: Pair, pool: Tensor, *, engine: Any) -> Candidate:
     pair = copy.deepcopy(pair)
     parameters = pair.parameters()
     optimizer = torch.optim.Adam(parameters, lr=LR, fused=True)
-    with isolated():
+    with isolated_rng():
         programs = pair.objective(), pair.model, pair.guide
         built = build_engine(engine, *programs, optimizer, parameters, args=(pool[0],))
     built.check = False  # as fit does after the first epoch
     take = grouped(built, pool) if built.stride > 1 else one_by_one(built, pool)
 
     def run(steps: range) -> list[Tensor]:
-        with isolated():  # fit runs within it too
+        with isolated_rng():  # fit runs within it too
             losses = take(steps)
         wait(pool.device)
         return losses

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pyro_vae import Run
+from pyro_vae import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = (
@@ -54,7 +54,7 @@ def numbers(path: Path) -> dict[str, Any]:
     return content
 
 
-def record(run: Run, name: str, commands: list[str], note: str) -> Path:
+def record(run: RunFolder, name: str, commands: list[str], note: str) -> Path:
     """Write ``results/NAME``; a record that is there is replaced."""
     target = emptied(name)
     for file in ("config.yaml", "metrics.jsonl"):
@@ -91,7 +91,7 @@ def record_comparison(folder: Path, name: str, commands: list[str], note: str) -
     return target
 
 
-def record_evaluations(run: Run, name: str, patterns: list[str], commands: list[str], note: str) -> Path:
+def record_evaluations(run: RunFolder, name: str, patterns: list[str], commands: list[str], note: str) -> Path:
     """Write ``results/NAME`` of a run's evaluations whose file names match one of the patterns."""
     paths = sorted(path for pattern in patterns for path in run.path.glob(f"{pattern}.json"))
     if not paths:
@@ -128,11 +128,13 @@ def main() -> None:
     parser.add_argument("--evaluations", nargs="+", help="keep only results of these names, with their figures")
     options = parser.parse_args()
     if options.evaluations:
-        print(record_evaluations(Run(options.run), options.name, options.evaluations, options.command, options.note))
+        print(
+            record_evaluations(RunFolder(options.run), options.name, options.evaluations, options.command, options.note)
+        )
         return
     rest = options.name, options.command, options.note
     compared = (options.run / "table.txt").exists()
-    print(record_comparison(options.run, *rest) if compared else record(Run(options.run), *rest))
+    print(record_comparison(options.run, *rest) if compared else record(RunFolder(options.run), *rest))
 
 
 if __name__ == "__main__":

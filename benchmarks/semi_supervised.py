@@ -35,7 +35,7 @@ from pyro_vae import (
     DiagonalNormalGuide,
     ImageSet,
     NormalLikelihood,
-    Run,
+    RunFolder,
     SemiSupervisedVAE,
     StackedVAE,
     StandardNormalPrior,
@@ -43,8 +43,8 @@ from pyro_vae import (
 )
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae.data import Splits
-from pyro_vae.data.latent_set import EncodedSet
-from pyro_vae.evaluation import class_posterior, classification, error_over_draws
+from pyro_vae.data.latent_set import LatentSet
+from pyro_vae.evaluation import class_posterior, classification, mean_interval
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.latent_data import active_latents, latents_of
 from pyro_vae.models import LabelledVAE, classification_weight
@@ -59,12 +59,12 @@ def build(train: ImageSet, options: argparse.Namespace) -> SemiSupervisedVAE:
     shape, dims, width = train.data_shape, options.latent_dim, (options.width,)
     both = partial(ContextNetwork, context_dim=CLASSES, net=partial(MLP, hidden=()), hidden=width)
     both = partial(both, activation="softplus")
-    if isinstance(train, EncodedSet):
+    if isinstance(train, LatentSet):
         likelihood = NormalLikelihood(dims, shape, net=both, scale="network", min_scale=1e-3)
         with torch.no_grad():
             likelihood.log_scale.zero_()
     else:
-        likelihood = BernoulliLikelihood(dims, shape, net=both).start_at(train.mean())
+        likelihood = BernoulliLikelihood(dims, shape, net=both).initialise_mean(train.mean())
     classifier = CategoricalGuide(
         shape, CLASSES, net=partial(MLP, hidden=width, activation="softplus", dropout=options.dropout)
     )
@@ -74,7 +74,7 @@ def build(train: ImageSet, options: argparse.Namespace) -> SemiSupervisedVAE:
     return SemiSupervisedVAE(prior, likelihood, guide, classifier, labels, classification_weight=weight)
 
 
-def evaluate(vae: LabelledVAE, splits: Splits, run: Run, num_samples: int) -> dict[str, Any]:
+def evaluate(vae: LabelledVAE, splits: Splits, run: RunFolder, num_samples: int) -> dict[str, Any]:
     """Errors of q(y | x) on validation and test images, the class posterior of the first test images, figures."""
     run_protocol = {**splits.protocol, "classifier": "q(y|x)", "split": "test"}
     assert splits.validation is not None
@@ -120,7 +120,7 @@ def train_one(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     vae = build(train, options)
     folder = Path(f"{options.out}-{seed}")
     config = yaml.safe_dump({**{k: v for k, v in vars(options).items() if k not in ("out", "seeds")}, "seed": seed})
-    run = Run(folder) if folder.exists() else Run.create(folder, config=config)
+    run = RunFolder(folder) if folder.exists() else RunFolder.create(folder, config=config)
     fit(
         vae.model,
         vae.guide,
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="run folders OUT-SEED")
     options = parser.parse_args()
     found = [train_one(seed, options) for seed in options.seeds]
-    print(f"test error {error_over_draws([f['test_error'] for f in found])}")
+    print(f"test error {mean_interval([f['test_error'] for f in found])}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from roofline import adam, measure_peaks, work_of
 from timing import Candidate, measure, quartiles, say
 
 from pyro_vae import ImageSet
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 
 Record = dict[str, Any]
 
@@ -46,7 +46,7 @@ def measure_case(options: argparse.Namespace, images: ImageSet, name: str, width
     torch.manual_seed(0)  # of the initial weights
     pair = PROGRAMS[name](**sizes).to(device)
     batches = pool(images, batch, pair.data_shape, size=options.pool).to(device)
-    with isolated():
+    with isolated_rng():
         products = work_of(lambda: pair.pyro_loss().differentiable_loss(pair.model, pair.guide, batches[0]).backward())
     step = products + adam(pair.parameters())
     built, missing = build(options.candidates, pair, batches)

@@ -29,7 +29,7 @@ from pyro_vae import (
     GatedMLP,
     HierarchicalVAE,
     ImageSet,
-    Run,
+    RunFolder,
     StandardNormalPrior,
     VampPrior,
     fit,
@@ -50,10 +50,10 @@ def build(train: ImageSet, prior: str, dims: int, width: int) -> HierarchicalVAE
     top = layer(shape, dims, net=net)
     guide = TopDownGuide([layer(shape, dims, net=both), top])
     if prior == "vamp":
-        p = VampPrior(top).start_at(train.batch(torch.randperm(len(train))[:500]))
+        p = VampPrior(top).initialise_pseudo_inputs(train.batch(torch.randperm(len(train))[:500]))
     else:
         p = StandardNormalPrior(dims)
-    likelihood = BernoulliLikelihood(2 * dims, shape, net=net).start_at(train.mean())
+    likelihood = BernoulliLikelihood(2 * dims, shape, net=net).initialise_mean(train.mean())
     return HierarchicalVAE(p, [layer((dims,), dims, net=net)], likelihood, guide, skip=True)
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     vae = build(splits.train, options.prior, options.dims, options.width)
     config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
-    run = Run(options.out) if options.resume else Run.create(options.out, config=yaml.safe_dump(config))
+    run = RunFolder(options.out) if options.resume else RunFolder.create(options.out, config=yaml.safe_dump(config))
     fit(
         vae.model,
         vae.guide,

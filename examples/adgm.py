@@ -33,7 +33,7 @@ from pyro_vae import (
     StandardNormalPrior,
     fit,
 )
-from pyro_vae.evaluation import classification, error_over_draws
+from pyro_vae.evaluation import classification, mean_interval
 from pyro_vae.models import ADGM, SDGM, classification_weight
 from pyro_vae.objectives import SummedELBO
 
@@ -66,7 +66,7 @@ def main(argv=None):
         errors = [error_of(build, args.seed + draw, args) for draw in range(args.draws)]
         each = " ".join(f"{error:.1f}" for error in errors)
         seconds = time.perf_counter() - start
-        print(f"{name:<5} {error_over_draws(errors)}; each: {each}; {seconds:.0f} s", flush=True)
+        print(f"{name:<5} {mean_interval(errors)}; each: {each}; {seconds:.0f} s", flush=True)
 
 
 def error_of(build, seed, args):
@@ -75,7 +75,7 @@ def error_of(build, seed, args):
     torch.manual_seed(seed)  # of the initial weights
     weight = classification_weight(len(splits.train), args.labels, alpha=args.alpha)
     vae = build(Nets(splits.data_shape, args), classification_weight=weight)
-    vae.likelihood.start_at(splits.train.mean())
+    vae.likelihood.initialise_mean(splits.train.mean())
     fit(
         vae.model,
         vae.guide,

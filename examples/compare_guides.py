@@ -25,7 +25,7 @@ import torch
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import MLP, LogLikelihood, Run, guides, log_likelihood, refit_guide
+from pyro_vae import MLP, LogLikelihood, RunFolder, guides, log_likelihood, refit_guide
 from pyro_vae.experiments.experiment import load_run, train
 from pyro_vae.plotting import caption_of, guide_comparison
 
@@ -94,7 +94,7 @@ def slug(name):
 def train_digits(args):
     """A VAE on the digits, trained with the diagonal guide."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run")
+        run = RunFolder.create(Path(folder) / "run")
         return train(latent_dim=10, epochs=args.epochs, seed=args.seed, device="cpu", engine=args.engine, run=run)
 
 

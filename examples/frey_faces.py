@@ -52,7 +52,7 @@ def positive(text):
 def train(likelihood, splits, *, epochs, seed):
     """A VAE with this likelihood, trained on grey images."""
     guide = DiagonalNormalGuide(splits.data_shape, likelihood.latent_dim, net=partial(MLP, hidden=(200,)))
-    vae = VAE(StandardNormalPrior(likelihood.latent_dim), likelihood.start_at(splits.train.mean()), guide)
+    vae = VAE(StandardNormalPrior(likelihood.latent_dim), likelihood.initialise_mean(splits.train.mean()), guide)
     fit(vae.model, vae.guide, splits.train, epochs=epochs, optimizer=partial(Adam, lr=1e-3), seed=seed)
     return vae
 

@@ -56,7 +56,7 @@ def train(splits, *, latent_dim, epochs):
     """A small VAE, trained on the digits with a diagonal normal guide."""
     vae = VAE(
         StandardNormalPrior(latent_dim),
-        BernoulliLikelihood(latent_dim, splits.data_shape).start_at(splits.train.mean()),
+        BernoulliLikelihood(latent_dim, splits.data_shape).initialise_mean(splits.train.mean()),
         DiagonalNormalGuide(splits.data_shape, latent_dim),
     )
     fit(vae.model, vae.guide, splits.train, epochs=epochs, optimizer=partial(Adam, lr=1e-3))

@@ -33,7 +33,7 @@ from sklearn.svm import SVC
 
 from pyro_vae import Digits, NormalLikelihood
 from pyro_vae.data.labelling import choose_labels
-from pyro_vae.evaluation import error_over_draws
+from pyro_vae.evaluation import mean_interval
 from pyro_vae.features import VAETransformer
 
 CLASSIFIERS = {
@@ -104,7 +104,7 @@ def errors(build, features, splits, args):
 
 def interval(values):
     """Mean with its 95% interval over the label draws."""
-    found = error_over_draws(values.tolist())
+    found = mean_interval(values.tolist())
     return f"{found.mean:.2f}" if len(values) == 1 else f"{found.mean:.2f} +- {found.margin:.2f}"
 
 

@@ -34,7 +34,7 @@ from pyro_vae import (
     log_likelihood,
 )
 from pyro_vae.evaluation import classification
-from pyro_vae.experiments.latent_data import active_latents, latents_of, start_at_data
+from pyro_vae.experiments.latent_data import active_latents, initialise_at_data, latents_of
 from pyro_vae.models import classification_weight
 from pyro_vae.objectives import SummedELBO
 
@@ -51,7 +51,7 @@ def positive(text):
 def m1(train, latent_dim, width):
     """p(z1) p(x | z1) with q(z1 | x)."""
     net = partial(MLP, hidden=(width, width))
-    likelihood = BernoulliLikelihood(latent_dim, train.data_shape, net=net).start_at(train.mean())
+    likelihood = BernoulliLikelihood(latent_dim, train.data_shape, net=net).initialise_mean(train.mean())
     return VAE(StandardNormalPrior(latent_dim), likelihood, DiagonalNormalGuide(train.data_shape, latent_dim, net=net))
 
 
@@ -107,7 +107,7 @@ def main(argv=None):
     active = active_latents(lower, splits.train)
     latents = latents_of(lower, splits, active)
     upper = m2(latents.train, args.labels, args)
-    start_at_data(upper, latents.train)
+    initialise_at_data(upper, latents.train)
     train(upper, latents.train, args.epochs, SummedELBO(), seed=args.seed)
 
     both = StackedVAE(lower, upper, active)

@@ -49,7 +49,7 @@ def train(splits, *, latent_dim, epochs):
     likelihood = DiscretizedLogisticLikelihood(latent_dim, splits.data_shape, net=net, levels=17)
     vae = VAE(
         StandardNormalPrior(latent_dim),
-        likelihood.start_at(splits.train.mean()),
+        likelihood.initialise_mean(splits.train.mean()),
         DiagonalNormalGuide(splits.data_shape, latent_dim, net=net),
     )
     fit(vae.model, vae.guide, splits.train, epochs=epochs, optimizer=partial(Adam, lr=3e-3))

@@ -56,7 +56,9 @@ def draw_data(num_data, data_dim, latent_dim):
 def linear_vae(x, latent_dim):
     """p(z) = N(0, I), p(x | z) = N(W z + b, sigma^2 I), starting at the mean of the data, and a linear guide."""
     data_dim = x.shape[1]
-    likelihood = NormalLikelihood(latent_dim, (data_dim,), net=nn.Linear(latent_dim, data_dim)).start_at(x.mean(0))
+    likelihood = NormalLikelihood(latent_dim, (data_dim,), net=nn.Linear(latent_dim, data_dim)).initialise_mean(
+        x.mean(0)
+    )
     return VAE(StandardNormalPrior(latent_dim), likelihood, LinearGuide(data_dim, latent_dim)).double()
 
 

@@ -31,7 +31,7 @@ from pyro_vae import (
     StandardNormalPrior,
     fit,
 )
-from pyro_vae.evaluation import classification, error_over_draws
+from pyro_vae.evaluation import classification, mean_interval
 from pyro_vae.models import classification_weight
 from pyro_vae.objectives import SummedELBO
 
@@ -51,7 +51,7 @@ def m2(train, args):
     net = partial(ContextNetwork, context_dim=CLASSES, net=partial(MLP, hidden=()), hidden=hidden)
     return SemiSupervisedVAE(
         StandardNormalPrior(args.latent_dim),
-        BernoulliLikelihood(args.latent_dim, shape, net=net).start_at(train.mean()),
+        BernoulliLikelihood(args.latent_dim, shape, net=net).initialise_mean(train.mean()),
         DiagonalNormalGuide(shape, args.latent_dim, net=net),
         CategoricalGuide(shape, CLASSES, net=partial(MLP, hidden=hidden)),
         classification_weight=classification_weight(len(train), args.labels, alpha=args.alpha),
@@ -118,9 +118,9 @@ def main(argv=None):
     found = [one_draw(seed, args) for seed in range(args.draws)]
     errors = [[result.error_rate for result in results] for _, _, results in found]
     alone, both = zip(*errors, strict=True)
-    print(f"labels alone: {error_over_draws(alone)}")
-    print(f"M2:           {error_over_draws(both)}")
-    print(f"difference:   {error_over_draws([a - b for a, b in errors])}")
+    print(f"labels alone: {mean_interval(alone)}")
+    print(f"M2:           {mean_interval(both)}")
+    print(f"difference:   {mean_interval([a - b for a, b in errors])}")
     print(found[-1][2][1])
 
     if args.out:

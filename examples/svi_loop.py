@@ -38,7 +38,7 @@ def build(splits, latent_dim=10):
     net = partial(MLP, hidden=(100,), dropout=0.1)
     return VAE(
         StandardNormalPrior(latent_dim),
-        BernoulliLikelihood(latent_dim, splits.data_shape, net=net).start_at(splits.train.mean()),
+        BernoulliLikelihood(latent_dim, splits.data_shape, net=net).initialise_mean(splits.train.mean()),
         DiagonalNormalGuide(splits.data_shape, latent_dim, net=net),
     )
 

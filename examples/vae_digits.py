@@ -42,7 +42,7 @@ def main(argv=None):
     splits = Digits(binarize="dynamic").load()
     vae = VAE(
         StandardNormalPrior(args.latent_dim),
-        BernoulliLikelihood(args.latent_dim, splits.data_shape).start_at(splits.train.mean()),
+        BernoulliLikelihood(args.latent_dim, splits.data_shape).initialise_mean(splits.train.mean()),
         DiagonalNormalGuide(splits.data_shape, args.latent_dim),
     )
     training = fit(

@@ -44,7 +44,7 @@ def build(splits, latent_dim=50):
     net = partial(MLP, hidden=(200, 200), activation="tanh")
     return VAE(
         StandardNormalPrior(latent_dim),
-        BernoulliLikelihood(latent_dim, splits.data_shape, net=net).start_at(splits.train.mean()),
+        BernoulliLikelihood(latent_dim, splits.data_shape, net=net).initialise_mean(splits.train.mean()),
         DiagonalNormalGuide(splits.data_shape, latent_dim, net=net),
     )
 

@@ -62,7 +62,7 @@ from pyro_vae.networks import (
     ResidualConvEncoder,
 )
 from pyro_vae.priors import CategoricalPrior, FlowPrior, MixtureOfNormalsPrior, Prior, StandardNormalPrior, VampPrior
-from pyro_vae.training import FitResult, Run, fit, refit_guide
+from pyro_vae.training import FitResult, RunFolder, fit, refit_guide
 
 __version__ = "0.1.0"
 
@@ -116,7 +116,7 @@ __all__ = [
     "RadialFlowGuide",
     "ResidualConvDecoder",
     "ResidualConvEncoder",
-    "Run",
+    "RunFolder",
     "SemiAmortizedGuide",
     "SemiSupervisedVAE",
     "SplineFlowGuide",

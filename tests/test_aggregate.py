@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from pyro_vae import VAE, VampPrior, guides, latent_diagnostics, priors
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation import AggregatePosterior, LatentDiagnostics, Result, aggregate
 from pyro_vae.evaluation.aggregate import TERMS, decompose
@@ -77,7 +77,7 @@ def test_without_a_density_it_is_refused() -> None:
 
 def parts(vae: VAE, x: Tensor, **how: Any) -> aggregate.Decomposition:
     options: dict[str, Any] = {"num_data": None, "num_draws": 3, "batch_size": 4, "seed": 5}
-    with evaluating(vae), isolated(0):
+    with evaluating(vae), isolated_rng(0):
         return decompose(vae, x, **{**options, **how})
 
 
@@ -215,7 +215,7 @@ def test_total_correlation_needs_no_prior_that_factorises() -> None:
 def test_a_vamp_prior_at_the_data_is_the_aggregate_posterior() -> None:
     guide = guides.DiagonalNormalGuide((5,), 3)
     x = torch.rand(8, 5) * 0.9 + 0.05
-    prior = VampPrior(guide, num_components=8).start_at(x)
+    prior = VampPrior(guide, num_components=8).initialise_pseudo_inputs(x)
     found = latent_diagnostics(small(prior, guide), prior.pseudo_inputs.detach(), num_decomposed=8)
     assert found.marginal_kl is not None
     assert torch.allclose(found.marginal_kl, torch.zeros(8), atol=1e-10)

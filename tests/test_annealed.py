@@ -18,7 +18,7 @@ from pyro_vae.evaluation import (
     annealed_log_likelihood,
     prior_proposal,
 )
-from pyro_vae.evaluation.annealed import Path
+from pyro_vae.evaluation.annealed import AnnealingPath
 from tests.linear_gaussian import LinearGaussian
 
 EXACT = 1e-9
@@ -95,7 +95,9 @@ def test_more_distributions_tighten_the_bound() -> None:
 
 
 def test_the_schedules_go_from_0_to_1_and_the_sigmoid_is_slow_at_its_ends() -> None:
-    linear, sigmoid = (torch.tensor(Path("x", 101, 1, 1, "prior", name).betas()) for name in ("linear", "sigmoid"))
+    linear, sigmoid = (
+        torch.tensor(AnnealingPath("x", 101, 1, 1, "prior", name).betas()) for name in ("linear", "sigmoid")
+    )
     for betas in (linear, sigmoid):
         assert betas[0] == 0
         assert betas[-1] == 1
@@ -336,7 +338,7 @@ def test_chains_do_not_enter_where_the_density_is_no_number() -> None:
 
 def _states_of(model, x):
     """Where chains are after some transitions at the posterior, from places where it has a density."""
-    from pyro_vae.evaluation.hmc import HMC, Steps
+    from pyro_vae.evaluation.hmc import HMC, StepSizes
     from pyro_vae.evaluation.latent_density import LatentDensity
 
     with pyro.validation_enabled(False), torch.no_grad():
@@ -344,22 +346,22 @@ def _states_of(model, x):
         density.ends = lambda u, args: _ends(model, u, args)
         hmc = HMC("test", 3, [], compiled=False)
         hmc._density = density
-        state = hmc.locate(torch.rand(20, len(x), 1), (x,))
+        state = hmc.evaluate_at(torch.rand(20, len(x), 1), (x,))
         for _ in range(40):
             state, probability = hmc.transition(
-                state, 1.0, Steps(torch.full((len(x),), 0.5), torch.ones(len(x), 1)), (x,)
+                state, 1.0, StepSizes(torch.full((len(x),), 0.5), torch.ones(len(x), 1)), (x,)
             )
             assert probability.isfinite().all()
     return state.u
 
 
 def _ends(model, u, args):
-    from pyro_vae.evaluation.latent_density import Ends
+    from pyro_vae.evaluation.latent_density import PathDensities
 
     trace = pyro.poutine.trace(pyro.poutine.condition(model, data={"z": u.squeeze(-1)})).get_trace(*args)
     z, x = trace.nodes["z"], trace.nodes["x"]
     prior = z["fn"].log_prob(z["value"])
-    return Ends(prior, prior + x["fn"].log_prob(x["value"]))
+    return PathDensities(prior, prior + x["fn"].log_prob(x["value"]))
 
 
 def test_of_two_distributions_no_acceptance_is_known() -> None:

@@ -207,7 +207,7 @@ def test_groups_of_steps_are_the_same_steps(module):
     engine = ours.build_engine("eager", pair.objective(), pair.model, pair.guide, adam, parameters, args=(pool[0],))
     engine.stride = 2
     torch.manual_seed(0)
-    with ours.isolated():
+    with ours.isolated_rng():
         assert [float(v) for v in ours.grouped(engine, pool)(range(5))] == pytest.approx([float(v) for v in expected])
 
 

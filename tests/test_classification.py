@@ -11,7 +11,7 @@ from sklearn import metrics
 from torch import Tensor, nn
 
 from pyro_vae import data
-from pyro_vae.evaluation import Classification, Result, classification, error_over_draws, reliability
+from pyro_vae.evaluation import Classification, Result, classification, mean_interval, reliability
 from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
 
 
@@ -232,24 +232,24 @@ def test_data_and_bins_must_be_there() -> None:
 
 def test_the_interval_is_students() -> None:
     errors = [4.1, 3.7, 5.2, 4.4, 3.9, 4.8, 4.0, 4.3, 5.0, 4.6]
-    found = error_over_draws(errors)
+    found = mean_interval(errors)
     low, high = stats.t.interval(0.95, 9, loc=found.mean, scale=stats.sem(errors))
     assert found.interval == pytest.approx((low, high))
     assert found.mean == pytest.approx(4.4)
     assert found.standard_deviation == pytest.approx(float(torch.tensor(errors).std()))
     assert str(found) == "4.40 +- 0.35 (95% interval over 10 draws)"
-    wide = error_over_draws(errors, level=0.99)
+    wide = mean_interval(errors, level=0.99)
     assert wide.interval == pytest.approx(stats.t.interval(0.99, 9, loc=4.4, scale=stats.sem(errors)))
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
     draws = torch.randn(2000, 4).tolist()
-    held = sum(abs(found.mean) < found.margin for found in map(error_over_draws, draws))
+    held = sum(abs(found.mean) < found.margin for found in map(mean_interval, draws))
     assert abs(held - 1900) < 4.5 * math.sqrt(2000 * 0.95 * 0.05)
 
 
 def test_one_draw_has_no_interval() -> None:
-    found = error_over_draws([4.25])
+    found = mean_interval([4.25])
     assert (found.mean, found.num_draws) == (4.25, 1)
     assert math.isnan(found.margin)
     assert str(found) == "4.25 (1 draw)"
@@ -257,10 +257,10 @@ def test_one_draw_has_no_interval() -> None:
 
 @pytest.mark.parametrize("errors", [[], [1.0, math.nan]])
 def test_errors_must_be_numbers(errors: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"^error_over_draws: errors must be finite, at least one, got errors="):
-        error_over_draws(errors)
+    with pytest.raises(ValueError, match=r"^mean_interval: errors must be finite, at least one, got errors="):
+        mean_interval(errors)
 
 
 def test_the_level_is_a_probability() -> None:
     with pytest.raises(ValueError, match="level must be between 0 and 1, got level=95"):
-        error_over_draws([1.0, 2.0], level=95)
+        mean_interval([1.0, 2.0], level=95)

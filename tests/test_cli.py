@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from pyro_vae import Run
+from pyro_vae import RunFolder
 from pyro_vae.cli.main import main
 from pyro_vae.experiments.experiment import load_run
 from tests.kill_and_resume import kill_and_resume
@@ -46,7 +46,7 @@ def test_train_writes_the_whole_run(trained: Path) -> None:
     assert {"config.yaml", "weights.safetensors", "state.pt", "metrics.jsonl", "figures"} <= names
     figures = {p.name for p in (trained / "figures").iterdir()}
     assert {"training_curves.png", "reconstructions.png", "samples.png", "latents.png", "active_units.png"} <= figures
-    assert [r["epoch"] for r in Run(trained).metrics()] == [1, 2]
+    assert [r["epoch"] for r in RunFolder(trained).metrics()] == [1, 2]
     protocol = json.loads((trained / "log_likelihood-test-guide-5-seed0.json").read_text())["protocol"]
     for key, value in {"dataset": "Digits", "binarize": "dynamic", "num_samples": 5, "split": "test"}.items():
         assert protocol[key] == value
@@ -78,7 +78,7 @@ def test_the_saved_configuration_reproduces_the_run(trained: Path, tmp_path: Pat
     config = trained / "config.yaml"
     assert main(["train", "--config", str(config), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "config.yaml").read_text() == config.read_text()
-    first, again = (Run(p).load_weights() for p in (trained, tmp_path / "again"))
+    first, again = (RunFolder(p).load_weights() for p in (trained, tmp_path / "again"))
     assert all(torch.equal(first[k], again[k]) for k in first)
 
 
@@ -95,17 +95,17 @@ def test_options_reach_the_constructors(tmp_path: Path) -> None:
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["objective"]["init_args"]["beta"]["init_args"]["length"] == 7
     assert config["optimizer"]["init_args"]["weight_decay"] == 0.5
-    assert [r["beta"] for r in Run(tmp_path / "run").metrics()] == pytest.approx(
+    assert [r["beta"] for r in RunFolder(tmp_path / "run").metrics()] == pytest.approx(
         [13 / 14 / 7 + 1 / 14 / 7 * 0, 27 / 14 / 7], rel=0.1
     )
 
 
 def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> None:
-    from pyro_vae.cli.arguments import exact_words
+    from pyro_vae.cli.arguments import normalise_args
     from pyro_vae.experiments.experiment import parser
 
     words = ["--data", "frey_faces", "--data.root", "x", "--optimizer", "Adagrad", "--guide.net", "GatedMLP"]
-    options = parser().parse_args(exact_words(words, ()))
+    options = parser().parse_args(normalise_args(words, ()))
     assert options.data.init_args.binarize == "none"
     assert options.data.init_args.validation == 200
     assert options.data.init_args.root == "x"
@@ -113,7 +113,7 @@ def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> No
     assert options.guide.init_args.net.init_args.hidden == (300, 300)
     file = tmp_path / "c.yaml"
     file.write_text("data: frey_faces\noptimizer: {class_path: SGD, init_args: {momentum: 0.5}}\n")
-    options = parser().parse_args(exact_words(["--config", str(file), "--data.seed", "3"], ()))
+    options = parser().parse_args(normalise_args(["--config", str(file), "--data.seed", "3"], ()))
     assert (options.data.init_args.binarize, options.data.init_args.seed) == ("none", 3)
     assert options.optimizer.class_path == "torch.optim.SGD"
     assert "betas" not in options.optimizer.init_args
@@ -137,7 +137,7 @@ def test_every_option_of_training_reaches_fit(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("start", [True, False])
 def test_the_output_starts_at_the_mean_of_the_data(start: bool, tmp_path: Path) -> None:
-    assert main(["train", *QUICK, "--start_at_mean", str(start).lower(), "--out", str(tmp_path / "run")]) == 0
+    assert main(["train", *QUICK, "--init_at_mean", str(start).lower(), "--out", str(tmp_path / "run")]) == 0
     trained = load_run(tmp_path / "run")
     mean = trained.splits.train.mean().clamp(1e-3, 1 - 1e-3)
     expected = mean.logit() if start else torch.zeros_like(mean)
@@ -148,7 +148,7 @@ def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
     assert main(["train", *QUICK, "--out", str(tmp_path / "short")]) == 0
     assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "4"]) == 0
     assert main(["train", *QUICK, "--epochs", "4", "--out", str(tmp_path / "long")]) == 0
-    short, long = (Run(tmp_path / name).load_weights() for name in ("short", "long"))
+    short, long = (RunFolder(tmp_path / name).load_weights() for name in ("short", "long"))
     assert all(torch.equal(short[k], long[k]) for k in short)
 
 
@@ -165,14 +165,14 @@ def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path:
     out = tmp_path / "refit"
     words = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
     assert main(["refit", str(trained), *words, "--out", str(out)]) == 0
-    before, after = Run(trained).load_weights(), Run(out).load_weights()
+    before, after = RunFolder(trained).load_weights(), RunFolder(out).load_weights()
     assert {k for k in before if k.startswith("model.")} == {k for k in after if k.startswith("model.")}
     assert all(torch.equal(before[k], after[k]) for k in before if k.startswith("model."))
     vae = load_run(out).vae
     assert vae.guide.net.layers[0].linear.out_features == 14
     assert vae.latent_dim == 3
     assert main(["train", "--resume", str(out), "--epochs", "3"]) == 0
-    longer = Run(out).load_weights()
+    longer = RunFolder(out).load_weights()
     assert all(torch.equal(before[k], longer[k]) for k in before if k.startswith("model."))
     assert not torch.equal(longer["guide.net.layers.1.weight"], after["guide.net.layers.1.weight"])
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from pyro_vae import fit
 from pyro_vae.objectives import ELBO, IWAE, BetaTC, EnumeratedELBO, FreeBits, InfoVAE, MeanFieldELBO, ScoreFunction
-from pyro_vae.training.compatibility import check_combination
+from pyro_vae.training.compatibility import check_compatibility
 from tests.linear_gaussian import LinearGaussian
 
 
@@ -107,29 +107,29 @@ WRONG = {
 @pytest.mark.parametrize(("objective", "model", "guide"), RIGHT.values(), ids=RIGHT)
 def test_right_pairs_pass_and_leave_no_trace(objective, model, guide) -> None:
     state = torch.get_rng_state()
-    check_combination(objective, model, guide, (torch.randn(5, generator=torch.Generator().manual_seed(1)),))
+    check_compatibility(objective, model, guide, (torch.randn(5, generator=torch.Generator().manual_seed(1)),))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(("objective", "model", "guide", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_pairs_are_refused(objective, model, guide, message) -> None:
     with pytest.raises(ValueError, match=f"^fit: .*{message}"):
-        check_combination(objective, model, guide, (torch.randn(5),))
+        check_compatibility(objective, model, guide, (torch.randn(5),))
 
 
 def test_a_batch_with_labels_has_nothing_to_enumerate_and_is_right() -> None:
     x = torch.randn(5)
     for objective in (TraceEnum_ELBO(max_plate_nesting=1), EnumeratedELBO()):
-        check_combination(objective, _classes, _classifier(_sum), (x, x.gt(0).to(x)))
+        check_compatibility(objective, _classes, _classifier(_sum), (x, x.gt(0).to(x)))
 
 
 def test_what_needs_the_whole_batch_is_not_shared(exact: LinearGaussian) -> None:
     x = exact.data(4)
     for objective in (FreeBits(), BetaTC(num_data=4), InfoVAE(), ScoreFunction(baseline="batch")):
-        check_combination(objective, exact.vae.model, exact.vae.guide, (x,))
+        check_compatibility(objective, exact.vae.model, exact.vae.guide, (x,))
         with pytest.raises(ValueError, match="must have the whole batch in one process, got several"):
-            check_combination(objective, exact.vae.model, exact.vae.guide, (x,), alone=False)
-    check_combination(ScoreFunction(baseline="none"), exact.vae.model, exact.vae.guide, (x,), alone=False)
+            check_compatibility(objective, exact.vae.model, exact.vae.guide, (x,), alone=False)
+    check_compatibility(ScoreFunction(baseline="none"), exact.vae.model, exact.vae.guide, (x,), alone=False)
 
 
 def test_fit_asks_before_the_first_step() -> None:

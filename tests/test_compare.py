@@ -15,7 +15,7 @@ from pyro_vae.cli.main import main
 from pyro_vae.evaluation import AnnealedLogLikelihood, LogLikelihood
 from pyro_vae.evaluation.bidirectional import Sandwich
 from pyro_vae.experiments.comparison import compare, read_runs
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 DATA = {"dataset": "Digits", "binarize": "dynamic", "data_seed": 0, "train": 1350, "validation": 150, "test": 297}
 MODEL = {"prior": "StandardNormalPrior", "likelihood": "BernoulliLikelihood", "guide": "IAFGuide", "latent_dim": 2}
@@ -44,7 +44,7 @@ def make(tmp_path: Path) -> Make:
     """A run folder with results."""
 
     def made(name: str, *results: Any, config: str = "data: {}") -> Path:
-        run = Run.create(tmp_path / name, config=config)
+        run = RunFolder.create(tmp_path / name, config=config)
         for number, result in enumerate(results):
             result.save(run.path / f"{result.method}-{number}.json")
         return run.path

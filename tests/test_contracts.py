@@ -66,7 +66,7 @@ SPECIAL = {
     "ResidualConvEncoder": lambda: networks.ResidualConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
     "ResidualConvDecoder": lambda: networks.ResidualConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4), features=5),
 }
-# How far the mean may be from what `start_at` was given; a millionth where nothing is said.
+# How far the mean may be from what `initialise_mean` was given; a millionth where nothing is said.
 START_TOLERANCE = {
     "BernoulliLikelihood": 1.001e-3,  # clamped to [0.001, 0.999]
     "BetaBinomialLikelihood": 1.001e-3,
@@ -360,7 +360,7 @@ def test_likelihood_is_differentiable_in_z(cls):
 def test_likelihood_draws_have_its_mean(cls):
     n = 4000
     # In the middle, where no pixel's draws are so skewed that their mean is not yet normal.
-    p = build(cls).start_at(0.3 + 0.4 * torch.rand(DATA_SHAPE))(torch.randn(L).mul(0.1))
+    p = build(cls).initialise_mean(0.3 + 0.4 * torch.rand(DATA_SHAPE))(torch.randn(L).mul(0.1))
     draws = p.sample((n,))
     z = (draws.mean(0) - p.mean) / (draws.std(0) / math.sqrt(n))
     assert z.abs().max() < 4.5
@@ -375,7 +375,7 @@ def test_start_at_starts_at_the_mean(cls):
                 nn.init.zeros_(parameter)
     mean = torch.rand(DATA_SHAPE)
     mean[0, 0, 0], mean[0, 0, 1] = 0.0, 1.0
-    assert likelihood.start_at(mean) is likelihood
+    assert likelihood.initialise_mean(mean) is likelihood
     actual = likelihood(torch.randn(B, L)).mean  # (B, *data_shape)
     assert (actual - mean).abs().max() <= START_TOLERANCE.get(cls.__name__, 1e-6)
     assert likelihood.mean_to_output(mean).isfinite().all()
@@ -385,7 +385,7 @@ def test_start_at_starts_at_the_mean(cls):
 def test_start_at_is_no_parameter_and_is_saved(cls):
     likelihood = build(cls)
     parameters = [p.clone() for p in likelihood.parameters()]
-    likelihood.start_at(torch.rand(DATA_SHAPE))
+    likelihood.initialise_mean(torch.rand(DATA_SHAPE))
     assert same(list(likelihood.parameters()), parameters)
     assert torch.equal(likelihood.state_dict()["offset"], likelihood.offset)
     assert likelihood.offset.any()
@@ -395,7 +395,7 @@ def test_start_at_is_no_parameter_and_is_saved(cls):
 def test_start_at_refuses_another_shape(cls):
     message = rf"^{cls.__name__}: mean must have data_shape=\(1, 7, 5\), got shape=\(7, 5\)\. Pass the mean"
     with pytest.raises(ValueError, match=message):
-        build(cls).start_at(torch.rand(7, 5))
+        build(cls).initialise_mean(torch.rand(7, 5))
 
 
 @each(likelihoods)

@@ -75,7 +75,7 @@ def test_collapse_is_told_with_remedies_that_exist() -> None:
     named = re.findall(r"\b[A-Z][a-z]\w*[A-Z]\w*", advice)
     assert {"BetaELBO", "LinearWarmUp", "FreeBits", "InfoVAE"} <= set(named)
     assert all(hasattr(objectives, name) for name in named)
-    assert hasattr(Likelihood, "start_at")
+    assert hasattr(Likelihood, "initialise_mean")
 
 
 def test_few_active_units_are_told() -> None:

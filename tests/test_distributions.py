@@ -13,11 +13,11 @@ from torch.autograd import grad
 
 from pyro_vae.distributions import (
     AugmentedPosterior,
-    AuxiliaryPair,
+    AuxiliaryJoint,
+    IndependentOneHotCategorical,
     Leapfrog,
     MixtureOfNormals,
-    OneHotVariables,
-    RelaxedOneHotVariables,
+    RelaxedIndependentOneHotCategorical,
     gradient,
 )
 from pyro_vae.distributions.mixture_of_normals import implicit_mixture
@@ -181,7 +181,7 @@ def test_mixture_shapes(batch):
 def test_the_exact_reverse_model_leaves_the_margin():
     """a ~ N(0, 1), z ~ N(a, s^2) in each of two dimensions: z ~ N(0, 1 + s^2), a | z ~ N(z / (1 + s^2), ...)."""
     s, zeros = 0.7, torch.zeros(4, 2)
-    pair = AuxiliaryPair(dist.Normal(zeros, 1.0).to_event(1), lambda a: dist.Normal(a, s).to_event(1), 2)
+    pair = AuxiliaryJoint(dist.Normal(zeros, 1.0).to_event(1), lambda a: dist.Normal(a, s).to_event(1), 2)
     total = 1 + s**2
     reverse = lambda z: dist.Normal(z / total, s / math.sqrt(total)).to_event(1)  # noqa: E731
     q = AugmentedPosterior(pair.expand((3, 4)), 2, reverse)
@@ -256,7 +256,7 @@ def test_a_gradient_does_not_need_gradients_to_be_on():
 
 def test_one_hot_variables_are_categorical_variables():
     logits = torch.randn(4, 2, 3)
-    p, categorical = OneHotVariables(logits), dist.Categorical(logits=logits)
+    p, categorical = IndependentOneHotCategorical(logits), dist.Categorical(logits=logits)
     index = categorical.sample((5,))  # (5, 4, 2)
     z = torch.eye(3)[index].flatten(-2)
     torch.testing.assert_close(p.log_prob(z), categorical.log_prob(index).sum(-1), rtol=1e-12, atol=1e-12)
@@ -272,7 +272,7 @@ def test_one_hot_variables_are_categorical_variables():
 
 
 def test_the_divergence_of_one_hot_variables_is_the_sum_over_combinations():
-    q, p = OneHotVariables(torch.randn(4, 2, 3)), OneHotVariables(torch.randn(2, 3))
+    q, p = IndependentOneHotCategorical(torch.randn(4, 2, 3)), IndependentOneHotCategorical(torch.randn(2, 3))
     z = q.enumerate_support()
     expected = (q.log_prob(z).exp() * (q.log_prob(z) - p.log_prob(z))).sum(0)
     torch.testing.assert_close(torch.distributions.kl_divergence(q, p), expected, rtol=1e-12, atol=1e-12)
@@ -281,9 +281,9 @@ def test_the_divergence_of_one_hot_variables_is_the_sum_over_combinations():
 @pytest.mark.parametrize("temperature", [None, 0.3])
 def test_draws_of_one_hot_variables_have_their_probabilities(temperature):
     logits, n = torch.randn(2, 3), 20_000
-    p = OneHotVariables(logits)
+    p = IndependentOneHotCategorical(logits)
     if temperature is not None:  # the largest entry of a relaxed draw is a draw
-        p = RelaxedOneHotVariables(logits, torch.tensor(temperature), straight_through=True)
+        p = RelaxedIndependentOneHotCategorical(logits, torch.tensor(temperature), straight_through=True)
     z = p.sample((n,))
     assert p.log_prob(z).isfinite().all()  # with validation: in the support
     assert ((z.mean(0) - p.mean) / (p.variance / n).sqrt()).abs().max() < 4.5
@@ -297,19 +297,19 @@ def test_relaxed_draws_lie_between_and_their_gradient_is_that_of_finite_differen
 
     def draw(logits):
         torch.manual_seed(3)
-        return (weight * RelaxedOneHotVariables(logits, torch.tensor(0.7)).rsample()).sum()
+        return (weight * RelaxedIndependentOneHotCategorical(logits, torch.tensor(0.7)).rsample()).sum()
 
     assert torch.autograd.gradcheck(draw, (logits,))
-    z = RelaxedOneHotVariables(logits, torch.tensor(0.7)).rsample((100,))
+    z = RelaxedIndependentOneHotCategorical(logits, torch.tensor(0.7)).rsample((100,))
     torch.testing.assert_close(z.unflatten(-1, (2, 3)).sum(-1), torch.ones(100, 5, 2))
-    log_prob = RelaxedOneHotVariables(logits, torch.tensor(0.7)).log_prob(z)
+    log_prob = RelaxedIndependentOneHotCategorical(logits, torch.tensor(0.7)).log_prob(z)
     expected = (z.unflatten(-1, (2, 3)) * logits.log_softmax(-1)).sum((-2, -1))
     torch.testing.assert_close(log_prob, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_an_impossible_category_does_no_harm():
     logits = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
-    p = OneHotVariables(logits, validate_args=False)
+    p = IndependentOneHotCategorical(logits, validate_args=False)
     z = torch.eye(3)
     assert p.log_prob(z)[[0, 2]].isfinite().all()
     assert p.log_prob(z)[1] < -1e300
@@ -320,4 +320,4 @@ def test_an_impossible_category_does_no_harm():
 @pytest.mark.parametrize("value", [[0.5, 0.4, 0.0], [1.5, -0.5, 0.0], [1.0, 1.0, 0.0]])
 def test_values_that_are_no_probabilities_are_outside_the_support(value):
     with pytest.raises(ValueError, match="within the support"):
-        OneHotVariables(torch.zeros(1, 3)).log_prob(torch.tensor(value))
+        IndependentOneHotCategorical(torch.zeros(1, 3)).log_prob(torch.tensor(value))

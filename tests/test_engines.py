@@ -28,7 +28,7 @@ from pyro_vae.guides import CategoricalGuide, SemiAmortizedGuide
 from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pyro_vae.objectives import BetaELBO, LinearWarmUp, Objective
 from pyro_vae.priors import CategoricalPrior
-from pyro_vae.training import CompiledEngine, CudaGraphEngine, Problem, Step, build_engine
+from pyro_vae.training import CompiledEngine, CudaGraphEngine, LossFunction, Step, build_engine
 from pyro_vae.training.engines import select as choice
 from pyro_vae.training.engines.select import WORTH_COMPILING, resolve_engine
 from tests import objective_references as definitions
@@ -364,7 +364,7 @@ def test_a_program_that_cannot_be_recorded_says_why_once_and_runs_eagerly() -> N
         def forward(self, x):
             return vae.guide(x * (1.0 if x.sum() > 0 else 2.0))
 
-    problem = Problem(objectives.ELBO(), vae.model, Looking(), list(vae.parameters()))
+    problem = LossFunction(objectives.ELBO(), vae.model, Looking(), list(vae.parameters()))
     optimizer = torch.optim.SGD(problem.parameters, lr=0.1)
     place = f"looks at a tensor's value in Python (test_engines.py:{Looking.forward.__code__.co_firstlineno + 1})"
     builds = {

@@ -173,7 +173,7 @@ def test_fit_is_the_packages_own_training():
     x = real()
     found = VAETransformer(3, epochs=4, batch_size=16, lr=2e-3, random_state=5, **PARTS).fit(x)
     vae = build_vae((5,), 3, StandardNormalPrior, PARTS["likelihood"], PARTS["guide"], seed=5)
-    vae.likelihood.start_at(torch.tensor(x).mean(0))
+    vae.likelihood.initialise_mean(torch.tensor(x).mean(0))
     adam = partial(torch.optim.Adam, lr=2e-3)
     history = fit(vae.model, vae.guide, torch.tensor(x), epochs=4, batch_size=16, optimizer=adam, seed=5).history
     assert [r["elbo"] for r in found.history_] == [r["elbo"] for r in history]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, LogLikelihood, StandardNormalPrior, guides
-from pyro_vae.evaluation import InferenceGaps, Result, Weigher, gap_table, inference_gaps
+from pyro_vae.evaluation import ImportanceWeights, InferenceGaps, Result, gap_table, inference_gaps
 from pyro_vae.evaluation.gaps_result import gaps_of
 from pyro_vae.evaluation.local_optimisation import local_guides
 from pyro_vae.plotting import gap_bars
@@ -186,7 +186,7 @@ def test_a_copy_of_the_guide_finds_what_local_parameters_find() -> None:
 
 def test_a_copy_of_the_guide_shares_the_model() -> None:
     vae = bernoulli_vae(guides.HMCGuide((6,), 2, num_steps=1))
-    locals_ = list(local_guides(Weigher(vae.model, vae.guide, (torch.ones(2, 6),)), vae.guide))
+    locals_ = list(local_guides(ImportanceWeights(vae.model, vae.guide, (torch.ones(2, 6),)), vae.guide))
     assert len(locals_) == 2
     for local in locals_:
         assert local.guide is not vae.guide
@@ -201,7 +201,7 @@ def test_a_copy_is_the_guides_own_also_where_the_prior_holds_it() -> None:
     vae = VAE(prior, BernoulliLikelihood(2, (6,)), inner)
     before = copy.deepcopy(vae.state_dict())
     method = vae.guide.forward  # of a method a copy is made for each datum
-    (local, *_) = local_guides(Weigher(vae.model, method, (torch.ones(2, 6),)), method)
+    (local, *_) = local_guides(ImportanceWeights(vae.model, method, (torch.ones(2, 6),)), method)
     assert not {id(t) for t in local.free} & {id(p) for p in vae.parameters()}
     inference_gaps(vae.model, vae.guide.forward, torch.ones(2, 6), **QUICK)
     assert all(torch.equal(before[key], value) for key, value in vae.state_dict().items())

@@ -14,7 +14,7 @@ from torch import nn
 from torch.autograd import grad
 
 from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, fit, objectives
-from pyro_vae.distributions import OneHotVariables
+from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.evaluation import log_likelihood, log_weights
 from pyro_vae.guides import (
     AuxiliaryGuide,
@@ -464,9 +464,9 @@ def test_a_categorical_vae_trains(objective, estimator):
 
 def test_too_many_combinations_are_refused():
     with pytest.raises(
-        ValueError, match=r"^OneHotVariables: at most 4096 combinations must be enumerated, got 10\*\*4\."
+        ValueError, match=r"^IndependentOneHotCategorical: at most 4096 combinations must be enumerated, got 10\*\*4\."
     ):
-        OneHotVariables(torch.zeros(4, 10)).enumerate_support()
+        IndependentOneHotCategorical(torch.zeros(4, 10)).enumerate_support()
 
 
 def test_the_prior_s_categories_must_divide():

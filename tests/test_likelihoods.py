@@ -312,7 +312,7 @@ def test_categorical_expand_keeps_levels_values_and_validation():
     assert repr(p.support.base_constraint) == "GreyLevels(5)"
 
 
-# ---------------------------------------------------------------- the tilt that start_at solves
+# ---------------------------------------------------------------- the tilt that initialise_mean solves
 
 SLOPES = [0.0, 1e-9, -1e-4, 0.03, -0.49, 0.5, -0.51, 2.0, -7.0, 40.0, -300.0, 999.0]
 
@@ -350,14 +350,16 @@ def test_the_slope_is_solved_for_also_at_the_ends():
 @pytest.mark.parametrize("shape", [(6,), (1, 2, 3)])
 def test_categorical_starts_at_the_mean_exactly(levels, shape):
     mean = torch.tensor([0.0, 1e-3, 0.2, 0.5, 1 - 1e-3, 1.0]).reshape(shape)
-    likelihood = CategoricalLikelihood(2, shape, levels=levels, net=Zero).start_at(mean)
+    likelihood = CategoricalLikelihood(2, shape, levels=levels, net=Zero).initialise_mean(mean)
     actual = likelihood(torch.randn(4, 2)).mean
     torch.testing.assert_close(actual, mean.clamp(1e-3, 1 - 1e-3).expand(4, *shape), rtol=0, atol=1e-12)
 
 
 def test_categorical_starts_at_the_largest_entropy():
     """Of all distributions of levels with that mean: moving mass without moving the mean lowers the entropy."""
-    logits = CategoricalLikelihood(2, (1,), levels=9, net=Zero).start_at(torch.tensor([0.3]))(torch.zeros(2)).logits
+    logits = (
+        CategoricalLikelihood(2, (1,), levels=9, net=Zero).initialise_mean(torch.tensor([0.3]))(torch.zeros(2)).logits
+    )
     assert logits.flatten().diff().diff().abs().max() < 1e-12, "linear in the level"
     assert logits.flatten().diff().abs().min() > 0.1
 
@@ -444,7 +446,7 @@ def test_continuous_bernoulli_draws_stay_inside(dtype):
 
 def test_continuous_bernoulli_start_at_is_exact():
     mean = torch.tensor([0.0, 1e-3, 0.2, 0.4999, 0.5, 0.5001, 1 - 1e-3, 1.0])
-    likelihood = ContinuousBernoulliLikelihood(2, (8,), net=Zero).start_at(mean)
+    likelihood = ContinuousBernoulliLikelihood(2, (8,), net=Zero).initialise_mean(mean)
     actual = likelihood(torch.randn(4, 2)).mean
     torch.testing.assert_close(actual, mean.clamp(1e-3, 1 - 1e-3).expand(4, 8), rtol=1e-12, atol=1e-12)
 
@@ -897,27 +899,29 @@ def test_bernoulli_likelihood_refuses_grey(value):
         BernoulliLikelihood(2, (3,))(torch.zeros(2)).log_prob(torch.full((3,), value))
 
 
-# ---------------------------------------------------------------- start_at
+# ---------------------------------------------------------------- initialise_mean
 
 
 def test_bernoulli_start_at_is_exact_within_the_clamp():
     mean = torch.tensor([0.0, 1e-3, 0.2, 0.5, 1 - 1e-3, 1.0])
-    likelihood = BernoulliLikelihood(2, (6,), net=Zero).start_at(mean)
+    likelihood = BernoulliLikelihood(2, (6,), net=Zero).initialise_mean(mean)
     actual = likelihood(torch.randn(4, 2)).mean
     torch.testing.assert_close(actual, mean.clamp(1e-3, 1 - 1e-3).expand(4, 6), rtol=1e-12, atol=0)
 
 
 def test_normal_start_at_is_exact():
     mean = torch.rand(6)
-    likelihood = NormalLikelihood(2, (6,), net=Zero).start_at(mean)
+    likelihood = NormalLikelihood(2, (6,), net=Zero).initialise_mean(mean)
     assert torch.equal(likelihood(torch.randn(4, 2)).mean, mean.expand(4, 6))
 
 
 def test_start_at_twice_is_start_at_once():
-    likelihood = NormalLikelihood(2, (6,), net=Zero).start_at(torch.rand(6)).start_at(torch.full((6,), 0.25))
+    likelihood = (
+        NormalLikelihood(2, (6,), net=Zero).initialise_mean(torch.rand(6)).initialise_mean(torch.full((6,), 0.25))
+    )
     assert torch.equal(likelihood(torch.randn(4, 2)).mean, torch.full((4, 6), 0.25))
 
 
 def test_start_at_takes_a_mean_of_another_dtype():
-    likelihood = NormalLikelihood(2, (6,), net=Zero).start_at(torch.full((6,), 0.25, dtype=torch.float32))
+    likelihood = NormalLikelihood(2, (6,), net=Zero).initialise_mean(torch.full((6,), 0.25, dtype=torch.float32))
     assert likelihood(torch.zeros(2)).mean.dtype == torch.float64

@@ -85,15 +85,15 @@ def test_gradients_reach_pseudo_inputs_and_guide_from_the_prior_alone() -> None:
 
 def test_pseudo_inputs_start_at_the_data_and_keep_within_bounds() -> None:
     x = torch.rand(2, 5)
-    prior = vamp().start_at(x)
+    prior = vamp().initialise_pseudo_inputs(x)
     torch.testing.assert_close(prior.pseudo_inputs, x[[0, 1, 0]].clamp(0.02, 0.98), rtol=1e-9, atol=1e-9)
     nn.init.constant_(prior.raw, 1e3)
     assert prior.pseudo_inputs.max() <= 1
     x = 5 + torch.randn(3, 5)
-    torch.testing.assert_close(vamp(bounds=None).start_at(x).pseudo_inputs, x)
-    torch.testing.assert_close(vamp(bounds=(-1.0, 9.0)).start_at(x).pseudo_inputs, x.clamp(-0.8, 8.8))
+    torch.testing.assert_close(vamp(bounds=None).initialise_pseudo_inputs(x).pseudo_inputs, x)
+    torch.testing.assert_close(vamp(bounds=(-1.0, 9.0)).initialise_pseudo_inputs(x).pseudo_inputs, x.clamp(-0.8, 8.8))
     with pytest.raises(ValueError, match=r"^VampPrior: x must be data of shape \(N, \*\(5,\)\), got shape=\(3, 4\)"):
-        vamp().start_at(torch.rand(3, 4))
+        vamp().initialise_pseudo_inputs(torch.rand(3, 4))
     with pytest.raises(ValueError, match=r"^VampPrior: num_components must be positive and bounds"):
         vamp(bounds=(1.0, 0.0))
     with pytest.raises(ValueError, match=r"^VampPrior: num_components must be positive and bounds"):

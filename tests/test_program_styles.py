@@ -42,7 +42,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from pyro_vae import annealed_log_likelihood, fit, inference_gaps, log_likelihood, log_weights, objectives
 from pyro_vae._core.owners import Owners
 from pyro_vae.data.batches import Batches
-from pyro_vae.evaluation import Result, Weigher
+from pyro_vae.evaluation import ImportanceWeights, Result
 from pyro_vae.training.compatibility import data_axes, examine
 from tests.awkward_programs import (
     AWKWARD,
@@ -576,7 +576,7 @@ def _autoguide(name: str) -> Any:
 @EVERY_AUTOGUIDE
 def test_the_densities_of_an_autoguide_add_up_to_pyro_s(name: str) -> None:
     guide = _autoguide(name)
-    weigher = Weigher(_mixed_model, guide, (MIXED,))
+    weigher = ImportanceWeights(_mixed_model, guide, (MIXED,))
     with torch.no_grad():
         weights, latent = weigher.draw_latents(NUM, (MIXED,))
         own = poutine.trace(guide).get_trace(MIXED)
@@ -607,7 +607,7 @@ def test_rounding_does_not_decide_how_an_autoguide_runs(name: str) -> None:
     guide = _autoguide(name)
     for seed in range(20):
         torch.manual_seed(seed)
-        assert Weigher(_mixed_model, guide, (MIXED,)).runs(NUM).way == "vectorised"
+        assert ImportanceWeights(_mixed_model, guide, (MIXED,)).runs(NUM).way == "vectorised"
 
 
 @EVERY_AUTOGUIDE

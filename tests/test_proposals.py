@@ -271,10 +271,10 @@ def test_a_discrete_site_that_the_guide_lacks_is_summed_out(engine) -> None:
 
 
 def test_the_parts_of_an_enumerated_weight_are_the_likelihood_and_the_prior() -> None:
-    from pyro_vae.evaluation.weights import Weigher
+    from pyro_vae.evaluation.weights import ImportanceWeights
 
     x = torch.linspace(-4, 4, 5)
-    weigher = Weigher(_clustered, _clustered_guide, (x,))
+    weigher = ImportanceWeights(_clustered, _clustered_guide, (x,))
     trace = weigher.propose(6, (x,))
     density = weigher.density(6, (x,), trace)
     height, offset = trace.nodes["height"]["value"], trace.nodes["offset"]["value"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from pyro_vae import fit
-from pyro_vae.evaluation import Weigher
+from pyro_vae.evaluation import ImportanceWeights
 from tests.programs.pair import Batch, Built
 from tests.programs.table import PAIRS, PyroPair
 
@@ -228,7 +228,7 @@ def _joint(model: Any, args: Batch, trace: Trace, summed: list[str], value: Tens
 def test_the_log_weights_are_those_of_draws_one_by_one(pair: PyroPair, number: int) -> None:
     program = pair.build()
     args = program.batches[number]
-    weigher = Weigher(program.model, program.guide, args)
+    weigher = ImportanceWeights(program.model, program.guide, args)
     with weigher.pair.owners.evaluating():
         weights, latent = weigher.draw_latents(NUM, args)
         for draw in range(NUM):
@@ -241,7 +241,7 @@ def test_a_program_that_runs_only_enumerated_is_refused_in_one_line() -> None:
     """A draw of its class is no run of the model."""
     (program,) = [pair.build() for pair in PAIRS if pair.name == "jivae"]
     with pytest.raises(ValueError, match=r"^log_weights: the model must run on a batch, got RuntimeError") as error:
-        Weigher(program.model, program.guide, program.args)
+        ImportanceWeights(program.model, program.guide, program.args)
     assert "\n" not in str(error.value)
 
 
@@ -250,4 +250,4 @@ def test_a_program_that_runs_only_enumerated_is_refused_in_one_line() -> None:
 def test_latents_of_all_data_are_refused_by_that_reason(pair: PyroPair, number: int) -> None:
     program = pair.build()
     with pytest.raises(ValueError, match=r"^log_weights: every site must be within one vectorised plate over the data"):
-        Weigher(program.model, program.guide, program.batches[number])
+        ImportanceWeights(program.model, program.guide, program.batches[number])

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
 from pyro_vae._core.axes import Axes, leading
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.shared_random import Share, SharedRandom, find_rows
 from pyro_vae.data.batches import Batch, Batches
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
-from pyro_vae.training import Problem, build_engine
+from pyro_vae.training import LossFunction, build_engine
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 OPTIONS = """
@@ -40,15 +40,15 @@ def _vae(dropout=0.2, dim=6):
 @pytest.mark.parametrize("shares", [[(0, 3), (3, 7)], [(0, 1), (1, 4), (4, 7)]])
 def test_the_shares_gradients_add_up_to_the_whole(num_particles, shares):
     vae, x = _vae(), (torch.rand(7, 6) < 0.3).double()
-    problem = Problem(ELBO(num_particles=num_particles), vae.model, vae.guide, list(vae.parameters()))
+    problem = LossFunction(ELBO(num_particles=num_particles), vae.model, vae.guide, list(vae.parameters()))
     problem.gradients(x)  # Pyro looks for the plates once
     rows = find_rows(problem.gradients, (x,), leading((x,)))
-    with isolated(3):
+    with isolated_rng(3):
         whole = problem.gradients(x)
-    problem = Problem(problem.objective, vae.model, vae.guide, problem.parameters, rows=rows)
+    problem = LossFunction(problem.objective, vae.model, vae.guide, problem.parameters, rows=rows)
     loss, total = torch.zeros(()), [torch.zeros_like(p) for p in problem.parameters]
     for start, stop in shares:
-        with isolated(3):
+        with isolated_rng(3):
             part = problem.gradients(x[start:stop], share=Share(start, stop - start, 7))
         loss = loss + part.loss
         total = [t + g * (stop - start) / 7 for t, g in zip(total, part.gradients, strict=True)]
@@ -86,9 +86,9 @@ def test_a_share_draws_the_rows_of_the_whole(draw, place, shape):
     def cut(whole):
         return whole.unflatten(dim, (repeats, 8)).narrow(dim + 1, 2, 3).flatten(dim, dim + 1)
 
-    with isolated(1):
+    with isolated_rng(1):
         whole, after = draw(p), torch.rand(())
-    with isolated(1):
+    with isolated_rng(1):
         with SharedRandom(Share(2, 3, 8), [place]):
             mine = draw(cut(p).clone())
         assert torch.equal(torch.rand(()), after), "the generators must stay together"

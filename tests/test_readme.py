@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyro_vae
-from pyro_vae.cli.arguments import exact_words
+from pyro_vae.cli.arguments import normalise_args
 from pyro_vae.experiments.experiment import parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +59,7 @@ def test_its_commands_parse(command: str) -> None:
     words = shlex.split(command)[2:]
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
-    parser().parse_args(exact_words(words, ()))
+    parser().parse_args(normalise_args(words, ()))
 
 
 def test_its_files_and_names_exist() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_vae import Run
+from pyro_vae import RunFolder
 from pyro_vae._core.files import write_atomically
 
 
@@ -20,18 +20,18 @@ class _Evil:
 def test_create_refuses_what_is_there_and_leaves_no_trace(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(FileExistsError, match="must not exist yet"):
-        Run.create(tmp_path / "run", config="a: 1")
+        RunFolder.create(tmp_path / "run", config="a: 1")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
-    assert Run.create(tmp_path / "deep" / "er", config="a: 1").config() == "a: 1"
+    assert RunFolder.create(tmp_path / "deep" / "er", config="a: 1").config() == "a: 1"
 
 
 def test_a_missing_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"must exist, got .*nothing"):
-        Run(tmp_path / "nothing")
+        RunFolder(tmp_path / "nothing")
 
 
 def test_state_and_weights_come_back(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     tensor = torch.randn(3, 4)
     run.save_weights({"a": tensor, "shared": tensor, "slice": tensor[:, 1]})
     run.save_state({"x": tensor, "n": 3, "none": None})
@@ -43,7 +43,7 @@ def test_state_and_weights_come_back(tmp_path: Path) -> None:
 
 
 def test_metrics_are_cut_back_to_the_state(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     run.append_metrics({"epoch": 1})
     run.save_state({})
     run.append_metrics({"epoch": 2})
@@ -53,7 +53,7 @@ def test_metrics_are_cut_back_to_the_state(tmp_path: Path) -> None:
 
 
 def test_metrics_without_a_state_start_anew(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     run.append_metrics({"epoch": 1})
     assert run.load_state() is None
     assert run.metrics() == []
@@ -62,7 +62,7 @@ def test_metrics_without_a_state_start_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["state.pt", "weights.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"not a file of ours", None, "half"])
 def test_damaged_files_get_one_line(tmp_path: Path, name: str, content: bytes | str | None) -> None:
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     run.save_state({"x": torch.ones(50)})
     run.save_weights({"x": torch.ones(50)})
     file = run.path / name
@@ -77,7 +77,7 @@ def test_damaged_files_get_one_line(tmp_path: Path, name: str, content: bytes | 
 
 def test_loading_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     for content in ({"format": 1, "metrics_bytes": 0, "x": _Evil()}, _Evil()):
         torch.save(content, run.path / "state.pt")
         (run.path / "weights.safetensors").write_bytes(pickle.dumps(content))
@@ -89,7 +89,7 @@ def test_loading_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     torch.save({"format": 99}, run.path / "state.pt")
     with pytest.raises(ValueError, match="format 99"):
         run.load_state()
@@ -118,7 +118,7 @@ def test_unwritable_folder_is_an_os_error(tmp_path: Path) -> None:
 
 
 def test_a_link_is_not_followed_out_of_the_folder(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     precious = tmp_path / "precious"
     precious.write_text("keep me")
     (run.path / "metrics.jsonl").symlink_to(precious)
@@ -128,7 +128,7 @@ def test_a_link_is_not_followed_out_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_metrics_that_are_too_short_are_not_filled_up(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     run.append_metrics({"epoch": 1, "validation_elbo": -float("inf")})
     run.save_state({})
     (run.path / "metrics.jsonl").write_text("")
@@ -137,6 +137,6 @@ def test_metrics_that_are_too_short_are_not_filled_up(tmp_path: Path) -> None:
 
 
 def test_metrics_that_are_not_finite_are_valid_json(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     run.append_metrics({"a": float("-inf"), "b": float("nan")})
     assert run.metrics() == [{"a": "-inf", "b": None}]

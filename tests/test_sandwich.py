@@ -183,8 +183,8 @@ def test_the_chains_go_back_from_the_exact_draw(monkeypatch) -> None:
     monkeypatch.setattr(module.Annealer, "reverse", reverse_and_keep)
     sizes = {"num_distributions": 5, "num_chains": 3, "engine": "eager", "real": False}
     x = case.data(200)
-    for parting in (0, module.PARTING):
-        monkeypatch.setattr(module, "PARTING", parting)
+    for parting in (0, module.DECORRELATION_STEPS):
+        monkeypatch.setattr(module, "DECORRELATION_STEPS", parting)
         sandwich(case.vae.model, None, x, batch_size=200, **sizes)
         z, chains = seen["drawn"].trace.nodes["z"]["value"], seen["u"]
         assert (torch.equal(chains, z.expand(3, -1, -1))) == (parting == 0)

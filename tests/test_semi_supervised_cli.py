@@ -11,9 +11,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from pyro_vae import MLP, ContextNetwork, DiagonalNormalGuide, Digits, GatedMLP, IAFGuide, Run
+from pyro_vae import MLP, ContextNetwork, DiagonalNormalGuide, Digits, GatedMLP, IAFGuide, RunFolder
 from pyro_vae.cli.main import main
-from pyro_vae.cli.train_options import parse_words
+from pyro_vae.cli.train_options import parse_args
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.labels import count_classes
 from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of
@@ -87,7 +87,7 @@ def test_what_a_network_becomes_that_is_given_a_context() -> None:
 def parse_net(*words: str) -> object:
     from pyro_vae.experiments.experiment import parser
 
-    return factory_options(parser().instantiate(parse_words(list(words))).guide)[1]["net"]
+    return factory_options(parser().instantiate(parse_args(list(words))).guide)[1]["net"]
 
 
 def test_the_options_of_a_factory_are_seen_through_partials() -> None:
@@ -105,19 +105,19 @@ def test_the_options_of_a_factory_are_seen_through_partials() -> None:
     ("estimator", "objective"), [("enumerate", "SummedELBO"), ("score", "ScoreFunction"), ("relaxed", "ELBO")]
 )
 def test_the_objective_follows_the_estimator(estimator: str, objective: str) -> None:
-    options = parse_words(["--model", "M2", "--classifier.estimator", estimator])
+    options = parse_args(["--model", "M2", "--classifier.estimator", estimator])
     assert options.objective.class_path.endswith(f".{objective}")
-    told = parse_words(["--model", "M2", "--classifier.estimator", estimator, "--objective", "IWAE"])
+    told = parse_args(["--model", "M2", "--classifier.estimator", estimator, "--objective", "IWAE"])
     assert told.objective.class_path.endswith(".IWAE")
 
 
 def test_defaults_of_the_latents_likelihood_give_way_to_what_is_asked() -> None:
-    options = parse_words(["--model", "M2", "--m1", "runs/x"])
+    options = parse_args(["--model", "M2", "--m1", "runs/x"])
     assert options.likelihood.class_path.endswith("NormalLikelihood")
     assert options.likelihood.init_args.scale == "network"
-    options = parse_words(["--model", "M2", "--m1", "runs/x", "--likelihood", "LaplaceLikelihood"])
+    options = parse_args(["--model", "M2", "--m1", "runs/x", "--likelihood", "LaplaceLikelihood"])
     assert options.likelihood.init_args.scale == "global"
-    assert parse_words([]).likelihood.class_path.endswith("BernoulliLikelihood")
+    assert parse_args([]).likelihood.class_path.endswith("BernoulliLikelihood")
 
 
 # Training
@@ -138,7 +138,7 @@ def test_a_run_says_everything_of_its_labels(m2: Path) -> None:
 
 
 def test_the_validation_error_of_every_epoch_is_that_of_the_classifier(m2: Path) -> None:
-    records = Run(m2).metrics()
+    records = RunFolder(m2).metrics()
     assert [r["epoch"] for r in records] == [1, 2]
     trained = load_run(m2)
     assert records[-1]["validation_error"] == pytest.approx(trained.classification("validation").error_rate)
@@ -151,10 +151,10 @@ def test_a_resumed_run_is_the_longer_one_bit_for_bit(m2: Path, tmp_path: Path) -
     words = [*M2, "--data.label_seed", "3", "--alpha", "0.5"]
     assert main([*words, "--epochs", "1", "--out", str(tmp_path / "short")]) == 0
     assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "2"]) == 0
-    short, whole = (Run(p).load_weights() for p in (tmp_path / "short", m2))
+    short, whole = (RunFolder(p).load_weights() for p in (tmp_path / "short", m2))
     assert all(torch.equal(short[k], whole[k]) for k in whole)
     assert main(["train", "--config", str(m2 / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
-    again = Run(tmp_path / "again").load_weights()
+    again = RunFolder(tmp_path / "again").load_weights()
     assert all(torch.equal(again[k], whole[k]) for k in whole)
 
 
@@ -172,7 +172,7 @@ def test_other_estimators_priors_and_guides_train(tmp_path: Path) -> None:
 def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> None:
     words = ["--epochs", "1", "--num_samples", "5", "--batch_size", "450", "--guide.net.hidden", "[5]"]
     assert main(["refit", str(m2), *words, "--out", str(tmp_path / "refit")]) == 0
-    before, after = Run(m2).load_weights(), Run(tmp_path / "refit").load_weights()
+    before, after = RunFolder(m2).load_weights(), RunFolder(tmp_path / "refit").load_weights()
     assert all(torch.equal(after[k], before[k]) for k in before if k.startswith("model."))
     assert after["guide.guide.net.net.layers.0.weight"].shape[0] == 5
 
@@ -390,14 +390,16 @@ def test_m2_on_the_latents_of_a_run(vae: Path, tmp_path: Path, monkeypatch: pyte
     trained = load_run(out)
     assert isinstance(trained.vae, StackedVAE)
     assert trained.splits.data_shape == (1, 8, 8)
-    before, weights = Run(vae).load_weights(), Run(out).load_weights()
+    before, weights = RunFolder(vae).load_weights(), RunFolder(out).load_weights()
     decoder = trained.vae.model.decoder.state_dict()
     assert all(torch.equal(decoder[k], before[f"model.likelihood.{k}"]) for k in decoder)
     assert "guide.classifier.net.layers.0.weight" in weights
     assert weights["guide.classifier.net.layers.0.weight"].shape == (6, 1)
     found = json.loads((out / "classification-test-classifier-seed0.json").read_text())
     assert (found["protocol"]["model"], found["protocol"]["m1"]) == ("M1+M2", "vae")
-    assert Run(out).metrics()[-1]["validation_error"] == pytest.approx(trained.classification("validation").error_rate)
+    assert RunFolder(out).metrics()[-1]["validation_error"] == pytest.approx(
+        trained.classification("validation").error_rate
+    )
     likelihood = json.loads((out / "log_likelihood-test-guide-5-seed0.json").read_text())["protocol"]
     assert (likelihood["dimensions"], likelihood["discrete"]) == (64, True)  # of the images, not of the latents
 

@@ -25,7 +25,7 @@ from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, Standar
 from pyro_vae.data import ImageSet
 from pyro_vae.data.batches import Batch, Batches
 from pyro_vae.objectives import BetaELBO, BetaMeanFieldELBO, LinearWarmUp
-from pyro_vae.training import CompiledEngine, CudaGraphEngine, EagerEngine, NonFiniteError, Problem, Step
+from pyro_vae.training import CompiledEngine, CudaGraphEngine, EagerEngine, LossFunction, NonFiniteError, Step
 from pyro_vae.training import trainer as loop
 from pyro_vae.training.engines import select as choice
 from pyro_vae.training.engines.base import restore
@@ -286,7 +286,7 @@ BAD_STEPS = [  # with a stride of 4 there are three steps before the first graph
 def _engine(name: str, where: str, factory, like: torch.Tensor, clip_norm: float | None = None):
     torch.manual_seed(5)
     model = Poisoned(where)
-    problem = Problem(objectives.ELBO(), model, _nothing, list(model.parameters()), list(model.buffers()))
+    problem = LossFunction(objectives.ELBO(), model, _nothing, list(model.parameters()), list(model.buffers()))
     optimizer = factory(problem.parameters)
     if name == "eager":
         return EagerEngine(problem, optimizer, clip_norm=clip_norm)

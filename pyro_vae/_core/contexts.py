@@ -13,7 +13,7 @@ from pyro_vae._core.param_store import no_registration
 
 
 @contextmanager
-def isolated(seed: int | None = None, *, validate: bool = False) -> Iterator[None]:
+def isolated_rng(seed: int | None = None, *, validate: bool = False) -> Iterator[None]:
     """Seeded random numbers, no modules in the parameter store, validation as asked; all as it was afterwards.
 
     Args:
@@ -28,7 +28,7 @@ def isolated(seed: int | None = None, *, validate: bool = False) -> Iterator[Non
 
 
 def reseed(seed: int, number: int) -> None:
-    """Within :func:`isolated`: the stream of the ``number``-th part of what a seed stands for."""
+    """Within :func:`isolated_rng`: the stream of the ``number``-th part of what a seed stands for."""
     # Seeds of consecutive runs and parts must not coincide: (0, 1) is not (1, 0).
     _seed_all((seed * 1_000_003 + number) % 2**63)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae._core.auxiliary import observed_outside, sources
 from pyro_vae._core.axes import Axes, candidates, is_ambiguous
-from pyro_vae._core.contexts import exactly, isolated
+from pyro_vae._core.contexts import exactly, isolated_rng
 from pyro_vae._core.failures import one_line, unusable
 from pyro_vae._core.layout import Layout, Mode
 from pyro_vae._core.masks import is_masked, unmasked
@@ -95,7 +95,7 @@ class Pair:
 
     @contextmanager
     def quietly(self, *, validate: bool = False) -> Iterator[None]:
-        quiet = self.owners.unchanged(), self.owners.evaluating(), isolated(validate=validate), unregistered()
+        quiet = self.owners.unchanged(), self.owners.evaluating(), isolated_rng(validate=validate), unregistered()
         with ExitStack() as stack:
             for context in (*quiet, exactly(), poutine.block()):
                 stack.enter_context(context)

@@ -29,7 +29,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from pyro_vae._core.contexts import isolated, tracing
+from pyro_vae._core.contexts import isolated_rng, tracing
 from pyro_vae._core.decompositions import DECOMPOSITIONS
 
 _LOCK = threading.RLock()  # the patches below are the process's
@@ -153,7 +153,7 @@ class Recorded:
         """What runs within it leaves the state and the generators as they were."""
         before = [t.detach().clone() for t in self.state]
         try:
-            with isolated():
+            with isolated_rng():
                 yield
         finally:
             with torch.no_grad():
@@ -272,7 +272,7 @@ def _kind(argument: Any) -> Any:
 
 def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
     # Straight to the compiler of torch.compile: there is no Python left that would have to be guarded.
-    with _causes(), isolated(), torch.no_grad():
+    with _causes(), isolated_rng(), torch.no_grad():
         from torch._inductor import compile as compile_graph
 
         # Random numbers of its own would be others than those of the program; its patterns undo ``_addmm``.

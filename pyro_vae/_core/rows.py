@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.axes import Axes, candidates
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import unregistered
 from pyro_vae._core.traces import frames, latents, observations, order_of, refusal, within, without_plates
@@ -117,7 +117,7 @@ def makes_local(model: Program, guide: Program, args: tuple[Any, ...]) -> bool:
     parts = [part for owner in owners.modules.values() for part in owner.modules() if isinstance(part, AutoGuide)]
     if not any(part.prototype_trace is None for part in parts):
         return False
-    with owners.unchanged(), owners.evaluating(), isolated(), unregistered(), poutine.block():
+    with owners.unchanged(), owners.evaluating(), isolated_rng(), unregistered(), poutine.block():
         trace = poutine.trace(model).get_trace(*args)
     observed = [frames(site) for site in observations(trace)]
     shared = set.intersection(*map(set, observed)) if observed else set()

@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{self.prog}: {message[:200]}. See {self.prog} --help.")
 
 
-def exact_words(words: list[str], trust: Sequence[str]) -> list[str]:
+def normalise_args(words: list[str], trust: Sequence[str]) -> list[str]:
     """Component names in their exact form, and configuration files read and checked."""
     exact: list[str] = []
     pending: str | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae._core.owners import evaluating, placement
@@ -19,7 +19,7 @@ from pyro_vae.cli.console import add_place, check_counts, check_seed, load, say
 from pyro_vae.cli.tables import aligned, comma_separated
 from pyro_vae.data.inputs import Input, read_inputs
 from pyro_vae.evaluation.label_posterior import class_posterior
-from pyro_vae.experiments.trained_model import Trained
+from pyro_vae.experiments.trained_model import TrainedModel
 
 _DESCRIPTION = """\
 Tell the classes of images by a run of a model with classes (pyro-vae train --model M2): the three most probable of each
@@ -76,7 +76,7 @@ def _check(options: dict[str, Any]) -> None:
         raise FileExistsError(f"--out: {out} must not exist yet, got one. Replace it with --overwrite.")
 
 
-def _inputs(trained: Trained, options: dict[str, Any]) -> list[Input]:
+def _inputs(trained: TrainedModel, options: dict[str, Any]) -> list[Input]:
     split = options["split"]
     if split:
         images = trained.images(split, options["num_data"])
@@ -91,7 +91,7 @@ def _inputs(trained: Trained, options: dict[str, Any]) -> list[Input]:
     )
 
 
-def _probabilities(trained: Trained, part: Input, options: dict[str, Any]) -> Tensor:
+def _probabilities(trained: TrainedModel, part: Input, options: dict[str, Any]) -> Tensor:
     """``(N, C)``, on the CPU."""
     vae, seed = trained.vae, options["seed"]
     device, dtype = placement(vae)
@@ -100,7 +100,7 @@ def _probabilities(trained: Trained, part: Input, options: dict[str, Any]) -> Te
         draws = {"num_classes": vae.num_classes, "num_samples": options["num_samples"], "seed": seed}
         return class_posterior(vae.model, vae.guide, images, **draws).probabilities()
     found = []
-    with evaluating(vae), isolated(seed):
+    with evaluating(vae), isolated_rng(seed):
         for number, rows in enumerate(torch.arange(len(images)).split(_BATCH)):
             reseed(seed, number)
             found.append(vae.classify(images.batch(rows, dtype=dtype)).double().cpu())

@@ -8,7 +8,7 @@ from typing import Any
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.experiments.experiment import load_run
-from pyro_vae.experiments.trained_model import Trained
+from pyro_vae.experiments.trained_model import TrainedModel
 
 TRUST: dict[str, Any] = {
     "action": "append",
@@ -39,7 +39,7 @@ def run_parser(command: str, description: str) -> argparse.ArgumentParser:
     return made
 
 
-def load(options: dict[str, Any]) -> Trained:
+def load(options: dict[str, Any]) -> TrainedModel:
     """The run that the options name, which are taken out of them."""
     place = {key: options.pop(key) for key in ("device", "root", "trust")}
     return load_run(options.pop("run"), **place)

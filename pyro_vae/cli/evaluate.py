@@ -10,10 +10,10 @@ from typing import Any
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import add_place, check_counts, check_seed, load, say
-from pyro_vae.cli.results import announce, keep
+from pyro_vae.cli.results import print_result, save_result
 from pyro_vae.experiments.methods import INFLATION, METHODS, Method, Option
 from pyro_vae.experiments.results import result_path
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 _DESCRIPTION = "Evaluate a run: a JSON in the run folder and a figure beside it, in RUN/figures/."
 
@@ -34,7 +34,7 @@ def evaluate(words: list[str]) -> None:
 
 
 def _run(method: Method, options: dict[str, Any]) -> None:
-    overwrite, run = options.pop("overwrite"), Run(options["run"])
+    overwrite, run = options.pop("overwrite"), RunFolder(options["run"])
     options.pop("method")
     stem = method.file_stem(options)
     there = next((p for kind in method.results if (p := result_path(run, kind, stem)).exists()), None)
@@ -51,8 +51,8 @@ def _run(method: Method, options: dict[str, Any]) -> None:
     results = method.run(trained, {**options, "progress": sys.stderr.isatty()})
     if join().first:
         for result in results:
-            path, figure = keep(run, result, stem, overwrite=overwrite)
-            announce(result, path)
+            path, figure = save_result(run, result, stem, overwrite=overwrite)
+            print_result(result, path)
             say(f"figure: {figure}" if figure else "figure: none")
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import say
-from pyro_vae.cli.results import announce, keep
+from pyro_vae.cli.results import print_result, save_result
 from pyro_vae.evaluation import Result
 from pyro_vae.experiments.methods import METHODS
 from pyro_vae.experiments.results import result_path
-from pyro_vae.experiments.trained_model import Trained
-from pyro_vae.training import Run
+from pyro_vae.experiments.trained_model import TrainedModel
+from pyro_vae.training import RunFolder
 
 
-def finish(folder: Path, trained: Trained) -> None:
+def final_evaluation(folder: Path, trained: TrainedModel) -> None:
     """Evaluate a trained model on the test images, which nothing has looked at before, and draw its figures.
 
     Args:
@@ -28,7 +28,7 @@ def finish(folder: Path, trained: Trained) -> None:
     results = {name: _evaluated(name, trained) for name in _methods(trained.classifies)}
     if not join().first:
         return
-    run, told = Run(folder), results["importance"]
+    run, told = RunFolder(folder), results["importance"]
     figures = [
         file.name
         for file in save_figures(
@@ -42,8 +42,8 @@ def finish(folder: Path, trained: Trained) -> None:
         )
     ]
     for name, result in results.items():
-        path, figure = keep(run, result, _stem(name, trained.num_samples), overwrite=True)
-        announce(result, path)
+        path, figure = save_result(run, result, _stem(name, trained.num_samples), overwrite=True)
+        print_result(result, path)
         figures += [figure.name] if figure else []
     say(f"figures: {run.figures}/ ({', '.join(figures)})")
 
@@ -52,7 +52,7 @@ def results_at_the_end(folder: Path, *, classifies: bool, num_samples: int) -> d
     """The files of a run that is finished, by method, the main one first; none of a run that there is not yet."""
     if not folder.exists():
         return {}
-    return {name: result_path(Run(folder), name, _stem(name, num_samples)) for name in _methods(classifies)}
+    return {name: result_path(RunFolder(folder), name, _stem(name, num_samples)) for name in _methods(classifies)}
 
 
 def _methods(classifies: bool) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def _options(name: str, num_samples: int) -> dict[str, Any]:
     return {**METHODS[name].defaults(), **given}
 
 
-def _evaluated(name: str, trained: Trained) -> Any:
+def _evaluated(name: str, trained: TrainedModel) -> Any:
     options = {**_options(name, trained.num_samples), "progress": sys.stderr.isatty()}
     found: list[Result] = METHODS[name].run(trained, options)
     return found[0]

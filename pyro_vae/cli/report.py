@@ -7,7 +7,7 @@ from pathlib import Path
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import write_atomically
 from pyro_vae.cli.console import load, run_parser, say
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 _DESCRIPTION = """\
 Write one HTML page of a run that needs no other file: protocol, training curves, bounds, gaps, diagnostics, pictures,
@@ -23,7 +23,7 @@ def write_report(words: list[str]) -> None:
     )
     made.add_argument("--overwrite", action="store_true", help="replace the file that --out names")
     options = vars(made.parse_args(words))
-    out, overwrite, run = options.pop("out"), options.pop("overwrite"), Run(options["run"])
+    out, overwrite, run = options.pop("out"), options.pop("overwrite"), RunFolder(options["run"])
     if out and out.suffix != ".html":
         raise ValueError(f"--out: must end in .html, got {out}. Choose another name.")
     if overwrite and not out:

@@ -10,10 +10,10 @@ from pyro_vae._core.files import write_atomically
 from pyro_vae.cli.console import say
 from pyro_vae.evaluation import Result
 from pyro_vae.experiments.results import result_path
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 
-def keep(run: Run, result: Result, stem: str, *, overwrite: bool) -> tuple[Path, Path | None]:
+def save_result(run: RunFolder, result: Result, stem: str, *, overwrite: bool) -> tuple[Path, Path | None]:
     """Write a result and its figure, which is derived from it and therefore replaced with it.
 
     Returns:
@@ -33,6 +33,6 @@ def keep(run: Run, result: Result, stem: str, *, overwrite: bool) -> tuple[Path,
     return path, drawn
 
 
-def announce(result: Result, path: Path) -> None:
+def print_result(result: Result, path: Path) -> None:
     """Print a result and where it lies."""
     say(f"{result.protocol['split']} {result}\nresult: {path}")

@@ -11,8 +11,8 @@ import torch
 
 from pyro_vae._core.files import write_atomically
 from pyro_vae.cli.console import check_counts, check_seed, load, run_parser, say
-from pyro_vae.experiments.trained_model import Trained
-from pyro_vae.training import Run
+from pyro_vae.experiments.trained_model import TrainedModel
+from pyro_vae.training import RunFolder
 
 
 def sample(words: list[str]) -> None:
@@ -27,7 +27,7 @@ def sample(words: list[str]) -> None:
     options = vars(made.parse_args(words))
     check_counts(options, num=64)
     check_seed(options["seed"])
-    run = Run(options["run"])
+    run = RunFolder(options["run"])
     label = "" if options["label"] is None else f"-label{options['label']}"
     path = Path(options["out"] or run.figures / f"drawn-{options['seed']}{label}.png")
     if path.suffix not in (".png", ".npz"):
@@ -39,7 +39,7 @@ def sample(words: list[str]) -> None:
     say(f"{options['num']} images: {path}")
 
 
-def _labels(trained: Trained, options: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _labels(trained: TrainedModel, options: dict[str, Any]) -> dict[str, torch.Tensor]:
     label = options["label"]
     if label is None:
         return {}

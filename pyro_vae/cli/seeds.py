@@ -11,12 +11,12 @@ from jsonargparse import Namespace
 
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import check_seed, say
-from pyro_vae.cli.final_evaluation import finish, results_at_the_end
-from pyro_vae.cli.train_options import arguments_of, parse_words
-from pyro_vae.evaluation import Result, error_over_draws
+from pyro_vae.cli.final_evaluation import final_evaluation, results_at_the_end
+from pyro_vae.cli.train_options import arguments_of, parse_args
+from pyro_vae.evaluation import Result, mean_interval
 from pyro_vae.experiments.experiment import to_yaml
 from pyro_vae.experiments.experiment import train as run_training
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 _OURS = ("--seed", "--data.label_seed")
 
@@ -51,7 +51,7 @@ def mean_over_runs(results: Sequence[Result]) -> str:
     name, unit = ("error", "%") if hasattr(results[0], "error") else ("log_likelihood", "nats per datum")
     values = [result.mean(name) for result in results]
     each = ", ".join(f"{value:.2f}" for value in values)
-    return f"mean test {name.replace('_', '-')} in {unit}: {error_over_draws(values)}; each: {each}"
+    return f"mean test {name.replace('_', '-')} in {unit}: {mean_interval(values)}; each: {each}"
 
 
 def _check(seeds: Sequence[int], words: Sequence[str]) -> None:
@@ -65,17 +65,17 @@ def _check(seeds: Sequence[int], words: Sequence[str]) -> None:
 
 
 def _options(seed: int, words: Sequence[str], trust: Sequence[str]) -> Namespace:
-    options = parse_words([*words, "--seed", str(seed)], trust)
+    options = parse_args([*words, "--seed", str(seed)], trust)
     if options.model == "VAE":
         return options
-    return parse_words([*words, "--seed", str(seed), "--data.label_seed", str(seed)], trust)
+    return parse_args([*words, "--seed", str(seed), "--data.label_seed", str(seed)], trust)
 
 
 def _check_folder(folder: Path, options: Namespace) -> None:
     """Refuse a folder that is not one of the same command's."""
     if not folder.exists():
         return
-    there, asked = (yaml.safe_load(text) or {} for text in (Run(folder).config(), to_yaml(options)))
+    there, asked = (yaml.safe_load(text) or {} for text in (RunFolder(folder).config(), to_yaml(options)))
     wrong = next((key for key in asked if there.get(key) != asked[key]), None)
     if wrong:
         raise FileExistsError(
@@ -90,15 +90,15 @@ def _result(folder: Path, options: Namespace, trust: Sequence[str]) -> Result:
     if files and all(file.exists() for file in files.values()):
         say(f"run folder: {folder}, finished")
     else:
-        finish(folder, _trained(folder, options, trust))
+        final_evaluation(folder, _trained(folder, options, trust))
     return Result.load(next(iter(results_at_the_end(folder, **how).values()))) if join().first else None  # type: ignore[return-value]
 
 
 def _trained(folder: Path, options: Namespace, trust: Sequence[str]) -> Any:
     there = folder.exists()
 
-    def make() -> Run:
+    def make() -> RunFolder:
         say(f"run folder: {folder}{', resumed' if there else ''}")
-        return Run(folder) if there else Run.create(folder, config=to_yaml(options))
+        return RunFolder(folder) if there else RunFolder.create(folder, config=to_yaml(options))
 
     return run_training(**arguments_of(options), run=make, resume=there, trust=trust)

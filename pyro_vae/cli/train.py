@@ -11,12 +11,12 @@ from pyro_vae._core.distributed import join
 from pyro_vae._core.files import write_atomically
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import TRUST, say
-from pyro_vae.cli.final_evaluation import finish
+from pyro_vae.cli.final_evaluation import final_evaluation
 from pyro_vae.cli.seeds import train_seeds
-from pyro_vae.cli.train_options import arguments_of, parse_words, refit_options
+from pyro_vae.cli.train_options import arguments_of, parse_args, refit_options
 from pyro_vae.experiments.experiment import parse_config, parser, to_yaml
 from pyro_vae.experiments.experiment import train as run_training
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 _REFIT_HELP = "Train another guide for the model of a run, which stays as it is, and evaluate it."
 _SEEDS = """\
@@ -41,7 +41,7 @@ def train(words: list[str]) -> None:
     elif mine.resume:
         _resume(mine.resume, mine.out, rest, mine.trust)
     else:
-        _start(mine.out, parse_words(rest, mine.trust), mine.trust)
+        _start(mine.out, parse_args(rest, mine.trust), mine.trust)
 
 
 def refit(words: list[str]) -> None:
@@ -54,7 +54,7 @@ def refit(words: list[str]) -> None:
         say(own.format_help() + "\nand the options of `pyro-vae train` for guide and training.")
         return
     mine, rest = own.parse_known_args(words)
-    run = Run(mine.run)
+    run = RunFolder(mine.run)
     run.load_weights()
     _start(mine.out, refit_options(run, rest, trust=mine.trust), mine.trust)
 
@@ -65,17 +65,17 @@ def _start(out: str | None, options: Any, trust: Sequence[str]) -> None:
     if target.exists() and join().first:
         raise FileExistsError(f"--out: the run folder must not exist yet, got {target}. Choose another or --resume it.")
 
-    def make() -> Run:
+    def make() -> RunFolder:
         say(f"run folder: {target}")
-        return Run.create(target, config=to_yaml(options))
+        return RunFolder.create(target, config=to_yaml(options))
 
-    finish(target, run_training(**arguments_of(options), run=make, trust=trust))
+    final_evaluation(target, run_training(**arguments_of(options), run=make, trust=trust))
 
 
 def _resume(path: str, out: str | None, words: list[str], trust: Sequence[str]) -> None:
     if out is not None:
         raise ValueError("--resume: must stand alone, got --out too. Leave --out away: the run goes on in its folder.")
-    run = Run(path)
+    run = RunFolder(path)
     options = parse_config(run, trust=trust)
     longer = Parser(prog="pyro-vae train --resume", add_help=False, allow_abbrev=False)
     longer.add_argument("--epochs", type=int, default=options.epochs)
@@ -86,4 +86,4 @@ def _resume(path: str, out: str | None, words: list[str], trust: Sequence[str]) 
         options.epochs = given.epochs
         write_atomically(run.path / "config.yaml", to_yaml(options).encode(), overwrite=True)
     options.epochs = given.epochs
-    finish(run.path, run_training(**arguments_of(options), run=run, resume=True, trust=trust))
+    final_evaluation(run.path, run_training(**arguments_of(options), run=run, resume=True, trust=trust))

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from pyro_vae.cli.arguments import exact_words
+from pyro_vae.cli.arguments import normalise_args
 from pyro_vae.cli.console import check_seed
 from pyro_vae.experiments.experiment import parse_config, parser, takes_guide, to_yaml
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 OBJECTIVES = {"enumerate": "SummedELBO", "score": "ScoreFunction", "relaxed": "ELBO"}
 """What trains M2, by how its classifier's gradient is found."""
@@ -22,7 +22,7 @@ _LATENTS = ["--likelihood", "NormalLikelihood", "--likelihood.scale", "network",
 _OF_THE_MODEL = ("model", "data", "latent_dim", "prior", "likelihood", "label_prior", "m1")
 
 
-def parse_words(words: Sequence[str], trust: Sequence[str] = ()) -> Namespace:
+def parse_args(words: Sequence[str], trust: Sequence[str] = ()) -> Namespace:
     """The options of :func:`pyro_vae.experiments.experiment.train`, with the defaults of the model that is chosen.
 
     For M2 the objective is by default that of the classifier's estimator, and of latents (``--m1``) the likelihood a
@@ -33,11 +33,11 @@ def parse_words(words: Sequence[str], trust: Sequence[str] = ()) -> Namespace:
         trust: packages that a configuration may name.
 
     Example:
-        >>> parse_words(["--model", "M2", "--classifier.estimator", "relaxed"]).objective.class_path
+        >>> parse_args(["--model", "M2", "--classifier.estimator", "relaxed"]).objective.class_path
         'pyro_vae.objectives.ELBO'
     """
-    given = exact_words(list(words), trust)
-    return parser().parse_args([*exact_words(_defaults(parser().parse_args(given)), trust), *given])
+    given = normalise_args(list(words), trust)
+    return parser().parse_args([*normalise_args(_defaults(parser().parse_args(given)), trust), *given])
 
 
 def _defaults(options: Namespace) -> list[str]:
@@ -47,7 +47,7 @@ def _defaults(options: Namespace) -> list[str]:
     return ["--objective", OBJECTIVES[estimator], *(_LATENTS if options.m1 else [])]
 
 
-def refit_options(run: Run, words: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
+def refit_options(run: RunFolder, words: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
     """The options of :func:`pyro_vae.experiments.experiment.train` for another guide of a run's model.
 
     Data, prior and likelihood are the run's; the guide is too unless the words name another, and the classifier of M2;
@@ -69,8 +69,8 @@ def refit_options(run: Run, words: Sequence[str] = (), *, trust: Iterable[str] =
     if takes_guide(locate(config["prior"]["class_path"])):
         kept["prior_guide"] = config["prior_guide"] or config["guide"]
     first = [f"--config={json.dumps({**kept, 'model_from': str(run.path)})}"]
-    given = [*first, *exact_words(list(words), tuple(trust))]
-    return parser().parse_args([*exact_words(_defaults(parser().parse_args(given)), ()), *given])
+    given = [*first, *normalise_args(list(words), tuple(trust))]
+    return parser().parse_args([*normalise_args(_defaults(parser().parse_args(given)), ()), *given])
 
 
 def arguments_of(options: Namespace) -> dict[str, Any]:

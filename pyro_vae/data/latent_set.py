@@ -16,7 +16,7 @@ def _identity(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedSet(ImageSet):
+class LatentSet(ImageSet):
     r"""An image set whose batches are :math:`e(x)`, encoded anew each time: draws from q(z | x), say.
 
     Args:
@@ -26,7 +26,7 @@ class EncodedSet(ImageSet):
     Example:
         >>> import torch
         >>> images = ImageSet(torch.arange(8, dtype=torch.uint8).reshape(2, 4), max_value=8)
-        >>> encoded = EncodedSet.of(images, lambda x: x.sum(-1, keepdim=True), (1,))
+        >>> encoded = LatentSet.of(images, lambda x: x.sum(-1, keepdim=True), (1,))
         >>> encoded.batch([1]), encoded.data_shape
         (tensor([[2.7500]]), (1,))
     """
@@ -35,7 +35,7 @@ class EncodedSet(ImageSet):
     code_shape: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, images: ImageSet, encode: Callable[[Tensor], Tensor], code_shape: tuple[int, ...]) -> EncodedSet:
+    def of(cls, images: ImageSet, encode: Callable[[Tensor], Tensor], code_shape: tuple[int, ...]) -> LatentSet:
         """The set of the codes of ``images``, labels and pairing kept."""
         kept = {name: getattr(images, name) for name in ("images", "labels", "max_value", "dynamic", "paired")}
         return cls(**kept, encode=encode, code_shape=tuple(code_shape))

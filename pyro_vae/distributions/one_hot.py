@@ -28,7 +28,7 @@ class _OneHotBlocks(constraints.Constraint):
         return ((blocks >= 0).all(-1) & ((blocks.sum(-1) - 1).abs() < 1e-4)).all(-1)
 
 
-class OneHotVariables(TorchDistribution):
+class IndependentOneHotCategorical(TorchDistribution):
     r"""Independent one-hot variables, concatenated: :math:`\log p(z) = \sum_{v,c} z_{vc} \log \pi_{vc}`.
 
     The log-probability is linear in z, and this extends it to relaxed z, whose blocks are probabilities.
@@ -45,7 +45,7 @@ class OneHotVariables(TorchDistribution):
 
     Example:
         >>> import torch
-        >>> p = OneHotVariables(torch.zeros(5, 2, 3))
+        >>> p = IndependentOneHotCategorical(torch.zeros(5, 2, 3))
         >>> p.sample().shape, p.enumerate_support(expand=False).shape
         (torch.Size([5, 6]), torch.Size([9, 1, 6]))
     """
@@ -63,9 +63,9 @@ class OneHotVariables(TorchDistribution):
         """Blocks of non-negative numbers that add to one."""
         return _OneHotBlocks(self.logits.shape[-1])
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> OneHotVariables:
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> IndependentOneHotCategorical:
         """The same distribution with batch dimensions added."""
-        return OneHotVariables(self._expanded(batch_shape), validate_args=self._validate_args)
+        return IndependentOneHotCategorical(self._expanded(batch_shape), validate_args=self._validate_args)
 
     def _expanded(self, batch_shape: torch.Size) -> Tensor:
         return self.logits.expand(*batch_shape, *self.logits.shape[-2:])
@@ -114,7 +114,7 @@ class OneHotVariables(TorchDistribution):
         variables, categories = self.logits.shape[-2:]
         if categories**variables > MOST_COMBINATIONS:
             raise ValueError(
-                f"OneHotVariables: at most {MOST_COMBINATIONS} combinations must be enumerated, got "
+                f"IndependentOneHotCategorical: at most {MOST_COMBINATIONS} combinations must be enumerated, got "
                 f"{categories}**{variables}. Sample them (estimator='score' or 'relaxed'), or use fewer variables."
             )
         place = categories ** torch.arange(variables, device=self.logits.device)
@@ -125,7 +125,7 @@ class OneHotVariables(TorchDistribution):
         return values.expand(-1, *self.batch_shape, -1) if expand else values
 
 
-class RelaxedOneHotVariables(OneHotVariables):
+class RelaxedIndependentOneHotCategorical(IndependentOneHotCategorical):
     r"""One-hot variables with differentiable draws, :math:`z_v = \mathrm{softmax}((\log \pi_v + g_v) / T)`, g Gumbel.
 
     Their densities are *not* those of the relaxed draws: ``log_prob`` is that of the one-hot variables, extended
@@ -147,7 +147,7 @@ class RelaxedOneHotVariables(OneHotVariables):
 
     Example:
         >>> import torch
-        >>> RelaxedOneHotVariables(torch.zeros(5, 2, 3), torch.tensor(0.5)).rsample().shape
+        >>> RelaxedIndependentOneHotCategorical(torch.zeros(5, 2, 3), torch.tensor(0.5)).rsample().shape
         torch.Size([5, 6])
     """
 
@@ -165,9 +165,9 @@ class RelaxedOneHotVariables(OneHotVariables):
         self.temperature, self.straight_through = temperature, straight_through
         super().__init__(logits, validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> RelaxedOneHotVariables:
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> RelaxedIndependentOneHotCategorical:
         """The same distribution with batch dimensions added."""
-        return RelaxedOneHotVariables(
+        return RelaxedIndependentOneHotCategorical(
             self._expanded(batch_shape),
             self.temperature,
             straight_through=self.straight_through,
@@ -214,6 +214,6 @@ def _one_hot(scores: Tensor) -> Tensor:
     return (scores.argmax(-1, keepdim=True) == kinds).to(scores)
 
 
-@register_kl(OneHotVariables, OneHotVariables)
-def _kl_one_hot(q: OneHotVariables, p: OneHotVariables) -> Tensor:
+@register_kl(IndependentOneHotCategorical, IndependentOneHotCategorical)
+def _kl_one_hot(q: IndependentOneHotCategorical, p: IndependentOneHotCategorical) -> Tensor:
     return (q.logits.softmax(-1) * (q.log_probs - p.log_probs)).sum((-2, -1))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
-class AuxiliaryPair(TorchDistribution):
+class AuxiliaryJoint(TorchDistribution):
     r"""The pair (z, a) with density :math:`q(a)\, q(z | a)`, z first.
 
     Args:
@@ -26,7 +26,7 @@ class AuxiliaryPair(TorchDistribution):
         >>> import torch
         >>> from pyro.distributions import Normal
         >>> a = Normal(torch.zeros(5, 1), 1.0).to_event(1)
-        >>> AuxiliaryPair(a, lambda a: Normal(a.expand(*a.shape[:-1], 2), 1.0).to_event(1), 2).rsample().shape
+        >>> AuxiliaryJoint(a, lambda a: Normal(a.expand(*a.shape[:-1], 2), 1.0).to_event(1), 2).rsample().shape
         torch.Size([5, 3])
     """
 
@@ -41,9 +41,9 @@ class AuxiliaryPair(TorchDistribution):
         event = torch.Size([latent_dim + auxiliary.event_shape[0]])
         super().__init__(auxiliary.batch_shape, event, validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> AuxiliaryPair:
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> AuxiliaryJoint:
         """The same distribution with batch dimensions added."""
-        return AuxiliaryPair(self.auxiliary.expand(batch_shape), self.conditional, self.latent_dim)
+        return AuxiliaryJoint(self.auxiliary.expand(batch_shape), self.conditional, self.latent_dim)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         a = self.auxiliary.rsample(sample_shape)

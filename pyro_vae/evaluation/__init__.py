@@ -6,7 +6,7 @@ from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
 from pyro_vae.evaluation.calibration import Calibration, simulation_based_calibration
 from pyro_vae.evaluation.calibration_curve import Reliability, reliability
 from pyro_vae.evaluation.classifier import Classification, classification
-from pyro_vae.evaluation.confidence_interval import OverDraws, error_over_draws
+from pyro_vae.evaluation.confidence_interval import ConfidenceInterval, mean_interval
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.gaps_result import InferenceGaps, gap_table
@@ -20,7 +20,7 @@ from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
 from pyro_vae.evaluation.result import Result
-from pyro_vae.evaluation.weights import LogWeights, Weigher, log_weights, prior_proposal
+from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights, prior_proposal
 
 __all__ = [
     "AggregatePosterior",
@@ -28,25 +28,24 @@ __all__ = [
     "Calibration",
     "ClassPosterior",
     "Classification",
+    "ConfidenceInterval",
     "GradientSNR",
     "HarmonicLogLikelihood",
+    "ImportanceWeights",
     "InferenceGaps",
     "InflatedProposal",
     "LatentDiagnostics",
     "LogLikelihood",
     "LogWeights",
-    "OverDraws",
     "PosteriorSamples",
     "PredictiveCheck",
     "Reliability",
     "Result",
     "Sandwich",
-    "Weigher",
     "annealed_log_likelihood",
     "class_posterior",
     "classification",
     "default_statistics",
-    "error_over_draws",
     "gap_table",
     "gradient_snr",
     "harmonic_log_likelihood",
@@ -54,6 +53,7 @@ __all__ = [
     "latent_diagnostics",
     "log_likelihood",
     "log_weights",
+    "mean_interval",
     "pareto_k",
     "posterior_predictive_check",
     "posterior_samples",

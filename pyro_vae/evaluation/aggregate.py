@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from pyro_vae._core.contexts import reseed
 from pyro_vae._core.owners import placement
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.evaluation.marginals import factorises, margins
+from pyro_vae.evaluation.marginals import factorises, marginals
 from pyro_vae.models import VAE
 
 TERMS = (
@@ -86,12 +86,12 @@ class AggregatePosterior:
 
     @property
     def _margins_known(self) -> bool:
-        return all(margins(q) is not None for q in self.posteriors)
+        return all(marginals(q) is not None for q in self.posteriors)
 
 
 def _pairs(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor | None]:
     """``(C, B)`` and ``(C, B, L)`` log densities of ``z``, ``(C, B, L)``."""
-    single = margins(q)
+    single = marginals(q)
     each = None if single is None else single.log_prob(z).double()
     return (each.sum(-1) if each is not None and factorises(q) else q.log_prob(z).double()), each
 
@@ -144,7 +144,7 @@ def decompose(
     .. math:: \log\frac{q(z|x_n)}{p(z)} = \log\frac{q(z|x_n)}{q(z)} + \log\frac{q(z)}{\prod_j q(z_j)}
         + \sum_j \log\frac{q(z_j)}{p(z_j)}
 
-    holds for every draw. To be called within ``evaluating`` and ``isolated``.
+    holds for every draw. To be called within ``evaluating`` and ``isolated_rng``.
 
     Args:
         vae: the model.
@@ -223,7 +223,7 @@ def first_data(vae: VAE, data: Data, num_data: int | None, batch_size: int, seed
         reseed(seed, number)
         x = batch.args[0]
         if left is None:
-            left = MOST_DATA if margins(vae.encode(x[:1])) is not None else MOST_DATA_INVERTED
+            left = MOST_DATA if marginals(vae.encode(x[:1])) is not None else MOST_DATA_INVERTED
         yield x[:left]
         left -= len(x[:left])
         if not left:

@@ -12,8 +12,8 @@ from torch import Tensor
 from pyro_vae._core.contexts import validating
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.batched import PerBatch, check_sizes
-from pyro_vae.evaluation.hmc import HMC, SETTLING, Adapted
+from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
+from pyro_vae.evaluation.hmc import BURN_IN, HMC, AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import LatentDensity, Start
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.streaming import log_mean
@@ -144,7 +144,7 @@ def annealed_log_likelihood(
         >>> annealed_log_likelihood(vae.model, vae.guide, torch.ones(7, 5), **sizes).log_likelihood.shape
         torch.Size([7])
     """
-    path = Path("annealed_log_likelihood", num_distributions, num_chains, num_steps, start, schedule)
+    path = AnnealingPath("annealed_log_likelihood", num_distributions, num_chains, num_steps, start, schedule)
     annealer = Annealer(path, model, guide, data_plate)
     batches = annealer.over(
         data, batch_size, seed=seed, engine=engine, progress=progress, amount=path.stages + path.piloted
@@ -152,7 +152,7 @@ def annealed_log_likelihood(
     own = {"estimator": "ais", **path.protocol(), "sample_seed": seed}
 
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
-        annealer.look_at(args)
+        annealer.set_density(args)
         own.update(annealer.density.weigher.protocol(annealer.path.num_chains))
         return lower_bound(*annealer.forward(args, advance))
 
@@ -162,7 +162,7 @@ def annealed_log_likelihood(
 
 
 @dataclass(frozen=True)
-class Path:
+class AnnealingPath:
     """What an annealed estimate is made of: :func:`annealed_log_likelihood` explains the entries."""
 
     owner: str
@@ -192,7 +192,7 @@ class Path:
     @property
     def piloted(self) -> int:
         """Number of transitions of the pilot."""
-        return self.pilot + SETTLING
+        return self.pilot + BURN_IN
 
     @property
     def pilot(self) -> int:
@@ -228,52 +228,60 @@ class Annealer:
         data_plate: name of the plate over the data, where it is not the only one.
     """
 
-    def __init__(self, path: Path, model: Program, guide: Program | None, data_plate: str | None) -> None:
+    def __init__(self, path: AnnealingPath, model: Program, guide: Program | None, data_plate: str | None) -> None:
         self.path, self.model, self.guide, self.data_plate = path, model, guide, data_plate
 
-    def over(self, data: Data, batch_size: int, *, seed: int, engine: str, progress: bool, amount: int) -> PerBatch:
+    def over(
+        self, data: Data, batch_size: int, *, seed: int, engine: str, progress: bool, amount: int
+    ) -> BatchedEvaluation:
         """The batches of the data, for ``amount`` transitions of each; the engine is chosen by how many there are."""
         if engine not in ("auto", "eager", "compiled"):
             message = "engine must be auto, eager or compiled"
             raise ValueError(f"{self.path.owner}: {message}, got engine={engine!r}. Use 'auto'.")
         programs = [p for p in (self.model, self.guide) if p is not None]
         unit = "transitions" if progress else None
-        batches = PerBatch(self.path.owner, programs, data, batch_size, seed=seed, progress=unit, amount=amount)
+        batches = BatchedEvaluation(
+            self.path.owner, programs, data, batch_size, seed=seed, progress=unit, amount=amount
+        )
         self.owners = batches.owners
         gradients = max(1, batches.share()) * amount * self.path.num_steps
         compiled = engine == "compiled" or (engine == "auto" and gradients >= _WORTH_COMPILING)
         self.hmc = HMC(self.path.owner, self.path.num_steps, self.owners, compiled=compiled)
         return batches
 
-    def look_at(self, args: tuple[Any, ...]) -> None:
+    def set_density(self, args: tuple[Any, ...]) -> None:
         """Examine the programs on a batch."""
         how = {"start": self.path.start, "data_plate": self.data_plate, "owners": self.owners}
         with validating(True):
             self.density = LatentDensity(self.path.owner, self.model, self.guide, args, **how)  # type: ignore[arg-type]
-        self.hmc.look_at(self.density)
+        self.hmc.set_density(self.density)
 
-    def adapt(self, args: tuple[Any, ...], advance: Advance) -> Adapted:
+    def adapt(self, args: tuple[Any, ...], advance: Advance) -> AdaptedStepSizes:
         """Find the steps, by chains of their own."""
         u = self.density.draw(self.path.num_chains, args)
-        return Adapted(self.hmc, u, self.path.betas(self.path.pilot), args, advance)
+        return AdaptedStepSizes(self.hmc, u, self.path.betas(self.path.pilot), args, advance)
 
-    def forward(self, args: tuple[Any, ...], advance: Advance, adapted: Adapted | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, args: tuple[Any, ...], advance: Advance, adapted: AdaptedStepSizes | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Log-weights of chains from the start to the posterior, and acceptance, each ``(num_chains, batch)``."""
         if adapted is None and self.path.num_distributions > 2:  # of two distributions there is no move
             adapted = self.adapt(args, advance)
         u = self.density.draw(self.path.num_chains, args)
         return self._run(u, range(1, self.path.num_distributions), adapted, args, advance)
 
-    def reverse(self, u: Tensor, adapted: Adapted, args: tuple[Any, ...], advance: Advance) -> tuple[Tensor, Tensor]:
+    def reverse(
+        self, u: Tensor, adapted: AdaptedStepSizes, args: tuple[Any, ...], advance: Advance
+    ) -> tuple[Tensor, Tensor]:
         """The same from exact posterior draws u, ``(num_chains, batch, dim)``, back to the start."""
         return self._run(u, range(self.path.num_distributions - 1, 0, -1), adapted, args, advance)
 
     def _run(
-        self, u: Tensor, stages: range, adapted: Adapted | None, args: tuple[Any, ...], advance: Advance
+        self, u: Tensor, stages: range, adapted: AdaptedStepSizes | None, args: tuple[Any, ...], advance: Advance
     ) -> tuple[Tensor, Tensor]:
         """The stage t weighs what is between the distributions t - 1 and t; a transition leads from one to the next."""
         betas, last = self.path.betas(), self.path.num_distributions - 1
-        state = self.hmc.locate(u, args)
+        state = self.hmc.evaluate_at(u, args)
         log_weights = torch.zeros_like(state.start, dtype=torch.float64)
         accepted = torch.zeros_like(log_weights)
         for stage, following in zip(stages, [*stages[1:], None], strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.distributed import join
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import unregistered
@@ -20,7 +20,7 @@ from pyro_vae.data.batches import Batches, Data
 Work: TypeAlias = Callable[[tuple[Any, ...], Callable[[int], object]], dict[str, Tensor]]
 
 
-class PerBatch:
+class BatchedEvaluation:
     """Runs an evaluation on every batch, each with its own stream of random numbers by its number.
 
     Under ``torchrun`` the processes share the batches, and all of them get the whole result, in the order of the data,
@@ -77,7 +77,7 @@ class PerBatch:
 
     def _run(self, work: Work) -> dict[str, Tensor]:
         parts: list[tuple[int, dict[str, Tensor]]] = []
-        with self._bar() as bar, self.owners.evaluating(), isolated(self.seed), unregistered():
+        with self._bar() as bar, self.owners.evaluating(), isolated_rng(self.seed), unregistered():
             for number, batch in enumerate(self.batches.epoch()):
                 if number % self.ranks.size == self.ranks.rank:
                     reseed(self.seed, number)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.annealed import Advance, Annealer, Path, Schedule, lower_bound
-from pyro_vae.evaluation.hmc import Adapted
+from pyro_vae.evaluation.annealed import Advance, Annealer, AnnealingPath, Schedule, lower_bound
+from pyro_vae.evaluation.hmc import AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.simulation import simulate
 from pyro_vae.evaluation.streaming import log_mean
 
-PARTING = 50
+DECORRELATION_STEPS = 50
 """Transitions that part the reverse chains of a datum, which start at one and the same exact posterior draw."""
 
 
@@ -35,8 +35,8 @@ class Sandwich(Result):
         upper: ``(M,)``, minus the same of the reverse chains' inverse weights.
         lower_error: ``(M,)``, Monte Carlo standard error of ``lower``.
         upper_error: ``(M,)``, of ``upper``; the reverse chains are taken as independent, which they are after
-            :data:`PARTING` transitions as far as these mix. Inverse weights have heavy tails: where the path is short
-            and ``upper_chains`` small, the error is too small too.
+            :data:`DECORRELATION_STEPS` transitions as far as these mix. Inverse weights have heavy tails: if the path is
+            short and ``upper_chains`` small, the error is too small too.
         acceptance: ``(M,)``, of forward and reverse transitions.
         log_likelihood: ``(N,)``, the annealed lower bound of each real datum; None where only simulated data were asked
             for.
@@ -176,8 +176,8 @@ def sandwich(
         >>> sandwich(vae.model, vae.guide, torch.ones(7, 5), **sizes).upper.shape
         torch.Size([7])
     """
-    path = Path("sandwich", num_distributions, num_chains, num_steps, start, schedule)
-    amount = (2 + real) * path.stages + (1 + real) * path.piloted + PARTING
+    path = AnnealingPath("sandwich", num_distributions, num_chains, num_steps, start, schedule)
+    amount = (2 + real) * path.stages + (1 + real) * path.piloted + DECORRELATION_STEPS
     annealer = Annealer(path, model, guide, data_plate)
     batches = annealer.over(data, batch_size, seed=seed, engine=engine, progress=progress, amount=amount)
     own = {"estimator": "sandwich", **path.protocol(), "sample_seed": seed}
@@ -185,7 +185,7 @@ def sandwich(
     def bound(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
         found = _simulated(annealer, model, args, advance)
         if real:
-            annealer.look_at(args)
+            annealer.set_density(args)
             lower = lower_bound(*annealer.forward(args, advance))
             found |= {key: lower[key] for key in ("log_likelihood", "standard_error")}
         own.update(annealer.density.weigher.protocol(annealer.path.num_chains))
@@ -201,7 +201,7 @@ def _simulated(
 ) -> dict[str, Tensor]:
     """Both bounds for as many data as there are in a batch."""
     drawn = simulate(annealer.path.owner, model, args)
-    annealer.look_at(drawn.args)
+    annealer.set_density(drawn.args)
     adapted = annealer.adapt(drawn.args, advance)
     forward = lower_bound(*annealer.forward(drawn.args, advance, adapted))
     exact = annealer.density.pack(
@@ -220,10 +220,12 @@ def _simulated(
     }
 
 
-def _parted(annealer: Annealer, u: Tensor, adapted: Adapted, args: tuple[Any, ...], advance: Advance) -> Tensor:
+def _parted(
+    annealer: Annealer, u: Tensor, adapted: AdaptedStepSizes, args: tuple[Any, ...], advance: Advance
+) -> Tensor:
     """Copies of an exact posterior draw, moved apart by transitions that keep the posterior."""
-    state = annealer.hmc.locate(u.contiguous(), args)
-    for _ in range(PARTING):
+    state = annealer.hmc.evaluate_at(u.contiguous(), args)
+    for _ in range(DECORRELATION_STEPS):
         state, _ = annealer.hmc.transition(state, 1.0, adapted.at(1.0), args)
         advance(1)
     return state.u

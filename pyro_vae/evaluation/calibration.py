@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Size, Tensor
 
-from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation.result import Result
 from pyro_vae.models import VAE
 
-FAILED = 0.01
+SIGNIFICANCE_LEVEL = 0.01
 """Probability, corrected for the number of dimensions, below which a guide is called not calibrated."""
 
 
@@ -74,7 +74,7 @@ class Calibration(Result):
         steps = ordered * torch.arange(len(p), 0, -1)
         return torch.empty_like(p).index_copy(0, order, steps.cummax(0).values.clamp_max(1.0))
 
-    def passes(self, level: float = FAILED) -> bool:
+    def passes(self, level: float = SIGNIFICANCE_LEVEL) -> bool:
         """Whether no dimension is off, at a probability ``level`` of saying so wrongly of any."""
         return bool((self.corrected_p_values() >= level).all())
 
@@ -96,7 +96,7 @@ class Calibration(Result):
         shift, spread = self.scores()
         told = []
         for p, s, w in zip(self.corrected_p_values().tolist(), shift.tolist(), spread.tolist(), strict=True):
-            if p >= FAILED:
+            if p >= SIGNIFICANCE_LEVEL:
                 told.append("uniform")
             elif abs(s) > abs(w):
                 told.append("shifted up" if s < 0 else "shifted down")
@@ -189,7 +189,7 @@ def simulation_based_calibration(
         (torch.Size([100, 2]), tensor([100, 100]))
     """
     _check(num_simulations, num_samples, num_bins, batch_size)
-    with evaluating(vae), isolated(seed):
+    with evaluating(vae), isolated_rng(seed):
         parts = []
         for number, start in enumerate(range(0, num_simulations, batch_size)):
             reseed(seed, number)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data.batches import Data
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.evaluation.batched import PerBatch, check_sizes
+from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
 from pyro_vae.evaluation.calibration_curve import NUM_BINS, Reliability, reliability
 from pyro_vae.evaluation.result import Result
 
@@ -167,7 +167,7 @@ def classification(
     elif data is None:
         raise ValueError("classification: data must be given to a classifier, got None. Pass an ImageSet or images.")
     else:
-        batches = PerBatch("classification", (classifier,), data, batch_size, seed=seed)
+        batches = BatchedEvaluation("classification", (classifier,), data, batch_size, seed=seed)
         found = batches.run(lambda args, advance: _classify(classifier, args, advance))
         own |= {"sample_seed": seed}
     known = labels if labels is not None else data.labels if isinstance(data, ImageSet) else found.get("labels")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class OverDraws(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """A mean over draws of the labels and its confidence interval, ``mean - margin`` to ``mean + margin``."""
 
     mean: float
@@ -32,7 +32,7 @@ class OverDraws(NamedTuple):
         return f"{self.mean:.2f} +- {self.margin:.2f} ({self.level:.0%} interval over {self.num_draws} draws)"
 
 
-def error_over_draws(errors: Sequence[float], *, level: float = 0.95) -> OverDraws:
+def mean_interval(errors: Sequence[float], *, level: float = 0.95) -> ConfidenceInterval:
     r"""The mean error over draws of the labels, :math:`\bar e \pm t_{n-1} s / \sqrt n`, Student's interval.
 
     Which data are labelled changes the error by more than the test images do, so a method is measured over several
@@ -53,21 +53,21 @@ def error_over_draws(errors: Sequence[float], *, level: float = 0.95) -> OverDra
         The probable error of a mean (Student, 1908). https://doi.org/10.1093/biomet/6.1.1
 
     Example:
-        >>> print(error_over_draws([4.0, 5.0, 6.0]))
+        >>> print(mean_interval([4.0, 5.0, 6.0]))
         5.00 +- 2.48 (95% interval over 3 draws)
-        >>> print(error_over_draws([a - b for a, b in zip([4.0, 5.0, 6.0], [7.0, 8.1, 8.9])]))
+        >>> print(mean_interval([a - b for a, b in zip([4.0, 5.0, 6.0], [7.0, 8.1, 8.9])]))
         -3.00 +- 0.25 (95% interval over 3 draws)
     """
     from scipy.special import stdtrit  # type: ignore[import-untyped]  # a tenth of a second, rarely needed
 
     values = [float(error) for error in errors]
     if not values or not all(map(math.isfinite, values)):
-        raise ValueError(f"error_over_draws: errors must be finite, at least one, got errors={values}. Leave none out.")
+        raise ValueError(f"mean_interval: errors must be finite, at least one, got errors={values}. Leave none out.")
     if not 0 < level < 1:
-        raise ValueError(f"error_over_draws: level must be between 0 and 1, got level={level}. Use 0.95.")
+        raise ValueError(f"mean_interval: level must be between 0 and 1, got level={level}. Use 0.95.")
     n, mean = len(values), math.fsum(values) / len(values)
     if n == 1:
-        return OverDraws(mean, math.nan, math.nan, 1, level)
+        return ConfidenceInterval(mean, math.nan, math.nan, 1, level)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     quantile = float(stdtrit(n - 1, (1 + level) / 2))
-    return OverDraws(mean, quantile * deviation / math.sqrt(n), deviation, n, level)
+    return ConfidenceInterval(mean, quantile * deviation / math.sqrt(n), deviation, n, level)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.aggregate import TERMS, Decomposition, decompose
@@ -18,14 +18,14 @@ from pyro_vae.evaluation.marginals import kl_per_dimension, moments
 from pyro_vae.evaluation.result import Result
 from pyro_vae.models import VAE
 
-ACTIVE = 0.01  # variance of the posterior mean above which a unit counts as active (Burda et al., 2016)
-FEW = 0.25  # share of active units below which something may have gone wrong
+ACTIVE_VARIANCE = 0.01  # variance of the posterior mean above which a unit counts as active (Burda et al., 2016)
+FEW_ACTIVE_SHARE = 0.25  # share of active units below which something may have gone wrong
 COLLAPSED = 0.1  # nats: a rate that tells nearly nothing of x
 PRIOR_DRAWS = 2_000
 
 _REMEDIES = (
     "Train with a KL warm-up (objectives.BetaELBO with a LinearWarmUp), objectives.FreeBits or objectives.InfoVAE; "
-    "start the decoder at the data's mean (start_at_mean, Likelihood.start_at); or give the decoder less power."
+    "start the decoder at the data's mean (init_at_mean, Likelihood.initialise_mean); or give the decoder less power."
 )
 
 
@@ -46,8 +46,8 @@ class LatentDiagnostics(Result):
 
     Attributes:
         means: ``(N, latent_dim)``, the posterior mean of every datum.
-        activity: ``(latent_dim,)``, Var_x(E_q[z | x]); a unit is active above :data:`ACTIVE`. Where means are estimated
-            from draws, the variance that the draws add is taken off.
+        activity: ``(latent_dim,)``, Var_x(E_q[z | x]); a unit is active above :data:`ACTIVE_VARIANCE`. If means are
+            estimated from samples, the variance that the samples add is subtracted.
         kl: ``(latent_dim,)``, the mean KL(q(z_i | x) || p(z_i)) of the margins in nats; their sum is the rate where
             both factorise. None where a margin has no closed form.
         elbo: ``(M,)``, reconstruction - rate, in nats, as all that follow.
@@ -97,8 +97,8 @@ class LatentDiagnostics(Result):
 
     @property
     def active_units(self) -> int:
-        """Number of dimensions with an activity above :data:`ACTIVE`."""
-        return int((self.activity > ACTIVE).sum())
+        """Number of dimensions with an activity above :data:`ACTIVE_VARIANCE`."""
+        return int((self.activity > ACTIVE_VARIANCE).sum())
 
     @property
     def available(self) -> list[str]:
@@ -128,7 +128,7 @@ class LatentDiagnostics(Result):
         if active == 0 or rate < COLLAPSED:
             told = "" if self.rate is None else f", the rate is {rate:.3f} nats"
             said.append(f"The posterior has collapsed: {active} of {dims} units are active{told}. {_REMEDIES}")
-        elif active < FEW * dims:
+        elif active < FEW_ACTIVE_SHARE * dims:
             said.append(f"Few units, {active} of {dims}, are active. If more were expected: {_REMEDIES}")
         if self.saturated:
             said.append(
@@ -204,7 +204,7 @@ def latent_diagnostics(
     _check(batch_size=(batch_size, 1), num_samples=(num_samples, 2), num_draws=(num_draws, 2))
     _check(num_decomposed=(0 if num_decomposed is None else num_decomposed, 0))
     own: dict[str, Any] = {"estimator": "aggregate posterior", "num_samples": num_samples, "num_draws": num_draws}
-    with evaluating(vae), isolated(seed):
+    with evaluating(vae), isolated_rng(seed):
         found = _moments(vae, data, batch_size, num_samples, seed)
         if num_decomposed != 0:
             parts = decompose(vae, data, num_data=num_decomposed, num_draws=num_draws, batch_size=batch_size, seed=seed)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae._core.contexts import reseed, validating
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.batched import PerBatch, check_sizes
+from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
 from pyro_vae.evaluation.gaps_result import InferenceGaps, better_proposal, gaps_of, mean_of
 from pyro_vae.evaluation.local_optimisation import (
     COPY_LR,
@@ -23,7 +23,7 @@ from pyro_vae.evaluation.local_optimisation import (
     optimise,
 )
 from pyro_vae.evaluation.result import Result
-from pyro_vae.evaluation.weights import Weigher
+from pyro_vae.evaluation.weights import ImportanceWeights
 
 
 def inference_gaps(
@@ -101,7 +101,9 @@ def inference_gaps(
         what = "num_samples must be at least 2, for the errors of the means"
         raise ValueError(f"inference_gaps: {what}, got num_samples={num_samples}. Use for example 5000.")
     unit = "steps" if progress else None
-    batches = PerBatch("inference_gaps", (model, guide), data, batch_size, seed=seed, progress=unit, amount=num_steps)
+    batches = BatchedEvaluation(
+        "inference_gaps", (model, guide), data, batch_size, seed=seed, progress=unit, amount=num_steps
+    )
     _check_length(log_likelihood, batches.batches.num_data)
     step = lr if lr is not None else COPY_LR if family_of(guide) is None else LOCAL_LR
     how = {"num_steps": num_steps, "lr": step, "num_particles": num_particles}
@@ -156,11 +158,11 @@ class _Split:
         first, last = (self._draw(weigher, self.num_samples, streams[2]) for weigher in (guide, best))
         return {**gaps_of(first, last, better), **late}
 
-    def _weigher(self, guide: Program, args: tuple[Any, ...]) -> Weigher:
+    def _weigher(self, guide: Program, args: tuple[Any, ...]) -> ImportanceWeights:
         with validating(True):
-            return Weigher(self.model, guide, args, data_plate=self.data_plate, owner="inference_gaps")
+            return ImportanceWeights(self.model, guide, args, data_plate=self.data_plate, owner="inference_gaps")
 
-    def _draw(self, weigher: Weigher, num_samples: int, stream: int) -> Tensor:
+    def _draw(self, weigher: ImportanceWeights, num_samples: int, stream: int) -> Tensor:
         """``(num_samples, B)`` log-weights, float64; the same stream gives guides of one family the same noise."""
         reseed(stream, 0)
         chunk = max(1, self.chunk // weigher.num_data)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.likelihood import TRUSTED
+from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.evaluation.result import Result
 
@@ -136,7 +136,9 @@ def better_proposal(one: Tensor, other: Tensor) -> Tensor:
     """
     bounds = [weights.logsumexp(0) for weights in (one, other)]
     errors = [(w - bound).exp().std(0) for w, bound in zip((one, other), bounds, strict=True)]
-    untrusted = torch.maximum(_tail(one), _tail(other)) > TRUSTED  # with too few draws to know k, the errors decide
+    untrusted = (
+        torch.maximum(_tail(one), _tail(other)) > PARETO_K_LIMIT
+    )  # with too few draws to know k, the errors decide
     return torch.where(untrusted, bounds[0] > bounds[1], errors[0] < errors[1])
 
 

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.types import Program
 
@@ -79,7 +79,7 @@ def gradient_snr(
     """
     if num_draws < 2:
         raise ValueError(f"gradient_snr: num_draws must be at least 2, got num_draws={num_draws}. Use 100.")
-    with Owners(model=model, guide=guide).unchanged(), isolated(seed):
+    with Owners(model=model, guide=guide).unchanged(), isolated_rng(seed):
         chosen = {k: list(v) for k, v in (groups or _default_groups(model, guide, args)).items()}
         moments = _moments(objective, model, guide, args, num_draws, _unique(chosen))
     return {name: _ratio(moments, tensors, num_draws) for name, tensors in chosen.items()}

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.annealed import Advance, Annealer, Path
+from pyro_vae.evaluation.annealed import Advance, Annealer, AnnealingPath
 from pyro_vae.evaluation.batched import check_sizes
 from pyro_vae.evaluation.kernel_density import KernelDensity
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
-from pyro_vae.evaluation.posterior import DESCENT, Chains, led, run_chains
+from pyro_vae.evaluation.posterior import NUM_BRIDGES, Chains, burn_in, run_chains
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.streaming import log_mean
 
@@ -138,16 +138,16 @@ def harmonic_log_likelihood(
     """
     owner = "harmonic_log_likelihood"
     _check(owner, num_chains, num_samples=num_samples, num_fitted=num_fitted)
-    path = Path(owner, DESCENT, num_chains, num_steps, start, "sigmoid")
+    path = AnnealingPath(owner, NUM_BRIDGES, num_chains, num_steps, start, "sigmoid")
     counts = num_fitted // num_chains, num_samples // num_chains
-    amount = 2 * led(warmup) + sum(counts)
+    amount = 2 * burn_in(warmup) + sum(counts)
     annealer = Annealer(path, model, guide, data_plate)
     batches = annealer.over(data, batch_size, seed=seed, engine=engine, progress=progress, amount=amount)
     own: dict[str, Any] = {"estimator": "harmonic", "num_samples": num_samples, "num_fitted": num_fitted}
     own |= {"num_chains": num_chains, "num_steps": num_steps, "warmup": warmup, "start": start, "sample_seed": seed}
 
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
-        annealer.look_at(args)
+        annealer.set_density(args)
         _check_dimensions(owner, annealer.density.dim, num_fitted)
         own.update(annealer.density.weigher.protocol(annealer.path.num_chains))
         fitted, fresh = (run_chains(annealer, args, advance, warmup=warmup, draws=n) for n in counts)

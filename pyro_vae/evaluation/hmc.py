@@ -17,7 +17,7 @@ from pyro_vae.evaluation.latent_density import LatentDensity
 
 TARGET_ACCEPTANCE = 0.65
 """What step sizes are adapted to (Neal, 2011, section 5.4.4.3; Wu et al., 2017)."""
-SETTLING = 20
+BURN_IN = 20
 """Number of transitions of a pilot before it sets out."""
 _JITTER = 0.2  # of the step size, so that no trajectory is a whole period
 _GAIN = 0.3  # of the adaptation of the log step size
@@ -54,7 +54,7 @@ class State(NamedTuple):
         return (1 - weight) * self.start_slope + weight * self.target_slope
 
 
-class Steps(NamedTuple):
+class StepSizes(NamedTuple):
     """How a datum's chains move.
 
     The step in dimension d is ``size * scale[d]``.
@@ -101,7 +101,7 @@ class HMC:
             raise RuntimeError(f"{self.owner}: chains must have a density, got none. Call look_at() first.")
         return self._density
 
-    def look_at(self, density: LatentDensity) -> None:
+    def set_density(self, density: LatentDensity) -> None:
         """Move on this density from now on; the programs behind it are those of the recording.
 
         Raises:
@@ -114,7 +114,7 @@ class HMC:
         if self._compiled and self._recorded is None:
             self._recorded = Recorded(self._locate, self.owners.tensors())
 
-    def locate(self, u: Tensor, args: tuple[Any, ...]) -> State:
+    def evaluate_at(self, u: Tensor, args: tuple[Any, ...]) -> State:
         """Densities and gradients at u, ``(num_chains, batch, dim)``."""
         if self._recorded:
             try:
@@ -124,7 +124,7 @@ class HMC:
                 warnings.warn(f"{self.owner}: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=2)
         return State(u, *self._locate(u, *args))
 
-    def transition(self, state: State, beta: float, steps: Steps, args: tuple[Any, ...]) -> tuple[State, Tensor]:
+    def transition(self, state: State, beta: float, steps: StepSizes, args: tuple[Any, ...]) -> tuple[State, Tensor]:
         """One step of every chain.
 
         Args:
@@ -150,7 +150,7 @@ class HMC:
     ) -> tuple[State, Tensor]:
         for _ in range(self.num_steps):
             momentum = momentum + 0.5 * step * state.slope(beta)
-            state = self.locate(state.u + step * momentum, args)
+            state = self.evaluate_at(state.u + step * momentum, args)
             momentum = momentum + 0.5 * step * state.slope(beta)
         return state, momentum
 
@@ -163,7 +163,7 @@ class HMC:
         return start.detach(), target.detach(), start_slope, target_slope
 
 
-class Adapted:
+class AdaptedStepSizes:
     """Steps along a path, found by a pilot and kept from then on: they do not depend on the chains they serve.
 
     The pilot's chains go along the path once. Each datum has its own step size, adapted to
@@ -174,7 +174,7 @@ class Adapted:
         hmc: the transitions.
         u: where the pilot starts, ``(num_chains, batch, dim)``.
         betas: where on the path the pilot stops, one transition each, after
-            :data:`SETTLING` at the first.
+            :data:`BURN_IN` at the first.
         args: the batch.
         advance: told of each transition.
 
@@ -192,22 +192,22 @@ class Adapted:
         advance: Callable[[int], object],
     ) -> None:
         longest = math.log(math.pi / 2 / hmc.num_steps)
-        state = hmc.locate(u, args)
+        state = hmc.evaluate_at(u, args)
         log_size = torch.full_like(u[0, :, 0], longest)
         variance, smooth = _spread(u), log_size
-        found: list[Steps] = []
-        for beta in [betas[0]] * SETTLING + betas:
-            steps = Steps(log_size.exp(), variance.sqrt())
+        found: list[StepSizes] = []
+        for beta in [betas[0]] * BURN_IN + betas:
+            steps = StepSizes(log_size.exp(), variance.sqrt())
             state, probability = hmc.transition(state, beta, steps, args)
             error = probability.mean(0).to(log_size.dtype) - TARGET_ACCEPTANCE
             log_size = (log_size + _GAIN * error).clamp(max=longest)
             smooth = _MEMORY * smooth + (1 - _MEMORY) * log_size
             variance = _MEMORY * variance + (1 - _MEMORY) * _spread(state.u)
-            found.append(Steps(smooth.exp(), variance.sqrt()))
+            found.append(StepSizes(smooth.exp(), variance.sqrt()))
             advance(1)
-        self.steps, self.last = found[SETTLING:], state
+        self.steps, self.last = found[BURN_IN:], state
 
-    def at(self, share: float) -> Steps:
+    def at(self, share: float) -> StepSizes:
         """The steps at a share of the path, between 0 and 1."""
         return self.steps[round(share * (len(self.steps) - 1))]
 

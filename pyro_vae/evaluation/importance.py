@@ -15,10 +15,10 @@ from pyro_vae._core.recording import Recorded, RecordingError
 from pyro_vae._core.types import Program
 from pyro_vae._core.ways import Runs
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.batched import PerBatch, check_sizes
+from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.streaming import WeightSummary
-from pyro_vae.evaluation.weights import LogWeights, Weigher, guides_of, prior_proposal
+from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, guides_of, prior_proposal
 
 WORTH_COMPILING = 2_000
 """Chunks from which compiling, about ten seconds, pays."""
@@ -94,10 +94,12 @@ def log_likelihood(
     proposals = _proposals(model, guide, proposal)
     unit = "draws" if progress else None
     programs = (model, *proposals)
-    batches = PerBatch("log_likelihood", programs, data, batch_size, seed=seed, progress=unit, amount=num_samples)
+    batches = BatchedEvaluation(
+        "log_likelihood", programs, data, batch_size, seed=seed, progress=unit, amount=num_samples
+    )
     chunks = batches.share() * -(-num_samples // chunk_size)
     compiled = compiles("log_likelihood", engine, chunks)
-    sampler = Sampler("log_likelihood", model, proposals, data_plate, batches.owners, compiled=compiled)
+    sampler = WeightSampler("log_likelihood", model, proposals, data_plate, batches.owners, compiled=compiled)
     own = {"estimator": "importance", "num_samples": num_samples, "proposal": _name(proposal, proposals)}
     own |= {"sample_seed": seed}
 
@@ -117,7 +119,7 @@ def log_likelihood(
     return LogLikelihood(**tensors, protocol={**(protocol or {}), **own})
 
 
-class Sampler:
+class WeightSampler:
     """Draws the log-weights of one batch after the other, their programs recorded if that is asked for.
 
     Args:
@@ -152,7 +154,7 @@ class Sampler:
         """
         with validating(True):
             how = {"owner": self.owner, "owners": self.owners, "ways": self._ways, "data_plate": self.data_plate}
-            self.weigher = Weigher(self.model, self.guides, args, **how)  # type: ignore[arg-type]
+            self.weigher = ImportanceWeights(self.model, self.guides, args, **how)  # type: ignore[arg-type]
         self.weigher.check_repeatable(args)
         self.weigher.check_coverage()
         if self._compiled and self._recorded is None:

@@ -23,7 +23,7 @@ from torch.distributions import (
 
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import OneLineError
-from pyro_vae.distributions import AuxiliaryPair, MixtureOfNormals
+from pyro_vae.distributions import AuxiliaryJoint, MixtureOfNormals
 from pyro_vae.flows import FlowDistribution
 
 
@@ -138,6 +138,6 @@ def _(fn: Any, factor: float) -> Any:
     return MixtureOfNormals(fn.logits, fn.locs, fn.scales * factor, validate_args=False)
 
 
-@_widened.register(AuxiliaryPair)
+@_widened.register(AuxiliaryJoint)
 def _(fn: Any, factor: float) -> Any:
-    return AuxiliaryPair(fn.auxiliary, lambda a: _widened(fn.conditional(a), factor), fn.latent_dim)
+    return AuxiliaryJoint(fn.auxiliary, lambda a: _widened(fn.conditional(a), factor), fn.latent_dim)

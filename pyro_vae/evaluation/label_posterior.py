@@ -14,9 +14,9 @@ from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.precision import NetworkPrecision, Precision
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.batched import PerBatch, check_sizes
-from pyro_vae.evaluation.importance import Sampler, compiles
-from pyro_vae.evaluation.likelihood import TRUSTED
+from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
+from pyro_vae.evaluation.importance import WeightSampler, compiles
+from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.evaluation.result import Result
 from pyro_vae.evaluation.streaming import WeightSummary
 
@@ -93,7 +93,7 @@ class ClassPosterior(Result):
         counts = self.probabilities() > 0.01
         if self.pareto_k[counts].isnan().all():
             return float("nan")
-        return float(((self.pareto_k > TRUSTED) & counts).any(-1).double().mean())
+        return float(((self.pareto_k > PARETO_K_LIMIT) & counts).any(-1).double().mean())
 
     def summary(self) -> dict[str, Any]:
         """The means with their errors, and the diagnostics."""
@@ -114,7 +114,7 @@ class ClassPosterior(Result):
             f"log-likelihood  {self.mean():.3f} nats per datum, y summed out",
             f"                +- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data",
             f"entropy         {self.mean('entropy'):.4f} nats, of p(y | x) on average",
-            f"effective sample size, median: {ess}; Pareto k > {TRUSTED}: {bad}",
+            f"effective sample size, median: {ess}; Pareto k > {PARETO_K_LIMIT}: {bad}",
             "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()),
         ]
         return "\n".join(lines)
@@ -181,10 +181,12 @@ def class_posterior(
     sizes = {"num_classes": num_classes, "num_samples": num_samples, "batch_size": batch_size, "chunk_size": chunk_size}
     check_sizes("class_posterior", **sizes)
     unit, amount = "draws" if progress else None, num_samples * num_classes
-    batches = PerBatch("class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount)
+    batches = BatchedEvaluation(
+        "class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount
+    )
     chunks = batches.share() * num_classes * -(-num_samples // chunk_size)
     compiled = compiles("class_posterior", engine, chunks)
-    sampler = Sampler("class_posterior", model, (guide,), data_plate, batches.owners, compiled=compiled)
+    sampler = WeightSampler("class_posterior", model, (guide,), data_plate, batches.owners, compiled=compiled)
     own: dict[str, Any] = {"estimator": "importance", "num_classes": num_classes, "num_samples": num_samples}
     own |= {"sample_seed": seed}
 
@@ -211,7 +213,7 @@ _FIELDS = {
 
 
 def _one_class(
-    sampler: Sampler, args: tuple[Any, ...], num_samples: int, chunk_size: int, advance: Callable[[int], object]
+    sampler: WeightSampler, args: tuple[Any, ...], num_samples: int, chunk_size: int, advance: Callable[[int], object]
 ) -> dict[str, Tensor]:
     """The estimate of log p(x, y) for the labels among the arguments."""
     summary = WeightSummary(num_samples)

@@ -16,12 +16,12 @@ from pyro_vae._core.owners import Owners
 from pyro_vae._core.traces import latents, refusal
 from pyro_vae._core.types import Program
 from pyro_vae.evaluation.joint_density import is_enumerated
-from pyro_vae.evaluation.weights import Weigher, prior_proposal
+from pyro_vae.evaluation.weights import ImportanceWeights, prior_proposal
 
 Start = Literal["prior", "guide"]
 
 
-class Ends(NamedTuple):
+class PathDensities(NamedTuple):
     """The log-densities at the two ends of an annealing path, each ``(num_chains, batch)``, in nats."""
 
     start: Tensor
@@ -48,7 +48,7 @@ class LatentDensity:
 
     Raises:
         ValueError: a latent site is discrete, its support is not known or depends on other sites, or the guide has no
-            density at any z; and what :class:`~pyro_vae.evaluation.Weigher` refuses.
+            density at any z; and what :class:`~pyro_vae.evaluation.ImportanceWeights` refuses.
 
     Attributes:
         dim: D, number of unconstrained latent dimensions of a datum.
@@ -69,9 +69,9 @@ class LatentDensity:
         how: dict[str, Any] = {"data_plate": data_plate, "owner": owner, "owners": owners}
         self._check_start(guide)
         if guide is not None:  # for its refusals, whatever the start
-            self.weigher = Weigher(model, guide, args, **how)
+            self.weigher = ImportanceWeights(model, guide, args, **how)
         if guide is None or start == "prior":
-            self.weigher = Weigher(model, _prior(model), args, **how)
+            self.weigher = ImportanceWeights(model, _prior(model), args, **how)
         self.layout = self.weigher.layout
         self._check_latents()
         self.weigher.check_repeatable(args, guide=start == "guide")
@@ -88,7 +88,7 @@ class LatentDensity:
         trace = self.weigher.propose(num_chains, args)
         return self.pack({site.name: trace.nodes[site.name]["value"] for site in self.sites})
 
-    def ends(self, u: Tensor, args: tuple[Any, ...]) -> Ends:
+    def ends(self, u: Tensor, args: tuple[Any, ...]) -> PathDensities:
         """Both log-densities at u, ``(num_chains, batch, dim)``; differentiable."""
         num_chains = len(u)
         values, log_det = self.unpack(u)
@@ -97,7 +97,7 @@ class LatentDensity:
             trace.nodes[name] = {**trace.nodes[name], "value": value}
         density = self.weigher.density(num_chains, args, trace)
         start = density.log_prior if self.start == "prior" else self.weigher.log_guide(num_chains, args, trace)
-        return Ends(start + log_det, density.log_likelihood + density.log_prior + log_det)
+        return PathDensities(start + log_det, density.log_likelihood + density.log_prior + log_det)
 
     def pack(self, values: dict[str, Tensor]) -> Tensor:
         """The sites' values, ``(num_chains, *plates, *event)``, as u."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.evaluation.result import Result
 
 _BOUNDS = ("elbo", "distortion", "rate")
-TRUSTED = 0.7
+PARETO_K_LIMIT = 0.7
 """Largest Pareto k with which an importance estimate can be used (Vehtari et al., 2024)."""
 
 
@@ -71,19 +71,19 @@ class LogLikelihood(Result):
     def untrusted(self) -> float:
         """Share of the data with a Pareto k above 0.7; nan where there were too few samples to tell."""
         known = self.pareto_k[~self.pareto_k.isnan()]
-        return float((known > TRUSTED).double().mean()) if len(known) else math.nan
+        return float((known > PARETO_K_LIMIT).double().mean()) if len(known) else math.nan
 
     def flagged(self) -> Tensor:
         """``(M,)``, the rows whose estimate is not to be trusted: Pareto k above 0.7."""
-        return (self.pareto_k > TRUSTED).nonzero().squeeze(-1)
+        return (self.pareto_k > PARETO_K_LIMIT).nonzero().squeeze(-1)
 
     def advice(self) -> str:
         """What to do about the flagged data; empty where there are none."""
         if not len(self.flagged()):
             return ""
         return (
-            f"{len(self.flagged())} of {len(self)} data have a Pareto k above {TRUSTED}: their estimates are bounds "
-            "of unknown looseness, and their errors too small. Take more samples, fit a better guide "
+            f"{len(self.flagged())} of {len(self)} data have a Pareto k above {PARETO_K_LIMIT}: for these "
+            "the estimate may be far too low and its error bar too small. Take more samples, fit a better guide "
             "(refit_guide), or bound them by annealed importance sampling (annealed_log_likelihood, sandwich)."
         )
 
@@ -113,7 +113,7 @@ class LogLikelihood(Result):
             f"log-likelihood  {self.mean():.3f} nats per datum{bits}",
             f"                +- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data",
             *(f"{n:<15} {self.mean(n):.3f} +- {self.sampling_error(n):.3f} over data" for n in _BOUNDS),
-            f"effective sample size, median: {ess}; Pareto k > {TRUSTED}: {bad}",
+            f"effective sample size, median: {ess}; Pareto k > {PARETO_K_LIMIT}: {bad}",
             *([f"not to be trusted: {self.advice()}"] if self.advice() else []),
             "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()),
         ]

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.traces import latents, refusal
 from pyro_vae._core.types import Program
-from pyro_vae.evaluation.weights import Weigher
+from pyro_vae.evaluation.weights import ImportanceWeights
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.guides import AmortizedGuide, Guide, SemiAmortizedGuide
 
@@ -100,7 +100,7 @@ def family_of(guide: Program) -> AmortizedGuide | None:
     return inner if {type(guide).posterior, type(inner).posterior} <= {*usual} else None
 
 
-def local_guides(weigher: Weigher, guide: Program) -> Iterator[Local]:
+def local_guides(weigher: ImportanceWeights, guide: Program) -> Iterator[Local]:
     """Guides to optimise for the data of a batch: one for all if possible, else a copy for each.
 
     Raises:
@@ -121,7 +121,7 @@ def local_guides(weigher: Weigher, guide: Program) -> Iterator[Local]:
         yield _copy(weigher.pair.owners, guide, axes.take(args, range(row, row + 1)))
 
 
-def check_guide(weigher: Weigher, guide: Program) -> None:
+def check_guide(weigher: ImportanceWeights, guide: Program) -> None:
     """Refuse a guide that cannot be optimised by the gradient of its draws.
 
     Raises:
@@ -149,7 +149,7 @@ class Optimum(NamedTuple):
 
 
 def optimise(
-    weigher: Weigher,
+    weigher: ImportanceWeights,
     local: Local,
     *,
     num_steps: int,
@@ -182,7 +182,9 @@ def optimise(
     """
     optimizer, quarter = Adam(local.free, lr=lr), max(1, num_steps // 4)
     schedule, sums = CosineAnnealingLR(optimizer, num_steps), [local.zeros(), local.zeros()]
-    held = None if local.held is None else Weigher(weigher.model, local.held, local.args, data_plate=data_plate)
+    held = (
+        None if local.held is None else ImportanceWeights(weigher.model, local.held, local.args, data_plate=data_plate)
+    )
     with torch.enable_grad():
         for left in reversed(range(num_steps)):
             elbos = _log_weights(weigher, held, num_particles).mean(0)
@@ -199,7 +201,7 @@ def optimise(
     return Optimum(last, before if num_steps > 1 else last)
 
 
-def _log_weights(weigher: Weigher, held: Weigher | None, num_particles: int) -> Tensor:
+def _log_weights(weigher: ImportanceWeights, held: ImportanceWeights | None, num_particles: int) -> Tensor:
     """``(num_particles, B)``, without the gradient of the score where there is a guide that is held."""
     if held is None:
         return weigher(num_particles).total

@@ -23,7 +23,7 @@ def factorises(q: Distribution) -> bool:
     return isinstance(q, Independent) and q.reinterpreted_batch_ndims == 1 and not q.base_dist.event_shape
 
 
-def margins(q: Distribution) -> Distribution | None:
+def marginals(q: Distribution) -> Distribution | None:
     """The distributions of the single dimensions, batch shape ``(*batch, L)``; None where they have no closed form.
 
     Args:
@@ -31,7 +31,7 @@ def margins(q: Distribution) -> Distribution | None:
 
     Example:
         >>> from torch.distributions import MultivariateNormal
-        >>> margins(MultivariateNormal(torch.zeros(5, 2), torch.eye(2))).batch_shape
+        >>> marginals(MultivariateNormal(torch.zeros(5, 2), torch.eye(2))).batch_shape
         torch.Size([5, 2])
     """
     if factorises(q):
@@ -66,7 +66,7 @@ def kl_per_dimension(q: Distribution, p: Distribution, num_samples: int) -> Tens
 
     By ``num_samples`` draws where torch knows no formula.
     """
-    ours, theirs = margins(q), margins(p)
+    ours, theirs = marginals(q), marginals(p)
     if ours is None or theirs is None:
         return None
     try:

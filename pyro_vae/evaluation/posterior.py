@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.annealed import Advance, Annealer, Path
+from pyro_vae.evaluation.annealed import Advance, Annealer, AnnealingPath
 from pyro_vae.evaluation.batched import check_sizes
-from pyro_vae.evaluation.hmc import SETTLING, Adapted
+from pyro_vae.evaluation.hmc import BURN_IN, AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import Start
 
-DESCENT = 100  # distributions that chains pass on their way from the start to the posterior
+NUM_BRIDGES = 100  # distributions that chains pass on their way from the start to the posterior
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,13 @@ def posterior_samples(
             f"num_chains={num_chains}. Use {-(-num_samples // num_chains) * num_chains}."
         )
     draws = num_samples // num_chains
-    path = Path(owner, DESCENT, num_chains, num_steps, start, "sigmoid")
-    amount = led(warmup) + draws * thinning
+    path = AnnealingPath(owner, NUM_BRIDGES, num_chains, num_steps, start, "sigmoid")
+    amount = burn_in(warmup) + draws * thinning
     annealer = Annealer(path, model, guide, data_plate)
     batches = annealer.over(data, batch_size, seed=seed, engine=engine, progress=progress, amount=amount)
 
     def draw(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
-        annealer.look_at(args)
+        annealer.set_density(args)
         chains = run_chains(annealer, args, advance, warmup=warmup, draws=draws, thinning=thinning)
         values, _ = annealer.density.unpack(chains.u.flatten(0, 1))
         own = {site.name: values[site.name].movedim(1 + site.data, 0) for site in annealer.density.sites}
@@ -143,9 +143,9 @@ def posterior_samples(
     return PosteriorSamples({name: value.movedim(0, 1) for name, value in found.items()}, **numbers)
 
 
-def led(warmup: int) -> int:
+def burn_in(warmup: int) -> int:
     """Number of transitions before the first draw."""
-    return SETTLING + DESCENT + warmup
+    return BURN_IN + NUM_BRIDGES + warmup
 
 
 def run_chains(
@@ -154,7 +154,7 @@ def run_chains(
     """Lead chains to the posterior, adapt them there, and draw."""
     u = annealer.density.draw(annealer.path.num_chains, args)
     betas = annealer.path.betas() + [1.0] * warmup
-    adapted = Adapted(annealer.hmc, u, betas, args, advance)
+    adapted = AdaptedStepSizes(annealer.hmc, u, betas, args, advance)
     state, steps = adapted.last, adapted.at(1.0)
     kept, accepted = [], torch.zeros_like(state.start, dtype=torch.float64)
     for _ in range(draws):

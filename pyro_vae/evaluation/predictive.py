@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Size, Tensor
 
-from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.aggregate import supports
@@ -18,7 +18,7 @@ from pyro_vae.models import VAE
 
 Statistic = Callable[[Tensor], Tensor]
 DISCREPANCY = "log p(x|z)"
-SUSPICIOUS = 0.005
+EXTREME_P_VALUE = 0.005
 """Predictive probability of the whole data set, at either end, from which a statistic is called off."""
 
 
@@ -113,7 +113,7 @@ class PredictiveCheck(Result):
         """Which statistics the model does not reproduce; empty where there are none."""
         told = []
         for name, p in zip(self.statistics, self.set_p_values().tolist(), strict=True):
-            if min(p, 1 - p) < SUSPICIOUS:
+            if min(p, 1 - p) < EXTREME_P_VALUE:
                 told.append(f"{name} too {'small' if p < 0.5 else 'large'} (p = {p:.3f})")
         source = "its latents" if self.protocol["source"] == "posterior" else "the prior's latents"
         if not told:
@@ -198,7 +198,7 @@ def posterior_predictive_check(
     density = statistics is None and source == "posterior"
     device, dtype = placement(vae)
     rows, sums = [], []
-    with evaluating(vae), isolated(seed):
+    with evaluating(vae), isolated_rng(seed):
         for number, batch in enumerate(Batches(data, batch_size, device=device, dtype=dtype).epoch()):
             reseed(seed, number)
             x = batch.args[0]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.axes import candidates, signature
-from pyro_vae._core.contexts import is_tracing, isolated
+from pyro_vae._core.contexts import is_tracing, isolated_rng
 from pyro_vae._core.failures import one_line
 from pyro_vae._core.masks import hides, is_masked
 from pyro_vae._core.owners import Owners, placement
@@ -58,7 +58,7 @@ class LogWeights(NamedTuple):
         return self.log_likelihood + self.log_ratio
 
 
-class Weigher:
+class ImportanceWeights:
     """Draws log-weights of one batch; the structure of the programs is examined once.
 
     Args:
@@ -259,7 +259,7 @@ class Weigher:
         Raises:
             ValueError: they are random inside.
         """
-        with torch.no_grad(), isolated():
+        with torch.no_grad(), isolated_rng():
             trace = self.propose(1, args)
             for name, asked in (("model", model), ("guide", guide)):
                 runs = [self._density_of(name, args, trace) for _ in range(2)] if asked else []
@@ -360,7 +360,7 @@ def log_weights(
     """
     device, dtype = placement(model, *guides_of(guide))
     args = arguments(x if isinstance(x, tuple) else (x,), device, dtype)
-    weigher = Weigher(model, guide, args, data_plate=data_plate)
+    weigher = ImportanceWeights(model, guide, args, data_plate=data_plate)
     weigher.check_coverage()
     return weigher(num_samples).total
 

@@ -12,7 +12,7 @@ import yaml
 
 from pyro_vae.evaluation import Result
 from pyro_vae.experiments.results import results_of, same_data
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 MODEL = (
     *("model", "m1", "labels", "label_seed", "alpha", "classification_weight"),
@@ -130,7 +130,7 @@ def read_runs(paths: Sequence[str | Path], *, split: str = "test") -> dict[str, 
     for path in map(str, paths):
         if path in found:
             raise ValueError(f"compare: every run must be given once, got {path} twice. Leave one away.")
-        run = Run(path)
+        run = RunFolder(path)
         results = [r for r in results_of(run).values() if r.method in QUANTITIES and r.protocol.get("split") == split]
         if not results:
             raise ValueError(
@@ -143,7 +143,7 @@ def read_runs(paths: Sequence[str | Path], *, split: str = "test") -> dict[str, 
     return found
 
 
-def _name_data(run: Run, result: Result) -> None:
+def _name_data(run: RunFolder, result: Result) -> None:
     """Data of the user's own are known by their file, not by the name of the class that reads them."""
     if result.protocol.get("dataset") == "Files":
         config = yaml.safe_load(run.config())

@@ -16,14 +16,14 @@ from jsonargparse import ArgumentParser, Namespace
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.precision import Precision
 from pyro_vae.data import Dataset, Digits, Splits
 from pyro_vae.experiments.config import load_config
 from pyro_vae.experiments.labels import check_labels_asked, classes_of
-from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of, start_at_data
+from pyro_vae.experiments.latent_data import active_latents, check_same_data, initialise_at_data, latents_of
 from pyro_vae.experiments.run_weights import Device, choose_device, load_model, load_weights
-from pyro_vae.experiments.trained_model import Trained, parts_of, validation_error
+from pyro_vae.experiments.trained_model import TrainedModel, parts_of, validation_error
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
 from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
 from pyro_vae.models import VAE, LabelledVAE, SemiSupervisedVAE, classification_weight
@@ -32,11 +32,11 @@ from pyro_vae.models.stacked import StackedVAE
 from pyro_vae.networks import Shape
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.priors import CategoricalPrior, Prior, StandardNormalPrior, VampPrior
-from pyro_vae.training import EngineName, Run, fit, frozen
+from pyro_vae.training import EngineName, RunFolder, fit, frozen
 
 __all__ = [
     "Device",
-    "Trained",
+    "TrainedModel",
     "build_vae",
     "choose_device",
     "load_model",
@@ -60,7 +60,7 @@ def train(
     label_prior: Callable[[int], CategoricalPrior] = CategoricalPrior,
     alpha: float = 0.1,
     m1: str | None = None,
-    start_at_mean: bool = True,
+    init_at_mean: bool = True,
     objective: Callable[[], Objective] = ELBO,
     optimizer: Callable[[Iterable], Optimizer] = Adam,
     lr_schedule: Callable[[Optimizer], LRScheduler] | None = None,
@@ -80,10 +80,10 @@ def train(
     model_from: str | None = None,
     prior_guide: Callable[[Shape, int], Guide] | None = None,
     *,
-    run: Run | Callable[[], Run],
+    run: RunFolder | Callable[[], RunFolder],
     resume: bool = False,
     trust: Iterable[str] = (),
-) -> Trained:
+) -> TrainedModel:
     """Train a VAE, or M2 on few labels, on a data set, in a run folder, and evaluate it on the test images.
 
     Args:
@@ -98,7 +98,7 @@ def train(
         label_prior: of M2, p(y); uniform, or learned with ``--label_prior.learn true``.
         alpha: of M2, the weight of the classifier's log-likelihood, times the data per label.
         m1: of M2, run folder of a VAE of the same data: the data are draws of its active latents (M1+M2).
-        start_at_mean: start the decoder's output at the mean of the training data.
+        init_at_mean: start the decoder's output at the mean of the training data.
         objective: what is maximised, and its weights. In M2 by default what the classifier's estimator needs.
         optimizer: any of torch.optim.
         lr_schedule: any of torch.optim.lr_scheduler; none keeps the learning rate.
@@ -128,13 +128,15 @@ def train(
     pieces |= {"guide": guide, "prior_guide": prior_guide, "classifier": classifier, "label_prior": label_prior}
     found = _assemble(dataset, place, **pieces, alpha=alpha, m1=m1, seed=seed, trust=trust)
     vae, splits = found.vae, found.data
-    if start_at_mean:
-        start_at_data(vae, splits.train, seed=seed)
+    if init_at_mean:
+        initialise_at_data(vae, splits.train, seed=seed)
     if isinstance(vae.prior, VampPrior):
-        with isolated(seed):
-            vae.prior.start_at(splits.train.batch(torch.randperm(len(splits.train))[: len(vae.prior.raw)]))
+        with isolated_rng(seed):
+            vae.prior.initialise_pseudo_inputs(
+                splits.train.batch(torch.randperm(len(splits.train))[: len(vae.prior.raw)])
+            )
     if model_from is not None:
-        load_model(vae, Run(model_from))
+        load_model(vae, RunFolder(model_from))
     vae.to(place)
     with frozen(vae.model) if model_from is not None else nullcontext():
         result = fit(
@@ -160,12 +162,12 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             tensorboard=tensorboard,
         )
-    return Trained(found.whole, found.images, found.protocol, result, num_samples)
+    return TrainedModel(found.whole, found.images, found.protocol, result, num_samples)
 
 
 def load_run(
     path: str | Path, *, device: Device = "auto", root: str | None = None, trust: Iterable[str] = ()
-) -> Trained:
+) -> TrainedModel:
     """Rebuild the VAE, the data and the protocol of a run folder.
 
     Nothing in the folder is executed: the configuration may name only classes of this package and torch's optimizers,
@@ -181,7 +183,7 @@ def load_run(
         FileNotFoundError: no run there, or it has no weights yet.
         ValueError: a file is damaged, foreign, or names code that is not trusted.
     """
-    run = Run(path)
+    run = RunFolder(path)
     run.load_weights()  # which must be there
     options = parser().instantiate(parse_config(run, trust=trust))
     place = choose_device(device)
@@ -190,7 +192,7 @@ def load_run(
     dataset.root = dataset.root if root is None else root
     found = _assemble(dataset, place, **{name: options[name] for name in _PIECES}, trust=trust)
     load_weights(found.vae, run)
-    return Trained(found.whole.to(place).eval(), found.images, found.protocol)
+    return TrainedModel(found.whole.to(place).eval(), found.images, found.protocol)
 
 
 _PIECES = (
@@ -236,7 +238,7 @@ def _assemble(
     if m1 is None:
         m2 = build(data_shape=images.data_shape, latent_dim=latent_dim)
         return _Assembled(m2, images, m2, images, {**images.protocol, "model": model, **parts_of(m2), "alpha": alpha})
-    lower = _first_model(Run(m1), dataset, images, trust).to(place)
+    lower = _first_model(RunFolder(m1), dataset, images, trust).to(place)
     active = active_latents(lower, images.train)
     upper = build(data_shape=(len(active),), latent_dim=latent_dim)
     told = {"model": "M1+M2", "m1": Path(m1).resolve().name, **parts_of(upper), "alpha": alpha}
@@ -244,7 +246,7 @@ def _assemble(
     return _Assembled(upper, latents_of(lower, images, active), whole, images, {**images.protocol, **told})
 
 
-def _first_model(run: Run, dataset: Dataset, splits: Splits, trust: Iterable[str]) -> VAE:
+def _first_model(run: RunFolder, dataset: Dataset, splits: Splits, trust: Iterable[str]) -> VAE:
     """The trained VAE of the same data that M2 is put onto."""
     run.load_weights()  # which must be there
     options = parser().instantiate(parse_config(run, trust=trust))
@@ -257,7 +259,7 @@ def _first_model(run: Run, dataset: Dataset, splits: Splits, trust: Iterable[str
     return vae.eval().requires_grad_(False)
 
 
-def parse_config(run: Run, *, trust: Iterable[str] = ()) -> Namespace:
+def parse_config(run: RunFolder, *, trust: Iterable[str] = ()) -> Namespace:
     """The options of a run, from its ``config.yaml``."""
     config = load_config(run.config(), str(run.path / "config.yaml"), trust=trust)
     return parser().parse_args([f"--config={json.dumps(config)}"])

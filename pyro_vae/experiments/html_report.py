@@ -14,15 +14,15 @@ import yaml
 from matplotlib.figure import Figure
 
 from pyro_vae import __version__, plotting
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.evaluation import Classification, LogLikelihood, Result
 from pyro_vae.experiments import html
 from pyro_vae.experiments.methods import METHODS
 from pyro_vae.experiments.report_rows import bound_row, bracket, class_row, flat, nats, rows_of
 from pyro_vae.experiments.results import results_of, same_data
-from pyro_vae.experiments.trained_model import Trained
+from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, LabelledVAE
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 R = TypeVar("R", bound=Result)
 _SHOWS = {
@@ -41,7 +41,7 @@ WORST = 10
 """How many of the worst-explained images are shown."""
 
 
-def report(run: Run, trained: Trained) -> str:
+def report(run: RunFolder, trained: TrainedModel) -> str:
     """The page of a run: protocol, training, bounds, gaps, diagnostics, pictures, and what was not evaluated.
 
     Nothing is evaluated for it: it shows the results that lie in the run folder, and says how to make those that do
@@ -62,8 +62,8 @@ def report(run: Run, trained: Trained) -> str:
 
 @dataclass(frozen=True)
 class _Page:
-    run: Run
-    trained: Trained
+    run: RunFolder
+    trained: TrainedModel
     results: Mapping[Path, Result]
 
     def sections(self) -> list[tuple[str, str, str]]:
@@ -219,7 +219,7 @@ class _Page:
     def _batch(self, rows: Sequence[int]) -> torch.Tensor:
         """Test images as the model takes them."""
         like = next(self.trained.vae.parameters())
-        with isolated(0):
+        with isolated_rng(0):
             return self.trained.splits.test.batch(list(rows), dtype=like.dtype).to(like.device)
 
     def _missing(self) -> str:

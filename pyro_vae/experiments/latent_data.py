@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae.data import Dataset, ImageSet, Splits
-from pyro_vae.data.latent_set import EncodedSet
+from pyro_vae.data.latent_set import LatentSet
 from pyro_vae.evaluation.marginals import moments
 from pyro_vae.models import VAE
 
@@ -38,7 +38,7 @@ def active_latents(vae: VAE, train: ImageSet, *, threshold: float = 0.1) -> Tens
             f"m1: the VAE must be of these data, of shape {train.data_shape}, got {vae.data_shape}. Use another run."
         )
     like = next(vae.parameters())
-    with evaluating(vae), isolated(0):
+    with evaluating(vae), isolated_rng(0):
         parts = (train.batch(part, dtype=like.dtype) for part in torch.arange(len(train)).split(1000))
         active = torch.cat([moments(vae.encode(x), 100)[0] for x in parts]).std(0) > threshold
     if not active.any():
@@ -62,8 +62,8 @@ def latents_of(vae: VAE, splits: Splits, active: Tensor | None = None) -> Splits
     def encode(x: Tensor) -> Tensor:
         return vae.encode(x).sample()[..., position]
 
-    def encoded(images: ImageSet) -> EncodedSet:
-        return EncodedSet.of(images, encode, (len(position),))
+    def encoded(images: ImageSet) -> LatentSet:
+        return LatentSet.of(images, encode, (len(position),))
 
     validation = None if splits.validation is None else encoded(splits.validation)
     return Splits(encoded(splits.train), validation, encoded(splits.test), dict(splits.protocol))
@@ -94,7 +94,7 @@ def _images(dataset: Dataset) -> dict[str, Any]:
     return {"data": type(dataset).__name__, **{k: v for k, v in vars(dataset).items() if k not in left_out}}
 
 
-def start_at_data(vae: Any, train: ImageSet, *, seed: int = 0) -> None:
+def initialise_at_data(vae: Any, train: ImageSet, *, seed: int = 0) -> None:
     """Start the likelihood at the mean of the training data; where they are latents, at their scale too, which is 1.
 
     Args:
@@ -102,11 +102,11 @@ def start_at_data(vae: Any, train: ImageSet, *, seed: int = 0) -> None:
         train: the data; of encoded ones the mean is that of one draw of each.
         seed: of these draws.
     """
-    if not isinstance(train, EncodedSet):
-        vae.likelihood.start_at(train.mean())
+    if not isinstance(train, LatentSet):
+        vae.likelihood.initialise_mean(train.mean())
         return
-    with isolated(seed), torch.no_grad():
+    with isolated_rng(seed), torch.no_grad():
         parts = [train.batch(part) for part in torch.arange(len(train)).split(1000)]
-        vae.likelihood.start_at(torch.cat(parts).mean(0))
+        vae.likelihood.initialise_mean(torch.cat(parts).mean(0))
         if isinstance(scale := getattr(vae.likelihood, "log_scale", None), Tensor):
             scale.zero_()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro_vae.evaluation import Result
-from pyro_vae.experiments.trained_model import Trained
+from pyro_vae.experiments.trained_model import TrainedModel
 
 Options = dict[str, Any]
 
@@ -52,7 +52,7 @@ class Method:
     summary: str
     stem: str
     options: tuple[Option, ...]
-    run: Callable[[Trained, Options], list[Result]]
+    run: Callable[[TrainedModel, Options], list[Result]]
     results: tuple[str, ...]
     num_data: int | None = None
     applies: Callable[[Any], bool] = lambda vae: True

@@ -22,7 +22,7 @@ from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.harmonic import harmonic_log_likelihood
 from pyro_vae.evaluation.label_posterior import class_posterior
 from pyro_vae.experiments.method import Method, Option, Options
-from pyro_vae.experiments.trained_model import Trained
+from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, LabelledVAE
 
 __all__ = ["INFLATION", "METHODS", "Method", "Option", "Options"]
@@ -31,7 +31,7 @@ INFLATION = 1.2
 """What an inflated proposal multiplies the guide's scales by, if it is not told."""
 
 
-def _call(function: Callable[..., Any], trained: Trained, options: Options, guide: Any = None) -> list[Result]:
+def _call(function: Callable[..., Any], trained: TrainedModel, options: Options, guide: Any = None) -> list[Result]:
     """A function of model, guide and data, with the run's protocol."""
     rest = dict(options)
     split, num_data = rest.pop("split"), rest.pop("num_data")
@@ -48,12 +48,12 @@ def _has_classes(vae: Any) -> bool:
     return isinstance(vae, LabelledVAE)
 
 
-def _classification(trained: Trained, options: Options) -> list[Result]:
+def _classification(trained: TrainedModel, options: Options) -> list[Result]:
     rest = {key: value for key, value in options.items() if key != "progress"}
     return [trained.classification(rest.pop("split"), **rest)]
 
 
-def _class_posterior(trained: Trained, options: Options) -> list[Result]:
+def _class_posterior(trained: TrainedModel, options: Options) -> list[Result]:
     """The class posterior, and what it tells of the classes where they are known."""
     rest = dict(options)
     split = rest.pop("split")
@@ -65,7 +65,7 @@ def _class_posterior(trained: Trained, options: Options) -> list[Result]:
     return [found, classification(found.probabilities(), labels=labels, protocol=own)]
 
 
-def _importance(trained: Trained, options: Options) -> list[Result]:
+def _importance(trained: TrainedModel, options: Options) -> list[Result]:
     rest = dict(options)
     factor = rest.pop("inflate")
     if rest["proposal"] != "inflated":
@@ -74,7 +74,7 @@ def _importance(trained: Trained, options: Options) -> list[Result]:
     return _call(log_likelihood, trained, {**rest, "proposal": "guide"}, wide)
 
 
-def _gaps(trained: Trained, options: Options) -> list[Result]:
+def _gaps(trained: TrainedModel, options: Options) -> list[Result]:
     rest = dict(options)
     path = rest.pop("log_likelihood")
     if path is None:
@@ -82,7 +82,7 @@ def _gaps(trained: Trained, options: Options) -> list[Result]:
     return _call(inference_gaps, trained, {**rest, "log_likelihood": _reference(path, trained, options)})
 
 
-def _reference(path: Path, trained: Trained, options: Options) -> Result:
+def _reference(path: Path, trained: TrainedModel, options: Options) -> Result:
     """The result that stands for log p(x), if it is one of the data that are to be evaluated."""
     given: Result = Result.load(path)
     expected = trained.protocol_of(options["split"])
@@ -96,7 +96,7 @@ def _reference(path: Path, trained: Trained, options: Options) -> Result:
     return given
 
 
-def _diagnostics(trained: Trained, options: Options) -> list[Result]:
+def _diagnostics(trained: TrainedModel, options: Options) -> list[Result]:
     """Latent diagnostics of the data; and tests of the guide and the model on data of the model's own."""
     vae, protocol = trained.vae, trained.protocol_of(options["split"])
     images = trained.images(options["split"], options["num_data"])

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.evaluation import Result
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 DATA = ("dataset", "data_file", "binarize", "data_seed", "split", "num_data", "train", "validation", "test")
 """Entries of a protocol that say which data were evaluated."""
 PREFIX = {"importance": "log_likelihood"}  # how its files begin, where that is not the method's name
 
 
-def result_path(run: Run, method: str, stem: str) -> Path:
+def result_path(run: RunFolder, method: str, stem: str) -> Path:
     """The file of a result, such as ``ais-test-prior-1000x16-seed0.json``."""
     return run.path / f"{PREFIX.get(method, method)}-{stem}.json"
 
 
-def results_of(run: Run) -> dict[Path, Result]:
+def results_of(run: RunFolder) -> dict[Path, Result]:
     """Every result in the run folder, by file, sorted by name; other JSON files are passed over.
 
     Raises:

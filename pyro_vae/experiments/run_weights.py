@@ -8,12 +8,12 @@ import torch
 
 from pyro_vae._core.distributed import local_rank
 from pyro_vae.models import VAE, LabelledVAE
-from pyro_vae.training import Run
+from pyro_vae.training import RunFolder
 
 Device = Literal["auto", "cpu", "cuda"]
 
 
-def load_weights(vae: VAE | LabelledVAE, run: Run) -> None:
+def load_weights(vae: VAE | LabelledVAE, run: RunFolder) -> None:
     """Give model and guide the trained weights of their own run.
 
     Raises:
@@ -25,11 +25,12 @@ def load_weights(vae: VAE | LabelledVAE, run: Run) -> None:
         vae.load_state_dict(weights)
     except RuntimeError:
         raise ValueError(
-            f"Run: {run.path} must hold the weights of its own config.yaml, got others. Restore the folder from a copy."
+            f"RunFolder: {run.path} must hold the weights of its own config.yaml, got others. "
+            "Restore the folder from a copy."
         ) from None
 
 
-def load_model(vae: VAE | LabelledVAE, run: Run) -> None:
+def load_model(vae: VAE | LabelledVAE, run: RunFolder) -> None:
     """Give the model the trained weights of a run, whatever the guide there was.
 
     Raises:

@@ -15,7 +15,7 @@ from pyro_vae.training import FitResult
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trained VAE, or semi-supervised VAE, with its data and protocol."""
 
     vae: Any

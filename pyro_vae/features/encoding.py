@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated, reseed
+from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation.marginals import moments
-from pyro_vae.evaluation.weights import Weigher
+from pyro_vae.evaluation.weights import ImportanceWeights
 from pyro_vae.models import VAE
 
 BLOCK = 1000  # data encoded, or draws weighed, at a time
@@ -21,14 +21,14 @@ DRAWS = 100  # per datum, for the mean of a posterior that has none in closed fo
 
 def encode(vae: VAE, x: Tensor, *, sample: bool, seed: int) -> Tensor:
     """The mean of q(z | x), or one draw of it: ``(N, L)`` for ``x`` ``(N, *data_shape)``."""
-    with evaluating(vae), isolated(seed):
+    with evaluating(vae), isolated_rng(seed):
         posteriors = map(vae.encode, x.split(BLOCK))
         return torch.cat([q.sample() if sample else moments(q, DRAWS)[0] for q in posteriors])
 
 
 def decode(vae: VAE, z: Tensor) -> Tensor:
     """The mean of p(x | z): ``(N, *data_shape)`` for ``z`` ``(N, L)``."""
-    with evaluating(vae), isolated():
+    with evaluating(vae), isolated_rng():
         return torch.cat([vae.decode(part).mean for part in z.split(BLOCK)])
 
 
@@ -44,12 +44,12 @@ def log_likelihoods(vae: VAE, x: Tensor, *, num_samples: int, seed: int) -> Tens
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), eq. 8. https://arxiv.org/abs/1509.00519
     """
-    with evaluating(vae), isolated(seed):
+    with evaluating(vae), isolated_rng(seed):
         return torch.cat([value for block in x.split(BLOCK) for value in _weighed(vae, block, num_samples, seed)])
 
 
 def _weighed(vae: VAE, block: Tensor, num_samples: int, seed: int) -> Iterator[Tensor]:
-    weigher = Weigher(
+    weigher = ImportanceWeights(
         vae.model, vae.guide, (block,), owner="VAETransformer"
     )  # examines the programs, and the support for the whole block
     sizes = [min(BLOCK, num_samples - start) for start in range(0, num_samples, BLOCK)]

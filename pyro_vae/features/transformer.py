@@ -244,7 +244,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             self.guide or DiagonalNormalGuide,
             seed=seed,
         ).to(x.dtype)
-        self.vae_.likelihood.start_at(x.mean(0))
+        self.vae_.likelihood.initialise_mean(x.mean(0))
         self.history_ = fit(
             self.vae_.model,
             self.vae_.guide,

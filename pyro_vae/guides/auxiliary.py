@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pyro_vae.distributions import AugmentedPosterior, AuxiliaryPair
+from pyro_vae.distributions import AugmentedPosterior, AuxiliaryJoint
 from pyro_vae.guides.base import Guide
 from pyro_vae.guides.scales import log_scale_limits, normal_of
 from pyro_vae.networks import MLP, ContextNetwork, NetworkFactory, Shape, build_network
@@ -73,5 +73,5 @@ class AuxiliaryGuide(Guide):
     def posterior(self, x: Tensor) -> AugmentedPosterior:
         limits = self.log_scale_bounds
         auxiliary = normal_of(self.auxiliary(x), limits)
-        joint = AuxiliaryPair(auxiliary, lambda a: normal_of(self.net(x, a), limits), self.latent_dim)
+        joint = AuxiliaryJoint(auxiliary, lambda a: normal_of(self.net(x, a), limits), self.latent_dim)
         return AugmentedPosterior(joint, self.latent_dim, lambda z: normal_of(self.reverse(x, z), limits))

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_vae.distributions import OneHotVariables, RelaxedOneHotVariables
+from pyro_vae.distributions import IndependentOneHotCategorical, RelaxedIndependentOneHotCategorical
 from pyro_vae.distributions.one_hot import split_into_variables
 from pyro_vae.guides.base import AmortizedGuide
 from pyro_vae.networks import MLP, NetworkFactory, Shape
@@ -95,5 +95,5 @@ class CategoricalGuide(AmortizedGuide):
 
     def distribution(self, params: Tensor) -> TorchDistribution:
         if self.estimator == "relaxed" and self.training:
-            return RelaxedOneHotVariables(params, self.temperature, straight_through=self.straight_through)
-        return OneHotVariables(params)
+            return RelaxedIndependentOneHotCategorical(params, self.temperature, straight_through=self.straight_through)
+        return IndependentOneHotCategorical(params)

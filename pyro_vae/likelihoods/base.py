@@ -21,7 +21,7 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         offset: ``(*data_shape)``, a constant added to the network's output. It starts the model at the data's mean
-            (:meth:`start_at`), which a network whose last layer has no bias per pixel could not do.
+            (:meth:`initialise_mean`), which a network whose last layer has no bias per pixel could not do.
     """
 
     offset: Tensor
@@ -48,7 +48,7 @@ class Likelihood(nn.Module, ABC):
     def mean_to_output(self, mean: Tensor) -> Tensor:
         """The network output at which the likelihood is centred on ``mean``, finite for every mean in [0, 1]."""
 
-    def start_at(self, mean: Tensor) -> Self:
+    def initialise_mean(self, mean: Tensor) -> Self:
         """Start the output at the mean of the data, in place.
 
         A VAE on MNIST that starts elsewhere has to learn the mean first, and may lose latent units meanwhile.

@@ -135,8 +135,8 @@ class BetaBinomialLikelihood(Likelihood):
         levels: number of grey values, 256 for bytes.
 
     Attributes:
-        offset: ``(*data_shape)``, added to the logit of the mean; :meth:`start_at` sets it to the logit of the given
-            mean, clamped to [0.001, 0.999].
+        offset: ``(*data_shape)``, added to the logit of the mean; :meth:`initialise_mean` sets it to the logit of the
+            given mean, clamped to [0.001, 0.999].
 
     Shape:
         ``(*batch, latent_dim)`` to a distribution with batch shape ``batch`` and event shape ``data_shape``.

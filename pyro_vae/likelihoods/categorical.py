@@ -93,8 +93,8 @@ class CategoricalLikelihood(Likelihood):
         levels: number of grey values, 256 for bytes.
 
     Attributes:
-        offset: ``(*data_shape)``, the slope o of a tilt of all levels. :meth:`start_at` sets it so that, where the
-            network returns 0, the mean is the given one and the entropy the largest with that mean. Means are clamped
+        offset: ``(*data_shape)``, the slope o of a tilt of all levels. :meth:`initialise_mean` sets it so that, for a
+            network output of 0, the mean is the given one and the entropy the largest with that mean. Means are clamped
             to [0.001, 0.999].
 
     Shape:
@@ -107,7 +107,8 @@ class CategoricalLikelihood(Likelihood):
     Example:
         >>> import torch
         >>> from pyro_vae.likelihoods import CategoricalLikelihood
-        >>> p = CategoricalLikelihood(2, (3,), levels=4).start_at(torch.tensor([0.1, 0.5, 0.9]))(torch.zeros(5, 2))
+        >>> likelihood = CategoricalLikelihood(2, (3,), levels=4).initialise_mean(torch.tensor([0.1, 0.5, 0.9]))
+        >>> p = likelihood(torch.zeros(5, 2))
         >>> p.log_prob(torch.tensor([0.0, 1 / 3, 1.0])).shape
         torch.Size([5])
         >>> p.mean[0].detach()

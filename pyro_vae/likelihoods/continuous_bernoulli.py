@@ -71,8 +71,8 @@ class ContinuousBernoulliLikelihood(Likelihood):
         net: builds the decoder, ``net((latent_dim,), data_shape)``, which returns logits.
 
     Attributes:
-        offset: ``(*data_shape)``; :meth:`start_at` solves for the logit at which the mean is the given one, clamped to
-            [0.001, 0.999].
+        offset: ``(*data_shape)``; :meth:`initialise_mean` solves for the logit at which the mean is the given one, clamped
+            to [0.001, 0.999].
 
     Shape:
         ``(*batch, latent_dim)`` to a distribution with batch shape ``batch`` and event shape ``data_shape``.
@@ -84,7 +84,7 @@ class ContinuousBernoulliLikelihood(Likelihood):
     Example:
         >>> import torch
         >>> from pyro_vae.likelihoods import ContinuousBernoulliLikelihood
-        >>> p = ContinuousBernoulliLikelihood(2, (3,)).start_at(torch.tensor([0.1, 0.5, 0.9]))(torch.zeros(5, 2))
+        >>> p = ContinuousBernoulliLikelihood(2, (3,)).initialise_mean(torch.tensor([0.1, 0.5, 0.9]))(torch.zeros(5, 2))
         >>> p.mean[0].detach()
         tensor([0.1000, 0.5000, 0.9000])
     """

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide, Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
@@ -34,7 +34,7 @@ def build_vae(
     A prior whose first argument is called ``guide``, as VampPrior's, is given the guide, or one built by
     ``prior_guide``, instead of ``latent_dim``.
     """
-    with isolated(seed):
+    with isolated_rng(seed):
         if not takes_guide(prior):
             if prior_guide is not None:
                 raise ValueError("prior_guide: must have a VampPrior, got another prior. Leave the option away.")
@@ -89,7 +89,7 @@ def build_semi_supervised(
     if vamp == (prior_guide is None):
         rule = "a VampPrior of M2 must have a guide of its own" if vamp else "must have a VampPrior"
         raise ValueError(f"prior_guide: {rule}, got {'none' if vamp else 'another prior'}. {_ADVICE[vamp]}")
-    with isolated(seed):
+    with isolated_rng(seed):
         p_x = _of_labels(likelihood, num_classes)(latent_dim, data_shape)
         q_z = _of_labels(guide, num_classes)(data_shape, latent_dim)
         if not isinstance(q_z, AmortizedGuide):

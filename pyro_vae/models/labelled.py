@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution, Unit
 from torch import Tensor, nn
 
 from pyro_vae._core.param_store import no_registration, register
-from pyro_vae.distributions import OneHotVariables
+from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.labels import check_labels, known, one_hot, pinned
@@ -69,10 +69,10 @@ class LabelledModel(nn.Module, ABC):
         """The Pyro statements of y, ``(B, C)`` one-hot, within the plate ``"data"``."""
         logits = self.label_prior.logits
         if y is None:
-            return pyro.sample("y", OneHotVariables(logits), infer={"enumerate": "parallel"})
+            return pyro.sample("y", IndependentOneHotCategorical(logits), infer={"enumerate": "parallel"})
         label = one_hot(torch.where(known(y), y, 0), logits)
-        pyro.sample("label", OneHotVariables(logits).mask(known(y)), obs=label)
-        return pyro.sample("y", OneHotVariables(pinned(logits, y)), infer={"enumerate": "parallel"})
+        pyro.sample("label", IndependentOneHotCategorical(logits).mask(known(y)), obs=label)
+        return pyro.sample("y", IndependentOneHotCategorical(pinned(logits, y)), infer={"enumerate": "parallel"})
 
 
 class LabelledGuide(nn.Module, ABC):
@@ -109,7 +109,7 @@ class LabelledGuide(nn.Module, ABC):
             return pyro.sample("y", self.classifier.distribution(logits), infer=infer)
         y = check_labels(y, x, self.classifier.categories)
         if self.training and self.classification_weight > 0:
-            log_q = OneHotVariables(logits).log_prob(one_hot(torch.where(known(y), y, 0), logits))
+            log_q = IndependentOneHotCategorical(logits).log_prob(one_hot(torch.where(known(y), y, 0), logits))
             loss = -self.classification_weight * torch.where(known(y), log_q, 0.0)
             unit = Unit(loss, has_rsample=True)  # a factor that is no part of the guide's density
             pyro.sample("classification", unit, obs=unit.sample(), infer={"is_auxiliary": True, "is_loss": True})
@@ -157,7 +157,7 @@ class LabelledVAE(nn.Module, ABC):
             )
         # One draw at a time: a test set fits into memory as it does for a classifier of x alone.
         draws = (q.mean,) if num_samples is None else (q() for _ in range(num_samples))
-        found = [OneHotVariables(logits(draw)).mean for draw in draws]
+        found = [IndependentOneHotCategorical(logits(draw)).mean for draw in draws]
         return sum(found[1:], found[0]) / len(found)
 
     def _check_sizes(self) -> None:

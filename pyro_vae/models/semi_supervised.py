@@ -6,7 +6,7 @@ import pyro
 from torch import Tensor
 
 from pyro_vae._core.param_store import register
-from pyro_vae.distributions import OneHotVariables
+from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.labelled import LabelledGuide, LabelledModel, LabelledVAE
@@ -119,7 +119,7 @@ class SemiSupervisedVAE(LabelledVAE):
         super().__init__(model, SemiSupervisedGuide(classifier, guide, classification_weight))
 
     def classify(self, x: Tensor) -> Tensor:
-        return OneHotVariables(self.classifier.net(x)).mean
+        return IndependentOneHotCategorical(self.classifier.net(x)).mean
 
 
 def classification_weight(num_data: int, num_labels: int, *, alpha: float = 0.1) -> float:

@@ -106,7 +106,7 @@ class StackedVAE(LabelledVAE):
     r"""M1+M2: M2 of the latents :math:`z_1` of a VAE, M1: :math:`p(y)\, p(z)\, p(z_1 | y, z)\, p(x | z_1)`.
 
     M1 is trained first and kept; then M2, ``upper``, on draws of :math:`q(z_1 | x)`, new ones for every batch
-    (:class:`~pyro_vae.data.EncodedSet`). This class is what both are together: a model of x, which may be evaluated,
+    (:class:`~pyro_vae.data.LatentSet`). This class is what both are together: a model of x, which may be evaluated,
     drawn from, and trained further as a whole.
 
     The latents of M1 that carry nothing may be left out of M2: they keep their prior, of which they are independent.

@@ -12,7 +12,7 @@ from pyro.ops import packed
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.traces import latents, losses, observations, refusal
 from pyro_vae._core.types import Program
 from pyro_vae.objectives.base import Terms
@@ -59,7 +59,7 @@ class EnumeratedELBO(TraceObjective, TraceEnum_ELBO):
         super().__init__(num_particles=num_particles, beta=beta)
 
     def _guess_max_plate_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-        with isolated():
+        with isolated_rng():
             super()._guess_max_plate_nesting(model, guide, args, kwargs)
 
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:

@@ -32,7 +32,7 @@ from pyro_vae._core.traces import (
 )
 from pyro_vae._core.types import Program
 from pyro_vae._core.ways import Densities, Runs, choose, joined, one_draw
-from pyro_vae.distributions import RelaxedOneHotVariables
+from pyro_vae.distributions import RelaxedIndependentOneHotCategorical
 from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.objectives.programs import Draws, Programs
 from pyro_vae.objectives.schedules import Schedule
@@ -193,7 +193,7 @@ class PerDatumObjective(Objective):
             if self.pathwise and torch.is_grad_enabled() and not (summed or site["fn"].has_rsample):
                 rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"
                 raise refusal(name, rule, what, f"Use {self.advice}")
-            if not self.pathwise and isinstance(site["fn"], RelaxedOneHotVariables):
+            if not self.pathwise and isinstance(site["fn"], RelaxedIndependentOneHotCategorical):
                 rule, what = "draws must be those of the density", f"site {site['name']!r} with relaxed draws"
                 raise refusal(name, rule, what, "Use CategoricalGuide(estimator='score'), or ELBO")
 

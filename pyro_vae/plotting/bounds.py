@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 
 from pyro_vae.evaluation import LogLikelihood, Result
-from pyro_vae.evaluation.likelihood import TRUSTED
+from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.plotting.panels import PALETTE, need, number, page
 
 
@@ -67,7 +67,7 @@ def pareto_shapes(result: LogLikelihood, *, caption: str = "") -> Figure:
     with page(1.8, caption) as (figure, (ax,)):
         low, high = min(float(k.min()), 0.0), max(float(k.max()), 1.0)
         ax.hist(k.numpy(), torch.linspace(low, high, 41).tolist(), color=PALETTE[0])
-        ax.axvline(TRUSTED, color=PALETTE[3], ls="--", lw=0.8)
+        ax.axvline(PARETO_K_LIMIT, color=PALETTE[3], ls="--", lw=0.8)
         ax.set(xlabel="Pareto k of the weights (no unit)", ylabel="Number of data", title=_flags(result))
     return figure
 
@@ -113,7 +113,7 @@ def bound_differences(annealed: Result, importance: LogLikelihood, *, caption: s
     """
     got = f"{len(annealed)} and {len(importance)}"
     need(len(annealed) == len(importance), f"bound_differences: both must be of the same data, got {got}. Match them.")
-    a, b, bad = annealed, importance, importance.pareto_k.cpu() > TRUSTED
+    a, b, bad = annealed, importance, importance.pareto_k.cpu() > PARETO_K_LIMIT
     x, y = b.log_likelihood.cpu(), (_get(a, "log_likelihood") - b.log_likelihood).cpu()
     bars = (_get(a, "standard_error").square() + b.standard_error.square()).sqrt().cpu()
     gain, error = float(y.mean()), float(_paired_error(y))
@@ -162,7 +162,7 @@ def harmonic_reliability(result: Result, *, caption: str = "") -> Figure:
     order = _get(result, "log_likelihood").argsort().cpu()
     with page(2.4, caption, rows=2) as (figure, axes):
         for ax, name, label, limit in zip(
-            axes, ("r_hat", "pareto_k"), ("R-hat", "Pareto k"), (1.05, TRUSTED), strict=True
+            axes, ("r_hat", "pareto_k"), ("R-hat", "Pareto k"), (1.05, PARETO_K_LIMIT), strict=True
         ):
             ax.plot(_get(result, name).cpu()[order].tolist(), ".", color=PALETTE[0], ms=2)
             ax.axhline(limit, color=PALETTE[3], ls="--", lw=0.8)
@@ -212,7 +212,7 @@ def _monte_carlo(result: Result) -> float:
 
 
 def _flags(result: LogLikelihood) -> str:
-    return f"{len(result.flagged())} of {len(result)} data have Pareto k > {TRUSTED}"
+    return f"{len(result.flagged())} of {len(result)} data have Pareto k > {PARETO_K_LIMIT}"
 
 
 def _log_axis(ax: Axes, sizes: Sequence[int], label: str) -> None:

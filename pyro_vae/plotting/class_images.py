@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae.models.labelled import LabelledVAE
 from pyro_vae.plotting.panels import PALETTE, as_images, need, page, show_grid
@@ -35,7 +35,7 @@ def class_samples(
     """
     need(num > 0, f"class_samples: num must be positive, got num={num}. Use 10.")
     names = _names("class_samples", vae, names)
-    with evaluating(vae), isolated(seed):
+    with evaluating(vae), isolated_rng(seed):
         z = poutine.trace(vae.model).get_trace(batch_size=num).nodes["z"]["value"]
         means = as_images(of_every_class(vae, z).flatten(0, 1), "class_samples")
     with page(0.0, caption) as (_, (ax,)):
@@ -80,7 +80,7 @@ def analogies(
     need(not wrong, f"analogies: labels must be of all {len(images)} images, got another number. Pass one per image.")
     names, x = _names("analogies", vae, names), images[:num]
     data = as_images(x, "analogies")
-    with evaluating(vae), isolated(seed):
+    with evaluating(vae), isolated_rng(seed):
         told = vae.classify(x).argmax(-1)
         known = told if labels is None else labels[:num].to(told)
         y = torch.where(known == -1, told, known)

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation import LatentDiagnostics, LogLikelihood
-from pyro_vae.evaluation.diagnostics import ACTIVE
+from pyro_vae.evaluation.diagnostics import ACTIVE_VARIANCE
 from pyro_vae.models import VAE
 from pyro_vae.plotting.panels import (
     PALETTE,
@@ -107,7 +107,7 @@ def reconstructions(vae: VAE, images: Tensor, *, num: int = 10, caption: str = "
     """
     need(min(num, len(images)) > 0, f"reconstructions: num must be positive, got num={num} of {len(images)}. Use 10.")
     data = as_images(images[:num], "reconstructions")
-    with evaluating(vae), isolated(0):
+    with evaluating(vae), isolated_rng(0):
         means = vae.reconstruct(images[:num]).reshape(data.shape)
     with page(0.0, caption) as (figure, (ax,)):
         pad = show_grid(ax, torch.cat([data, means]), len(data), margin=0.45)
@@ -130,7 +130,7 @@ def samples(vae: VAE, *, num: int = 64, seed: int = 0, caption: str = "") -> Fig
         ValueError: the data are no images, or ``num`` is not positive.
     """
     need(num > 0, f"samples: num must be positive, got num={num}. Use 64.")
-    with evaluating(vae), isolated(seed):
+    with evaluating(vae), isolated_rng(seed):
         images = as_images(vae.sample(num, mean=True), "samples")
     return image_grid(images, columns=math.ceil(math.sqrt(num)), caption=caption)
 
@@ -179,7 +179,7 @@ def manifold(vae: VAE, *, num: int = 20, caption: str = "") -> Figure:
     need(vae.latent_dim == 2, f"manifold: latent_dim must be 2, got latent_dim={vae.latent_dim}. Use samples().")
     z = torch.special.ndtri((torch.arange(num) + 0.5).double() / num).to(next(vae.parameters()))
     grid = torch.stack(torch.meshgrid(z, z.flip(0), indexing="xy"), -1).flatten(0, 1)  # (num * num, 2), top row first
-    with evaluating(vae), isolated(0):
+    with evaluating(vae), isolated_rng(0):
         images = as_images(vae.decode(grid).mean, "manifold")
     with page(0.35, caption) as (figure, (ax,)):
         show_grid(ax, images, num, pad=0, margin=0.45, extent=(0, 1, 0, 1))
@@ -204,7 +204,7 @@ def active_units(diagnostics: LatentDiagnostics, *, caption: str = "") -> Figure
             axes[0].set_ylabel("KL\n(nats per datum)")
         activity = d.activity.cpu()[order].clamp_min(1e-8)  # a logarithmic axis has no zero
         axes[-1].semilogy(ranks, activity.numpy(), "o", color=PALETTE[0])
-        axes[-1].axhline(ACTIVE, color=PALETTE[3], ls="--")
+        axes[-1].axhline(ACTIVE_VARIANCE, color=PALETTE[3], ls="--")
         style = {
             "color": PALETTE[3],
             "fontsize": 7,
@@ -212,7 +212,7 @@ def active_units(diagnostics: LatentDiagnostics, *, caption: str = "") -> Figure
             "ha": "right",
             "transform": axes[-1].get_yaxis_transform(),
         }
-        axes[-1].text(0.99, ACTIVE, f"threshold {ACTIVE}", **style)
+        axes[-1].text(0.99, ACTIVE_VARIANCE, f"threshold {ACTIVE_VARIANCE}", **style)
         axes[-1].set_xlabel(f"Latent dimension, sorted by {'activity' if kl is None else 'KL'}")
         axes[-1].set_ylabel("Activity\n" + r"$\mathrm{Var}_x(E_q[z])$")
         if num <= 15:  # more would touch

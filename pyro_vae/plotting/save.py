@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.files import write_atomically
 from pyro_vae._core.owners import evaluating
 from pyro_vae.data import Splits
@@ -130,7 +130,7 @@ def _of_images(vae: VAE, x: Tensor, line: str) -> dict[str, Figure]:
 
 
 def _of_latents(vae: VAE, x: Tensor, labels: Tensor | None, line: str) -> dict[str, Figure]:
-    with evaluating(vae), isolated(0):
+    with evaluating(vae), isolated_rng(0):
         units = latent_diagnostics(vae, x)
     return {
         "latents": latent_scatter(units.means, labels, caption=line),

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import nn
 
-from pyro_vae.distributions import OneHotVariables
+from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.distributions.one_hot import split_into_variables
 from pyro_vae.priors.base import Prior
 
@@ -46,4 +46,4 @@ class CategoricalPrior(Prior):
             self.register_buffer("logits", logits, persistent=False)
 
     def forward(self) -> TorchDistribution:
-        return OneHotVariables(self.logits)
+        return IndependentOneHotCategorical(self.logits)

@@ -30,7 +30,7 @@ class VampPrior(Prior):
     The guide becomes a part of the model: its parameters get gradients from both sides, and ``vae.with_guide(other)``
     keeps this one in the prior, so that p(z) does not change. Training costs the encoding of K pseudo-inputs a step.
 
-    Use it where the aggregate posterior is far from normal, and call :meth:`start_at` with training data.
+    Use it if the aggregate posterior is far from normal, and call :meth:`initialise_pseudo_inputs` with training data.
 
     Args:
         guide: q(z | x), any guide whose posterior has a density. Give the VAE the same one.
@@ -51,7 +51,7 @@ class VampPrior(Prior):
         >>> import torch
         >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, VampPrior
         >>> guide = DiagonalNormalGuide((5,), 2)
-        >>> prior = VampPrior(guide, num_components=10).start_at(torch.rand(50, 5))
+        >>> prior = VampPrior(guide, num_components=10).initialise_pseudo_inputs(torch.rand(50, 5))
         >>> VAE(prior, BernoulliLikelihood(2, (5,)), guide).sample(3).shape
         torch.Size([3, 5])
     """
@@ -77,7 +77,7 @@ class VampPrior(Prior):
         return low + (high - low) * self.raw.sigmoid()
 
     @torch.no_grad()
-    def start_at(self, x: Tensor) -> Self:
+    def initialise_pseudo_inputs(self, x: Tensor) -> Self:
         """Start the pseudo-inputs at data, in place; the data are taken in turn where there are fewer than K.
 
         Args:

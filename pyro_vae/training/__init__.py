@@ -6,10 +6,10 @@ from pyro_vae.training.engines.compiled import CompiledEngine
 from pyro_vae.training.engines.cuda_graph import CudaGraphEngine
 from pyro_vae.training.engines.select import EngineName, build_engine
 from pyro_vae.training.fitting import fit
-from pyro_vae.training.loss import Problem
+from pyro_vae.training.loss import LossFunction
 from pyro_vae.training.nonfinite import NonFiniteError
 from pyro_vae.training.refit import Refitted, frozen, refit_guide
-from pyro_vae.training.run_folder import Run
+from pyro_vae.training.run_folder import RunFolder
 from pyro_vae.training.settings import FitResult
 
 __all__ = [
@@ -20,10 +20,10 @@ __all__ = [
     "Engine",
     "EngineName",
     "FitResult",
+    "LossFunction",
     "NonFiniteError",
-    "Problem",
     "Refitted",
-    "Run",
+    "RunFolder",
     "Step",
     "StepResult",
     "build_engine",

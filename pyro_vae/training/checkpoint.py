@@ -9,12 +9,12 @@ from pyro_vae.training.engines.select import EngineName, resolve_engine
 from pyro_vae.training.process import rng_state, set_rng_state
 
 if TYPE_CHECKING:
-    from pyro_vae.training.trainer import Loop
+    from pyro_vae.training.trainer import Trainer
 
 _STATE = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
 
 
-def state_of(loop: Loop) -> dict[str, Any]:
+def state_of(loop: Trainer) -> dict[str, Any]:
     """Everything that the rest of a training depends on."""
     return {
         "weights": loop.trainable.weights(),
@@ -28,7 +28,7 @@ def state_of(loop: Loop) -> dict[str, Any]:
     }
 
 
-def _identity(loop: Loop) -> dict[str, Any]:
+def _identity(loop: Trainer) -> dict[str, Any]:
     """What must not change between a run and its resumption."""
     return {
         "seed": loop.settings.seed,
@@ -43,10 +43,10 @@ def _identity(loop: Loop) -> dict[str, Any]:
     }
 
 
-def _check_identity(loop: Loop, state: dict[str, Any]) -> None:
+def _check_identity(loop: Trainer, state: dict[str, Any]) -> None:
     missing = sorted(_STATE - set(state))
     if missing:
-        raise ValueError(f"Run: state.pt must be that of a training, got none of {missing[0]!r}. Train it anew.")
+        raise ValueError(f"RunFolder: state.pt must be that of a training, got none of {missing[0]!r}. Train it anew.")
     saved = {"engine": "eager", "precision": "fp32", "accumulate": 1, **state["identity"]}
     if loop.engine_name == "auto":  # the run's own, where there is its device
         loop.engine_name = _available(loop, saved["engine"])
@@ -59,7 +59,7 @@ def _check_identity(loop: Loop, state: dict[str, Any]) -> None:
             )
 
 
-def restore(loop: Loop, state: dict[str, Any]) -> None:
+def restore(loop: Trainer, state: dict[str, Any]) -> None:
     """Go back to a state.
 
     Raises:
@@ -80,7 +80,7 @@ def restore(loop: Loop, state: dict[str, Any]) -> None:
         loop.objective.set_progress(*loop.progress(max(0, loop.step - 1), position))
 
 
-def _available(loop: Loop, name: EngineName) -> EngineName:
+def _available(loop: Trainer, name: EngineName) -> EngineName:
     """The engine, where there is its device."""
     device = next(iter(loop.trainable.parameters.values())).device
     try:

@@ -32,7 +32,7 @@ from pyro_vae.objectives import Objective
 from pyro_vae.objectives.per_datum import PerDatumObjective
 
 
-def check_combination(
+def check_compatibility(
     objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], *, alone: bool = True
 ) -> None:
     """Refuse an objective that would train on a wrong loss or gradient without a word.
@@ -57,10 +57,10 @@ def check_combination(
         >>> from pyro.infer import Trace_ELBO
         >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
-        >>> check_combination(Trace_ELBO(), vae.model, vae.guide, (torch.ones(7, 5),))
+        >>> check_compatibility(Trace_ELBO(), vae.model, vae.guide, (torch.ones(7, 5),))
     """
     check_additive(objective, alone=alone)
-    check_compatibility(objective, examine(objective, model, guide, args, Owners(model=model, guide=guide)))
+    check_pair(objective, examine(objective, model, guide, args, Owners(model=model, guide=guide)))
 
 
 def check_additive(objective: ELBO, *, alone: bool) -> None:
@@ -108,7 +108,7 @@ def data_axes(pair: Pair) -> Axes:
     return leading(pair.args)
 
 
-def check_compatibility(objective: ELBO, pair: Pair) -> None:
+def check_pair(objective: ELBO, pair: Pair) -> None:
     """Refuse an objective that is wrong for a pair, whatever the number of processes.
 
     Raises:

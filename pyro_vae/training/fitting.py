@@ -11,7 +11,7 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 from torch.optim import Adam
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import Ranks, join
 from pyro_vae._core.owners import placement
 from pyro_vae._core.precision import NetworkPrecision, Precision
@@ -23,9 +23,9 @@ from pyro_vae.training.engines.select import EngineName, resolve_engine
 from pyro_vae.training.loss import check_objective
 from pyro_vae.training.parameters import OptimizerFactory
 from pyro_vae.training.progress import check_tensorboard
-from pyro_vae.training.run_folder import Run
+from pyro_vae.training.run_folder import RunFolder
 from pyro_vae.training.settings import FitResult, Monitor, ScheduleFactory, Settings
-from pyro_vae.training.trainer import Loop
+from pyro_vae.training.trainer import Trainer
 
 
 def fit(
@@ -47,7 +47,7 @@ def fit(
     accumulate: int = 1,
     engine: EngineName = "auto",
     precision: Precision = "fp32",
-    run: Run | str | Path | Callable[[], Run] | None = None,
+    run: RunFolder | str | Path | Callable[[], RunFolder] | None = None,
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
@@ -146,8 +146,8 @@ def fit(
         accumulate,
         checkpoint_seconds,
     )
-    with isolated(seed):
-        loop = Loop(model, guide, batches, settings)
+    with isolated_rng(seed):
+        loop = Trainer(model, guide, batches, settings)
         loop.check()
         loop.attach(_open_run(run) if ranks.first else None, resume)
         return loop.train(epochs, tensorboard=tensorboard, progress=progress)
@@ -168,12 +168,12 @@ def _training_batches(model: Program, guide: Program, data: Data, batch_size: in
     return batches
 
 
-def _open_run(run: Run | str | Path | Callable[[], Run] | None) -> Run | None:
-    if run is None or isinstance(run, Run):
+def _open_run(run: RunFolder | str | Path | Callable[[], RunFolder] | None) -> RunFolder | None:
+    if run is None or isinstance(run, RunFolder):
         return run
     if callable(run):
         return run()
-    return Run(run) if Path(run).exists() else Run.create(run)
+    return RunFolder(run) if Path(run).exists() else RunFolder.create(run)
 
 
 def _check_choices(lr_schedule_unit: str, patience: int | None, validation: Data | None) -> None:

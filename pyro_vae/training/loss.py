@@ -40,7 +40,7 @@ class Gradients(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Problem:
+class LossFunction:
     """What is trained.
 
     Attributes:

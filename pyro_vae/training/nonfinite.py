@@ -10,14 +10,14 @@ from pyro import poutine, validation_enabled
 from torch import Tensor
 
 from pyro_vae._core.axes import leading
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae._core.precision import NetworkPrecision
 from pyro_vae._core.support import SupportCheck, SupportError
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batch
 from pyro_vae.training.engines.base import restore
-from pyro_vae.training.loss import Problem
+from pyro_vae.training.loss import LossFunction
 
 
 class NonFiniteError(FloatingPointError):
@@ -34,7 +34,9 @@ class NonFiniteError(FloatingPointError):
         self.site, self.datum, self.step = site, datum, step
 
 
-def diagnose(problem: Problem, batches: Sequence[Batch], parameters: dict[str, Tensor], step: int) -> NonFiniteError:
+def diagnose(
+    problem: LossFunction, batches: Sequence[Batch], parameters: dict[str, Tensor], step: int
+) -> NonFiniteError:
     """Run the step again at the same random state and name the first site and datum that are not finite.
 
     Args:
@@ -65,22 +67,22 @@ def diagnose(problem: Problem, batches: Sequence[Batch], parameters: dict[str, T
     )
 
 
-def _bad_gradients(problem: Problem, batches: Sequence[Batch], parameters: dict[str, Tensor]) -> list[str]:
+def _bad_gradients(problem: LossFunction, batches: Sequence[Batch], parameters: dict[str, Tensor]) -> list[str]:
     """Parameters by whose gradient the step was none; an engine may have overwritten it since."""
-    with isolated():
+    with isolated_rng():
         found = [problem.gradients(*batch.args, flag=False).gradients for batch in batches]
     bad = [any(g is not None and not torch.isfinite(g).all() for g in row) for row in zip(*found, strict=True)]
     return [name for name, is_bad in zip(parameters, bad, strict=True) if is_bad]
 
 
-def _of_batch(problem: Problem, batch: Batch) -> tuple[str | None, int | None]:
+def _of_batch(problem: LossFunction, batch: Batch) -> tuple[str | None, int | None]:
     try:
         return _first_bad_datum(problem, batch.args)
     except SupportError as error:
         raise error.in_data(batch.index) from None
 
 
-def _first_bad_datum(problem: Problem, args: tuple[Any, ...]) -> tuple[str | None, int | None]:
+def _first_bad_datum(problem: LossFunction, args: tuple[Any, ...]) -> tuple[str | None, int | None]:
     with NetworkPrecision(problem.precision):
         size = (problem.axes or leading(args)).length(args)
         site, row = _first_bad_site(problem.model, problem.guide, args, size)
@@ -109,7 +111,7 @@ def _row(bad: Tensor, batch: int) -> int | None:
     return None
 
 
-def _first_bad_gradient(problem: Problem, args: tuple[Any, ...]) -> int | None:
+def _first_bad_gradient(problem: LossFunction, args: tuple[Any, ...]) -> int | None:
     """The first datum whose own gradient is not finite, each evaluated alone, without statistics of a batch."""
     axes = problem.axes or leading(args)
     for row in range(axes.length(args)):

@@ -15,18 +15,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.failures import one_line
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import SupportCheck
 from pyro_vae._core.types import Program
 from pyro_vae._core.watch import leaves
-from pyro_vae.training.compatibility import check_compatibility, examine
+from pyro_vae.training.compatibility import check_pair, examine
 
 OptimizerFactory = Callable[[Any], Optimizer]
 
 
-class Trainable:
+class ParameterSet:
     """Parameters and buffers of a model and a guide, however they are written.
 
     These are the parameters of the modules that the programs use, what they declare with ``pyro.param``, and tensors in
@@ -52,7 +52,7 @@ class Trainable:
     def __init__(self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> None:
         self.owners = Owners(model=model, guide=guide)
         self.pair = examine(objective, model, guide, args, self.owners)
-        check_compatibility(objective, self.pair)
+        check_pair(objective, self.pair)
         named, others = self._captured(objective, model, guide, args)
         self.modules = self.owners.kept()
         self.parameters: dict[str, Tensor] = {}
@@ -175,7 +175,13 @@ def _capture(
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Run the loss once, validated: what it took from the store, and the tensors that its gradient reaches."""
     capture = poutine.trace(param_only=True)
-    quiet = owners.unchanged(), owners.evaluating(), torch.enable_grad(), isolated(validate=True), SupportCheck("fit")
+    quiet = (
+        owners.unchanged(),
+        owners.evaluating(),
+        torch.enable_grad(),
+        isolated_rng(validate=True),
+        SupportCheck("fit"),
+    )
     with ExitStack() as stack:
         for context in (one_line("fit", args, model, guide), *quiet):
             stack.enter_context(context)

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pyro_vae.training.engines.base import StepResult
-from pyro_vae.training.run_folder import Run
+from pyro_vae.training.run_folder import RunFolder
 
 
 class EpochMeter:
@@ -76,7 +76,7 @@ class Recorder:
         tensorboard: write TensorBoard events to the run folder too.
     """
 
-    def __init__(self, run: Run | None, *, tensorboard: bool = False) -> None:
+    def __init__(self, run: RunFolder | None, *, tensorboard: bool = False) -> None:
         self.run = run
         self.history: list[dict[str, Any]] = run.metrics() if run else []
         self.writer = _writer(run) if tensorboard and run else None
@@ -113,7 +113,7 @@ def check_tensorboard(run: object) -> None:
         ) from None
 
 
-def _writer(run: Run) -> Any:
+def _writer(run: RunFolder) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run.path / "tensorboard"))

@@ -21,7 +21,7 @@ FORMAT = 1
 _KEYS = ("metrics_bytes",)  # what every state holds; the training loop adds its own
 
 
-class Run:
+class RunFolder:
     """A run folder: ``config.yaml``, ``weights.safetensors``, ``state.pt``, ``metrics.jsonl``, ``figures/``.
 
     Every file is written atomically, and nothing is read that could execute code.
@@ -34,7 +34,7 @@ class Run:
 
     Example:
         >>> import tempfile
-        >>> run = Run.create(tempfile.mkdtemp() + "/mine")
+        >>> run = RunFolder.create(tempfile.mkdtemp() + "/mine")
         >>> run.append_metrics({"epoch": 1})
         >>> run.metrics()
         [{'epoch': 1}]
@@ -43,10 +43,10 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
-            raise FileNotFoundError(f"Run: the run folder must exist, got {self.path}. Check the name with ls.")
+            raise FileNotFoundError(f"RunFolder: the run folder must exist, got {self.path}. Check the name with ls.")
 
     @classmethod
-    def create(cls, path: str | Path, *, config: str | None = None) -> Run:
+    def create(cls, path: str | Path, *, config: str | None = None) -> RunFolder:
         """Make a new run folder, whole or not at all.
 
         Args:
@@ -59,7 +59,7 @@ class Run:
         target = Path(path)
         if target.exists():
             raise FileExistsError(
-                f"Run: the run folder must not exist yet, got {target}. Choose another name, or go on with --resume."
+                f"RunFolder: the run folder must not exist yet, got {target}. Choose another name, or --resume it."
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -89,7 +89,7 @@ class Run:
         """
         file = self.path / "config.yaml"
         if not file.is_file():
-            raise FileNotFoundError(f"Run: {self.path} must hold config.yaml, got none. Is it a run folder?")
+            raise FileNotFoundError(f"RunFolder: {self.path} must hold config.yaml, got none. Is it a run folder?")
         return file.read_text()
 
     def save_state(self, state: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ class Run:
         """
         file = self.path / "weights.safetensors"
         if not file.is_file():
-            raise FileNotFoundError(f"Run: {self.path} must hold weights.safetensors, got none. Train it first.")
+            raise FileNotFoundError(f"RunFolder: {self.path} must hold weights.safetensors, got none. Train it first.")
         try:
             return load_safetensors(file.read_bytes())
         except Exception as error:
@@ -169,6 +169,6 @@ class Run:
 def _unreadable(file: Path, reason: object) -> ValueError:
     first_line = (str(reason).splitlines() or [""])[0][:120]
     return ValueError(
-        f"Run: {file} must be a whole file of a pyro_vae run, got an unreadable one ({first_line}). "
+        f"RunFolder: {file} must be a whole file of a pyro_vae run, got an unreadable one ({first_line}). "
         "Restore it from a copy, or train anew under another name."
     )

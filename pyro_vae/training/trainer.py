@@ -15,30 +15,30 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_flatten
 
-from pyro_vae._core.contexts import is_tracing, isolated, validating
+from pyro_vae._core.contexts import is_tracing, isolated_rng, validating
 from pyro_vae._core.rows import is_local, makes_local, rows_follow
 from pyro_vae._core.support import SupportError
 from pyro_vae._core.types import Program
 from pyro_vae._core.watch import Watch
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.evaluation import Weigher, log_likelihood
+from pyro_vae.evaluation import ImportanceWeights, log_likelihood
 from pyro_vae.objectives import Objective
 from pyro_vae.objectives.per_datum import PerDatumObjective
 from pyro_vae.training.checkpoint import restore, state_of
-from pyro_vae.training.compatibility import check_additive, check_compatibility, data_axes, examine
+from pyro_vae.training.compatibility import check_additive, check_pair, data_axes, examine
 from pyro_vae.training.engines.base import Engine, Step, StepResult
 from pyro_vae.training.engines.select import EngineName, build_engine, resolve_engine
 from pyro_vae.training.nonfinite import NonFiniteError, diagnose
-from pyro_vae.training.parameters import Trainable, build_optimizer
+from pyro_vae.training.parameters import ParameterSet, build_optimizer
 from pyro_vae.training.process import interruptible, rng_state, set_rng_state
 from pyro_vae.training.progress import EpochMeter, Progress, Recorder, own_numbers
-from pyro_vae.training.run_folder import Run
+from pyro_vae.training.run_folder import RunFolder
 from pyro_vae.training.settings import FitResult, Settings
 
 T = TypeVar("T")
 
 
-class Loop:
+class Trainer:
     """The state of a training and its way through the epochs."""
 
     def __init__(self, model: Program, guide: Program, batches: Batches, settings: Settings) -> None:
@@ -61,12 +61,12 @@ class Loop:
         self.epoch = self.step = self.position = 0
         self.meter = EpochMeter()
         self.best: dict[str, Any] = {"elbo": -float("inf"), "epoch": None, "weights": None}
-        self.run: Run | None = None
+        self.run: RunFolder | None = None
 
-    def _trainable(self) -> Trainable:
+    def _trainable(self) -> ParameterSet:
         """The parameters; integers are taken as floating-point numbers if the programs take no others."""
         try:
-            return Trainable(self.objective, self.model, self.guide, self.example)
+            return ParameterSet(self.objective, self.model, self.guide, self.example)
         except SupportError as error:
             raise error.in_data(self._index) from None
         except ValueError as error:
@@ -74,7 +74,7 @@ class Loop:
                 raise
             self.example, self._index = _first_batch(self.batches)
             try:
-                return Trainable(self.objective, self.model, self.guide, self.example)
+                return ParameterSet(self.objective, self.model, self.guide, self.example)
             except ValueError:
                 raise error from None
 
@@ -140,7 +140,7 @@ class Loop:
             return
         args = self.batches.fetch(torch.zeros(1, dtype=torch.long, device=getattr(self.batches.data, "device", None)))
         owners = self.trainable.owners
-        with owners.unchanged(), owners.evaluating(), isolated(), torch.enable_grad():
+        with owners.unchanged(), owners.evaluating(), isolated_rng(), torch.enable_grad():
             owners.training(True)
             try:
                 self.objective.differentiable_loss(self.model, self.guide, *args)
@@ -152,7 +152,9 @@ class Loop:
                 ) from error
 
     def _check_validation(self, args: tuple[Any, ...]) -> None:
-        Weigher(self.model, self.guide, args, owner="fit", owners=self.trainable.owners, data_plate=self._plate_name())
+        ImportanceWeights(
+            self.model, self.guide, args, owner="fit", owners=self.trainable.owners, data_plate=self._plate_name()
+        )
 
     def _plate_name(self) -> str | None:
         plate = self.trainable.pair.data_plate()
@@ -171,7 +173,7 @@ class Loop:
             with validating(True):
                 self._check_validation(next(iter(data.epoch())).args)
 
-    def attach(self, run: Run | None, resume: bool) -> None:
+    def attach(self, run: RunFolder | None, resume: bool) -> None:
         """Write to the run folder from now on; with ``resume``, go back to its last checkpoint first.
 
         Of several processes the first has the run folder; the others are told the checkpoint by it.
@@ -258,7 +260,7 @@ class Loop:
         if watch.structure() not in self._structures and not is_tracing():
             if self._structures:
                 owners = self.trainable.owners
-                check_compatibility(self.objective, examine(self.objective, self.model, self.guide, args, owners))
+                check_pair(self.objective, examine(self.objective, self.model, self.guide, args, owners))
             self._structures.add(watch.structure())
 
     def _resolve(self, epochs: int) -> EngineName:
@@ -347,7 +349,7 @@ class Loop:
         if self.settings.validation is not None:
             record["validation_elbo"] = self._validate(self.settings.validation)
         if self.settings.monitor is not None:
-            with self.trainable.owners.evaluating(), isolated(self.settings.seed):
+            with self.trainable.owners.evaluating(), isolated_rng(self.settings.seed):
                 record |= own_numbers(self.settings.monitor(), record)
             self.trainable.check_same()
         if self.scheduler and self.settings.lr_schedule_unit == "epoch":

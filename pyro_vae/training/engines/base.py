@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.shared_random import Share
 from pyro_vae._core.support import SupportCheck, SupportError
 from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.training.engines.fused_adam import Update
-from pyro_vae.training.loss import Gradients, Problem, accumulated, as_stored
+from pyro_vae.training.loss import Gradients, LossFunction, accumulated, as_stored
 
 _ALONE = Ranks()
 
@@ -91,7 +91,7 @@ class Engine(ABC):
     stride: int = 1
 
     def __init__(
-        self, problem: Problem, optimizer: Optimizer, *, clip_norm: float | None = None, ranks: Ranks = _ALONE
+        self, problem: LossFunction, optimizer: Optimizer, *, clip_norm: float | None = None, ranks: Ranks = _ALONE
     ) -> None:
         self.problem, self.optimizer, self.clip_norm, self.ranks = problem, optimizer, clip_norm, ranks
         self.check = True
@@ -130,10 +130,10 @@ class Engine(ABC):
         buffers = [buffer.clone() for buffer in problem.buffers]
         found = []
         for gradients in (self.gradients, lambda args: problem.gradients(*args, flag=False)):
-            with isolated():
+            with isolated_rng():
                 gradients(args)  # an objective looks for the plates at its first run
             restore(problem.buffers, buffers)
-            with isolated(seed):
+            with isolated_rng(seed):
                 found.append(gradients(args))
             restore(problem.buffers, buffers)
         mine, theirs = found
@@ -141,7 +141,7 @@ class Engine(ABC):
         return Agreement(float(_distance(mine.loss, theirs.loss)), float(distances.max()))
 
 
-class HostEngine(Engine, ABC):
+class StepwiseEngine(Engine, ABC):
     """An engine whose steps are led by Python, one by one."""
 
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
@@ -197,7 +197,7 @@ class HostEngine(Engine, ABC):
         return Gradients(sums[0], Terms(*sums[1:-1]) if mine.terms else None, list(gradients), norm, finite)
 
 
-class EagerEngine(HostEngine):
+class EagerEngine(StepwiseEngine):
     """Pyro as it is: the reference for every other engine.
 
     Args:

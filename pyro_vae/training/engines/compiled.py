@@ -15,15 +15,15 @@ from pyro_vae._core.recording import Recorded, RecordingError
 from pyro_vae._core.shared_random import Share
 from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective
-from pyro_vae.training.engines.base import EagerEngine, HostEngine
-from pyro_vae.training.loss import Gradients, Problem
+from pyro_vae.training.engines.base import EagerEngine, StepwiseEngine
+from pyro_vae.training.loss import Gradients, LossFunction
 
 _ALONE = Ranks()
 _MOST = 3  # times that a recording is made anew: it takes seconds
 T = TypeVar("T")
 
 
-class CompiledEngine(HostEngine):
+class CompiledEngine(StepwiseEngine):
     """Loss, gradient and their checks recorded once for each shape of a batch; that of ``batch`` is compiled.
 
     Where the program cannot be recorded it runs eagerly, after one warning that names the cause.
@@ -44,7 +44,7 @@ class CompiledEngine(HostEngine):
 
     def __init__(
         self,
-        problem: Problem,
+        problem: LossFunction,
         optimizer: Optimizer,
         batch: Batch,
         *,
@@ -90,7 +90,7 @@ class Recording:
         due: whether to compare at the next call.
     """
 
-    def __init__(self, problem: Problem, batch: Batch) -> None:
+    def __init__(self, problem: LossFunction, batch: Batch) -> None:
         self.problem, self.due, self._made = problem, False, 0
         self._attributes = Attributes(problem.owners or Owners())
         self._lifted = self._attributes.lift([], like=problem.parameters[0])
@@ -160,7 +160,7 @@ class Recording:
                 raise RecordingError(f"the program changes its own {changed[0]} when it runs")
 
 
-def record(problem: Problem, batch: Batch) -> Recording | None:
+def record(problem: LossFunction, batch: Batch) -> Recording | None:
     """The gradients recorded, compiled for ``batch``; None, after a warning, if that fails."""
     try:
         return Recording(problem, batch)

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.recording import RecordingError
 from pyro_vae._core.shared_random import Share
 from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.training.engines.base import EagerEngine, Engine, Step, StepResult, restore
 from pyro_vae.training.engines.compiled import Recording, record, warn_eager
-from pyro_vae.training.loss import Gradients, Problem, accumulated
+from pyro_vae.training.loss import Gradients, LossFunction, accumulated
 
 Replay = Callable[[], None]
 
@@ -42,7 +42,7 @@ class CudaGraphEngine(Engine):
 
     def __init__(
         self,
-        problem: Problem,
+        problem: LossFunction,
         optimizer: Optimizer,
         batch: Batch,
         *,
@@ -86,7 +86,7 @@ class CudaGraphEngine(Engine):
     def _follow(self, batch: Batch) -> None:
         """Compare the recording with the program on a batch, which is drawn beside the steps' own random numbers."""
         assert self._gradients is not None
-        with isolated():
+        with isolated_rng():
             args = batch.args if batch.fetch is None or batch.index is None else batch.fetch(batch.index)
             if self._gradients.follow(None, *args):
                 self._graphs = {}  # they replay the recording before
@@ -109,7 +109,7 @@ class CudaGraphEngine(Engine):
         """Room for such steps, and the recordings that they need: none can be made within a capture."""
         group = _Group(self, steps)
         assert self._gradients is not None
-        with isolated():
+        with isolated_rng():
             for held in group.inputs[0]:
                 self._gradients.prepare(None, *held.args())
         return group
@@ -252,7 +252,7 @@ def _kind(step: Step) -> tuple[Any, ...]:
     )
 
 
-def _scheduled(problem: Problem) -> list[Tensor]:
+def _scheduled(problem: LossFunction) -> list[Tensor]:
     objective = problem.objective
     return objective.state(problem.parameters[0]) if isinstance(objective, Objective) else []
 

@@ -12,19 +12,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae._core.axes import Axes, leading
-from pyro_vae._core.contexts import isolated
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.precision import Precision
 from pyro_vae._core.shared_random import find_rows
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batch
-from pyro_vae.evaluation import Weigher
+from pyro_vae.evaluation import ImportanceWeights
 from pyro_vae.training.compatibility import data_axes, examine
 from pyro_vae.training.engines.base import EagerEngine, Engine, restore
 from pyro_vae.training.engines.compiled import CompiledEngine
 from pyro_vae.training.engines.cuda_graph import CudaGraphEngine
-from pyro_vae.training.loss import Problem, check_objective
+from pyro_vae.training.loss import LossFunction, check_objective
 from pyro_vae.training.parameters import check_optimizer
 
 EngineName = Literal["auto", "eager", "compiled", "cuda-graph"]
@@ -66,7 +66,7 @@ def build_engine(
         planned_steps: how many steps will be taken, which ``"auto"`` goes by; None for many.
         ranks: the processes that share every batch.
         owners: the programs' modules, if they are known.
-        watch: what looks at each run of the programs; see :class:`~pyro_vae.training.loss.Problem`.
+        watch: what looks at each run of the programs; see :class:`~pyro_vae.training.loss.LossFunction`.
         axes: where the data are in the arguments, if it is known.
 
     Raises:
@@ -91,10 +91,10 @@ def build_engine(
         pair = examine(objective, model, guide, args, Owners(model=model, guide=guide))
         owners, axes = pair.owners, data_axes(pair)
     others = [t for t in owners.tensors() if all(t is not p for p in parameters)]  # frozen ones, and buffers
-    problem = Problem(objective, model, guide, parameters, others, precision, axes, owners, watch)
+    problem = LossFunction(objective, model, guide, parameters, others, precision, axes, owners, watch)
     chosen = resolve_engine(name, parameters[0].device, planned_steps, ranks)
     batch = Batch(args, ranks=ranks, axes=axes)
-    with isolated():
+    with isolated_rng():
         if not ranks.alone:
             problem = _shared(problem, args)
         if chosen == "cuda-graph":
@@ -108,7 +108,7 @@ def build_engine(
     return EagerEngine(problem, optimizer, clip_norm=clip_norm, ranks=ranks)
 
 
-def _warm_up(problem: Problem, args: tuple[Any, ...]) -> None:
+def _warm_up(problem: LossFunction, args: tuple[Any, ...]) -> None:
     """One evaluation without a trace: at its first, Pyro draws more to look for the plates; recording does this too."""
     before = [buffer.clone() for buffer in problem.buffers]
     problem.gradients(*args, flag=False)
@@ -125,13 +125,13 @@ def _check_arguments(parameters: list[Tensor], args: Any, optimizer: Any) -> Non
     check_optimizer(optimizer)
 
 
-def _shared(problem: Problem, args: tuple[Any, ...]) -> Problem:
+def _shared(problem: LossFunction, args: tuple[Any, ...]) -> LossFunction:
     """The problem with what it takes to share its batches among processes.
 
     Raises:
         ValueError: the loss is not a sum over the data, or depends on statistics of the batch.
     """
-    Weigher(problem.model, problem.guide, args)  # refuses sites that are outside the plate of the data
+    ImportanceWeights(problem.model, problem.guide, args)  # refuses sites that are outside the plate of the data
     before = [buffer.clone() for buffer in problem.buffers]
     problem.gradients(*args, flag=False)
     changed = any(not torch.equal(a, b) for a, b in zip(problem.buffers, before, strict=True))
