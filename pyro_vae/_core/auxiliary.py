@@ -13,8 +13,9 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.masks import unmasked
-from pyro_vae._core.traces import follows, is_auxiliary, latents, observations, refusal
+from pyro_vae._core.traces import follows, is_auxiliary, latents, observations
 
 
 class _Leaves(Messenger):

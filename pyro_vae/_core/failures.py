@@ -11,9 +11,9 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import OneLineError, outside
-from pyro_vae._core.traces import refusal
 from pyro_vae._core.types import Program
 
 _EXPECTED = (

@@ -15,8 +15,9 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.blocks import per_element
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.masks import is_masked, log_density, unmasked
-from pyro_vae._core.traces import check_shape, frames, losses, masked, observations, plate_size, refusal, sites
+from pyro_vae._core.traces import check_shape, frames, losses, masked, observations, plate_size, sites
 
 Mode = Literal["vectorised", "flattened", "looped"]
 _SAMPLE_OR_SUM = "Sample it in the guide, or sum over it in the model"

@@ -12,10 +12,11 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.axes import Axes, candidates
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import unregistered
-from pyro_vae._core.traces import frames, latents, observations, order_of, refusal, within, without_plates
+from pyro_vae._core.traces import frames, latents, observations, order_of, within, without_plates
 from pyro_vae._core.types import Program
 
 if TYPE_CHECKING:

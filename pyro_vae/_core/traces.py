@@ -11,6 +11,8 @@ from pyro.poutine import Trace
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
+
 
 def plate_size(site: Any, dim: int) -> int:
     """Size of the site's plate at a dimension; that of a plate without one is read off the distribution."""
@@ -280,11 +282,6 @@ def check_observation(owner: str, site: Any, dims: tuple[int, ...]) -> None:
         what = f"shape {tuple(site['value'].shape)} at site {site['name']!r}, which has {site['fn'].event_dim} event"
         rule = "observed data must have a dimension for the plate of the data"
         raise refusal(owner, rule, f"{what} dimensions", "Add it: x.unsqueeze(0) for one datum")
-
-
-def refusal(owner: str, rule: str, given: Any, advice: str) -> ValueError:
-    """The error in the form that all messages have."""
-    return ValueError(f"{owner}: {rule}, got {given}. {advice}.")
 
 
 def structure_of(trace: Trace) -> tuple[Any, ...]:

@@ -35,8 +35,8 @@ class Sandwich(Result):
         upper: ``(M,)``, minus the same of the reverse chains' inverse weights.
         lower_error: ``(M,)``, Monte Carlo standard error of ``lower``.
         upper_error: ``(M,)``, of ``upper``; the reverse chains are taken as independent, which they are after
-            :data:`DECORRELATION_STEPS` transitions as far as these mix. Inverse weights have heavy tails: if the path is
-            short and ``upper_chains`` small, the error is too small too.
+            :data:`DECORRELATION_STEPS` transitions as far as these mix. Inverse weights have heavy tails: with a short path
+            and few ``upper_chains`` the error is too small.
         acceptance: ``(M,)``, of forward and reverse transitions.
         log_likelihood: ``(N,)``, the annealed lower bound of each real datum; None where only simulated data were asked
             for.

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.recording import Recorded, RecordingError
-from pyro_vae._core.traces import refusal
 from pyro_vae.evaluation.latent_density import LatentDensity
 
 TARGET_ACCEPTANCE = 0.65

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.owners import Owners
-from pyro_vae._core.traces import latents, refusal
+from pyro_vae._core.traces import latents
 from pyro_vae._core.types import Program
 from pyro_vae.evaluation.joint_density import is_enumerated
 from pyro_vae.evaluation.weights import ImportanceWeights, prior_proposal

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.owners import Owners
-from pyro_vae._core.traces import latents, refusal
+from pyro_vae._core.traces import latents
 from pyro_vae._core.types import Program
 from pyro_vae.evaluation.weights import ImportanceWeights
 from pyro_vae.flows import FlowDistribution

@@ -9,8 +9,9 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.param_store import no_registration
-from pyro_vae._core.traces import latents, observations, refusal
+from pyro_vae._core.traces import latents, observations
 from pyro_vae._core.types import Program
 
 

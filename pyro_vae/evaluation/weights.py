@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.axes import candidates, signature
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import is_tracing, isolated_rng
 from pyro_vae._core.failures import one_line
 from pyro_vae._core.masks import hides, is_masked
@@ -35,7 +36,6 @@ from pyro_vae._core.traces import (
     follows,
     latents,
     observations,
-    refusal,
     sites,
 )
 from pyro_vae._core.types import Program

@@ -71,8 +71,8 @@ class ContinuousBernoulliLikelihood(Likelihood):
         net: builds the decoder, ``net((latent_dim,), data_shape)``, which returns logits.
 
     Attributes:
-        offset: ``(*data_shape)``; :meth:`initialise_mean` solves for the logit at which the mean is the given one, clamped
-            to [0.001, 0.999].
+        offset: ``(*data_shape)``; :meth:`initialise_mean` solves for the logit at which the mean is the given one,
+            clamped to [0.001, 0.999].
 
     Shape:
         ``(*batch, latent_dim)`` to a distribution with batch shape ``batch`` and event shape ``data_shape``.

@@ -12,8 +12,9 @@ from pyro.ops import packed
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import isolated_rng
-from pyro_vae._core.traces import latents, losses, observations, refusal
+from pyro_vae._core.traces import latents, losses, observations
 from pyro_vae._core.types import Program
 from pyro_vae.objectives.base import Terms
 from pyro_vae.objectives.elbo import TraceObjective

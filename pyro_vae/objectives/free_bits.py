@@ -9,8 +9,9 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
-from pyro_vae._core.traces import latents, masked, refusal
+from pyro_vae._core.traces import latents, masked
 from pyro_vae.objectives.latent_structure import scalar_factors
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs

@@ -8,9 +8,10 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.runs import in_front
-from pyro_vae._core.traces import latents, refusal
+from pyro_vae._core.traces import latents
 from pyro_vae.objectives.latent_structure import single_latent
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs

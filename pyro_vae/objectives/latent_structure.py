@@ -8,8 +8,9 @@ from pyro.poutine import Trace
 from torch import Size
 from torch.distributions import Distribution, Independent
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
-from pyro_vae._core.traces import latents, refusal
+from pyro_vae._core.traces import latents
 
 
 def scalar_factors(owner: str, site: Any, role: str, advice: str) -> Distribution:

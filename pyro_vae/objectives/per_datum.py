@@ -11,6 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.axes import kinds_of
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import is_tracing
 from pyro_vae._core.failures import one_line
 from pyro_vae._core.layout import Layout
@@ -25,7 +26,6 @@ from pyro_vae._core.traces import (
     check_sites,
     frames,
     latents,
-    refusal,
     shared_plates,
     sites,
     structure_of,

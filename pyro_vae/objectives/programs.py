@@ -15,11 +15,12 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.runs import run
-from pyro_vae._core.traces import is_auxiliary, latents, observations, refusal
+from pyro_vae._core.traces import is_auxiliary, latents, observations
 from pyro_vae._core.types import Program
 from pyro_vae._core.watch import leaves
 from pyro_vae._core.ways import Runs, joined

@@ -9,9 +9,10 @@ from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.runs import run
-from pyro_vae._core.traces import latents, masked, observations, refusal
+from pyro_vae._core.traces import latents, masked, observations
 from pyro_vae._core.ways import joined
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Draws, Programs

@@ -9,8 +9,9 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
-from pyro_vae._core.traces import latents, refusal
+from pyro_vae._core.traces import latents
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective, log_mean_exp
 from pyro_vae.objectives.programs import Programs
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyro_vae._core.contexts import rng_state, set_rng_state
 from pyro_vae.objectives import Objective
 from pyro_vae.training.engines.select import EngineName, resolve_engine
-from pyro_vae.training.process import rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from pyro_vae.training.trainer import Trainer

@@ -15,7 +15,7 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils._pytree import tree_flatten
 
-from pyro_vae._core.contexts import is_tracing, isolated_rng, validating
+from pyro_vae._core.contexts import interruptible, is_tracing, isolated_rng, rng_state, set_rng_state, validating
 from pyro_vae._core.rows import is_local, makes_local, rows_follow
 from pyro_vae._core.support import SupportError
 from pyro_vae._core.types import Program
@@ -30,7 +30,6 @@ from pyro_vae.training.engines.base import Engine, Step, StepResult
 from pyro_vae.training.engines.select import EngineName, build_engine, resolve_engine
 from pyro_vae.training.nonfinite import NonFiniteError, diagnose
 from pyro_vae.training.parameters import ParameterSet, build_optimizer
-from pyro_vae.training.process import interruptible, rng_state, set_rng_state
 from pyro_vae.training.progress import EpochMeter, Progress, Recorder, own_numbers
 from pyro_vae.training.run_folder import RunFolder
 from pyro_vae.training.settings import FitResult, Settings
