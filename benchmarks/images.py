@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_vae import MNIST, Digits, ImageSet
+from pyro_vae import MNIST, Digits
+from pyro_vae.data import ImageSet
 
 POOL = 100
 IMAGES = 60_000  # no more than MNIST has: at batch 8192 the pool is 7 batches

@@ -30,13 +30,13 @@ from record import circumstances, emptied
 from report import command
 from sklearn.decomposition import PCA
 
-from pyro_vae import ImageSet, RunFolder
-from pyro_vae.data import Splits
+from pyro_vae.data import ImageSet, Splits
 from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.splitting import stream
 from pyro_vae.evaluation import mean_interval
 from pyro_vae.experiments.experiment import load_run, parse_config, parser
 from pyro_vae.features import VAETransformer
+from pyro_vae.training import RunFolder
 
 PUBLISHED = {
     "Kingma et al. 2014: NN": [25.81, 11.44, 10.7, 6.04],

@@ -18,22 +18,13 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    CategoricalGuide,
-    ContextNetwork,
-    ConvDecoder,
-    ConvEncoder,
-    DiagonalNormalGuide,
-    SemiSupervisedVAE,
-    StandardNormalPrior,
-)
+from pyro_vae import VAE, SemiSupervisedVAE
 from pyro_vae._core.param_store import register
-from pyro_vae.guides import Guide
-from pyro_vae.networks import Shape
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP, ContextNetwork, ConvDecoder, ConvEncoder, Shape
 from pyro_vae.objectives import ELBO, SummedELBO
+from pyro_vae.priors import StandardNormalPrior
 
 PIXELS = (784,)
 Factory = Callable[[], PyroELBO]

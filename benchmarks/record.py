@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pyro_vae import RunFolder
+from pyro_vae.training import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = (

@@ -25,31 +25,21 @@ import yaml
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import (
-    MLP,
-    MNIST,
-    BernoulliLikelihood,
-    CategoricalGuide,
-    CategoricalPrior,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    ImageSet,
-    NormalLikelihood,
-    RunFolder,
-    SemiSupervisedVAE,
-    StackedVAE,
-    StandardNormalPrior,
-    fit,
-)
+from pyro_vae import MNIST, SemiSupervisedVAE, StackedVAE, fit
 from pyro_vae._core.files import json_ready, write_atomically
-from pyro_vae.data import Splits
+from pyro_vae.data import ImageSet, Splits
 from pyro_vae.data.latent_set import LatentSet
 from pyro_vae.evaluation import class_posterior, classification, mean_interval
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.latent_data import active_latents, latents_of
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood, NormalLikelihood
 from pyro_vae.models import LabelledVAE, classification_weight
+from pyro_vae.networks import MLP, ContextNetwork
 from pyro_vae.objectives import SummedELBO
 from pyro_vae.plotting import analogies, class_samples, reliability_diagram
+from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
+from pyro_vae.training import RunFolder
 
 CLASSES = 10
 

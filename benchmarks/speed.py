@@ -33,8 +33,8 @@ from report import environment, headline, speed_table
 from roofline import adam, measure_peaks, work_of
 from timing import Candidate, measure, quartiles, say
 
-from pyro_vae import ImageSet
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae.data import ImageSet
 
 Record = dict[str, Any]
 

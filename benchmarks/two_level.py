@@ -21,22 +21,15 @@ import yaml
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import (
-    MNIST,
-    BernoulliLikelihood,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    GatedMLP,
-    HierarchicalVAE,
-    ImageSet,
-    RunFolder,
-    StandardNormalPrior,
-    VampPrior,
-    fit,
-    log_likelihood,
-)
+from pyro_vae import MNIST, HierarchicalVAE, fit, log_likelihood
+from pyro_vae.data import ImageSet
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.models import TopDownGuide
+from pyro_vae.networks import ContextNetwork, GatedMLP
 from pyro_vae.objectives import BetaELBO, LinearWarmUp
+from pyro_vae.priors import StandardNormalPrior, VampPrior
+from pyro_vae.training import RunFolder
 
 BOUNDS = (-3.0, 1.0)  # of the log scale: the paper clips the log variance to (-6, 2)
 

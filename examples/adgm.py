@@ -22,20 +22,14 @@ from functools import partial
 import torch
 from torch.optim import Adam
 
-from pyro_vae import (
-    MLP,
-    BernoulliLikelihood,
-    CategoricalGuide,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    Digits,
-    SemiSupervisedVAE,
-    StandardNormalPrior,
-    fit,
-)
+from pyro_vae import Digits, SemiSupervisedVAE, fit
 from pyro_vae.evaluation import classification, mean_interval
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.models import ADGM, SDGM, classification_weight
+from pyro_vae.networks import MLP, ContextNetwork
 from pyro_vae.objectives import SummedELBO
+from pyro_vae.priors import StandardNormalPrior
 
 CLASSES, MOST_LABELS = 10, 1000
 

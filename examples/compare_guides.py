@@ -25,9 +25,12 @@ import torch
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import MLP, LogLikelihood, RunFolder, guides, log_likelihood, refit_guide
+from pyro_vae import guides, log_likelihood, refit_guide
+from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.experiments.experiment import load_run, train
+from pyro_vae.networks import MLP
 from pyro_vae.plotting import caption_of, guide_comparison
+from pyro_vae.training import RunFolder
 
 GUIDES = {
     "diagonal normal": guides.DiagonalNormalGuide,

@@ -28,18 +28,11 @@ from functools import partial
 import torch
 from torch.optim import Adam
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    DiagonalNormalGuide,
-    Digits,
-    DiscretizedLogisticLikelihood,
-    FreyFaces,
-    NormalLikelihood,
-    StandardNormalPrior,
-    fit,
-    log_likelihood,
-)
+from pyro_vae import VAE, Digits, FreyFaces, fit, log_likelihood
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import DiscretizedLogisticLikelihood, NormalLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import StandardNormalPrior
 
 
 def positive(text):

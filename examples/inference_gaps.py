@@ -30,19 +30,12 @@ from pathlib import Path
 import torch
 from torch.optim import Adam
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    DiagonalNormalGuide,
-    Digits,
-    FullRankNormalGuide,
-    StandardNormalPrior,
-    fit,
-    log_likelihood,
-    refit_guide,
-)
+from pyro_vae import VAE, Digits, fit, log_likelihood, refit_guide
 from pyro_vae.evaluation import gap_table, inference_gaps
+from pyro_vae.guides import DiagonalNormalGuide, FullRankNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import StandardNormalPrior
 
 
 def positive(text):

@@ -31,10 +31,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.svm import SVC
 
-from pyro_vae import Digits, NormalLikelihood
+from pyro_vae import Digits
 from pyro_vae.data.labelling import choose_labels
 from pyro_vae.evaluation import mean_interval
 from pyro_vae.features import VAETransformer
+from pyro_vae.likelihoods import NormalLikelihood
 
 CLASSIFIERS = {
     "linear SVM": lambda: SVC(kernel="linear"),

@@ -17,26 +17,15 @@ import torch
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import (
-    MLP,
-    MNIST,
-    VAE,
-    BernoulliLikelihood,
-    CategoricalGuide,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    Digits,
-    NormalLikelihood,
-    SemiSupervisedVAE,
-    StackedVAE,
-    StandardNormalPrior,
-    fit,
-    log_likelihood,
-)
+from pyro_vae import MNIST, VAE, Digits, SemiSupervisedVAE, StackedVAE, fit, log_likelihood
 from pyro_vae.evaluation import classification
 from pyro_vae.experiments.latent_data import active_latents, initialise_at_data, latents_of
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood, NormalLikelihood
 from pyro_vae.models import classification_weight
+from pyro_vae.networks import MLP, ContextNetwork
 from pyro_vae.objectives import SummedELBO
+from pyro_vae.priors import StandardNormalPrior
 
 CLASSES = 10
 

@@ -32,7 +32,10 @@ from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import VAE, Guide, NormalLikelihood, StandardNormalPrior, fit, log_likelihood
+from pyro_vae import VAE, fit, log_likelihood
+from pyro_vae.guides import Guide
+from pyro_vae.likelihoods import NormalLikelihood
+from pyro_vae.priors import StandardNormalPrior
 
 
 class LinearGuide(Guide):

@@ -19,21 +19,14 @@ import torch
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import (
-    MLP,
-    MNIST,
-    BernoulliLikelihood,
-    CategoricalGuide,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    Digits,
-    SemiSupervisedVAE,
-    StandardNormalPrior,
-    fit,
-)
+from pyro_vae import MNIST, Digits, SemiSupervisedVAE, fit
 from pyro_vae.evaluation import classification, mean_interval
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.models import classification_weight
+from pyro_vae.networks import MLP, ContextNetwork
 from pyro_vae.objectives import SummedELBO
+from pyro_vae.priors import StandardNormalPrior
 
 CLASSES = 10
 

@@ -22,15 +22,11 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    DiagonalNormalGuide,
-    Digits,
-    StandardNormalPrior,
-    log_likelihood,
-)
+from pyro_vae import VAE, Digits, log_likelihood
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import StandardNormalPrior
 
 
 def build(splits, latent_dim=10):

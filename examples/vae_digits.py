@@ -19,7 +19,10 @@ from pathlib import Path
 import torch
 from torch.optim import Adam
 
-from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, Digits, StandardNormalPrior, fit, log_likelihood
+from pyro_vae import VAE, Digits, fit, log_likelihood
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.priors import StandardNormalPrior
 
 
 def positive(text):

@@ -26,17 +26,11 @@ import torch
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import (
-    MLP,
-    MNIST,
-    VAE,
-    BernoulliLikelihood,
-    DiagonalNormalGuide,
-    Digits,
-    StandardNormalPrior,
-    fit,
-    log_likelihood,
-)
+from pyro_vae import MNIST, VAE, Digits, fit, log_likelihood
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import StandardNormalPrior
 
 
 def build(splits, latent_dim=50):

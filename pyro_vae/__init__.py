@@ -4,144 +4,58 @@ A VAE is a Pyro model and a Pyro guide, each built from small modules that map t
 else here trains such a pair, measures it, or uses it.
 """
 
-from pyro_vae import data, evaluation, guides, likelihoods, models, networks, objectives, priors, training
-from pyro_vae.data import MNIST, Digits, Files, FreyFaces, ImageSet, Splits
+from typing import Any
+
+from pyro_vae import data, evaluation, flows, guides, likelihoods, models, networks, objectives, priors, training
+from pyro_vae._core.version import __version__ as __version__
+from pyro_vae.data import MNIST, Digits, Files, FreyFaces
 from pyro_vae.evaluation import (
-    InflatedProposal,
-    LogLikelihood,
     annealed_log_likelihood,
     inference_gaps,
     latent_diagnostics,
     log_likelihood,
     log_weights,
-    posterior_samples,
-    prior_proposal,
     sandwich,
 )
-from pyro_vae.guides import (
-    AmortizedGuide,
-    AuxiliaryGuide,
-    CategoricalGuide,
-    DiagonalNormalGuide,
-    FlowGuide,
-    FullRankNormalGuide,
-    Guide,
-    HMCGuide,
-    HouseholderFlowGuide,
-    IAFGuide,
-    LowRankNormalGuide,
-    MixtureOfNormalsGuide,
-    PlanarFlowGuide,
-    RadialFlowGuide,
-    SemiAmortizedGuide,
-    SplineFlowGuide,
-    SylvesterFlowGuide,
-)
-from pyro_vae.likelihoods import (
-    BernoulliLikelihood,
-    BetaBinomialLikelihood,
-    CategoricalLikelihood,
-    ContinuousBernoulliLikelihood,
-    DiscretizedLogisticLikelihood,
-    LaplaceLikelihood,
-    Likelihood,
-    MixtureOfLogisticsLikelihood,
-    NormalLikelihood,
-)
 from pyro_vae.models import ADGM, SDGM, VAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
-from pyro_vae.networks import (
-    MLP,
-    ContextNetwork,
-    ConvDecoder,
-    ConvEncoder,
-    GatedConvDecoder,
-    GatedConvEncoder,
-    GatedMLP,
-    Network,
-    ResidualConvDecoder,
-    ResidualConvEncoder,
-)
-from pyro_vae.priors import CategoricalPrior, FlowPrior, MixtureOfNormalsPrior, Prior, StandardNormalPrior, VampPrior
-from pyro_vae.training import FitResult, RunFolder, fit, refit_guide
-
-__version__ = "0.1.0"
+from pyro_vae.training import fit, refit_guide
 
 __all__ = [
     "ADGM",
-    "MLP",
     "MNIST",
     "SDGM",
     "VAE",
-    "AmortizedGuide",
-    "AuxiliaryGuide",
-    "BernoulliLikelihood",
-    "BetaBinomialLikelihood",
-    "CategoricalGuide",
-    "CategoricalLikelihood",
-    "CategoricalPrior",
-    "ContextNetwork",
-    "ContinuousBernoulliLikelihood",
-    "ConvDecoder",
-    "ConvEncoder",
-    "DiagonalNormalGuide",
     "Digits",
-    "DiscretizedLogisticLikelihood",
     "Files",
-    "FitResult",
-    "FlowGuide",
-    "FlowPrior",
     "FreyFaces",
-    "FullRankNormalGuide",
-    "GatedConvDecoder",
-    "GatedConvEncoder",
-    "GatedMLP",
-    "Guide",
-    "HMCGuide",
     "HierarchicalVAE",
-    "HouseholderFlowGuide",
-    "IAFGuide",
-    "ImageSet",
-    "InflatedProposal",
-    "LaplaceLikelihood",
-    "Likelihood",
-    "LogLikelihood",
-    "LowRankNormalGuide",
-    "MixtureOfLogisticsLikelihood",
-    "MixtureOfNormalsGuide",
-    "MixtureOfNormalsPrior",
-    "Network",
-    "NormalLikelihood",
-    "PlanarFlowGuide",
-    "Prior",
-    "RadialFlowGuide",
-    "ResidualConvDecoder",
-    "ResidualConvEncoder",
-    "RunFolder",
-    "SemiAmortizedGuide",
     "SemiSupervisedVAE",
-    "SplineFlowGuide",
-    "Splits",
     "StackedVAE",
-    "StandardNormalPrior",
-    "SylvesterFlowGuide",
-    "VampPrior",
     "annealed_log_likelihood",
     "data",
     "evaluation",
     "fit",
+    "flows",
     "guides",
     "inference_gaps",
     "latent_diagnostics",
     "likelihoods",
+    "load_run",
     "log_likelihood",
     "log_weights",
     "models",
     "networks",
     "objectives",
-    "posterior_samples",
-    "prior_proposal",
     "priors",
     "refit_guide",
     "sandwich",
     "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_run":  # imported on first use, since it loads the parser of the command line
+        from pyro_vae.experiments.experiment import load_run
+
+        return load_run
+    raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, MultivariateNormal
 
-from pyro_vae import CategoricalGuide, CategoricalPrior, DiagonalNormalGuide, NormalLikelihood, StandardNormalPrior
-from pyro_vae.guides import MixtureOfNormalsGuide
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, MixtureOfNormalsGuide
+from pyro_vae.likelihoods import NormalLikelihood
 from pyro_vae.models import ADGM, SDGM
+from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
 
 Z, A, X = slice(0, 1), slice(1, 2), slice(2, 5)  # places in (z, a, x)
 AX = slice(1, 5)

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_vae import MLP, VAE, DiagonalNormalGuide, NormalLikelihood, StandardNormalPrior
-from pyro_vae.guides import FullRankNormalGuide
+from pyro_vae import VAE
+from pyro_vae.guides import DiagonalNormalGuide, FullRankNormalGuide
+from pyro_vae.likelihoods import NormalLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import StandardNormalPrior
 
 
 class LinearGaussian:

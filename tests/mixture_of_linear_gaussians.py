@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from pyro_vae import CategoricalGuide, CategoricalPrior, DiagonalNormalGuide, NormalLikelihood, StandardNormalPrior
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+from pyro_vae.likelihoods import NormalLikelihood
 from pyro_vae.models import SemiSupervisedVAE
+from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
 
 
 class AffinePerClass(nn.Module):

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from pyro_vae import VAE, VampPrior, guides, latent_diagnostics, priors
+from pyro_vae import VAE, guides, latent_diagnostics, priors
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation import AggregatePosterior, LatentDiagnostics, Result, aggregate
 from pyro_vae.evaluation.aggregate import TERMS, decompose
 from pyro_vae.evaluation.marginals import kl_per_dimension, margins, moments
 from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.priors import VampPrior
 from tests.linear_gaussian import LinearGaussian
 
 

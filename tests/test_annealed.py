@@ -371,7 +371,10 @@ def test_of_two_distributions_no_acceptance_is_known() -> None:
 
 
 def test_a_guide_without_a_density_is_no_start() -> None:
-    from pyro_vae import VAE, AuxiliaryGuide, NormalLikelihood, StandardNormalPrior
+    from pyro_vae import VAE
+    from pyro_vae.guides import AuxiliaryGuide
+    from pyro_vae.likelihoods import NormalLikelihood
+    from pyro_vae.priors import StandardNormalPrior
 
     vae = VAE(StandardNormalPrior(2), NormalLikelihood(2, (3,)), AuxiliaryGuide((3,), 2))
     sizes = {"num_distributions": 4, "num_chains": 2, "engine": "eager"}

@@ -15,23 +15,13 @@ from torch import nn
 from torch.distributions import OneHotCategorical
 from torch.optim import Adam
 
-from pyro_vae import (
-    MLP,
-    BernoulliLikelihood,
-    CategoricalGuide,
-    CategoricalPrior,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    IAFGuide,
-    PlanarFlowGuide,
-    StandardNormalPrior,
-    fit,
-    log_likelihood,
-    log_weights,
-    objectives,
-)
+from pyro_vae import fit, log_likelihood, log_weights, objectives
 from pyro_vae.data import ImageSet
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, IAFGuide, PlanarFlowGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.models import ADGM, SDGM
+from pyro_vae.networks import MLP, ContextNetwork
+from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
 from tests.linear_auxiliary import LinearAuxiliary
 from tests.test_engines import assert_agrees, engine_of
 

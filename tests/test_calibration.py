@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from pyro_vae import VAE, BernoulliLikelihood, guides, priors
+from pyro_vae import VAE, guides, priors
 from pyro_vae.evaluation import Calibration, Result, simulation_based_calibration
+from pyro_vae.likelihoods import BernoulliLikelihood
 from tests.linear_gaussian import LinearGaussian
 
 

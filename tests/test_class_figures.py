@@ -11,16 +11,13 @@ import torch
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from pyro_vae import (
-    BernoulliLikelihood,
-    CategoricalGuide,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    SemiSupervisedVAE,
-    StandardNormalPrior,
-)
+from pyro_vae import SemiSupervisedVAE
 from pyro_vae import plotting as plots
 from pyro_vae.evaluation import Classification, classification
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import ContextNetwork
+from pyro_vae.priors import StandardNormalPrior
 
 SETTINGS = dict(matplotlib.rcParams)
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
-from pyro_vae import RunFolder
 from pyro_vae.cli.main import main
 from pyro_vae.experiments.experiment import load_run
+from pyro_vae.training import RunFolder
 from tests.kill_and_resume import kill_and_resume
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "3", "--device", "cpu"]
@@ -278,7 +278,7 @@ def test_damaged_and_foreign_runs_are_refused(
     elif damage == "config":
         (run / "config.yaml").write_text("data: [")
     else:
-        (run / "config.yaml").write_text(config.replace("pyro_vae.DiagonalNormalGuide", "antigravity.Guide"))
+        (run / "config.yaml").write_text(config.replace("pyro_vae.guides.DiagonalNormalGuide", "antigravity.Guide"))
     words = ["train", "--resume", str(run)] if command == ["train"] else [command[0], str(run), *command[1:]]
     _refused(capsys, *words)
     assert "antigravity" not in sys.modules

@@ -75,8 +75,8 @@ def test_a_configuration_of_ours_is_taken_and_its_names_made_exact() -> None:
     [
         "guide: os.system",
         "guide: {class_path: evil.Guide}",
-        "guide: {class_path: pyro_vae.DiagonalNormalGuide, init_args: {net: evil.Net}}",
-        "guide: {class_path: pyro_vae.DiagonalNormalGuide, init_args: {net: {class_path: evil.nets.Net}}}",
+        "guide: {class_path: pyro_vae.guides.DiagonalNormalGuide, init_args: {net: evil.Net}}",
+        "guide: {class_path: pyro_vae.guides.DiagonalNormalGuide, init_args: {net: {class_path: evil.nets.Net}}}",
         'prior: \'{"class_path": "evil.Prior"}\'',
         "lr_schedule: {class_path: torch.optim.lr_scheduler.LambdaLR, init_args: {lr_lambda: os.abort}}",
         "lr_schedule: {class_path: torch.optim.lr_scheduler.LambdaLR, init_args: {lr_lambda: torch.optim.x.os.abort}}",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from pyro_vae import VAE, BernoulliLikelihood, StandardNormalPrior, guides, latent_diagnostics
+from pyro_vae import VAE, guides, latent_diagnostics
 from pyro_vae import plotting as plots
 from pyro_vae.evaluation import (
     Calibration,
@@ -15,6 +15,8 @@ from pyro_vae.evaluation import (
     posterior_predictive_check,
     simulation_based_calibration,
 )
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.priors import StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
 
 SETTINGS = dict(matplotlib.rcParams)

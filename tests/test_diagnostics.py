@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from pyro_vae import VAE, BernoulliLikelihood, StandardNormalPrior, guides, latent_diagnostics, objectives
-from pyro_vae.likelihoods import Likelihood
+from pyro_vae import VAE, guides, latent_diagnostics, objectives
+from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
+from pyro_vae.priors import StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
 
 

@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, fit, objectives
+from pyro_vae import VAE, fit, objectives
 from pyro_vae import guides as guide_folder
 from pyro_vae import likelihoods as likelihood_folder
 from pyro_vae import priors as prior_folder
@@ -24,10 +24,11 @@ from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.precision import NetworkPrecision
 from pyro_vae._core.recording import Recorded
 from pyro_vae.data.batches import Batch
-from pyro_vae.guides import CategoricalGuide, SemiAmortizedGuide
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, SemiAmortizedGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP
 from pyro_vae.objectives import BetaELBO, LinearWarmUp, Objective
-from pyro_vae.priors import CategoricalPrior
+from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
 from pyro_vae.training import CompiledEngine, CudaGraphEngine, LossFunction, Step, build_engine
 from pyro_vae.training.engines import select as choice
 from pyro_vae.training.engines.select import WORTH_COMPILING, resolve_engine
@@ -453,7 +454,10 @@ def test_each_shape_is_recorded_once(monkeypatch) -> None:
 
 FIRST_STEP = """
 import os, torch
-from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, fit
+from pyro_vae import VAE, fit
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.priors import StandardNormalPrior
 from pyro_vae.training.progress import EpochMeter
 
 EpochMeter.add = lambda self, result, num_data: (print(*os.times()[:4], flush=True), os._exit(0))

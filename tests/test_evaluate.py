@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+from pyro_vae import VAE
 from pyro_vae.cli.main import main
 from pyro_vae.evaluation import Result
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.methods import METHODS
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.priors import StandardNormalPrior
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "2", "--device", "cpu"]
 pytestmark = pytest.mark.usefixtures("single_precision")

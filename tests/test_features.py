@@ -15,21 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    ConvDecoder,
-    ConvEncoder,
-    DiagonalNormalGuide,
-    IAFGuide,
-    NormalLikelihood,
-    StandardNormalPrior,
-    fit,
-    log_likelihood,
-)
+from pyro_vae import VAE, fit, log_likelihood
 from pyro_vae.features import VAETransformer
+from pyro_vae.guides import DiagonalNormalGuide, IAFGuide
+from pyro_vae.likelihoods import BernoulliLikelihood, NormalLikelihood
 from pyro_vae.models.build import build_vae
+from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder
+from pyro_vae.priors import StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
 
 NET = partial(MLP, hidden=(8,))

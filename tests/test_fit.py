@@ -18,8 +18,12 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau, StepLR
 
-from pyro_vae import MLP, VAE, DiagonalNormalGuide, NormalLikelihood, StandardNormalPrior, data, fit, log_likelihood
+from pyro_vae import VAE, data, fit, log_likelihood
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import NormalLikelihood
+from pyro_vae.networks import MLP
 from pyro_vae.objectives import BetaELBO, LinearWarmUp
+from pyro_vae.priors import StandardNormalPrior
 from pyro_vae.training import NonFiniteError
 from pyro_vae.training.parameters import build_optimizer
 from tests.linear_gaussian import LinearGaussian

@@ -17,7 +17,6 @@ from torch.autograd import gradcheck
 from torch.autograd.functional import jacobian
 from torch.distributions import Distribution, MultivariateNormal
 
-from pyro_vae import MLP, DiagonalNormalGuide
 from pyro_vae.flows import (
     AffineFlow,
     AutoregressiveFlow,
@@ -36,6 +35,7 @@ from pyro_vae.flows.householder import householder_matrix
 from pyro_vae.flows.made import MADE
 from pyro_vae.flows.sylvester import orthonormal
 from pyro_vae.guides import (
+    DiagonalNormalGuide,
     HouseholderFlowGuide,
     IAFGuide,
     PlanarFlowGuide,
@@ -43,6 +43,7 @@ from pyro_vae.guides import (
     SplineFlowGuide,
     SylvesterFlowGuide,
 )
+from pyro_vae.networks import MLP
 from pyro_vae.priors import FlowPrior
 
 K, B, D = 3, 4, 6

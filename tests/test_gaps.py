@@ -13,12 +13,15 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, LogLikelihood, StandardNormalPrior, guides
-from pyro_vae.evaluation import ImportanceWeights, InferenceGaps, Result, gap_table, inference_gaps
+from pyro_vae import VAE, guides
+from pyro_vae.evaluation import ImportanceWeights, InferenceGaps, LogLikelihood, Result, gap_table, inference_gaps
 from pyro_vae.evaluation.gaps_result import gaps_of
 from pyro_vae.evaluation.local_optimisation import local_guides
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
 from pyro_vae.plotting import gap_bars
-from pyro_vae.priors import CategoricalPrior, VampPrior
+from pyro_vae.priors import CategoricalPrior, StandardNormalPrior, VampPrior
 from tests.linear_gaussian import LinearGaussian
 
 MISSED = 0.01  # nats per datum that the local optimisation may stay below the best member

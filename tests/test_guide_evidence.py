@@ -9,7 +9,8 @@ import torch
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import MLP, guides, log_likelihood, refit_guide
+from pyro_vae import guides, log_likelihood, refit_guide
+from pyro_vae.networks import MLP
 from pyro_vae.objectives import StickingTheLanding
 from tests.linear_gaussian import LinearGaussian
 from tests.test_contracts import concrete, names

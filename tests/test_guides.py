@@ -13,19 +13,22 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 from torch.autograd import grad
 
-from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, fit, objectives
+from pyro_vae import VAE, fit, objectives
 from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.evaluation import log_likelihood, log_weights
 from pyro_vae.guides import (
     AuxiliaryGuide,
     CategoricalGuide,
+    DiagonalNormalGuide,
     FullRankNormalGuide,
     HMCGuide,
     LowRankNormalGuide,
     MixtureOfNormalsGuide,
     SemiAmortizedGuide,
 )
-from pyro_vae.priors import CategoricalPrior
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
 
 LINEAR = partial(MLP, hidden=())

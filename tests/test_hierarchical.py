@@ -13,20 +13,12 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from pyro_vae import (
-    MLP,
-    BernoulliLikelihood,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    NormalLikelihood,
-    StandardNormalPrior,
-    VampPrior,
-    fit,
-    log_likelihood,
-    log_weights,
-    objectives,
-)
+from pyro_vae import fit, log_likelihood, log_weights, objectives
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood, NormalLikelihood
 from pyro_vae.models import BottomUpGuide, HierarchicalVAE, LadderGuide, TopDownGuide
+from pyro_vae.networks import MLP, ContextNetwork
+from pyro_vae.priors import StandardNormalPrior, VampPrior
 from tests.test_engines import assert_agrees, engine_of
 
 linear = partial(MLP, hidden=())

@@ -12,18 +12,12 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
-from pyro_vae import (
-    MLP,
-    CategoricalGuide,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    NormalLikelihood,
-    StandardNormalPrior,
-    fit,
-    log_weights,
-    objectives,
-)
+from pyro_vae import fit, log_weights, objectives
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+from pyro_vae.likelihoods import NormalLikelihood
 from pyro_vae.models import ADGM
+from pyro_vae.networks import MLP, ContextNetwork
+from pyro_vae.priors import StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
 from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
 

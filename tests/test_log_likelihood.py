@@ -10,17 +10,13 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from pyro_vae import (
-    VAE,
-    BernoulliLikelihood,
-    DiagonalNormalGuide,
-    LogLikelihood,
-    StandardNormalPrior,
-    data,
-    log_likelihood,
-)
+from pyro_vae import VAE, data, log_likelihood
+from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.evaluation.streaming import WeightSummary
 from pyro_vae.evaluation.weights import LogWeights
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.priors import StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pyro.distributions import Bernoulli, Delta, Normal
 
-from pyro_vae import log_weights, prior_proposal
-from pyro_vae.evaluation import ImportanceWeights
+from pyro_vae import log_weights
+from pyro_vae.evaluation import ImportanceWeights, prior_proposal
 from tests.linear_gaussian import LinearGaussian
 
 

@@ -10,8 +10,12 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
-from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+from pyro_vae import VAE
 from pyro_vae._core.param_store import no_registration, register
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import StandardNormalPrior
 
 DATA_SHAPE = (2, 3)
 

@@ -13,10 +13,12 @@ from pyro import poutine
 from pyro.infer import SVI
 from torch import nn
 
-from pyro_vae import MLP, VAE, BernoulliLikelihood, StandardNormalPrior
+from pyro_vae import VAE
 from pyro_vae.distributions import AugmentedPosterior
 from pyro_vae.evaluation import gradient_snr
 from pyro_vae.guides import Guide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
 from pyro_vae.objectives import (
     ELBO,
     IWAE,
@@ -35,6 +37,7 @@ from pyro_vae.objectives import (
     StickingTheLanding,
     WakeSleep,
 )
+from pyro_vae.priors import StandardNormalPrior
 from tests import objective_references as definitions
 from tests.linear_gaussian import LinearGaussian
 

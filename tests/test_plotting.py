@@ -9,9 +9,13 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, ImageSet, LogLikelihood, Splits, StandardNormalPrior
+from pyro_vae import VAE
 from pyro_vae import plotting as plots
-from pyro_vae.evaluation import LatentDiagnostics
+from pyro_vae.data import ImageSet, Splits
+from pyro_vae.evaluation import LatentDiagnostics, LogLikelihood
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.priors import StandardNormalPrior
 
 HISTORY = [
     {

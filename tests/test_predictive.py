@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyro_vae import VAE, BernoulliLikelihood, guides, priors
+from pyro_vae import VAE, guides, priors
 from pyro_vae.evaluation import PredictiveCheck, Result, default_statistics, posterior_predictive_check
+from pyro_vae.likelihoods import BernoulliLikelihood
 from tests.linear_gaussian import LinearGaussian
 
 S = 4_000

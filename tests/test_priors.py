@@ -11,17 +11,12 @@ from pyro.distributions import Normal
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    DiagonalNormalGuide,
-    FullRankNormalGuide,
-    MixtureOfNormalsPrior,
-    VampPrior,
-    fit,
-)
+from pyro_vae import VAE, fit
 from pyro_vae import priors as folder
+from pyro_vae.guides import DiagonalNormalGuide, FullRankNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import MixtureOfNormalsPrior, VampPrior
 from pyro_vae.priors.vamp import log_normals
 from tests.test_contracts import concrete, names
 

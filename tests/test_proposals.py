@@ -10,10 +10,12 @@ import pytest
 import torch
 from pyro.infer import config_enumerate
 
-from pyro_vae import (
-    VAE,
+from pyro_vae import VAE, log_likelihood, log_weights
+from pyro_vae.evaluation import InflatedProposal, prior_proposal
+from pyro_vae.evaluation.streaming import BoundCurve, WeightSummary
+from pyro_vae.evaluation.weights import LogWeights
+from pyro_vae.guides import (
     AuxiliaryGuide,
-    BernoulliLikelihood,
     DiagonalNormalGuide,
     FullRankNormalGuide,
     IAFGuide,
@@ -21,13 +23,9 @@ from pyro_vae import (
     MixtureOfNormalsGuide,
     PlanarFlowGuide,
     SplineFlowGuide,
-    StandardNormalPrior,
-    log_likelihood,
-    log_weights,
 )
-from pyro_vae.evaluation import InflatedProposal, prior_proposal
-from pyro_vae.evaluation.streaming import BoundCurve, WeightSummary
-from pyro_vae.evaluation.weights import LogWeights
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.priors import StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
 
 EXACT = 1e-9

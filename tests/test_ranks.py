@@ -12,14 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+from pyro_vae import VAE
 from pyro_vae._core.axes import Axes, leading
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.shared_random import Share, SharedRandom, find_rows
 from pyro_vae.data.batches import Batch, Batches
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
+from pyro_vae.priors import StandardNormalPrior
 from pyro_vae.training import LossFunction, build_engine
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -8,16 +8,11 @@ from functools import partial
 import pytest
 import torch
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    DiagonalNormalGuide,
-    StandardNormalPrior,
-    VampPrior,
-    log_likelihood,
-    refit_guide,
-)
+from pyro_vae import VAE, log_likelihood, refit_guide
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import StandardNormalPrior, VampPrior
 from tests.linear_gaussian import LinearGaussian
 from tests.test_hierarchical import chain, exact_guide
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_vae import RunFolder
 from pyro_vae._core.files import write_atomically
+from pyro_vae.training import RunFolder
 
 
 class _Evil:

@@ -11,17 +11,19 @@ import torch
 import yaml
 from torch import Tensor
 
-from pyro_vae import MLP, ContextNetwork, DiagonalNormalGuide, Digits, GatedMLP, IAFGuide, RunFolder
+from pyro_vae import Digits
 from pyro_vae.cli.main import main
 from pyro_vae.cli.train_options import parse_args
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.labels import count_classes
 from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of
+from pyro_vae.guides import DiagonalNormalGuide, IAFGuide
 from pyro_vae.models.build import build_vae
 from pyro_vae.models.stacked import StackedVAE
-from pyro_vae.networks import ConvDecoder, ConvEncoder
+from pyro_vae.networks import MLP, ContextNetwork, ConvDecoder, ConvEncoder, GatedMLP
 from pyro_vae.networks.conditioned import ConcatenatedNetwork, factory_options, with_context
 from pyro_vae.priors import StandardNormalPrior
+from pyro_vae.training import RunFolder
 
 SMALL = [word for part in ("likelihood", "guide", "classifier") for word in (f"--{part}.net.hidden", "[6]")]
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "2", "--device", "cpu", "--batch_size", "450"]
@@ -412,7 +414,7 @@ def test_m1_must_be_a_vae_of_the_same_images(vae: Path, m2: Path, capsys: pytest
 
 
 def test_latents_that_carry_nothing_are_left_out() -> None:
-    from pyro_vae import BernoulliLikelihood
+    from pyro_vae.likelihoods import BernoulliLikelihood
 
     vae = build_vae((1, 8, 8), 3, StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide)
     train = Digits().load().train
@@ -428,7 +430,7 @@ def test_latents_that_carry_nothing_are_left_out() -> None:
 
 
 def test_latents_keep_labels_and_are_drawn_anew() -> None:
-    from pyro_vae import BernoulliLikelihood
+    from pyro_vae.likelihoods import BernoulliLikelihood
 
     pieces = StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide
     vae = build_vae((1, 8, 8), 3, *pieces)

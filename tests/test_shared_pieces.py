@@ -9,8 +9,10 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_vae import MLP, VAE, BernoulliLikelihood, StandardNormalPrior, VampPrior, fit, guides, log_likelihood
+from pyro_vae import VAE, fit, guides, log_likelihood
+from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.models import BottomUpGuide, HierarchicalVAE
+from pyro_vae.networks import MLP
 from pyro_vae.objectives import (
     IWAE,
     VIMCO,
@@ -22,7 +24,7 @@ from pyro_vae.objectives import (
     StickingTheLanding,
     WakeSleep,
 )
-from pyro_vae.priors import CategoricalPrior
+from pyro_vae.priors import CategoricalPrior, StandardNormalPrior, VampPrior
 
 small = partial(MLP, hidden=(6,))
 

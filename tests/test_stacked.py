@@ -8,24 +8,11 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    CategoricalGuide,
-    CategoricalPrior,
-    ContextNetwork,
-    DiagonalNormalGuide,
-    FullRankNormalGuide,
-    IAFGuide,
-    NormalLikelihood,
-    SemiSupervisedVAE,
-    StackedVAE,
-    StandardNormalPrior,
-    fit,
-    log_likelihood,
-    objectives,
-)
+from pyro_vae import VAE, SemiSupervisedVAE, StackedVAE, fit, log_likelihood, objectives
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, FullRankNormalGuide, IAFGuide
+from pyro_vae.likelihoods import BernoulliLikelihood, NormalLikelihood
+from pyro_vae.networks import MLP, ContextNetwork
+from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
 from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
 

@@ -21,10 +21,14 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim.lr_scheduler import StepLR
 
-from pyro_vae import MLP, VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, fit, objectives
+from pyro_vae import VAE, fit, objectives
 from pyro_vae.data import ImageSet
 from pyro_vae.data.batches import Batch, Batches
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
 from pyro_vae.objectives import BetaELBO, BetaMeanFieldELBO, LinearWarmUp
+from pyro_vae.priors import StandardNormalPrior
 from pyro_vae.training import CompiledEngine, CudaGraphEngine, EagerEngine, LossFunction, NonFiniteError, Step
 from pyro_vae.training import trainer as loop
 from pyro_vae.training.engines import select as choice

@@ -12,16 +12,12 @@ from pyro.infer.inspect import get_model_relations
 from pyro.optim import Adam
 from torch import nn
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    DiagonalNormalGuide,
-    DiscretizedLogisticLikelihood,
-    NormalLikelihood,
-    StandardNormalPrior,
-)
+from pyro_vae import VAE
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, NormalLikelihood
 from pyro_vae.models import GenerativeModel
+from pyro_vae.networks import MLP
+from pyro_vae.priors import StandardNormalPrior
 
 B, K, L, DATA_SHAPE = 4, 5, 3, (1, 3, 2)
 

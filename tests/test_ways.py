@@ -13,17 +13,12 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vae import (
-    MLP,
-    VAE,
-    BernoulliLikelihood,
-    DiagonalNormalGuide,
-    StandardNormalPrior,
-    fit,
-    log_likelihood,
-    log_weights,
-)
+from pyro_vae import VAE, fit, log_likelihood, log_weights
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.networks import MLP
 from pyro_vae.objectives import IWAE
+from pyro_vae.priors import StandardNormalPrior
 
 
 def test_bfloat16_rounding_does_not_decide_how_programs_run(single_precision: None) -> None:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from pyro_vae import __version__
+from pyro_vae._core.version import __version__
 from pyro_vae.cli.arguments import one_line
 from pyro_vae.cli.commands import COMMANDS
 from pyro_vae.training import NonFiniteError

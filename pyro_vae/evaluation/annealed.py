@@ -138,7 +138,10 @@ def annealed_log_likelihood(
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> sizes = {"num_distributions": 20, "num_chains": 4, "num_steps": 3}
         >>> annealed_log_likelihood(vae.model, vae.guide, torch.ones(7, 5), **sizes).log_likelihood.shape

@@ -35,8 +35,8 @@ class Sandwich(Result):
         upper: ``(M,)``, minus the same of the reverse chains' inverse weights.
         lower_error: ``(M,)``, Monte Carlo standard error of ``lower``.
         upper_error: ``(M,)``, of ``upper``; the reverse chains are taken as independent, which they are after
-            :data:`DECORRELATION_STEPS` transitions as far as these mix. Inverse weights have heavy tails: with a short path
-            and few ``upper_chains`` the error is too small.
+            :data:`DECORRELATION_STEPS` transitions as far as these mix. Inverse weights have heavy tails: with a short
+            path and few ``upper_chains`` the error is too small.
         acceptance: ``(M,)``, of forward and reverse transitions.
         log_likelihood: ``(N,)``, the annealed lower bound of each real datum; None where only simulated data were asked
             for.
@@ -170,7 +170,10 @@ def sandwich(
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> sizes = {"num_distributions": 20, "num_chains": 4}
         >>> sandwich(vae.model, vae.guide, torch.ones(7, 5), **sizes).upper.shape

@@ -182,7 +182,9 @@ def simulation_based_calibration(
         https://arxiv.org/abs/1804.06788
 
     Example:
-        >>> from pyro_vae import BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> found = simulation_based_calibration(vae, num_simulations=100, num_bins=10)
         >>> found.ranks.shape, found.histogram().sum(-1)

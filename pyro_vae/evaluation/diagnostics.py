@@ -195,7 +195,9 @@ def latent_diagnostics(
         from minibatches; this one is not. https://arxiv.org/abs/1802.04942
 
     Example:
-        >>> from pyro_vae import BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> found = latent_diagnostics(vae, torch.rand(50, 5).round())
         >>> found.kl.shape, found.mean("information") < found.information_bound

@@ -89,7 +89,10 @@ def inference_gaps(
         by batches until the ELBO stalls, here for a given number of steps. https://arxiv.org/abs/1801.03558
 
     Example:
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> result = inference_gaps(vae.model, vae.guide, torch.ones(7, 5), num_samples=100, num_steps=50)
         >>> torch.allclose(result.approximation + result.amortization, result.gap, atol=1e-5)

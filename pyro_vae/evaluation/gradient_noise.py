@@ -71,7 +71,10 @@ def gradient_snr(
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> from pyro_vae import VAE, objectives
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> found = gradient_snr(objectives.IWAE(num_particles=5), vae.model, vae.guide, torch.ones(7, 5), num_draws=10)
         >>> found["guide"].quantile(0.5) > 0

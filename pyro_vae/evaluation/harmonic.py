@@ -130,7 +130,10 @@ def harmonic_log_likelihood(
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> sizes = {"num_samples": 64, "num_fitted": 64, "warmup": 20}
         >>> harmonic_log_likelihood(vae.model, vae.guide, torch.ones(3, 5), **sizes).log_likelihood.shape

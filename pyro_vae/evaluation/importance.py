@@ -84,7 +84,10 @@ def log_likelihood(
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> result = log_likelihood(vae.model, vae.guide, torch.ones(7, 5), num_samples=100)
         >>> result.log_likelihood.shape, bool((result.log_likelihood >= result.elbo).all())

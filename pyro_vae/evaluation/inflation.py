@@ -49,7 +49,10 @@ class InflatedProposal(nn.Module):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, log_likelihood
+        >>> from pyro_vae import VAE, log_likelihood
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> wide = InflatedProposal(vae.guide, 1.2)
         >>> log_likelihood(vae.model, wide, torch.ones(3, 5), num_samples=100).protocol["proposal"]

@@ -169,8 +169,11 @@ def class_posterior(
 
     Example:
         >>> from functools import partial
-        >>> from pyro_vae import BernoulliLikelihood, CategoricalGuide, ContextNetwork, DiagonalNormalGuide
-        >>> from pyro_vae import SemiSupervisedVAE, StandardNormalPrior
+        >>> from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.networks import ContextNetwork
+        >>> from pyro_vae import SemiSupervisedVAE
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> net = partial(ContextNetwork, context_dim=3)
         >>> pieces = BernoulliLikelihood(2, (5,), net=net), DiagonalNormalGuide((5,), 2, net=net)
         >>> vae = SemiSupervisedVAE(StandardNormalPrior(2), *pieces, CategoricalGuide((5,), 3))

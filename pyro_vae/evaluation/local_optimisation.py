@@ -36,7 +36,7 @@ class LocalGuide(Guide):
         params: their local parameters, ``(B, *param_shape)``; an ``nn.Parameter`` is this module's.
 
     Example:
-        >>> from pyro_vae import DiagonalNormalGuide
+        >>> from pyro_vae.guides import DiagonalNormalGuide
         >>> local = LocalGuide(DiagonalNormalGuide((5,), 2), torch.zeros(7, 2, 2))
         >>> local.posterior(torch.ones(7, 5)).batch_shape
         torch.Size([7])

@@ -186,7 +186,9 @@ def posterior_predictive_check(
         eq. 7 and 8. https://www3.stat.sinica.edu.tw/statistica/j6n4/j6n41/j6n41.htm
 
     Example:
-        >>> from pyro_vae import BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> count = {"ones": lambda x: x.sum(-1)}
         >>> check = posterior_predictive_check(vae, torch.ones(7, 5), statistics=count)

@@ -45,7 +45,10 @@ def simulate(owner: str, model: Program, args: tuple[Any, ...]) -> Simulated:
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> drawn = simulate("example", vae.model, (torch.ones(7, 5),))
         >>> drawn.args[0].shape, drawn.trace.nodes["z"]["value"].shape

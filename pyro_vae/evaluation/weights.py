@@ -353,7 +353,10 @@ def log_weights(
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> log_weights(vae.model, vae.guide, torch.ones(7, 5), num_samples=3).shape
         torch.Size([3, 7])
@@ -379,7 +382,10 @@ def prior_proposal(model: Program) -> Program:
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> log_weights(vae.model, prior_proposal(vae.model), torch.ones(7, 5), num_samples=3).shape
         torch.Size([3, 7])

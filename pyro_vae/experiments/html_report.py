@@ -13,8 +13,9 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from pyro_vae import __version__, plotting
+from pyro_vae import plotting
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.version import __version__
 from pyro_vae.evaluation import Classification, LogLikelihood, Result
 from pyro_vae.experiments import html
 from pyro_vae.experiments.methods import METHODS

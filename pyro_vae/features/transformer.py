@@ -129,7 +129,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             TypeError: ``vae`` is no :class:`~pyro_vae.VAE`.
 
         Example:
-            >>> from pyro_vae import BernoulliLikelihood
+            >>> from pyro_vae.likelihoods import BernoulliLikelihood
             >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (1, 3, 3)), DiagonalNormalGuide((1, 3, 3), 2))
             >>> VAETransformer.from_vae(vae).transform(np.ones((4, 9))).shape
             (4, 2)

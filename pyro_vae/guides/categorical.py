@@ -54,7 +54,8 @@ class CategoricalGuide(AmortizedGuide):
     Example:
         >>> import torch
         >>> from pyro.infer import TraceEnum_ELBO
-        >>> from pyro_vae import VAE, BernoulliLikelihood
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
         >>> from pyro_vae.guides import CategoricalGuide
         >>> from pyro_vae.priors import CategoricalPrior
         >>> prior, guide = CategoricalPrior(6, categories=3), CategoricalGuide((5,), 6, categories=3)

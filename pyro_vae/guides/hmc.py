@@ -50,7 +50,9 @@ class HMCGuide(Guide):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> from pyro_vae.guides import HMCGuide
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), HMCGuide((5,), 2, num_steps=4))
         >>> vae.guide(torch.ones(7, 5)).shape

@@ -49,7 +49,9 @@ class SemiAmortizedGuide(Guide):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> from pyro_vae.guides import SemiAmortizedGuide
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), SemiAmortizedGuide((5,), 2, num_steps=3))
         >>> vae.guide.posterior(torch.ones(7, 5)).batch_shape

@@ -193,8 +193,11 @@ class ADGM(AuxiliarySemiSupervisedVAE):
     Example:
         >>> from functools import partial
         >>> import torch
-        >>> from pyro_vae import BernoulliLikelihood, CategoricalGuide, ContextNetwork, DiagonalNormalGuide
-        >>> from pyro_vae import StandardNormalPrior, objectives
+        >>> from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.networks import ContextNetwork
+        >>> from pyro_vae import objectives
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> def net(*context_dim):
         ...     return partial(ContextNetwork, context_dim=context_dim)
         >>> vae = ADGM(
@@ -249,8 +252,11 @@ class SDGM(AuxiliarySemiSupervisedVAE):
     Example:
         >>> from functools import partial
         >>> import torch
-        >>> from pyro_vae import BernoulliLikelihood, CategoricalGuide, ContextNetwork, DiagonalNormalGuide
-        >>> from pyro_vae import StandardNormalPrior, objectives
+        >>> from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.networks import ContextNetwork
+        >>> from pyro_vae import objectives
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> def net(*context_dim):
         ...     return partial(ContextNetwork, context_dim=context_dim)
         >>> vae = SDGM(

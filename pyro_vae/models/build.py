@@ -80,7 +80,9 @@ def build_semi_supervised(
 
     Example:
         >>> import torch
-        >>> from pyro_vae import BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> pieces = StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide
         >>> build_semi_supervised((1, 8, 8), 2, 10, *pieces).classify(torch.zeros(4, 1, 8, 8)).shape
         torch.Size([4, 10])

@@ -26,7 +26,9 @@ class HierarchicalModel(nn.Module):
         skip: whether x depends on every layer.
 
     Example:
-        >>> from pyro_vae import BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> below = DiagonalNormalGuide((2,), 3)  # p(z1 | z2)
         >>> model = HierarchicalModel(StandardNormalPrior(2), [below], BernoulliLikelihood(3, (5,)), skip=False)
         >>> model(batch_size=4).shape
@@ -93,7 +95,10 @@ class HierarchicalVAE(nn.Module):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, log_likelihood
+        >>> from pyro_vae import log_likelihood
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> from pyro_vae.models import BottomUpGuide, HierarchicalVAE
         >>> guide = BottomUpGuide([DiagonalNormalGuide((5,), 3), DiagonalNormalGuide((3,), 2)])
         >>> conditionals = [DiagonalNormalGuide((2,), 3)]

@@ -82,7 +82,7 @@ class BottomUpGuide(LayeredGuide):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import DiagonalNormalGuide
+        >>> from pyro_vae.guides import DiagonalNormalGuide
         >>> guide = BottomUpGuide([DiagonalNormalGuide((5,), 3), DiagonalNormalGuide((3,), 2)])
         >>> [z.shape[-1] for z in guide(torch.zeros(7, 5))]
         [3, 2]
@@ -123,7 +123,8 @@ class TopDownGuide(LayeredGuide):
     Example:
         >>> import torch
         >>> from functools import partial
-        >>> from pyro_vae import ContextNetwork, DiagonalNormalGuide
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.networks import ContextNetwork
         >>> below = DiagonalNormalGuide((5,), 3, net=partial(ContextNetwork, context_dim=2))
         >>> [z.shape[-1] for z in TopDownGuide([below, DiagonalNormalGuide((5,), 2)])(torch.zeros(7, 5))]
         [3, 2]
@@ -164,7 +165,8 @@ class LadderGuide(LayeredGuide):
         Ladder variational autoencoders (Sonderby et al., 2016), eq. 10 to 15. https://arxiv.org/abs/1602.02282
 
     Example:
-        >>> from pyro_vae import MLP, DiagonalNormalGuide
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.networks import MLP
         >>> layers = [DiagonalNormalGuide((20,), 3), DiagonalNormalGuide((10,), 2)]
         >>> LadderGuide(layers, [MLP((5,), (20,)), MLP((20,), (10,))]).latent_dims
         (3, 2)

@@ -23,7 +23,9 @@ class SemiSupervisedModel(LabelledModel):
 
     Example:
         >>> from functools import partial
-        >>> from pyro_vae import BernoulliLikelihood, CategoricalPrior, ContextNetwork, StandardNormalPrior
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.networks import ContextNetwork
+        >>> from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
         >>> likelihood = BernoulliLikelihood(2, (5,), net=partial(ContextNetwork, context_dim=3))
         >>> model = SemiSupervisedModel(CategoricalPrior(3), StandardNormalPrior(2), likelihood)
         >>> model(batch_size=4).shape
@@ -93,8 +95,11 @@ class SemiSupervisedVAE(LabelledVAE):
     Example:
         >>> from functools import partial
         >>> import torch
-        >>> from pyro_vae import BernoulliLikelihood, CategoricalGuide, ContextNetwork, DiagonalNormalGuide
-        >>> from pyro_vae import SemiSupervisedVAE, StandardNormalPrior, objectives
+        >>> from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.networks import ContextNetwork
+        >>> from pyro_vae import SemiSupervisedVAE, objectives
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> net = partial(ContextNetwork, context_dim=3)
         >>> pieces = BernoulliLikelihood(2, (5,), net=net), DiagonalNormalGuide((5,), 2, net=net)
         >>> vae = SemiSupervisedVAE(StandardNormalPrior(2), *pieces, CategoricalGuide((5,), 3))

@@ -115,7 +115,7 @@ class StackedVAE(LabelledVAE):
         lower: M1.
         upper: M2; its data are the ``active`` latents of M1.
         active: ``(L,)``, int64, their positions; None takes all. Leaving some out needs a
-            :class:`~pyro_vae.DiagonalNormalGuide` and a :class:`~pyro_vae.StandardNormalPrior`.
+            :class:`~pyro_vae.guides.DiagonalNormalGuide` and a :class:`~pyro_vae.priors.StandardNormalPrior`.
 
     Attributes:
         model: the Pyro model with the sites ``"y"``, ``"z"``, ``"z1"``, ``"x"``; ``"z1_rest"`` where latents are left
@@ -132,8 +132,13 @@ class StackedVAE(LabelledVAE):
     Example:
         >>> from functools import partial
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, CategoricalGuide, ContextNetwork, DiagonalNormalGuide
-        >>> from pyro_vae import NormalLikelihood, SemiSupervisedVAE, StackedVAE, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.networks import ContextNetwork
+        >>> from pyro_vae import SemiSupervisedVAE, StackedVAE
+        >>> from pyro_vae.likelihoods import NormalLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> m1 = VAE(StandardNormalPrior(4), BernoulliLikelihood(4, (5,)), DiagonalNormalGuide((5,), 4))
         >>> net = partial(ContextNetwork, context_dim=3)
         >>> pieces = NormalLikelihood(2, (3,), net=net), DiagonalNormalGuide((3,), 2, net=net)

@@ -21,7 +21,8 @@ class GenerativeModel(nn.Module):
         likelihood: p(x | z).
 
     Example:
-        >>> from pyro_vae import BernoulliLikelihood, StandardNormalPrior
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> model = GenerativeModel(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)))
         >>> model(batch_size=3).shape
         torch.Size([3, 5])
@@ -75,7 +76,10 @@ class VAE(nn.Module):
         >>> import torch
         >>> from pyro.infer import SVI, Trace_ELBO
         >>> from pyro.optim import Adam
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), Trace_ELBO())
         >>> svi.step(torch.ones(7, 5)) > 0

@@ -97,7 +97,10 @@ class ELBO(_SampledKL):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> from pyro_vae import VAE, objectives
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> elbo = objectives.ELBO(num_particles=3)
         >>> elbo(vae.model, vae.guide)(torch.ones(7, 5)).backward()

@@ -23,7 +23,10 @@ class IWAE(PerDatumObjective):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> from pyro_vae import VAE, objectives
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> objective = objectives.IWAE(num_particles=50)
         >>> objective(vae.model, vae.guide)(torch.ones(7, 5)).backward()
@@ -56,7 +59,10 @@ class MIWAE(PerDatumObjective):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> from pyro_vae import VAE, objectives
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> objective = objectives.MIWAE(num_particles=8, num_batches=8)
         >>> objective(vae.model, vae.guide)(torch.ones(7, 5)).backward()

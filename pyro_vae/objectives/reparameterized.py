@@ -24,7 +24,10 @@ class StickingTheLanding(PerDatumObjective):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> from pyro_vae import VAE, objectives
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> objectives.StickingTheLanding()(vae.model, vae.guide)(torch.ones(7, 5)).backward()
     """
@@ -60,7 +63,10 @@ class DoublyReparameterized(PerDatumObjective):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> from pyro_vae import VAE, objectives
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> objectives.DoublyReparameterized(num_particles=50)(vae.model, vae.guide)(torch.ones(7, 5)).backward()
     """

@@ -39,7 +39,10 @@ class ScoreFunction(PerDatumObjective):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> from pyro_vae import VAE, objectives
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> objective = objectives.ScoreFunction(num_particles=4, baseline="leave-one-out")
         >>> objective(vae.model, vae.guide)(torch.ones(7, 5)).backward()
@@ -86,7 +89,10 @@ class VIMCO(PerDatumObjective):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, objectives
+        >>> from pyro_vae import VAE, objectives
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> objectives.VIMCO(num_particles=5)(vae.model, vae.guide)(torch.ones(7, 5)).backward()
     """

@@ -31,7 +31,10 @@ def elbo_decomposition(diagnostics: LatentDiagnostics, *, caption: str = "") -> 
         ValueError: the mutual information is not available.
 
     Example:
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior, latent_diagnostics
+        >>> from pyro_vae import VAE, latent_diagnostics
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> figure = elbo_decomposition(latent_diagnostics(vae, torch.ones(9, 5)))
         >>> figure.axes[0].get_xlabel()

@@ -49,7 +49,10 @@ class VampPrior(Prior):
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, VampPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import VampPrior
         >>> guide = DiagonalNormalGuide((5,), 2)
         >>> prior = VampPrior(guide, num_components=10).initialise_pseudo_inputs(torch.rand(50, 5))
         >>> VAE(prior, BernoulliLikelihood(2, (5,)), guide).sample(3).shape

@@ -55,7 +55,10 @@ def check_compatibility(
     Example:
         >>> import torch
         >>> from pyro.infer import Trace_ELBO
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> check_compatibility(Trace_ELBO(), vae.model, vae.guide, (torch.ones(7, 5),))
     """

@@ -61,7 +61,10 @@ def refit_guide(vae: V, guide: nn.Module, data: Data, **options: Any) -> Refitte
 
     Example:
         >>> import torch
-        >>> from pyro_vae import VAE, BernoulliLikelihood, DiagonalNormalGuide, FullRankNormalGuide, StandardNormalPrior
+        >>> from pyro_vae import VAE
+        >>> from pyro_vae.guides import DiagonalNormalGuide, FullRankNormalGuide
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
         >>> richer, result = refit_guide(vae, FullRankNormalGuide((5,), 2), torch.ones(200, 5), epochs=2)
         >>> richer.likelihood is vae.likelihood, len(result.history)
