@@ -33,7 +33,7 @@ from tests.test_readme import ROOT, blocks_of, run_python
 PAGE = (ROOT / "docs/engine.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 LABELS = (ROOT / "docs/semi_supervised.md").read_text()
-REFUSED = PAGE.split("## What cannot be recorded")[1].split("## And")[0]
+REFUSED = PAGE.split("## What cannot be recorded")[1].split("## Further options")[0]
 LOOKS, SHAPES, DIFFER = "looks at a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
 
 
@@ -55,10 +55,10 @@ def test_the_python_of_the_evaluation_page_runs_in_order(capsys: pytest.CaptureF
         noise = math.hypot(other.monte_carlo_error(), result.monte_carlo_error())
         assert abs(other.mean() - result.mean()) < 4.5 * noise
     assert torch.equal(gaps.log_likelihood, result.log_likelihood)
-    own, x = names["own"], names["x"]
+    result, x = names["summed_out"], names["x"]
     parts = torch.stack([Normal(loc, math.hypot(1, 0.5)).log_prob(x) for loc in (-1.0, 1.0)])  # y summed out by hand
     exact = (parts + torch.tensor([[0.3], [0.7]]).log()).logsumexp(0)
-    assert ((own.log_likelihood - exact) / own.standard_error).abs().max() < 4.5
+    assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
     assert "not to be trusted" in capsys.readouterr().out
 
 
@@ -68,7 +68,7 @@ def test_the_python_of_the_page_on_few_labels_runs_in_order() -> None:
     assert math.isfinite(names["loss"])
     assert 0 < names["result"].error_rate < 60  # chance is 90
     assert names["exact"].log_joint.shape == (50, 10)
-    assert names["pipeline"].score(names["images"][names["known"]], names["splits"].train.labels[names["known"]]) > 0.5
+    assert names["pipeline"].score(names["images"][names["labelled"]], names["splits"].train.labels[names["labelled"]]) > 0.5
 
 
 COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]
