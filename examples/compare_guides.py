@@ -1,15 +1,15 @@
-"""One trained model, many guides: what a richer posterior buys, with log p(x) held fixed.
+"""One trained model, many guides: the gain in ELBO of richer posteriors at fixed log p(x).
 
-A VAE is trained with the diagonal normal guide. Then the model is frozen, and every guide of the package, a new
-diagonal one among them, is fitted to it from scratch with the same budget. The model's log p(x) is the same for all of
-them: a higher ELBO is a better posterior, and the log-likelihood bounds should agree, up to the looseness of each.
+A VAE is trained with the diagonal normal guide. Then the model is frozen, and every guide of the package, including a
+new diagonal one, is fitted to it from scratch with the same budget. log p(x) is the same for all of them: a higher ELBO
+means a better posterior, and the log-likelihood bounds should agree up to their tightness.
 
-Without ``--run`` the model is one of scikit-learn's digits, trained here, offline. Run it::
+Without ``--run`` the script trains a model of scikit-learn's digits, offline. Run it::
 
     python examples/compare_guides.py --out comparison
     python examples/compare_guides.py --run runs/mnist --root data --images 500 --epochs 10 --out comparison-mnist
 
-With ``--out``, every guide's result is kept as it is found, and a second start goes on where the first stopped.
+With ``--out``, the result of each guide is saved at once, and a second start resumes after the last one.
 
 References:
     Inference suboptimality in variational autoencoders (Cremer et al., 2018). https://arxiv.org/abs/1801.03558
@@ -54,43 +54,43 @@ GUIDES = {
 
 
 def positive(text):
-    """A positive integer."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="What a richer posterior buys on one trained model.")
-    parser.add_argument("--run", type=Path, help="run folder with the trained model; default: digits, trained here")
-    parser.add_argument("--root", help="where the run's data set lies, if not where it lay in training")
+    parser = argparse.ArgumentParser(description="The gain of richer posteriors on one trained model.")
+    parser.add_argument("--run", type=Path, help="run folder of the trained model (default: train one of digits)")
+    parser.add_argument("--root", help="folder of the run's data set, if it has moved since training")
     names = ", ".join(GUIDES)
     parser.add_argument("--guides", nargs="+", choices=GUIDES, default=list(GUIDES), metavar="NAME", help=names)
-    parser.add_argument("--epochs", type=positive, default=100, help="of every guide (%(default)s)")
+    parser.add_argument("--epochs", type=positive, default=100, help="epochs of every guide (%(default)s)")
     parser.add_argument("--hidden", type=positive, default=200, help="width of the encoders (%(default)s)")
     parser.add_argument("--images", type=positive, default=200, help="test images (%(default)s)")
     parser.add_argument("--num-samples", type=positive, default=5000, help="samples per image (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument("--engine", choices=["auto", "eager", "compiled"], default="auto", help="(%(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep results, table and figure there")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training (%(default)s)")
+    parser.add_argument(
+        "--engine", choices=["auto", "eager", "compiled"], default="auto", help="engine of training (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="save results, table and figure to this folder")
     args = parser.parse_args(argv)
 
     trained = load_run(args.run, root=args.root, device="cpu") if args.run else train_digits(args)
-    with tempfile.TemporaryDirectory() as elsewhere:
-        folder = args.out or Path(elsewhere)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = {name: compare(name, trained, folder / f"{slug(name)}.json", args) for name in args.guides}
-        table = [line(name, result, next(iter(found.values()))) for name, result in found.items()]
+        results = {name: compare(name, trained, folder / f"{slug(name)}.json", args) for name in args.guides}
+        first = next(iter(results.values()))
+        table = [line(name, result, first) for name, result in results.items()]
         print("\n".join(table))
         (folder / "table.txt").write_text("\n".join(table) + "\n")
-        if len(found) > 1:
-            first = next(iter(found.values()))
+        if len(results) > 1:
             caption = f"{caption_of(first.protocol)}, {len(first)} test images, {args.epochs} epochs each, model fixed"
-            guide_comparison(found, caption=caption).savefig(folder / "guides.png")
+            guide_comparison(results, caption=caption).savefig(folder / "guides.png")
 
 
 def slug(name):
-    """A file's name."""
     return name.lower().replace(",", "").replace(" ", "-")
 
 
@@ -101,9 +101,9 @@ def train_digits(args):
         return train(latent_dim=10, epochs=args.epochs, seed=args.seed, device="cpu", engine=args.engine, run=run)
 
 
-def compare(name, trained, kept, args):
-    """Fit one guide to the frozen model and evaluate it, or read what an earlier start found."""
-    if not kept.exists():
+def compare(name, trained, path, args):
+    """Fit one guide to the frozen model and evaluate it, unless an earlier start has saved its result."""
+    if not path.exists():
         vae, splits, test = trained.vae, trained.splits, trained.splits.test.subset(slice(args.images))
         torch.manual_seed(args.seed)
         guide = GUIDES[name](vae.data_shape, vae.latent_dim, net=partial(MLP, hidden=(args.hidden, args.hidden)))
@@ -115,13 +115,13 @@ def compare(name, trained, kept, args):
         cost |= {"guide": name, "fit_epochs": args.epochs, "fit_seconds": time.perf_counter() - start}
         pair, protocol = (fitted.model, fitted.guide), {**trained.protocol, **cost}
         result = log_likelihood(*pair, test, num_samples=args.num_samples, protocol=protocol, engine=args.engine)
-        result.save(kept)
+        result.save(path)
         print(f"{name}: {cost['fit_seconds']:.0f} s", flush=True)
-    return LogLikelihood.load(kept)
+    return LogLikelihood.load(path)
 
 
 def draw_ms(guide, test, repeats=20):
-    """Milliseconds of one draw for each of 100 images, encoder included; the median."""
+    """Median milliseconds of sampling once for each of 100 images, encoder included."""
     x, seconds = test.batch(range(min(100, len(test)))), []
     with torch.no_grad():
         for _ in range(repeats):
@@ -132,7 +132,7 @@ def draw_ms(guide, test, repeats=20):
 
 
 def line(name, result, first):
-    """A row of the table; the gain in ELBO over the first guide has the standard error of the paired difference."""
+    """A row of the table; the error of the gain in ELBO over the first guide is that of the paired difference."""
     (gain, error), p = result.gain(first, "elbo"), result.protocol
     return (
         f"{name:<28} ELBO {result.mean('elbo'):8.3f} (gain {gain:+.3f} +- {error:.3f})  "

@@ -1,12 +1,12 @@
-"""The engine on a Pyro model and guide of your own: a topic model, written without this package.
+"""The compiled engine on a plain Pyro model and guide: a topic model, written without this package.
 
 ``ProdLDA`` is plain Pyro: an ``nn.Module`` with a model and a guide. From the same initial weights it is trained
 
-1. as ever, with Pyro's ``SVI``, ``Trace_ELBO`` and ``Adam``; then again with Pyro's validation off, as in 2 and 3;
-2. by ``fit`` with ``engine="compiled"``: model and guide as they are, the loop is one call;
-3. by ``build_engine`` in a loop of one's own, which draws the random numbers that ``SVI`` drew.
+1. with Pyro's ``SVI``, ``Trace_ELBO`` and ``Adam``; then again with Pyro's validation off, as in 2 and 3;
+2. with ``fit(..., engine="compiled")``, on the unmodified model and guide;
+3. with ``build_engine`` in a custom loop, which draws the same random numbers as ``SVI``.
 
-``docs/engine.md`` says how it works, and what it cannot do. Run it::
+``docs/engine.md`` explains the engine and its limits. Run it::
 
     OMP_NUM_THREADS=1 python examples/fast_svi.py
 
@@ -39,7 +39,7 @@ class ProdLDA(nn.Module):
 
     def __init__(self, num_words, num_topics, longest):
         super().__init__()
-        # ``longest`` is a number: int(x.sum(-1).max()) in the model, as the tutorial has it, cannot be recorded.
+        # ``longest`` is a constant: int(x.sum(-1).max()) within the model, as in the tutorial, cannot be recorded.
         self.num_topics, self.longest = num_topics, longest
         self.topics = nn.Sequential(nn.Linear(num_topics, num_words, False), nn.BatchNorm1d(num_words, affine=False))
         first, last = nn.Linear(num_words, 100), nn.Linear(100, 2 * num_topics)
@@ -59,14 +59,14 @@ class ProdLDA(nn.Module):
 
 
 def draw_documents(num_documents, num_words, num_topics):
-    """Counts of words (N, V): few words per topic, few topics per document, 50 to 150 words."""
+    """Word counts (N, V) with few words per topic, few topics per document, and 50 to 150 words per document."""
     words = Dirichlet(torch.full((num_words,), 0.05)).sample((num_topics,))  # (T, V)
     shares = Dirichlet(torch.full((num_topics,), 0.2)).sample((num_documents,))  # (N, T)
     return torch.poisson((50 + 100 * torch.rand(num_documents, 1)) * (shares @ words))
 
 
 def train_svi(lda, batches, *, lr, seed, validate):
-    """Pyro's own loop: seconds before the first step, milliseconds per step."""
+    """Train with Pyro's own loop; return seconds before the first step and milliseconds per step."""
     pyro.clear_param_store()
     pyro.set_rng_seed(seed)
     svi = SVI(lda.model, lda.guide, pyro.optim.Adam({"lr": lr}), Trace_ELBO())
@@ -78,7 +78,7 @@ def train_svi(lda, batches, *, lr, seed, validate):
 
 
 def train_fit(lda, documents, *, lr, seed, **options):
-    """The same in one call, which shuffles the documents itself."""
+    """The same training in one call, with its own shuffling of the documents."""
     clock, adam = time.perf_counter(), partial(torch.optim.Adam, lr=lr)
     result = fit(lda.model, lda.guide, documents, optimizer=adam, engine="compiled", seed=seed, **options)
     steps = sum(record["seconds"] for record in result.history)
@@ -86,7 +86,7 @@ def train_fit(lda, documents, *, lr, seed, **options):
 
 
 def train_engine(lda, batches, *, lr, seed):
-    """The engine in a loop of one's own, through the batches of SVI."""
+    """The compiled engine in a custom loop over the same batches as SVI."""
     parameters, elbo, clock = list(lda.parameters()), objectives.ELBO(), time.perf_counter()
     adam = torch.optim.Adam(parameters, lr=lr, fused=True)
     engine = build_engine("compiled", elbo, lda.model, lda.guide, adam, parameters, args=(batches[0],))
@@ -103,46 +103,46 @@ def train_engine(lda, batches, *, lr, seed):
 
 @torch.no_grad()
 def test_elbo(lda, documents):
-    """ELBO in nats per document, 20 draws each."""
+    """ELBO in nats per document, from 20 samples each."""
     pyro.set_rng_seed(0)
     lda.eval()
     return -Trace_ELBO(num_particles=20).loss(lda.model, lda.guide, documents) / len(documents)
 
 
 def positive(text):
-    """A positive integer."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="The engine on a topic model in plain Pyro.")
-    parser.add_argument("--documents", type=positive, default=2000, help="to train on (%(default)s)")
+    parser = argparse.ArgumentParser(description="The compiled engine on a topic model in plain Pyro.")
+    parser.add_argument("--documents", type=positive, default=2000, help="training documents (%(default)s)")
     parser.add_argument("--epochs", type=positive, default=50, help="passes over the documents (%(default)s)")
     parser.add_argument("--batch-size", type=positive, default=100, help="documents per step (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and training (%(default)s)")
     args = parser.parse_args(argv)
-    if args.batch_size == 1 or args.documents % args.batch_size:  # one length: the engine divides by it, SVI does not
+    if args.batch_size == 1 or args.documents % args.batch_size:  # equal batches: the engine divides by their size
         parser.error("--documents must be a multiple of --batch-size, and that 2 or more (batch normalization)")
 
     pyro.set_rng_seed(args.seed)
     documents, test = draw_documents(args.documents + 500, num_words=500, num_topics=10).split([args.documents, 500])
     first = ProdLDA(num_words=500, num_topics=10, longest=int(torch.cat([documents, test]).sum(1).max()))
     batches = [x for _ in range(args.epochs) for x in documents[torch.randperm(len(documents))].split(args.batch_size)]
-    same = {"lr": 2e-3, "seed": args.seed}
-    train_svi(deepcopy(first), batches[:1], validate=True, **same)  # the first step of a process loads what it needs
+    settings = {"lr": 2e-3, "seed": args.seed}
+    train_svi(deepcopy(first), batches[:1], validate=True, **settings)  # the first step of a process loads modules
 
-    ways = {
+    methods = {
         "SVI": partial(train_svi, batches=batches, validate=True),
         "SVI, validation off": partial(train_svi, batches=batches, validate=False),
         "fit": partial(train_fit, documents=documents, epochs=args.epochs, batch_size=args.batch_size),
         "build_engine": partial(train_engine, batches=batches),
     }
     print(f"{len(batches)} steps; ELBO in nats per document, over {len(test)} test documents")
-    for name, train in ways.items():
-        before, each = train(lda := deepcopy(first), **same)
-        print(f"{name:<19} {each:6.2f} ms per step, {before:4.1f} s before the first; ELBO {test_elbo(lda, test):.3f}")
+    for name, train in methods.items():
+        before, milliseconds = train(lda := deepcopy(first), **settings)
+        elbo = test_elbo(lda, test)
+        print(f"{name:<19} {milliseconds:6.2f} ms per step, {before:4.1f} s before the first; ELBO {elbo:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Grey images, two likelihoods: a density in nats, and a probability in bits per dimension.
+"""Grey-level images, two likelihoods: a density in nats, and a probability in bits per dimension.
 
 ``NormalLikelihood`` treats grey values as real numbers: log p(x) is a *density*. It depends on the unit of the pixels,
-can be positive, has no upper bound, and is no code length. ``DiscretizedLogisticLikelihood`` gives each grey level a
-probability, so its bits per dimension are what a compressor would need, and compare with any other model of the same
-levels. The two numbers below are on different scales: neither is better than the other.
+can be positive, has no upper bound, and is not a code length. ``DiscretizedLogisticLikelihood`` assigns a probability
+to each grey level, so that its bits per dimension are a code length and comparable with any other model of the same
+levels. The two numbers below are on different scales and cannot be compared with each other.
 
-Without ``--root`` the images are scikit-learn's digits in their 17 grey levels, so that it runs offline. Run it::
+Without ``--root`` the images are scikit-learn's digits in their 17 grey levels, offline. Run it::
 
     python examples/frey_faces.py
     python examples/frey_faces.py --root data
 
-The first command (about 10 s on two cores, torch 2.15, 2026-11-21) printed, for the digits, a -log p(x) of
--17.21 +- 0.62 nats per image as a density and 2.105 +- 0.015 bits per dimension as a probability.
-``--root data --epochs 300`` (48 s) gave -888.9 +- 14.8 nats and 5.259 +- 0.047 bits per dimension for the faces; the
-errors are standard errors over the test images.
+The first command (about 10 s on two cores, torch 2.15, 2026-11-21) printed, for the digits, a -log p(x) of -17.21 +-
+0.62 nats per image as a density and 2.105 +- 0.015 bits per dimension as a probability. ``--root data --epochs 300``
+(48 s) gave -888.9 +- 14.8 nats and 5.259 +- 0.047 bits per dimension for the faces; the errors are standard errors over
+the test images.
 
 References:
     Auto-encoding variational Bayes (Kingma and Welling, 2014), section 5: the normal likelihood on Frey Faces.
@@ -28,37 +28,34 @@ from functools import partial
 import torch
 from torch.optim import Adam
 
-from pyro_vae import VAE, Digits, FreyFaces, fit, log_likelihood
-from pyro_vae.guides import DiagonalNormalGuide
-from pyro_vae.likelihoods import DiscretizedLogisticLikelihood, NormalLikelihood
+from pyro_vae import VAE, Digits, FreyFaces, fit, guides, likelihoods, log_likelihood, priors
 from pyro_vae.networks import MLP
-from pyro_vae.priors import StandardNormalPrior
 
 
 def positive(text):
-    """A positive integer."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)
 
 
 def train(likelihood, splits, *, epochs, seed):
-    """A VAE with this likelihood, trained on grey images."""
-    guide = DiagonalNormalGuide(splits.data_shape, likelihood.latent_dim, net=partial(MLP, hidden=(200,)))
-    vae = VAE(StandardNormalPrior(likelihood.latent_dim), likelihood.initialise_mean(splits.train.mean()), guide)
+    """Train a VAE with this likelihood on grey-level images."""
+    guide = guides.DiagonalNormalGuide(splits.data_shape, likelihood.latent_dim, net=partial(MLP, hidden=(200,)))
+    vae = VAE(priors.StandardNormalPrior(likelihood.latent_dim), likelihood.initialise_mean(splits.train.mean()), guide)
     fit(vae.model, vae.guide, splits.train, epochs=epochs, optimizer=partial(Adam, lr=1e-3), seed=seed)
     return vae
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Grey images: a density and a probability.")
+    parser = argparse.ArgumentParser(description="Grey-level images: a density and a probability.")
     parser.add_argument(
-        "--root", help="folder with FreyFaces/frey_faces.npz, or that file; without it: the embedded digits, in grey"
+        "--root",
+        help="folder with FreyFaces/frey_faces.npz, or that file (default: scikit-learn's digits, grey levels)",
     )
     parser.add_argument("--latent-dim", type=positive, default=10, help="latent dimensions (%(default)s)")
     parser.add_argument("--epochs", type=positive, default=50, help="passes over the data (%(default)s)")
     parser.add_argument("--num-samples", type=positive, default=500, help="samples per test image (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and training (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training (%(default)s)")
     args = parser.parse_args(argv)
     try:
         splits = (FreyFaces(args.root) if args.root else Digits(binarize="none")).load()
@@ -68,8 +65,8 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # of the initial weights
     levels = splits.train.max_value + 1  # 256 for the faces, 17 for the digits
     net = partial(MLP, hidden=(200,))
-    normal = NormalLikelihood(args.latent_dim, splits.data_shape, net=net, scale="global")
-    logistic = DiscretizedLogisticLikelihood(args.latent_dim, splits.data_shape, net=net, levels=levels)
+    normal = likelihoods.NormalLikelihood(args.latent_dim, splits.data_shape, net=net, scale="global")
+    logistic = likelihoods.DiscretizedLogisticLikelihood(args.latent_dim, splits.data_shape, net=net, levels=levels)
 
     print(f"{splits.protocol['dataset']}, {len(splits.test)} test images; -ELBO and -log p(x), lower is better")
     for likelihood in (normal, logistic):
@@ -80,7 +77,7 @@ def main(argv=None):
 
 
 def report(result, *, density):
-    """A density in nats per image, a probability in bits per dimension; the standard error is the one over data."""
+    """Print a density in nats per image or a probability in bits per dimension, +- standard error over data."""
     per_nat = 1.0 if density else result.bits_per_dim() / -result.mean()
     unit = "nats per image, a density of pixels in [0, 1]" if density else "bits per dimension"
     for label, name in (("-ELBO", "elbo"), ("-log p(x)", "log_likelihood")):

@@ -1,11 +1,11 @@
 """Probabilistic PCA: a VAE whose log-likelihood is known exactly.
 
-The linear-Gaussian model x = W z + b + sigma eps has log p(x) = log N(x; b, W W' + sigma^2 I), so everything that the
-package estimates can be compared with the truth. Shown, in float64 on data drawn from such a model:
+The linear-Gaussian model x = W z + b + sigma eps has log p(x) = log N(x; b, W W' + sigma^2 I), so that every estimate
+can be compared with the exact value. In float64, on data simulated from such a model:
 
-1. With the exact posterior as guide every importance weight is the same number, p(x): ELBO and log-likelihood equal
-   log p(x) for any number of samples. At the maximum-likelihood solution the columns of W are orthogonal, so the
-   posterior is a *diagonal* normal.
+1. With the exact posterior as guide every importance weight equals p(x), so that ELBO and log-likelihood equal log p(x)
+   for any number of samples. At the maximum-likelihood solution the columns of W are orthogonal, so the posterior is a
+   *diagonal* normal.
 2. A linear VAE, trained from scratch, approaches the maximum-likelihood solution, which has a closed form.
 
 Run it::
@@ -32,14 +32,11 @@ from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import VAE, fit, log_likelihood
-from pyro_vae.guides import Guide
-from pyro_vae.likelihoods import NormalLikelihood
-from pyro_vae.priors import StandardNormalPrior
+from pyro_vae import VAE, fit, guides, likelihoods, log_likelihood, priors
 
 
-class LinearGuide(Guide):
-    """q(z | x) = N(z; V x + c, diag(s^2)): the form of the exact posterior, whose scale is the same for every x."""
+class LinearGuide(guides.Guide):
+    """q(z | x) = N(z; V x + c, diag(s^2)), the form of the exact posterior, whose scale does not depend on x."""
 
     def __init__(self, data_dim, latent_dim):
         super().__init__((data_dim,), latent_dim)
@@ -50,7 +47,7 @@ class LinearGuide(Guide):
 
 
 def draw_data(num_data, data_dim, latent_dim):
-    """Draws of a random linear-Gaussian model with sigma = 0.5."""
+    """Samples of a random linear-Gaussian model with sigma = 0.5."""
     W, b = torch.randn(data_dim, latent_dim).double(), torch.randn(data_dim).double()
     z, noise = torch.randn(num_data, latent_dim).double(), torch.randn(num_data, data_dim).double()
     return z @ W.T + b + 0.5 * noise  # (N, D)
@@ -59,10 +56,9 @@ def draw_data(num_data, data_dim, latent_dim):
 def linear_vae(x, latent_dim):
     """p(z) = N(0, I), p(x | z) = N(W z + b, sigma^2 I), starting at the mean of the data, and a linear guide."""
     data_dim = x.shape[1]
-    likelihood = NormalLikelihood(latent_dim, (data_dim,), net=nn.Linear(latent_dim, data_dim)).initialise_mean(
-        x.mean(0)
-    )
-    return VAE(StandardNormalPrior(latent_dim), likelihood, LinearGuide(data_dim, latent_dim)).double()
+    likelihood = likelihoods.NormalLikelihood(latent_dim, (data_dim,), net=nn.Linear(latent_dim, data_dim))
+    prior, guide = priors.StandardNormalPrior(latent_dim), LinearGuide(data_dim, latent_dim)
+    return VAE(prior, likelihood.initialise_mean(x.mean(0)), guide).double()
 
 
 @torch.no_grad()
@@ -74,8 +70,8 @@ def maximum_likelihood(x, latent_dim):
     W = directions[:, -latent_dim:] * (variances[-latent_dim:] - noise).sqrt()  # eq. 7, (D, L)
 
     decoder = nn.Linear(latent_dim, len(b))
-    likelihood = NormalLikelihood(latent_dim, tuple(b.shape), net=decoder, scale=noise.sqrt().item())
-    vae = VAE(StandardNormalPrior(latent_dim), likelihood, LinearGuide(len(b), latent_dim)).double()
+    likelihood = likelihoods.NormalLikelihood(latent_dim, tuple(b.shape), net=decoder, scale=noise.sqrt().item())
+    vae = VAE(priors.StandardNormalPrior(latent_dim), likelihood, LinearGuide(len(b), latent_dim)).double()
     decoder.load_state_dict({"weight": W, "bias": b})
 
     # p(z | x) = N(z; M^-1 W'(x - b), sigma^2 M^-1), M = W'W + sigma^2 I: diagonal, as W has orthogonal columns.
@@ -88,14 +84,13 @@ def maximum_likelihood(x, latent_dim):
 
 @torch.no_grad()
 def exact_log_likelihood(vae, x):
-    """log N(x; b, W W' + sigma^2 I) in nats, (N,), with W and b read off the linear decoder."""
+    """log N(x; b, W W' + sigma^2 I) in nats, (N,), with W and b of the linear decoder."""
     b = vae.decode(torch.zeros(vae.latent_dim).double()).mean  # (D,)
     W = (vae.decode(torch.eye(vae.latent_dim).double()).mean - b).T  # (D, L)
     return LowRankMultivariateNormal(b, W, vae.likelihood.scale().square().expand(len(b))).log_prob(x)
 
 
 def positive(text):
-    """A positive integer."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)

@@ -1,9 +1,9 @@
-"""Pyro's own training loop, written out: ``SVI``, ``Trace_ELBO``, ``pyro.optim``.
+"""Pyro's own training loop: ``SVI``, ``Trace_ELBO``, ``pyro.optim``.
 
-A VAE of this package is an ordinary Pyro model and guide, so ``fit`` is a convenience and not a condition. Three traps
-of a loop of one's own are pointed out where the loop avoids them. The third is shown: two VAEs are trained one after
-the other in this process, without ``pyro.clear_param_store()`` in between, and both losses fall. (Where two models say
-``pyro.module("decoder", ...)``, the parameter store keeps the tensors of the first, and the second does not train.)
+A VAE of this package is an ordinary Pyro model and guide, so ``fit`` is optional. Comments mark three pitfalls of a
+custom loop. The third is demonstrated: two VAEs are trained one after the other in this process, without
+``pyro.clear_param_store()`` in between, and both losses decrease. (If two models call ``pyro.module("decoder", ...)``,
+the parameter store keeps the tensors of the first, and the second does not train.)
 
 Run it::
 
@@ -22,41 +22,37 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 
-from pyro_vae import VAE, Digits, log_likelihood
-from pyro_vae.guides import DiagonalNormalGuide
-from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae import VAE, Digits, guides, likelihoods, log_likelihood, priors
 from pyro_vae.networks import MLP
-from pyro_vae.priors import StandardNormalPrior
 
 
 def build(splits, latent_dim=10):
     """A small VAE of binary images."""
     net = partial(MLP, hidden=(100,), dropout=0.1)
     return VAE(
-        StandardNormalPrior(latent_dim),
-        BernoulliLikelihood(latent_dim, splits.data_shape, net=net).initialise_mean(splits.train.mean()),
-        DiagonalNormalGuide(splits.data_shape, latent_dim, net=net),
+        priors.StandardNormalPrior(latent_dim),
+        likelihoods.BernoulliLikelihood(latent_dim, splits.data_shape, net=net).initialise_mean(splits.train.mean()),
+        guides.DiagonalNormalGuide(splits.data_shape, latent_dim, net=net),
     )
 
 
 def train(vae, images, *, epochs, batch_size=100):
-    """The loss of every epoch, -ELBO in nats per image."""
+    """Train; return the loss of every epoch, -ELBO in nats per image."""
     svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-3}), Trace_ELBO())
     vae.train()
     losses = []
     for _ in range(epochs):
         total = 0.0
         for index in torch.randperm(len(images)).split(batch_size):
-            # Trap 1: the loss (and its gradient) is a *sum* over the batch. Divide by the number of images, not of
-            # batches: the last batch is smaller.
+            # Pitfall 1: the loss (and its gradient) is a *sum* over the batch. Divide by the number of images, not by
+            # the number of batches: the last batch is smaller.
             total += svi.step(images.batch(index))
         losses.append(total / len(images))
-    vae.eval()  # Trap 2: without it dropout stays on, in every reconstruction and sample from here on.
+    vae.eval()  # Pitfall 2: without it dropout stays active in all later reconstructions and samples.
     return losses
 
 
 def positive(text):
-    """A positive integer."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)
@@ -66,12 +62,12 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Pyro's own training loop, on two VAEs in one process.")
     parser.add_argument("--epochs", type=positive, default=50, help="passes over the data (%(default)s)")
     parser.add_argument("--num-samples", type=positive, default=500, help="samples per test image (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training (%(default)s)")
     args = parser.parse_args(argv)
 
     pyro.set_rng_seed(args.seed)
     splits = Digits(binarize="dynamic").load()
-    for name in ("first", "second"):  # Trap 3: the second VAE of a process trains too.
+    for name in ("first", "second"):  # Pitfall 3: the second VAE of a process must train, too.
         vae = build(splits)
         losses = train(vae, splits.train, epochs=args.epochs)
         result = log_likelihood(vae.model, vae.guide, splits.test, num_samples=args.num_samples)

@@ -1,18 +1,18 @@
-"""A posterior of two modes and a guide that knows one: what a healthy Pareto k does not see.
+"""A bimodal posterior and a unimodal guide: a failure that Pareto k does not detect.
 
-The model is a mixture of two normals whose labels can be swapped: half of a datum's observations lie around z, half
-around -z, so that the posterior has a mode near z and its mirror image near -z. The ELBO is content with either: a
-guide of one mode, fitted by it, takes one. By the symmetry half of p(x) is then out of its reach, log 2 nats.
+The model is a mixture of two normals with exchangeable components: half of a datum's observations lie around z, half
+around -z, so that the posterior has a mode near z and its mirror image near -z. A unimodal guide fitted by the ELBO
+covers one of them. By symmetry it misses half of p(x), log 2 nats.
 
-- Draws of that guide never reach the other mode. Nothing in them shows that it exists: Pareto k and standard error are
-  those of a fine estimate that is log 2 too low.
-- The same guide, widened, reaches the other mode now and then. Few draws then carry half of the weight: the estimate
-  jumps from seed to seed, and Pareto k flags it. A flag is a reason to doubt; no flag is no proof.
-- Two guides, mixed, cover both modes; so does the prior, in one dimension. Both are right.
-- Annealing from the prior starts where both modes are within reach, and is right. From the guide it starts, and stays,
-  in one: nearly log 2 too low, with a small error.
-- The sandwich from the guide tells: half of the exact draws of its simulated data lie in the mode that the guide does
-  not know, and the upper bound flies off. So measure the gap of a path before its lower bound is believed.
+- No sample of that guide reaches the other mode. Pareto k and standard error indicate a good estimate, which is log 2
+  too low.
+- With a larger scale the guide reaches the other mode occasionally. Few samples then carry half of the weight: the
+  estimate varies over seeds, and Pareto k flags it. A flag is a reason for doubt; the absence of flags is no proof.
+- A mixture of two guides covers both modes; so does the prior, in one dimension. Both estimates are correct.
+- Annealing from the prior starts with both modes covered, and is correct. From the guide it starts and stays in one
+  mode: nearly log 2 too low, with a small error.
+- The sandwich from the guide detects this: half of the exact posterior samples of its simulated data lie in the missing
+  mode, and the upper bound is far too high. Hence measure the gap of a path before its lower bound is reported.
 
 Run it::
 
@@ -41,11 +41,11 @@ from pyro_vae import fit, log_likelihood
 from pyro_vae.evaluation import InflatedProposal, sandwich
 
 PRIOR, NUM_OBSERVED = Normal(0.0, 3.0), 10
-FACTORS = (3.0, 4.0)  # what widens the guide's scale
+FACTORS = (3.0, 4.0)  # of the guide's scale
 
 
 def observations(z):
-    """p(x | z): two normals in equal parts, around z and around -z; z has a dimension for the observations."""
+    """p(x | z), an equal mixture of N(z, 1) and N(-z, 1); z has a dimension for the observations."""
     both = torch.stack([z, -z], -1)
     return MixtureSameFamily(Categorical(torch.ones_like(both)), Normal(both, 1.0))
 
@@ -56,7 +56,7 @@ def model(x):
         pyro.sample("x", observations(z.unsqueeze(-1)).expand([*z.shape, NUM_OBSERVED]).to_event(1), obs=x)
 
 
-class OneMode(torch.nn.Module):
+class UnimodalGuide(torch.nn.Module):
     """q(z | x) = N(a m(x), s), where m(x) is the mean distance of the observations from 0."""
 
     def __init__(self):
@@ -69,8 +69,8 @@ class OneMode(torch.nn.Module):
 
 
 def mirrored(guide):
-    """The same guide in the other mode."""
-    other = OneMode()
+    """The guide of the other mode."""
+    other = UnimodalGuide()
     other.load_state_dict({"a": -guide.a.detach(), "log_s": guide.log_s.detach()})
     return other
 
@@ -83,7 +83,7 @@ def exact(x):
 
 
 def row(name, result, truth):
-    """One line of the table."""
+    """A row of the table."""
     error = (result.log_likelihood - truth).mean().item()
     line = f"{name:<28} {result.mean():9.3f} {truth.mean():9.3f} {error:+8.3f} +- {result.monte_carlo_error():5.3f}"
     if not hasattr(result, "pareto_k"):
@@ -91,35 +91,34 @@ def row(name, result, truth):
     return f"{line} {result.pareto_k.median():7.2f} {result.untrusted():6.0%}"
 
 
-def jump(draw, proposal):
-    """How far the estimate of a datum moves with the seed, in nats."""
-    estimates = torch.stack([draw(proposal, seed=seed).log_likelihood for seed in range(5)])
+def variation(estimate, proposal):
+    """Range of the estimate of a datum over five seeds in nats, median over the data."""
+    estimates = torch.stack([estimate(proposal, seed=seed).log_likelihood for seed in range(5)])
     return (estimates.amax(0) - estimates.amin(0)).median().item()
 
 
 def positive(text):
-    """A positive integer."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="A posterior of two modes and a guide that knows one.")
-    parser.add_argument("--epochs", type=positive, default=50, help="of the guide's fit (%(default)s)")
+    parser = argparse.ArgumentParser(description="A bimodal posterior and a unimodal guide.")
+    parser.add_argument("--epochs", type=positive, default=50, help="epochs of the guide (%(default)s)")
     parser.add_argument("--num-data", type=positive, default=50, help="data to evaluate (%(default)s)")
-    parser.add_argument("--num-samples", type=positive, default=5000, help="draws per datum (%(default)s)")
-    parser.add_argument("--num-chains", type=positive, default=50, help="of annealing, per datum (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the data (%(default)s)")
+    parser.add_argument("--num-samples", type=positive, default=5000, help="importance samples per datum (%(default)s)")
+    parser.add_argument("--num-chains", type=positive, default=50, help="annealed chains per datum (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the data (%(default)s)")
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)
     data = observations(torch.full((500, NUM_OBSERVED), 2.0)).sample()
-    guide = OneMode()
+    guide = UnimodalGuide()
     fit(model, guide, data, epochs=args.epochs, optimizer=partial(Adam, lr=0.03), engine="eager")
     x = data[: args.num_data]
     truth = exact(x)
-    draw = partial(log_likelihood, model, data=x, num_samples=args.num_samples)
+    estimate = partial(log_likelihood, model, data=x, num_samples=args.num_samples)
     sizes = {"num_distributions": 100, "num_chains": args.num_chains, "engine": "eager"}
     wide = {f"importance, scale x {factor:g}": InflatedProposal(guide, factor) for factor in FACTORS}
 
@@ -129,18 +128,18 @@ def main(argv=None):
     print(f"{'':<28} {'log p(x)':>9} {'exact':>9} {'error':>8} {'':>8} {'k':>7} {'k>0.7':>6}")
     proposals = {"importance, one-mode guide": guide, **wide, "importance, two guides mixed": [guide, mirrored(guide)]}
     for name, proposal in proposals.items():
-        print(row(name, draw(proposal), truth))
-    print(row("importance, prior", draw(guide, proposal="prior"), truth))
-    found = {start: sandwich(model, guide, x, start=start, **sizes) for start in ("prior", "guide")}
-    for start, result in found.items():
+        print(row(name, estimate(proposal), truth))
+    print(row("importance, prior", estimate(guide, proposal="prior"), truth))
+    sandwiches = {start: sandwich(model, guide, x, start=start, **sizes) for start in ("prior", "guide")}
+    for start, result in sandwiches.items():
         print(row(f"annealed from the {start}", result, truth))
 
-    for start, result in found.items():
+    for start, result in sandwiches.items():
         gap, error = result.gap()
         print(f"sandwich from the {start}: gap {gap:.3f} +- {error:.3f} nats per simulated datum")
     for name, proposal in {"importance, one-mode guide": guide, **wide}.items():
-        print(f"{name}, five seeds: highest - lowest {jump(draw, proposal):.3f} nats, median over the data")
-    print(draw(wide[f"importance, scale x {FACTORS[-1]:g}"]).advice())
+        print(f"{name}, five seeds: highest - lowest {variation(estimate, proposal):.3f} nats, median over the data")
+    print(estimate(wide[f"importance, scale x {FACTORS[-1]:g}"]).advice())
 
 
 if __name__ == "__main__":

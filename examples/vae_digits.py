@@ -1,6 +1,6 @@
 """A VAE on binarized digits, from data to a log-likelihood that can be defended.
 
-The shortest way through the package: data, the three pieces of a VAE, ``fit``, ``log_likelihood``; figures where asked.
+The shortest path through the package: data, the three components of a VAE, ``fit``, ``log_likelihood``, and figures.
 
 Run it::
 
@@ -19,14 +19,10 @@ from pathlib import Path
 import torch
 from torch.optim import Adam
 
-from pyro_vae import VAE, Digits, fit, log_likelihood
-from pyro_vae.guides import DiagonalNormalGuide
-from pyro_vae.likelihoods import BernoulliLikelihood
-from pyro_vae.priors import StandardNormalPrior
+from pyro_vae import VAE, Digits, fit, guides, likelihoods, log_likelihood, priors
 
 
 def positive(text):
-    """A positive integer."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)
@@ -37,16 +33,16 @@ def main(argv=None):
     parser.add_argument("--latent-dim", type=positive, default=10, help="latent dimensions (%(default)s)")
     parser.add_argument("--epochs", type=positive, default=100, help="passes over the data (%(default)s)")
     parser.add_argument("--num-samples", type=positive, default=1000, help="samples per test image (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and training (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="save figures to this folder")
     args = parser.parse_args(argv)
 
     torch.manual_seed(args.seed)  # of the initial weights
     splits = Digits(binarize="dynamic").load()
     vae = VAE(
-        StandardNormalPrior(args.latent_dim),
-        BernoulliLikelihood(args.latent_dim, splits.data_shape).initialise_mean(splits.train.mean()),
-        DiagonalNormalGuide(splits.data_shape, args.latent_dim),
+        priors.StandardNormalPrior(args.latent_dim),
+        likelihoods.BernoulliLikelihood(args.latent_dim, splits.data_shape).initialise_mean(splits.train.mean()),
+        guides.DiagonalNormalGuide(splits.data_shape, args.latent_dim),
     )
     training = fit(
         vae.model,

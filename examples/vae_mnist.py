@@ -1,19 +1,19 @@
 """The one-layer VAE of the IWAE paper (784-200-200-50, tanh) on MNIST.
 
-The paper's network, prior, likelihood and Adam epsilon; its start of the output at the mean image; binarization drawn
-anew at every minibatch; and, if asked for, its 5,000-sample estimate. Not the paper's learning-rate stages: a cosine
-schedule takes their place, so that any number of epochs makes sense. The paper reports -log p(x) = 86.76 nats, after
-3,280 epochs of batches of 20; few epochs end well above.
+As in the paper: network, prior, likelihood, Adam's epsilon, initialisation of the output at the mean image, dynamic
+binarization, and, with ``--num-samples 5000``, the estimate. Unlike the paper: a cosine schedule of the learning rate
+in place of stages, for any number of epochs. The paper reports -log p(x) = 86.76 nats after 3,280 epochs of batch size
+20; few epochs give a much higher value.
 
-Without ``--root`` the same code runs offline on scikit-learn's 8 x 8 digits, whose numbers compare with no paper's.
-Run it::
+Without ``--root`` the script runs offline on scikit-learn's 8 x 8 digits, for which there are no published values. Run
+it::
 
     python examples/vae_mnist.py
     python examples/vae_mnist.py --root data --epochs 100 --num-samples 5000
 
-The first command (about 8 s on two cores, torch 2.15, 2026-11-21) printed -24.345 +- 0.004 (Monte Carlo) +- 0.186
-(over data) nats per digit. With ``--root data --epochs 3 --num-images 500`` (7 s of training) it was -113.7 +- 1.4
-(over data) nats per MNIST image, with Pareto k > 0.7 for 90% of them: 500 samples are too few.
+The first command (about 8 s on two cores, torch 2.15, 2026-11-21) printed -24.345 +- 0.004 (Monte Carlo) +- 0.186 (over
+data) nats per digit. With ``--root data --epochs 3 --num-images 500`` (7 s of training) it was -113.7 +- 1.4 (over
+data) nats per MNIST image, with Pareto k > 0.7 for 90% of them: 500 samples are too few.
 
 References:
     Importance weighted autoencoders (Burda et al., 2016), section 5 and table 1. https://arxiv.org/abs/1509.00519
@@ -26,25 +26,21 @@ import torch
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_vae import MNIST, VAE, Digits, fit, log_likelihood
-from pyro_vae.guides import DiagonalNormalGuide
-from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae import MNIST, VAE, Digits, fit, guides, likelihoods, log_likelihood, priors
 from pyro_vae.networks import MLP
-from pyro_vae.priors import StandardNormalPrior
 
 
 def build(splits, latent_dim=50):
     """784-200-200-50 and back, tanh, starting at the mean image."""
     net = partial(MLP, hidden=(200, 200), activation="tanh")
     return VAE(
-        StandardNormalPrior(latent_dim),
-        BernoulliLikelihood(latent_dim, splits.data_shape, net=net).initialise_mean(splits.train.mean()),
-        DiagonalNormalGuide(splits.data_shape, latent_dim, net=net),
+        priors.StandardNormalPrior(latent_dim),
+        likelihoods.BernoulliLikelihood(latent_dim, splits.data_shape, net=net).initialise_mean(splits.train.mean()),
+        guides.DiagonalNormalGuide(splits.data_shape, latent_dim, net=net),
     )
 
 
 def positive(text):
-    """A positive integer."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)
@@ -53,13 +49,13 @@ def positive(text):
 def main(argv=None):
     parser = argparse.ArgumentParser(description="The one-layer VAE of the IWAE paper.")
     parser.add_argument(
-        "--root", help="folder with MNIST/raw, downloaded there if missing; without it: the embedded 8 x 8 digits"
+        "--root", help="folder with MNIST/raw, downloaded if missing (default: scikit-learn's 8 x 8 digits)"
     )
     parser.add_argument("--epochs", type=positive, default=50, help="passes over the data (%(default)s)")
     parser.add_argument("--batch-size", type=positive, default=100, help="images per step (%(default)s)")
     parser.add_argument("--num-samples", type=positive, default=500, help="samples per test image (%(default)s)")
-    parser.add_argument("--num-images", type=positive, help="evaluate the first of the test images only (all)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and training (%(default)s)")
+    parser.add_argument("--num-images", type=positive, help="number of test images to evaluate (all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training (%(default)s)")
     args = parser.parse_args(argv)
     try:
         splits = (MNIST(args.root) if args.root else Digits()).load()
