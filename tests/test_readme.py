@@ -83,6 +83,14 @@ def test_its_commands_parse(command: str) -> None:
     parser().parse_args(normalise_args(words, ()))
 
 
+CONFIGS = [path for path in sorted(RESULTS.glob("*/config.yaml")) if "class_path" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.parent.name)
+def test_the_recorded_configurations_can_be_trained(path: Path) -> None:
+    parser().parse_args(normalise_args(["--config", str(path)], ()))
+
+
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "docs/evaluation.md", "docs/semi_supervised.md"])
 def test_its_files_and_links_exist(page: str) -> None:
     text = (ROOT / page).read_text()
