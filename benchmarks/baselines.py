@@ -1,4 +1,4 @@
-"""Training with Pyro's own ``SVI.step``, and with torch by hand."""
+"""Training with Pyro's own ``SVI.step``, and with hand-written torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LR = 1e-3
 
 
 def restarter(parameters: Sequence[Tensor], optimizers: Callable[[], Iterable[Any]]) -> Callable[[], None]:
-    """A function that puts the parameters back to what they are now, and the optimizers' moments to 0, in place."""
+    """A function that resets the parameters to their present values, and the optimizers' moments to 0, in place."""
     initial = [p.detach().clone() for p in parameters]
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ def svi(name: str, pair: Pair, pool: Tensor, loss: Factory, *, validate: bool) -
 
 
 def by_hand(name: str, pair: Pair, pool: Tensor, compile: Callable[..., Any] | None = None) -> Candidate | None:
-    """The same training without Pyro: for the VAEs with a diagonal normal guide and Bernoulli pixels."""
+    """The same training without Pyro, for VAEs with a diagonal normal guide and Bernoulli pixels."""
     if pair.name not in ("mlp", "conv"):
         return None
     pair, batches = copy.deepcopy(pair), pool.unbind()
@@ -88,6 +88,6 @@ def stepper(loss: Callable[[Tensor], Tensor], optimizer: Optimizer) -> Callable[
         value = loss(x)
         (value / len(x)).backward()
         optimizer.step()
-        return value.detach().clone()  # under CUDA graphs the next replay overwrites it
+        return value.detach().clone()  # under CUDA graphs the next replay overwrites the loss
 
     return step

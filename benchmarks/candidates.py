@@ -1,4 +1,4 @@
-"""Everything that is compared, and the check that all of it is the same training."""
+"""The candidates of the comparison, and the check that all of them perform the same training."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pyro
 import torch
 from baselines import by_hand, svi
 from numpyro_baseline import numpyro_candidate
-from our_engines import ours
+from our_engines import engine_candidate
 from programs import Pair
-from timing import Candidate, say
+from timing import Candidate, log
 from torch import Tensor
 
 Factory = Callable[[str, Pair, Tensor], "Candidate | None"]
@@ -35,38 +35,38 @@ CANDIDATES: dict[str, Factory] = {
     "torch compiled": partial(by_hand, compile=torch.compile),
     "NumPyro update": partial(numpyro_candidate, loop=False),
     "NumPyro jitted loop": partial(numpyro_candidate, loop=True),
-    "pyro_vae eager": partial(ours, engine="eager"),
-    "pyro_vae compiled": partial(ours, engine="compiled"),
+    "pyro_vae eager": partial(engine_candidate, engine="eager"),
+    "pyro_vae compiled": partial(engine_candidate, engine="compiled"),
 }
 ON_GPU: dict[str, Factory] = {
     "torch compiled, CUDA graphs": partial(by_hand, compile=partial(torch.compile, mode="reduce-overhead")),
-    "pyro_vae cuda-graph": partial(ours, engine="cuda-graph"),
+    "pyro_vae cuda-graph": partial(engine_candidate, engine="cuda-graph"),
 }
 
 
 def build(names: Sequence[str], pair: Pair, pool: Tensor) -> tuple[list[Candidate], dict[str, str]]:
-    """The candidates that exist for the program, ready to run; and for each of the others why not."""
+    """The candidates that support the program, ready to run, and for each of the others the reason why not."""
     built, missing = [], {}
     for name in names:
         try:
             candidate = {**CANDIDATES, **ON_GPU}[name](name, pair, pool)
             if candidate is None:
-                missing[name] = "no version of it"
+                missing[name] = "not implemented"
             else:
                 candidate.reset()
                 candidate.run(range(candidate.stride))
                 built.append(candidate)
-        except Exception as error:  # the others are still worth their time
+        except Exception as error:  # the other candidates are still measured
             missing[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            say(f"{pair.name}: {name} fails: {missing[name]}")
+            log(f"{pair.name}: {name} fails: {missing[name]}")
     return built, missing
 
 
 def check(candidates: Sequence[Candidate], batch: int, *, steps: int = 3, draws: int = 16) -> None:
     """Raise unless all candidates compute the same losses.
 
-    Those that draw what Pyro draws: over the first steps, at equal seeds, to 1e-4. The others: the mean of the first
-    step's loss over many draws, to 4.5 standard errors.
+    Candidates with Pyro's random numbers: over the first steps, at equal seeds, to 1e-4. The others: the mean of the
+    first step's loss over many seeds, to 4.5 standard errors.
     """
     if not candidates:
         return
@@ -75,28 +75,28 @@ def check(candidates: Sequence[Candidate], batch: int, *, steps: int = 3, draws:
     expected = losses(reference, steps, batch) if reference.seeded else sample
     for candidate in others:
         if candidate.seeded:
-            found = losses(candidate, steps, batch)
-            same = all(abs(a - b) <= 1e-4 * abs(b) for a, b in zip(found, expected, strict=True))
+            measured = losses(candidate, steps, batch)
+            same = all(abs(a - b) <= 1e-4 * abs(b) for a, b in zip(measured, expected, strict=True))
         else:
             other = first_losses(candidate, draws, batch)
-            found, expected_mean = [statistics.mean(other)], statistics.mean(sample)
+            measured, expected_mean = [statistics.mean(other)], statistics.mean(sample)
             error = ((statistics.variance(other) + statistics.variance(sample)) / draws) ** 0.5
-            same = abs(found[0] - expected_mean) <= 4.5 * error + 1e-5 * abs(expected_mean)
+            same = abs(measured[0] - expected_mean) <= 4.5 * error + 1e-5 * abs(expected_mean)
         if not same:
-            raise AssertionError(f"{candidate.name}: losses {found}, where {reference.name} has {expected}")
+            raise AssertionError(f"{candidate.name}: losses {measured}, but {reference.name} has {expected}")
 
 
 def losses(candidate: Candidate, steps: int, batch: int) -> list[float]:
-    """Per datum, of the first steps after a reset, at a fixed seed."""
+    """Losses per datum of the first steps after a reset, at a fixed seed."""
     pyro.set_rng_seed(0)
     candidate.reset()
     return [float(loss) / batch for loss in candidate.run(range(steps))]
 
 
 def first_losses(candidate: Candidate, draws: int, batch: int) -> list[float]:
-    found = []
+    values = []
     for seed in range(draws):
         pyro.set_rng_seed(seed)
         candidate.reset()
-        found.append(float(candidate.run(range(candidate.stride))[0]) / batch)
-    return found
+        values.append(float(candidate.run(range(candidate.stride))[0]) / batch)
+    return values

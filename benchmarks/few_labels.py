@@ -1,4 +1,4 @@
-"""Classifiers of few labelled and many unlabelled examples, their options chosen within the labelled ones alone.
+"""Classifiers of few labelled and many unlabelled examples, with options selected within the labelled ones alone.
 
 References:
     Transductive inference for text classification using support vector machines (Joachims, 1999), algorithm 1.
@@ -22,12 +22,12 @@ from sklearn.svm import SVC
 LINEAR = {"C": [0.01, 0.1, 1, 10]}
 RBF = {"C": [0.1, 1, 10, 100], "gamma": [0.01, 0.03, 0.1, 0.3]}  # for features of about unit variance
 NEIGHBOURS = {"n_neighbors": [1, 3, 5, 7, 11]}
-CONFIDENT, ROUNDS = 0.9, 10  # self-training: the probability from which a label is taken for true, and how often
-WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)  # transduction: of all unlabelled examples together, to that of the labelled
-# With a smaller C nearly all examples are at their bound, and the machine falls for the unlabelled ones' first classes:
-# one label draw of three ended at 88% error that way.
+CONFIDENT, ROUNDS = 0.9, 10  # self-training: probability threshold and number of rounds
+WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)  # transduction: of all unlabelled examples together, relative to the labelled
+# With a smaller C nearly all dual variables are at their bound, and the machine keeps the initial classes of the
+# unlabelled examples: one label draw of three ended with an error of 88%.
 LEAST_C = 1
-SLACK = 1.1  # transduction: the most that a class may have, as a multiple of its equal part
+SLACK = 1.1  # transduction: maximal size of a class, as a multiple of the mean size
 GRAPH_NEIGHBOURS, ALPHA = 7, 0.2
 
 PROTOCOL = {
@@ -39,14 +39,14 @@ PROTOCOL = {
 
 
 def classifiers(x: np.ndarray, y: np.ndarray, some: np.ndarray, many: np.ndarray, seed: int) -> dict[str, Any]:
-    """Every classifier, fitted; the last three learn from unlabelled examples too.
+    """Fit every classifier; the last three use unlabelled examples, too.
 
     Args:
         x: ``(n, L)``, labelled examples.
         y: ``(n,)``, their classes.
         some: ``(m, L)``, unlabelled examples for the support vector machines.
         many: ``(M, L)``, unlabelled examples for the graph.
-        seed: of the folds.
+        seed: seed of the folds.
     """
     rbf = searched(SVC(), RBF, x, y, seed)
     calibrated = CalibratedClassifierCV(SVC(**rbf.best_params_), ensemble=False, cv=3)
@@ -64,36 +64,36 @@ def classifiers(x: np.ndarray, y: np.ndarray, some: np.ndarray, many: np.ndarray
 
 
 def searched(estimator: Any, grid: dict[str, list[Any]], x: np.ndarray, y: np.ndarray, seed: int) -> Any:
-    """The estimator fitted to the labelled examples, its options chosen by cross-validation within them."""
+    """Fit the estimator to the labelled examples, with options selected by cross-validation within them."""
     folds = StratifiedKFold(min(5, int(np.bincount(y).min())), shuffle=True, random_state=seed)
     return GridSearchCV(estimator, grid, cv=folds).fit(x, y)
 
 
 def joined(x: np.ndarray, y: np.ndarray, unlabelled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both kinds of examples in scikit-learn's way: the unlabelled of class -1."""
+    """Labelled and unlabelled examples, the latter with class -1."""
     return np.concatenate([x, unlabelled]), np.concatenate([y, np.full(len(unlabelled), -1)])
 
 
 def transductive(svm: SVC, x: np.ndarray, y: np.ndarray, unlabelled: np.ndarray) -> ClassifierMixin:
-    """An SVM refitted to its own labels of the unlabelled examples, of growing weight, no class having too many.
+    """Refit an SVM to its own labels of the unlabelled examples with increasing weight, under bounded class sizes.
 
-    Joachims (1999) with several classes at once: labels are given anew in every round where he exchanges pairs.
+    Joachims (1999) for several classes: every round assigns all labels again instead of exchanging pairs.
     """
     svm.set_params(C=max(svm.C, LEAST_C))
     svm.fit(x, y)
     for weight in WEIGHTS:
-        guessed = svm.classes_[balanced(svm.decision_function(unlabelled))]
+        assigned = svm.classes_[balanced(svm.decision_function(unlabelled))]
         weights = np.concatenate([np.ones(len(x)), np.full(len(unlabelled), weight * len(x) / len(unlabelled))])
-        svm.fit(np.concatenate([x, unlabelled]), np.concatenate([y, guessed]), sample_weight=weights)
+        svm.fit(np.concatenate([x, unlabelled]), np.concatenate([y, assigned]), sample_weight=weights)
     return svm
 
 
 def balanced(scores: np.ndarray) -> np.ndarray:
-    """The class of every row, ``(N,)``, the surest first, while no class has more than its part with slack."""
+    """The class of every row, ``(N,)``, assigned in the order of confidence, with classes of bounded size."""
     room = np.full(scores.shape[1], int(np.ceil(SLACK * len(scores) / scores.shape[1])))
-    found = np.empty(len(scores), dtype=int)
+    classes = np.empty(len(scores), dtype=int)
     top = np.sort(scores, 1)
     for row in np.argsort(top[:, -2] - top[:, -1]):
-        found[row] = np.where(room > 0, scores[row], -np.inf).argmax()
-        room[found[row]] -= 1
-    return found
+        classes[row] = np.where(room > 0, scores[row], -np.inf).argmax()
+        room[classes[row]] -= 1
+    return classes

@@ -1,6 +1,6 @@
-"""The images that are trained on: a pool of different batches, binarized beforehand.
+"""The training images: a pool of different batches, binarized in advance.
 
-One batch again and again is memorised, its gradients become denormal numbers, and those slow every step down.
+Training on a single batch would memorise it, with denormal gradients, which slow down every step.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pyro_vae import MNIST, Digits
 from pyro_vae.data import ImageSet
 
 POOL = 100
-IMAGES = 60_000  # no more than MNIST has: at batch 8192 the pool is 7 batches
+IMAGES = 60_000  # as many as MNIST: at batch size 8192 the pool has 7 batches
 
 
 def load(root: str | None, *, test: bool = False) -> tuple[str, ImageSet]:
-    """MNIST if it lies in ``root``, else scikit-learn's digits, enlarged to 28 x 28; and which it is."""
+    """The name and the images of MNIST, if in ``root``, or else of scikit-learn's digits, enlarged to 28 x 28."""
     if root is not None and (Path(root) / "MNIST" / "raw").is_dir():
         splits = MNIST(root, validation=0).load()
         return "MNIST", splits.test if test else splits.train
@@ -30,7 +30,7 @@ def load(root: str | None, *, test: bool = False) -> tuple[str, ImageSet]:
 
 
 def pool(images: ImageSet, batch: int, shape: tuple[int, ...], *, size: int = POOL, seed: int = 0) -> Tensor:
-    """Batches of images in random order, each drawn to be binary, ``(P, batch, *shape)``."""
+    """Batches of images in random order, binarized at random, ``(P, batch, *shape)``."""
     size = max(1, min(size, IMAGES // batch))
     generator = torch.Generator().manual_seed(seed)
     rounds = range(-(-size * batch // len(images)))

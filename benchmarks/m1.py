@@ -1,13 +1,13 @@
-"""M1 on MNIST: classifiers of few labels on the latents of a VAE that saw all training images without labels.
+"""M1 on MNIST: classifiers with few labels on the latents of a VAE of all training images.
 
     pyro-vae train --config benchmarks/results/mnist-1l-elbo/config.yaml --data.root data --out runs/mnist-1l
     python benchmarks/m1.py --run runs/mnist-1l --root data --name mnist-m1
 
-Features are the posterior means of the VAE's active dimensions, averaged over binary draws of every image, as the VAE
-was trained on such; beside them those of PCA, from the same draws. Labels are balanced over the classes, by seed.
-Whatever a classifier chooses (C, gamma, k) it chooses by cross-validation within its labelled images; those that also
-learn from unlabelled images are given a part of the training images. Test images serve for the error alone. The
-interval is Student's, of the mean over the label draws.
+Features are the posterior means of the VAE's active dimensions, averaged over random binarizations of every image,
+since the VAE was trained on those; for comparison, PCA of the same binarizations. Labels are balanced over the classes
+and chosen by seed. Options of a classifier (C, gamma, k) are selected by cross-validation within its labelled images;
+classifiers that use unlabelled images get a subset of the training images. Test images are used for the error only.
+Intervals are Student's, of the mean over label draws.
 
 References:
     Semi-supervised learning with deep generative models (Kingma et al., 2014), section 2.1 and table 1.
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from few_labels import PROTOCOL, classifiers
-from record import circumstances, emptied
+from record import new_folder, provenance
 from report import command
 from sklearn.decomposition import PCA
 
@@ -46,26 +46,26 @@ PUBLISHED = {
 PUBLISHED_LABELS = [100, 600, 1000, 3000]
 
 
-def averaged(transform: Any, images: ImageSet, draws: int, seed: int, part: str) -> np.ndarray:
-    """The mean of the features over binary draws of the images, ``(N, L)``."""
-    generator = stream(seed, f"features {part}")
+def averaged(transform: Any, images: ImageSet, draws: int, seed: int, split: str) -> np.ndarray:
+    """Mean of the features over random binarizations of the images, ``(N, L)``."""
+    generator = stream(seed, f"features {split}")
     return np.mean([transform(binary(images, generator)) for _ in range(draws)], 0)
 
 
 def binary(images: ImageSet, generator: Any) -> np.ndarray:
-    """One binary draw of the images, ``(N, D)``."""
+    """A random binarization of the images, ``(N, D)``."""
     return replace(images, dynamic=True).batch(slice(None), generator=generator).flatten(1).numpy()
 
 
-def grey(run: RunFolder, root: str | None) -> Splits:
-    """The run's data set, split as it was in training, before binarization."""
+def grey_levels(run: RunFolder, root: str | None) -> Splits:
+    """The data set of the run with the same splits, before binarization."""
     dataset = parser().instantiate(parse_config(run)).data()
     dataset.binarize, dataset.root = "none", dataset.root if root is None else root
     return dataset.load()
 
 
 def measured(features: dict[str, np.ndarray], splits: Splits, options: argparse.Namespace) -> dict[str, Any]:
-    """Test errors in %, by classifier and number of labels, one for every label draw."""
+    """Test errors in % by classifier, number of labels and label draw."""
     assert splits.train.labels is not None
     assert splits.test.labels is not None
     y, targets = splits.train.labels.numpy(), splits.test.labels.numpy()
@@ -76,28 +76,28 @@ def measured(features: dict[str, np.ndarray], splits: Splits, options: argparse.
             others = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(len(y)), chosen))
             some, many = (features["train"][others[:size]] for size in (options.unlabelled, options.graph))
             for name, fitted in classifiers(features["train"][chosen], y[chosen], some, many, seed).items():
-                with np.errstate(invalid="ignore"):  # spreading: an image near none that a label has reached
+                with np.errstate(invalid="ignore"):  # label spreading: images that no label reaches
                     wrong = float((fitted.predict(features["test"]) != targets).mean())
                 errors.setdefault(name, {}).setdefault(str(number), []).append(round(100 * wrong, 4))
             print(
                 f"{number} labels, draw {seed}: {json.dumps({n: e[str(number)][-1] for n, e in errors.items()})}",
                 flush=True,
             )
-    return {name: {n: summary(values) for n, values in found.items()} for name, found in errors.items()}
+    return {name: {n: summary(values) for n, values in by_number.items()} for name, by_number in errors.items()}
 
 
 def summary(values: list[float]) -> dict[str, Any]:
     """Mean over the label draws with its 95% interval."""
-    found = mean_interval(values)
-    margin = None if len(values) == 1 else round(found.margin, 4)
-    return {"mean": round(found.mean, 4), "interval": margin, "draws": values}
+    result = mean_interval(values)
+    margin = None if len(values) == 1 else round(result.margin, 4)
+    return {"mean": round(result.mean, 4), "interval": margin, "draws": values}
 
 
 def table(results: dict[str, Any], labels: list[int]) -> str:
     """Markdown: features and classifier against the number of labels, the published values below."""
     lines = [f"| features | classifier | {' | '.join(map(str, labels))} |", "|---|---|" + "---|" * len(labels)]
-    for features, found in results.items():
-        for name, row in found.items():
+    for features, errors in results.items():
+        for name, row in errors.items():
             lines.append(f"| {features} | {name} | {' | '.join(cell(row[str(n)]) for n in labels)} |")
     for name, values in PUBLISHED.items():
         known = dict(zip(PUBLISHED_LABELS, values, strict=True))
@@ -105,34 +105,39 @@ def table(results: dict[str, Any], labels: list[int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cell(found: dict[str, Any]) -> str:
-    return f"{found['mean']:.2f}" + ("" if found["interval"] is None else f" +- {found['interval']:.2f}")
+def cell(error: dict[str, Any]) -> str:
+    return f"{error['mean']:.2f}" + ("" if error["interval"] is None else f" +- {error['interval']:.2f}")
 
 
 def main() -> None:
     """Encode once, classify for every number of labels and label draw, record."""
     parsed = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parsed.add_argument("--run", type=Path, required=True, help="run folder of the trained VAE")
-    parsed.add_argument("--root", help="where the run's data set lies, if not where it lay in training")
+    parsed.add_argument("--root", help="folder of the run's data set, if it has moved since training")
     parsed.add_argument("--labels", type=int, nargs="+", default=PUBLISHED_LABELS, help="numbers of labels")
-    parsed.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="of the label draws")
-    parsed.add_argument("--draws", type=int, default=10, help="binary draws of every image (%(default)s)")
-    parsed.add_argument("--unlabelled", type=int, default=5000, help="images given to the SVMs (%(default)s)")
-    parsed.add_argument("--graph", type=int, default=20_000, help="images given to label spreading (%(default)s)")
-    parsed.add_argument("--active-threshold", type=float, default=0.1, help="(%(default)s)")
+    parsed.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="seeds of the label draws")
+    parsed.add_argument("--draws", type=int, default=10, help="binarizations of every image (%(default)s)")
+    parsed.add_argument("--unlabelled", type=int, default=5000, help="unlabelled images for the SVMs (%(default)s)")
+    parsed.add_argument("--graph", type=int, default=20_000, help="unlabelled images for label spreading (%(default)s)")
+    parsed.add_argument(
+        "--active-threshold", type=float, default=0.1, help="least standard deviation of active means (%(default)s)"
+    )
     parsed.add_argument("--name", required=True, help="folder under benchmarks/results")
     options = parsed.parse_args()
 
     start = time.perf_counter()
-    trained, splits = load_run(options.run, root=options.root, device="cpu"), grey(RunFolder(options.run), options.root)
-    seen = binary(splits.train, stream(0, "active"))
-    m1 = VAETransformer.from_vae(trained.vae, seen, active_threshold=options.active_threshold)
+    trained, splits = (
+        load_run(options.run, root=options.root, device="cpu"),
+        grey_levels(RunFolder(options.run), options.root),
+    )
+    images = binary(splits.train, stream(0, "active"))
+    m1 = VAETransformer.from_vae(trained.vae, images, active_threshold=options.active_threshold)
     kept = int(m1.active_.sum())
-    pca = PCA(kept, whiten=True, svd_solver="randomized", random_state=0).fit(seen)
+    pca = PCA(kept, whiten=True, svd_solver="randomized", random_state=0).fit(images)
     results = {}
     for name, transform in {"M1": m1.transform, f"PCA, {kept}, whitened": pca.transform}.items():
-        parts = {"train": splits.train, "test": splits.test}
-        features = {part: averaged(transform, images, options.draws, 0, part) for part, images in parts.items()}
+        sets = {"train": splits.train, "test": splits.test}
+        features = {split: averaged(transform, data, options.draws, 0, split) for split, data in sets.items()}
         results[name] = measured(features, splits, options)
         print(table({name: results[name]}, options.labels), flush=True)
     write(options, trained.protocol, kept, results, time.perf_counter() - start)
@@ -152,10 +157,10 @@ def write(options: argparse.Namespace, vae: dict[str, Any], kept: int, results: 
         "classifiers": PROTOCOL,
         "interval": "95%, Student's t, over label draws; one VAE",
     }
-    content = {**circumstances([command(sys.argv)], "test error in %"), "minutes": round(seconds / 60, 1)}
+    content = {**provenance([command(sys.argv)], "test error in %"), "minutes": round(seconds / 60, 1)}
     content["machine"] |= {name: version(name) for name in ("scikit-learn", "numpy")}
     content |= {"protocol": protocol, "results": results, "published": {"labels": PUBLISHED_LABELS, **PUBLISHED}}
-    target = emptied(options.name)
+    target = new_folder(options.name)
     (target / "result.json").write_text(json.dumps(content, indent=1) + "\n")
     (target / "table.md").write_text(table(results, options.labels))
     print(target.name)

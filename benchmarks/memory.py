@@ -1,9 +1,9 @@
-"""Peak memory of ``log_likelihood`` in a process of its own, against the number of samples.
+"""Peak memory of ``log_likelihood`` in a separate process, against the number of samples.
 
     python benchmarks/memory.py --engine compiled --num-samples 5000
 
-Prints JSON: the memory of the process once it has its imports, model and data ("before"), and the most that it ever had
-("peak"), both in MiB. Imports are most of it: torch's and Pyro's before, the compiler's within the peak.
+Prints JSON: the memory of the process after imports and construction of model and data ("before"), and its maximum
+("peak"), both in MiB. Imports dominate: torch and Pyro before, the compiler within the peak.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from timing import say
+from timing import log
 
 Record = dict[str, Any]
 ENGINES = ("eager", "compiled")
 SLACK = 32.0
-"""MiB by which the growth of two such processes may differ anyway."""
+"""Tolerance in MiB of the growth, which varies between processes."""
 
 
 def resident(field: str) -> float:
-    """MiB of this process: ``VmRSS`` are those it has, ``VmHWM`` the most it had.
+    """Memory of this process in MiB: ``VmRSS`` at present, ``VmHWM`` at its peak.
 
     The second is ``getrusage``'s ``ru_maxrss``, which a process that was started by a larger one inherits from it.
     """
@@ -33,7 +33,7 @@ def resident(field: str) -> float:
 
 
 def evaluate(options: argparse.Namespace) -> Record:
-    """Memory before and at the peak of the evaluation of one batch of images."""
+    """Memory before the evaluation of one batch of images and at its peak."""
     import torch
     from programs import PROGRAMS
 
@@ -48,19 +48,19 @@ def evaluate(options: argparse.Namespace) -> Record:
 
 
 def measure_memory(numbers: Sequence[int], **sizes: int) -> list[Record]:
-    """One fresh process for every engine and number of samples; refused where the growth rises with that number."""
-    found = []
+    """One new process for every engine and number of samples; raises if memory grows with that number."""
+    records = []
     for engine in ENGINES:
         rows = [{"engine": engine, "num_samples": n, **_in_new_process(engine, n, sizes)} for n in sorted(numbers)]
         growth = [row["peak"] - row["before"] for row in rows]
         if max(growth) > growth[0] + SLACK:
             raise AssertionError(f"memory grows with the number of samples, {engine}: {growth} MiB")
-        found += rows
-    return found
+        records += rows
+    return records
 
 
 def _in_new_process(engine: str, num_samples: int, sizes: dict[str, int]) -> Record:
-    say(f"memory, {engine}, {num_samples} samples")
+    log(f"memory, {engine}, {num_samples} samples")
     command = [sys.executable, __file__, "--engine", engine, "--num-samples", str(num_samples)]
     command += [word for key, value in sizes.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)

@@ -1,4 +1,4 @@
-"""The same training in NumPyro: its jitted update called step by step, and its fastest, a jitted loop over the pool."""
+"""The same training in NumPyro: its jitted update step by step, and a jitted loop over the pool, which is fastest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LR = 1e-3
 
 
 def numpyro_candidate(name: str, pair: Pair, pool: Tensor, *, loop: bool) -> Candidate | None:
-    """None where NumPyro is not installed or the program has no version in it."""
+    """The candidate; None if NumPyro is not installed or the program is not implemented in it."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("JAX_PLATFORMS", pool.device.type)
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # float32 on GPUs too, as torch by default
@@ -34,18 +34,18 @@ def numpyro_candidate(name: str, pair: Pair, pool: Tensor, *, loop: bool) -> Can
 
 
 def candidate(name: str, run: Callable[..., Any], initial: Any) -> Candidate:
-    """``run(state, steps)`` returns the next state and the losses."""
+    """A candidate of ``run(state, steps)``, which returns the next state and the losses."""
     import jax
 
-    place = {"state": initial, "draw": 0}
+    current = {"state": initial, "draw": 0}
 
     def reset() -> None:
-        place["draw"] += 1
-        place["state"] = initial._replace(rng_key=jax.random.fold_in(initial.rng_key, place["draw"]))
+        current["draw"] += 1
+        current["state"] = initial._replace(rng_key=jax.random.fold_in(initial.rng_key, current["draw"]))
 
     def advance(steps: range) -> list[float]:
-        place["state"], losses = run(place["state"], steps)
-        jax.block_until_ready((place["state"], losses))
+        current["state"], losses = run(current["state"], steps)
+        jax.block_until_ready((current["state"], losses))
         return list(losses)
 
     return Candidate(name, advance, reset, seeded=False)
@@ -77,7 +77,7 @@ def looped(svi: Any, pool: Any) -> Callable[..., Any]:
 
 
 def weights(net: nn.Module) -> list[dict[str, Any]]:
-    """The layers of one of our perceptrons."""
+    """The layers of one of the package's perceptrons."""
     import jax.numpy as jnp
 
     linear = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
@@ -93,13 +93,13 @@ def perceptron(layers: list[dict[str, Any]], x: Any) -> Any:
     return x @ layers[-1]["w"] + layers[-1]["b"]
 
 
-def sample_normal(site: str, layers: list[dict[str, Any]], given: Any) -> Any:
-    """Sample from a normal whose loc and log scale the perceptron gives."""
+def sample_normal(site: str, layers: list[dict[str, Any]], x: Any) -> Any:
+    """Sample from a normal with loc and log scale from the perceptron."""
     import jax.numpy as jnp
     import numpyro
     from numpyro.distributions import Normal
 
-    loc, log_scale = jnp.split(perceptron(layers, given), 2, axis=-1)
+    loc, log_scale = jnp.split(perceptron(layers, x), 2, axis=-1)
     return numpyro.sample(site, Normal(loc, jnp.exp(log_scale)).to_event(1))
 
 

@@ -17,19 +17,19 @@ from pyro_vae.data.batches import Batches
 from pyro_vae.training import Step, build_engine
 
 
-def ours(name: str, pair: Pair, pool: Tensor, *, engine: Any) -> Candidate:
-    """The engine of that name; where it falls back to the eager one, a note says so."""
+def engine_candidate(name: str, pair: Pair, pool: Tensor, *, engine: Any) -> Candidate:
+    """A candidate of the engine of that name, with a note if it fell back to the eager one."""
     pair = copy.deepcopy(pair)
     parameters = pair.parameters()
     optimizer = torch.optim.Adam(parameters, lr=LR, fused=True)
     with isolated_rng():
         programs = pair.objective(), pair.model, pair.guide
         built = build_engine(engine, *programs, optimizer, parameters, args=(pool[0],))
-    built.check = False  # as fit does after the first epoch
+    built.check = False  # as in fit after the first epoch
     take = grouped(built, pool) if built.stride > 1 else one_by_one(built, pool)
 
     def run(steps: range) -> list[Tensor]:
-        with isolated_rng():  # fit runs within it too
+        with isolated_rng():  # as in fit
             losses = take(steps)
         wait(pool.device)
         return losses
@@ -45,12 +45,12 @@ def one_by_one(engine: Any, pool: Tensor) -> Callable[[range], list[Tensor]]:
 
 
 def grouped(engine: Any, pool: Tensor) -> Callable[[range], list[Tensor]]:
-    """Groups of the steps that the engine takes at once; it fetches the batches from the pool itself."""
+    """Run the steps in groups of the engine's stride; the engine fetches the batches from the pool."""
     epoch = [Step([batch]) for batch in Batches(pool.flatten(0, 1), pool.shape[1]).epoch()]
 
     def take(steps: range) -> list[Tensor]:
-        wanted = [epoch[i % len(epoch)] for i in steps]
-        groups = (wanted[i : i + engine.stride] for i in range(0, len(wanted), engine.stride))
+        selected = [epoch[i % len(epoch)] for i in steps]
+        groups = (selected[i : i + engine.stride] for i in range(0, len(selected), engine.stride))
         return [result.loss for group in groups for result in engine.run(group)]
 
     return take

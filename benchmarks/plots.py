@@ -1,4 +1,4 @@
-"""Figures of what ``speed.py`` and ``likelihood.py`` found, one column wide: cost against batch, width, ranks, samples.
+"""Figures of the records of ``speed.py`` and ``likelihood.py``: cost against batch size, width, ranks, samples.
 
 python benchmarks/plots.py speed.json --out figures
 """
@@ -22,8 +22,8 @@ from pyro_vae.plotting.panels import page
 
 Record = dict[str, Any]
 Line = list[tuple[float, list[float]]]
-# One colour and marker per candidate in every figure, so that figures can be laid side by side.
-LOOK = {
+# One colour and marker per candidate in every figure, so that figures are comparable.
+LINE_STYLES = {
     "Pyro SVI.step": (PALETTE[3], "o", "-"),
     "Pyro JitTrace_ELBO": (PALETTE[1], "v", "-"),
     "torch eager": (PALETTE[8], "s", "--"),
@@ -43,29 +43,29 @@ LOOK = {
 }
 
 
-def draw(found: Record, folder: Path) -> list[Path]:
-    """Every figure that the record has two points for."""
+def draw(record: Record, folder: Path) -> list[Path]:
+    """Draw every figure for which the record has two points or more."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    if "num_samples" in found["cases"][0]:
-        files += _samples(found, folder)
+    if "num_samples" in record["cases"][0]:
+        files += _samples(record, folder)
     else:
-        for program in dict.fromkeys(case["program"] for case in found["cases"]):
-            cases = [case for case in found["cases"] if case["program"] == program]
-            files += _against("batch", "Batch size (images)", cases, found, folder)
-            files += _against("width", "Width of the hidden layers (units)", cases, found, folder)
-        files += _ranks(found, folder)
+        for program in dict.fromkeys(case["program"] for case in record["cases"]):
+            cases = [case for case in record["cases"] if case["program"] == program]
+            files += _against("batch", "Batch size (images)", cases, record, folder)
+            files += _against("width", "Width of the hidden layers (units)", cases, record, folder)
+        files += _ranks(record, folder)
     return files
 
 
-def _against(key: str, label: str, cases: list[Record], found: Record, folder: Path) -> list[Path]:
-    """Time of a step against the width, of an image against the batch size; the other size as it is most often."""
+def _against(key: str, label: str, cases: list[Record], record: Record, folder: Path) -> list[Path]:
+    """Time per step against the width, or per image against the batch size, at the most frequent other size."""
     other = "width" if key == "batch" else "batch"
     common = max((c[other] for c in cases), key=[c[other] for c in cases].count)
     cases = sorted((c for c in cases if c[other] == common), key=lambda c: c[key])
     if len({c[key] for c in cases}) < 2:
         return []
-    peaks, scale = Peaks(**found["peaks"]), {"width": lambda c: 1.0, "batch": lambda c: 1e3 / c["batch"]}[key]
+    peaks, scale = Peaks(**record["peaks"]), {"width": lambda c: 1.0, "batch": lambda c: 1e3 / c["batch"]}[key]
     entries = (
         (c[key], e["name"], e["milliseconds"] and [scale(c) * ms for ms in e["milliseconds"]])
         for c in cases
@@ -74,48 +74,48 @@ def _against(key: str, label: str, cases: list[Record], found: Record, folder: P
     bound = [(c[key], 1e3 * scale(c) * peaks.seconds(work(c))) for c in cases]
     unit = {"width": "ms per step", "batch": "\N{MICRO SIGN}s per image"}[key]
     file = folder / f"{cases[0]['program']}-{key}.png"
-    words = f"{cases[0]['program']}: training with Adam, {other} {common}", label, unit
-    return [_figure(file, words, _lines(entries), bound, _caption(found))]
+    labels = f"{cases[0]['program']}: training with Adam, {other} {common}", label, unit
+    return [_figure(file, labels, _lines(entries), bound, _caption(record))]
 
 
-def _samples(found: Record, folder: Path) -> list[Path]:
-    cases = sorted(found["cases"], key=lambda c: c["num_samples"])
+def _samples(record: Record, folder: Path) -> list[Path]:
+    cases = sorted(record["cases"], key=lambda c: c["num_samples"])
     if len(cases) < 2:
         return []
-    peaks = Peaks(**found["peaks"]["fp32"])
+    peaks = Peaks(**record["peaks"]["fp32"])
     entries = ((c["num_samples"], e["name"], e["milliseconds_per_image"]) for c in cases for e in c["estimators"])
     bound = [(c["num_samples"], 1e3 * peaks.seconds(work(c))) for c in cases]
-    title = f"log-likelihood of an image, 784-{found['protocol']['width']}-{found['protocol']['latent_dim']}"
+    title = f"log-likelihood of an image, 784-{record['protocol']['width']}-{record['protocol']['latent_dim']}"
     file, label = folder / "likelihood-samples.png", "Samples per image"
-    return [_figure(file, (title, label, "ms per image"), _lines(entries), bound, _caption(found))]
+    return [_figure(file, (title, label, "ms per image"), _lines(entries), bound, _caption(record))]
 
 
-def _ranks(found: Record, folder: Path) -> list[Path]:
-    """Examples per second of ``fit`` against the number of processes, a line per batch size."""
-    rows = found["ranks"]
+def _ranks(record: Record, folder: Path) -> list[Path]:
+    """Examples per second of ``fit`` against the number of processes, one line per batch size."""
+    rows = record["ranks"]
     if len({r["ranks"] for r in rows}) < 2:
         return []
     lines: dict[str, Line] = {}
     for r in rows:
         lines.setdefault(f"batch {r['batch']}", []).append((r["ranks"], r["examples_per_second"]))
-    words = f"{rows[0]['program']}: pyro_vae.fit, engine compiled", "Processes", "images per second"
-    caption = _caption({**found, "protocol": {**found["protocol"], "repeats": None}})
-    return [_figure(folder / f"{rows[0]['program']}-ranks.png", words, lines, [], caption)]
+    labels = f"{rows[0]['program']}: pyro_vae.fit, engine compiled", "Processes", "images per second"
+    caption = _caption({**record, "protocol": {**record["protocol"], "repeats": None}})
+    return [_figure(folder / f"{rows[0]['program']}-ranks.png", labels, lines, [], caption)]
 
 
 def _lines(entries: Iterable[tuple[float, str, list[float] | None]]) -> dict[str, Line]:
     lines: dict[str, Line] = {}
     for x, name, values in entries:
-        if values and name in LOOK:
+        if values and name in LINE_STYLES:
             lines.setdefault(name, []).append((x, values))
     return lines
 
 
-def _figure(file: Path, words: tuple[str, str, str], lines: dict[str, Line], bound: list[Any], caption: str) -> Path:
-    title, xlabel, ylabel = words
+def _figure(file: Path, labels: tuple[str, str, str], lines: dict[str, Line], bound: list[Any], caption: str) -> Path:
+    title, xlabel, ylabel = labels
     with page(2.9, caption) as (figure, (ax,)):
-        for (name, line), other in zip(lines.items(), cycle(LOOK.values()), strict=False):
-            _line(ax, name, line, LOOK.get(name, other))
+        for (name, line), other in zip(lines.items(), cycle(LINE_STYLES.values()), strict=False):
+            _line(ax, name, line, LINE_STYLES.get(name, other))
         if bound:
             ax.plot(*zip(*bound, strict=True), color="black", linewidth=0.8, linestyle=(0, (1, 1)), label="roofline")
         ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel, title=title)
@@ -125,16 +125,16 @@ def _figure(file: Path, words: tuple[str, str, str], lines: dict[str, Line], bou
     return file
 
 
-def _line(ax: Axes, name: str, line: Line, look: tuple[str, str, str]) -> None:
-    color, marker, style = look
+def _line(ax: Axes, name: str, line: Line, style: tuple[str, str, str]) -> None:
+    color, marker, linestyle = style
     x, (low, middle, high) = [p[0] for p in line], zip(*(p[1] for p in line), strict=True)
-    ax.plot(x, middle, color=color, marker=marker, linestyle=style, label=name)
+    ax.plot(x, middle, color=color, marker=marker, linestyle=linestyle, label=name)
     ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def _ticks(ax: Axes, places: list[float]) -> None:
-    """The measured sizes below, round numbers at the side."""
-    ax.xaxis.set_major_locator(FixedLocator(places))
+def _ticks(ax: Axes, sizes: list[float]) -> None:
+    """Ticks at the measured sizes on the x axis and at round numbers on the y axis."""
+    ax.xaxis.set_major_locator(FixedLocator(sizes))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -142,14 +142,14 @@ def _ticks(ax: Axes, places: list[float]) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _caption(found: Record) -> str:
+def _caption(record: Record) -> str:
     """The protocol."""
-    m, p = found["machine"], found["protocol"]
-    where = m["gpu"] if found["device"] == "cuda" else f"{m['processor']}, {m['cores']} cores"
+    m, p = record["machine"], record["protocol"]
+    machine = m["gpu"] if record["device"] == "cuda" else f"{m['processor']}, {m['cores']} cores"
     kinds = {None: "medians and quartiles of epochs", 1: "one repeat"}
-    what = kinds.get(p["repeats"], f"medians and quartiles of {p['repeats']} alternating repeats")
+    repeats = kinds.get(p["repeats"], f"medians and quartiles of {p['repeats']} alternating repeats")
     versions = f"torch {m['torch']}, Pyro {m['pyro-ppl']}" + (f", NumPyro {m['numpyro']}" if m["numpyro"] else "")
-    return f"{p['data']}, float32 unless named, {what}. {where}. {versions}. {found['date']}."
+    return f"{p['data']}, float32 unless named, {repeats}. {machine}. {versions}. {record['date']}."
 
 
 def main(argv: list[str] | None = None) -> None:

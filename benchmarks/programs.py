@@ -1,6 +1,6 @@
-"""The models and guides that are measured, each as ``PROGRAMS[name](width, latent_dim)``.
+"""The measured models and guides, each as ``PROGRAMS[name](width, latent_dim)``.
 
-All are of binary images of 784 pixels. They are Pyro programs, under ``pyro.infer.SVI`` as under our engines.
+All are of binary images of 784 pixels, and Pyro programs for ``pyro.infer.SVI`` and the engines of the package.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ JIT = partial(JitTrace_ELBO, ignore_jit_warnings=True)
 
 @dataclass(frozen=True)
 class Pair:
-    """A model, its guide and the objectives they are trained by: Pyro's, the one for Pyro's jit, and ours."""
+    """A model, its guide and their objectives: Pyro's, that of Pyro's jit, and that of the package."""
 
     name: str
     model: nn.Module
@@ -53,7 +53,7 @@ class Pair:
 
 
 def mlp(width: int = 400, latent_dim: int = 50) -> Pair:
-    """784-width-latent_dim and back, one hidden layer of tanh on either side."""
+    """784-width-latent_dim, with one hidden tanh layer in encoder and decoder."""
     net = partial(MLP, hidden=(width,))
     likelihood = BernoulliLikelihood(latent_dim, PIXELS, net=net)
     vae = VAE(StandardNormalPrior(latent_dim), likelihood, DiagonalNormalGuide(PIXELS, latent_dim, net=net))
@@ -61,7 +61,7 @@ def mlp(width: int = 400, latent_dim: int = 50) -> Pair:
 
 
 def conv(width: int = 32, latent_dim: int = 50) -> Pair:
-    """Two strided convolutions of width and 2 width channels, and back by pixel shuffles."""
+    """Two strided convolutions with width and 2 width channels; a decoder with pixel shuffles."""
     shape = (1, 28, 28)
     down, up = partial(ConvEncoder, channels=(width, 2 * width)), partial(ConvDecoder, channels=(2 * width, width))
     likelihood = BernoulliLikelihood(latent_dim, shape, net=up)
@@ -70,7 +70,7 @@ def conv(width: int = 32, latent_dim: int = 50) -> Pair:
 
 
 class IAFGuide(Guide):
-    """Two inverse autoregressive steps on a diagonal normal: one pass to sample, and the density comes along.
+    """Two inverse autoregressive steps on a diagonal normal, with samples and their densities in one pass.
 
     References:
         Improving variational inference with inverse autoregressive flow (Kingma et al., 2016), algorithm 1.
@@ -118,8 +118,8 @@ def m2(width: int = 500, latent_dim: int = 50, classes: int = 10) -> Pair:
     return Pair("m2", vae.model, vae.guide, **loss)
 
 
-def normal(net: nn.Module, given: Tensor) -> TorchDistribution:
-    loc, log_scale = net(given).unbind(-2)
+def normal(net: nn.Module, x: Tensor) -> TorchDistribution:
+    loc, log_scale = net(x).unbind(-2)
     return Normal(loc, log_scale.exp()).to_event(1)
 
 
@@ -156,7 +156,7 @@ class BottomUpGuide(nn.Module):
 
 
 def hvae(width: int = 400, latent_dim: int = 50) -> Pair:
-    """Two layers of latents, the upper of half the size, with a bottom-up guide."""
+    """Two layers of latents, the upper one of half the size, with a bottom-up guide."""
     top = max(1, latent_dim // 2)
     return Pair("hvae", HierarchicalModel(width, latent_dim, top), BottomUpGuide(width, latent_dim, top))
 

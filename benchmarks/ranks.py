@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from images import load, pool
 from programs import PROGRAMS
-from timing import quartiles, say
+from timing import log, quartiles
 
 from pyro_vae import fit
 
@@ -23,9 +23,9 @@ SCRIPT = Path(__file__).with_name("speed.py")
 
 
 def scaling(options: argparse.Namespace, ranks: int, batch: int) -> dict[str, Any]:
-    """Train the first of the programs with so many processes, which share the processor's cores."""
+    """Train the first program with ``ranks`` processes, which share the processor's cores."""
     threads = max(1, (os.cpu_count() or 1) // ranks) if options.device == "cpu" else 1
-    say(f"{options.programs[0]}, batch {batch}, ranks: {ranks}")
+    log(f"{options.programs[0]}, batch {batch}, ranks: {ranks}")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "speed.json"
         launch = [
@@ -45,7 +45,7 @@ def scaling(options: argparse.Namespace, ranks: int, batch: int) -> dict[str, An
 
 
 def work(options: argparse.Namespace) -> None:
-    """What each of the processes does; the first writes examples per second, those of all processes together."""
+    """Train in one of the processes; the first one writes the examples per second of all processes."""
     rank, local = int(os.environ.get("RANK", 0)), os.environ.get("LOCAL_RANK", "0")
     device = torch.device(f"cuda:{local}" if options.device == "cuda" else "cpu")
     torch.manual_seed(0)

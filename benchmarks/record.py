@@ -1,4 +1,4 @@
-"""Keep what a run found under benchmarks/results/: its configuration, curve, numbers, and how they were made.
+"""Save the results of a run to benchmarks/results/: configuration, curve, numbers, and their provenance.
 
     python benchmarks/record.py runs/mnist-1l --name mnist-1l-elbo \\
         --command 'pyro-vae train ...' --command 'pyro-vae evaluate ...' --note '...'
@@ -6,8 +6,8 @@
     python benchmarks/record.py runs/mnist-1l --name mnist-1l-bounds --evaluations 'ais-*' 'sandwich-*' \\
         --command 'pyro-vae evaluate ...'
 
-The second form keeps a folder of `examples/compare_guides.py`: the table, the figure, each guide's result. The third
-keeps a run's evaluations, those of the given names, with their figures.
+The second form saves a folder of `examples/compare_guides.py`: the table, the figure, the result of each guide. The
+third saves the evaluations of a run whose names match, with their figures.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def machine() -> dict[str, Any]:
 
 
 def numbers(path: Path) -> dict[str, Any]:
-    """A result without its numbers per datum."""
+    """A result without its values per datum."""
     content = json.loads(path.read_text())
     content.pop("per_datum")
     return content
 
 
 def record(run: RunFolder, name: str, commands: list[str], note: str) -> Path:
-    """Write ``results/NAME``; a record that is there is replaced."""
-    target = emptied(name)
+    """Write ``results/NAME``; an existing record is replaced."""
+    target = new_folder(name)
     for file in ("config.yaml", "metrics.jsonl"):
         shutil.copy(run.path / file, target / file)
     for figure in FIGURES:
@@ -64,7 +64,7 @@ def record(run: RunFolder, name: str, commands: list[str], note: str) -> Path:
             shutil.copy(run.figures / figure, target / figure)
     metrics = run.metrics()
     content = {
-        **circumstances(commands, note),
+        **provenance(commands, note),
         "training": {
             "epochs": metrics[-1]["epoch"],
             "steps": metrics[-1]["step"],
@@ -81,41 +81,41 @@ def record(run: RunFolder, name: str, commands: list[str], note: str) -> Path:
 
 
 def record_comparison(folder: Path, name: str, commands: list[str], note: str) -> Path:
-    """Write ``results/NAME`` of a folder with one result per guide."""
-    target = emptied(name)
+    """Write ``results/NAME`` from a folder with one result per guide."""
+    target = new_folder(name)
     for file in ("table.txt", "guides.png"):
         shutil.copy(folder / file, target / file)
     results = {numbers(path)["protocol"]["guide"]: numbers(path) for path in sorted(folder.glob("*.json"))}
-    content = {**circumstances(commands, note), "results": results}
+    content = {**provenance(commands, note), "results": results}
     (target / "result.json").write_text(json.dumps(content, indent=1) + "\n")
     return target
 
 
 def record_evaluations(run: RunFolder, name: str, patterns: list[str], commands: list[str], note: str) -> Path:
-    """Write ``results/NAME`` of a run's evaluations whose file names match one of the patterns."""
+    """Write ``results/NAME`` from the evaluations of a run whose file names match one of the patterns."""
     paths = sorted(path for pattern in patterns for path in run.path.glob(f"{pattern}.json"))
     if not paths:
-        raise SystemExit(f"record: {run.path} must hold such evaluations, got none for {patterns}. Evaluate first.")
-    target = emptied(name)
+        raise SystemExit(f"record: {run.path} must hold evaluations that match {patterns}, got none. Evaluate first.")
+    target = new_folder(name)
     for path in paths:
         figure = run.figures / f"{path.stem}.png"
         if figure.exists():
             shutil.copy(figure, target / figure.name)
-    content = {**circumstances(commands, note), "results": {path.stem: numbers(path) for path in paths}}
+    content = {**provenance(commands, note), "results": {path.stem: numbers(path) for path in paths}}
     (target / "result.json").write_text(json.dumps(content, indent=1) + "\n")
     return target
 
 
-def emptied(name: str) -> Path:
-    """The folder ``results/NAME``, new."""
+def new_folder(name: str) -> Path:
+    """The folder ``results/NAME``, empty."""
     target = RESULTS / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     return target
 
 
-def circumstances(commands: list[str], note: str) -> dict[str, Any]:
-    """How, when and where."""
+def provenance(commands: list[str], note: str) -> dict[str, Any]:
+    """Commands, note, date and machine."""
     return {"commands": commands, "note": note, "date": date.today().isoformat(), "machine": machine()}
 
 
@@ -123,9 +123,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--command", action="append", required=True, help="what was run, word by word; repeatable")
+    parser.add_argument("--command", action="append", required=True, help="the complete command; repeatable")
     parser.add_argument("--note", default="")
-    parser.add_argument("--evaluations", nargs="+", help="keep only results of these names, with their figures")
+    parser.add_argument("--evaluations", nargs="+", help="save only results of these names, with their figures")
     options = parser.parse_args()
     if options.evaluations:
         print(

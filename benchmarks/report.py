@@ -1,4 +1,4 @@
-"""Where and how something was measured, and tables of it."""
+"""The environment of a measurement, and tables of its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Record = dict[str, Any]
 
 
 def environment(when: str | None, device: torch.device) -> Record:
-    """Machine, versions, threads, date and command; no path of this machine."""
+    """Machine, versions, threads, date and command, without paths."""
     return {
         "date": when or date.today().isoformat(),
         "command": command(sys.argv),
@@ -33,7 +33,7 @@ def environment(when: str | None, device: torch.device) -> Record:
 
 
 def command(words: Sequence[str]) -> str:
-    """The command line, of every path its last part only."""
+    """The command line, with paths reduced to their last component."""
     script, *rest = words
     return shlex.join(["python", f"benchmarks/{os.path.basename(script)}", *(re.sub(r"[^=\s]*/", "", w) for w in rest)])
 
@@ -45,12 +45,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def headline(found: Record) -> str:
-    """The machine, versions, command and data in words."""
-    m, data = found["machine"], found["protocol"]["data"]
-    where = m["gpu"] if found["device"] == "cuda" else f"{m['processor']}, {m['cores']} cores"
+def headline(record: Record) -> str:
+    """Machine, versions, command and data as text."""
+    m, data = record["machine"], record["protocol"]["data"]
+    machine_name = m["gpu"] if record["device"] == "cuda" else f"{m['processor']}, {m['cores']} cores"
     versions = ", ".join(f"{k} {m[k]}" for k in ("torch", "pyro-ppl", "pyro-vae", "numpyro", "jax") if m[k])
-    lines = [f"{where}, {found['threads']} threads of torch, {found['date']}", versions, found["command"], data]
+    lines = [
+        f"{machine_name}, {record['threads']} threads of torch, {record['date']}",
+        versions,
+        record["command"],
+        data,
+    ]
     return "\n".join(lines)
 
 
@@ -65,7 +70,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
 
 
 def spread(values: Sequence[float] | None, form: str | None = None) -> str:
-    """``median [lower quartile, upper quartile]``, or a dash; three digits unless ``form`` says otherwise."""
+    """``median [lower quartile, upper quartile]``, or a dash; three digits unless ``form`` is given."""
     if values is None:
         return "-"
     low, middle, high = ((form or ("{:.3g}" if v < 1000 else "{:.0f}")).format(v) for v in values)
@@ -79,19 +84,19 @@ def peaks_line(peaks: Peaks, dtype: str = "float32") -> str:
     )
 
 
-def speed_table(found: Record) -> str:
-    """What ``speed.py`` prints: the times, the bounds, and the ranks."""
-    peaks = Peaks(**found["peaks"])
-    times = [row for case in found["cases"] for row in _times(case, peaks)]
+def speed_table(record: Record) -> str:
+    """The tables of ``speed.py``: times, bounds and ranks."""
+    peaks = Peaks(**record["peaks"])
+    times = [row for case in record["cases"] for row in _times(case, peaks)]
     header = ["program", "width", "batch", "candidate", "ms per step", "examples/s", "x Pyro", "of bound"]
     parts = [table(header, times, left=4), peaks_line(peaks)]
     header = ["program", "width", "batch", "parameters", "GFLOP", "MB", "FLOP/byte", "ms at least", "limit"]
-    parts.append(table(header, [_bound(case, peaks) for case in found["cases"]], left=3))
-    loud = [f"{', '.join(_label(c))}: {c['others']:.0%}" for c in found["cases"] if c["others"] > QUIET]
+    parts.append(table(header, [_bound(case, peaks) for case in record["cases"]], left=3))
+    loud = [f"{', '.join(_label(c))}: {c['others']:.0%}" for c in record["cases"] if c["others"] > QUIET]
     if loud:
         parts.append("not quiet: other programs took up to this share of the processor at\n" + "\n".join(loud))
-    if found["ranks"]:
-        parts.append(_ranks(found["ranks"]))
+    if record["ranks"]:
+        parts.append(_ranks(record["ranks"]))
     return "\n\n".join(parts)
 
 
@@ -119,28 +124,28 @@ def _bound(case: Record, peaks: Peaks) -> list[str]:
     return [*_label(case), f"{case['parameters']:,}", *size, f"{1e3 * peaks.seconds(step):.3g}", peaks.limit(step)]
 
 
-def _ranks(found: list[Record]) -> str:
+def _ranks(record: list[Record]) -> str:
     header, keys = ["program", "batch", "ranks", "threads per rank"], ("program", "batch", "ranks", "threads")
-    rows = [[*(str(r[k]) for k in keys), spread(r["examples_per_second"], "{:,.0f}")] for r in found]
+    rows = [[*(str(r[k]) for k in keys), spread(r["examples_per_second"], "{:,.0f}")] for r in record]
     return table([*header, "examples/s of fit"], rows)
 
 
-def likelihood_table(found: Record) -> str:
-    """What ``likelihood.py`` prints: the times and values, their ratios, the bounds, and the memory."""
-    peaks = {key: Peaks(**p) for key, p in found["peaks"].items()}
+def likelihood_table(record: Record) -> str:
+    """The tables of ``likelihood.py``: times and values, their ratios, bounds and memory."""
+    peaks = {key: Peaks(**p) for key, p in record["peaks"].items()}
     header = ["samples", "estimator", "ms per image", "start, s", "nats", "+- MC", "off by", "largest", "of bound"]
-    parts = [table(header, [row for case in found["cases"] for row in _estimates(case, peaks)], left=2)]
-    parts += [_ratios(case) for case in found["cases"]]
+    parts = [table(header, [row for case in record["cases"] for row in _estimates(case, peaks)], left=2)]
+    parts += [_ratios(case) for case in record["cases"]]
     parts += [peaks_line(p, {"fp32": "float32", "bf16": "bfloat16"}[key]) for key, p in peaks.items()]
     header = ["samples", "images", "GFLOP per image", "MB", "ms at least, fp32", "bf16"]
     rows = []
-    for case in found["cases"]:
+    for case in record["cases"]:
         size = [f"{case['operations'] / 1e9:.3g}", f"{case['bytes'] / 1e6:.3g}"]
         bounds = [f"{1e3 * p.seconds(work(case)):.3g}" for p in peaks.values()]
         rows.append([str(case["num_samples"]), str(case["images"]), *size, *bounds])
     parts.append(table(header, rows))
-    if found["memory"]:
-        parts.append(_memory(found["memory"]))
+    if record["memory"]:
+        parts.append(_memory(record["memory"]))
     return "\n\n".join(parts)
 
 
@@ -158,7 +163,7 @@ def _estimates(case: Record, peaks: dict[str, Peaks]) -> list[list[str]]:
 
 
 def _ratios(case: Record) -> str:
-    """How many times faster than each of the codes image by image, and how many times the time of the products."""
+    """Speed relative to the evaluations image by image, and time relative to the products."""
     names = list(case["estimators"][0]["ratios"])
     header = [
         f"{case['num_samples']} samples",
@@ -171,10 +176,10 @@ def _ratios(case: Record) -> str:
     return "\n".join(lines)
 
 
-def _memory(found: list[Record]) -> str:
+def _memory(record: list[Record]) -> str:
     header = ["engine", "samples", "MiB with imports, model and data", "peak of the process", "growth"]
     rows = [
         [r["engine"], str(r["num_samples"]), *(f"{v:.0f}" for v in (r["before"], r["peak"], r["peak"] - r["before"]))]
-        for r in found
+        for r in record
     ]
     return table(header, rows)

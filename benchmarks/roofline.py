@@ -1,8 +1,8 @@
-"""What a computation must do at the least, and how fast the machine can: a lower bound of its time.
+"""A lower bound of the time of a computation, from its operations and the measured speed of the machine.
 
-Counted are the matrix products and convolutions, forward and backward, with no gradient by the data: 2mnk operations
-each, and one reading of the operands and one writing of the result. Elementwise work is taken to be fused into them
-and free. A training step with Adam also reads parameters, gradients and two moments and writes all but the gradients.
+The work consists of matrix products and convolutions, forward and backward, without the gradient by the data: 2mnk
+operations each, one read of the operands and one write of the result. Elementwise work is assumed to be fused into them
+at no cost. A training step with Adam also reads parameters, gradients and two moments and writes all but the gradients.
 """
 
 from __future__ import annotations
@@ -51,25 +51,25 @@ class Work:
 
 
 def work_of(run: Callable[[], Any]) -> Work:
-    """The products of ``run``."""
+    """The matrix products of ``run``."""
     with FlopCounterMode(display=False) as operations, _Traffic() as traffic:
         run()
     return Work(operations.get_total_flops(), traffic.total)
 
 
 def adam(parameters: list[torch.nn.Parameter]) -> Work:
-    """One update of the parameters: four tensors read, three written."""
+    """One update of the parameters, which reads four tensors and writes three."""
     return Work(0, 7 * sum(p.numel() * p.element_size() for p in parameters))
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The machine's best, measured: operations and bytes per second.
+    """Measured peak performance of the machine: operations and bytes per second.
 
     Attributes:
-        operations: of the largest of some square matrix products.
-        bandwidth: bytes read and written by copies, of whatever size is fastest: small ones stay in a cache.
-        memory_bandwidth: the same for copies that no cache holds.
+        operations: maximum over square matrix products of several sizes.
+        bandwidth: bytes read and written by copies, maximum over sizes; small ones stay in a cache.
+        memory_bandwidth: the same for copies larger than any cache.
     """
 
     operations: float
@@ -77,20 +77,20 @@ class Peaks:
     memory_bandwidth: float
 
     def seconds(self, work: Work) -> float:
-        """Lower bound of the time that the work takes."""
+        """Lower bound of the time of the work."""
         return max(work.operations / self.operations, work.bytes / self.bandwidth)
 
     def limit(self, work: Work) -> str:
-        """What the bound comes from."""
+        """The limiting resource of the bound."""
         return "arithmetic" if work.operations / self.operations >= work.bytes / self.bandwidth else "memory"
 
     def best(self, other: Peaks) -> Peaks:
-        """The higher of two measurements: what else the machine does only slows it down."""
+        """The maximum of two measurements, since other load only lowers them."""
         return Peaks(*(max(a, b) for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def measure_peaks(device: torch.device, dtype: torch.dtype = torch.float32) -> Peaks:
-    """Matrix products and copies, the best of several sizes and repetitions."""
+    """The fastest matrix products and copies of several sizes and repetitions."""
     sizes = (2048, 4096, 8192) if device.type == "cuda" else (512, 1024, 2048)
     copies = {size: _copy_rate(size * MEGABYTE, device) for size in (1, 4, 16, 64, 1024)}
     return Peaks(max(_product_rate(n, device, dtype) for n in sizes), max(copies.values()), copies[1024])
@@ -109,8 +109,8 @@ def _copy_rate(size: int, device: torch.device) -> float:
 
 def shortest(run: Callable[[], Any], device: torch.device, *, seconds: float = 0.3) -> float:
     """Shortest time of one run, in groups of at least a millisecond."""
-    found, times, stop = float("inf"), 1, time.perf_counter() + seconds
-    while time.perf_counter() < stop or found == float("inf"):
+    fastest, times, stop = float("inf"), 1, time.perf_counter() + seconds
+    while time.perf_counter() < stop or fastest == float("inf"):
         start = time.perf_counter()
         for _ in range(times):
             run()
@@ -120,5 +120,5 @@ def shortest(run: Callable[[], Any], device: torch.device, *, seconds: float = 0
         if taken < 1e-3:
             times *= 2
         else:
-            found = min(found, taken / times)
-    return found
+            fastest = min(fastest, taken / times)
+    return fastest

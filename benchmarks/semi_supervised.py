@@ -3,9 +3,9 @@
     python benchmarks/semi_supervised.py --root data --labels 3000 --out runs/m2-3000
     python benchmarks/semi_supervised.py --root data --labels 100 --m1 runs/mnist-1l --out runs/m1m2-100 --seeds 0 1 2
 
-With ``--m1 RUN`` the data are draws of the latents of that run's VAE, new ones for every batch, of its active
-dimensions. One run folder per seed, ``OUT-SEED``, is made or gone on with; the seed is that of the labels too. Test
-images are looked at once, at the end of each run.
+With ``--m1 RUN`` the data are the active dimensions of the latents of that run's VAE, sampled for every batch. For each
+seed, which also chooses the labels, the run folder ``OUT-SEED`` is created or resumed. Test images are used once, at
+the end of each run.
 
 References:
     Semi-supervised learning with deep generative models (Kingma et al., 2014), section 4 and appendix.
@@ -45,7 +45,7 @@ CLASSES = 10
 
 
 def build(train: ImageSet, options: argparse.Namespace) -> SemiSupervisedVAE:
-    """M2 with one hidden layer of softplus units everywhere; of latents, with a normal likelihood."""
+    """M2 with one hidden layer of softplus units in each network; for latents, with a normal likelihood."""
     shape, dims, width = train.data_shape, options.latent_dim, (options.width,)
     both = partial(ContextNetwork, context_dim=CLASSES, net=partial(MLP, hidden=()), hidden=width)
     both = partial(both, activation="softplus")
@@ -65,21 +65,21 @@ def build(train: ImageSet, options: argparse.Namespace) -> SemiSupervisedVAE:
 
 
 def evaluate(vae: LabelledVAE, splits: Splits, run: RunFolder, num_samples: int) -> dict[str, Any]:
-    """Errors of q(y | x) on validation and test images, the class posterior of the first test images, figures."""
+    """Errors of q(y | x) on validation and test images, class posterior of the first 1,000 test images, and figures."""
     run_protocol = {**splits.protocol, "classifier": "q(y|x)", "split": "test"}
     assert splits.validation is not None
     validation = classification(vae, splits.validation)
     test = classification(vae, splits.test, protocol=run_protocol)
     test.save(run.path / "classification-test.json", overwrite=True)
-    few = splits.test.subset(slice(1000))
+    first = splits.test.subset(slice(1000))
     posterior = class_posterior(
-        vae.model, vae.guide, few, num_classes=CLASSES, num_samples=num_samples, protocol=run_protocol
+        vae.model, vae.guide, first, num_classes=CLASSES, num_samples=num_samples, protocol=run_protocol
     )
     posterior.save(run.path / "class_posterior-test.json", overwrite=True)
-    same = classification(posterior.probabilities(), few, protocol={**run_protocol, "classifier": "p(y|x)"})
+    same = classification(posterior.probabilities(), first, protocol={**run_protocol, "classifier": "p(y|x)"})
     figures = {
         "reliability": reliability_diagram(test, caption=f"MNIST test, {splits.protocol['labels']} labels"),
-        "analogies": analogies(vae, few.batch(slice(10)), few.labels[:10]),
+        "analogies": analogies(vae, first.batch(slice(10)), first.labels[:10]),
         "class_samples": class_samples(vae),
     }
     for name, figure in figures.items():
@@ -97,7 +97,7 @@ def evaluate(vae: LabelledVAE, splits: Splits, run: RunFolder, num_samples: int)
 
 
 def train_one(seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """A run of one choice of labels, made or gone on with."""
+    """Train and evaluate one choice of labels in a new or resumed run."""
     images = MNIST(root=options.root, labels=options.labels, label_seed=seed, validation=options.validation).load()
     splits, lower, active = images, None, None
     if options.m1:
@@ -126,34 +126,36 @@ def train_one(seed: int, options: argparse.Namespace) -> dict[str, Any]:
         resume=(folder / "state.pt").exists(),
     )
     whole = vae if lower is None else StackedVAE(lower, vae, active)
-    found = {"seed": seed, **evaluate(whole, images, run, options.num_samples)}
+    record = {"seed": seed, **evaluate(whole, images, run, options.num_samples)}
     write_atomically(
-        folder / "classification.json", (json.dumps(json_ready(found), indent=1) + "\n").encode(), overwrite=True
+        folder / "classification.json", (json.dumps(json_ready(record), indent=1) + "\n").encode(), overwrite=True
     )
-    print({name: found[name] for name in ("seed", "test_error", "validation_error")}, flush=True)
-    return found
+    print({name: record[name] for name in ("seed", "test_error", "validation_error")}, flush=True)
+    return record
 
 
 def main() -> None:
-    """Train, one run after another."""
+    """Train and evaluate one run per seed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", required=True, help="where MNIST lies")
+    parser.add_argument("--root", required=True, help="folder with MNIST/raw")
     parser.add_argument("--labels", type=int, default=3000, help="labelled training images (%(default)s)")
-    parser.add_argument("--m1", help="run folder of a VAE of these images: M1+M2")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of labels and training (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=200, help="(%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=128, help="(%(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="Adam's, to zero by a cosine (%(default)s)")
-    parser.add_argument("--width", type=int, default=500, help="of the hidden layers (%(default)s)")
-    parser.add_argument("--latent-dim", type=int, default=50, help="(%(default)s)")
+    parser.add_argument("--m1", help="run folder of a VAE of these images, for M1+M2")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of labels and training (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=200, help="passes over the data (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per batch (%(default)s)")
+    parser.add_argument(
+        "--lr", type=float, default=1e-3, help="initial learning rate of Adam with a cosine schedule (%(default)s)"
+    )
+    parser.add_argument("--width", type=int, default=500, help="width of the hidden layers (%(default)s)")
+    parser.add_argument("--latent-dim", type=int, default=50, help="latent dimensions (%(default)s)")
     parser.add_argument("--alpha", type=float, default=0.1, help="classification weight (%(default)s)")
-    parser.add_argument("--dropout", type=float, default=0.0, help="in the classifier (%(default)s)")
-    parser.add_argument("--validation", type=int, default=10_000, help="images kept apart (%(default)s)")
-    parser.add_argument("--num-samples", type=int, default=100, help="per class, for p(y | x) (%(default)s)")
+    parser.add_argument("--dropout", type=float, default=0.0, help="dropout in the classifier (%(default)s)")
+    parser.add_argument("--validation", type=int, default=10_000, help="validation images (%(default)s)")
+    parser.add_argument("--num-samples", type=int, default=100, help="samples per class for p(y | x) (%(default)s)")
     parser.add_argument("--out", required=True, help="run folders OUT-SEED")
     options = parser.parse_args()
-    found = [train_one(seed, options) for seed in options.seeds]
-    print(f"test error {mean_interval([f['test_error'] for f in found])}")
+    records = [train_one(seed, options) for seed in options.seeds]
+    print(f"test error {mean_interval([record['test_error'] for record in records])}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Milliseconds per training step: Pyro, torch by hand, NumPyro, and our engines, on the same programs.
+"""Milliseconds per training step of the same programs: Pyro, hand-written torch, NumPyro, and the package's engines.
 
     python benchmarks/speed.py --root data --programs mlp iaf m2 hvae conv --batch 20 128 1024 8192 --out speed.json
     python benchmarks/speed.py --root data --programs mlp --batch 128 --width 100 200 400 800 1600 --plot figures
     python benchmarks/speed.py --root data --programs mlp --batch 128 --ranks 1 2
 
-Every step is one Adam step (learning rate 1e-3) on the next batch of a pool of different, real, binarized images; the
-parameters go back to their initial values before every repeat. Times are medians and quartiles over alternating
-repeats, "x Pyro" those of (time of Pyro's SVI.step) / (time) within each repeat. Repeats in which other programs took
-more than 5% of the processor are made again, at most twice. A candidate that a program has no version for has a dash.
-Before anything is timed, all candidates are checked to compute the same losses.
+Every step is one Adam step (learning rate 1e-3) on the next batch of a pool of binarized images; the parameters are
+reset before every repeat. Times are medians and quartiles over alternating repeats, "x Pyro" those of (time of Pyro's
+SVI.step) / (time) within each repeat. Repeats in which other programs used more than 5% of the processor are repeated,
+at most twice. A dash marks candidates that do not support a program. Before timing, all candidates are checked to
+compute the same losses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from programs import PROGRAMS
 from ranks import scaling, work
 from report import environment, headline, speed_table
 from roofline import adam, measure_peaks, work_of
-from timing import Candidate, measure, quartiles, say
+from timing import Candidate, log, measure, quartiles
 
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.data import ImageSet
@@ -40,9 +40,9 @@ Record = dict[str, Any]
 
 
 def measure_case(options: argparse.Namespace, images: ImageSet, name: str, width: int | None, batch: int) -> Record:
-    """One program at one batch size: the times of all candidates, and the work of a step."""
+    """Times of all candidates and work of a step, for one program and batch size."""
     device, sizes = torch.device(options.device), sizes_of(name, width, options.latent_dim)
-    say(f"{name}, {sizes}, batch {batch}")
+    log(f"{name}, {sizes}, batch {batch}")
     torch.manual_seed(0)  # of the initial weights
     pair = PROGRAMS[name](**sizes).to(device)
     batches = pool(images, batch, pair.data_shape, size=options.pool).to(device)
@@ -60,16 +60,16 @@ def measure_case(options: argparse.Namespace, images: ImageSet, name: str, width
 
 
 def sizes_of(name: str, width: int | None, latent_dim: int | None) -> dict[str, int]:
-    """Of a program, its defaults where none is given."""
-    given = {"width": width, "latent_dim": latent_dim}
+    """Sizes of a program; the program's defaults replace None."""
+    sizes = {"width": width, "latent_dim": latent_dim}
     defaults = inspect.signature(PROGRAMS[name]).parameters
-    return {key: defaults[key].default if value is None else value for key, value in given.items()}
+    return {key: defaults[key].default if value is None else value for key, value in sizes.items()}
 
 
 def summary(
     name: str, built: Sequence[Candidate], missing: dict[str, str], seconds: dict[str, list[float]]
 ) -> dict[str, Any]:
-    """Quartiles of a candidate's milliseconds per step and of its speed in terms of the reference's."""
+    """Quartiles of a candidate's milliseconds per step and of its speed relative to the reference."""
     if name in missing:
         return {"name": name, "note": missing[name], "milliseconds": None, "speedup": None}
     note = next(c.note for c in built if c.name == name)
@@ -80,19 +80,19 @@ def summary(
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", help="folder with MNIST/raw; without it scikit-learn's digits, enlarged")
+    parser.add_argument("--root", help="folder with MNIST/raw (default: scikit-learn's digits, enlarged)")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument("--batch", nargs="+", type=int, default=[20, 128, 1024, 8192], help="images per step")
     parser.add_argument("--width", nargs="+", type=int, default=[None], help="units or channels of the hidden layers")
     parser.add_argument("--latent-dim", type=int, help="latent dimensions (50)")
     parser.add_argument("--candidates", nargs="+", choices=[*CANDIDATES, *ON_GPU], help="(all)")
     parser.add_argument("--repeats", type=int, default=15, help="alternating repeats (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.2, help="of a candidate in a repeat (%(default)s)")
-    parser.add_argument("--pool", type=int, default=POOL, help="different batches (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.2, help="duration of a candidate in a repeat (%(default)s)")
+    parser.add_argument("--pool", type=int, default=POOL, help="batches in the pool (%(default)s)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--ranks", nargs="+", type=int, default=[], help="also fit's speed with so many processes")
-    parser.add_argument("--date", help="of the record (today)")
-    parser.add_argument("--out", type=Path, help="file for the record, JSON")
+    parser.add_argument("--ranks", nargs="+", type=int, default=[], help="numbers of processes for the speed of fit")
+    parser.add_argument("--date", help="date of the record (default: today)")
+    parser.add_argument("--out", type=Path, help="JSON file for the record")
     parser.add_argument("--plot", type=Path, help="folder for figures of cost against width, batch and ranks")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -102,9 +102,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def save(found: Record, file: Path | None) -> None:
+def save(record: Record, file: Path | None) -> None:
     if file:
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        file.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -112,21 +112,21 @@ def main(argv: list[str] | None = None) -> None:
     if options.worker:
         return work(options)
     device, (data, images) = torch.device(options.device), load(options.root)
-    found: Record = environment(options.date, device)
-    found["protocol"] = {"data": data, "repeats": options.repeats, "seconds": options.seconds, "learning_rate": 1e-3}
+    record: Record = environment(options.date, device)
+    record["protocol"] = {"data": data, "repeats": options.repeats, "seconds": options.seconds, "learning_rate": 1e-3}
     peaks = measure_peaks(device)
-    found |= {"peaks": asdict(peaks), "cases": [], "ranks": []}
+    record |= {"peaks": asdict(peaks), "cases": [], "ranks": []}
     for name, width, batch in product(options.programs, options.width, options.batch):
-        found["cases"].append(measure_case(options, images, name, width, batch))
-        save(found, options.out)  # a run that is cut short has what it measured
-    found["ranks"] = [scaling(options, n, b) for b in options.batch for n in options.ranks]
-    found |= {"peaks": asdict(peaks.best(measure_peaks(device))), "load_average": os.getloadavg()}
-    save(found, options.out)
-    print(f"{headline(found)}\n\n{speed_table(found)}")
+        record["cases"].append(measure_case(options, images, name, width, batch))
+        save(record, options.out)  # an interrupted run keeps its measurements
+    record["ranks"] = [scaling(options, n, b) for b in options.batch for n in options.ranks]
+    record |= {"peaks": asdict(peaks.best(measure_peaks(device))), "load_average": os.getloadavg()}
+    save(record, options.out)
+    print(f"{headline(record)}\n\n{speed_table(record)}")
     if options.plot:
         from plots import draw
 
-        draw(found, options.plot)
+        draw(record, options.plot)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Timing candidates against one another on a machine that is never quiet.
+"""Comparative timing of candidates on a machine with other load.
 
-Within a repeat every candidate runs one block of steps, in an order that rotates from repeat to repeat; what is
-reported are medians and quartiles over the repeats, and those of the ratio to a reference within each repeat.
+Within a repeat every candidate runs one block of steps, in an order that rotates from repeat to repeat. Reported are
+medians and quartiles over the repeats, of the times and of their ratios to a reference within each repeat.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ QUIET = 0.05
 
 @dataclass
 class Candidate:
-    """One way to train.
+    """An implementation of training.
 
     Attributes:
-        name: as in the table.
-        run: takes the steps of these numbers, the batch of a number being that of the pool, and returns their losses,
-            sums over the batch, once all work is done.
-        reset: back to the initial parameters, with an optimizer that has seen nothing.
-        stride: ``run`` wants a multiple of so many steps.
-        seeded: draws what Pyro draws, at equal seeds of torch.
-        note: what the table should add to the name.
+        name: the name in the table.
+        run: performs the steps of these numbers, each on the batch of the pool with its number, and returns their
+            losses, sums over the batch, after all work is done.
+        reset: restores the initial parameters and a new optimizer state.
+        stride: ``run`` takes multiples of this number of steps.
+        seeded: draws the random numbers of Pyro at equal seeds of torch.
+        note: a remark in the table.
     """
 
     name: str
@@ -47,25 +47,25 @@ def seconds_of(candidate: Candidate, steps: int) -> float:
 
 
 def calibrate(candidate: Candidate, seconds: float) -> int:
-    """Number of steps that take about ``seconds``; whatever compiles has compiled afterwards."""
+    """Number of steps that take about ``seconds``; any compilation is finished afterwards."""
     candidate.reset()
     for _ in range(3):
         seconds_of(candidate, candidate.stride)
     steps = candidate.stride
-    for part in (0.2, 1.0):
-        wanted = part * seconds * steps / seconds_of(candidate, steps) / candidate.stride
-        steps = candidate.stride * max(1, round(wanted))
+    for share in (0.2, 1.0):
+        strides = share * seconds * steps / seconds_of(candidate, steps) / candidate.stride
+        steps = candidate.stride * max(1, round(strides))
         seconds_of(candidate, steps)
     return steps
 
 
 @dataclass
 class Times:
-    """What was measured.
+    """Measured times.
 
     Attributes:
-        seconds: per step, of every candidate in every repeat.
-        others: share of the processor that other programs took, in every repeat.
+        seconds: seconds per step of every candidate in every repeat.
+        others: share of the processor used by other programs in every repeat.
     """
 
     seconds: dict[str, list[float]]
@@ -73,45 +73,47 @@ class Times:
 
 
 def measure(candidates: Sequence[Candidate], *, repeats: int, seconds: float) -> Times:
-    """Alternating repeats, up to three times as many as asked for until so many were quiet; the quietest are kept."""
+    """Alternating repeats, up to three times ``repeats`` until that many were quiet; the quietest are kept."""
     steps = {c.name: calibrate(c, seconds) for c in candidates}
-    found: list[tuple[float, dict[str, float]]] = []
-    while len(found) < 3 * repeats and sum(share <= QUIET for share, _ in found) < repeats:
-        neighbours = Neighbours()
-        times = _repeat(candidates, steps, len(found))
-        found.append((neighbours.share(), times))
-    found = sorted(found, key=lambda pair: pair[0])[:repeats]
-    return Times({c.name: [times[c.name] for _, times in found] for c in candidates}, [share for share, _ in found])
+    measured: list[tuple[float, dict[str, float]]] = []
+    while len(measured) < 3 * repeats and sum(share <= QUIET for share, _ in measured) < repeats:
+        load = OtherLoad()
+        times = _repeat(candidates, steps, len(measured))
+        measured.append((load.share(), times))
+    measured = sorted(measured, key=lambda pair: pair[0])[:repeats]
+    return Times(
+        {c.name: [times[c.name] for _, times in measured] for c in candidates}, [share for share, _ in measured]
+    )
 
 
 def _repeat(candidates: Sequence[Candidate], steps: dict[str, int], number: int) -> dict[str, float]:
-    """Every candidate once, each time another one first."""
-    first, found = number % max(1, len(candidates)), {}
+    """Time every candidate once, in an order that rotates with ``number``."""
+    first, seconds = number % max(1, len(candidates)), {}
     for c in [*candidates[first:], *candidates[:first]]:
         c.reset()
-        for _ in range(2):  # caches are the last candidate's
+        for _ in range(2):  # warm the caches
             c.run(range(c.stride))
-        found[c.name] = seconds_of(c, steps[c.name]) / steps[c.name]
-    return found
+        seconds[c.name] = seconds_of(c, steps[c.name]) / steps[c.name]
+    return seconds
 
 
-class Neighbours:
-    """What other programs take of the processor, from here on; Linux says, elsewhere it passes for nothing.
+class OtherLoad:
+    """Share of the processor used by other programs since construction; 0 except on Linux.
 
-    Two busy programs on two cores do not slow torch down by two but by ten or more: its threads wait for one another.
+    Two busy programs on two cores slow torch down tenfold or more, not twofold: its threads wait for one another.
     """
 
     def __init__(self) -> None:
         self._start, self._used = time.perf_counter(), _used_by_others()
 
     def share(self) -> float:
-        """Of all cores' time."""
+        """Share of the time of all cores."""
         available = (time.perf_counter() - self._start) * (os.cpu_count() or 1)
         return max(0.0, (_used_by_others() - self._used) / available)
 
 
 def _used_by_others() -> float:
-    """Seconds of the processor that were used, or taken by the hypervisor, less those of this process."""
+    """Processor seconds used, or taken by the hypervisor, without those of this process."""
     try:
         with open("/proc/stat") as file:
             user, nice, system, _, _, irq, soft, steal = map(int, file.readline().split()[1:9])
@@ -125,6 +127,6 @@ def quartiles(values: Iterable[float]) -> list[float]:
     return [float(v) for v in np.quantile(list(values), [0.25, 0.5, 0.75])]
 
 
-def say(text: str) -> None:
-    """Progress, where the table does not go."""
+def log(text: str) -> None:
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)

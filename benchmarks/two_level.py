@@ -1,4 +1,4 @@
-"""The two-level VAE of the VampPrior paper on MNIST, standard normal prior or VampPrior on top.
+"""The two-level VAE of the VampPrior paper on MNIST, with a standard normal prior or a VampPrior for the top layer.
 
     python benchmarks/two_level.py --root data --out runs/two-level
     python benchmarks/two_level.py --root data --prior vamp --out runs/two-level-vamp
@@ -31,11 +31,11 @@ from pyro_vae.objectives import BetaELBO, LinearWarmUp
 from pyro_vae.priors import StandardNormalPrior, VampPrior
 from pyro_vae.training import RunFolder
 
-BOUNDS = (-3.0, 1.0)  # of the log scale: the paper clips the log variance to (-6, 2)
+BOUNDS = (-3.0, 1.0)  # of the log scale; the paper clips the log variance to (-6, 2)
 
 
 def build(train: ImageSet, prior: str, dims: int, width: int) -> HierarchicalVAE:
-    """The model with its guide; a VampPrior starts at training images."""
+    """The model with its guide; a VampPrior is initialised at training images."""
     shape = train.data_shape
     net = partial(GatedMLP, hidden=(width, width))
     layer = partial(DiagonalNormalGuide, log_scale_bounds=BOUNDS)
@@ -53,17 +53,19 @@ def build(train: ImageSet, prior: str, dims: int, width: int) -> HierarchicalVAE
 def main() -> None:
     """Train, then evaluate the first test images."""
     parser = argparse.ArgumentParser(description="The two-level VAE of the VampPrior paper on MNIST.")
-    parser.add_argument("--root", required=True, help="where MNIST lies")
-    parser.add_argument("--prior", choices=["standard", "vamp"], default="standard", help="on top (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=100, help="(%(default)s)")
-    parser.add_argument("--warm-up", type=int, default=20, help="epochs until beta is 1 (%(default)s)")
-    parser.add_argument("--dims", type=int, default=40, help="of each layer (%(default)s)")
-    parser.add_argument("--width", type=int, default=300, help="of the hidden layers (%(default)s)")
+    parser.add_argument("--root", required=True, help="folder with MNIST/raw")
+    parser.add_argument(
+        "--prior", choices=["standard", "vamp"], default="standard", help="prior of the top layer (%(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=100, help="passes over the data (%(default)s)")
+    parser.add_argument("--warm-up", type=int, default=20, help="epochs until beta = 1 (%(default)s)")
+    parser.add_argument("--dims", type=int, default=40, help="latent dimensions of each layer (%(default)s)")
+    parser.add_argument("--width", type=int, default=300, help="width of the hidden layers (%(default)s)")
     parser.add_argument("--images", type=int, default=1000, help="test images to evaluate (%(default)s)")
-    parser.add_argument("--num-samples", type=int, default=5000, help="per image (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--num-samples", type=int, default=5000, help="samples per image (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, training and evaluation (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="run folder")
-    parser.add_argument("--resume", action="store_true", help="go on where the run stopped")
+    parser.add_argument("--resume", action="store_true", help="resume the run")
     options = parser.parse_args()
 
     splits = MNIST(root=options.root, validation=10_000).load()

@@ -197,18 +197,20 @@ def test_the_check_refuses_another_loss(seeded, module):
 
 def test_groups_of_steps_are_the_same_steps(module):
     """What the CUDA-graph engine is given, here taken by the eager one."""
-    pair, ours = module("programs").mlp(8, 2), module("our_engines")
+    pair, engines = module("programs").mlp(8, 2), module("our_engines")
     pool = torch.bernoulli(torch.full((3, 4, 784), 0.5))
-    candidate = ours.ours("eager", pair, pool, engine="eager")
+    candidate = engines.engine_candidate("eager", pair, pool, engine="eager")
     torch.manual_seed(0)
     expected = candidate.run(range(5))
     parameters = pair.parameters()
     adam = torch.optim.Adam(parameters, lr=1e-3)
-    engine = ours.build_engine("eager", pair.objective(), pair.model, pair.guide, adam, parameters, args=(pool[0],))
+    engine = engines.build_engine("eager", pair.objective(), pair.model, pair.guide, adam, parameters, args=(pool[0],))
     engine.stride = 2
     torch.manual_seed(0)
-    with ours.isolated_rng():
-        assert [float(v) for v in ours.grouped(engine, pool)(range(5))] == pytest.approx([float(v) for v in expected])
+    with engines.isolated_rng():
+        assert [float(v) for v in engines.grouped(engine, pool)(range(5))] == pytest.approx(
+            [float(v) for v in expected]
+        )
 
 
 def test_the_pool_is_binary_and_different(module):
