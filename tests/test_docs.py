@@ -68,7 +68,8 @@ def test_the_python_of_the_page_on_few_labels_runs_in_order() -> None:
     assert math.isfinite(names["loss"])
     assert 0 < names["result"].error_rate < 60  # chance is 90
     assert names["exact"].log_joint.shape == (50, 10)
-    assert names["pipeline"].score(names["images"][names["labelled"]], names["splits"].train.labels[names["labelled"]]) > 0.5
+    x, y = names["images"][names["labelled"]], names["splits"].train.labels[names["labelled"]]
+    assert names["pipeline"].score(x, y) > 0.5
 
 
 COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]
