@@ -177,7 +177,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
         CLASS_FIGURES,
     ),
     ("plotting/class_images.py", "get_trace(x, y).nodes", "get_trace(x).nodes", CLASS_FIGURES),
-    ("plotting/class_images.py", "torch.where(known == -1, told, known)", "known", CLASS_FIGURES),
+    ("plotting/class_images.py", "torch.where(known == -1, predicted, known)", "known", CLASS_FIGURES),
     ("plotting/classes.py", "fill_diagonal_(0)", "fill_diagonal_(1)", CLASS_FIGURES),
     ("plotting/classes.py", "(c + c // 10) % 10", "c % 10", CLASS_FIGURES),
     ("plotting/classes.py", "share - centre + half, centre + half - share", "half, half", CLASS_FIGURES),
@@ -366,7 +366,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
         "main.log_likelihood.argsort(descending=True)[:WORST]",
         REPORT,
     ),
-    ("plotting/bounds.py", "_paired_error(curve - curve[:, -1:])", "_paired_error(curve)", BOUND_FIGURES),
+    ("plotting/bounds.py", "(result.curve - result.curve[:, -1:]).std(0)", "result.curve.std(0)", BOUND_FIGURES),
     ("evaluation/streaming.py", "return log_sum - math.log(s),", "return log_sum,", ESTIMATORS),
     ("evaluation/streaming.py", "(2 * total).logsumexp(0)", "total.logsumexp(0).clone()", ESTIMATORS),
     (

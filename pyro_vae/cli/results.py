@@ -19,13 +19,13 @@ def save_result(run: RunFolder, result: Result, stem: str, *, overwrite: bool) -
     Returns:
         The JSON; the figure, None where the numbers do not allow one.
     """
-    from pyro_vae.plotting import result_caption, result_figure  # here, since it loads matplotlib
+    from pyro_vae.plotting import result_figure  # here, since it loads matplotlib
 
     path = result_path(run, result.method, stem)
     result.save(path, overwrite=overwrite)
     buffer, drawn = io.BytesIO(), run.figures / f"{path.stem}.png"
     try:
-        result_figure(result, caption=result_caption(result)).savefig(buffer, format="png")
+        result_figure(result, caption=result.caption()).savefig(buffer, format="png")
     except ValueError as reason:
         warnings.warn(f"no figure: {reason}", stacklevel=2)
         return path, None

@@ -262,4 +262,4 @@ def _first(result: R, other: Result) -> R | None:
 
 
 def _says(result: Result) -> str:
-    return plotting.result_caption(result)
+    return result.caption()
