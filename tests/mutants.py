@@ -358,8 +358,8 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
         "return base.gain(result, quantity.name) if",
         COMPARE,
     ),
-    ("experiments/results.py", "return not drawn and all", "return all", COMPARE),
-    ("experiments/html.py", 'f"<td>{escape(c)}</td>"', 'f"<td>{c}</td>"', REPORT),
+    ("experiments/results.py", "return not resampled and all", "return all", COMPARE),
+    ("experiments/report.html.jinja", "<td>{{ cell }}</td>", "<td>{{ cell | safe }}</td>", REPORT),
     (
         "experiments/html_report.py",
         "main.log_likelihood.argsort()[:WORST]",

@@ -195,7 +195,7 @@ def test_a_file_elsewhere_is_replaced_only_when_asked(
 def test_a_damaged_result_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / RESULT).write_text((run / RESULT).read_text()[:100])
     assert main(["report", str(run)]) == 2
-    assert "must be a whole result of pyro-vae evaluate" in capsys.readouterr().err
+    assert "must be a complete result of pyro-vae evaluate" in capsys.readouterr().err
     assert not (run / "report.html").exists()
 
 
