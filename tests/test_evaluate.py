@@ -6,16 +6,19 @@ import json
 import math
 import re
 import shutil
+from functools import wraps
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from pyro_vae import VAE
 from pyro_vae.cli.main import main
-from pyro_vae.evaluation import Result
+from pyro_vae.evaluation import LogLikelihood, Result, annealed_log_likelihood
 from pyro_vae.experiments.experiment import load_run
-from pyro_vae.experiments.methods import METHODS
+from pyro_vae.experiments.methods import METHODS, method_of
+from pyro_vae.experiments.options import Option
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.priors import StandardNormalPrior
@@ -93,7 +96,7 @@ def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsy
     shown = capsys.readouterr().out
     for name, kind in zip(FILES[method], METHODS[method].results, strict=True):
         result = Result.load(run / f"{name}.json")
-        assert result.method == kind
+        assert type(result) is kind
         assert result.protocol["split"] == "test"
         assert result.protocol["dataset"] == "Digits"
         assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -103,24 +106,61 @@ def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsy
     assert main(["evaluate", str(run), *words, "--overwrite"]) == 0
 
 
-def test_every_option_of_a_method_is_one_of_its_function_and_reaches_it(
+def test_every_option_reaches_the_function(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: dict = {}
+    passed: dict = {}
 
+    @wraps(annealed_log_likelihood)
     def function(model, guide, data, **options):
-        told.update(options, num_data=len(data))
+        passed.update(options, num_data=len(data))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyro_vae.experiments.methods.annealed_log_likelihood", function)
-    given = {"num_distributions": 7, "num_chains": 3, "num_steps": 4, "batch_size": 6, "seed": 5, "num_data": 9}
-    named = {"start": "guide", "schedule": "linear", "engine": "eager"}
-    words = [word for name, value in (given | named).items() for word in (f"--{name}", str(value))]
+    monkeypatch.setitem(METHODS, "ais", method_of(function, stem=METHODS["ais"].stem))
+    numbers = {"num_distributions": 7, "num_chains": 3, "num_steps": 4, "batch_size": 6, "seed": 5, "num_data": 9}
+    words = {"start": "guide", "schedule": "linear", "engine": "eager"}
+    argv = [word for name, value in (numbers | words).items() for word in (f"--{name}", str(value))]
     before = sorted(run.rglob("*"))
-    assert main(["evaluate", str(run), "--method", "ais", *words]) == 130
-    assert {name: told[name] for name in given | named} == given | named
-    assert told["protocol"]["split"] == "test"
+    assert main(["evaluate", str(run), "--method", "ais", *argv]) == 130
+    assert {name: passed[name] for name in numbers | words} == numbers | words
+    assert passed["protocol"]["split"] == "test"
     assert sorted(run.rglob("*")) == before  # interrupted: nothing was written
+
+
+def test_options_follow_from_signature_and_docstring() -> None:
+    def function(
+        model: Any,
+        guide: Any,
+        data: Any,
+        *,
+        num_points: int = 3,
+        lr: float | None = None,
+        rule: Literal["left", "right"] | Any = "left",
+        exact: bool = True,
+        batch_size: int = 5,
+        weights: torch.Tensor | None = None,
+        seed: int = 0,
+    ) -> LogLikelihood:
+        """Estimate.
+
+        Args:
+            num_points: number of points of ``"left"``,
+                as in :func:`~pyro_vae.log_likelihood`.
+            lr: step size.
+        """
+        raise NotImplementedError
+
+    method = method_of(function)
+    points, lr, rule, exact, batch_size = method.options
+    assert points == Option(
+        "num_points", 3, "number of points of left, as in pyro_vae.log_likelihood", int, (), "-points{}"
+    )
+    assert lr == Option("lr", None, "step size", float, (), "-lr{:g}")
+    assert (rule.choices, rule.default, rule.mark) == (("left", "right"), "left", "-{}")
+    assert (exact.choices, exact.default) == (("yes", "no"), "yes")
+    assert (batch_size.default, batch_size.mark) == (5, "")
+    options = {**method.defaults(), "num_points": 7, "lr": 0.5, "rule": "right", "batch_size": 9}
+    assert method.file_stem(options) == "test-points7-lr0.5-right-seed0"
 
 
 def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
@@ -133,7 +173,7 @@ def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
         found = Result.load(run / f"log_likelihood-test-inflated-30-x{factor}-seed0-first12.json")
         assert factor in found.protocol["proposal"]
     line = refused(capsys, run, *small, "--inflate", "1.5")
-    assert line == "--inflate: must come with --proposal inflated, got 1.5 alone. Add it."
+    assert line == "--inflate: must come with --proposal inflated, got 1.5 alone."
 
 
 def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,11 +199,14 @@ def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytes
     [
         (
             ["--method", "ais", "--num_samples", "3"],
-            "--method ais must be given options that it uses, got --num_samples",
+            "--method ais must be given options of its own, got --num_samples",
         ),
-        (["--method", "gaps", "--proposal=prior"], "--method gaps must be given options that it uses, got --proposal"),
-        (["--num_chains", "3"], "--method importance must be given options that it uses, got --num_chains"),
-        (["--method", "diagnostics", "--engine", "eager"], "It takes --num_samples, --num_decomposed, --num_draws"),
+        (["--method", "gaps", "--proposal=prior"], "--method gaps must be given options of its own, got --proposal"),
+        (["--num_chains", "3"], "--method importance must be given options of its own, got --num_chains"),
+        (
+            ["--method", "diagnostics", "--engine", "eager"],
+            "Its options are --batch_size, --num_samples, --num_decomposed",
+        ),
         (["--method", "nope"], "invalid choice: 'nope'"),
         (["--method"], "expected one argument"),
         (["--bogus", "3"], "unrecognized arguments: --bogus"),

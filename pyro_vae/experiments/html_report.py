@@ -224,7 +224,7 @@ class _Page:
             return self.trained.splits.test.batch(list(rows), dtype=like.dtype).to(like.device)
 
     def _missing(self) -> str:
-        there = {r.method for r in self.results.values() if r.protocol.get("split") == "test"}
+        there = {type(r) for r in self.results.values() if r.protocol.get("split") == "test"}
         wanted = [m for m in METHODS.values() if not set(m.results) <= there and m.applies(self.trained.vae)]
         if not wanted:
             return ""
