@@ -137,7 +137,8 @@ def test_harmonic_estimates_show_their_diagnostics() -> None:
 
 
 def test_every_kind_of_result_has_its_figure() -> None:
-    assert all(plotting.result_figure.dispatch(kind) is not NO_FIGURE for kind in Result.__subclasses__())
+    kinds = [kind for kind in Result.__subclasses__() if kind.__module__.startswith("pyro_vae.")]
+    assert [kind for kind in kinds if plotting.result_figure.dispatch(kind) is NO_FIGURE] == []
     assert plotting.result_figure(importance()).axes[0].get_xlabel() == "Importance samples K"
 
 

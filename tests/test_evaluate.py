@@ -6,21 +6,25 @@ import json
 import math
 import re
 import shutil
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from pyro_vae import VAE
+from pyro_vae import VAE, evaluation
 from pyro_vae.cli.main import main
-from pyro_vae.evaluation import LogLikelihood, Result, annealed_log_likelihood
+from pyro_vae.evaluation import LogLikelihood, Quantity, Result, annealed_log_likelihood
 from pyro_vae.experiments.experiment import load_run
-from pyro_vae.experiments.methods import METHODS, method_of
+from pyro_vae.experiments.methods import METHODS, find_methods, method_of
 from pyro_vae.experiments.options import Option
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.plotting import result_figure
+from pyro_vae.plotting.panels import page
 from pyro_vae.priors import StandardNormalPrior
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "2", "--device", "cpu"]
@@ -264,3 +268,65 @@ def test_the_methods_agree_with_the_library(run: Path) -> None:
     found = Result.load(run / "log_likelihood-test-guide-30-seed4-first12.json")
     expected = load_run(run, device="cpu").evaluate(num_samples=30, num_data=12, seed=4)
     assert math.isclose(found.mean(), expected.mean(), rel_tol=1e-6)
+
+
+@dataclass(frozen=True)
+class BrightPixels(Result):
+    """An evaluation in a file of its own: class, function and figure."""
+
+    method: ClassVar[str] = "bright_pixels"
+    title: ClassVar[str] = "Share of bright pixels"
+    quantities: ClassVar[tuple[Quantity, ...]] = (Quantity("share", "bright pixels", "share", error="share_error"),)
+    phrases: ClassVar[dict[str, str]] = {"threshold": "threshold {}"}
+
+    share: torch.Tensor
+    share_error: torch.Tensor
+
+    def summary(self) -> dict[str, Any]:
+        return self.means("share")
+
+    def lines(self) -> list[str]:
+        return [f"bright pixels   {self.mean('share'):.3f}"]
+
+
+def bright_pixels(
+    model: Any, guide: Any, data: Any, *, threshold: float = 0.5, protocol: dict[str, Any] | None = None
+) -> BrightPixels:
+    """Count.
+
+    Args:
+        threshold: intensity of a bright pixel.
+    """
+    share = (data.batch(slice(None)).flatten(1) >= threshold).double().mean(1)
+    entries = {**(protocol or {}), "threshold": threshold, "num_data": len(share)}
+    return BrightPixels(share, torch.full_like(share, 0.1), protocol=entries)
+
+
+@result_figure.register(BrightPixels)
+def _histogram(result: BrightPixels, *, caption: str = "") -> Figure:
+    with page(2.0, caption) as (figure, (ax,)):
+        ax.hist(result.share.tolist())
+    return figure
+
+
+def test_a_new_evaluation_needs_its_own_file_and_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluation, "bright_pixels", bright_pixels, raising=False)
+    monkeypatch.setattr(evaluation, "__all__", [*evaluation.__all__, "bright_pixels"])  # the line in __init__
+    monkeypatch.setitem(METHODS, "bright_pixels", find_methods()["bright_pixels"])
+    assert main(["evaluate", str(run), "--method", "bright_pixels", "--threshold", "0.25", "--num_data", "12"]) == 0
+    result = Result.load(run / "bright_pixels-test-threshold0.25-seed0-first12.json")
+    assert isinstance(result, BrightPixels)
+    assert result.monte_carlo_error("share") == pytest.approx(0.1 / 12**0.5)
+    assert result.caption().endswith("threshold 0.25")
+    assert (run / "figures" / "bright_pixels-test-threshold0.25-seed0-first12.png").is_file()
+    capsys.readouterr()
+    assert main(["compare", str(run)]) == 0
+    assert f"{result.mean('share'):.3f} +- {0.1 / 12**0.5:.3f}" in capsys.readouterr().out
+    assert main(["report", str(run)]) == 0
+    report = (run / "report.html").read_text()
+    assert "Other results" in report
+    assert 'alt="Share of bright pixels"' in report
+    assert result.caption() in report
+    assert result.lines()[0] in report
