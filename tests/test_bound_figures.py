@@ -27,9 +27,9 @@ def importance(num: int = 6, **changes: Any) -> LogLikelihood:
     curve = torch.linspace(-90, -80, num)[:, None] + steps + 0.1 * wiggle
     names = ("effective_sample_size", "elbo", "distortion", "rate")
     rest = {name: torch.ones(num) for name in names}
-    found = {"log_likelihood": curve[:, -1], "standard_error": torch.full((num,), 0.1), "curve": curve}
-    found |= {"pareto_k": torch.linspace(0.1, 0.9, num), **rest}
-    return LogLikelihood(**{**found, **changes}, protocol={"num_samples": 6})
+    values = {"log_likelihood": curve[:, -1], "standard_error": torch.full((num,), 0.1), "curve": curve}
+    values |= {"pareto_k": torch.linspace(0.1, 0.9, num), **rest}
+    return LogLikelihood(**{**values, **changes}, protocol={"num_samples": 6})
 
 
 def annealed(num_distributions: int, base: LogLikelihood, shift: float) -> AnnealedLogLikelihood:

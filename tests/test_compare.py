@@ -43,13 +43,13 @@ def annealed(**entries: Any) -> AnnealedLogLikelihood:
 def make(tmp_path: Path) -> Make:
     """A run folder with results."""
 
-    def made(name: str, *results: Any, config: str = "data: {}") -> Path:
+    def create(name: str, *results: Any, config: str = "data: {}") -> Path:
         run = RunFolder.create(tmp_path / name, config=config)
         for number, result in enumerate(results):
             result.save(run.path / f"{result.method}-{number}.json")
         return run.path
 
-    return made
+    return create
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
@@ -72,7 +72,7 @@ def test_the_same_protocol_makes_one_table_with_paired_gains() -> None:
     assert second.gain_error == pytest.approx(float(gains.std() / 2))
     assert second.monte_carlo_error == pytest.approx(0.05)
     assert second.sampling_error == pytest.approx(float((0.9 * torch.arange(1.0, 5.0)).std() / 2))
-    assert first.gain != first.gain  # nan: it is what the others are compared with
+    assert first.gain != first.gain  # nan: it is the reference
     assert [row.model["guide"] for row in table.rows] == ["IAFGuide", "X"]
     assert table.model_entries == ["guide"]
     assert "sample_seed" not in table.protocol
@@ -201,7 +201,7 @@ def test_it_needs_runs_with_results(make: Make, capsys: pytest.CaptureFixture[st
     a, empty, damaged = make("a", importance()), make("empty"), make("damaged", importance())
     assert refused(capsys, a, empty).endswith(f"Make one: pyro-vae evaluate {empty} --split test.")
     assert "runs must be distinct" in refused(capsys, a, a)
-    assert "the run folder must exist" in refused(capsys, a, "/nowhere")
+    assert "the run folder must exist" in refused(capsys, a, a.with_name("missing"))
     assert "arguments are required: RUN" in refused(capsys)
     (damaged / "importance-0.json").write_text('{"per_datum": {"log_likelihood": 3}}')
     assert "must be a complete result" in refused(capsys, a, damaged)

@@ -1,4 +1,4 @@
-"""``pyro-vae evaluate``: every method, its files, and what is refused."""
+"""``pyro-vae evaluate``: every method, its files, and its errors."""
 
 from __future__ import annotations
 
@@ -174,8 +174,8 @@ def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
     assert main(["evaluate", str(run), *small, "--proposal", "inflated"]) == 0
     assert main(["evaluate", str(run), *small, "--proposal", "inflated", "--inflate", "1.5"]) == 0
     for factor in ("1.2", "1.5"):
-        found = Result.load(run / f"log_likelihood-test-inflated-30-x{factor}-seed0-first12.json")
-        assert factor in found.protocol["proposal"]
+        result = Result.load(run / f"log_likelihood-test-inflated-30-x{factor}-seed0-first12.json")
+        assert factor in result.protocol["proposal"]
     line = refused(capsys, run, *small, "--inflate", "1.5")
     assert line == "--inflate: must come with --proposal inflated, got 1.5 alone."
 
@@ -265,9 +265,9 @@ def test_help_groups_the_options_by_method_with_their_defaults(capsys: pytest.Ca
 
 def test_the_methods_agree_with_the_library(run: Path) -> None:
     assert main(["evaluate", str(run), *SMALL["importance"], "--num_data", "12", "--seed", "4"]) == 0
-    found = Result.load(run / "log_likelihood-test-guide-30-seed4-first12.json")
+    result = Result.load(run / "log_likelihood-test-guide-30-seed4-first12.json")
     expected = load_run(run, device="cpu").evaluate(num_samples=30, num_data=12, seed=4)
-    assert math.isclose(found.mean(), expected.mean(), rel_tol=1e-6)
+    assert math.isclose(result.mean(), expected.mean(), rel_tol=1e-6)
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ def make_vae(latent_dim=2, data_shape=(1, 4, 6)):
 
 def make_splits(data_shape=(1, 4, 6), labelled=True):
     images = torch.rand(12, *data_shape).gt(0.5).to(torch.uint8)
-    part = ImageSet(images, torch.arange(12) % 3 if labelled else None, 1)
-    return Splits(part, None, part, {"dataset": "Noise", "binarize": "fixed", "data_seed": 7})
+    split = ImageSet(images, torch.arange(12) % 3 if labelled else None, 1)
+    return Splits(split, None, split, {"dataset": "Noise", "binarize": "fixed", "data_seed": 7})
 
 
 def make_result(**changes):
@@ -55,8 +55,8 @@ def labels(figure):
 
 
 def legend(owner):
-    found = owner.legends[0] if hasattr(owner, "legends") else owner.get_legend()
-    return [text.get_text() for text in found.get_texts()]
+    box = owner.legends[0] if hasattr(owner, "legends") else owner.get_legend()
+    return [text.get_text() for text in box.get_texts()]
 
 
 def pixels(figure):
@@ -187,7 +187,7 @@ def test_samples_are_means_and_depend_on_their_seed_alone():
     assert first.shape == (3 * 5 + 1, 3 * 7 + 1, 3)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert first.unique().numel() > 50  # means are grey, draws are not
+    assert first.unique().numel() > 50  # means are grey, samples are not
 
 
 def test_the_manifold_decodes_the_normal_quantiles(monkeypatch):
@@ -352,13 +352,13 @@ def test_save_figures_again_gives_the_same_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"), [("", "Noise, fixed binarization, BernoulliLikelihood, data seed 7"), ("mine", "mine")]
+    ("caption", "shown"), [("", "Noise, fixed binarization, BernoulliLikelihood, data seed 7"), ("title", "title")]
 )
-def test_the_caption_is_the_protocol_or_as_given(tmp_path, monkeypatch, given, shown):
+def test_the_caption_is_the_protocol_or_as_given(tmp_path, monkeypatch, caption, shown):
     captions = {}
     store = lambda figure, path: captions.update({path.stem: figure.get_supxlabel()})  # noqa: E731
     monkeypatch.setattr(plots.save, "save_png", store)
-    plots.save_figures(tmp_path, make_vae(), make_splits(), [], caption=given)
+    plots.save_figures(tmp_path, make_vae(), make_splits(), [], caption=caption)
     assert captions == dict.fromkeys(["reconstructions", "samples", "manifold", "latents", "active_units"], shown)
 
 

@@ -26,7 +26,7 @@ VOID = {"meta", "img"}
 
 
 class Page(HTMLParser):
-    """What a page holds; every element must be closed in order."""
+    """Elements and text of a page; every element must be closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

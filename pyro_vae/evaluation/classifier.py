@@ -38,7 +38,7 @@ class Classification(Result):
     """
 
     method: ClassVar[str] = "classification"
-    title: ClassVar[str] = "Error, calibration and confusion matrix of the classifier q(y | x) of a model with classes"
+    title: ClassVar[str] = "Error, calibration and confusion matrix of a classifier"
     topic: ClassVar[str] = "classes"
     quantities: ClassVar[tuple[Quantity, ...]] = (
         Quantity("error", "error", "%"),

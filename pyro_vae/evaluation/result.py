@@ -27,7 +27,7 @@ class Quantity:
         name: the attribute with one row per datum; if unpaired, a number or a method that returns a mean and its
             standard error.
         label: its printed name.
-        unit: ``"nats"``, ``"%"``, or what is counted.
+        unit: ``"nats"``, ``"%"``, or the counted objects.
         paired: whether the rows belong to the data, so that differences between results are taken datum by datum.
         error: the attribute with the Monte Carlo standard error of each row; empty if tables show no such error.
     """

@@ -21,7 +21,7 @@ MODEL = (
     *("model", "m1", "labels", "label_seed", "alpha", "classification_weight"),
     *("prior", "likelihood", "guide", "classifier", "label_prior", "latent_dim"),
 )
-"""Protocol entries of the model, which is what a table compares."""
+"""Protocol entries that describe the model; tables compare models."""
 FREE = (*MODEL, "sample_seed", "unavailable")
 """Protocol entries in which results of one table may differ."""
 

@@ -1,4 +1,4 @@
-"""Methods of evaluation on the command line: their options, their files, and what they run."""
+"""Methods of evaluation on the command line: functions, options and file names."""
 
 from __future__ import annotations
 
@@ -179,14 +179,20 @@ _IMPORTANCE = (
 _REFERENCE = "JSON of a result, such as of --method ais, that replaces log p(x) (default: importance sampling)"
 _GAPS = (*options_of(inference_gaps), Option("log_likelihood", None, _REFERENCE, Path, mark="-by-{0.stem}"))
 _DECOMPOSED = "examples used to decompose the ELBO (default 2000; 200 for flows)"
+_SIMULATION = {
+    "num_simulations": {"help": "simulated examples for the calibration", "mark": "-sims{}"},
+    "num_samples": {"name": "num_ranks", "help": "samples of the guide among which z is ranked", "mark": "-ranks{}"},
+    "num_bins": {"help": "bins of the ranks, a divisor of num_ranks + 1"},
+}
+_REPLICATES = {
+    "name": "num_replicates",
+    "help": "replicates per example for the predictive check",
+    "mark": "-replicates{}",
+}
 _DIAGNOSTICS = (
     *options_of(latent_diagnostics, num_decomposed={"help": _DECOMPOSED}),
-    *options_of(simulation_based_calibration, "num_simulations", num_simulations={"mark": "-sims{}"}),
-    *options_of(simulation_based_calibration, "num_samples", num_samples={"name": "num_ranks", "mark": "-ranks{}"}),
-    *options_of(simulation_based_calibration, "num_bins"),
-    *options_of(
-        posterior_predictive_check, "num_samples", num_samples={"name": "num_replicates", "mark": "-replicates{}"}
-    ),
+    *options_of(simulation_based_calibration, *_SIMULATION, **_SIMULATION),
+    *options_of(posterior_predictive_check, "num_samples", num_samples=_REPLICATES),
 )
 _ANNEALING = "{start}-{num_distributions}x{num_chains}"
 _SPECIAL = (
@@ -219,15 +225,15 @@ _SPECIAL = (
 
 
 def find_methods() -> dict[str, Method]:
-    """Every method by name: those described here, and one for each other public function that returns a result."""
+    """Every method by name: those listed here, and one for each other public function that returns a result."""
     return {method.name: method for method in (*_SPECIAL, *_others())}
 
 
 def _others() -> Iterator[Method]:
-    described = {kind for method in _SPECIAL for kind in method.results}
+    listed = {kind for method in _SPECIAL for kind in method.results}
     for function in filter(isfunction, map(vars(evaluation).get, evaluation.__all__)):
         kind = get_type_hints(function).get("return")
-        if isinstance(kind, type) and issubclass(kind, Result) and kind not in described:
+        if isinstance(kind, type) and issubclass(kind, Result) and kind not in listed:
             yield method_of(function)
 
 

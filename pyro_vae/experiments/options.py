@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import docstring_parser
 
 _NOT_OPTIONS = {"data_plate", "seed", "protocol", "progress"}  # set for every method alike, or by the library's user
+_COMMON_HELP = {"engine": "execution of the programs; auto compiles them if there is enough work"}
 _UNMARKED = {"batch_size", "chunk_size", "engine"}  # options that affect speed only, absent from file names
 
 
@@ -21,7 +22,7 @@ class Option:
     Args:
         name: without the dashes.
         default: value if the option is omitted.
-        help: what the option does.
+        help: the help text.
         type: converts the argument's text.
         choices: the accepted texts; empty if any text of the type is accepted.
         mark: format of a value other than the default in file names; empty if file names do not include it.
@@ -45,7 +46,7 @@ def options_of(function: Callable[..., Any], *names: str, **changes: dict[str, A
     """
     hints, parameters = get_type_hints(function), signature(function).parameters
     documentation = docstring_parser.parse(function.__doc__ or "")
-    texts = {entry.arg_name: _plain_text(entry.description or "") for entry in documentation.params}
+    texts = {entry.arg_name: _plain_text(entry.description or "") for entry in documentation.params} | _COMMON_HELP
     chosen = names or [name for name in parameters if name not in _NOT_OPTIONS]
     options = []
     for name in chosen:

@@ -14,8 +14,8 @@ from pyro_vae.evaluation import Result
 def result_figure(result: Result, *, caption: str = "") -> Figure:
     """Draw the figure of a result of any kind.
 
-    ``@result_figure.register(Kind)`` registers the decorated function as the figure of a kind of result; commands and
-    reports find it there.
+    ``@result_figure.register(Kind)`` registers the decorated function as the figure of a kind of result, which commands
+    and reports draw.
 
     Args:
         result: of one of the evaluations.
