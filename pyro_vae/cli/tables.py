@@ -20,7 +20,7 @@ def aligned(header: Sequence[str], rows: Rows) -> str:
         a     -103.25
         long    -9.50
     """
-    return _table(header, rows, "plain")
+    return tabulate([header, *rows], (), "plain", colalign=_alignment(header), disable_numparse=True)
 
 
 def markdown(header: Sequence[str], rows: Rows) -> str:
@@ -32,7 +32,8 @@ def markdown(header: Sequence[str], rows: Rows) -> str:
         |:------|-------:|
         | a\\|b  |  -9.50 |
     """
-    return _table([_escaped(cell) for cell in header], [[_escaped(cell) for cell in row] for row in rows], "pipe")
+    cells = [[_escaped(cell) for cell in row] for row in (header, *rows)]
+    return tabulate(cells, "firstrow", "pipe", colalign=_alignment(header), disable_numparse=True)
 
 
 def comma_separated(header: Sequence[str], rows: Rows) -> str:
@@ -47,9 +48,8 @@ def comma_separated(header: Sequence[str], rows: Rows) -> str:
     return buffer.getvalue()
 
 
-def _table(header: Sequence[str], rows: Rows, form: str) -> str:
-    alignment = ["left", *["right"] * (len(header) - 1)]
-    return tabulate(rows, header, form, colalign=alignment, disable_numparse=True)
+def _alignment(header: Sequence[str]) -> list[str]:
+    return ["left", *["right"] * (len(header) - 1)]
 
 
 def _escaped(cell: str) -> str:

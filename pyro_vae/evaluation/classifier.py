@@ -44,6 +44,7 @@ class Classification(Result):
         Quantity("error", "error", "%"),
         Quantity("cross_entropy", "cross entropy"),
     )
+    phrases: ClassVar[dict[str, str]] = {"num_samples": "{} importance samples per class"}
     alternative_text: ClassVar[str] = "Accuracy against confidence, and the distribution of confidence"
 
     probabilities: Tensor
