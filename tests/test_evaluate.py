@@ -203,10 +203,10 @@ def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytes
     [
         (
             ["--method", "ais", "--num_samples", "3"],
-            "--method ais must be given options of its own, got --num_samples",
+            "--method ais accepts only its own options, got --num_samples",
         ),
-        (["--method", "gaps", "--proposal=prior"], "--method gaps must be given options of its own, got --proposal"),
-        (["--num_chains", "3"], "--method importance must be given options of its own, got --num_chains"),
+        (["--method", "gaps", "--proposal=prior"], "--method gaps accepts only its own options, got --proposal"),
+        (["--num_chains", "3"], "--method importance accepts only its own options, got --num_chains"),
         (
             ["--method", "diagnostics", "--engine", "eager"],
             "Its options are --batch_size, --num_samples, --num_decomposed",

@@ -47,7 +47,7 @@ def _run(method: Method, options: dict[str, Any]) -> None:
     trained = load(options)
     if trained.classifies:
         others = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
-        rule = f"--method {method.name} must be given a VAE"
+        rule = f"--method {method.name} requires a VAE"
         require(method.applies(trained.vae), "evaluate", rule, "a model with classes", f"Use one of {others}")
     results = method.run(trained, {**options, "progress": sys.stderr.isatty()})
     if join().first:
@@ -64,7 +64,7 @@ def _refuse_other_options(method: Method, argv: list[str]) -> None:
     words = (word.split("=")[0] for word in argv if word.startswith("--"))
     wrong = next((word for word in words if word[2:] in others), None)
     valid = ", ".join(f"--{option.name}" for option in method.options)
-    rule = f"--method {method.name} must be given options of its own"
+    rule = f"--method {method.name} accepts only its own options"
     require(wrong is None, "evaluate", rule, wrong, f"Its options are {valid}")
 
 
