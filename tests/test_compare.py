@@ -1,4 +1,4 @@
-"""Runs side by side: one protocol to a column, gains datum by datum."""
+"""Comparison of runs: one protocol per table, gains paired by datum."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def annealed(**entries: Any) -> AnnealedLogLikelihood:
 def make(tmp_path: Path) -> Make:
     """A run folder with results."""
 
-    def made(name: str, *results: Any, config: str = "data: {}") -> Path:
+    def create(name: str, *results: Any, config: str = "data: {}") -> Path:
         run = RunFolder.create(tmp_path / name, config=config)
         for number, result in enumerate(results):
             result.save(run.path / f"{result.method}-{number}.json")
         return run.path
 
-    return made
+    return create
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
@@ -72,7 +72,7 @@ def test_the_same_protocol_makes_one_table_with_paired_gains() -> None:
     assert second.gain_error == pytest.approx(float(gains.std() / 2))
     assert second.monte_carlo_error == pytest.approx(0.05)
     assert second.sampling_error == pytest.approx(float((0.9 * torch.arange(1.0, 5.0)).std() / 2))
-    assert first.gain != first.gain  # nan: it is what the others are compared with
+    assert first.gain != first.gain  # nan: it is the reference
     assert [row.model["guide"] for row in table.rows] == ["IAFGuide", "X"]
     assert table.model_entries == ["guide"]
     assert "sample_seed" not in table.protocol
@@ -107,7 +107,7 @@ def test_there_is_a_gain_over_the_same_data_by_another_estimate() -> None:
     assert table.rows[1].cells["log_likelihood"].gain == pytest.approx(0.25)
 
 
-def test_training_images_that_are_drawn_anew_are_not_paired() -> None:
+def test_resampled_training_images_are_not_paired() -> None:
     for binarize, paired in (("dynamic", False), ("fixed", True)):
         both = [importance(split="train", binarize=binarize) for _ in range(2)]
         (table,) = compare({"a": both[:1], "b": both[1:]})
@@ -172,7 +172,7 @@ def test_it_prints_an_aligned_table_with_its_protocol(make: Make, capsys: pytest
     assert "-2.500 +- 0.050" in rows[0]
     assert "+0.250 +- 0.065" in rows[1]
     assert protocol.startswith("protocol: dataset=Digits, binarize=dynamic")
-    assert noise == "Monte Carlo errors, for just these data: log-likelihood"
+    assert noise == "Monte Carlo errors, for exactly these data: log-likelihood"
     assert spread == "errors over data: ELBO, rate"
     assert f"from {a}" in gain
 
@@ -182,7 +182,7 @@ def test_gains_are_over_the_first_run_that_has_a_number(make: Make, capsys: pyte
     assert main(["compare", str(a), str(b), str(c)]) == 0
     shown = capsys.readouterr().out
     assert "+0.250 +- 0.065" in shown
-    assert f"from {b}, datum by datum" in shown
+    assert f"from {b}, paired by datum" in shown
 
 
 def test_it_refuses_in_one_line_and_writes_nothing(
@@ -199,17 +199,17 @@ def test_it_refuses_in_one_line_and_writes_nothing(
 
 def test_it_needs_runs_with_results(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a, empty, damaged = make("a", importance()), make("empty"), make("damaged", importance())
-    assert refused(capsys, a, empty).endswith(f"Make one: pyro-vae evaluate {empty} --split test")
-    assert "must be given once" in refused(capsys, a, a)
-    assert "the run folder must exist" in refused(capsys, a, "/nowhere")
+    assert refused(capsys, a, empty).endswith(f"Make one: pyro-vae evaluate {empty} --split test.")
+    assert "runs must be distinct" in refused(capsys, a, a)
+    assert "the run folder must exist" in refused(capsys, a, a.with_name("missing"))
     assert "arguments are required: RUN" in refused(capsys)
     (damaged / "importance-0.json").write_text('{"per_datum": {"log_likelihood": 3}}')
-    assert "must be a whole result" in refused(capsys, a, damaged)
+    assert "must be a complete result" in refused(capsys, a, damaged)
     (damaged / "importance-0.json").write_text("{")
-    assert "must be a whole result" in refused(capsys, a, damaged)
+    assert "must be a complete result" in refused(capsys, a, damaged)
 
 
-def test_other_json_files_are_passed_over(make: Make) -> None:
+def test_other_json_files_are_skipped(make: Make) -> None:
     path = make("a", importance())
     (path / "notes.json").write_text('["mine"]')
     assert len(read_runs([path])[str(path)]) == 1
@@ -246,7 +246,7 @@ def test_options_that_would_do_nothing_are_refused(make: Make, capsys: pytest.Ca
     assert refused(capsys, a, "--out", "x.txt").startswith("--out: must end in .csv, .md, .json")
 
 
-def test_files_of_the_users_own_are_told_apart(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_users_own_files_are_distinguished(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     config = "data: {{class_path: pyro_vae.Files, init_args: {{root: {}}}}}"
     a, b = (make(n, importance(dataset="Files"), config=config.format(f"{n}.npz")) for n in ("a", "b"))
     assert "got data_file=a.npz in" in refused(capsys, a, b)

@@ -1,4 +1,4 @@
-"""``pyro-vae evaluate``: every method, its files, and what is refused."""
+"""``pyro-vae evaluate``: every method, its files, and its errors."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import json
 import math
 import re
 import shutil
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from pyro_vae import VAE
+from pyro_vae import VAE, evaluation
 from pyro_vae.cli.main import main
-from pyro_vae.evaluation import Result
+from pyro_vae.evaluation import LogLikelihood, Quantity, Result, annealed_log_likelihood
 from pyro_vae.experiments.experiment import load_run
-from pyro_vae.experiments.methods import METHODS
+from pyro_vae.experiments.methods import METHODS, find_methods, method_of
+from pyro_vae.experiments.options import Option
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.plotting import result_figure
+from pyro_vae.plotting.panels import page
 from pyro_vae.priors import StandardNormalPrior
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "2", "--device", "cpu"]
@@ -93,7 +100,7 @@ def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsy
     shown = capsys.readouterr().out
     for name, kind in zip(FILES[method], METHODS[method].results, strict=True):
         result = Result.load(run / f"{name}.json")
-        assert result.method == kind
+        assert type(result) is kind
         assert result.protocol["split"] == "test"
         assert result.protocol["dataset"] == "Digits"
         assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -103,24 +110,61 @@ def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsy
     assert main(["evaluate", str(run), *words, "--overwrite"]) == 0
 
 
-def test_every_option_of_a_method_is_one_of_its_function_and_reaches_it(
+def test_every_option_reaches_the_function(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: dict = {}
+    passed: dict = {}
 
+    @wraps(annealed_log_likelihood)
     def function(model, guide, data, **options):
-        told.update(options, num_data=len(data))
+        passed.update(options, num_data=len(data))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyro_vae.experiments.methods.annealed_log_likelihood", function)
-    given = {"num_distributions": 7, "num_chains": 3, "num_steps": 4, "batch_size": 6, "seed": 5, "num_data": 9}
-    named = {"start": "guide", "schedule": "linear", "engine": "eager"}
-    words = [word for name, value in (given | named).items() for word in (f"--{name}", str(value))]
+    monkeypatch.setitem(METHODS, "ais", method_of(function, stem=METHODS["ais"].stem))
+    numbers = {"num_distributions": 7, "num_chains": 3, "num_steps": 4, "batch_size": 6, "seed": 5, "num_data": 9}
+    words = {"start": "guide", "schedule": "linear", "engine": "eager"}
+    argv = [word for name, value in (numbers | words).items() for word in (f"--{name}", str(value))]
     before = sorted(run.rglob("*"))
-    assert main(["evaluate", str(run), "--method", "ais", *words]) == 130
-    assert {name: told[name] for name in given | named} == given | named
-    assert told["protocol"]["split"] == "test"
+    assert main(["evaluate", str(run), "--method", "ais", *argv]) == 130
+    assert {name: passed[name] for name in numbers | words} == numbers | words
+    assert passed["protocol"]["split"] == "test"
     assert sorted(run.rglob("*")) == before  # interrupted: nothing was written
+
+
+def test_options_follow_from_signature_and_docstring() -> None:
+    def function(
+        model: Any,
+        guide: Any,
+        data: Any,
+        *,
+        num_points: int = 3,
+        lr: float | None = None,
+        rule: Literal["left", "right"] | Any = "left",
+        exact: bool = True,
+        batch_size: int = 5,
+        weights: torch.Tensor | None = None,
+        seed: int = 0,
+    ) -> LogLikelihood:
+        """Estimate.
+
+        Args:
+            num_points: number of points of ``"left"``,
+                as in :func:`~pyro_vae.log_likelihood`.
+            lr: step size.
+        """
+        raise NotImplementedError
+
+    method = method_of(function)
+    points, lr, rule, exact, batch_size = method.options
+    assert points == Option(
+        "num_points", 3, "number of points of left, as in pyro_vae.log_likelihood", int, (), "-points{}"
+    )
+    assert lr == Option("lr", None, "step size", float, (), "-lr{:g}")
+    assert (rule.choices, rule.default, rule.mark) == (("left", "right"), "left", "-{}")
+    assert (exact.choices, exact.default) == (("yes", "no"), "yes")
+    assert (batch_size.default, batch_size.mark) == (5, "")
+    options = {**method.defaults(), "num_points": 7, "lr": 0.5, "rule": "right", "batch_size": 9}
+    assert method.file_stem(options) == "test-points7-lr0.5-right-seed0"
 
 
 def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
@@ -130,10 +174,10 @@ def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
     assert main(["evaluate", str(run), *small, "--proposal", "inflated"]) == 0
     assert main(["evaluate", str(run), *small, "--proposal", "inflated", "--inflate", "1.5"]) == 0
     for factor in ("1.2", "1.5"):
-        found = Result.load(run / f"log_likelihood-test-inflated-30-x{factor}-seed0-first12.json")
-        assert factor in found.protocol["proposal"]
+        result = Result.load(run / f"log_likelihood-test-inflated-30-x{factor}-seed0-first12.json")
+        assert factor in result.protocol["proposal"]
     line = refused(capsys, run, *small, "--inflate", "1.5")
-    assert line == "--inflate: must come with --proposal inflated, got 1.5 alone. Add it."
+    assert line == "--inflate: must come with --proposal inflated, got 1.5 alone."
 
 
 def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,11 +203,14 @@ def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytes
     [
         (
             ["--method", "ais", "--num_samples", "3"],
-            "--method ais must be given options that it uses, got --num_samples",
+            "--method ais accepts only its own options, got --num_samples",
         ),
-        (["--method", "gaps", "--proposal=prior"], "--method gaps must be given options that it uses, got --proposal"),
-        (["--num_chains", "3"], "--method importance must be given options that it uses, got --num_chains"),
-        (["--method", "diagnostics", "--engine", "eager"], "It takes --num_samples, --num_decomposed, --num_draws"),
+        (["--method", "gaps", "--proposal=prior"], "--method gaps accepts only its own options, got --proposal"),
+        (["--num_chains", "3"], "--method importance accepts only its own options, got --num_chains"),
+        (
+            ["--method", "diagnostics", "--engine", "eager"],
+            "Its options are --batch_size, --num_samples, --num_decomposed",
+        ),
         (["--method", "nope"], "invalid choice: 'nope'"),
         (["--method"], "expected one argument"),
         (["--bogus", "3"], "unrecognized arguments: --bogus"),
@@ -218,6 +265,68 @@ def test_help_groups_the_options_by_method_with_their_defaults(capsys: pytest.Ca
 
 def test_the_methods_agree_with_the_library(run: Path) -> None:
     assert main(["evaluate", str(run), *SMALL["importance"], "--num_data", "12", "--seed", "4"]) == 0
-    found = Result.load(run / "log_likelihood-test-guide-30-seed4-first12.json")
+    result = Result.load(run / "log_likelihood-test-guide-30-seed4-first12.json")
     expected = load_run(run, device="cpu").evaluate(num_samples=30, num_data=12, seed=4)
-    assert math.isclose(found.mean(), expected.mean(), rel_tol=1e-6)
+    assert math.isclose(result.mean(), expected.mean(), rel_tol=1e-6)
+
+
+@dataclass(frozen=True)
+class BrightPixels(Result):
+    """An evaluation in a file of its own: class, function and figure."""
+
+    method: ClassVar[str] = "bright_pixels"
+    title: ClassVar[str] = "Share of bright pixels"
+    quantities: ClassVar[tuple[Quantity, ...]] = (Quantity("share", "bright pixels", "share", error="share_error"),)
+    phrases: ClassVar[dict[str, str]] = {"threshold": "threshold {}"}
+
+    share: torch.Tensor
+    share_error: torch.Tensor
+
+    def summary(self) -> dict[str, Any]:
+        return self.means("share")
+
+    def lines(self) -> list[str]:
+        return [f"bright pixels   {self.mean('share'):.3f}"]
+
+
+def bright_pixels(
+    model: Any, guide: Any, data: Any, *, threshold: float = 0.5, protocol: dict[str, Any] | None = None
+) -> BrightPixels:
+    """Count.
+
+    Args:
+        threshold: intensity of a bright pixel.
+    """
+    share = (data.batch(slice(None)).flatten(1) >= threshold).double().mean(1)
+    entries = {**(protocol or {}), "threshold": threshold, "num_data": len(share)}
+    return BrightPixels(share, torch.full_like(share, 0.1), protocol=entries)
+
+
+@result_figure.register(BrightPixels)
+def _histogram(result: BrightPixels, *, caption: str = "") -> Figure:
+    with page(2.0, caption) as (figure, (ax,)):
+        ax.hist(result.share.tolist())
+    return figure
+
+
+def test_a_new_evaluation_needs_its_own_file_and_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluation, "bright_pixels", bright_pixels, raising=False)
+    monkeypatch.setattr(evaluation, "__all__", [*evaluation.__all__, "bright_pixels"])  # the line in __init__
+    monkeypatch.setitem(METHODS, "bright_pixels", find_methods()["bright_pixels"])
+    assert main(["evaluate", str(run), "--method", "bright_pixels", "--threshold", "0.25", "--num_data", "12"]) == 0
+    result = Result.load(run / "bright_pixels-test-threshold0.25-seed0-first12.json")
+    assert isinstance(result, BrightPixels)
+    assert result.monte_carlo_error("share") == pytest.approx(0.1 / 12**0.5)
+    assert result.caption().endswith("threshold 0.25")
+    assert (run / "figures" / "bright_pixels-test-threshold0.25-seed0-first12.png").is_file()
+    capsys.readouterr()
+    assert main(["compare", str(run)]) == 0
+    assert f"{result.mean('share'):.3f} +- {0.1 / 12**0.5:.3f}" in capsys.readouterr().out
+    assert main(["report", str(run)]) == 0
+    report = (run / "report.html").read_text()
+    assert "Other results" in report
+    assert 'alt="Share of bright pixels"' in report
+    assert result.caption() in report
+    assert result.lines()[0] in report

@@ -327,5 +327,5 @@ def test_bars_are_the_means_one_on_the_other() -> None:
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["diagonal", "flow"]
     with pytest.raises(ValueError, match="gap_bars: results must be of the same data"):
         gap_bars({"one": example_result(1.0), "two": InferenceGaps(*[torch.ones(2)] * 13)})
-    with pytest.raises(ValueError, match="gap_bars: results must hold"):
+    with pytest.raises(ValueError, match="gap_bars: results must not be empty"):
         gap_bars({})

@@ -249,7 +249,7 @@ def test_several_seeds_are_gone_on_with_and_averaged(tmp_path: Path, capsys: pyt
 def test_methods_that_need_a_vae_are_refused_and_others_serve(m2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for method in ("gaps", "diagnostics"):
         line = refused(capsys, "evaluate", str(m2), "--method", method)
-        assert line.startswith(f"evaluate: --method {method} must have a VAE, got a model with classes")
+        assert line.startswith(f"evaluate: --method {method} requires a VAE, got a model with classes")
     few = ["--num_data", "4", "--num_distributions", "5", "--num_chains", "2", "--engine", "eager"]
     assert main(["evaluate", str(m2), "--method", "ais", *few]) == 0
 

@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import say
 from pyro_vae.cli.tables import aligned, comma_separated, markdown
-from pyro_vae.experiments.comparison import Cell, Quantity, Table, compare, read_runs
+from pyro_vae.evaluation import Quantity
+from pyro_vae.experiments.comparison import Cell, Table, compare, read_runs
 
 _DESCRIPTION = """\
-Put the results of runs side by side: a row per run, and for each method a table with one protocol (data set, split,
-binarization, sizes, estimator, number of samples, proposal, precision, ...). Runs whose results differ in it are
-refused. Nothing is evaluated: pyro-vae evaluate makes results."""
+Compare the results of runs: a row per run, and for each method a table with one protocol (data set, split,
+binarization, sizes, estimator, number of samples, proposal, precision, ...). Runs with different protocols are
+refused. This command does not evaluate runs; pyro-vae evaluate does."""
 _SUFFIXES = (".csv", ".md", ".json")
 
 
-def compare_runs(words: list[str]) -> None:
-    """Print the tables of several runs, and write them if that is asked for."""
-    made = Parser(prog="pyro-vae compare", description=_DESCRIPTION, allow_abbrev=False)
-    made.add_argument("runs", nargs="+", metavar="RUN", help="run folders; gains are over the first")
-    made.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
-    made.add_argument("--mixed", action="store_true", help="show other protocols too, and say in the row what differs")
-    made.add_argument("--out", type=Path, help="file to write too, .csv, .md or .json")
-    made.add_argument("--overwrite", action="store_true", help="replace the file")
-    options = made.parse_args(words)
-    if options.overwrite and not options.out:
-        raise ValueError("--overwrite: must come with --out, got it alone. Leave it away: nothing is written.")
-    if options.out and options.out.suffix not in _SUFFIXES:
-        raise ValueError(f"--out: must end in {', '.join(_SUFFIXES)}, got {options.out}. Choose one of them.")
+def compare_runs(argv: list[str]) -> None:
+    """Print the tables of several runs, and write them to the file of ``--out``."""
+    parser = Parser(prog="pyro-vae compare", description=_DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; gains are relative to the first")
+    parser.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
+    parser.add_argument("--mixed", action="store_true", help="allow different protocols; rows list the differences")
+    parser.add_argument("--out", type=Path, help="also write the tables to this file, .csv, .md or .json")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    options = parser.parse_args(argv)
+    require(options.out or not options.overwrite, "--overwrite", "must come with --out", "--overwrite alone")
+    valid = not options.out or options.out.suffix in _SUFFIXES
+    require(valid, "--out", f"must end in {', '.join(_SUFFIXES)}", options.out)
     if options.out and options.out.exists() and not options.overwrite and join().first:
-        raise FileExistsError(f"--out: {options.out} must not exist yet, got one. Replace it with --overwrite.")
+        raise FileExistsError(f"--out: {options.out} must not exist yet. Replace it with --overwrite.")
     tables = compare(read_runs(options.runs, split=options.split), mixed=options.mixed)
     say("\n\n".join(as_text(table) for table in tables))
     if options.out and join().first:
@@ -46,7 +47,7 @@ def compare_runs(words: list[str]) -> None:
 
 
 def as_text(table: Table) -> str:
-    """A table for the terminal, its protocol below."""
+    """A table for the terminal, with its protocol below."""
     header, rows = _columns(table, "+-")
     return "\n".join([table.method, aligned(header, rows), *_legend(table)])
 
@@ -55,8 +56,8 @@ def _rendered(tables: Sequence[Table], suffix: str) -> str:
     if suffix == ".json":
         return json.dumps(json_ready([_record(table) for table in tables]), allow_nan=False, indent=1) + "\n"
     if suffix == ".md":
-        parts = (["## " + t.method, markdown(*_columns(t, "\N{PLUS-MINUS SIGN}")), *_legend(t)] for t in tables)
-        return "\n\n".join(line for part in parts for line in part) + "\n"
+        blocks = (["## " + t.method, markdown(*_columns(t, "\N{PLUS-MINUS SIGN}")), *_legend(t)] for t in tables)
+        return "\n\n".join(paragraph for block in blocks for paragraph in block) + "\n"
     return _csv(tables)
 
 
@@ -66,7 +67,7 @@ def _record(table: Table) -> dict[str, Any]:
 
 
 def _columns(table: Table, sign: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: each quantity with its error, and its gain where the data are shared."""
+    """Header and rows: each quantity with its error, and its gain if the data are shared."""
     columns: dict[str, list[str]] = {"run": [row.run for row in table.rows]}
     columns |= {key: [str(row.model.get(key, "-")) for row in table.rows] for key in table.model_entries}
     for quantity in table.quantities:
@@ -75,7 +76,8 @@ def _columns(table: Table, sign: str) -> tuple[list[str], list[list[str]]]:
         columns[name] = ["-" if cell is None else _number(cell, quantity, sign) for cell in cells]
         if any(cell and math.isfinite(cell.gain) for cell in cells):
             gains = ["-" if cell is None or math.isnan(cell.gain) else _gain(cell, sign) for cell in cells]
-            columns[f"{quantity.change} in {quantity.label} ({quantity.unit})"] = gains
+            change = "gain" if quantity.name in ("log_likelihood", "elbo") else "change"
+            columns[f"{change} in {quantity.label} ({quantity.unit})"] = gains
     if any(row.differs for row in table.rows):
         columns["differs in"] = [_entries(row.differs) or "-" for row in table.rows]
     return list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
@@ -97,32 +99,30 @@ def _gain(cell: Cell, sign: str) -> str:
 def _legend(table: Table) -> list[str]:
     lines = [f"protocol: {_entries(table.protocol)}"]
     cells = [cell for row in table.rows for cell in row.cells.values()]
-    known = {name for row in table.rows for name, c in row.cells.items() if math.isfinite(c.monte_carlo_error)}
-    noise = [q.label for q in table.quantities if q.name in known]
-    spread = [q.label for q in table.quantities if q.name not in known and q.unit in ("nats", "%")]
-    lines += [f"Monte Carlo errors, for just these data: {', '.join(noise)}"] if noise else []
+    noisy = {name for row in table.rows for name, c in row.cells.items() if math.isfinite(c.monte_carlo_error)}
+    noise = [q.label for q in table.quantities if q.name in noisy]
+    spread = [q.label for q in table.quantities if q.name not in noisy and q.unit in ("nats", "%")]
+    lines += [f"Monte Carlo errors, for exactly these data: {', '.join(noise)}"] if noise else []
     lines += [f"errors over data: {', '.join(spread)}"] if spread else []
     if any(math.isfinite(cell.gain) for cell in cells):
         base = next(row.run for row in table.rows if row.cells)
-        lines.append(f"gain, change: from {base}, datum by datum, with the error of the mean difference")
+        lines.append(f"gain, change: from {base}, paired by datum, with the error of the mean difference")
     return lines
 
 
-def _entries(protocol: dict[str, Any]) -> str:
+def _entries(protocol: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in protocol.items())
 
 
 def _csv(tables: Sequence[Table]) -> str:
-    """One line per run, the tables side by side, every number and every error in a column of its own."""
+    """One line per run, the tables side by side, each number and each error in its own column."""
     header, rows = ["run"], [[row.run] for row in tables[0].rows]
     for number, table in enumerate(tables, 1):
         name = f"{number} {table.method}"
         for quantity in table.quantities:
-            parts = ("value", "monte_carlo_error", "sampling_error", "gain", "gain_error")
-            header += [f"{name} {quantity.name} {part} [{quantity.unit}]" for part in parts]
+            header += [f"{name} {quantity.name} {f.name} [{quantity.unit}]" for f in fields(Cell)]
             for line, row in zip(rows, table.rows, strict=True):
-                cell = row.cells.get(quantity.name)
-                values = [math.nan] * len(parts) if cell is None else [getattr(cell, part) for part in parts]
+                values = astuple(row.cells.get(quantity.name, Cell(math.nan)))
                 line += ["" if math.isnan(value) else repr(value) for value in values]
         header.append(f"{name} protocol")
         for line, row in zip(rows, table.rows, strict=True):

@@ -1,4 +1,4 @@
-"""``pyro-vae evaluate``: one command, whose options are those of the method."""
+"""``pyro-vae evaluate``: evaluate a run by one method, whose options follow from the evaluation function."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ import math
 import sys
 from typing import Any
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import add_place, check_counts, check_seed, load, say
 from pyro_vae.cli.results import print_result, save_result
-from pyro_vae.experiments.methods import INFLATION, METHODS, Method, Option
+from pyro_vae.experiments.methods import INFLATION, METHODS, Method
 from pyro_vae.experiments.results import result_path
 from pyro_vae.training import RunFolder
 
-_DESCRIPTION = "Evaluate a run: a JSON in the run folder and a figure beside it, in RUN/figures/."
+_DESCRIPTION = "Evaluate a run: write a JSON to the run folder and a figure to RUN/figures/."
 
 
-def evaluate(words: list[str]) -> None:
-    """Evaluate a run by one of the methods."""
+def evaluate(argv: list[str]) -> None:
+    """Evaluate a run by the method of ``--method``."""
     first = Parser(prog="pyro-vae evaluate", add_help=False, allow_abbrev=False)
     first.add_argument("--method", choices=METHODS, default=None)
-    chosen, rest = first.parse_known_args(words)
+    chosen, rest = first.parse_known_args(argv)
     if {"-h", "--help"} & set(rest):
         say(_help(list(METHODS.values()) if chosen.method is None else [METHODS[chosen.method]]))
         return
     method = METHODS[chosen.method or "importance"]
-    _refuse_others(method, rest)
+    _refuse_other_options(method, rest)
     options = vars(_parser(method).parse_args(rest))
     _check(method, options)
     _run(method, options)
@@ -37,17 +38,17 @@ def _run(method: Method, options: dict[str, Any]) -> None:
     overwrite, run = options.pop("overwrite"), RunFolder(options["run"])
     options.pop("method")
     stem = method.file_stem(options)
-    there = next((p for kind in method.results if (p := result_path(run, kind, stem)).exists()), None)
-    if there and not overwrite and join().first:
+    paths = [result_path(run, kind.method, stem) for kind in method.results]
+    existing = next((path for path in paths if path.exists()), None)
+    if existing and not overwrite and join().first:
         raise FileExistsError(
-            f"evaluate: {there} must not exist yet, got one. Read it, or replace it with --overwrite."
+            f"evaluate: the result must not exist yet, got {existing}. Use it, or replace it with --overwrite."
         )
     trained = load(options)
-    if trained.classifies and not method.applies(trained.vae):
-        able = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
-        raise ValueError(
-            f"evaluate: --method {method.name} must have a VAE, got a model with classes. Use one of {able}."
-        )
+    if trained.classifies:
+        others = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
+        rule = f"--method {method.name} requires a VAE"
+        require(method.applies(trained.vae), "evaluate", rule, "a model with classes", f"Use one of {others}")
     results = method.run(trained, {**options, "progress": sys.stderr.isatty()})
     if join().first:
         for result in results:
@@ -56,17 +57,15 @@ def _run(method: Method, options: dict[str, Any]) -> None:
             say(f"figure: {figure}" if figure else "figure: none")
 
 
-def _refuse_others(method: Method, words: list[str]) -> None:
-    """Say of another method's option that it is one, instead of that it is unknown."""
-    own = {option.name for option in method.options}
-    others = {option.name for m in METHODS.values() for option in m.options} - own
-    wrong = next((w for w in words if w.startswith("--") and w[2:].split("=")[0] in others), None)
-    if wrong:
-        takes = ", ".join(f"--{option.name}" for option in method.options)
-        raise ValueError(
-            f"evaluate: --method {method.name} must be given options that it uses, got {wrong.split('=')[0]}. "
-            f"It takes {takes}."
-        )
+def _refuse_other_options(method: Method, argv: list[str]) -> None:
+    """Name the method whose options are valid, if an option belongs to another method."""
+    names = {option.name for option in method.options}
+    others = {option.name for m in METHODS.values() for option in m.options} - names
+    words = (word.split("=")[0] for word in argv if word.startswith("--"))
+    wrong = next((word for word in words if word[2:] in others), None)
+    valid = ", ".join(f"--{option.name}" for option in method.options)
+    rule = f"--method {method.name} accepts only its own options"
+    require(wrong is None, "evaluate", rule, wrong, f"Its options are {valid}")
 
 
 def _check(method: Method, options: dict[str, Any]) -> None:
@@ -75,63 +74,58 @@ def _check(method: Method, options: dict[str, Any]) -> None:
     check_seed(options["seed"])
     for option in method.options:
         value = options[option.name]
-        if option.type is float and value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{option.name}: must be positive and finite, got {value:g}. Leave it away.")
+        if option.type is float and value is not None:
+            require(0 < value < math.inf, f"--{option.name}", "must be positive and finite", f"{value:g}")
         if value is None:
             options[option.name] = option.default
     if "inflate" in options:
-        _pair_inflation(options)
+        _set_inflation(options)
 
 
-def _pair_inflation(options: dict[str, Any]) -> None:
-    """The factor belongs to the inflated proposal, and only to that."""
+def _set_inflation(options: dict[str, Any]) -> None:
+    """Set the default factor of the inflated proposal; refuse a factor for other proposals."""
     factor, inflated = options["inflate"], options["proposal"] == "inflated"
-    if factor is not None and not inflated:
-        raise ValueError(f"--inflate: must come with --proposal inflated, got {factor:g} alone. Add it.")
+    valid = factor is None or inflated
+    require(valid, "--inflate", "must come with --proposal inflated", f"{factor} alone")
     options["inflate"] = INFLATION if inflated and factor is None else factor
 
 
 def _parser(method: Method) -> argparse.ArgumentParser:
-    """The options that every method has, and this one's."""
-    made = _common()
-    group = made.add_argument_group(f"--method {method.name}: {method.summary}")
-    for option in method.options:
-        _add(group, option)
-    made.set_defaults(num_data=method.num_data)
-    return made
+    """The common options and those of the method."""
+    parser = _common()
+    _add_options(parser, method)
+    parser.set_defaults(num_data=method.num_data)
+    return parser
 
 
 def _common() -> argparse.ArgumentParser:
-    made = Parser(prog="pyro-vae evaluate", description=_DESCRIPTION, allow_abbrev=False)
-    made.add_argument("run", metavar="RUN", help="run folder")
-    made.add_argument("--method", choices=METHODS, help="(default importance)")
-    made.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
-    some = ", ".join(f"{m.num_data} for {m.name}" for m in METHODS.values() if m.num_data)
-    made.add_argument("--num_data", type=int, help=f"only the first so many images (default all; {some})")
-    made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
-    made.add_argument("--overwrite", action="store_true", help="replace a result of the same protocol")
-    add_place(made)
-    return made
+    parser = Parser(prog="pyro-vae evaluate", description=_DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("--method", choices=METHODS, help="(default importance)")
+    parser.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
+    defaults = ", ".join(f"{m.num_data} for {m.name}" for m in METHODS.values() if m.num_data)
+    parser.add_argument("--num_data", type=int, help=f"number of examples, from the first (default all; {defaults})")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a result of the same protocol")
+    add_place(parser)
+    return parser
 
 
-def _add(group: argparse._ArgumentGroup, option: Option) -> None:
-    # None stands for the default until it is known whether the option was given.
-    kind = None if option.choices else option.type or type(option.default)
-    group.add_argument(
-        f"--{option.name}",
-        type=kind,  # type: ignore[arg-type]
-        choices=option.choices or None,
-        help=option.help if option.default is None else f"{option.help} (default {option.default})",
-    )
+def _add_options(parser: argparse.ArgumentParser, method: Method) -> None:
+    """Add the method's options; None marks an omitted one until the defaults are set."""
+    group = parser.add_argument_group(f"--method {method.name}: {method.summary}")
+    for option in method.options:
+        text = option.help if option.default is None else f"{option.help} (default {option.default})"
+        group.add_argument(
+            f"--{option.name}", type=option.type, choices=option.choices or None, help=text.replace("%", "%%")
+        )
 
 
 def _help(methods: list[Method]) -> str:
-    """Common options, then a section for each method, since two of them may have options of one name."""
-    parts = [_common().format_help().rstrip("\n")]
+    """Common options, then a section for each method, since methods may share names of options."""
+    sections = [_common().format_help().rstrip("\n")]
     for method in methods:
-        own = Parser(usage=argparse.SUPPRESS, add_help=False)
-        group = own.add_argument_group(f"--method {method.name}: {method.summary}")
-        for option in method.options:
-            _add(group, option)
-        parts.append(own.format_help().strip("\n"))
-    return "\n\n".join(parts)
+        parser = Parser(usage=argparse.SUPPRESS, add_help=False)
+        _add_options(parser, method)
+        sections.append(parser.format_help().strip("\n"))
+    return "\n\n".join(sections)

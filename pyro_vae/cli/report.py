@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import write_atomically
 from pyro_vae.cli.console import load, run_parser, say
 from pyro_vae.training import RunFolder
 
 _DESCRIPTION = """\
-Write one HTML page of a run that needs no other file: protocol, training curves, bounds, gaps, diagnostics, pictures,
-worst-explained images. Nothing is evaluated: the page shows the results in the run folder, and says which are missing
-and the commands that make them."""
+Write one self-contained HTML page of a run: protocol, training curves, bounds, gaps, diagnostics, images,
+worst-explained images. This command does not evaluate the run: the page shows the results in the run folder, and lists
+the commands for the missing ones."""
 
 
-def write_report(words: list[str]) -> None:
+def write_report(argv: list[str]) -> None:
     """Write the page of a run."""
-    made = run_parser("report", _DESCRIPTION)
-    made.add_argument(
-        "--out", type=Path, help="file to write, .html; default: RUN/report.html, which is replaced, being derived"
-    )
-    made.add_argument("--overwrite", action="store_true", help="replace the file that --out names")
-    options = vars(made.parse_args(words))
+    parser = run_parser("report", _DESCRIPTION)
+    parser.add_argument("--out", type=Path, help="file to write, .html (default RUN/report.html, which is replaced)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file of --out")
+    options = vars(parser.parse_args(argv))
     out, overwrite, run = options.pop("out"), options.pop("overwrite"), RunFolder(options["run"])
-    if out and out.suffix != ".html":
-        raise ValueError(f"--out: must end in .html, got {out}. Choose another name.")
-    if overwrite and not out:
-        raise ValueError("--overwrite: must come with --out, got it alone. Leave it away: RUN/report.html is replaced.")
+    require(not out or out.suffix == ".html", "--out", "must end in .html", out)
+    require(out or not overwrite, "--overwrite", "must come with --out", "--overwrite alone")
     if out and out.exists() and not overwrite and join().first:
-        raise FileExistsError(f"--out: {out} must not exist yet, got one. Replace it with --overwrite.")
+        raise FileExistsError(f"--out: {out} must not exist yet. Replace it with --overwrite.")
     trained = load(options)
     if join().first:
         from pyro_vae.experiments.html_report import report  # here, since it loads matplotlib

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import check_seed, say
-from pyro_vae.cli.final_evaluation import final_evaluation, results_at_the_end
+from pyro_vae.cli.results import final_evaluation, final_result_paths
 from pyro_vae.cli.train_options import arguments_of, parse_args
 from pyro_vae.evaluation import Result, mean_interval
 from pyro_vae.experiments.experiment import to_yaml
@@ -86,12 +86,12 @@ def _check_folder(folder: Path, options: Namespace) -> None:
 def _result(folder: Path, options: Namespace, trust: Sequence[str]) -> Result:
     """The main result of a run, which is made or gone on with where it is not finished."""
     how = {"classifies": options.model != "VAE", "num_samples": options.num_samples}
-    files = results_at_the_end(folder, **how)
+    files = final_result_paths(folder, **how)
     if files and all(file.exists() for file in files.values()):
         say(f"run folder: {folder}, finished")
     else:
         final_evaluation(folder, _trained(folder, options, trust))
-    return Result.load(next(iter(results_at_the_end(folder, **how).values()))) if join().first else None  # type: ignore[return-value]
+    return Result.load(next(iter(final_result_paths(folder, **how).values()))) if join().first else None  # type: ignore[return-value]
 
 
 def _trained(folder: Path, options: Namespace, trust: Sequence[str]) -> Any:

@@ -6,11 +6,13 @@ import csv
 import io
 from collections.abc import Sequence
 
+from tabulate import tabulate
+
 Rows = Sequence[Sequence[str]]
 
 
 def aligned(header: Sequence[str], rows: Rows) -> str:
-    """Columns under each other: the first to the left, the others to the right.
+    """Columns of text, the first left-aligned, the others right-aligned.
 
     Example:
         >>> print(aligned(["run", "ELBO"], [["a", "-103.25"], ["long", "-9.50"]]))
@@ -18,32 +20,24 @@ def aligned(header: Sequence[str], rows: Rows) -> str:
         a     -103.25
         long    -9.50
     """
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = (
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, *rows]
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return tabulate([header, *rows], (), "plain", colalign=_alignment(header), disable_numparse=True)
 
 
 def markdown(header: Sequence[str], rows: Rows) -> str:
-    """A table of Markdown; what would end a cell is escaped.
+    """A Markdown table, with pipes and line breaks in cells escaped.
 
     Example:
         >>> print(markdown(["run", "ELBO"], [["a|b", "-9.50"]]))
-        | run | ELBO |
-        | :-- | --: |
-        | a\\|b | -9.50 |
+        | run   |   ELBO |
+        |:------|-------:|
+        | a\\|b  |  -9.50 |
     """
-    marks = [":--", *["--:"] * (len(header) - 1)]
-    lines = [[_escaped(cell) for cell in header], marks, *([_escaped(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = [[_escaped(cell) for cell in row] for row in (header, *rows)]
+    return tabulate(cells, "firstrow", "pipe", colalign=_alignment(header), disable_numparse=True)
 
 
 def comma_separated(header: Sequence[str], rows: Rows) -> str:
-    """Lines of CSV, as spreadsheets read them.
+    """A CSV file.
 
     Example:
         >>> comma_separated(["run", "note"], [["a", "x, y"]])
@@ -52,6 +46,10 @@ def comma_separated(header: Sequence[str], rows: Rows) -> str:
     buffer = io.StringIO()
     csv.writer(buffer).writerows([header, *rows])
     return buffer.getvalue()
+
+
+def _alignment(header: Sequence[str]) -> list[str]:
+    return ["left", *["right"] * (len(header) - 1)]
 
 
 def _escaped(cell: str) -> str:

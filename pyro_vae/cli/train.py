@@ -11,7 +11,7 @@ from pyro_vae._core.distributed import join
 from pyro_vae._core.files import write_atomically
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import TRUST, say
-from pyro_vae.cli.final_evaluation import final_evaluation
+from pyro_vae.cli.results import final_evaluation
 from pyro_vae.cli.seeds import train_seeds
 from pyro_vae.cli.train_options import arguments_of, parse_args, refit_options
 from pyro_vae.experiments.experiment import parse_config, parser, to_yaml

@@ -19,7 +19,7 @@ from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
-from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.result import Quantity, Result
 from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights, prior_proposal
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "LogWeights",
     "PosteriorSamples",
     "PredictiveCheck",
+    "Quantity",
     "Reliability",
     "Result",
     "Sandwich",

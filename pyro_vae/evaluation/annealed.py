@@ -15,7 +15,7 @@ from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
 from pyro_vae.evaluation.hmc import BURN_IN, HMC, AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import LatentDensity, Start
-from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
 from pyro_vae.evaluation.streaming import log_mean
 
 Schedule = Literal["sigmoid", "linear"]
@@ -32,12 +32,12 @@ class AnnealedLogLikelihood(Result):
     Attributes:
         log_likelihood: ``(N,)``, :math:`\log \frac1C \sum_c w_c` over the chains.
         standard_error: ``(N,)``, its Monte Carlo standard error, from the spread of the chains by the delta method. It
-            does not see the bias, nor modes that no chain found.
+            does not include the bias, nor modes that no chain reached.
         effective_sample_size: ``(N,)``, :math:`(\sum w)^2 / \sum w^2`, between 1 and the number of chains.
-        mean_log_weight: ``(N,)``, :math:`\frac1C \sum_c \log w_c`: a looser bound, whose distance tells how far the
-            chains' weights are apart.
+        mean_log_weight: ``(N,)``, :math:`\frac1C \sum_c \log w_c`: a looser bound, whose distance to the estimate
+            measures the spread of the chains' weights.
         acceptance: ``(N,)``, the mean acceptance probability of the transitions.
-        log_weights: ``(N, C)``, of every chain.
+        log_weights: ``(N, C)``, one per chain.
 
     References:
         Annealed importance sampling (Neal, 2001), section 2. https://arxiv.org/abs/physics/9803008
@@ -46,6 +46,10 @@ class AnnealedLogLikelihood(Result):
     """
 
     method: ClassVar[str] = "ais"
+    title: ClassVar[str] = "Bound on the log-likelihood by annealed importance sampling"
+    topic: ClassVar[str] = "bounds"
+    quantities: ClassVar[tuple[Quantity, ...]] = (LOG_LIKELIHOOD,)
+    alternative_text: ClassVar[str] = "Agreement of the annealed chains, and their acceptance"
 
     log_likelihood: Tensor
     standard_error: Tensor
@@ -54,27 +58,19 @@ class AnnealedLogLikelihood(Result):
     acceptance: Tensor
     log_weights: Tensor
 
-    def monte_carlo_error(self) -> float:
-        """Standard error of the mean log-likelihood of just these data: what more chains would reduce, in nats."""
-        return float(self.standard_error.square().sum().sqrt() / len(self))
-
     def summary(self) -> dict[str, Any]:
         """The means with their errors."""
         means: dict[str, Any] = self.means("log_likelihood", "mean_log_weight", "acceptance")
-        means["log_likelihood"]["monte_carlo_error"] = self.monte_carlo_error()
         return {**means, "effective_sample_size_median": float(self.effective_sample_size.median())}
 
-    def __str__(self) -> str:
-        p = self.protocol
-        ess = f"{float(self.effective_sample_size.median()):.1f} of {p['num_chains']}"
-        lines = [
-            f"log-likelihood  {self.mean():.3f} nats per datum, a lower bound by annealed importance sampling",
-            f"                +- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data",
+    def lines(self) -> list[str]:
+        """The bound with its errors, and the diagnostics of the chains."""
+        ess = f"{float(self.effective_sample_size.median()):.1f} of {self.protocol['num_chains']}"
+        return [
+            *self.log_likelihood_lines(", a lower bound by annealed importance sampling"),
             f"mean log-weight {self.mean('mean_log_weight'):.3f}; effective number of chains, median: {ess}; "
             f"acceptance {self.mean('acceptance'):.2f}",
-            "protocol: " + ", ".join(f"{k}={v}" for k, v in p.items()),
         ]
-        return "\n".join(lines)
 
 
 def annealed_log_likelihood(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -14,7 +13,7 @@ from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer, AnnealingPath, Schedule, lower_bound
 from pyro_vae.evaluation.hmc import AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import Start
-from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result, mean_error
 from pyro_vae.evaluation.simulation import simulate
 from pyro_vae.evaluation.streaming import log_mean
 
@@ -24,22 +23,21 @@ DECORRELATION_STEPS = 50
 
 @dataclass(frozen=True)
 class Sandwich(Result):
-    r"""Lower and upper bounds on log p(x) of data that the model drew, in nats, and a lower bound for real data.
+    r"""Lower and upper bounds on log p(x) of data simulated from the model, in nats, and a lower bound for real data.
 
-    Both bounds hold in expectation. Their gap bounds the error of either, and with it that of annealed importance
-    sampling by the same path on data like these; for real data, of which no exact posterior draw is known, that is the
-    calibration: it says how loose the lower bound is as far as real data are like the model's own.
+    Both bounds hold in expectation. Their gap bounds the error of either, and so the error of annealed importance
+    sampling with the same path on such data. No exact posterior sample is known for real data; for these the gap
+    estimates how loose the lower bound is, to the extent that real data resemble the simulated ones.
 
     Attributes:
         lower: ``(M,)``, the annealed estimate of each simulated datum.
-        upper: ``(M,)``, minus the same of the reverse chains' inverse weights.
+        upper: ``(M,)``, minus the same estimate from the inverse weights of the reverse chains.
         lower_error: ``(M,)``, Monte Carlo standard error of ``lower``.
-        upper_error: ``(M,)``, of ``upper``; the reverse chains are taken as independent, which they are after
-            :data:`DECORRELATION_STEPS` transitions as far as these mix. Inverse weights have heavy tails: with a short
-            path and few ``upper_chains`` the error is too small.
+        upper_error: ``(M,)``, of ``upper``, assuming independent reverse chains, which holds if
+            :data:`DECORRELATION_STEPS` transitions suffice to mix. Inverse weights have heavy tails: with a short path
+            and few ``upper_chains`` the error is too small.
         acceptance: ``(M,)``, of forward and reverse transitions.
-        log_likelihood: ``(N,)``, the annealed lower bound of each real datum; None where only simulated data were asked
-            for.
+        log_likelihood: ``(N,)``, the annealed lower bound of each real datum; None if ``real=False``.
         standard_error: ``(N,)``, its Monte Carlo standard error.
         upper_chains: ``(M,)``, the effective number of reverse chains, between 1 and their number.
 
@@ -51,6 +49,13 @@ class Sandwich(Result):
     """
 
     method: ClassVar[str] = "sandwich"
+    title: ClassVar[str] = "Lower and upper bounds on the log-likelihood of simulated data, and the gap between them"
+    topic: ClassVar[str] = "bounds"
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        LOG_LIKELIHOOD,
+        Quantity("gap", "gap on simulated data", paired=False),
+    )
+    alternative_text: ClassVar[str] = "Lower and upper bounds of log p(x) of simulated data, and the gap between them"
 
     lower: Tensor
     upper: Tensor
@@ -64,16 +69,16 @@ class Sandwich(Result):
     def gap(self) -> tuple[float, float]:
         """Mean of upper - lower over the simulated data, and its standard error from their spread, in nats."""
         gaps = self.upper - self.lower
-        return float(gaps.mean()), float(gaps.std() / math.sqrt(len(gaps))) if len(gaps) > 1 else math.nan
+        return float(gaps.mean()), mean_error(gaps)
 
     def bracket(self) -> tuple[float, float]:
-        """The mean lower bound of the real data, and the same plus the gap measured on simulated data, in nats.
+        """The mean lower bound of the real data, and the same plus the gap on simulated data, in nats.
 
-        The lower end is a bound; the upper end is one as far as real data are like the model's own. A gap below 0 is
-        one that cannot be told from 0, and taken as that.
+        The lower end is a bound; the upper end is a bound to the extent that real data resemble the simulated ones. A
+        negative gap does not differ significantly from 0 and counts as 0.
 
         Raises:
-            ValueError: there are no real data in the result.
+            ValueError: the result has no real data.
         """
         if self.log_likelihood is None:
             raise ValueError(
@@ -81,26 +86,20 @@ class Sandwich(Result):
             )
         return self.mean(), self.mean() + max(0.0, self.gap()[0])
 
-    def monte_carlo_error(self) -> float:
-        """Standard error of the real data's mean lower bound: what more chains would reduce, in nats."""
-        if self.standard_error is None:
-            return math.nan
-        return float(self.standard_error.square().sum().sqrt() / len(self.standard_error))
-
     def _largest(self) -> float:
         return float((self.upper - self.lower).max())
 
     def summary(self) -> dict[str, Any]:
         """The means with their errors, the gap and the bracket."""
         mean, error = self.gap()
-        found: dict[str, Any] = {**self.means("lower", "upper", "acceptance"), "gap": {"mean": mean, "error": error}}
+        entries: dict[str, Any] = {**self.means("lower", "upper", "acceptance"), "gap": {"mean": mean, "error": error}}
         if self.log_likelihood is not None:
             low, high = self.bracket()
-            own = {**self.means("log_likelihood")["log_likelihood"], "monte_carlo_error": self.monte_carlo_error()}
-            found |= {"log_likelihood": own, "bracket": {"low": low, "high": high}}
-        return found
+            entries |= {**self.means("log_likelihood"), "bracket": {"low": low, "high": high}}
+        return entries
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """Both bounds, the gap, and the bracket of real data."""
         mean, error = self.gap()
         lines = [
             f"simulated data  {self.mean('lower'):.3f} to {self.mean('upper'):.3f} nats per datum",
@@ -108,12 +107,9 @@ class Sandwich(Result):
         ]
         if self.log_likelihood is not None:
             low, high = self.bracket()
-            lines.append(f"log-likelihood  {low:.3f} nats per datum, a lower bound by annealed importance sampling")
-            errors = f"+- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data"
-            lines.append(f"                {errors}")
-            lines.append(f"bracket         {low:.3f} to {high:.3f}, as far as real data are like the model's own")
-        lines.append("protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()))
-        return "\n".join(lines)
+            lines += self.log_likelihood_lines(", a lower bound by annealed importance sampling")
+            lines.append(f"bracket         {low:.3f} to {high:.3f}, if real data resemble the simulated ones")
+        return lines
 
 
 def sandwich(

@@ -20,17 +20,18 @@ SIGNIFICANCE_LEVEL = 0.01
 
 @dataclass(frozen=True)
 class Calibration(Result):
-    r"""Ranks of the true z among draws of q(z | x), for data simulated from the model.
+    r"""Ranks of the true z among samples of q(z | x), for data simulated from the model.
 
-    With z ~ p(z) and x ~ p(x | z), z is a draw of p(z | x): its rank among L draws of the guide is uniform on 0, ..., L
-    in every dimension if the guide is the posterior. Ranks that crowd in the middle tell of a guide that is too wide,
-    at both ends of one that is too narrow, at one end of one that is shifted.
+    With z ~ p(z) and x ~ p(x | z), z is a sample of p(z | x): its rank among L samples of the guide is uniform on
+    0, ..., L in every dimension if the guide equals the posterior. Ranks concentrate in the middle if the guide is too
+    wide, at both ends if it is too narrow, at one end if it is shifted.
 
-    The converse does not hold: it looks at one dimension at a time and at the average over the model's own data, so
-    that a guide that ignores x, the prior itself, passes.
+    The converse does not hold: the test covers one dimension at a time, averaged over simulated data, so that a guide
+    that ignores x and equals the prior passes.
 
     Attributes:
-        ranks: ``(N, latent_dim)``, of every simulation the number of draws below the true z; ties are broken at random.
+        ranks: ``(N, latent_dim)``, the number of samples below the true z in each simulation; ties are broken at
+            random.
 
     References:
         Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018), theorem 1,
@@ -39,12 +40,15 @@ class Calibration(Result):
     """
 
     method: ClassVar[str] = "calibration"
+    title: ClassVar[str] = "Simulation-based calibration of the guide"
+    topic: ClassVar[str] = "diagnostics"
+    alternative_text: ClassVar[str] = "Histograms of ranks of the true z among samples of the guide"
 
     ranks: Tensor
 
     @property
     def num_bins(self) -> int:
-        """Bins of the histograms, as many as ``protocol["num_bins"]`` says."""
+        """Number of bins of the histograms, ``protocol["num_bins"]``."""
         return int(self.protocol["num_bins"])
 
     @property
@@ -53,7 +57,7 @@ class Calibration(Result):
         return int(self.protocol["num_samples"]) + 1
 
     def histogram(self) -> Tensor:
-        """``(latent_dim, num_bins)``, how many ranks are in each bin of equally many values."""
+        """``(latent_dim, num_bins)``, the number of ranks in each bin; bins have equally many values."""
         bins = (self.ranks.long() * self.num_bins).div(self.num_ranks, rounding_mode="floor")  # (N, latent_dim)
         return torch.stack([(bins == b).sum(0) for b in range(self.num_bins)], -1)
 
@@ -63,27 +67,27 @@ class Calibration(Result):
         return ((self.histogram().double() - expected).square() / expected).sum(-1)
 
     def p_values(self) -> Tensor:
-        """``(latent_dim,)``, the probability of a chi-square as large where ranks are uniform, B - 1 degrees."""
+        """``(latent_dim,)``, p values of the chi-square test for uniform ranks, with B - 1 degrees of freedom."""
         degrees = torch.tensor((self.num_bins - 1) / 2, dtype=torch.float64)
         return torch.special.gammaincc(degrees, self.chi_square() / 2)
 
     def corrected_p_values(self) -> Tensor:
-        """The same, corrected for the number of dimensions by Holm's method, whatever their dependence."""
+        """The same, corrected for the number of dimensions by Holm's method, valid under any dependence."""
         p = self.p_values()
         ordered, order = p.sort()
         steps = ordered * torch.arange(len(p), 0, -1)
         return torch.empty_like(p).index_copy(0, order, steps.cummax(0).values.clamp_max(1.0))
 
     def passes(self, level: float = SIGNIFICANCE_LEVEL) -> bool:
-        """Whether no dimension is off, at a probability ``level`` of saying so wrongly of any."""
+        """Whether no dimension is rejected, at family-wise error rate ``level``."""
         return bool((self.corrected_p_values() >= level).all())
 
     def scores(self) -> tuple[Tensor, Tensor]:
-        """How far the ranks' mean and their spread are from those of uniform ranks, in standard errors.
+        """Deviations of the ranks' mean and spread from those of uniform ranks, in standard errors.
 
         Returns:
-            ``(latent_dim,)`` each: negative ranks are low, the guide lies above the posterior; negative spreads are
-            small, the guide is wider.
+            ``(latent_dim,)`` each. If the first is negative, the guide lies above the posterior; if the second is
+            negative, the guide is wider.
         """
         u = (self.ranks.double() + 0.5) / self.num_ranks - 0.5
         variance = (1 - self.num_ranks**-2) / 12  # of a uniform variable on L + 1 points
@@ -92,20 +96,20 @@ class Calibration(Result):
         return shift, (u.square().mean(0) - variance) / math.sqrt((fourth - variance**2) / len(self))
 
     def shapes(self) -> list[str]:
-        """What the ranks of every dimension say of the guide: uniform, too wide, too narrow, shifted up or down."""
+        """Classify the ranks of every dimension: uniform, or guide too wide, too narrow, shifted up or down."""
         shift, spread = self.scores()
-        told = []
+        shapes = []
         for p, s, w in zip(self.corrected_p_values().tolist(), shift.tolist(), spread.tolist(), strict=True):
             if p >= SIGNIFICANCE_LEVEL:
-                told.append("uniform")
+                shapes.append("uniform")
             elif abs(s) > abs(w):
-                told.append("shifted up" if s < 0 else "shifted down")
+                shapes.append("shifted up" if s < 0 else "shifted down")
             else:
-                told.append("too wide" if w < 0 else "too narrow")
-        return told
+                shapes.append("too wide" if w < 0 else "too narrow")
+        return shapes
 
     def band(self, level: float = 0.99) -> tuple[int, int]:
-        """Between which counts a bin of uniform ranks lies with at least this probability, each bin by itself."""
+        """Bounds of the count in a bin of uniform ranks, with at least this probability for each bin by itself."""
         n, p = len(self), 1 / self.num_bins
         k = torch.arange(n + 1, dtype=torch.float64)
         total = torch.lgamma(torch.tensor(n + 1.0, dtype=torch.float64))
@@ -115,14 +119,14 @@ class Calibration(Result):
         return int((below < tail).sum()), int((below < 1 - tail).sum())
 
     def advice(self) -> str:
-        """What is wrong and what to do about it; empty where nothing is."""
+        """Name the dimensions in which the guide differs from the posterior; empty if it passes."""
         off = [f"dimension {j + 1} {shape}" for j, shape in enumerate(self.shapes()) if shape != "uniform"]
         if self.passes():
             return ""
         more = f" and {len(off) - 5} more" if len(off) > 5 else ""
         return (
             f"The guide is not the posterior of the model's own data: {', '.join(off[:5])}{more}. Use a richer family, "
-            "a larger encoder, or steps per datum (SemiAmortizedGuide); estimates of log p(x) weigh the draws anyway."
+            "a larger encoder, or steps per datum (SemiAmortizedGuide). Estimates of log p(x) are valid nevertheless."
         )
 
     def summary(self) -> dict[str, Any]:
@@ -137,15 +141,13 @@ class Calibration(Result):
             "advice": self.advice(),
         }
 
-    def __str__(self) -> str:
-        bad = sum(shape != "uniform" for shape in self.shapes())
-        lines = [
-            f"ranks uniform      {'yes' if self.passes() else 'no'}: {bad} of {self.ranks.shape[1]} dimensions are off",
-            f"smallest p value   {float(self.corrected_p_values().min()):.3g}, corrected for the dimensions",
-            *([f"note: {self.advice()}"] if self.advice() else []),
-            "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()),
+    def lines(self) -> list[str]:
+        """The verdict, and the smallest p value."""
+        bad, dims = sum(shape != "uniform" for shape in self.shapes()), self.ranks.shape[1]
+        return [
+            f"ranks uniform      {'yes' if self.passes() else 'no'}: {bad} of {dims} dimensions rejected",
+            f"smallest p value   {float(self.corrected_p_values().min()):.3g}, corrected for the number of dimensions",
         ]
-        return "\n".join(lines)
 
 
 def simulation_based_calibration(

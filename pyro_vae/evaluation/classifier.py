@@ -13,7 +13,7 @@ from pyro_vae.data.batches import Data
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
 from pyro_vae.evaluation.calibration_curve import NUM_BINS, Reliability, reliability
-from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.result import Quantity, Result
 
 
 class Classifier(Protocol):
@@ -38,6 +38,14 @@ class Classification(Result):
     """
 
     method: ClassVar[str] = "classification"
+    title: ClassVar[str] = "Error, calibration and confusion matrix of a classifier"
+    topic: ClassVar[str] = "classes"
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity("error", "error", "%"),
+        Quantity("cross_entropy", "cross entropy"),
+    )
+    phrases: ClassVar[dict[str, str]] = {"num_samples": "{} importance samples per class"}
+    alternative_text: ClassVar[str] = "Accuracy against confidence, and the distribution of confidence"
 
     probabilities: Tensor
     labels: Tensor
@@ -49,17 +57,17 @@ class Classification(Result):
 
     @property
     def predictions(self) -> Tensor:
-        """``(N,)``, the most probable class; the first of several."""
+        """``(N,)``, the most probable class; the first in a tie."""
         return self.probabilities.argmax(-1)
 
     @property
     def confidence(self) -> Tensor:
-        """``(N,)``, its probability."""
+        """``(N,)``, the probability of the predicted class."""
         return self.probabilities.max(-1).values
 
     @property
     def error(self) -> Tensor:
-        """``(N,)``, 100 where the prediction is wrong and 0 where it is right: the mean is the error rate in %."""
+        """``(N,)``, 100 for a wrong prediction and 0 for a correct one: the mean is the error rate in %."""
         return 100.0 * (self.predictions != self.labels).double()
 
     @property
@@ -75,16 +83,16 @@ class Classification(Result):
 
     @property
     def error_rate(self) -> float:
-        """Share of the data whose class was told wrongly, in %."""
+        """Share of misclassified data, in %."""
         return self.mean("error")
 
     @property
     def accuracy(self) -> float:
-        """Share of the data whose class was told rightly, between 0 and 1."""
+        """Share of correctly classified data, between 0 and 1."""
         return 1 - self.error_rate / 100
 
     def confusion(self) -> Tensor:
-        """``(C, C)``, how many data of the class of the row were taken for that of the column."""
+        """``(C, C)``, the number of data by true class (row) and predicted class (column)."""
         cells = self.labels.long() * self.num_classes + self.predictions
         return torch.bincount(cells, minlength=self.num_classes**2).unflatten(0, (-1, self.num_classes))
 
@@ -99,7 +107,7 @@ class Classification(Result):
         return reliability(self.confidence, self.error == 0, num_bins=num, equal_mass=equal_mass)
 
     def summary(self) -> dict[str, Any]:
-        """The means with their errors, the calibration, and the confusion matrix."""
+        """The means with their errors, the calibration error, and the confusion matrix."""
         bins = self.reliability()
         return {
             **self.means("error", "cross_entropy", "brier"),
@@ -110,17 +118,16 @@ class Classification(Result):
             "confusion": self.confusion().tolist(),
         }
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """Error rate, proper scores and calibration error."""
         bins, wrong, error = self.reliability(), int((self.error > 0).sum()), self.sampling_error
-        lines = [
+        return [
             f"error              {self.error_rate:.2f} +- {error('error'):.2f} % ({wrong} of {len(self)})",
             f"cross entropy      {self.mean('cross_entropy'):.4f} +- {error('cross_entropy'):.4f} nats per datum",
             f"Brier score        {self.mean('brier'):.4f} +- {error('brier'):.4f}",
             f"calibration error  {bins.error:.4f} in {len(bins.counts)} bins; {bins.floor:.4f} if it were calibrated",
             f"mean confidence    {float(self.confidence.mean()):.4f}, accuracy {self.accuracy:.4f}",
-            "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()),
         ]
-        return "\n".join(lines)
 
 
 def classification(

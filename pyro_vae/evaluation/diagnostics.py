@@ -15,7 +15,7 @@ from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.aggregate import TERMS, Decomposition, decompose
 from pyro_vae.evaluation.marginals import kl_per_dimension, moments
-from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.result import Quantity, Result
 from pyro_vae.models import VAE
 
 ACTIVE_VARIANCE = 0.01  # variance of the posterior mean above which a unit counts as active (Burda et al., 2016)
@@ -31,40 +31,40 @@ _REMEDIES = (
 
 @dataclass(frozen=True)
 class LatentDiagnostics(Result):
-    r"""What the latent space does, over a data set.
+    r"""Active units, decomposition of the ELBO and aggregate posterior of a data set.
 
     With the aggregate posterior of the first M data, :math:`q(z) = \frac1M \sum_n q(z | x_n)`, the ELBO is
 
     .. math:: E_q[\log p(x|z)] - I(n; z) - KL(q(z) \| \textstyle\prod_j q(z_j)) - \sum_j KL(q(z_j) \| p(z_j)):
 
-    reconstruction, index-code mutual information, total correlation and dimension-wise KL; the last two are the
-    marginal KL(q(z) || p(z)) where the prior factorises. The identity holds to rounding, datum by datum, as all parts
-    are from the same draws.
+    minus distortion, index-code mutual information, total correlation and dimension-wise KL; the last two sum to the
+    marginal KL(q(z) || p(z)) if the prior factorises. The identity holds to rounding for every datum, since all terms
+    use the same samples.
 
-    **I(n; z) is at most log M**, so near it (:attr:`saturated`) it says only that z tells the M data apart: more data
-    would raise it, and lower the marginal KL by as much. Its rows, per datum, are not bounded below by 0.
+    **I(n; z) is at most log M.** Near that bound (:attr:`saturated`) it only shows that z identifies each of the M
+    data: more data would raise it, and lower the marginal KL by as much. Its rows, per datum, can be negative.
 
     Attributes:
         means: ``(N, latent_dim)``, the posterior mean of every datum.
         activity: ``(latent_dim,)``, Var_x(E_q[z | x]); a unit is active above :data:`ACTIVE_VARIANCE`. If means are
             estimated from samples, the variance that the samples add is subtracted.
-        kl: ``(latent_dim,)``, the mean KL(q(z_i | x) || p(z_i)) of the margins in nats; their sum is the rate where
-            both factorise. None where a margin has no closed form.
-        elbo: ``(M,)``, reconstruction - rate, in nats, as all that follow.
-        reconstruction: ``(M,)``, E_q[log p(x | z)].
+        kl: ``(latent_dim,)``, the mean KL(q(z_i | x) || p(z_i)) of the marginals in nats; their sum is the rate if
+            both factorise. None if a marginal has no closed form.
+        elbo: ``(M,)``, reconstruction - rate, in nats like all following terms.
+        reconstruction: ``(M,)``, E_q[log p(x | z)], minus the distortion.
         rate: ``(M,)``, E_q[log q(z | x) - log p(z)].
         information: ``(M,)``, E_q[log q(z | x) - log q(z)].
         marginal_kl: ``(M,)``, E_q[log q(z) - log p(z)].
-        total_correlation: ``(M,)``, E_q[log q(z) - sum_j log q(z_j)]; None where a posterior's margins have no closed
-            form (flows).
-        dimension_kl: ``(M,)``, E_q[sum_j log q(z_j) - log p(z)]; None where also the prior does not factorise.
-        term_errors: ``(M, 7)``, Monte Carlo standard errors of the seven, elbo to dimension_kl; nan for None.
+        total_correlation: ``(M,)``, E_q[log q(z) - sum_j log q(z_j)]; None if the marginals of q have no closed form
+            (flows).
+        dimension_kl: ``(M,)``, E_q[sum_j log q(z_j) - log p(z)]; None if in addition the prior does not factorise.
+        term_errors: ``(M, 7)``, Monte Carlo standard errors of the seven terms, elbo to dimension_kl; nan for None.
         aggregate_mean: ``(latent_dim,)``, the mean of the aggregate posterior of all N data.
         aggregate_variance: ``(latent_dim,)``, its variance, E[Var_q(z | x)] + Var(E_q[z | x]).
         prior_mean: ``(latent_dim,)``.
         prior_variance: ``(latent_dim,)``.
-        draws: ``(M, latent_dim)``, draws of the aggregate posterior, one of each datum.
-        prior_draws: ``(2000, latent_dim)``, draws of the prior.
+        draws: ``(M, latent_dim)``, samples of the aggregate posterior, one per datum.
+        prior_draws: ``(2000, latent_dim)``, samples of the prior.
 
     References:
         ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman and Johnson, 2016),
@@ -76,8 +76,17 @@ class LatentDiagnostics(Result):
     """
 
     method: ClassVar[str] = "diagnostics"
+    title: ClassVar[str] = "Active units, decomposition of the ELBO and aggregate posterior"
+    topic: ClassVar[str] = "diagnostics"
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity("active_units", "active units", "dimensions", paired=False),
+        Quantity("information", "mutual information"),
+        Quantity("total_correlation", "total correlation"),
+        Quantity("dimension_kl", "dimension-wise KL"),
+    )
+    alternative_text: ClassVar[str] = "Bars of the terms of the ELBO"
 
-    means: Tensor = field()  # type: ignore[assignment]  # a field, where the base has a method that nobody needs here
+    means: Tensor = field()  # type: ignore[assignment]  # replaces the base's method, which is not used here
     activity: Tensor
     kl: Tensor | None = None
     elbo: Tensor | None = None
@@ -102,57 +111,55 @@ class LatentDiagnostics(Result):
 
     @property
     def available(self) -> list[str]:
-        """Names of the ELBO's parts that are there."""
+        """Names of the ELBO's terms that are not None."""
         return [name for name in TERMS if getattr(self, name) is not None]
 
     @property
     def information_bound(self) -> float:
-        """log M, in nats: the most that the mutual information can be; nan where there is none."""
+        """log M, in nats: the upper bound of the mutual information; nan if that is not available."""
         return math.nan if self.information is None else math.log(len(self.information))
 
     @property
     def saturated(self) -> bool:
-        """Whether the mutual information is within log 2 of its bound: a draw leaves fewer than two data to choose."""
+        """Whether the mutual information is within log 2 of its bound."""
         return self.information is not None and self.mean("information") > self.information_bound - math.log(2)
 
-    def monte_carlo_error(self, name: str) -> float:
-        """Standard error of a part's mean for just these data: what more draws would reduce, in nats."""
-        if self.term_errors is None:
-            return math.nan
-        return float(self.term_errors[:, TERMS.index(name)].square().sum().sqrt() / len(self.term_errors))
+    def standard_errors(self, name: str = "elbo") -> Tensor | None:
+        """Monte Carlo standard errors of a term, one per datum; None if the ELBO was not decomposed."""
+        return None if self.term_errors is None else self.term_errors[:, TERMS.index(name)]
 
     def advice(self) -> str:
-        """What is wrong and what to do about it; empty where nothing is."""
-        active, dims, said = self.active_units, len(self.activity), []
+        """Explain posterior collapse, inactive units or a saturated mutual information; empty otherwise."""
+        active, dims, notes = self.active_units, len(self.activity), []
         rate = math.inf if self.rate is None else self.mean("rate")
         if active == 0 or rate < COLLAPSED:
-            told = "" if self.rate is None else f", the rate is {rate:.3f} nats"
-            said.append(f"The posterior has collapsed: {active} of {dims} units are active{told}. {_REMEDIES}")
+            nats = "" if self.rate is None else f", the rate is {rate:.3f} nats"
+            notes.append(f"The posterior has collapsed: {active} of {dims} units are active{nats}. {_REMEDIES}")
         elif active < FEW_ACTIVE_SHARE * dims:
-            said.append(f"Few units, {active} of {dims}, are active. If more were expected: {_REMEDIES}")
+            notes.append(f"Few units, {active} of {dims}, are active. If more were expected: {_REMEDIES}")
         if self.saturated:
-            said.append(
+            notes.append(
                 f"The mutual information, {self.mean('information'):.2f} nats, is at its bound, the log of the number "
-                f"of data, {self.information_bound:.2f}: draws of z tell these data apart, and no more is known of it. "
-                "It is a lower bound, and the marginal KL an upper one, of those of more data (num_decomposed)."
+                f"of data, {self.information_bound:.2f}: a sample of z identifies its datum among these. With more "
+                "data (num_decomposed) the mutual information would be larger and the marginal KL smaller."
             )
-        return " ".join(said)
+        return " ".join(notes)
 
     def summary(self) -> dict[str, Any]:
-        """Active units, the ELBO's parts with their errors, and what is said of them."""
+        """Active units, the ELBO's terms with their errors, and the advice."""
         parts = {n: {"mean": self.mean(n), "monte_carlo_error": self.monte_carlo_error(n)} for n in self.available}
         head = {"active_units": self.active_units, "latent_dim": len(self.activity)}
         bound = {"information_bound": self.information_bound, "saturated": self.saturated}
         return {**head, **parts, **bound, "advice": self.advice()}
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """Active units, and the ELBO's terms with their errors."""
         lines = [f"active units       {self.active_units} of {len(self.activity)}"]
         for name in self.available:
             at_most = f" (at most log M = {self.information_bound:.3f})" if name == "information" else ""
             error = self.monte_carlo_error(name)
             lines.append(f"{name.replace('_', ' '):<18} {self.mean(name):.3f} +- {error:.3f} Monte Carlo{at_most}")
-        lines += [f"note: {self.advice()}"] if self.advice() else []
-        return "\n".join([*lines, "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items())])
+        return lines
 
 
 def latent_diagnostics(

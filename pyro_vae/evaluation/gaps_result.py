@@ -12,37 +12,38 @@ from torch import Tensor
 
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
-from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.result import Quantity, Result
 
 _PARTS = ("log_likelihood", "best_elbo", "elbo", "approximation", "amortization")
 
 
 @dataclass(frozen=True)
 class InferenceGaps(Result):
-    r"""What a guide loses to log p(x), per datum and in nats, split in two.
+    r"""Gap between log p(x) and the ELBO of a guide, per datum, in nats, split in two.
 
     .. math::
         \log p(x) - \mathcal{L}[q_\phi] = \underbrace{\log p(x) - \mathcal{L}[q^*]}_\text{approximation}
         + \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q_\phi]}_\text{amortization}
 
     :math:`q^*` is the best member of the guide's family for that datum alone, found by local optimisation.
-    log p(x) is replaced by a lower bound of it, so that the approximation gap is a lower bound of itself. An optimum
-    that was missed makes the approximation gap too large and the amortization gap too small, by the same number.
+    log p(x) is replaced by a lower bound, so that the reported approximation gap is itself a lower bound. If the
+    optimisation misses the optimum, the approximation gap is too large and the amortization gap too small by the same
+    number.
 
     Attributes:
-        log_likelihood: ``(N,)``, the lower bound that stands for log p(x).
+        log_likelihood: ``(N,)``, the lower bound that replaces log p(x).
         standard_error: ``(N,)``, its Monte Carlo standard error.
-        pareto_k: ``(N,)``, of the weights that it is made of; nan where they are not known.
+        pareto_k: ``(N,)``, of its importance weights; nan if these are unknown.
         elbo: ``(N,)``, the ELBO of the guide, :math:`\mathcal{L}[q_\phi]`.
         elbo_error: ``(N,)``, its Monte Carlo standard error.
         best_elbo: ``(N,)``, the ELBO of the best member, :math:`\mathcal{L}[q^*]`.
         best_elbo_error: ``(N,)``, its Monte Carlo standard error.
-        approximation: ``(N,)``, the approximation gap: what no encoder could gain.
+        approximation: ``(N,)``, the approximation gap, which no encoder can close.
         approximation_error: ``(N,)``, its Monte Carlo standard error.
-        amortization: ``(N,)``, the amortization gap: what the encoder loses.
-        amortization_error: ``(N,)``, its Monte Carlo standard error; both ELBOs see the same random numbers.
-        late_gain: ``(N,)``, what the ELBO gained from the third quarter of the optimisation (the mean of its
-            parameters) to the last; near 0 where it has converged.
+        amortization: ``(N,)``, the amortization gap, due to the encoder.
+        amortization_error: ``(N,)``, its Monte Carlo standard error; both ELBOs use the same random numbers.
+        late_gain: ``(N,)``, gain in ELBO from the third quarter of the optimisation (the mean of its parameters) to
+            the last; near 0 after convergence.
         late_gain_error: ``(N,)``, its Monte Carlo standard error.
 
     References:
@@ -51,6 +52,14 @@ class InferenceGaps(Result):
     """
 
     method: ClassVar[str] = "gaps"
+    title: ClassVar[str] = "Gap between log p(x) and the ELBO, split into approximation and amortization gap"
+    topic: ClassVar[str] = "gaps"
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity("approximation", "approximation gap", error="approximation_error"),
+        Quantity("amortization", "amortization gap", error="amortization_error"),
+    )
+    phrases: ClassVar[dict[str, str]] = {"num_steps": "{} steps of optimisation"}
+    alternative_text: ClassVar[str] = "Bars of approximation and amortization gap"
 
     log_likelihood: Tensor
     standard_error: Tensor
@@ -71,28 +80,22 @@ class InferenceGaps(Result):
         """``(N,)``, the whole gap: log-likelihood bound minus ELBO."""
         return self.log_likelihood - self.elbo
 
-    def monte_carlo_error(self, name: str = "log_likelihood") -> float:
-        """Standard error of a mean over just these data: what more samples would reduce, in nats."""
-        errors = self.standard_error if name == "log_likelihood" else getattr(self, f"{name}_error")
-        return float(errors.square().sum().sqrt() / len(self))
-
     def summary(self) -> dict[str, Any]:
-        """The means with their errors, the amortization gap's share, and what the optimisation still gained."""
+        """The means with their errors, the amortization gap's share, and the late gain of the optimisation."""
         means = self.means(*_PARTS, "late_gain")
         for name, entry in means.items():
             entry["monte_carlo_error"] = self.monte_carlo_error(name)
         return {**means, "amortization_share": self.mean("amortization") / self.mean("gap")}
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """Bound, both ELBOs and both gaps with their errors, and the late gain of the optimisation."""
         lines = [
             f"{name.replace('_', ' '):<15} {self.mean(name):9.3f} +- {self.monte_carlo_error(name):.3f} Monte Carlo, "
             f"+- {self.sampling_error(name):.3f} over data, nats per datum"
             for name in _PARTS
         ]
         gain = f"{self.mean('late_gain'):.4f} +- {self.monte_carlo_error('late_gain'):.4f} nats per datum"
-        lines.append(f"the local optimisation gained {gain} from its third quarter to its last")
-        lines.append("protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()))
-        return "\n".join(lines)
+        return [*lines, f"the local optimisation gained {gain} from its third quarter to its last"]
 
 
 def gaps_of(guide: Tensor, best: Tensor, from_best: Tensor) -> dict[str, Tensor]:

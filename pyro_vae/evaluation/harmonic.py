@@ -17,7 +17,7 @@ from pyro_vae.evaluation.kernel_density import KernelDensity
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.evaluation.posterior import NUM_BRIDGES, Chains, burn_in, run_chains
-from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
 from pyro_vae.evaluation.streaming import log_mean
 
 _MOST_DIMENSIONS = 4
@@ -29,16 +29,23 @@ class HarmonicLogLikelihood(Result):
 
     Attributes:
         log_likelihood: ``(N,)``, :math:`-\log \frac1S \sum_s q(z_s) / p(x, z_s)`.
-        standard_error: ``(N,)``, from the spread of the chains' means, which allows for their autocorrelation.
-        pareto_k: ``(N,)``, the shape of the tail of :math:`q(z_s) / p(x, z_s)`; above 0.7 it is not to be trusted.
-        r_hat: ``(N,)``, of the posterior samples; above 1.05 they are not to be trusted.
-        acceptance: ``(N,)``, of the chains.
+        standard_error: ``(N,)``, from the spread of the chains' means, which accounts for autocorrelation.
+        pareto_k: ``(N,)``, the shape of the tail of :math:`q(z_s) / p(x, z_s)`; above 0.7 the estimate is unreliable.
+        r_hat: ``(N,)``, of the posterior samples; above 1.05 the chains have not converged.
+        acceptance: ``(N,)``, the mean acceptance probability of the transitions.
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014), appendix D. https://arxiv.org/abs/1312.6114
     """
 
     method: ClassVar[str] = "harmonic"
+    title: ClassVar[str] = (
+        "Log-likelihood from posterior samples (AEVB, appendix D), for fewer than five latent dimensions"
+    )
+    topic: ClassVar[str] = "bounds"
+    quantities: ClassVar[tuple[Quantity, ...]] = (LOG_LIKELIHOOD,)
+    phrases: ClassVar[dict[str, str]] = {"num_samples": "{} posterior samples"}
+    alternative_text: ClassVar[str] = "R-hat and Pareto k of the harmonic estimates"
 
     log_likelihood: Tensor
     standard_error: Tensor
@@ -46,30 +53,22 @@ class HarmonicLogLikelihood(Result):
     r_hat: Tensor
     acceptance: Tensor
 
-    def monte_carlo_error(self) -> float:
-        """Standard error of the mean log-likelihood of just these data, in nats."""
-        return float(self.standard_error.square().sum().sqrt() / len(self))
-
     def summary(self) -> dict[str, Any]:
-        """The means with their errors, and what tells whether to trust them."""
-        means: dict[str, Any] = self.means("log_likelihood", "acceptance")
-        means["log_likelihood"]["monte_carlo_error"] = self.monte_carlo_error()
+        """The means with their errors, and the shares of unreliable estimates."""
         return {
-            **means,
-            "pareto_k_above_0.7": float((~(self.pareto_k <= 0.7)).double().mean()),  # what is not known is not trusted
+            **self.means("log_likelihood", "acceptance"),
+            "pareto_k_above_0.7": float((~(self.pareto_k <= 0.7)).double().mean()),  # nan counts as unreliable
             "r_hat_above_1.05": float((~(self.r_hat <= 1.05)).double().mean()),
         }
 
-    def __str__(self) -> str:
-        bad = self.summary()
-        lines = [
-            f"log-likelihood  {self.mean():.3f} nats per datum, from posterior samples (AEVB, appendix D)",
-            f"                +- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data",
-            f"R-hat > 1.05: for {bad['r_hat_above_1.05']:.1%}; Pareto k > 0.7: for {bad['pareto_k_above_0.7']:.1%}; "
+    def lines(self) -> list[str]:
+        """The estimate with its errors, and the shares of unreliable estimates."""
+        s = self.summary()
+        return [
+            *self.log_likelihood_lines(", from posterior samples (AEVB, appendix D)"),
+            f"R-hat > 1.05: for {s['r_hat_above_1.05']:.1%}; Pareto k > 0.7: for {s['pareto_k_above_0.7']:.1%}; "
             f"acceptance {self.mean('acceptance'):.2f}",
-            "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()),
         ]
-        return "\n".join(lines)
 
 
 def harmonic_log_likelihood(

@@ -17,7 +17,7 @@ from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
 from pyro_vae.evaluation.importance import WeightSampler, compiles
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
-from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
 from pyro_vae.evaluation.streaming import WeightSummary
 
 
@@ -25,14 +25,14 @@ from pyro_vae.evaluation.streaming import WeightSummary
 class ClassPosterior(Result):
     r"""Importance-weighted estimates of log p(x, y) for every class y, per datum, in nats.
 
-    :math:`L_S(x, y) = \log \frac1S \sum_s p(x, y, z_s) / q(z_s | x, y)`, a lower bound in expectation, and from all
-    classes log p(x) and p(y | x).
+    :math:`L_S(x, y) = \log \frac1S \sum_s p(x, y, z_s) / q(z_s | x, y)`, a lower bound in expectation. Summing over
+    the classes gives log p(x) and p(y | x).
 
     Attributes:
         log_joint: ``(N, C)``, the estimate for every class.
         log_joint_error: ``(N, C)``, its Monte Carlo standard error by the delta method.
         effective_sample_size: ``(N, C)``, between 1 and S.
-        pareto_k: ``(N, C)``, the shape of the weights' tail; above 0.7 the estimate is not to be trusted.
+        pareto_k: ``(N, C)``, the shape of the weights' tail; above 0.7 the estimate is unreliable.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), eq. 8. https://arxiv.org/abs/1509.00519
@@ -41,6 +41,11 @@ class ClassPosterior(Result):
     """
 
     method: ClassVar[str] = "class_posterior"
+    title: ClassVar[str] = "Class posterior p(y | x) by importance sampling, and the log-likelihood with y summed out"
+    topic: ClassVar[str] = "classes"
+    quantities: ClassVar[tuple[Quantity, ...]] = (LOG_LIKELIHOOD, Quantity("entropy", "entropy"))
+    phrases: ClassVar[dict[str, str]] = {"num_samples": "{} importance samples per class"}
+    alternative_text: ClassVar[str] = "Histogram of the entropy of p(y | x)"
 
     log_joint: Tensor
     log_joint_error: Tensor
@@ -61,13 +66,13 @@ class ClassPosterior(Result):
     def standard_error(self) -> Tensor:
         r"""``(N,)``, its standard error, :math:`\sqrt{\sum_y p(y | x)^2 \mathrm{se}(x, y)^2}`.
 
-        By the delta method; the classes' draws are independent.
+        By the delta method; samples of different classes are independent.
         """
         return _root_sum_squares(self.probabilities(), self.log_joint_error)
 
     @property
     def entropy(self) -> Tensor:
-        """``(N,)``, of p(y | x), in nats: between 0, where the model is certain, and log C."""
+        """``(N,)``, the entropy of p(y | x), in nats: between 0, for certainty, and log C."""
         p = self.probabilities()
         return -torch.special.xlogy(p, p).sum(-1)
 
@@ -84,12 +89,8 @@ class ClassPosterior(Result):
         slope = p.unsqueeze(-1) * (torch.eye(self.num_classes).to(p) - p.unsqueeze(-2))  # (N, C of p, C of L)
         return _root_sum_squares(slope, self.log_joint_error.unsqueeze(-2))
 
-    def monte_carlo_error(self) -> float:
-        """Standard error of the mean log-likelihood of just these data: what more samples would reduce, in nats."""
-        return float(self.standard_error.square().sum().sqrt() / len(self))
-
     def untrusted(self) -> float:
-        """Share of the data with a Pareto k above 0.7 in a class that counts, p(y | x) > 0.01; nan where unknown."""
+        """Share of the data with a Pareto k above 0.7 in a class with p(y | x) > 0.01; nan if k is unknown."""
         counts = self.probabilities() > 0.01
         if self.pareto_k[counts].isnan().all():
             return float("nan")
@@ -97,27 +98,23 @@ class ClassPosterior(Result):
 
     def summary(self) -> dict[str, Any]:
         """The means with their errors, and the diagnostics."""
-        means = self.means("log_likelihood", "entropy")
-        means["log_likelihood"]["monte_carlo_error"] = self.monte_carlo_error()
         return {
-            **means,
+            **self.means("log_likelihood", "entropy"),
             "mean_class_posterior": self.probabilities().mean(0).tolist(),
             "effective_sample_size_median": float(self.effective_sample_size.median()),
             "pareto_k_above_0.7": self.untrusted(),
         }
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """Log-likelihood and entropy with their errors, and the diagnostics of the weights."""
         share = self.untrusted()
         bad = "unknown (fewer than 25 samples)" if share != share else f"for {share:.1%}"
         ess = f"{float(self.effective_sample_size.median()):.1f} of {self.protocol['num_samples']}"
-        lines = [
-            f"log-likelihood  {self.mean():.3f} nats per datum, y summed out",
-            f"                +- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data",
+        return [
+            *self.log_likelihood_lines(", y summed out"),
             f"entropy         {self.mean('entropy'):.4f} nats, of p(y | x) on average",
             f"effective sample size, median: {ess}; Pareto k > {PARETO_K_LIMIT}: {bad}",
-            "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items()),
         ]
-        return "\n".join(lines)
 
 
 def class_posterior(

@@ -63,20 +63,20 @@ def default_statistics(data_shape: tuple[int, ...]) -> dict[str, Statistic]:
 class PredictiveCheck(Result):
     r"""Statistics T of data against those of replicates, :math:`x^{rep} \sim p(x | z)`, z from the guide or the prior.
 
-    A probability near 0 says that the replicates' statistic is below the datum's, near 1 above. With z from the guide,
-    which has seen the datum, they crowd around 1/2 for a good model: they are not uniform, and a small one is a strong
-    sign. Equal values count half.
+    A p value near 0 means that the replicates' statistic is below the datum's, near 1 above. With z from the guide,
+    which depends on the datum, p values of a good model are not uniform but concentrate around 1/2, so that an extreme
+    one is strong evidence against the model. Equal values count half.
 
     The statistic ``log p(x|z)`` compares each datum with its replicates at the same z: near 1, the datum is less likely
-    than what the decoder makes of its latents.
+    than the replicates.
 
     Attributes:
-        observed: ``(N, T)``, the statistics of the data; of ``log p(x|z)`` the mean over the draws of z.
+        observed: ``(N, T)``, the statistics of the data; for ``log p(x|z)`` the mean over the samples of z.
         replicated: ``(N, T)``, of one replicate of each datum.
         replicated_mean: ``(N, T)``, mean over the replicates.
         replicated_std: ``(N, T)``, their standard deviation.
         p_values: ``(N, T)``, the share of replicates whose statistic is larger than the datum's.
-        set_observed: ``(S, T)``, the mean over the data; the same in all S rows but for ``log p(x|z)``.
+        set_observed: ``(S, T)``, the mean over the data; equal in all S rows except for ``log p(x|z)``.
         set_replicated: ``(S, T)``, the mean over the data of each replicate of the set.
 
     References:
@@ -87,6 +87,10 @@ class PredictiveCheck(Result):
     """
 
     method: ClassVar[str] = "predictive"
+    title: ClassVar[str] = "Predictive check of the model"
+    topic: ClassVar[str] = "diagnostics"
+    phrases: ClassVar[dict[str, str]] = {"num_samples": "{} replicates"}
+    alternative_text: ClassVar[str] = "Histograms of predictive p values, a panel per statistic"
 
     observed: Tensor
     replicated: Tensor
@@ -98,7 +102,7 @@ class PredictiveCheck(Result):
 
     @property
     def statistics(self) -> list[str]:
-        """Their names, in the order of the columns."""
+        """Names of the statistics, in the order of the columns."""
         return list(self.protocol["statistics"])
 
     def set_p_values(self) -> Tensor:
@@ -106,25 +110,25 @@ class PredictiveCheck(Result):
         return _larger(self.set_replicated, self.set_observed).mean(0)
 
     def extreme(self, level: float = 0.05) -> Tensor:
-        """``(T,)``, the share of data with a probability below ``level / 2`` or above ``1 - level / 2``."""
+        """``(T,)``, the share of data with a p value below ``level / 2`` or above ``1 - level / 2``."""
         return ((self.p_values < level / 2) | (self.p_values > 1 - level / 2)).double().mean(0)
 
     def advice(self) -> str:
-        """Which statistics the model does not reproduce; empty where there are none."""
-        told = []
+        """Name the statistics that the model does not reproduce; empty if it reproduces all."""
+        deviations = []
         for name, p in zip(self.statistics, self.set_p_values().tolist(), strict=True):
             if min(p, 1 - p) < EXTREME_P_VALUE:
-                told.append(f"{name} too {'small' if p < 0.5 else 'large'} (p = {p:.3f})")
+                deviations.append(f"{name} too {'small' if p < 0.5 else 'large'} (p = {p:.3f})")
         source = "its latents" if self.protocol["source"] == "posterior" else "the prior's latents"
-        if not told:
+        if not deviations:
             return ""
         return (
-            f"What the model makes of {source} differs from the data on average: {', '.join(told)}. Use another "
-            "likelihood or a decoder of more power; with the prior, also another prior (VampPrior, FlowPrior)."
+            f"Replicates from {source} differ from the data on average: {', '.join(deviations)}. Use another "
+            "likelihood or a more powerful decoder; with the prior, also another prior (VampPrior, FlowPrior)."
         )
 
     def summary(self) -> dict[str, Any]:
-        """By statistic: the means of data and replicates, the probability of the set, the share of extreme data."""
+        """By statistic: the means of data and replicates, the p value of the set, the share of extreme data."""
         columns = zip(
             self.set_observed.mean(0).tolist(),
             self.set_replicated.mean(0).tolist(),
@@ -136,15 +140,15 @@ class PredictiveCheck(Result):
         table = {name: dict(zip(keys, row, strict=True)) for name, row in zip(self.statistics, columns, strict=True)}
         return {"statistics": table, "advice": self.advice()}
 
-    def __str__(self) -> str:
+    def lines(self) -> list[str]:
+        """A table with a row per statistic."""
         lines = [f"{'statistic':<20} {'data':>9} {'replicates':>10} {'p of set':>9} {'data beyond 95%':>16}"]
         for name, row in self.summary()["statistics"].items():
             share = f"{row['extreme_5_percent']:.1%}"
             lines.append(
                 f"{name:<20} {row['observed']:>9.4g} {row['replicated']:>10.4g} {row['p_value']:>9.3f} {share:>16}"
             )
-        lines += [f"note: {self.advice()}"] if self.advice() else []
-        return "\n".join([*lines, "protocol: " + ", ".join(f"{k}={v}" for k, v in self.protocol.items())])
+        return lines
 
 
 def posterior_predictive_check(

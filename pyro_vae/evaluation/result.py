@@ -1,10 +1,11 @@
-"""What every evaluation returns: numbers per datum with the protocol that made them."""
+"""Base class of evaluation results: numbers per datum, their protocol, and how they are presented."""
 
 from __future__ import annotations
 
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -13,105 +14,180 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.files import json_ready, write_atomically
+from pyro_vae.evaluation.caption import caption_of
 
 R = TypeVar("R", bound="Result")
 
 
 @dataclass(frozen=True)
-class Result(ABC):
-    """Numbers per datum and the protocol that made them.
+class Quantity:
+    """A number of a result that tables compare.
 
-    A subclass is a frozen dataclass whose fields are tensors with one row per datum.
+    Args:
+        name: the attribute with one row per datum; if unpaired, a number or a method that returns a mean and its
+            standard error.
+        label: its printed name.
+        unit: ``"nats"``, ``"%"``, or the counted objects.
+        paired: whether the rows belong to the data, so that differences between results are taken datum by datum.
+        error: the attribute with the Monte Carlo standard error of each row; empty if tables show no such error.
+    """
+
+    name: str
+    label: str
+    unit: str = "nats"
+    paired: bool = True
+    error: str = ""
+
+
+TOPICS = ("classes", "bounds", "gaps", "diagnostics", "other")
+"""Topics of results, in the order of reports and tables."""
+LOG_LIKELIHOOD = Quantity("log_likelihood", "log-likelihood", error="standard_error")
+
+
+@dataclass(frozen=True)
+class Result(ABC):
+    """Base class of evaluation results: numbers per datum and the protocol that produced them.
+
+    A subclass is a frozen dataclass whose fields are tensors with one row per datum. Its class attributes describe it,
+    so that files, tables, figures and reports need no list of the kinds of results.
 
     Attributes:
-        protocol: how the numbers were made; what makes them comparable with others, or not.
-        method: what the result is called in files and on the command line.
+        protocol: data, weights and settings that produced the numbers; only results of one protocol are comparable.
+        method: name in files and on the command line.
+        title: noun phrase for headings and help texts.
+        topic: section of a report, one of :data:`TOPICS`.
+        quantities: the numbers that tables compare.
+        phrases: caption phrases of protocol entries, if they differ from those of
+            :data:`~pyro_vae.evaluation.caption.PHRASES`.
+        alternative_text: describes the figure to readers who cannot see it; by default the title.
     """
 
     method: ClassVar[str]
+    title: ClassVar[str]
+    topic: ClassVar[str] = "other"
+    quantities: ClassVar[tuple[Quantity, ...]] = ()
+    phrases: ClassVar[Mapping[str, str]] = {}
+    alternative_text: ClassVar[str] = ""
 
     protocol: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     @abstractmethod
     def summary(self) -> dict[str, Any]:
-        """The means with their errors, for the head of the file."""
+        """Means with their errors, written at the head of the file."""
+
+    @abstractmethod
+    def lines(self) -> list[str]:
+        """The result as lines of text, without advice and protocol."""
+
+    def advice(self) -> str:
+        """Explain what is wrong with the numbers and how to improve them; empty if nothing is."""
+        return ""
+
+    def caption(self) -> str:
+        """The protocol in words."""
+        return caption_of(self.protocol, self.phrases)
+
+    def __str__(self) -> str:
+        notes = [f"note: {self.advice()}"] if self.advice() else []
+        protocol = ", ".join(f"{key}={value}" for key, value in self.protocol.items())
+        return "\n".join([*self.lines(), *notes, f"protocol: {protocol}"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The numbers per datum, by name."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        """The fields that hold numbers per datum, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors().values())))
 
     def mean(self, name: str = "log_likelihood") -> float:
-        """The mean of a quantity over the data."""
+        """Mean of a quantity over the data."""
         return float(getattr(self, name).mean())
 
     def sampling_error(self, name: str = "log_likelihood") -> float:
-        """Standard error of a mean as an estimate for the population that the data were drawn from."""
-        values = getattr(self, name)
-        return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+        """Standard error of the mean as an estimate for the population that the data were drawn from."""
+        return mean_error(getattr(self, name))
+
+    def standard_errors(self, name: str = "log_likelihood") -> Tensor | None:
+        """Monte Carlo standard errors of a quantity, one per row; None if they are unknown."""
+        errors = {"log_likelihood": "standard_error", **{q.name: q.error for q in self.quantities if q.error}}
+        return getattr(self, errors.get(name, f"{name}_error"), None)
+
+    def monte_carlo_error(self, name: str = "log_likelihood") -> float:
+        """Standard error of the mean over exactly these data, which more samples reduce; nan if it is unknown."""
+        errors = self.standard_errors(name)
+        return math.nan if errors is None else float(errors.square().sum().sqrt() / len(errors))
 
     def means(self, *names: str) -> dict[str, dict[str, float]]:
-        """Mean and sampling error of several quantities."""
-        return {name: {"mean": self.mean(name), "sampling_error": self.sampling_error(name)} for name in names}
+        """Mean, sampling error and, for a quantity of :attr:`quantities` that has one, Monte Carlo error."""
+        with_error = {q.name for q in self.quantities if q.error}
+        entries = {name: {"mean": self.mean(name), "sampling_error": self.sampling_error(name)} for name in names}
+        noise = {name: {"monte_carlo_error": self.monte_carlo_error(name)} for name in names if name in with_error}
+        return {name: {**entry, **noise.get(name, {})} for name, entry in entries.items()}
 
-    def gain(self: R, other: R, name: str = "log_likelihood") -> tuple[float, float]:
-        """The mean difference to another result of the same data, in nats, and its standard error, datum by datum.
+    def log_likelihood_lines(self, remark: str) -> list[str]:
+        """The mean log-likelihood with both of its errors; the remark follows the unit."""
+        errors = f"+- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data"
+        return [f"log-likelihood  {self.mean():.3f} nats per datum{remark}", f"                {errors}"]
 
-        The spread over the data, which both share, is not in that error, so that small differences can be seen.
+    def gain(self, other: Result, name: str = "log_likelihood") -> tuple[float, float]:
+        """Mean difference to another result on the same data, in nats, and its standard error, paired by datum.
+
+        The spread over the data, which both share, cancels in the difference, so that small gains are measurable.
 
         Raises:
-            ValueError: the other is of another number of data.
+            ValueError: the results have different numbers of data.
         """
         if len(self) != len(other):
             raise ValueError(
-                f"{type(self).__name__}: both results must be of the same data, got {len(self)} and {len(other)} data. "
-                "Evaluate both on the same ones."
+                f"{type(self).__name__}: both results must be of the same data, got {len(self)} and {len(other)} data."
             )
         difference = getattr(self, name) - getattr(other, name)
-        error = float(difference.std() / math.sqrt(len(difference))) if len(difference) > 1 else math.nan
-        return float(difference.mean()), error
+        return float(difference.mean()), mean_error(difference)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write summary, protocol and per-datum numbers as JSON, atomically.
 
         Args:
             path: the file.
-            overwrite: replace a file that is there.
+            overwrite: replace an existing file.
 
         Raises:
-            FileExistsError: the file is there and ``overwrite`` is False.
+            FileExistsError: the file exists and ``overwrite`` is False.
         """
-        data = {name: value.tolist() for name, value in self.tensors().items()}
-        content = {"method": self.method, **self.summary(), "protocol": self.protocol, "per_datum": data}
+        rows = {name: value.tolist() for name, value in self.tensors().items()}
+        content = {"method": self.method, **self.summary(), "protocol": self.protocol, "per_datum": rows}
         text = json.dumps(json_ready(content), allow_nan=False, indent=1)
         write_atomically(Path(path), (text + "\n").encode(), overwrite=overwrite)
 
     @classmethod
     def load(cls: type[R], path: str | Path) -> R:
-        """Read what :meth:`save` wrote; ``Result.load`` reads every kind.
+        """Read a file of :meth:`save`; ``Result.load`` reads every kind.
 
         Raises:
-            ValueError: the file is that of another kind of result, or no result.
+            ValueError: the file holds another kind of result, or no result.
         """
         content = json.loads(Path(path).read_text())
-        found = content.get("method", "importance") if isinstance(content, dict) else None
-        kind = next((k for k in (cls, *cls.__subclasses__()) if getattr(k, "method", None) == found), None)
+        method = content.get("method", "importance") if isinstance(content, dict) else None
+        kind = next((k for k in (cls, *cls.__subclasses__()) if getattr(k, "method", None) == method), None)
         if kind is None or "per_datum" not in content:
             raise ValueError(
-                f"{cls.__name__}: the file must hold such a result, got {path} with method={found!r}. "
+                f"{cls.__name__}: the file must hold a result of this kind, got {path} with method={method!r}. "
                 "Use Result.load for any kind."
             )
         tensors = {
-            name: torch.tensor(_numbers(rows), dtype=torch.float64) for name, rows in content["per_datum"].items()
+            name: torch.tensor(_floats(rows), dtype=torch.float64) for name, rows in content["per_datum"].items()
         }
         return kind(**tensors, protocol=content["protocol"])
 
 
-def _numbers(rows: Any) -> Any:
-    """JSON has no nan: it is null there."""
+def mean_error(values: Tensor) -> float:
+    """Standard error of the mean of independent values; nan for a single one."""
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def _floats(rows: Any) -> Any:
+    """Nested lists of floats, with the nulls of JSON as nan."""
     if isinstance(rows, list):
-        return [_numbers(row) for row in rows]
+        return [_floats(row) for row in rows]
     return math.nan if rows is None else float(rows)

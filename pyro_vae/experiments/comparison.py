@@ -1,4 +1,4 @@
-"""Results of several runs side by side, one protocol to a table."""
+"""Compare results of several runs: tables of one protocol each, with gains paired by datum."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 
 import yaml
 
-from pyro_vae.evaluation import Result
+from pyro_vae._core.checks import require
+from pyro_vae.evaluation import Quantity, Result
+from pyro_vae.evaluation.result import TOPICS
+from pyro_vae.experiments.methods import METHODS
 from pyro_vae.experiments.results import results_of, same_data
 from pyro_vae.training import RunFolder
 
@@ -18,57 +21,9 @@ MODEL = (
     *("model", "m1", "labels", "label_seed", "alpha", "classification_weight"),
     *("prior", "likelihood", "guide", "classifier", "label_prior", "latent_dim"),
 )
-"""Entries of a protocol that say what is compared, instead of how."""
+"""Protocol entries that describe the model; tables compare models."""
 FREE = (*MODEL, "sample_seed", "unavailable")
-"""Entries in which results of one table may differ."""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A column.
-
-    Args:
-        name: of the field, with a row per datum; or of a method that returns value and error, or of a number.
-        label: for people.
-        unit: ``"nats"``, or what is counted.
-        paired: whether the rows are those of the data, so that differences are taken datum by datum.
-    """
-
-    name: str
-    label: str
-    unit: str = "nats"
-    paired: bool = True
-
-    @property
-    def change(self) -> str:
-        """What a difference to another run is called."""
-        return "gain" if self.name in ("log_likelihood", "elbo") else "change"
-
-
-_LIKELIHOOD = Quantity("log_likelihood", "log-likelihood")
-QUANTITIES = {
-    "classification": (
-        Quantity("error", "error", "%"),
-        Quantity("cross_entropy", "cross entropy"),
-    ),
-    "class_posterior": (_LIKELIHOOD, Quantity("entropy", "entropy")),
-    "importance": (_LIKELIHOOD, Quantity("elbo", "ELBO"), Quantity("rate", "rate")),
-    "ais": (_LIKELIHOOD,),
-    "harmonic": (_LIKELIHOOD,),
-    "sandwich": (
-        _LIKELIHOOD,
-        Quantity("gap", "gap on simulated data", paired=False),
-    ),
-    "gaps": (Quantity("approximation", "approximation gap"), Quantity("amortization", "amortization gap")),
-    "diagnostics": (
-        Quantity("active_units", "active units", "dimensions", paired=False),
-        Quantity("information", "mutual information"),
-        Quantity("total_correlation", "total correlation"),
-        Quantity("dimension_kl", "dimension-wise KL"),
-    ),
-}
-"""What is compared of each kind of result."""
-_ERRORS = {"log_likelihood": "standard_error"}
+"""Protocol entries in which results of one table may differ."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +32,9 @@ class Cell:
 
     Attributes:
         value: the mean over the data.
-        monte_carlo_error: standard error for just these data; nan where it is not known.
+        monte_carlo_error: standard error for exactly these data; nan if unknown.
         sampling_error: standard error for the population of the data; nan for a count.
-        gain: the mean difference to the first run's, datum by datum; nan where the data are not the same.
+        gain: the mean difference to the first run, paired by datum; nan if the data differ.
         gain_error: its standard error.
     """
 
@@ -92,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A run: its model, its cells by quantity, and in which entries its protocol is another than the table's."""
+    """A run: its model, its cells by quantity, and the protocol entries that differ from the table's."""
 
     run: str
     model: dict[str, Any] = field(default_factory=dict)
@@ -102,103 +57,110 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Results of one method under one protocol, a row per run; a run without such a result has no cells."""
+    """Results of one kind under one protocol, a row per run; a run without such a result has no cells."""
 
-    method: str
+    kind: type[Result]
     protocol: dict[str, Any]
     rows: list[Row]
 
     @property
+    def method(self) -> str:
+        """Name of the kind of results."""
+        return self.kind.method
+
+    @property
     def quantities(self) -> list[Quantity]:
-        """The columns in which there is a number."""
-        return [q for q in QUANTITIES[self.method] if any(q.name in row.cells for row in self.rows)]
+        """The columns that hold a number."""
+        return [q for q in self.kind.quantities if any(q.name in row.cells for row in self.rows)]
 
     @property
     def model_entries(self) -> list[str]:
-        """What tells the models apart."""
+        """The protocol entries in which the models differ."""
         return [key for key in MODEL if len({str(row.model[key]) for row in self.rows if key in row.model}) > 1]
 
 
 def read_runs(paths: Sequence[str | Path], *, split: str = "test") -> dict[str, list[Result]]:
-    """The results of each run folder on a split that can be compared, by the folder as it was given.
+    """The comparable results of each run folder on a split, by folder.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: a run is given twice, or has no result.
+        FileNotFoundError: a folder does not exist.
+        ValueError: a folder is repeated, or has no result.
     """
-    found: dict[str, list[Result]] = {}
+    runs: dict[str, list[Result]] = {}
     for path in map(str, paths):
-        if path in found:
-            raise ValueError(f"compare: every run must be given once, got {path} twice. Leave one away.")
+        require(path not in runs, "compare", "runs must be distinct", f"{path} twice")
         run = RunFolder(path)
-        results = [r for r in results_of(run).values() if r.method in QUANTITIES and r.protocol.get("split") == split]
-        if not results:
-            raise ValueError(
-                f"compare: every run must have a result on split={split}, got none in {path}. "
-                f"Make one: pyro-vae evaluate {path} --split {split}"
-            )
+        results = [r for r in results_of(run).values() if r.quantities and r.protocol.get("split") == split]
+        advice = f"Make one: pyro-vae evaluate {path} --split {split}"
+        require(bool(results), "compare", f"every run must have a result on split={split}", f"none in {path}", advice)
         for result in results:
             _name_data(run, result)
-        found[path] = results
-    return found
+        runs[path] = results
+    return runs
 
 
 def _name_data(run: RunFolder, result: Result) -> None:
-    """Data of the user's own are known by their file, not by the name of the class that reads them."""
+    """Identify the user's own data by their file instead of the class that reads them."""
     if result.protocol.get("dataset") == "Files":
         config = yaml.safe_load(run.config())
         result.protocol["data_file"] = config["data"].get("init_args", {}).get("root")
 
 
 def compare(runs: Mapping[str, Sequence[Result]], *, mixed: bool = False) -> list[Table]:
-    """Tables of the runs' results: a table for each method and each protocol that all runs with that method share.
+    """Tables of the runs' results, one for each kind of result and each protocol that the runs with that kind share.
 
     Args:
-        runs: the results of each run, by its name; gains are over the first.
-        mixed: where the runs share no protocol, put those that are nearest to each other into one table, which says in
-            each row what differs.
+        runs: the results of each run, by its name; gains are relative to the first.
+        mixed: if the runs share no protocol, put the most similar results into one table, whose rows list the
+            differing entries.
 
     Raises:
-        ValueError: the runs with a method share no protocol for it, and ``mixed`` is False; the message names an entry.
+        ValueError: the runs with a kind of result share no protocol for it, and ``mixed`` is False.
     """
-    methods = [m for m in QUANTITIES if any(r.method == m for results in runs.values() for r in results)]
-    return [table for method in methods for table in _tables(method, runs, mixed)]
+    kinds = {type(result) for results in runs.values() for result in results if result.quantities}
+    return [table for kind in sorted(kinds, key=_place) for table in _tables(kind, runs, mixed)]
 
 
-def _tables(method: str, runs: Mapping[str, Sequence[Result]], mixed: bool) -> list[Table]:
-    those = {name: [r for r in results if r.method == method] for name, results in runs.items()}
-    there = {name: results for name, results in those.items() if results}
-    first, *others = there.values()
+def _place(kind: type[Result]) -> tuple[int, int, str]:
+    """Order of tables: by topic, then as on the command line, then by name."""
+    return TOPICS.index(kind.topic), [*METHODS, kind.method].index(kind.method), kind.method
+
+
+def _tables(kind: type[Result], runs: Mapping[str, Sequence[Result]], mixed: bool) -> list[Table]:
+    of_kind = {name: [r for r in results if type(r) is kind] for name, results in runs.items()}
+    with_results = {name: results for name, results in of_kind.items() if results}
+    first, *others = with_results.values()
     shared = [a for i, a in enumerate(first) if not any(_same(a, b) for b in first[:i])]
     shared = [a for a in shared if all(any(_same(a, b) for b in results) for results in others)]
     if not shared and not mixed:
-        raise ValueError(_refusal(method, there))
-    return [_table(a, those) for a in shared or [min(first, key=lambda a: sum(_distance(a, b) for b in others))]]
+        raise _protocol_error(kind, with_results)
+    nearest = min(first, key=lambda a: sum(_distance(a, b) for b in others))
+    return [_table(reference, of_kind) for reference in shared or [nearest]]
 
 
 def _table(reference: Result, runs: Mapping[str, Sequence[Result]]) -> Table:
-    entries = {k: v for k, v in reference.protocol.items() if k not in FREE}
+    protocol = {k: v for k, v in reference.protocol.items() if k not in FREE}
     rows, base = [], None
     for name, results in runs.items():
         if not results:
             rows.append(Row(name))
             continue
-        chosen = min(results, key=lambda r: (len(_differences(reference, r)), *_seeds(reference, r)))
+        chosen = min(results, key=lambda r: (len(_differences(reference, r)), *_seed_order(reference, r)))
         base = chosen if base is None else base
         differs = {key: value for key, (_, value) in _differences(reference, chosen).items()}
         model = {key: chosen.protocol[key] for key in MODEL if key in chosen.protocol}
         rows.append(Row(name, model, _cells(chosen, base), differs))
-    return Table(reference.method, entries, rows)
+    return Table(type(reference), protocol, rows)
 
 
-def _seeds(reference: Result, result: Result) -> tuple[bool, int]:
+def _seed_order(reference: Result, result: Result) -> tuple[bool, int]:
     """The reference's seed before others, then the smallest."""
     seed = int(result.protocol.get("sample_seed", 0))
     return seed != reference.protocol.get("sample_seed", 0), seed
 
 
 def _differences(a: Result, b: Result) -> dict[str, tuple[Any, Any]]:
-    """The entries that a table must not mix, with both values, where they differ."""
+    """Both values of each entry in which results of one table must not differ, but do."""
     keys = dict.fromkeys([*a.protocol, *b.protocol])
     pairs = {key: (a.protocol.get(key), b.protocol.get(key)) for key in keys if key not in FREE}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -212,23 +174,23 @@ def _distance(a: Result, results: Sequence[Result]) -> int:
     return min(len(_differences(a, b)) for b in results)
 
 
-def _refusal(method: str, runs: Mapping[str, Sequence[Result]]) -> str:
-    """Names two runs, if possible two that share no protocol, and an entry in which their nearest results differ."""
-    results = [(name, result) for name, own in runs.items() for result in own]
+def _protocol_error(kind: type[Result], runs: Mapping[str, Sequence[Result]]) -> ValueError:
+    """Name two runs, if possible two that share no protocol, and an entry in which their nearest results differ."""
+    results = [(name, result) for name, of_run in runs.items() for result in of_run]
     pairs = [(x, y) for i, x in enumerate(results) for y in results[i + 1 :] if x[0] != y[0] and not _same(x[1], y[1])]
-    ranked = (
+    ranks = [
         (any(_same(a, b) for a in runs[x[0]] for b in runs[y[0]]), len(_differences(x[1], y[1]))) for x, y in pairs
-    )
-    (p, a), (q, b) = min(zip(ranked, pairs, strict=True), key=lambda found: found[0])[1]
+    ]
+    (p, a), (q, b) = pairs[min(range(len(pairs)), key=ranks.__getitem__)]
     key, (first, second) = next(iter(_differences(a, b).items()))
-    return (
-        f"compare: a column must have one protocol, got {key}={first} in {p} and {key}={second} in {q} ({method}). "
-        "Evaluate them alike, or pass --mixed."
+    return ValueError(
+        f"compare: a column must have one protocol, got {key}={first} in {p} and {key}={second} in {q} "
+        f"({kind.method}). Evaluate them alike, or pass --mixed."
     )
 
 
 def _cells(result: Result, base: Result) -> dict[str, Cell]:
-    cells = {q.name: _cell(q, result, base) for q in QUANTITIES[result.method]}
+    cells = {q.name: _cell(q, result, base) for q in result.quantities}
     return {name: cell for name, cell in cells.items() if cell is not None}
 
 
@@ -241,8 +203,7 @@ def _cell(quantity: Quantity, result: Result, base: Result) -> Cell | None:
         return Cell(mean, sampling_error=error)
     if not quantity.paired:
         return Cell(float(value))
-    errors: Any = getattr(result, _ERRORS.get(quantity.name, f"{quantity.name}_error"), None)
-    noise = math.nan if errors is None else float(errors.square().sum().sqrt() / len(errors))
+    noise = result.monte_carlo_error(quantity.name) if quantity.error else math.nan
     return Cell(result.mean(quantity.name), noise, result.sampling_error(quantity.name), *_gain(quantity, result, base))
 
 

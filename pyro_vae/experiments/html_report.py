@@ -1,56 +1,66 @@
-"""A run on one page: a self-contained HTML file of what is known of it, and of what is not."""
+"""A run on one self-contained HTML page: its results, its figures, and the commands for missing results."""
 
 from __future__ import annotations
 
+import base64
 import io
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from pyro_vae import plotting
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.version import __version__
-from pyro_vae.evaluation import Classification, LogLikelihood, Result
-from pyro_vae.experiments import html
+from pyro_vae.evaluation import (
+    AnnealedLogLikelihood,
+    Classification,
+    LatentDiagnostics,
+    LogLikelihood,
+    Result,
+    Sandwich,
+)
 from pyro_vae.experiments.methods import METHODS
-from pyro_vae.experiments.report_rows import bound_row, bracket, class_row, flat, nats, rows_of
-from pyro_vae.experiments.results import results_of, same_data
+from pyro_vae.experiments.report_rows import (
+    BOUND_HEADER,
+    CLASS_HEADER,
+    bound_row,
+    bracket,
+    class_row,
+    flat,
+    nats,
+    rows_of,
+)
+from pyro_vae.experiments.results import by_settings, first_rows, results_of
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, LabelledVAE
 from pyro_vae.training import RunFolder
 
 R = TypeVar("R", bound=Result)
-_SHOWS = {
-    "importance": "Importance bound against the number of samples",
-    "ais": "How far the annealed chains agree, and their acceptance",
-    "harmonic": "R-hat and Pareto k of the harmonic estimates",
-    "sandwich": "Lower and upper bounds of log p(x) of simulated data, and the gap between them",
-    "gaps": "Bars of approximation and amortization gap",
-    "diagnostics": "Bars of the parts of the ELBO",
-    "calibration": "Histograms of ranks of the true z among draws of the guide",
-    "predictive": "Histograms of predictive probabilities, a panel per statistic",
-    "classification": "Accuracy against confidence, and how many data have which",
-    "class_posterior": "Histogram of the entropy of p(y | x)",
-}
 WORST = 10
-"""How many of the worst-explained images are shown."""
+"""Number of worst-explained images."""
+_LABELS = {"reconstruction": "\N{MINUS SIGN}distortion", "kl": "rate"}
+_ENVIRONMENT = Environment(loader=PackageLoader("pyro_vae.experiments", ""), autoescape=True, undefined=StrictUndefined)
+html: Any = _ENVIRONMENT.get_template("report.html.jinja").module
+"""The macros of the template, which return markup."""
 
 
 def report(run: RunFolder, trained: TrainedModel) -> str:
-    """The page of a run: protocol, training, bounds, gaps, diagnostics, pictures, and what was not evaluated.
+    """The page of a run: protocol, training, results by topic, images, and missing results.
 
-    Nothing is evaluated for it: it shows the results that lie in the run folder, and says how to make those that do
-    not. The page needs no other file and fetches none. Same folder, same page.
+    Nothing is evaluated: the page shows the results in the run folder and lists the commands for missing ones. It needs
+    no other file. The same folder gives the same page.
 
     Args:
         run: the run folder.
-        trained: the same run, loaded; its data and model give the pictures.
+        trained: the same run, loaded; its data and model give the images.
 
     Returns:
         HTML.
@@ -58,208 +68,180 @@ def report(run: RunFolder, trained: TrainedModel) -> str:
     Raises:
         ValueError: a result in the folder is damaged.
     """
-    return html.page(f"pyro_vae run: {run.path.resolve().name}", _Page(run, trained, results_of(run)).sections())
+    sections = _Report(run, trained, results_of(run)).sections()
+    return str(html.page(f"pyro_vae run: {run.path.resolve().name}", sections))
 
 
 @dataclass(frozen=True)
-class _Page:
+class _Report:
     run: RunFolder
     trained: TrainedModel
-    results: Mapping[Path, Result]
+    results: dict[Path, Result]
 
-    def sections(self) -> list[tuple[str, str, str]]:
-        made = (
+    def sections(self) -> list[dict[str, Any]]:
+        """Names, headings and contents of all sections that have a content."""
+        contents = (
             ("protocol", "Protocol", self._protocol()),
             ("training", "Training", self._training()),
             ("classes", "Classes", self._classes()),
             ("bounds", "Bounds on the log-likelihood", self._bounds()),
-            ("gaps", "Where the gap comes from", self._plain("gaps")),
-            ("diagnostics", "What the latent space does", self._diagnostics()),
+            ("gaps", "Inference gaps", self._plain("gaps")),
+            ("diagnostics", "Latent space", self._diagnostics()),
+            ("other", "Other results", self._plain("other")),
             ("images", "Reconstructions and samples", self._images()),
             ("worst", "Worst-explained images", self._worst()),
-            ("missing", "Not evaluated yet", self._missing()),
+            ("missing", "Missing results", self._missing()),
         )
-        return [part for part in made if part[2]]
+        return [{"name": n, "heading": h, "content": content} for n, h, content in contents if content]
 
-    def of(self, *methods: str) -> dict[Path, Result]:
-        """The results of some methods."""
-        return {path: result for path, result in self.results.items() if result.method in methods}
+    def of(self, topic: str) -> list[Result]:
+        """The results on a topic."""
+        return [result for result in self.results.values() if result.topic == topic]
+
+    def kind(self, kind: type[R]) -> list[R]:
+        """The results of a kind."""
+        return [result for result in self.results.values() if isinstance(result, kind)]
 
     def main(self) -> LogLikelihood | None:
-        """The importance estimate that stands for the run: of the test part, of most data, with most samples."""
-        found = [r for r in self.of("importance").values() if isinstance(r, LogLikelihood)]
+        """The run's main importance estimate: on the test split, of most data, with most samples."""
 
         def rank(r: LogLikelihood) -> tuple[bool, int, int]:
             return r.protocol.get("split") == "test", len(r), int(r.protocol["num_samples"])
 
-        return max(found, key=rank, default=None)
+        return max(self.kind(LogLikelihood), key=rank, default=None)
 
-    def _protocol(self) -> str:
-        data = html.table(["entry", "value"], rows_of(self.trained.protocol), caption="Data and model")
+    def _protocol(self) -> Markup:
+        data = html.table(["entry", "value"], rows_of(self.trained.protocol), "Data and model")
         config = yaml.safe_load(self.run.config())
-        options = html.table(["option", "value"], rows_of(flat(config)), caption="Every option of pyro-vae train")
+        options = html.table(["option", "value"], rows_of(flat(config)), "Every option of pyro-vae train")
         written = html.paragraph(f"Written by pyro_vae {__version__} from {self.run.path}.")
         return data + html.folded("Configuration", options) + written
 
-    def _training(self) -> str:
+    def _training(self) -> Markup:
         history = self.run.metrics()
         if not history:
             return html.paragraph("The run has no record of its training.")
-        keys: list[str] = [
-            key for key in ("elbo", "validation_elbo", "reconstruction", "kl", "loss") if key in history[-1]
-        ]
-        last = [["last epoch", str(history[-1].get("epoch", "")), *(nats(history[-1][key]) for key in keys)]]
-        if "validation_error" in history[-1]:
-            keys.append("validation error [%]")
-            last[0].append(f"{history[-1]['validation_error']:.2f}")
-        table = html.table(["", "epoch", *(key.replace("_", " ") for key in keys)], last, caption="In nats per datum")
-        drawn = _draw(plotting.training_curves, history, alt="Training curves", caption="ELBO and its parts by epoch.")
-        return table + html.pictures(drawn)
+        last = history[-1]
+        keys = [key for key in ("elbo", "validation_elbo", "reconstruction", "kl", "loss") if key in last]
+        cells = {_LABELS.get(key, key.replace("_", " ")): nats(last[key]) for key in keys}
+        if "validation_error" in last:
+            cells["validation error [%]"] = f"{last['validation_error']:.2f}"
+        row = ["last epoch", str(last.get("epoch", "")), *cells.values()]
+        table = html.table(["", "epoch", *cells], [row], "In nats per datum")
+        line = "ELBO, its terms and other metrics by epoch."
+        return table + html.pictures(_draw(plotting.training_curves, history, alt="Training curves", caption=line))
 
-    def _classes(self) -> str:
-        found = [r for r in self.of("classification").values() if isinstance(r, Classification)]
-        header = ["by", "part", "data", "error [%]", "over data", "cross entropy", "Brier score", "calibration error"]
-        caption = "Errors of the classes, with their standard error; cross entropy in nats per datum"
-        told = [html.table(header, [class_row(r) for r in found], caption=caption)] if found else []
-        told += [html.commands(str(r).splitlines()) for r in self.of("class_posterior").values()]
-        drawn = self._drawn("classification", "class_posterior")
-        for r in found:
-            drawn += _draw(plotting.confusion_matrix, r, alt="Confusion matrix", caption=_says(r))
+    def _classes(self) -> Markup:
+        classifications = self.kind(Classification)
+        others = [result for result in self.of("classes") if not isinstance(result, Classification)]
+        caption = "Classification errors with standard errors; cross entropy in nats per datum"
+        content = html.table(CLASS_HEADER, list(map(class_row, classifications)), caption) if classifications else ""
+        content = Markup(content) + Markup().join(html.code(str(result).splitlines()) for result in others)
+        pictures = _figures(self.of("classes"))
+        for result in classifications:
+            pictures += _draw(plotting.confusion_matrix, result, alt="Confusion matrix", caption=result.caption())
         if isinstance(self.trained.vae, LabelledVAE):
-            x = self._batch(range(min(10, len(self.trained.splits.test))))
-            line = "Test images, and their style in every class; framed: the class that the classifier tells."
-            drawn += _draw(plotting.analogies, self.trained.vae, x, alt="Analogies", caption=line)
-        return "".join(told) + html.pictures(drawn)
+            line = "Test images, and their style in every class; a frame marks the predicted class."
+            pictures += _draw(plotting.analogies, self.trained.vae, self._first(), alt="Analogies", caption=line)
+        return content + html.pictures(pictures)
 
-    def _bounds(self) -> str:
-        rows = [bound_row(r) for r in self.of("importance", "ais", "harmonic").values()]
-        header = [
-            "method",
-            "part",
-            "data",
-            "how",
-            "log p(x)",
-            "Monte Carlo",
-            "over data",
-            "bits/dim",
-            "ELBO",
-            "flagged",
-        ]
+    def _bounds(self) -> Markup:
+        estimates = [result for result in self.of("bounds") if not isinstance(result, Sandwich)]
         caption = "Estimates of log p(x), standard errors and ELBO, in nats per datum; flagged: Pareto k above 0.7"
-        parts = [html.table(header, rows, caption=caption)] if rows else []
-        parts += [html.paragraph(advice, note=True) for advice in self._advice("importance", "ais", "harmonic")]
-        parts += [html.paragraph(bracket(r)) for r in self.of("sandwich").values()]
-        return "".join(parts) + html.pictures(self._bound_pictures())
+        content = [html.table(BOUND_HEADER, list(map(bound_row, estimates)), caption)] if estimates else []
+        for path, result in self.results.items():
+            if result.topic == "bounds" and result.advice():
+                content.append(html.note(f"{path.name}: {result.advice()}"))
+        content += [html.paragraph(bracket(result)) for result in self.kind(Sandwich)]
+        return Markup().join([*content, html.pictures(self._bound_figures())])
 
-    def _bound_pictures(self) -> list[str]:
-        main, annealed, drawn = self.main(), list(self.of("ais").values()), []
+    def _bound_figures(self) -> list[Any]:
+        main, pictures = self.main(), []
         if main is not None:
-            drawn += _draw(plotting.bound_curve, main, alt="Importance bound against samples", caption=_says(main))
-            drawn += _draw(plotting.pareto_shapes, main, alt="Histogram of Pareto k", caption=_says(main))
-        for group in _alike(annealed):
-            beside = None if main is None else _first(main, group[0])
-            told = {"alt": "AIS bound against distributions", "caption": _says(group[-1])}
-            drawn += _draw(plotting.annealed_bounds, group, importance=beside, **told)
-            if beside is not None:
-                told = {"alt": "AIS minus importance estimate, per datum", "caption": _says(group[-1])}
-                drawn += _draw(plotting.bound_differences, group[-1], beside, **told)
-        return drawn + self._drawn("ais", "sandwich", "harmonic")
+            line = main.caption()
+            pictures += _draw(plotting.bound_curve, main, alt=main.alternative_text, caption=line)
+            pictures += _draw(plotting.pareto_shapes, main, alt="Histogram of Pareto k", caption=line)
+        for group in by_settings(self.kind(AnnealedLogLikelihood)):
+            importance, longest = None if main is None else first_rows(main, group[0]), group[-1]
+            text = {"alt": "AIS bound against distributions", "caption": longest.caption()}
+            pictures += _draw(plotting.annealed_bounds, group, importance=importance, **text)
+            if importance is not None:
+                text["alt"] = "AIS minus importance estimate, per datum"
+                pictures += _draw(plotting.bound_differences, longest, importance, **text)
+        return pictures + _figures([r for r in self.of("bounds") if not isinstance(r, LogLikelihood)])
 
-    def _plain(self, *methods: str) -> str:
-        """The summary of each result as text, with its figure."""
-        told = [html.commands(str(result).splitlines()) for result in self.of(*methods).values()]
-        return "".join(told) + html.pictures(self._drawn(*methods))
+    def _plain(self, topic: str) -> Markup:
+        """Text and figure of each result on a topic."""
+        texts = [html.code(str(result).splitlines()) for result in self.of(topic)]
+        return Markup().join([*texts, html.pictures(_figures(self.of(topic)))])
 
-    def _diagnostics(self) -> str:
-        found = self.of("diagnostics")
-        units = [
-            p for r in found.values() for p in _draw(plotting.active_units, r, alt="Active units", caption=_says(r))
-        ]
-        return self._plain("diagnostics", "calibration", "predictive") + html.pictures(units)
+    def _diagnostics(self) -> Markup:
+        units = []
+        for result in self.kind(LatentDiagnostics):
+            units += _draw(plotting.active_units, result, alt="Active units", caption=result.caption())
+        return self._plain("diagnostics") + html.pictures(units)
 
-    def _drawn(self, *methods: str) -> list[str]:
-        those = self.of(*methods).items()
-        return [
-            p for path, r in those for p in _draw(plotting.result_figure, r, alt=_SHOWS[r.method], caption=_says(r))
-        ]
-
-    def _advice(self, *methods: str) -> list[str]:
-        found = ((path, getattr(r, "advice", str)()) for path, r in self.of(*methods).items())
-        return [f"{path.name}: {advice}" for path, advice in found if advice]
-
-    def _images(self) -> str:
-        vae, x, drawn = self.trained.vae, self._batch(range(min(10, len(self.trained.splits.test)))), []
+    def _images(self) -> Markup:
+        vae, pictures = self.trained.vae, []
         if isinstance(vae, VAE):
-            line = "Test images, and the mean of p(x | z) at one draw of q(z | x) below each."
-            drawn += _draw(plotting.reconstructions, vae, x, alt="Test images and reconstructions", caption=line)
-        line = "Means of p(x | z) at draws of the prior."
-        drawn += _draw(plotting.samples, vae, alt="Samples of the model", caption=line)
-        return html.pictures(drawn) or html.paragraph("The data are no images.")
+            line = "Test images; below each, the mean of p(x | z) at one sample of q(z | x)."
+            text = {"alt": "Test images and reconstructions", "caption": line}
+            pictures += _draw(plotting.reconstructions, vae, self._first(), **text)
+        line = "Means of p(x | z) at samples of the prior."
+        pictures += _draw(plotting.samples, vae, alt="Samples of the model", caption=line)
+        return html.pictures(pictures) or html.paragraph("The data are not images.")
 
-    def _worst(self) -> str:
+    def _worst(self) -> Markup:
         main = self.main()
         if main is None or main.protocol.get("split") != "test" or len(main) > len(self.trained.splits.test):
-            return ""
-        order = main.log_likelihood.argsort()[:WORST]
-        rows = [
-            [str(i), *(nats(t[i]) for t in (main.log_likelihood, main.standard_error, main.elbo))]
-            for i in order.tolist()
-        ]
-        labels = self.trained.splits.test.labels
-        for row, i in zip(rows, order.tolist(), strict=True):
-            row += [f"{float(main.pareto_k[i]):.2f}", "-" if labels is None else str(int(labels[i]))]
+            return Markup()
+        order = main.log_likelihood.argsort()[:WORST].tolist()
+        header = ["number", "log p(x)", "standard error", "ELBO", "Pareto k", "class"]
         caption = "Test images with the lowest estimate of log p(x), worst first; in nats, Pareto k without unit"
-        table = html.table(["number", "log p(x)", "standard error", "ELBO", "Pareto k", "class"], rows, caption=caption)
+        table = html.table(header, [self._image_row(main, i) for i in order], caption)
         if not isinstance(self.trained.vae, VAE):
             return table
-        line = "The same images from left to right, and a reconstruction below each."
-        x = self._batch(order.tolist())
-        drawn = _draw(plotting.reconstructions, self.trained.vae, x, alt="The worst-explained images", caption=line)
-        return table + html.pictures(drawn)
+        text = {"alt": "The worst-explained images", "caption": "The same images, and a reconstruction below each."}
+        return table + html.pictures(_draw(plotting.reconstructions, self.trained.vae, self._batch(order), **text))
+
+    def _image_row(self, result: LogLikelihood, i: int) -> list[str]:
+        labels = self.trained.splits.test.labels
+        numbers = [nats(t[i]) for t in (result.log_likelihood, result.standard_error, result.elbo)]
+        return [str(i), *numbers, f"{float(result.pareto_k[i]):.2f}", "-" if labels is None else str(int(labels[i]))]
+
+    def _first(self) -> torch.Tensor:
+        return self._batch(range(min(10, len(self.trained.splits.test))))
 
     def _batch(self, rows: Sequence[int]) -> torch.Tensor:
-        """Test images as the model takes them."""
+        """Test images on the model's device, in its dtype."""
         like = next(self.trained.vae.parameters())
         with isolated_rng(0):
             return self.trained.splits.test.batch(list(rows), dtype=like.dtype).to(like.device)
 
-    def _missing(self) -> str:
-        there = {r.method for r in self.results.values() if r.protocol.get("split") == "test"}
-        wanted = [m for m in METHODS.values() if not set(m.results) <= there and m.applies(self.trained.vae)]
-        if not wanted:
-            return ""
-        lines = [f"pyro-vae evaluate {shlex.quote(str(self.run.path))} --method {m.name}" for m in wanted]
-        told = "Of the test part there is no result of " + ", ".join(m.name for m in wanted) + ". These make them:"
-        return html.paragraph(told) + html.commands(lines)
+    def _missing(self) -> Markup:
+        kinds = {type(r) for r in self.results.values() if r.protocol.get("split") == "test"}
+        methods = [m for m in METHODS.values() if not set(m.results) <= kinds and m.applies(self.trained.vae)]
+        if not methods:
+            return Markup()
+        commands = [f"pyro-vae evaluate {shlex.quote(str(self.run.path))} --method {m.name}" for m in methods]
+        names = ", ".join(m.name for m in methods)
+        return html.paragraph(f"The test split has no result of {names}. Commands:") + html.code(commands)
 
 
-def _draw(function: Callable[..., Figure], *args: Any, alt: str, caption: str, **options: Any) -> list[str]:
-    """The picture; none where the numbers or the data do not allow it."""
+def _figures(results: Sequence[Result]) -> list[Any]:
+    """The registered figure of each result."""
+    pictures = []
+    for result in results:
+        text = result.alternative_text or result.title
+        pictures += _draw(plotting.result_figure, result, alt=text, caption=result.caption())
+    return pictures
+
+
+def _draw(function: Callable[..., Figure], *args: Any, alt: str, caption: str, **options: Any) -> list[Any]:
+    """The picture of a plotting function; empty if the numbers or the data cannot be drawn."""
     buffer = io.BytesIO()
     try:
         function(*args, **options).savefig(buffer, format="png", metadata={"Software": None})
     except ValueError:
         return []
-    return [html.picture(buffer.getvalue(), alt, caption)]
-
-
-def _alike(results: Sequence[Result]) -> list[list[Result]]:
-    """Groups that differ in the number of distributions and the seed alone, each sorted by that number."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        key = {k: v for k, v in result.protocol.items() if k not in ("num_distributions", "sample_seed")}
-        groups.setdefault(repr(key), []).append(result)
-    return [sorted(group, key=lambda r: int(r.protocol["num_distributions"])) for group in groups.values()]
-
-
-def _first(result: R, other: Result) -> R | None:
-    """The result for the data of the other, where those are its first ones."""
-    if len(other) > len(result):
-        return None
-    rows: dict[str, Any] = {name: values[: len(other)] for name, values in result.tensors().items()}
-    cut = replace(result, **rows, protocol={**result.protocol, "num_data": other.protocol.get("num_data")})
-    return cut if same_data(cut, other) else None
-
-
-def _says(result: Result) -> str:
-    return plotting.result_caption(result)
+    return [{"data": base64.b64encode(buffer.getvalue()).decode(), "alt": alt, "caption": caption}]

@@ -1,43 +1,165 @@
-"""The methods of evaluation that the command line offers: the options of each, its files, and what it runs."""
+"""Methods of evaluation on the command line: functions, options and file names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from inspect import signature
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import isfunction, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from pyro_vae import evaluation
 from pyro_vae.evaluation import (
+    Calibration,
+    Classification,
+    ClassPosterior,
     InflatedProposal,
+    LatentDiagnostics,
+    PredictiveCheck,
     Result,
     annealed_log_likelihood,
+    class_posterior,
+    classification,
+    harmonic_log_likelihood,
+    inference_gaps,
     latent_diagnostics,
     log_likelihood,
     posterior_predictive_check,
+    sandwich,
     simulation_based_calibration,
 )
-from pyro_vae.evaluation.bidirectional import sandwich
-from pyro_vae.evaluation.classifier import classification
-from pyro_vae.evaluation.gaps import inference_gaps
-from pyro_vae.evaluation.harmonic import harmonic_log_likelihood
-from pyro_vae.evaluation.label_posterior import class_posterior
-from pyro_vae.experiments.method import Method, Option, Options
+from pyro_vae.experiments.options import Option, options_of
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, LabelledVAE
 
-__all__ = ["INFLATION", "METHODS", "Method", "Option", "Options"]
-
 INFLATION = 1.2
-"""What an inflated proposal multiplies the guide's scales by, if it is not told."""
+"""Default factor by which an inflated proposal multiplies the guide's scales."""
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of evaluation.
+
+    Args:
+        results: the kinds of results, the main one first; it gives the method's name.
+        options: the method's options.
+        run: evaluates a trained model with these options.
+        stem: format, over the options, of file names between split and seed.
+        num_data: default number of examples; None for all.
+        applies: whether a model can be evaluated by this method.
+    """
+
+    results: tuple[type[Result], ...]
+    options: tuple[Option, ...]
+    run: Callable[[TrainedModel, Options], list[Result]]
+    stem: str = ""
+    num_data: int | None = None
+    applies: Callable[[Any], bool] = lambda vae: True
+
+    @property
+    def name(self) -> str:
+        """Name on the command line."""
+        return self.results[0].method
+
+    @property
+    def summary(self) -> str:
+        """Titles of the results, for help texts."""
+        return "; ".join(kind.title for kind in self.results)
+
+    def defaults(self) -> Options:
+        """Every option that file names depend on, at its default."""
+        common: Options = {"split": "test", "seed": 0, "num_data": self.num_data}
+        return {**common, **{option.name: option.default for option in self.options}}
+
+    def file_stem(self, options: Options) -> str:
+        """File name without the result's kind, such as ``test-guide-5000-seed0-first100``."""
+        first = "" if options["num_data"] is None else f"-first{options['num_data']}"
+        changed = (o for o in self.options if options[o.name] != o.default and f"{{{o.name}}}" not in self.stem)
+        marks = "".join(option.mark.format(options[option.name]) for option in changed)
+        stem = self.stem.format(**options)
+        return f"{options['split']}{'-' if stem else ''}{stem}{marks}-seed{options['seed']}{first}"
+
+
+def method_of(function: Callable[..., Result], options: Iterable[Option] = (), **entries: Any) -> Method:
+    """The method that calls an evaluation function; entries are those of :class:`Method`."""
+    kind = get_type_hints(function)["return"]
+    method = Method((kind,), tuple(options) or options_of(function), partial(_call, function))
+    return replace(method, **entries)
 
 
 def _call(function: Callable[..., Any], trained: TrainedModel, options: Options, guide: Any = None) -> list[Result]:
-    """A function of model, guide and data, with the run's protocol."""
-    rest = dict(options)
-    split, num_data = rest.pop("split"), rest.pop("num_data")
-    pair = trained.vae.model, trained.vae.guide if guide is None else guide
-    protocol = trained.protocol_of(split)
-    return [function(*pair, trained.images(split, num_data), protocol=protocol, **rest)]
+    """Call a function of model, guide and data, or of VAE and data, with the run's protocol."""
+    parameters = signature(function).parameters
+    keywords = {name: value for name, value in options.items() if name in parameters}
+    for name, value in keywords.items():
+        if isinstance(parameters[name].default, bool) and isinstance(value, str):
+            keywords[name] = value == "yes"
+    vae, data = trained.vae, trained.images(options["split"], options["num_data"])
+    programs = (vae,) if "vae" in parameters else (vae.model, vae.guide if guide is None else guide)
+    return [function(*programs, data, protocol=trained.protocol_of(options["split"]), **keywords)]
+
+
+def _importance(trained: TrainedModel, options: Options) -> list[Result]:
+    if options["proposal"] != "inflated":
+        return _call(log_likelihood, trained, options)
+    wide = InflatedProposal(trained.vae.guide, options["inflate"])
+    return _call(log_likelihood, trained, {**options, "proposal": "guide"}, wide)
+
+
+def _gaps(trained: TrainedModel, options: Options) -> list[Result]:
+    path = options["log_likelihood"]
+    reference = None if path is None else _reference(path, trained, options)
+    return _call(inference_gaps, trained, {**options, "log_likelihood": reference})
+
+
+def _reference(path: Path, trained: TrainedModel, options: Options) -> Result:
+    """The result that replaces log p(x).
+
+    Raises:
+        ValueError: it is of another model or of other data.
+    """
+    result: Result = Result.load(path)
+    expected = trained.protocol_of(options["split"])
+    expected["num_data"] = len(trained.images(options["split"], options["num_data"]))
+    differing = (key for key, value in expected.items() if key != "guide" and result.protocol.get(key) != value)
+    wrong = next(differing, None)
+    if wrong:
+        raise ValueError(
+            f"--log_likelihood: must be of this model and these data, got {wrong}={result.protocol.get(wrong)} "
+            f"in {path}, {expected[wrong]} here. Make one by --method ais."
+        )
+    return result
+
+
+def _diagnostics(trained: TrainedModel, options: Options) -> list[Result]:
+    """Latent diagnostics of the data, calibration on simulated data, and a predictive check."""
+    images = trained.images(options["split"], options["num_data"])
+    common: Options = {"seed": options["seed"], "protocol": trained.protocol_of(options["split"])}
+    latent = {key: options[key] for key in ("batch_size", "num_samples", "num_decomposed", "num_draws")}
+    ranks = {key: options[key] for key in ("num_simulations", "num_bins")}
+    return [
+        latent_diagnostics(trained.vae, images, **latent, **common),
+        simulation_based_calibration(trained.vae, num_samples=options["num_ranks"], **ranks, **common),
+        posterior_predictive_check(trained.vae, images, num_samples=options["num_replicates"], **common),
+    ]
+
+
+def _classification(trained: TrainedModel, options: Options) -> list[Result]:
+    keywords = {key: value for key, value in options.items() if key not in ("split", "progress")}
+    return [trained.classification(options["split"], **keywords)]
+
+
+def _class_posterior(trained: TrainedModel, options: Options) -> list[Result]:
+    """The class posterior; its classification too if all labels are known."""
+    keywords = {key: value for key, value in options.items() if key != "split"}
+    posterior = trained.class_posterior(options["split"], **keywords)
+    labels = trained.images(options["split"], options["num_data"]).labels
+    if labels is None or bool((labels == -1).any()):
+        return [posterior]
+    protocol = {**posterior.protocol, "classified_by": "class_posterior"}
+    return [posterior, classification(posterior.probabilities(), labels=labels, protocol=protocol)]
 
 
 def _is_vae(vae: Any) -> bool:
@@ -48,216 +170,71 @@ def _has_classes(vae: Any) -> bool:
     return isinstance(vae, LabelledVAE)
 
 
-def _classification(trained: TrainedModel, options: Options) -> list[Result]:
-    rest = {key: value for key, value in options.items() if key != "progress"}
-    return [trained.classification(rest.pop("split"), **rest)]
-
-
-def _class_posterior(trained: TrainedModel, options: Options) -> list[Result]:
-    """The class posterior, and what it tells of the classes where they are known."""
-    rest = dict(options)
-    split = rest.pop("split")
-    found = trained.class_posterior(split, **rest)
-    labels = trained.images(split, options["num_data"]).labels
-    if labels is None or bool((labels == -1).any()):
-        return [found]
-    own = {**found.protocol, "classified_by": "class_posterior"}
-    return [found, classification(found.probabilities(), labels=labels, protocol=own)]
-
-
-def _importance(trained: TrainedModel, options: Options) -> list[Result]:
-    rest = dict(options)
-    factor = rest.pop("inflate")
-    if rest["proposal"] != "inflated":
-        return _call(log_likelihood, trained, rest)
-    wide = InflatedProposal(trained.vae.guide, factor)
-    return _call(log_likelihood, trained, {**rest, "proposal": "guide"}, wide)
-
-
-def _gaps(trained: TrainedModel, options: Options) -> list[Result]:
-    rest = dict(options)
-    path = rest.pop("log_likelihood")
-    if path is None:
-        return _call(inference_gaps, trained, rest)
-    return _call(inference_gaps, trained, {**rest, "log_likelihood": _reference(path, trained, options)})
-
-
-def _reference(path: Path, trained: TrainedModel, options: Options) -> Result:
-    """The result that stands for log p(x), if it is one of the data that are to be evaluated."""
-    given: Result = Result.load(path)
-    expected = trained.protocol_of(options["split"])
-    expected["num_data"] = len(trained.images(options["split"], options["num_data"]))
-    wrong = next((key for key, value in expected.items() if key != "guide" and given.protocol.get(key) != value), None)
-    if wrong:
-        raise ValueError(
-            f"--log_likelihood: must be of this model and these data, got {wrong}={given.protocol.get(wrong)} "
-            f"in {path}, {expected[wrong]} here. Make one by --method ais."
-        )
-    return given
-
-
-def _diagnostics(trained: TrainedModel, options: Options) -> list[Result]:
-    """Latent diagnostics of the data; and tests of the guide and the model on data of the model's own."""
-    vae, protocol = trained.vae, trained.protocol_of(options["split"])
-    images = trained.images(options["split"], options["num_data"])
-    common: Options = {"seed": options["seed"], "protocol": protocol}
-    mine = {key: options[key] for key in ("batch_size", "num_samples", "num_decomposed", "num_draws")}
-    found: list[Result] = [latent_diagnostics(vae, images, **mine, **common)]
-    ranks = {"num_simulations": options["num_simulations"], "num_samples": options["num_ranks"]}
-    found.append(simulation_based_calibration(vae, **ranks, num_bins=options["num_bins"], **common))
-    found.append(posterior_predictive_check(vae, images, num_samples=options["num_replicates"], **common))
-    return found
-
-
-def _of(function: Callable[..., Any], name: str, *told: Any, **more: Any) -> Option:
-    """An option with the default that the function has."""
-    return Option(name, signature(function).parameters[name].default, *told, **more)
-
-
-def _chains(function: Callable[..., Any]) -> tuple[Option, ...]:
-    """The options of annealing."""
-    return (
-        _of(function, "num_distributions", "from the start to the posterior"),
-        _of(function, "num_chains", "annealed chains per image"),
-        _of(function, "num_steps", "leapfrog steps of each HMC transition", mark="-steps{}"),
-        _of(function, "start", "what the chains start from", ("prior", "guide")),
-        _of(function, "schedule", "how the temperatures are spaced", ("sigmoid", "linear"), "-{}"),
-        _of(function, "batch_size", "images at a time"),
-        _of(function, "engine", "how the programs run", ("auto", "eager", "compiled")),
-    )
-
-
-_INSTEAD = "JSON of a result, such as of --method ais, that stands for log p(x) (default: importance sampling)"
-_DECOMPOSED: dict[str, Any] = {"mark": "-decomposed{}", "type": int}
-_FACTOR: dict[str, Any] = {"mark": "-x{:g}", "type": float}
-_PROPOSALS = ("guide", "prior", "inflated")
+_PROPOSALS = {"choices": ("guide", "prior", "inflated"), "help": "distribution of z; prior is the naive baseline"}
+_FACTOR = f"with --proposal inflated: factor of the guide's scales (default {INFLATION})"
 _IMPORTANCE = (
-    _of(log_likelihood, "num_samples", "draws of z per image"),
-    _of(log_likelihood, "proposal", "what z is drawn from; prior is the naive baseline", _PROPOSALS),
-    Option("inflate", None, f"with --proposal inflated: factor of the guide's scales (default {INFLATION})", **_FACTOR),
-    _of(log_likelihood, "batch_size", "images at a time"),
-    _of(log_likelihood, "chunk_size", "draws at a time"),
-    _of(log_likelihood, "engine", "how the programs run", ("auto", "eager", "compiled")),
-    _of(log_likelihood, "precision", "of the networks' products", ("fp32", "bf16"), "-{}"),
+    Option("inflate", None, _FACTOR, float, mark="-x{:g}"),
+    *options_of(log_likelihood, proposal=_PROPOSALS),
 )
-_HARMONIC = (
-    _of(harmonic_log_likelihood, "num_samples", "fresh draws of the posterior per image"),
-    _of(harmonic_log_likelihood, "num_fitted", "draws that a density is fitted to", mark="-fitted{}"),
-    _of(harmonic_log_likelihood, "num_chains", "chains per image; they divide both numbers of draws"),
-    _of(harmonic_log_likelihood, "num_steps", "leapfrog steps of each HMC transition", mark="-steps{}"),
-    _of(harmonic_log_likelihood, "warmup", "transitions before the first draw", mark="-warmup{}"),
-    _of(harmonic_log_likelihood, "start", "what the chains start from", ("prior", "guide")),
-    _of(harmonic_log_likelihood, "batch_size", "images at a time"),
-    _of(harmonic_log_likelihood, "engine", "how the programs run", ("auto", "eager", "compiled")),
-)
-_REAL = Option("real", "yes", "bound the real images from below too, by the same path", ("yes", "no"), "-simulated")
-_GAPS = (
-    _of(inference_gaps, "num_samples", "draws per image of each ELBO and of the importance estimate"),
-    _of(inference_gaps, "num_steps", "steps of Adam per image"),
-    Option("lr", None, "its first step size (default 0.01; 0.003 for a copy of the guide)", mark="-lr{:g}", type=float),
-    _of(inference_gaps, "num_particles", "draws per image and step", mark="-particles{}"),
-    Option("log_likelihood", None, _INSTEAD, mark="-by-{0.stem}", type=Path),
-    _of(inference_gaps, "batch_size", "images at a time"),
-    _of(inference_gaps, "chunk_size", "draws at a time"),
-)
-_DIAGNOSTICS = (
-    _of(latent_diagnostics, "num_samples", "draws per image for moments without a closed form"),
-    Option("num_decomposed", None, "images whose ELBO is taken apart (default 2000; 200 for flows)", **_DECOMPOSED),
-    _of(latent_diagnostics, "num_draws", "draws per image for the parts of the ELBO", mark="-draws{}"),
-    _of(simulation_based_calibration, "num_simulations", "data simulated for the calibration", mark="-sims{}"),
-    Option("num_ranks", 99, "draws of the guide that each simulated z is ranked among", mark="-ranks{}"),
-    _of(simulation_based_calibration, "num_bins", "bins of the ranks; they divide num_ranks + 1", mark="-bins{}"),
-    Option("num_replicates", 200, "replicates per image for the predictive check", mark="-replicates{}"),
-    _of(latent_diagnostics, "batch_size", "images at a time, for the latent diagnostics"),
-)
-
-_CLASSIFICATION = (
-    _of(classification, "num_bins", "bins of the calibration error", mark="-bins{}"),
-    _of(classification, "batch_size", "images at a time"),
-)
-_CLASS_POSTERIOR = (
-    _of(class_posterior, "num_samples", "draws of z per image and class"),
-    _of(class_posterior, "batch_size", "images at a time"),
-    _of(class_posterior, "chunk_size", "draws at a time"),
-    _of(class_posterior, "engine", "how the programs run", ("auto", "eager", "compiled")),
-    _of(class_posterior, "precision", "of the networks' products", ("fp32", "bf16"), "-{}"),
-)
-
-METHODS = {
-    method.name: method
-    for method in (
-        Method(
-            "importance",
-            "importance-weighted bound on the log-likelihood, with its curve and Pareto k",
-            "{proposal}-{num_samples}",
-            _IMPORTANCE,
-            _importance,
-            ("importance",),
-        ),
-        Method(
-            "ais",
-            "bound on the log-likelihood by annealed importance sampling",
-            "{start}-{num_distributions}x{num_chains}",
-            _chains(annealed_log_likelihood),
-            lambda trained, options: _call(annealed_log_likelihood, trained, options),
-            ("ais",),
-            num_data=100,
-        ),
-        Method(
-            "sandwich",
-            "bounds from both sides on data simulated from the model, and the gap between them",
-            "{start}-{num_distributions}x{num_chains}",
-            (*_chains(sandwich), _REAL),
-            lambda trained, options: _call(sandwich, trained, {**options, "real": options["real"] == "yes"}),
-            ("sandwich",),
-            num_data=100,
-        ),
-        Method(
-            "harmonic",
-            "log-likelihood from posterior samples (AEVB, appendix D), for fewer than five latent dimensions",
-            "{start}-{num_samples}x{num_chains}",
-            _HARMONIC,
-            lambda trained, options: _call(harmonic_log_likelihood, trained, options),
-            ("harmonic",),
-            num_data=100,
-            applies=lambda vae: vae.latent_dim < 5,
-        ),
-        Method(
-            "gaps",
-            "log p(x) - ELBO, split into approximation and amortization gap",
-            "{num_samples}x{num_steps}",
-            _GAPS,
-            _gaps,
-            ("gaps",),
-            num_data=100,
-            applies=_is_vae,
-        ),
-        Method(
-            "diagnostics",
-            "what the latent space does, calibration of the guide, predictive check",
-            "{num_samples}",
-            _DIAGNOSTICS,
-            _diagnostics,
-            ("diagnostics", "calibration", "predictive"),
-            applies=_is_vae,
-        ),
-        Method(
-            "classification",
-            "test error of the classifier q(y | x) of a model with classes, calibration, confusion",
-            "classifier",
-            _CLASSIFICATION,
-            _classification,
-            ("classification",),
-            applies=_has_classes,
-        ),
-        Method(
-            "class_posterior",
-            "p(y | x) of the model by importance sampling, log-likelihood with y summed out",
-            "posterior-{num_samples}",
-            _CLASS_POSTERIOR,
-            _class_posterior,
-            ("class_posterior", "classification"),
-            applies=_has_classes,
-        ),
-    )
+_REFERENCE = "JSON of a result, such as of --method ais, that replaces log p(x) (default: importance sampling)"
+_GAPS = (*options_of(inference_gaps), Option("log_likelihood", None, _REFERENCE, Path, mark="-by-{0.stem}"))
+_DECOMPOSED = "examples used to decompose the ELBO (default 2000; 200 for flows)"
+_SIMULATION = {
+    "num_simulations": {"help": "simulated examples for the calibration", "mark": "-sims{}"},
+    "num_samples": {"name": "num_ranks", "help": "samples of the guide among which z is ranked", "mark": "-ranks{}"},
+    "num_bins": {"help": "bins of the ranks, a divisor of num_ranks + 1"},
 }
+_REPLICATES = {
+    "name": "num_replicates",
+    "help": "replicates per example for the predictive check",
+    "mark": "-replicates{}",
+}
+_DIAGNOSTICS = (
+    *options_of(latent_diagnostics, num_decomposed={"help": _DECOMPOSED}),
+    *options_of(simulation_based_calibration, *_SIMULATION, **_SIMULATION),
+    *options_of(posterior_predictive_check, "num_samples", num_samples=_REPLICATES),
+)
+_ANNEALING = "{start}-{num_distributions}x{num_chains}"
+_SPECIAL = (
+    method_of(log_likelihood, _IMPORTANCE, stem="{proposal}-{num_samples}", run=_importance),
+    method_of(annealed_log_likelihood, stem=_ANNEALING, num_data=100),
+    method_of(
+        harmonic_log_likelihood,
+        stem="{start}-{num_samples}x{num_chains}",
+        num_data=100,
+        applies=lambda vae: vae.latent_dim < 5,
+    ),
+    method_of(sandwich, options_of(sandwich, real={"mark": "-simulated"}), stem=_ANNEALING, num_data=100),
+    method_of(inference_gaps, _GAPS, stem="{num_samples}x{num_steps}", run=_gaps, num_data=100, applies=_is_vae),
+    Method(
+        (LatentDiagnostics, Calibration, PredictiveCheck),
+        _DIAGNOSTICS,
+        _diagnostics,
+        stem="{num_samples}",
+        applies=_is_vae,
+    ),
+    method_of(classification, stem="classifier", run=_classification, applies=_has_classes),
+    method_of(
+        class_posterior,
+        results=(ClassPosterior, Classification),
+        stem="posterior-{num_samples}",
+        run=_class_posterior,
+        applies=_has_classes,
+    ),
+)
+
+
+def find_methods() -> dict[str, Method]:
+    """Every method by name: those listed here, and one for each other public function that returns a result."""
+    return {method.name: method for method in (*_SPECIAL, *_others())}
+
+
+def _others() -> Iterator[Method]:
+    listed = {kind for method in _SPECIAL for kind in method.results}
+    for function in filter(isfunction, map(vars(evaluation).get, evaluation.__all__)):
+        kind = get_type_hints(function).get("return")
+        if isinstance(kind, type) and issubclass(kind, Result) and kind not in listed:
+            yield method_of(function)
+
+
+METHODS = find_methods()

@@ -1,4 +1,4 @@
-"""Results as rows of tables and as sentences."""
+"""Results as table rows and sentences of a report."""
 
 from __future__ import annotations
 
@@ -6,75 +6,73 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from pyro_vae.evaluation import Classification, Result, Sandwich
 
-from pyro_vae.evaluation import Classification, Result
+CLASS_HEADER = [
+    *("by", "split", "examples"),
+    *("error [%]", "over data", "cross entropy", "Brier score", "calibration error"),
+]
+BOUND_HEADER = [
+    *("method", "split", "examples", "settings"),
+    *("log p(x)", "Monte Carlo", "over data", "bits/dim", "ELBO", "flagged"),
+]
+_SETTINGS = [
+    *("num_samples", "proposal"),
+    *("num_distributions", "num_chains", "num_steps", "start", "schedule", "precision"),
+]
 
 
 def class_row(result: Classification) -> list[str]:
-    """What tells the classes, of which data; error, its standard error, cross entropy, Brier score, calibration."""
+    """Classifier, data and errors, in the columns of :data:`CLASS_HEADER`."""
     p = result.protocol
-    where = [str(p.get("classified_by", "")), str(p.get("split", "")), str(len(result))]
-    numbers = result.error_rate, result.sampling_error("error"), result.mean("cross_entropy"), result.mean("brier")
-    return [*where, *(f"{value:.2f}" for value in numbers[:2]), *map(nats, (*numbers[2:], result.reliability().error))]
+    data = [str(p.get("classified_by", "")), str(p.get("split", "")), str(len(result))]
+    errors = (result.error_rate, result.sampling_error("error"))
+    scores = (result.mean("cross_entropy"), result.mean("brier"), result.reliability().error)
+    return [*data, *(f"{value:.2f}" for value in errors), *map(nats, scores)]
 
 
 def bound_row(result: Result) -> list[str]:
-    """Method, part, data and protocol of an estimate of log p(x), and its numbers in nats."""
-    p, told = result.protocol, getattr(result, "flagged", None)
-    errors: Any = getattr(result, "standard_error", torch.tensor([math.nan]))
-    noise = float(errors.square().sum().sqrt() / len(result))
-    where = [result.method, str(p.get("split", "")), str(len(result)), how(p)]
+    """Data, settings and estimate of log p(x), in the columns of :data:`BOUND_HEADER`."""
+    p, flagged = result.protocol, getattr(result, "flagged", None)
+    data = [result.method, str(p.get("split", "")), str(len(result)), settings(p)]
     bits = -result.mean() / math.log(2) / int(p["dimensions"]) if p.get("discrete") else math.nan
     elbo = result.mean("elbo") if hasattr(result, "elbo") else math.nan
-    numbers = (result.mean(), noise, result.sampling_error(), bits, elbo)
-    return [*where, *map(nats, numbers), "-" if told is None else str(len(told()))]
+    numbers = (result.mean(), result.monte_carlo_error(), result.sampling_error(), bits, elbo)
+    return [*data, *map(nats, numbers), "-" if flagged is None else str(len(flagged()))]
 
 
-def how(protocol: Mapping[str, Any]) -> str:
-    """How a result was made, in short."""
-    names = (
-        "num_samples",
-        "proposal",
-        "num_distributions",
-        "num_chains",
-        "num_steps",
-        "start",
-        "schedule",
-        "precision",
-    )
-    return ", ".join(f"{name}={protocol[name]}" for name in names if name in protocol)
+def settings(protocol: Mapping[str, Any]) -> str:
+    """The protocol entries of an estimator."""
+    return ", ".join(f"{name}={protocol[name]}" for name in _SETTINGS if name in protocol)
 
 
-def bracket(result: Any) -> str:
-    """What bounds from both sides say, as a sentence."""
+def bracket(result: Sandwich) -> str:
+    """The bounds of a sandwich as a sentence."""
     gap, error = result.gap()
-    told = f"On {len(result)} data simulated from the model the upper bound is {nats(gap)} \N{PLUS-MINUS SIGN} "
-    told += f"{nats(error)} nats above the lower one ({how(result.protocol)})."
+    text = f"On {len(result)} examples simulated from the model the upper bound is {nats(gap)} \N{PLUS-MINUS SIGN} "
+    text += f"{nats(error)} nats above the lower one ({settings(result.protocol)})."
     if gap <= 0:
-        return f"{told} It is too small to be told from zero: more chains or more data would show it."
+        return f"{text} It does not differ from zero; more chains or more data would resolve it."
     if result.log_likelihood is None:
-        return told
+        return text
     low, high = map(nats, result.bracket())
-    return (
-        f"{told} The real data's mean is at least {low} nats and, as far as they are like these, at most {high} nats."
-    )
+    return f"{text} The mean of the real data is at least {low} nats and, if they resemble these, at most {high} nats."
 
 
 def nats(value: Any) -> str:
-    """A number with three decimals; a dash where it is not known."""
+    """A number with three decimals; a dash if it is unknown."""
     return "-" if value is None or math.isnan(float(value)) else f"{float(value):.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names, as the command line writes them."""
+    """Nested options by their dotted names on the command line."""
     if not isinstance(config, dict):
         return {prefix: config}
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for key, value in config.items():
-        inner = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip(".")
-        found |= flat(value, inner)
-    return found
+        name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip(".")
+        options |= flat(value, name)
+    return options
 
 
 def rows_of(entries: Mapping[str, Any]) -> list[list[str]]:

@@ -1,37 +1,33 @@
-"""Figures for a paper. ``import pyro_vae`` does not load matplotlib; ``from pyro_vae import plotting`` does."""
+"""Figures for a paper: one column wide, colour-blind safe, with units on the axes and the protocol as caption.
 
-from pyro_vae.plotting.bounds import (
+Every function returns a :class:`matplotlib.figure.Figure` and leaves matplotlib's settings, torch's random state and
+the model's mode unchanged. ``import pyro_vae`` does not load matplotlib; ``from pyro_vae import plotting`` does.
+"""
+
+from pyro_vae.evaluation.caption import caption_of
+from pyro_vae.plotting.annealing import (
     annealed_bounds,
     annealed_chains,
-    bound_curve,
     bound_differences,
     harmonic_reliability,
-    pareto_shapes,
     sandwich_bounds,
 )
-from pyro_vae.plotting.class_entropy import class_entropy
+from pyro_vae.plotting.bounds import bound_curve, log_likelihood_histogram, pareto_shapes
 from pyro_vae.plotting.class_images import analogies, class_samples
-from pyro_vae.plotting.classes import class_embedding, confusion_matrix, reliability_diagram
-from pyro_vae.plotting.comparison import guide_comparison
+from pyro_vae.plotting.classes import class_embedding, class_entropy, confusion_matrix, reliability_diagram
+from pyro_vae.plotting.comparison import gap_bars, guide_comparison
 from pyro_vae.plotting.diagnostics import (
     aggregate_posterior,
     elbo_decomposition,
     predictive_checks,
     rank_histograms,
 )
-from pyro_vae.plotting.figures import (
-    active_units,
-    image_grid,
-    latent_scatter,
-    log_likelihood_histogram,
-    manifold,
-    reconstructions,
-    samples,
-    training_curves,
-)
-from pyro_vae.plotting.gaps import gap_bars
+from pyro_vae.plotting.images import image_grid, manifold, reconstructions, samples
+from pyro_vae.plotting.latents import active_units, latent_scatter
 from pyro_vae.plotting.panels import PALETTE, WIDTH
-from pyro_vae.plotting.save import caption_of, result_caption, result_figure, save_figures
+from pyro_vae.plotting.registry import result_figure
+from pyro_vae.plotting.save import save_figures
+from pyro_vae.plotting.training import training_curves
 
 __all__ = [
     "PALETTE",
@@ -61,7 +57,6 @@ __all__ = [
     "rank_histograms",
     "reconstructions",
     "reliability_diagram",
-    "result_caption",
     "result_figure",
     "samples",
     "sandwich_bounds",

@@ -1,4 +1,4 @@
-"""Grids of images in which the style z is that of the row and the class y that of the column."""
+"""Grids of images with one style z per row and one class y per column."""
 
 from __future__ import annotations
 
@@ -9,35 +9,38 @@ from matplotlib.patches import Rectangle
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae.models.labelled import LabelledVAE
-from pyro_vae.plotting.panels import PALETTE, as_images, need, page, show_grid
+from pyro_vae.plotting.classes import class_names
+from pyro_vae.plotting.panels import PALETTE, as_images, page, show_grid
 
 
 def class_samples(
     vae: LabelledVAE, *, num: int = 10, names: list[str] | None = None, seed: int = 0, caption: str = ""
 ) -> Figure:
-    """Means of p(x | y, z): a row for each draw z of the prior and a column for each class y.
+    """Means of p(x | y, z): a row for each sample z of the prior and a column for each class y.
 
     Args:
         vae: the model, such as a :class:`~pyro_vae.SemiSupervisedVAE`, for data ``(C, H, W)``, C 1 or 3, or ``(H, W)``.
         num: number of rows.
-        names: of the classes; by default their numbers.
-        seed: of the draws.
+        names: names of the classes; by default their numbers.
+        seed: seed of the samples.
+        caption: printed below.
 
     Raises:
-        ValueError: the data are no images, ``num`` is not positive, or the names are not as many as the classes.
+        ValueError: the data are not images, ``num`` is not positive, or there are not as many names as classes.
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), section 4.3.
         https://arxiv.org/abs/1406.5298
     """
-    need(num > 0, f"class_samples: num must be positive, got num={num}. Use 10.")
-    names = _names("class_samples", vae, names)
+    check_count("class_samples", num=num)
+    names = class_names("class_samples", vae.num_classes, names)
     with evaluating(vae), isolated_rng(seed):
         z = poutine.trace(vae.model).get_trace(batch_size=num).nodes["z"]["value"]
-        means = as_images(of_every_class(vae, z).flatten(0, 1), "class_samples")
+        means = as_images(class_means(vae, z).flatten(0, 1), "class_samples")
     with page(0.0, caption) as (_, (ax,)):
         pad = show_grid(ax, means, vae.num_classes, margin=0.2)
         _label(ax, means, names, pad)
@@ -55,37 +58,37 @@ def analogies(
     seed: int = 0,
     caption: str = "",
 ) -> Figure:
-    """Images in the first column; beside each its style, z of q(z | x, y), in every class: means of p(x | y, z).
+    """Images in the first column; beside each its style z of q(z | x, y) in every class: means of p(x | y, z).
 
-    The class that the image has, or is taken for, is framed.
+    A frame marks the class of the image, or the predicted class if it is unknown.
 
     Args:
         vae: the model, such as a :class:`~pyro_vae.SemiSupervisedVAE`, for data ``(C, H, W)``, C 1 or 3, or ``(H, W)``.
         images: ``(N, *data_shape)``, on the model's device.
-        labels: ``(N,)``, int64, their classes; by default, and where -1, those that the classifier tells.
-        num: how many of them, from the first on.
-        names: of the classes; by default their numbers.
-        seed: of the draws of z.
+        labels: ``(N,)``, int64, their classes; by default, and for -1, those predicted by the classifier.
+        num: number of images, from the first.
+        names: names of the classes; by default their numbers.
+        seed: seed of the samples of z.
+        caption: printed below.
 
     Raises:
-        ValueError: the data are no images, there are none, or labels or names are not as many.
+        ValueError: the data are not images, ``num`` or N is 0, or labels or names are missing.
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), figure 1 b and c.
         https://arxiv.org/abs/1406.5298
     """
-    rule = f"analogies: num must be positive, got num={num} of {len(images)} images. Use 10."
-    need(min(num, len(images)) > 0, rule)
-    wrong = labels is not None and len(labels) != len(images)
-    need(not wrong, f"analogies: labels must be of all {len(images)} images, got another number. Pass one per image.")
-    names, x = _names("analogies", vae, names), images[:num]
+    check_count("analogies", num=num, images=len(images))
+    num_labels = len(images) if labels is None else len(labels)
+    require(num_labels == len(images), "analogies", f"labels must be of all {len(images)} images", str(num_labels))
+    names, x = class_names("analogies", vae.num_classes, names), images[:num]
     data = as_images(x, "analogies")
     with evaluating(vae), isolated_rng(seed):
-        told = vae.classify(x).argmax(-1)
-        known = told if labels is None else labels[:num].to(told)
-        y = torch.where(known == -1, told, known)
+        predicted = vae.classify(x).argmax(-1)
+        known = predicted if labels is None else labels[:num].to(predicted)
+        y = torch.where(known == -1, predicted, known)
         z = poutine.trace(vae.guide).get_trace(x, y).nodes["z"]["value"]
-        means = of_every_class(vae, z).reshape(len(x), vae.num_classes, *data.shape[1:])
+        means = class_means(vae, z).reshape(len(x), vae.num_classes, *data.shape[1:])
     rows = torch.cat([data.unsqueeze(1), torch.ones_like(data.unsqueeze(1)), means], 1).flatten(0, 1)
     with page(0.0, caption) as (_, (ax,)):
         pad = show_grid(ax, rows, vae.num_classes + 2, margin=0.2)
@@ -95,8 +98,8 @@ def analogies(
     return ax.figure
 
 
-def of_every_class(vae: LabelledVAE, z: Tensor) -> Tensor:
-    """Means of p(x | y, z) in every class, ``(N, C, *data_shape)``, for styles ``(N, L)``; other latents are drawn."""
+def class_means(vae: LabelledVAE, z: Tensor) -> Tensor:
+    """Means of p(x | y, z), ``(N, C, *data_shape)``, of styles z ``(N, L)``, for every class y; others are sampled."""
     classes = torch.arange(vae.num_classes, device=z.device).repeat(len(z))
     styles = z.repeat_interleave(vae.num_classes, 0)  # (N * C, L)
     decoder = poutine.condition(vae.model, {"z": styles})
@@ -104,15 +107,8 @@ def of_every_class(vae: LabelledVAE, z: Tensor) -> Tensor:
     return x.mean.unflatten(0, (len(z), vae.num_classes))
 
 
-def _names(owner: str, vae: LabelledVAE, names: list[str] | None) -> list[str]:
-    found = [str(c) for c in range(vae.num_classes)] if names is None else list(names)
-    rule = f"{owner}: names must be {vae.num_classes}, one per class, got {len(found)}. Name all."
-    need(len(found) == vae.num_classes, rule)
-    return found
-
-
 def _label(ax: Axes, images: Tensor, names: list[str], pad: int) -> None:
-    """The columns' names above them; the images need no axis."""
+    """Write the names above the columns and remove the axes."""
     width = images.shape[-1] + pad
     ax.set_xticks([pad / 2 + width * (i + 0.5) for i in range(len(names))], names)
     ax.tick_params(length=0, labelbottom=False, labeltop=True, labelleft=False)
@@ -123,7 +119,6 @@ def _label(ax: Axes, images: Tensor, names: list[str], pad: int) -> None:
 
 
 def _frame(ax: Axes, images: Tensor, columns: list[int], pad: int) -> None:
-    """A frame around one image of each row."""
     height, width = (n + pad for n in images.shape[-2:])
     for row, column in enumerate(columns):
         corner = (pad / 2 - 0.5 + column * width, pad / 2 - 0.5 + row * height)

@@ -1,4 +1,4 @@
-"""Guides of one model, side by side."""
+"""Figures that compare guides of one model."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from pyro_vae.evaluation import LogLikelihood
-from pyro_vae.plotting.panels import PALETTE, need, page
+from pyro_vae._core.checks import require
+from pyro_vae.evaluation import InferenceGaps, LogLikelihood, Result
+from pyro_vae.plotting.panels import PALETTE, page
+from pyro_vae.plotting.registry import result_figure
+
+_GAPS = {
+    "approximation": ("Approximation gap", PALETTE[0], "//"),
+    "amortization": ("Amortization gap", PALETTE[1], ""),
+}
 
 
 def guide_comparison(results: Mapping[str, LogLikelihood], *, caption: str = "") -> Figure:
     """ELBO and log-likelihood bound of each guide of one model, the gap between them as a line.
 
-    The bars at the ELBO are standard errors of its difference to the first guide's, datum by datum, which is what a
-    comparison is about; the spread over the data is common to all.
+    The bars at the ELBO are standard errors of its difference to the first guide's, paired by datum: the spread over
+    the data is common to all guides.
 
     Args:
-        results: by the guide's name, of the same model and data; the first is what the others are compared with.
+        results: by the guide's name, of the same model and data; the others are compared with the first.
+        caption: printed below.
 
     Raises:
-        ValueError: fewer than two results, or of different data.
+        ValueError: there are fewer than two results, or they are of different data.
 
     Example:
         >>> import torch
@@ -32,9 +40,8 @@ def guide_comparison(results: Mapping[str, LogLikelihood], *, caption: str = "")
         >>> figure.axes[0].get_xlabel()
         'Nats per datum (higher is better)'
     """
-    need(len(results) > 1, f"guide_comparison: results must be two or more, got {len(results)}. Add a guide.")
-    sizes = {len(result) for result in results.values()}
-    need(len(sizes) == 1, f"guide_comparison: results must be of the same data, got {sorted(sizes)} data. Match them.")
+    require(len(results) > 1, "guide_comparison", "results must be of two or more guides", str(len(results)))
+    _check_data("guide_comparison", results)
     first = next(iter(results.values()))
     with page(0.19 * len(results) + 0.75, caption) as (figure, (ax,)):
         for row, result in enumerate(results.values()):
@@ -50,3 +57,52 @@ def guide_comparison(results: Mapping[str, LogLikelihood], *, caption: str = "")
         handles = [ax.lines[1], ax.lines[-2]]
         figure.legend(handles, ["ELBO", "Log-likelihood bound"], loc="outside upper center", ncols=2)
     return figure
+
+
+def gap_bars(results: Mapping[str, InferenceGaps], *, caption: str = "") -> Figure:
+    """Stacked bars of the approximation and amortization gap of each guide, whose sum is log p(x) - ELBO.
+
+    The error bar at the end of a gap's bar is the standard error of its mean, including the spread over the data.
+
+    Args:
+        results: by the guide's name, of the same model and data.
+        caption: printed below.
+
+    Raises:
+        ValueError: there are no results, or they are of different data.
+
+    Example:
+        >>> import torch
+        >>> def result(gap):
+        ...     return InferenceGaps(*[torch.full((3,), gap)] * 13)
+        >>> figure = gap_bars({"diagonal": result(2.0), "full rank": result(1.0)})
+        >>> figure.axes[0].get_xlabel()
+        'Gap to log p(x) (nats per datum)'
+    """
+    require(len(results) > 0, "gap_bars", "results must not be empty", "{}")
+    _check_data("gap_bars", results)
+    rows, left = range(len(results)), [0.0] * len(results)
+    with page(0.26 * len(results) + 0.75, caption) as (figure, (ax,)):
+        for offset, (name, (label, color, hatch)) in zip((-0.12, 0.12), _GAPS.items(), strict=True):
+            means = [result.mean(name) for result in results.values()]
+            errors = [result.sampling_error(name) for result in results.values()]
+            style = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.4}
+            ax.barh(rows, means, 0.6, left, label=label, **style)
+            left = [start + mean for start, mean in zip(left, means, strict=True)]
+            ax.errorbar(left, [row + offset for row in rows], xerr=errors, fmt="none", ecolor=PALETTE[7], capsize=1.5)
+        ax.set_yticks(rows, list(results))
+        ax.invert_yaxis()
+        ax.set_xlim(left=min(0.0, *ax.get_xlim()))
+        ax.set_xlabel("Gap to log p(x) (nats per datum)")
+        figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@result_figure.register(InferenceGaps)
+def _gaps_of_one_guide(result: InferenceGaps, *, caption: str = "") -> Figure:
+    return gap_bars({str(result.protocol.get("guide", "guide")): result}, caption=caption)
+
+
+def _check_data(owner: str, results: Mapping[str, Result]) -> None:
+    sizes = sorted({len(result) for result in results.values()})
+    require(len(sizes) == 1, owner, "results must be of the same data", f"{sizes} data")

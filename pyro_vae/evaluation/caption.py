@@ -1,0 +1,44 @@
+"""Protocols in words, for the captions of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PHRASES = {
+    "dataset": "{}",
+    "binarize": "{} binarization",
+    "likelihood": "{}",
+    "train": "{} training images",
+    "labels": "{} of them labelled",
+    "label_seed": "label seed {}",
+    "m1": "M2 on the latents of {}",
+    "num_samples": "{} samples",
+    "data_seed": "data seed {}",
+    "split": "{} split",
+    "num_data": "{} examples",
+    "num_distributions": "{} distributions",
+    "num_chains": "{} chains",
+    "num_steps": "{} leapfrog steps",
+    "start": "from the {}",
+    "schedule": "{} schedule",
+    "num_simulations": "{} simulations",
+    "precision": "{}",
+    "sample_seed": "seed {}",
+}
+"""The phrase of each protocol entry that a caption names, in the order of a caption."""
+
+
+def caption_of(protocol: Mapping[str, Any], phrases: Mapping[str, str] | None = None) -> str:
+    """Describe a protocol in one line; entries without a phrase are left out.
+
+    Args:
+        protocol: of a result or a data set.
+        phrases: phrases that differ from :data:`PHRASES`, by entry.
+
+    Example:
+        >>> caption_of({"dataset": "Digits", "binarize": "none", "data_seed": 0, "num_samples": 1000, "dtype": "x"})
+        'Digits, no binarization, 1000 samples, data seed 0'
+    """
+    values = {**protocol, "binarize": "no"} if protocol.get("binarize") == "none" else protocol
+    return ", ".join(p.format(values[key]) for key, p in {**PHRASES, **(phrases or {})}.items() if key in values)
