@@ -55,11 +55,16 @@ PROGRAMS = ["tests/test_pyro_programs.py"]
 WAYS = ["tests/test_ways.py"]
 STYLES = ["tests/test_program_styles.py", "tests/test_pyro_programs.py", "-m", "not slow"]
 MUTANTS: list[tuple[str, str, str, list[str]]] = [
-    ("_core/masks.py", "return torch.as_tensor(one) | _raised", "return torch.as_tensor(one) & _raised", WAYS),
+    (
+        "_core/masks.py",
+        "return torch.as_tensor(one) | _append_dims",
+        "return torch.as_tensor(one) & _append_dims",
+        WAYS,
+    ),
     ("_core/blocks.py", "- transform._cached_log_scale", "", STYLES),
     ("_core/blocks.py", "- scale_tril.diagonal(dim1=-2, dim2=-1).log()", "", STYLES),
     ("_core/auxiliary.py", 'return frozenset(s["name"] for s in observed) - reverse', "return frozenset()", STYLES),
-    ("_core/auxiliary.py", "if not (square and right):", "if False:", STYLES),
+    ("_core/auxiliary.py", "if not right:", "if False:", STYLES),
     ("_core/rows.py", "if agree(part, whole[:, rows]):", "if True:", STYLES),
     (
         "_core/rows.py",
@@ -69,7 +74,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ),
     (
         "_core/ways.py",
-        "return _guides_agree(pair, runs, single, draws, latent) and agree(",
+        "return guides_agree and agree(",
         "return True or agree(",
         STYLES,
     ),
@@ -77,7 +82,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("_core/runs.py", 'if layout.mode == "flattened" and num > 1:', "if False:", WAYS),
     ("_core/runs.py", "without_plates(trace) if layout", "trace.copy() if layout", STYLES),
     ("_core/layout.py", "value.movedim(self.axis, 0).flatten(1", "value.movedim(self.axis, 1).flatten(1", PROGRAMS),
-    ("_core/layout.py", "(num_samples, -1)).movedim(place, 0)", "(-1, num_samples)).movedim(place + 1, 0)", PROGRAMS),
+    ("_core/layout.py", "(num_samples, -1)).movedim(plate, 0)", "(-1, num_samples)).movedim(plate + 1, 0)", PROGRAMS),
     ("_core/owners.py", "modes.append((module, module.training))", "pass", STYLES),
     ("_core/owners.py", "buffer.copy_(value)", "pass", STYLES),
     ("training/parameters.py", "self.stored |= self._add(self._variables(others))", "pass", STYLES),
@@ -303,8 +308,8 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("evaluation/kernel_density.py", "dim * (math.log(h) +", "(math.log(h) +", POSTERIOR),
     ("evaluation/kernel_density.py", "int(likelihoods.argmax())", "0", POSTERIOR),
     ("evaluation/posterior.py", "[1.0] * warmup", "[0.0] * warmup", POSTERIOR),
-    ("evaluation/weights.py", "logsumexp(0) - math.log(len(densities))", "logsumexp(0)", PROPOSALS),
-    ("evaluation/weights.py", "index == number", "index != number", PROPOSALS),
+    ("evaluation/proposals.py", "logsumexp(0) - math.log(len(densities))", "logsumexp(0)", PROPOSALS),
+    ("evaluation/proposals.py", "index == number", "index != number", PROPOSALS),
     ("evaluation/joint_density.py", "[*latents(trace), *observations(trace)]", "observations(trace)", PROPOSALS),
     ("evaluation/joint_density.py", "flatten(0, most - 3).logsumexp(0)", "flatten(0, most - 3).sum(0)", PROPOSALS),
     (
@@ -740,7 +745,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("objectives/programs.py", "(), tie_weights=False)", "())", SHARED),
     ("objectives/elbo.py", "_Weights(beta, beta)(guide)", "_Weights(self.reconstruction_weight, beta)(guide)", SHARED),
     ("priors/vamp.py", "self._chosen(sample_shape).rsample()", "self._chosen(sample_shape).sample()", SHARED),
-    ("_core/traces.py", "kinds[0] != kinds[1]", "False", SHARED),
+    ("_core/trace_checks.py", "kinds[0] != kinds[1]", "False", SHARED),
     ("flows/tanh.py", "return by_r, -by_r * h", "return by_r.detach(), -by_r * h", SHARED),
     ("flows/autoregressive.py", "z.expand(*z_i.shape, i)", "z", SHARED),
 ]

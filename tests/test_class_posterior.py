@@ -191,5 +191,5 @@ def test_sizes_are_positive(name: str) -> None:
 
 def test_the_engine_is_known() -> None:
     case = MixtureOfLinearGaussians()
-    with pytest.raises(ValueError, match=r"^class_posterior: engine must be auto, eager or compiled, got"):
+    with pytest.raises(ValueError, match=r"^class_posterior: engine must be one of 'auto', 'eager', 'compiled', got"):
         estimate(case, case.data(4)[0], engine="fast")

@@ -267,8 +267,8 @@ def test_deterministic_sites_are_no_part_of_the_weights() -> None:
     torch.manual_seed(1)
     z = Normal(0.0, 1.0).expand((4, 3)).sample()
     assert torch.allclose(weights, Bernoulli(logits=2 * z).log_prob(x))
-    assert ImportanceWeights(model, prior_proposal(model), (x,)).discrete
-    assert not ImportanceWeights(_model, _guide, (x,)).discrete
+    assert ImportanceWeights(model, prior_proposal(model), (x,)).pair.discrete
+    assert not ImportanceWeights(_model, _guide, (x,)).pair.discrete
 
 
 def test_an_auxiliary_site_needs_a_reverse_model() -> None:

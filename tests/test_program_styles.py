@@ -576,9 +576,9 @@ def _autoguide(name: str) -> Any:
 @EVERY_AUTOGUIDE
 def test_the_densities_of_an_autoguide_add_up_to_pyro_s(name: str) -> None:
     guide = _autoguide(name)
-    weigher = ImportanceWeights(_mixed_model, guide, (MIXED,))
+    importance = ImportanceWeights(_mixed_model, guide, (MIXED,))
     with torch.no_grad():
-        weights, latent = weigher.draw_latents(NUM, (MIXED,))
+        weights, latent = importance.sample_with_latents(NUM, (MIXED,))
         own = poutine.trace(guide).get_trace(MIXED)
         drawn = [k for k, site in own.nodes.items() if site["type"] == "sample" and site["infer"].get("is_auxiliary")]
         for k in range(NUM):

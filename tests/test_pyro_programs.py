@@ -228,11 +228,11 @@ def _joint(model: Any, args: Batch, trace: Trace, summed: list[str], value: Tens
 def test_the_log_weights_are_those_of_draws_one_by_one(pair: PyroPair, number: int) -> None:
     program = pair.build()
     args = program.batches[number]
-    weigher = ImportanceWeights(program.model, program.guide, args)
-    with weigher.pair.owners.evaluating():
-        weights, latent = weigher.draw_latents(NUM, args)
+    importance = ImportanceWeights(program.model, program.guide, args)
+    with importance.pair.owners.evaluating():
+        weights, latent = importance.sample_with_latents(NUM, args)
         for draw in range(NUM):
-            wanted = _one_draw(program, args, latent, draw, weigher.plate)
+            wanted = _one_draw(program, args, latent, draw, importance.plate)
             torch.testing.assert_close(weights.total[draw], wanted, rtol=1e-9, atol=1e-9)
     assert weights.total.shape == (NUM, program.num_data(*args))
 

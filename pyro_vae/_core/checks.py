@@ -1,4 +1,4 @@
-"""Checks of arguments, whose errors have one form: ``owner: what must hold, got what was given. What to do.``"""
+"""Checks of arguments, with errors of the form ``<owner>: <what must hold>, got <value>. <What to do>.``"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def refusal(owner: str, rule: str, given: Any, advice: str = "") -> ValueError:
-    """The error to raise.
+    """The error for a rule that does not hold.
 
     Example:
         >>> str(refusal("fit", "epochs must be at least 1", "epochs=0"))
@@ -23,10 +23,10 @@ def require(holds: bool, owner: str, rule: str, given: Any, advice: str = "") ->
 
 
 def check_count(owner: str, at_least: int = 1, **counts: int | None) -> None:
-    """Require integers of at least ``at_least``; None, for an option that is not given, passes.
+    """Require integers of at least ``at_least``; None, the default of an optional count, passes.
 
     Raises:
-        ValueError: naming the first that is not.
+        ValueError: naming the first count that is not.
     """
     for name, count in counts.items():
         if count is None:

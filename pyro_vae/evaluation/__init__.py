@@ -19,8 +19,9 @@ from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
+from pyro_vae.evaluation.proposals import prior_proposal
 from pyro_vae.evaluation.result import Result
-from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights, prior_proposal
+from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights
 
 __all__ = [
     "AggregatePosterior",

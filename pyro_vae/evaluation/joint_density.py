@@ -54,7 +54,7 @@ class Joint:
         kept = latent.copy()
         for name in self.summed & set(kept.nodes):
             kept.remove_node(name)
-        return runs.model_at(kept, num_samples, args, {}, enum=bool(self.summed))
+        return runs.run_model(kept, num_samples, args, {}, enum=bool(self.summed))
 
     def read(self, runs: Runs, num_samples: int, traces: Sequence[Trace]) -> Density:
         """The density that the model's runs have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pyro import poutine
@@ -15,9 +15,9 @@ from pyro_vae._core.precision import NetworkPrecision, Precision
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
-from pyro_vae.evaluation.importance import WeightSampler, compiles
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.evaluation.result import Result
+from pyro_vae.evaluation.sampler import Engine, WeightSampler, use_compiled
 from pyro_vae.evaluation.streaming import WeightSummary
 
 
@@ -131,7 +131,7 @@ def class_posterior(
     chunk_size: int = 50,
     data_plate: str | None = None,
     seed: int = 0,
-    engine: Literal["auto", "eager", "compiled"] = "auto",
+    engine: Engine = "auto",
     precision: Precision = "fp32",
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
@@ -188,7 +188,7 @@ def class_posterior(
         "class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount
     )
     chunks = batches.share() * num_classes * -(-num_samples // chunk_size)
-    compiled = compiles("class_posterior", engine, chunks)
+    compiled = use_compiled("class_posterior", engine, chunks)
     sampler = WeightSampler("class_posterior", model, (guide,), data_plate, batches.owners, compiled=compiled)
     own: dict[str, Any] = {"estimator": "importance", "num_classes": num_classes, "num_samples": num_samples}
     own |= {"sample_seed": seed}

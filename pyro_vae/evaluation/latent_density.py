@@ -17,7 +17,8 @@ from pyro_vae._core.owners import Owners
 from pyro_vae._core.traces import latents
 from pyro_vae._core.types import Program
 from pyro_vae.evaluation.joint_density import is_enumerated
-from pyro_vae.evaluation.weights import ImportanceWeights, prior_proposal
+from pyro_vae.evaluation.proposals import prior_proposal
+from pyro_vae.evaluation.weights import ImportanceWeights
 
 Start = Literal["prior", "guide"]
 
