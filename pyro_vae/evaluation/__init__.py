@@ -1,4 +1,9 @@
-"""Evaluation: per-datum numbers with their uncertainty."""
+"""Evaluation: estimates per datum with their uncertainty.
+
+Measurements of any Pyro programs are called ``f(model, guide, data, ...)``; those that need the parts of a VAE are
+called ``f(vae, data, ...)``: latent diagnostics, predictive checks, classification, and calibration, which simulates
+its own data.
+"""
 
 from pyro_vae.evaluation.aggregate import AggregatePosterior
 from pyro_vae.evaluation.annealed import AnnealedLogLikelihood, annealed_log_likelihood
