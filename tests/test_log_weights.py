@@ -1,4 +1,4 @@
-"""The engine of log-weights against the linear-Gaussian model and against programs it must refuse."""
+"""Log-weights against the linear-Gaussian model, and errors for programs without weights per datum."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_deterministic_sites_are_no_part_of_the_weights() -> None:
 
 
 def test_an_auxiliary_site_needs_a_reverse_model() -> None:
-    """z is its exact posterior by way of a, and r(a | x, z) is exact too: every weight is p(x)."""
+    """With q(z | x) the exact posterior through a, and an exact r(a | x, z), every weight is p(x)."""
 
     def model(x):
         with pyro.plate("data", len(x)):

@@ -1,4 +1,4 @@
-"""The tail shape against distributions that have a known one."""
+"""Pareto k against distributions of known tail shape, and against arviz."""
 
 from __future__ import annotations
 

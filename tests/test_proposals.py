@@ -1,4 +1,4 @@
-"""Proposals of importance sampling, the curve of bounds, and pairs of a user's own."""
+"""Proposals of importance sampling, the curve of bounds, and users' programs."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_guides_with_auxiliary_variables_are_not_mixed() -> None:
 
 @config_enumerate
 def _clustered(x):
-    """Their own names, two latent sites, a discrete one that chooses between them, parameters of the store."""
+    """Other site names, two latent sites, a discrete one that selects between them, parameters in the store."""
     spread = pyro.param("spread", torch.tensor(0.5), constraint=dist.constraints.positive)
     with pyro.plate("people", len(x)):
         group = pyro.sample("group", dist.Categorical(torch.tensor([0.2, 0.5, 0.3])))

@@ -6,20 +6,20 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 
-def refusal(owner: str, rule: str, given: Any, advice: str = "") -> ValueError:
+def refusal(owner: str, rule: str, value: Any, advice: str = "") -> ValueError:
     """The error for a rule that does not hold.
 
     Example:
         >>> str(refusal("fit", "epochs must be at least 1", "epochs=0"))
         'fit: epochs must be at least 1, got epochs=0.'
     """
-    return ValueError(f"{owner}: {rule}, got {given}.{f' {advice}.' if advice else ''}")
+    return ValueError(f"{owner}: {rule}, got {value}.{f' {advice}.' if advice else ''}")
 
 
-def require(holds: bool, owner: str, rule: str, given: Any, advice: str = "") -> None:
+def require(holds: bool, owner: str, rule: str, value: Any, advice: str = "") -> None:
     """Raise the error of :func:`refusal` unless the rule holds."""
     if not holds:
-        raise refusal(owner, rule, given, advice)
+        raise refusal(owner, rule, value, advice)
 
 
 def check_count(owner: str, at_least: int = 1, **counts: int | None) -> None:
@@ -52,5 +52,5 @@ def check_shape(owner: str, name: str, shape: Sequence[int], expected: Sequence[
     Raises:
         ValueError: with both shapes.
     """
-    got, wanted = tuple(shape), tuple(expected)
-    require(got == wanted, owner, f"{name} must have shape {wanted}", f"{got}", advice)
+    shape, expected = tuple(shape), tuple(expected)
+    require(shape == expected, owner, f"{name} must have shape {expected}", f"{shape}", advice)

@@ -1,10 +1,10 @@
 """Examination of a Pyro model and its guides on one batch.
 
-What a program does is not in its signature: which sites it has, which plate is over the data, which dimension of its
-arguments is the batch, which modules own its parameters. :class:`Pair` finds this out by running the programs once on a
-batch, in eval mode and without side effects, and answers such questions from their traces. Evaluation, objectives and
-training all use it, so that the rules are the same everywhere. Only what traces cannot show needs further runs
-(:mod:`pyro_vae._core.rows`, :mod:`pyro_vae._core.ways`).
+The signature of a Pyro program does not show its sites, its plate over the data, the batch dimension of its arguments
+or the modules that own its parameters. :class:`Pair` runs the programs once on a batch, in eval mode and without side
+effects, and reads these properties from their traces. Evaluation, objectives and training all use it, so that the rules
+are the same everywhere. Properties that traces do not show are determined by further runs: the rows of each datum in
+:mod:`pyro_vae._core.rows`, and the mode of running several samples in :mod:`pyro_vae._core.ways`.
 """
 
 from __future__ import annotations
