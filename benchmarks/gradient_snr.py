@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         for k in (k for k in options.particles if low <= k <= high):
             start = time.perf_counter()
             ratios = gradient_snr(
-                make(k), pair.model, pair.guide, x, num_draws=options.draws, groups=groups, seed=options.seed
+                pair.model, pair.guide, x, make(k), num_draws=options.draws, groups=groups, seed=options.seed
             )
             for group, ratio in ratios.items():
                 quartiles = [ratio.quantile(q) for q in (0.25, 0.5, 0.75)]

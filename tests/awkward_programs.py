@@ -1,6 +1,6 @@
-"""Programs that cannot take one more dimension in front, most of them linear-Gaussian: log p(x) has a closed form.
+"""Programs that are wrong with a particle dimension; most are linear-Gaussian, so that log p(x) has a closed form.
 
-Each knows its densities at one draw of an ordinary batch in plain torch, which is what K draws at once must agree with.
+Each has its densities for one sample of an ordinary batch in plain torch, as reference for K samples at once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ BATCH, LATENT_DIM, SIGMA = 8, 2, 0.5
 Args = tuple[Any, ...]
 
 
-def unless_in_front(values: Tensor) -> Tensor:
-    """The values themselves; with a dimension in front, where dim=1 is the data, others of the same shape."""
+def depends_on_dims(values: Tensor) -> Tensor:
+    """The values unchanged if dim=1 is the features; other values of the same shape if it is the batch."""
     return values.log_softmax(dim=1) + values.logsumexp(dim=-1, keepdim=True)
 
 
@@ -26,9 +26,9 @@ class Awkward(nn.Module):
     """z ~ N(0, I), x ~ N(decode(z), sigma^2 I), and a guide that is linear in x with a full covariance.
 
     Attributes:
-        way: in which it has to run.
-        affine: whether decode is affine in z, so that there is a closed form.
-        sizes: the lengths of two batches.
+        way: mode in which it must run.
+        affine: whether decode is affine in z, so that log p(x) has a closed form.
+        sizes: sizes of two batches.
     """
 
     way = "flattened"
@@ -43,7 +43,7 @@ class Awkward(nn.Module):
         self.factor = nn.Parameter(0.4 * torch.eye(LATENT_DIM) + 0.1)
         self.log_sigma = nn.Parameter(torch.tensor(SIGMA).log())
 
-    # What the programs differ in
+    # Properties in which the programs differ
 
     def batch(self, num: int) -> Args:
         """Random arguments."""
@@ -54,7 +54,7 @@ class Awkward(nn.Module):
         return args[0]
 
     def features(self, *args: Any) -> Tensor:
-        """What the guide is a function of, (B, F)."""
+        """Inputs of the guide, (B, F)."""
         return self.observed(*args).flatten(1)
 
     def decode(self, z: Tensor, *args: Any) -> Tensor:
@@ -77,7 +77,7 @@ class Awkward(nn.Module):
     def likelihood(self, z: Tensor, *args: Any) -> Any:
         return Normal(self.decode(z, *args), self.log_sigma.exp())
 
-    # The same by hand, for one draw of an ordinary batch
+    # The same densities in plain torch, for one sample of an ordinary batch
 
     def draw(self, noise: Tensor, *args: Any) -> Tensor:
         """z, (B, L), from standard normal noise."""
@@ -121,31 +121,31 @@ class Awkward(nn.Module):
             covariance = torch.linalg.inv(torch.eye(LATENT_DIM) + weight.T @ weight / SIGMA**2)
             means.append((self.observed(*args).flatten(1) - centre) @ weight @ covariance / SIGMA**2)
             inputs.append(torch.cat([self.features(*args), torch.ones(self.sizes[0], 1)], 1))
-        found = torch.linalg.lstsq(torch.cat(inputs), torch.cat(means)).solution
-        self.encoder.weight.copy_(found[:-1].T)
-        self.encoder.bias.copy_(found[-1])
+        solution = torch.linalg.lstsq(torch.cat(inputs), torch.cat(means)).solution
+        self.encoder.weight.copy_(solution[:-1].T)
+        self.encoder.bias.copy_(solution[-1])
         self.factor.copy_(torch.linalg.cholesky(covariance))
 
 
 class Softmax(Awkward):
-    """The decoder names the feature dimension by dim=1."""
+    """The decoder refers to the feature dimension as dim=1."""
 
     def __init__(self, dim: int = 5) -> None:
         super().__init__(dim)
 
     def decode(self, z: Tensor, *args: Any) -> Tensor:
-        return unless_in_front(self.decoder(z))
+        return depends_on_dims(self.decoder(z))
 
 
 class Square(Softmax):
-    """x has as many values as the batch has data."""
+    """A datum has as many values as the batch has data."""
 
     def __init__(self) -> None:
         super().__init__(BATCH)
 
 
 class WideNorm(Awkward):
-    """Batch normalization as wide as the batch, in the decoder and before training ends."""
+    """Batch normalisation in the decoder, over as many features as the batch has data."""
 
     def __init__(self) -> None:
         super().__init__(BATCH)
@@ -173,7 +173,7 @@ class Convolution(Awkward):
 
 
 class TimeMajor(Awkward):
-    """Sequences (T, B, D), a site for each time."""
+    """Sequences (T, B, D), with a site for each time."""
 
     def __init__(self, steps: int = 3) -> None:
         super().__init__(2 * steps)
@@ -205,7 +205,7 @@ class SquareTimeMajor(TimeMajor):
 
 
 class Dictionary(Softmax):
-    """The argument is a dictionary, with entries that are no data."""
+    """The argument is a dictionary with other entries in addition to data."""
 
     def batch(self, num: int) -> Args:
         return ({"names": [f"n{i}" for i in range(num)], "x": torch.randn(num, self.dim), "power": 2},)
@@ -235,7 +235,7 @@ class Conditional(Awkward):
 
 
 class Table(Softmax):
-    """An argument that is no data has as many rows as the batch."""
+    """One argument is not data, but has as many rows as the batch."""
 
     def batch(self, num: int) -> Args:
         return torch.linspace(-1, 1, BATCH * self.dim).reshape(BATCH, self.dim), torch.randn(num, self.dim)
@@ -248,7 +248,7 @@ class Table(Softmax):
 
 
 class Shift(Square):
-    """Another has one value for each value of a datum, and so as many as the batch."""
+    """One argument has one value per feature, and so as many as the batch has data."""
 
     def batch(self, num: int) -> Args:
         return torch.randn(num, self.dim), torch.linspace(-1, 1, self.dim)
@@ -273,7 +273,7 @@ class OneDatum(Awkward):
 
 
 class Chain(Softmax):
-    """Two latent sites, the second one drawn at the first by a guide that cannot take a dimension in front either."""
+    """Two latent sites, the second sampled given the first by a guide that cannot take a particle dimension either."""
 
     def model(self, *args: Any) -> None:
         x = args[0]
@@ -294,7 +294,7 @@ class Chain(Softmax):
 
 
 class FixedPlate(Softmax):
-    """The plate has its size for ever: nothing is left but one run for each draw."""
+    """The plate has a fixed size, so that only looped runs are possible."""
 
     way = "looped"
     sizes = (BATCH, BATCH)
@@ -316,7 +316,7 @@ class FixedPlate(Softmax):
 
 
 class Plain(Awkward):
-    """It takes a dimension in front."""
+    """A program that takes a particle dimension."""
 
     way = "vectorised"
 
@@ -328,7 +328,7 @@ class Plain(Awkward):
 
 
 class Counts(Awkward):
-    """Counts whose shares are a softmax over dim=1."""
+    """Counts whose proportions are a softmax over dim=1."""
 
     affine = False
 

@@ -1,4 +1,4 @@
-"""The aggregate posterior and the parts of the ELBO, against torch's own mixtures and closed forms."""
+"""The aggregate posterior and the decomposition of the ELBO, against torch's mixtures and closed forms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation import AggregatePosterior, LatentDiagnostics, Result, aggregate
 from pyro_vae.evaluation.aggregate import TERMS, decompose
-from pyro_vae.evaluation.marginals import kl_per_dimension, margins, moments
+from pyro_vae.evaluation.marginals import kl_per_dimension, marginal_distributions, moments
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.priors import VampPrior
 from tests.linear_gaussian import LinearGaussian
@@ -53,7 +53,7 @@ def test_blocks_make_no_difference(exact: LinearGaussian, monkeypatch: pytest.Mo
     q, z = AggregatePosterior([exact.vae.encode(exact.data(20))]), torch.randn(9, 3)
     joint, each = q.log_densities(z)
     for pairs in (1, 150):
-        monkeypatch.setattr(aggregate, "PAIRS", pairs)
+        monkeypatch.setattr(aggregate, "BLOCK_SIZE", pairs)
         again, each_again = q.log_densities(z)
         torch.testing.assert_close(again, joint, rtol=1e-9, atol=1e-9)
         assert each is not None
@@ -73,7 +73,7 @@ def test_without_a_density_it_is_refused() -> None:
         AggregatePosterior([q]).log_prob(torch.zeros(1, 2))
 
 
-# the parts of the ELBO
+# the decomposition of the ELBO
 
 
 def parts(vae: VAE, x: Tensor, **how: Any) -> aggregate.Decomposition:
@@ -106,7 +106,7 @@ def test_one_datum_has_no_information_and_the_rest_is_known(correlated: bool) ->
     found = latent_diagnostics(case.vae, case.data(1), num_draws=20_000)
     covariance = case.posterior_covariance()
     assert found.mean("information") == pytest.approx(0.0, abs=1e-12)
-    # Of a normal: minus half the log determinant of its correlations.
+    # For a normal: minus half the log-determinant of its correlation matrix.
     correlation = 0.5 * (covariance.diagonal().log().sum() - covariance.logdet())
     kl = kl_per_dimension(case.vae.encode(case.data(1)), case.vae.prior(), 2)
     assert kl is not None
@@ -165,7 +165,7 @@ def test_information_saturates_at_the_log_of_the_number_of_data() -> None:
     assert blurred.advice() == ""
 
 
-# which parts there are
+# which terms are available
 
 
 def small(prior: priors.Prior | None = None, guide: guides.Guide | None = None) -> VAE:
@@ -235,13 +235,13 @@ def test_the_first_data_are_taken_apart() -> None:
         assert torch.allclose(getattr(found, name), getattr(alone, name), rtol=1e-9, atol=1e-9), name
     without = latent_diagnostics(case.vae, x, num_decomposed=0)
     assert without.available == []
-    # Of other batches: matrix products of another shape round differently.
+    # Other batch sizes: matrix products of another shape round differently.
     torch.testing.assert_close(without.means, found.means, rtol=1e-9, atol=1e-9)
 
 
 def test_by_default_fewer_where_a_flow_is_inverted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aggregate, "MOST_DATA_INVERTED", 6)
-    monkeypatch.setattr(aggregate, "MOST_DATA", 9)
+    monkeypatch.setattr(aggregate, "MAX_DATA_INVERTED", 6)
+    monkeypatch.setattr(aggregate, "MAX_DATA", 9)
     flow = latent_diagnostics(small(guide=guides.PlanarFlowGuide((5,), 3)), binary(20), batch_size=4)
     normal = latent_diagnostics(small(), binary(20), batch_size=4)
     assert (flow.protocol["num_decomposed"], normal.protocol["num_decomposed"]) == (6, 9)
@@ -253,7 +253,7 @@ def test_iterables_and_batch_sizes_give_the_same_posterior() -> None:
     one = latent_diagnostics(case.vae, x, batch_size=5)
     other = latent_diagnostics(case.vae, [x[:5], x[5:10], x[10:]])
     assert one.information is not None
-    # Rows that are gathered and views of x lie elsewhere in memory, by which a matrix product may round.
+    # Gathered rows and views of x have another memory layout, so that matrix products may round differently.
     torch.testing.assert_close(one.information, other.information, rtol=1e-9, atol=1e-9)
 
 
@@ -271,18 +271,18 @@ def test_it_is_saved_with_its_protocol(tmp_path: Any) -> None:
     assert len(again) == 12
 
 
-# margins and moments
+# marginals and moments
 
 
-def test_margins_are_those_of_the_draws() -> None:
+def test_marginals_are_those_of_the_distribution() -> None:
     q = guides.MixtureOfNormalsGuide((5,), 2, num_components=3).posterior(3 * torch.randn(4, 5))
-    found = margins(q)
+    found = marginal_distributions(q)
     assert found is not None
     assert found.batch_shape == (4, 2)
     assert torch.allclose(found.mean, q.mean)
     assert torch.allclose(found.variance, q.variance)
     one = guides.MixtureOfNormalsGuide((5,), 1, num_components=3).posterior(3 * torch.randn(4, 5))
-    z, single = torch.randn(6, 4, 1), margins(one)
+    z, single = torch.randn(6, 4, 1), marginal_distributions(one)
     assert single is not None
     assert torch.allclose(single.log_prob(z).squeeze(-1), one.log_prob(z))
 
@@ -300,7 +300,7 @@ def test_moments_without_a_closed_form_are_those_of_draws() -> None:
     assert torch.allclose(noise, variance / 1_000)
 
 
-def test_the_kl_of_margins_without_a_formula_is_estimated() -> None:
+def test_the_kl_of_marginals_without_a_formula_is_estimated() -> None:
     q = guides.MixtureOfNormalsGuide((5,), 2, num_components=1).posterior(torch.randn(4, 5))
     p = priors.StandardNormalPrior(2)()
     found = kl_per_dimension(q, p, 50_000)

@@ -1,4 +1,4 @@
-"""Annealed importance sampling against closed forms, and its refusals."""
+"""Annealed importance sampling against closed forms, and its errors."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_two_distributions_are_importance_sampling(start) -> None:
     assert abs(annealed.effective_sample_size.mean() / ordinary.effective_sample_size.mean() - 1) < 0.1
 
 
-# Latent and data dimensions, guide, noise, distributions: paths on which the chains' weights lie close together, since
-# the delta method's error is that of small spreads.
+# Latent and data dimensions, guide, noise, distributions: paths on which the weights of the chains vary little, because
+# the delta method assumes small variances.
 CASES = {
     "2, prior": (2, 7, {}, "prior", 0.5, 200),
     "2, poor guide": (2, 7, {"shift": 0.3, "inflate": 0.7}, "guide", 0.5, 50),
@@ -145,7 +145,7 @@ def test_results_are_kept(tmp_path) -> None:
     assert "lower bound by annealed importance sampling" in str(loaded)
 
 
-# A mixture of two well separated modes for z given x, and a guide that knows one of them.
+# A posterior with two well separated modes, and a guide that covers one of them.
 
 
 def two_modes(x):
@@ -337,13 +337,13 @@ def test_chains_do_not_enter_where_the_density_is_no_number() -> None:
 
 
 def _states_of(model, x):
-    """Where chains are after some transitions at the posterior, from places where it has a density."""
+    """States of chains after some transitions at the posterior, started where its density is positive."""
     from pyro_vae.evaluation.hmc import HMC, StepSizes
     from pyro_vae.evaluation.latent_density import LatentDensity
 
     with pyro.validation_enabled(False), torch.no_grad():
         density = LatentDensity.__new__(LatentDensity)
-        density.ends = lambda u, args: _ends(model, u, args)
+        density.log_densities = lambda u, args: _log_densities(model, u, args)
         hmc = HMC("test", 3, [], compiled=False)
         hmc._density = density
         state = hmc.evaluate_at(torch.rand(20, len(x), 1), (x,))
@@ -355,7 +355,7 @@ def _states_of(model, x):
     return state.u
 
 
-def _ends(model, u, args):
+def _log_densities(model, u, args):
     from pyro_vae.evaluation.latent_density import PathDensities
 
     trace = pyro.poutine.trace(pyro.poutine.condition(model, data={"z": u.squeeze(-1)})).get_trace(*args)
@@ -386,12 +386,12 @@ def test_a_guide_without_a_density_is_no_start() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_distributions": 1}, r"num_distributions must be at least 2, both ends of the path, got .*=1"),
+        ({"num_distributions": 1}, "num_distributions must be at least 2, got num_distributions=1"),
         ({"num_chains": 0}, "num_chains must be at least 1"),
         ({"num_steps": 0}, "num_steps must be at least 1"),
-        ({"schedule": "cosine"}, "schedule must be sigmoid or linear, got schedule='cosine'"),
-        ({"start": "posterior"}, "start must be 'prior', or 'guide' where there is one, got start='posterior'"),
-        ({"engine": "jit"}, "engine must be auto, eager or compiled, got engine='jit'"),
+        ({"schedule": "cosine"}, "schedule must be one of 'sigmoid', 'linear', got schedule='cosine'"),
+        ({"start": "posterior"}, "start must be one of 'prior', 'guide', got start='posterior'"),
+        ({"engine": "jit"}, "engine must be one of 'auto', 'eager', 'compiled', got engine='jit'"),
     ],
 )
 def test_wrong_options_are_refused(options, message) -> None:
@@ -402,7 +402,7 @@ def test_wrong_options_are_refused(options, message) -> None:
 
 def test_the_guide_is_needed_where_chains_start_from_it() -> None:
     case = LinearGaussian(2, 7)
-    with pytest.raises(ValueError, match=r"got start='guide', guide=None. Use 'prior'"):
+    with pytest.raises(ValueError, match="there must be a guide for start='guide', got guide=None"):
         annealed_log_likelihood(case.vae.model, None, case.data(3), start="guide")
 
 

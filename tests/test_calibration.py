@@ -1,4 +1,4 @@
-"""Ranks are uniform with the exact posterior, and of the right shape with another."""
+"""Ranks are uniform for the exact posterior, and of the expected shape for other guides."""
 
 from __future__ import annotations
 

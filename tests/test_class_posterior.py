@@ -37,7 +37,7 @@ def test_a_wide_guide_is_unbiased_within_its_errors() -> None:
     case = MixtureOfLinearGaussians(inflate=1.4, shift=0.1)
     x, _ = case.data(150)
     found = estimate(case, x, num_samples=2000, chunk_size=500, batch_size=50)
-    # log of an unbiased mean is low by Var / 2 = se^2 / 2 to second order.
+    # log of an unbiased mean is biased by -Var / 2 = se^2 / 2 to second order.
     each = (found.log_joint + found.log_joint_error.square() / 2 - case.log_joint(x)) / found.log_joint_error
     check_scores(each.flatten())
     correlation = torch.corrcoef(each.T)[0, 1:].abs().max()
@@ -172,7 +172,7 @@ def test_too_few_samples_tell_nothing_of_the_tail(num_samples: int) -> None:
     assert ("unknown" in str(found)) == (num_samples < 25)
 
 
-# refusals
+# errors
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
@@ -191,5 +191,5 @@ def test_sizes_are_positive(name: str) -> None:
 
 def test_the_engine_is_known() -> None:
     case = MixtureOfLinearGaussians()
-    with pytest.raises(ValueError, match=r"^class_posterior: engine must be auto, eager or compiled, got"):
+    with pytest.raises(ValueError, match=r"^class_posterior: engine must be one of 'auto', 'eager', 'compiled', got"):
         estimate(case, case.data(4)[0], engine="fast")

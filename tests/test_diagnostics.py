@@ -62,7 +62,7 @@ def collapsed(guide: guides.Guide) -> VAE:
 def test_draws_that_estimate_the_means_are_no_activity() -> None:
     vae = collapsed(guides.AuxiliaryGuide((5,), 8))
     found = latent_diagnostics(vae, torch.rand(400, 5).round(), num_samples=25)
-    # The variance of a mean of 25 draws, 0.04, would be above the threshold; over 400 data it is known to 0.003.
+    # The variance of a mean of 25 draws, 0.04, would be above the threshold; its standard error over 400 data is 0.003.
     assert found.means.var(0).min() > 0.01
     assert found.activity.max() < 4.5 * 0.04 * (2 / 400) ** 0.5
     assert found.active_units <= 8

@@ -1,4 +1,4 @@
-"""The importance estimate against the linear-Gaussian evidence, and the result it comes in."""
+"""The importance estimate and its result against the linear-Gaussian evidence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_wide_guide_is_unbiased_within_its_standard_error() -> None:
     case = LinearGaussian(inflate=1.4, shift=0.1)
     x = case.data(200)
     result = _estimate(case, x, num_samples=2000, chunk_size=500)
-    # log of an unbiased mean is low by Var / 2 = se^2 / 2 to second order.
+    # log of an unbiased mean is biased by -Var / 2 = se^2 / 2 to second order.
     z = (result.log_likelihood + result.standard_error.square() / 2 - case.log_prob(x)) / result.standard_error
     assert z.abs().max() < 4.5
     assert abs(z.std() - 1) < 4.5 / math.sqrt(2 * len(z))

@@ -1,4 +1,4 @@
-"""The engine of log-weights against the linear-Gaussian model and against programs it must refuse."""
+"""Log-weights against the linear-Gaussian model, and errors for programs without weights per datum."""
 
 from __future__ import annotations
 
@@ -267,12 +267,12 @@ def test_deterministic_sites_are_no_part_of_the_weights() -> None:
     torch.manual_seed(1)
     z = Normal(0.0, 1.0).expand((4, 3)).sample()
     assert torch.allclose(weights, Bernoulli(logits=2 * z).log_prob(x))
-    assert ImportanceWeights(model, prior_proposal(model), (x,)).discrete
-    assert not ImportanceWeights(_model, _guide, (x,)).discrete
+    assert ImportanceWeights(model, prior_proposal(model), (x,)).pair.discrete
+    assert not ImportanceWeights(_model, _guide, (x,)).pair.discrete
 
 
 def test_an_auxiliary_site_needs_a_reverse_model() -> None:
-    """z is its exact posterior by way of a, and r(a | x, z) is exact too: every weight is p(x)."""
+    """With q(z | x) the exact posterior through a, and an exact r(a | x, z), every weight is p(x)."""
 
     def model(x):
         with pyro.plate("data", len(x)):

@@ -1,4 +1,4 @@
-"""Pyro's parameter store is global: any number of VAEs in one process must train, each its own parameters."""
+"""With Pyro's global parameter store, several VAEs in one process must each train their own parameters."""
 
 import copy
 import gc
@@ -31,7 +31,7 @@ def build():
 
 @pytest.fixture
 def x():
-    """Two patterns, ten data each: a coin per pixel costs log 2, knowing the pattern costs nothing."""
+    """Two patterns, ten data each: log 2 per pixel without information about the pattern, 0 with it."""
     pattern = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
     return torch.stack([pattern, 1 - pattern]).repeat_interleave(10, 0)  # (20, 2, 3)
 
@@ -208,7 +208,7 @@ def test_a_collected_vae_does_not_clash_with_a_new_one(x):
 
 
 def test_names_outlive_their_modules():
-    """Memory addresses are used again, names are not: the store would give a new module a dead one's tensors."""
+    """Names must not be memory addresses, which are reused: a new module would get the tensors of a deleted one."""
     for _ in range(50):
         guide = DiagonalNormalGuide(DATA_SHAPE, 2, net=net)
         register(guide)

@@ -1,8 +1,9 @@
-"""The tail shape against distributions that have a known one."""
+"""Pareto k against distributions of known tail shape, and against arviz."""
 
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -24,6 +25,27 @@ def test_the_shape_of_pareto_weights_is_found(k: float) -> None:
     error = (1 + k) / math.sqrt(m)  # asymptotic standard deviation of the shape
     assert abs(float(estimates.mean()) - target) < 4.5 * error / math.sqrt(100) + 0.01
     assert 0.5 * error < float(estimates.std()) < 2 * error
+
+
+TAILS = {
+    "light": lambda s: -0.1 * torch.rand(s, 20).log(),
+    "heavy": lambda s: -1.2 * torch.rand(s, 20).log(),
+    "bounded": lambda s: torch.rand(s, 20).log(),
+    "log-normal": lambda s: 2.0 * torch.randn(s, 20),
+    "log-Student": lambda s: torch.distributions.StudentT(3.0).sample((s, 20)),
+    "far below the largest": lambda s: torch.randn(s, 20) - 3000.0 * (torch.rand(s, 20) < 0.5),
+}
+
+
+@pytest.mark.parametrize("num_samples", [25, 100, 2500])
+@pytest.mark.parametrize("tail", TAILS)
+def test_it_is_the_shape_that_arviz_gives(tail: str, num_samples: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # announces its next version at import
+        import arviz
+    log_weights = TAILS[tail](num_samples)
+    expected = torch.as_tensor(arviz.psislw(log_weights.T.numpy())[1])
+    assert (_k(log_weights) - expected).abs().max() < 1e-10
 
 
 def test_bounded_weights_have_a_negative_shape() -> None:

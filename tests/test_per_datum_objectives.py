@@ -738,20 +738,20 @@ def test_the_ratio_of_a_known_gradient() -> None:
     guide.weight = nn.Parameter(torch.zeros(2))
     state = torch.get_rng_state()
     groups = {"all": [guide.weight]}
-    found = gradient_snr(Known(), None, guide, torch.zeros(1), num_draws=4000, groups=groups)["all"]
+    found = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
     assert torch.equal(torch.get_rng_state(), state)
     assert guide.weight.grad is None
     exact = torch.tensor([3.0, 0.25])
     assert ((found.snr - exact).abs() < 4.5 * found.standard_error).all()
     assert (found.standard_error - (1 / 4000 + exact**2 / 8000).sqrt()).abs().max() < 1e-3
-    again = gradient_snr(Known(), None, guide, torch.zeros(1), num_draws=4000, groups=groups)["all"]
+    again = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
     assert torch.equal(found.snr, again.snr)
     drawn.clear()
-    few = gradient_snr(Known(), None, guide, torch.zeros(1), num_draws=3, groups=groups)["all"]
+    few = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=3, groups=groups)["all"]
     assert (few.std - torch.stack(drawn).std(0)).abs().max() < 1e-12
     assert (few.mean - torch.stack(drawn).mean(0)).abs().max() < 1e-12
-    with pytest.raises(ValueError, match=r"^gradient_snr: num_draws must be at least 2, got num_draws=1\. Use 100\.$"):
-        gradient_snr(Known(), None, guide, torch.zeros(1), num_draws=1, groups=groups)
+    with pytest.raises(ValueError, match=r"^gradient_snr: num_draws must be at least 2, got num_draws=1\.$"):
+        gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=1, groups=groups)
 
 
 def test_the_guide_s_ratio_falls_with_particles_for_iwae_and_not_for_dreg() -> None:
@@ -760,7 +760,7 @@ def test_the_guide_s_ratio_falls_with_particles_for_iwae_and_not_for_dreg() -> N
     found = {}
     for kind in (IWAE, DoublyReparameterized):
         for num in (1, 100):
-            groups = gradient_snr(kind(num_particles=num), case.vae.model, case.vae.guide, x, num_draws=400)
+            groups = gradient_snr(case.vae.model, case.vae.guide, x, kind(num_particles=num), num_draws=400)
             assert {
                 "model",
                 "guide",

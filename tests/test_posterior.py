@@ -1,4 +1,4 @@
-"""Posterior samples by HMC, and the estimator of log p(x) that is made of them."""
+"""Posterior samples by HMC, and the estimator of log p(x) from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyro_vae.evaluation import (
     harmonic_log_likelihood,
     posterior_samples,
 )
-from pyro_vae.evaluation.kernel_density import KernelDensity
+from pyro_vae.evaluation.harmonic import fit_kernel_density
 from pyro_vae.evaluation.posterior import run_chains
 from tests.linear_gaussian import LinearGaussian
 
@@ -62,7 +62,7 @@ def test_the_number_of_samples_is_a_multiple_of_the_chains() -> None:
 
 
 def _curved(x):
-    """A posterior that is neither normal nor of one mode: x = z_1^2 / 2 + z_2 with noise."""
+    """A posterior that is not normal and has several modes: x = z_1^2 / 2 + z_2 with noise."""
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         pyro.sample("x", dist.Normal(0.5 * z[..., 0].square() + z[..., 1], 0.4), obs=x)
@@ -97,7 +97,7 @@ def test_in_two_dimensions_all_estimators_agree_with_quadrature() -> None:
     for result in (annealed, importance):
         assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
         assert result.standard_error.max() < 0.06
-    # The posteriors of the last have two modes, which chains do not cross: R-hat says so.
+    # The posteriors of the last data have two modes between which chains do not move, as R-hat shows.
     mixed = harmonic.r_hat < 1.05
     assert mixed[:4].all()
     assert harmonic.r_hat[-1] > 1.2
@@ -117,7 +117,7 @@ def test_the_harmonic_errors_are_calibrated() -> None:
 
 
 def test_repeated_draws_of_a_chain_do_not_reduce_the_harmonic_error(monkeypatch) -> None:
-    """With every draw of a chain equal to its first, ten times as many leave estimate and standard error unchanged."""
+    """If all samples of a chain are equal, ten times as many leave estimate and standard error unchanged."""
     lengths = []
 
     def constant(*args, **kwargs):
@@ -151,7 +151,7 @@ def test_the_harmonic_result_is_kept(tmp_path) -> None:
 
 def test_five_dimensions_are_too_many_for_the_harmonic_estimate() -> None:
     case = LinearGaussian(5, 7)
-    with pytest.raises(ValueError, match=r"fewer than five latent dimensions, got 5.*Use annealed_log_likelihood"):
+    with pytest.raises(ValueError, match=r"fewer than five latent dimensions.*, got 5.*Use annealed_log_likelihood"):
         harmonic_log_likelihood(case.vae.model, None, case.data(3), engine="eager")
 
 
@@ -164,16 +164,30 @@ def test_harmonic_samples_come_in_whole_chains(num_samples) -> None:
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_a_kernel_density_integrates_to_one_and_follows_separated_modes(dim) -> None:
-    draws = torch.randn(400, dim) * 0.3
-    draws[::2, 0] += 6.0
-    density = KernelDensity(draws)
+    samples = torch.randn(400, dim) * 0.3
+    samples[::2, 0] += 6.0
+    density = fit_kernel_density(samples)
     grid = torch.linspace(-4, 10, 701)
     points = grid.unsqueeze(-1) if dim == 1 else torch.cartesian_prod(grid[::4], torch.linspace(-3, 3, 121))
     cell = float(grid[1] - grid[0]) if dim == 1 else 4 * float(grid[1] - grid[0]) * 0.05
-    assert float(density.log_prob(points).exp().sum() * cell) == pytest.approx(1, abs=1e-3)
+    assert float(density.pdf(points.T.numpy()).sum() * cell) == pytest.approx(1, abs=1e-3)
     between = torch.zeros(1, dim)
     between[0, 0] = 3.0
-    assert density.log_prob(between) < density.log_prob(draws).mean() - 5
+    assert density.logpdf(between.T.numpy()) < density.logpdf(samples.T.numpy()).mean() - 5
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("separation", [0.0, 2.0, 10.0])
+def test_the_bandwidth_maximises_the_leave_one_out_likelihood(dim, separation) -> None:
+    samples = torch.randn(60, dim)
+    samples[::2, 0] += separation
+    likelihoods = {}
+    for fraction in (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12):
+        h = fraction * 60 ** (-1 / (dim + 4))
+        kernels = dist.MultivariateNormal(samples, h**2 * torch.atleast_2d(samples.T.cov()))
+        log_kernels = kernels.log_prob(samples.unsqueeze(1)).fill_diagonal_(-torch.inf)
+        likelihoods[h] = float(log_kernels.logsumexp(1).mean())
+    assert fit_kernel_density(samples).factor == pytest.approx(max(likelihoods, key=likelihoods.__getitem__))
 
 
 @pytest.mark.parametrize(

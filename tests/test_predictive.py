@@ -1,4 +1,4 @@
-"""Replicates of the linear-Gaussian model are normal, so every predictive probability has a closed form."""
+"""Replicates of the linear-Gaussian model are normal, so that every p value has a closed form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def mean(x: Tensor) -> Tensor:
 
 
 def replicated(case: LinearGaussian, x: Tensor) -> Normal:
-    """The law of the mean entry of x_rep, datum by datum: x_rep ~ N(W m + b, W C W' + sigma^2 I)."""
+    """Distribution of the mean entry of x_rep for each datum: x_rep ~ N(W m + b, W C W' + sigma^2 I)."""
     w, one = case.weight, torch.full((case.weight.shape[0],), 1 / case.weight.shape[0])
     loc = (case.posterior_mean(x) @ w.T + case.bias) @ one
     variance = one @ (w @ case.posterior_covariance() @ w.T) @ one + case.scale**2 * one.square().sum()
@@ -149,7 +149,7 @@ def test_what_cannot_be_checked_is_refused(exact: LinearGaussian) -> None:
         posterior_predictive_check(exact.vae, x, statistics={})
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         posterior_predictive_check(exact.vae, x, num_samples=0)
-    with pytest.raises(ValueError, match="source must be posterior or prior"):
+    with pytest.raises(ValueError, match="source must be one of 'posterior', 'prior'"):
         posterior_predictive_check(exact.vae, x, source="guide")  # type: ignore[arg-type]
     grey = VAE(priors.StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), guides.DiagonalNormalGuide((5,), 2))
     with pytest.raises(ValueError, match="support of p"):

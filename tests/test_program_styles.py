@@ -1,4 +1,4 @@
-"""One pair in every style in which Pyro programs are written: training, resumption, objectives and evaluations."""
+"""One pair written in every style of Pyro programs: training, resumption, objectives and evaluations."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ from tests.awkward_programs import (
     Table,
     TimeMajor,
     WideNorm,
-    unless_in_front,
+    depends_on_dims,
 )
 from tests.linear_styles import (
     MODULE,
@@ -144,7 +144,7 @@ def test_running_statistics_and_dropout_in_training_are_those_of_the_modules(sty
 
 
 def test_pairs_whose_modules_share_names_are_trained_and_measured_apart() -> None:
-    """``pyro.module`` keeps the first module that it meets under a name, for as long as the process runs."""
+    """``pyro.module`` keeps the first module that it receives under a name until the process ends."""
     x, closure = data(), next(style for style in STYLES if style.name == "closure")
     first, second = closure.build(), closure.build(**OFF)
     assert _close(log_likelihood(first.model, first.guide, x, num_samples=3).log_likelihood, log_evidence(x))
@@ -190,7 +190,7 @@ def test_a_checkpoint_holds_the_buffers(style: Style, tmp_path) -> None:
 
 
 def test_parameters_in_another_layout_of_memory_are_trained_once(tmp_path) -> None:
-    """Pyro keeps contiguous copies of them, which nothing depends on."""
+    """Pyro keeps contiguous copies of the parameters, on which the loss does not depend."""
     x, closure = data(), next(style for style in STYLES if style.name == "closure")
     pair = closure.build(**OFF)
     layer = pair.modules[0].linear
@@ -297,7 +297,7 @@ EVERY_EVALUATION = pytest.mark.parametrize("name", EVALUATIONS)
 
 @contextmanager
 def _unnoticed(pair: Written) -> Iterator[None]:
-    """What runs within leaves random state, modes, tensors and Pyro's store as they are."""
+    """Context that asserts that random state, modes, tensors and Pyro's store stay unchanged."""
 
     def state() -> tuple[Tensor, dict[str, Tensor], list[bool], dict[str, int]]:
         modes = [part.training for module in pair.modules for part in module.modules()]
@@ -368,7 +368,7 @@ def test_with_the_exact_posterior_evaluations_are_the_evidence(style: Style) -> 
     assert _close(weights.detach(), wanted.expand(3, 5))
 
 
-# Programs that cannot take a dimension in front
+# Programs that cannot take a particle dimension
 
 EVERY_PROGRAM = pytest.mark.parametrize("kind", AWKWARD)
 WITH_CLOSED_FORM = pytest.mark.parametrize("kind", [kind for kind in AWKWARD if kind.affine])
@@ -384,7 +384,7 @@ def _awkward(kind: type[Awkward], *, exact: bool = False) -> tuple[Awkward, list
 
 
 class _Draws:
-    """Draws one by one, in plain torch: log p(x, z) and log q(z | x) through the draws and at them, (K, B)."""
+    """Separate runs in plain torch: log p(x, z) and log q(z | x), through the samples and at detached ones, (K, B)."""
 
     def __init__(self, program: Awkward, args: tuple[Any, ...], seed: int) -> None:
         torch.manual_seed(seed)
@@ -402,7 +402,7 @@ class _Draws:
 
 
 def _by_hand(family: str, draws: _Draws) -> tuple[Tensor, Tensor]:
-    """Loss, and what its gradient is taken of."""
+    """Loss, and the surrogate that its gradient is taken of."""
     path = draws.weight + draws.guide_at - draws.joint_at
     if family == "IWAE":
         return -draws.bound.sum(), -draws.bound.sum()
@@ -538,7 +538,7 @@ AUTOGUIDES: dict[str, Callable[..., Any]] = {
     "AutoIAFNormal": AutoIAFNormal,
 }
 EVERY_AUTOGUIDE = pytest.mark.parametrize("name", AUTOGUIDES)
-# A real number, a count, hits out of 4, votes (3): with little to learn from them the posteriors are wide.
+# A real number, a count, successes out of 4, votes (3): few observations, so that posteriors are wide.
 MIXED = torch.tensor([[0.4, 1.0, 2.0, 2.0, 1.0, 2.0], [-0.7, 2.0, 1.0, 1.0, 3.0, 1.0], [0.1, 1.0, 3.0, 2.0, 2.0, 1.0]])
 
 
@@ -561,7 +561,7 @@ def _mixed_evidence(x: Tensor) -> Tensor:
 
 
 def _autoguide(name: str) -> Any:
-    """Wider than the posterior of the mixed data, with some of every parameter, correlations too."""
+    """Wider than the posterior of the mixed data, with nonzero values of all parameters, correlations included."""
     scale = 1.7 if name == "AutoLowRankMultivariateNormal" else 1.2  # of the first, half of the variance is its own
     options = {} if name == "AutoIAFNormal" else {"init_loc_fn": init_to_median, "init_scale": scale}
     guide = AUTOGUIDES[name](_mixed_model, **options)
@@ -576,9 +576,9 @@ def _autoguide(name: str) -> Any:
 @EVERY_AUTOGUIDE
 def test_the_densities_of_an_autoguide_add_up_to_pyro_s(name: str) -> None:
     guide = _autoguide(name)
-    weigher = ImportanceWeights(_mixed_model, guide, (MIXED,))
+    importance = ImportanceWeights(_mixed_model, guide, (MIXED,))
     with torch.no_grad():
-        weights, latent = weigher.draw_latents(NUM, (MIXED,))
+        weights, latent = importance.sample_with_latents(NUM, (MIXED,))
         own = poutine.trace(guide).get_trace(MIXED)
         drawn = [k for k, site in own.nodes.items() if site["type"] == "sample" and site["infer"].get("is_auxiliary")]
         for k in range(NUM):
@@ -603,7 +603,7 @@ def test_an_autoguide_estimates_the_evidence(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["AutoNormal", "AutoDiagonalNormal"])
 def test_rounding_does_not_decide_how_an_autoguide_runs(name: str) -> None:
-    """Latents that follow from a vector, such as points of a simplex, may differ in their last bit from run to run."""
+    """Latents computed from a vector, such as points of a simplex, may differ in the last bit from run to run."""
     guide = _autoguide(name)
     for seed in range(20):
         torch.manual_seed(seed)
@@ -629,7 +629,7 @@ def _one_normal(x: Tensor) -> None:
     ("name", "family"), [*((name, "StickingTheLanding") for name in AUTOGUIDES), ("AutoNormal", "ELBO")]
 )
 def test_fit_brings_an_autoguide_to_the_posterior(name: str, family: str) -> None:
-    """It is a normal, of which each of these families has a member: the ELBO becomes log p(x)."""
+    """The posterior is a normal in each of these families, so that the ELBO becomes log p(x)."""
     x = torch.tensor([1.0, -0.5, 0.3])
     guide, options = AUTOGUIDES[name](_one_normal), {"epochs": 150, "batch_size": 3, "engine": "eager"}
     schedule = partial(MultiStepLR, milestones=[80, 120], gamma=0.2)
@@ -654,7 +654,7 @@ def test_an_autoguide_refuses_a_part_of_its_data(name: str) -> None:
 
 @EVERY_AUTOGUIDE
 def test_the_advice_after_a_batch_that_is_too_small_can_be_followed(name: str) -> None:
-    """The refused training must not have set up the guide for the batch."""
+    """The failed training must not have initialised the guide for the batch."""
     x = torch.tensor([1.0, -0.5, 0.3, 0.8])
     guide = AUTOGUIDES[name](_one_normal)
     with pytest.raises(ValueError, match=r"^fit: .* must see all data in one batch .* Use batch_size=len\(data\)"):
@@ -749,7 +749,7 @@ def test_a_scale_that_changes_is_followed_by_what_is_linear_in_it(family: str) -
 
 
 def _with_late_latent(x: Tensor, late: bool, where: str, *, is_model: bool) -> None:
-    """The pair whose latent ``late`` appears if ``late``: in the model alone, or in both programs."""
+    """A pair with a latent ``late`` that exists only if ``late`` is set: in the model alone, or in both programs."""
     with pyro.plate("data", len(x)):
         if is_model:
             z = pyro.sample("z", Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
@@ -759,7 +759,7 @@ def _with_late_latent(x: Tensor, late: bool, where: str, *, is_model: bool) -> N
             z = z + pyro.sample("late", Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
         if is_model:
             loc = z + torch.tensor([0.5, -0.5])
-            loc = unless_in_front(loc) if where == "flattened" else loc
+            loc = depends_on_dims(loc) if where == "flattened" else loc
             pyro.sample("x", Normal(loc, 1.0).to_event(1), obs=x)
 
 
@@ -801,14 +801,14 @@ def test_a_latent_that_appears_in_both_programs_is_followed(family: str, where: 
 
 
 class _Masked(Softmax):
-    """Both programs are masked, if they are called so."""
+    """A pair whose call decides whether both programs are masked."""
 
     def __init__(self, flattens: bool) -> None:
         super().__init__()
         self.flattens = flattens
 
     def decode(self, z: Tensor, *args: Any) -> Tensor:
-        return unless_in_front(self.decoder(z)) if self.flattens else self.decoder(z)
+        return depends_on_dims(self.decoder(z)) if self.flattens else self.decoder(z)
 
     def model(self, x: Tensor, masked: bool = False) -> None:
         with poutine.mask(mask=self.mask(x) if masked else True):
@@ -845,7 +845,7 @@ def test_a_mask_that_appears_is_followed_by_fit() -> None:
         assert record["loss"] == pytest.approx(float(wanted), abs=1e-9)
 
 
-# Guides whose density is not that of their draws
+# Guides whose density is not that of their samples
 
 
 def _masked_draws(encoder: Encoder, x: Tensor) -> None:
@@ -882,7 +882,7 @@ def _with_factor_of_the_draws(encoder: Encoder, x: Tensor) -> None:
 
 
 def _with_observation(encoder: Encoder, x: Tensor) -> None:
-    """A regression of a part of the data."""
+    """A regression on some of the data."""
     loc, scale = encoder(x)
     with pyro.plate("data", len(x)):
         pyro.sample("label", Normal(loc[:, 0], 1.0), obs=x[:, 0])

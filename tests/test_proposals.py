@@ -1,4 +1,4 @@
-"""Proposals of importance sampling, the curve of bounds, and pairs of a user's own."""
+"""Proposals of importance sampling, the curve of bounds, and users' programs."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_guides_with_auxiliary_variables_are_not_mixed() -> None:
 
 @config_enumerate
 def _clustered(x):
-    """Their own names, two latent sites, a discrete one that chooses between them, parameters of the store."""
+    """Other site names, two latent sites, a discrete one that selects between them, parameters in the store."""
     spread = pyro.param("spread", torch.tensor(0.5), constraint=dist.constraints.positive)
     with pyro.plate("people", len(x)):
         group = pyro.sample("group", dist.Categorical(torch.tensor([0.2, 0.5, 0.3])))
@@ -272,15 +272,15 @@ def test_the_parts_of_an_enumerated_weight_are_the_likelihood_and_the_prior() ->
     from pyro_vae.evaluation.weights import ImportanceWeights
 
     x = torch.linspace(-4, 4, 5)
-    weigher = ImportanceWeights(_clustered, _clustered_guide, (x,))
-    trace = weigher.propose(6, (x,))
-    density = weigher.density(6, (x,), trace)
+    importance = ImportanceWeights(_clustered, _clustered_guide, (x,))
+    trace = importance.propose(6, (x,))
+    density = importance.density(6, (x,), trace)
     height, offset = trace.nodes["height"]["value"], trace.nodes["offset"]["value"]
     groups = dist.Normal(torch.tensor([-2.0, 0.0, 2.0]), 1.0).log_prob(height.unsqueeze(-1))
     prior = (groups + torch.tensor([0.2, 0.5, 0.3]).log()).logsumexp(-1) + dist.Normal(0.0, 0.7).log_prob(offset)
     assert (density.log_prior - prior).abs().max() < EXACT
     assert (density.log_likelihood - dist.Normal(height + offset, 0.5).log_prob(x)).abs().max() < EXACT
-    assert weigher.log_guide(6, (x,), trace).shape == (6, 5)
+    assert importance.log_guide(6, (x,), trace).shape == (6, 5)
 
 
 def test_two_discrete_sites_are_summed_over_together() -> None:

@@ -1,4 +1,4 @@
-"""Programs of the kinds that are published do what Pyro itself makes of them: training, and log-weights per datum."""
+"""Programs in published styles: training and log-weights per datum agree with Pyro itself."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _pyro_loss(program: Built, batch: Batch, seed: int = 0) -> tuple[Tensor, dic
 
 
 def _leaves(loss: Tensor) -> list[Tensor]:
-    """The tensors that the loss has a gradient by, in the order of the graph."""
+    """The leaves of the loss, in the order of the graph."""
     nodes, seen = [loss.grad_fn], {}
     while nodes:
         node = nodes.pop()
@@ -150,7 +150,7 @@ def test_the_first_loss_of_fit_is_pyros_per_datum(pair: PyroPair, number: int) -
 @EVERY_BATCH
 @EVERY_PAIR
 def test_the_first_step_of_fit_is_pyros(pair: PyroPair, number: int) -> None:
-    """However the programs are written, their parameters are found and moved against Pyro's gradient per datum."""
+    """For every style of program, its parameters are trained with Pyro's gradient per datum."""
     reference = pair.build()
     batch = reference.batches[number]
     loss, before = _pyro_loss(reference, batch)
@@ -174,7 +174,7 @@ NUM = 3
 
 
 def _per_datum(trace: Trace, names: list[str], plate: Any) -> Tensor:
-    """Sums of the sites' log-probabilities over all plates but that of the data, masked and not scaled, ``(B,)``."""
+    """Sums of masked, unscaled log-probabilities over all plates except that of the data, ``(B,)``."""
     total: Any = 0.0
     for name in names:
         site = trace.nodes[name]
@@ -192,7 +192,7 @@ def _names(trace: Trace, *, observed: bool) -> list[str]:
 
 
 def _one_draw(program: Built, args: Batch, latent: Trace, number: int, plate: Any) -> Tensor:
-    """log p(x, z) - log q(z | x) of one draw, the programs run by Pyro as they are, ``(B,)``."""
+    """log p(x, z) - log q(z | x) of one sample, from plain runs of the programs, ``(B,)``."""
     guide = poutine.trace(program.guide).get_trace(*args)
     names = _names(guide, observed=False)
     at = guide.copy()
@@ -208,7 +208,7 @@ def _one_draw(program: Built, args: Batch, latent: Trace, number: int, plate: An
 
 
 def _supports(trace: Trace, summed: list[str]) -> list[Tensor | None]:
-    """The values of the discrete site that the model sums over, for all data alike; None without one."""
+    """The values of the discrete site that the model sums over; None without one."""
     if not summed:
         return [None]
     (name,) = summed
@@ -228,17 +228,17 @@ def _joint(model: Any, args: Batch, trace: Trace, summed: list[str], value: Tens
 def test_the_log_weights_are_those_of_draws_one_by_one(pair: PyroPair, number: int) -> None:
     program = pair.build()
     args = program.batches[number]
-    weigher = ImportanceWeights(program.model, program.guide, args)
-    with weigher.pair.owners.evaluating():
-        weights, latent = weigher.draw_latents(NUM, args)
+    importance = ImportanceWeights(program.model, program.guide, args)
+    with importance.pair.owners.evaluating():
+        weights, latent = importance.sample_with_latents(NUM, args)
         for draw in range(NUM):
-            wanted = _one_draw(program, args, latent, draw, weigher.plate)
+            wanted = _one_draw(program, args, latent, draw, importance.plate)
             torch.testing.assert_close(weights.total[draw], wanted, rtol=1e-9, atol=1e-9)
     assert weights.total.shape == (NUM, program.num_data(*args))
 
 
 def test_a_program_that_runs_only_enumerated_is_refused_in_one_line() -> None:
-    """A draw of its class is no run of the model."""
+    """The model cannot run with a sampled class."""
     (program,) = [pair.build() for pair in PAIRS if pair.name == "jivae"]
     with pytest.raises(ValueError, match=r"^log_weights: the model must run on a batch, got RuntimeError") as error:
         ImportanceWeights(program.model, program.guide, program.args)

@@ -1,4 +1,4 @@
-"""Bidirectional Monte Carlo: the truth between two bounds."""
+"""Bidirectional Monte Carlo: the exact evidence lies between both bounds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ EXACT = 1e-9
 
 
 def _bounds_of_simulated(case: LinearGaussian, num: int, **options) -> tuple[Sandwich, torch.Tensor]:
-    """The bounds and the exact evidence of the data that they were made for."""
+    """The bounds, and the exact evidence of the simulated data."""
     drawn = []
 
     class Model(torch.nn.Module):
-        """The model, which remembers what it drew: ``sandwich`` draws one batch first of all."""
+        """The model, which stores its samples: ``sandwich`` simulates one batch first."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -125,7 +125,7 @@ def test_a_simulated_pair_is_a_draw_of_the_model() -> None:
     assert [n for n, node in drawn.trace.nodes.items() if node["type"] == "sample"] == ["z"]
     residual = x - case.bias - z @ case.weight.T
     assert abs(float(residual.std()) / case.scale - 1) < 0.05
-    # z is a draw from the posterior of x: standardised by it, it is standard normal.
+    # z is a sample of the posterior: standardised by its moments, it is standard normal.
     score = (z - case.posterior_mean(x)) / case.posterior_variance().sqrt()
     assert (score.mean(0).abs() < 4.5 / 4000**0.5).all()
     assert ((score.var(0) - 1).abs() < 4.5 * (2 / 4000) ** 0.5).all()
@@ -160,14 +160,14 @@ _X = torch.linspace(1, 3, 5)
     ids=["forced", "conditioned", "twice"],
 )
 def test_data_that_have_another_part_in_the_model_are_refused(model, args) -> None:
-    with pytest.raises(ValueError, match=r"^sandwich: data must be nothing but observed in the model, once"):
+    with pytest.raises(
+        ValueError, match=r"^sandwich: the model must use the data only as the observed value of one site"
+    ):
         sandwich(model, None, [args], num_distributions=5, engine="eager")
 
 
 def test_the_chains_go_back_from_the_exact_draw(monkeypatch) -> None:
-    module = importlib.import_module(
-        "pyro_vae.evaluation.bidirectional"
-    )  # the package has the function under that name
+    module = importlib.import_module("pyro_vae.evaluation.bidirectional")
     case, seen = LinearGaussian(3, 7), {}
     simulate_really, reverse_really = module.simulate, module.Annealer.reverse
 
@@ -188,7 +188,7 @@ def test_the_chains_go_back_from_the_exact_draw(monkeypatch) -> None:
         sandwich(case.vae.model, None, x, batch_size=200, **sizes)
         z, chains = seen["drawn"].trace.nodes["z"]["value"], seen["u"]
         assert (torch.equal(chains, z.expand(3, -1, -1))) == (parting == 0)
-        # Still draws from the posterior, each, and after their parting no longer alike.
+        # Each chain is still a sample from the posterior; after decorrelation the chains differ.
         score = (chains - case.posterior_mean(seen["drawn"].args[0])) / case.posterior_variance().sqrt()
         assert (score.mean(1).abs() < 4.5 / 200**0.5).all()
         assert ((score.var(1) - 1).abs() < 4.5 * (2 / 200) ** 0.5).all()

@@ -1,4 +1,4 @@
-"""What is examined does not depend on the precision that networks were asked for, and says how programs run."""
+"""The mode in which programs run: its choice, its record in protocol and log, and errors for programs without one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_bfloat16_rounding_does_not_decide_how_programs_run(single_precision: No
 
 
 class Rows(nn.Module):
-    """A decoder that takes a matrix alone, or a vector alone."""
+    """A decoder that takes one batch dimension; or only a batch of five data, which forces looped runs."""
 
     def __init__(self, flattens: bool) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def test_the_way_is_in_the_protocol_and_in_one_line_of_the_log(
 
 
 class Hidden(nn.Module):
-    """A decoder whose normalisation over the features has no weight at first."""
+    """A decoder whose normalisation over the features has the weight 0 at first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def test_a_layer_that_starts_at_zero_does_not_hide_how_programs_run() -> None:
 
 
 def _pixels(x):
-    """The plate of the data around that of the pixels, in Pyro's own order: the outer one is the last dimension."""
+    """The data plate around the pixel plate: Pyro gives the outer one the last dimension."""
     with pyro.plate("data", x.shape[1]), pyro.plate("pixels", x.shape[0]):
         pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
 
@@ -171,7 +171,7 @@ def test_a_guide_that_leaves_values_out_is_refused(drawn, model) -> None:
 
 @pytest.mark.parametrize("kind", ["attribute", "dictionary", "list", "closure"])
 def test_a_number_that_changes_is_followed_by_the_recording(kind: str, uncompiled: None) -> None:
-    """It is kept where programs keep their settings; the recorded engine gives the eager one's losses."""
+    """For each place where programs store settings, the compiled engine gives the losses of the eager one."""
     losses = {}
     for engine in ("eager", "compiled"):
         torch.manual_seed(0)
@@ -230,17 +230,21 @@ def test_rows_of_a_plate_with_an_order_of_its_own_are_in_the_order_of_the_data()
 
 
 def test_a_draw_counts_as_long_as_one_of_two_masks_counts_it() -> None:
-    """The guide draws from the posterior, whatever it masks; what the model masks too is no part of the model."""
-    x, ours, theirs = torch.randn(4), torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+    """A sample counts unless both sites are masked, with the density of the distribution that it was drawn from."""
+    x, guide_mask, model_mask = (
+        torch.randn(4),
+        torch.tensor([True, True, False, False]),
+        torch.tensor([True, False, True, False]),
+    )
 
     def model(x):
         with pyro.plate("data", len(x)):
-            with poutine.mask(mask=theirs):
+            with poutine.mask(mask=model_mask):
                 z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0).mask(theirs), obs=x)
+            pyro.sample("x", dist.Normal(z, 1.0).mask(model_mask), obs=x)
 
     def guide(x):
-        with pyro.plate("data", len(x)), poutine.mask(mask=ours):
+        with pyro.plate("data", len(x)), poutine.mask(mask=guide_mask):
             pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
 
     weights = log_weights(model, guide, x, 3)

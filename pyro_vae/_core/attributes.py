@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._core.owners import Owners, is_object
+from pyro_vae._core.owners import Owners
+from pyro_vae._core.references import is_user_object
 
 _PLAIN = (int, float, bool, str, type(None))
 _SKIPPED = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "call_super_init"}
@@ -147,7 +148,7 @@ def _of_value(name: str, holder: Any, key: Any, value: Any, seen: set[int], dept
         for number, part in enumerate(value):
             if not isinstance(part, _PLAIN):
                 yield from _of_value(f"{name}.{number}", value, number, part, seen, depth - 1)
-    elif depth and not isinstance(value, nn.Module) and is_object(value):
+    elif depth and not isinstance(value, nn.Module) and is_user_object(value):
         yield from _within(name, vars(value), depth - 1, seen)
 
 

@@ -1,4 +1,4 @@
-"""Auxiliary variables of a guide: which factors are their reverse models, and latents that follow from them."""
+"""Auxiliary variables of a guide: their reverse models, and latents that are deterministic functions of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pyro_vae._core.masks import unmasked
 from pyro_vae._core.traces import follows, is_auxiliary, latents, observations
 
 
-class _Leaves(Messenger):
-    """Makes the values of auxiliary sites leaves of the gradient's graph."""
+class _AuxiliaryLeaves(Messenger):
+    """Makes the values of auxiliary sites leaves of the autograd graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,16 +32,16 @@ class _Leaves(Messenger):
 
 
 def observed_outside(guide: Callable[..., Any], trace: Trace, args: Any, kwargs: Mapping[str, Any]) -> frozenset[str]:
-    """Observed sites of a guide that are no reverse model of its auxiliary variables: predictors and their losses.
+    """Observed sites of a guide that are not terms of its density, such as classifiers and their losses.
 
-    A reverse model is a factor that depends on an auxiliary variable.
+    Reverse models of auxiliary variables, the other kind, are factors that depend on an auxiliary variable.
     """
     observed = observations(trace)
     factors = [s["name"] for s in observed if isinstance(unmasked(s["fn"])[0], Unit)]
     auxiliary = [s for s in latents(trace) if is_auxiliary(s)]
     reverse: set[str] = set(factors) if auxiliary else set()
     if reverse and all(site["value"].is_floating_point() for site in auxiliary):
-        with _Leaves() as leaves, torch.enable_grad():
+        with _AuxiliaryLeaves() as leaves, torch.enable_grad():
             again = poutine.trace(guide).get_trace(*args, **kwargs)
             reverse = {name for name in factors if _depends(again.nodes[name], leaves.values)}
     return frozenset(s["name"] for s in observed) - reverse
@@ -55,7 +55,7 @@ def _depends(site: Any, leaves: Mapping[str, Tensor]) -> bool:
     return any(gradient is not None for gradient in gradients)
 
 
-def sources(
+def determining_sites(
     owner: str,
     guide: Callable[..., Any],
     trace: Trace,
@@ -63,24 +63,26 @@ def sources(
     args: Any,
     kwargs: Mapping[str, Any],
 ) -> frozenset[str]:
-    r"""Auxiliary sites that latents follow from one to one: they need no reverse model.
+    r"""Auxiliary sites that determine latents one to one, so that they need no reverse model.
 
-    In Pyro's autoguides the latents have :math:`\log |\partial a / \partial z|` as their density. In another guide
-    whose latents all follow from auxiliary sites the Jacobian is computed, and compared.
+    In Pyro's autoguides the latents are Deltas with the log-density :math:`\log |\partial a / \partial z|`. For any
+    other guide whose latents are all determined by auxiliary sites, the Jacobian is computed and compared.
 
     Raises:
-        ValueError: the numbers differ, or there are more auxiliary dimensions than latent ones.
+        ValueError: the log-density differs, or auxiliary and latent dimensions differ in number.
     """
     auxiliary = {site["name"] for site in latents(trace) if is_auxiliary(site)}
-    parts = [part for module in modules for part in module.modules() if isinstance(part, AutoGuide)]
-    made = {f"_{part._pyro_name}_latent" for part in parts}
-    made |= {f"{name}_unconstrained" for part in parts if part.prototype_trace for name in part.prototype_trace.nodes}
-    if auxiliary <= made or not follows(trace) or observations(trace):
-        return frozenset(auxiliary & made)
-    with _Leaves() as leaves, torch.enable_grad():
+    guides = [submodule for module in modules for submodule in module.modules() if isinstance(submodule, AutoGuide)]
+    of_autoguides = {f"_{auto._pyro_name}_latent" for auto in guides}
+    of_autoguides |= {
+        f"{name}_unconstrained" for auto in guides if auto.prototype_trace for name in auto.prototype_trace.nodes
+    }
+    if auxiliary <= of_autoguides or not follows(trace) or observations(trace):
+        return frozenset(auxiliary & of_autoguides)
+    with _AuxiliaryLeaves() as leaves, torch.enable_grad():
         again = poutine.trace(guide).get_trace(*args, **kwargs)
-        square, right = _compare(again, list(leaves.values.values()))
-    if not (square and right):
+        right = _has_log_det_density(again, list(leaves.values.values()))
+    if not right:
         names = [site["name"] for site in latents(again) if not is_auxiliary(site)]
         rule = "latents that follow from auxiliary sites must have the log-determinant of that map as their density"
         advice = "Pass it to Delta as log_density, or sample the latents themselves"
@@ -88,17 +90,17 @@ def sources(
     return frozenset(auxiliary)
 
 
-def _compare(trace: Trace, inputs: list[Tensor]) -> tuple[bool, bool]:
-    """Whether there are as many latents as auxiliary variables, and whether their density is the log-determinant."""
-    drawn = [site for site in latents(trace) if not is_auxiliary(site)]
-    values = torch.cat([site["value"].reshape(-1) for site in drawn])
-    density = torch.as_tensor(sum(_log_density(site).sum() for site in drawn))
+def _has_log_det_density(trace: Trace, inputs: list[Tensor]) -> bool:
+    """Whether the latents' log-density is minus the log-determinant of the map from the auxiliary variables."""
+    determined = [site for site in latents(trace) if not is_auxiliary(site)]
+    values = torch.cat([site["value"].reshape(-1) for site in determined])
+    density = torch.as_tensor(sum(_log_density(site).sum() for site in determined))
     if not values.requires_grad or len(values) != sum(x.numel() for x in inputs):
-        return False, False
+        return False
     rows = [torch.autograd.grad(v, inputs, allow_unused=True, retain_graph=True) for v in values]
     filled = [[torch.zeros_like(x) if g is None else g for x, g in zip(inputs, row, strict=True)] for row in rows]
     jacobian = torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in filled])
-    return True, bool(torch.isclose(-jacobian.slogdet()[1], density.to(jacobian), atol=1e-3))
+    return bool(torch.isclose(-jacobian.slogdet()[1], density.to(jacobian), atol=1e-3))
 
 
 def _log_density(site: Any) -> Tensor:

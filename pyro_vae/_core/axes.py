@@ -1,4 +1,9 @@
-"""Where the data are in the arguments of a program: lengths, rows and repetitions, for any nesting of tensors."""
+"""The batch dimension of each argument of a program, for any nesting of tensors.
+
+A program is called with tuples, dictionaries or nested structures of tensors. In some of them one dimension is the
+batch: usually the first, but the second in time-first sequences, and none in a shared table. :class:`Axes` records that
+dimension for every tensor, and then counts, selects or repeats the data of all arguments together.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +16,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-_TRIED = 64  # combinations of dimensions
+_MAX_CANDIDATES = 64
 
 
 class Axes(NamedTuple):
-    """The dimension of the data in each tensor among the arguments, None in one that has none.
+    """The batch dimension of each tensor among the arguments; None for a tensor without one.
 
     Attributes:
-        dims: for the leaves of ``(args, kwargs)``, in their order; None also for what is no tensor.
+        dims: for the leaves of ``(args, kwargs)``, in their order; None also for arguments that are not tensors.
 
     Example:
         >>> axes = Axes((1, 0))
@@ -37,31 +42,31 @@ class Axes(NamedTuple):
         return next(_size(leaf, dim) for leaf, dim in zip(leaves, self.dims, strict=True) if dim is not None)
 
     def take(self, args: tuple[Any, ...], rows: Tensor | range) -> tuple[Any, ...]:
-        """The arguments of some of the data, by number."""
+        """The arguments restricted to some of the data, by index."""
         if isinstance(rows, range):
-            return self._mapped(args, {}, lambda x, dim: x.narrow(dim, rows.start, len(rows)))[0]
-        return self._mapped(args, {}, lambda x, dim: x.index_select(dim, rows.to(x.device)))[0]
+            return self._map(args, {}, lambda x, dim: x.narrow(dim, rows.start, len(rows)))[0]
+        return self._map(args, {}, lambda x, dim: x.index_select(dim, rows.to(x.device)))[0]
 
     def repeat(self, args: tuple[Any, ...], num: int) -> tuple[Any, ...]:
-        """The arguments with all data ``num`` times, one round after the other."""
+        """The arguments with the whole batch repeated ``num`` times."""
         return self.repeat_all(args, {}, num)[0]
 
     def repeat_all(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], num: int
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The same for arguments and keyword arguments."""
-        return self._mapped(args, kwargs, lambda x, dim: torch.cat([x] * num, dim))
+        """:meth:`repeat` for arguments and keyword arguments."""
+        return self._map(args, kwargs, lambda x, dim: torch.cat([x] * num, dim))
 
-    def _mapped(self, args: Any, kwargs: Any, change: Callable[[Tensor, int], Tensor]) -> Any:
+    def _map(self, args: Any, kwargs: Any, function: Callable[[Tensor, int], Tensor]) -> Any:
         leaves, spec = flatten((args, kwargs))
         if any(isinstance(leaf, PackedSequence) for leaf in leaves):
             raise ValueError("data: rows of packed sequences cannot be taken.")
-        changed = [x if dim is None else change(x, dim) for x, dim in zip(leaves, self.dims, strict=True)]
-        return tree_unflatten(changed, spec)
+        mapped = [x if dim is None else function(x, dim) for x, dim in zip(leaves, self.dims, strict=True)]
+        return tree_unflatten(mapped, spec)
 
 
 def flatten(values: Any) -> tuple[list[Any], Any]:
-    """The leaves of nested arguments and their nesting; packed sequences and lists without tensors are leaves."""
+    """Leaves and nesting of the arguments; packed sequences and lists without tensors are leaves."""
     return tree_flatten(values, is_leaf=_is_leaf)
 
 
@@ -72,48 +77,46 @@ def _is_leaf(value: Any) -> bool:
 
 
 def candidates(args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> Iterator[Axes]:
-    """The possible axes for data of a size: at first the foremost dimension of that size in every tensor."""
+    """Possible axes for a batch of a given size, the leftmost dimensions of that size first."""
     leaves, _ = flatten((args, kwargs))
-    options = [[*_dims(leaf, size), None] for leaf in leaves]
-    for dims in islice(product(*options), _TRIED):
+    options = [[*_dims_of_size(leaf, size), None] for leaf in leaves]
+    for dims in islice(product(*options), _MAX_CANDIDATES):
         if any(dim is not None for dim in dims):
             yield Axes(dims)
 
 
 def is_ambiguous(args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> bool:
-    """Whether another choice than the first has to be considered."""
+    """Whether more than one dimension has the size of the batch, in one tensor or in several."""
     leaves, _ = flatten((args, kwargs))
-    dims = [_dims(leaf, size) for leaf in leaves]
-    return sum(map(len, dims)) > 1  # in one tensor, or in several, of which one may be as long by chance
+    return sum(len(_dims_of_size(leaf, size)) for leaf in leaves) > 1
 
 
 def leading(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Axes:
-    """The first dimension of the first tensor, and of every tensor as long.
+    """The first dimension of the first tensor, and of every tensor with the same leading size.
 
     Raises:
-        ValueError: there is no tensor of one dimension or more.
+        ValueError: no argument is a tensor of at least one dimension.
     """
     leaves, _ = flatten((args, kwargs or {}))
     sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()]
     if not sizes:
         raise ValueError("data: a batch must hold a tensor with the data in its first dimension, got none.")
-    return Axes(tuple(0 if _is_long(leaf, sizes[0]) else None for leaf in leaves))
+    return Axes(tuple(0 if _has_leading_size(leaf, sizes[0]) else None for leaf in leaves))
 
 
 def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Kinds of the arguments: their nesting, shapes and dtypes."""
+    """Nesting, shapes and dtypes of the arguments."""
     leaves, spec = flatten((args, kwargs))
-    kinds = tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x) for x in leaves)
-    return str(spec), kinds
+    return str(spec), tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else type(x) for x in leaves)
 
 
 def kinds_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The same without sizes: what a program is called with, whatever the number of data."""
+    """Nesting, numbers of dimensions and dtypes of the arguments: a signature that does not depend on sizes."""
     leaves, spec = flatten((args, kwargs))
     return str(spec), tuple((x.dim(), x.dtype) if isinstance(x, Tensor) else type(x) for x in leaves)
 
 
-def _dims(leaf: Any, size: int) -> list[int]:
+def _dims_of_size(leaf: Any, size: int) -> list[int]:
     if isinstance(leaf, PackedSequence):
         return [0] if _size(leaf, 0) == size else []
     return [dim for dim, length in enumerate(leaf.shape) if length == size] if isinstance(leaf, Tensor) else []
@@ -124,5 +127,5 @@ def _size(leaf: Any, dim: int) -> int:
     return int(leaf.batch_sizes[0]) if isinstance(leaf, PackedSequence) else leaf.shape[dim]
 
 
-def _is_long(leaf: Any, size: int) -> bool:
+def _has_leading_size(leaf: Any, size: int) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == size

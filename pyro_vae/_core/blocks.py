@@ -1,4 +1,4 @@
-"""Guides that draw the latents of all data as one vector: its density, entry by entry and so datum by datum."""
+"""Densities per datum of guides that sample the latents of all data as one vector, as Pyro's AutoContinuous does."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from torch.distributions import (
 def per_element(fn: Any, value: Tensor) -> Tensor:
     r"""Log-density of a vector as a sum over its entries, ``(*batch, M)``, of conditional densities.
 
-    For :math:`z = f(\epsilon)` with a triangular Jacobian and independent noise, entry j counts
-    :math:`\log p(\epsilon_j) - \log |\partial z_j / \partial \epsilon_j|`. The entries of a datum add up to the density
+    For :math:`z = f(\epsilon)` with a triangular Jacobian and independent noise, the term of entry j is
+    :math:`\log p(\epsilon_j) - \log |\partial z_j / \partial \epsilon_j|`. The terms of a datum add up to the density
     of its latents given the noise of all others. Averaged over that noise, :math:`p(x, z) / q(z | \epsilon)` is an
     unbiased estimate of p(x); and the sum over the data is the density of the whole vector.
 
     Raises:
-        ValueError: a distribution that has no such form.
+        ValueError: the distribution does not have this form.
     """
     raise ValueError(
-        "guide: a density per datum must be known, got one "
+        "guide: the density must factorise over the data, got one "
         f"{type(fn).__name__} for the latents of all data together. Use AutoNormal, or a guide with a plate."
     )
 
@@ -56,15 +56,15 @@ def _(fn: Any, value: Tensor) -> Tensor:
 
 @per_element.register(TransformedDistribution)
 def _(fn: Any, value: Tensor) -> Tensor:
-    parts = [part for transform in fn.transforms for part in getattr(transform, "parts", [transform])]
-    if len(parts) != 1 or not isinstance(parts[0], AffineAutoregressive):
+    transforms = [t for transform in fn.transforms for t in getattr(transform, "parts", [transform])]
+    if len(transforms) != 1 or not isinstance(transforms[0], AffineAutoregressive):
         return per_element.dispatch(object)(fn, value)
-    (transform,) = parts
+    (transform,) = transforms
     noise = transform.inv(value)
-    transform.log_abs_det_jacobian(noise, value)  # fills the scales that the transform keeps
+    transform.log_abs_det_jacobian(noise, value)  # stores the scales in the transform
     return per_element(fn.base_dist, noise) - transform._cached_log_scale
 
 
-def _triangular(off: Tensor, scale_tril: Tensor) -> Tensor:
-    noise = torch.linalg.solve_triangular(scale_tril, off.unsqueeze(-1), upper=False).squeeze(-1)
+def _triangular(centred: Tensor, scale_tril: Tensor) -> Tensor:
+    noise = torch.linalg.solve_triangular(scale_tril, centred.unsqueeze(-1), upper=False).squeeze(-1)
     return torch.distributions.Normal(0.0, 1.0).log_prob(noise) - scale_tril.diagonal(dim1=-2, dim2=-1).log()

@@ -1,4 +1,4 @@
-"""Checks of arguments, whose errors have one form: ``owner: what must hold, got what was given. What to do.``"""
+"""Checks of arguments, with errors of the form ``<owner>: <what must hold>, got <value>. <What to do>.``"""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 
-def refusal(owner: str, rule: str, given: Any, advice: str = "") -> ValueError:
-    """The error to raise.
+def refusal(owner: str, rule: str, value: Any, advice: str = "") -> ValueError:
+    """The error for a rule that does not hold.
 
     Example:
         >>> str(refusal("fit", "epochs must be at least 1", "epochs=0"))
         'fit: epochs must be at least 1, got epochs=0.'
     """
-    return ValueError(f"{owner}: {rule}, got {given}.{f' {advice}.' if advice else ''}")
+    return ValueError(f"{owner}: {rule}, got {value}.{f' {advice}.' if advice else ''}")
 
 
-def require(holds: bool, owner: str, rule: str, given: Any, advice: str = "") -> None:
+def require(holds: bool, owner: str, rule: str, value: Any, advice: str = "") -> None:
     """Raise the error of :func:`refusal` unless the rule holds."""
     if not holds:
-        raise refusal(owner, rule, given, advice)
+        raise refusal(owner, rule, value, advice)
 
 
 def check_count(owner: str, at_least: int = 1, **counts: int | None) -> None:
-    """Require integers of at least ``at_least``; None, for an option that is not given, passes.
+    """Require integers of at least ``at_least``; None, the default of an optional count, passes.
 
     Raises:
-        ValueError: naming the first that is not.
+        ValueError: naming the first count that is not.
     """
     for name, count in counts.items():
         if count is None:
@@ -52,5 +52,5 @@ def check_shape(owner: str, name: str, shape: Sequence[int], expected: Sequence[
     Raises:
         ValueError: with both shapes.
     """
-    got, wanted = tuple(shape), tuple(expected)
-    require(got == wanted, owner, f"{name} must have shape {wanted}", f"{got}", advice)
+    shape, expected = tuple(shape), tuple(expected)
+    require(shape == expected, owner, f"{name} must have shape {expected}", f"{shape}", advice)

@@ -1,4 +1,11 @@
-"""What a Pyro model and guide are, found out by running them once on a batch; everything else asks here."""
+"""Examination of a Pyro model and its guides on one batch.
+
+The signature of a Pyro program does not show its sites, its plate over the data, the batch dimension of its arguments
+or the modules that own its parameters. :class:`Pair` runs the programs once on a batch, in eval mode and without side
+effects, and reads these properties from their traces. Evaluation, objectives and training all use it, so that the rules
+are the same everywhere. Properties that traces do not show are determined by further runs: the rows of each datum in
+:mod:`pyro_vae._core.rows`, and the mode of running several samples in :mod:`pyro_vae._core.ways`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +22,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.auxiliary import observed_outside, sources
+from pyro_vae._core.auxiliary import determining_sites, observed_outside
 from pyro_vae._core.axes import Axes, candidates, is_ambiguous
 from pyro_vae._core.contexts import exactly, isolated_rng
 from pyro_vae._core.failures import one_line, unusable
@@ -40,27 +47,27 @@ from pyro_vae._core.watch import leaves
 
 
 class Pair:
-    """A model and its guides as found on one batch. The programs run in eval mode and nothing outside notices.
+    """A model and its guides, examined on one batch.
 
     Args:
-        owner: name to begin messages with.
+        owner: name that messages begin with.
         model: Pyro model.
-        guides: Pyro guides, of which the first stands for all where there can be one alone.
-        args: what all are called with.
-        kwargs: the same by keyword.
-        owners: of the programs, if they are known.
-        enum_dim: for programs that run only enumerated: the first dimension of enumerated sites, negative.
+        guides: Pyro guides; properties that only one guide can have are those of the first.
+        args: arguments of all programs.
+        kwargs: keyword arguments of all programs.
+        owners: the programs' modules, if known.
+        enum_dim: for programs that only run enumerated: the first dimension of enumerated sites, negative.
 
     Raises:
-        ValueError: a program cannot be run on the batch; the cause is chained.
+        ValueError: a program cannot run on the batch; the cause is chained.
 
     Attributes:
-        owners: the modules of the programs.
-        model_trace: of the model at the first guide's latents.
+        owners: the programs' modules.
+        model_trace: of the model, at the first guide's latents.
         guide_traces: of the guides.
-        outside: observed sites of the guides that are no part of their densities.
-        following: auxiliary sites that latents follow from one to one, as in Pyro's autoguides.
-        blocks: for latents that a guide draws as one vector for all data: the datum of each entry.
+        outside: observed sites of the guides that are not terms of their densities.
+        following: auxiliary sites that determine latents one to one, as in Pyro's autoguides.
+        blocks: for latents that a guide samples as one vector for all data: the datum that each entry belongs to.
     """
 
     def __init__(
@@ -76,16 +83,15 @@ class Pair:
     ) -> None:
         self.owner, self.model, self.guides = owner, model, tuple(guides)
         self.args, self.kwargs, self.enum_dim = args, dict(kwargs or {}), enum_dim
-        self.owners = owners or Owners(model=model, **{_named("guide", i): g for i, g in enumerate(self.guides)})
+        self.owners = owners or Owners(model=model, **{f"guide{i or ''}": g for i, g in enumerate(self.guides)})
         if self.owners.names_functions:
-            self._adopt(enum_dim)
+            self._adopt_modules_of_functions()
         with self.quietly(validate=is_validation_enabled()), SupportCheck(owner):
-            self.guide_traces = [self._traced("guide", guide, None, enum_dim) for guide in self.guides]
-            self.model_trace = self._traced("model", model, self.guide_traces[0], enum_dim)
+            self.guide_traces, self.model_trace = self._run()
             pairs = list(zip(self.guides, self.guide_traces, strict=True))
             outside = [observed_outside(guide, trace, args, self.kwargs) for guide, trace in pairs]
             modules = list(self.owners.modules.values())
-            following = [sources(owner, guide, trace, modules, args, self.kwargs) for guide, trace in pairs]
+            following = [determining_sites(owner, guide, trace, modules, args, self.kwargs) for guide, trace in pairs]
         self.outside: frozenset[str] = frozenset().union(*outside)
         self.following: frozenset[str] = frozenset().union(*following)
         self.blocks: dict[str, Tensor] = {}
@@ -95,65 +101,71 @@ class Pair:
 
     @contextmanager
     def quietly(self, *, validate: bool = False) -> Iterator[None]:
+        """Context without side effects: modules, random state, parameter store and outer handlers stay unchanged."""
         quiet = self.owners.unchanged(), self.owners.evaluating(), isolated_rng(validate=validate), unregistered()
         with ExitStack() as stack:
             for context in (*quiet, exactly(), poutine.block()):
                 stack.enter_context(context)
             yield
 
-    def _adopt(self, enum_dim: int | None) -> None:
+    def _adopt_modules_of_functions(self) -> None:
         """Add to the owners the modules whose parameters functions use without calling the modules."""
         with self.quietly(), SupportCheck(self.owner), torch.enable_grad():
-            guides = [self._traced("guide", guide, None, enum_dim) for guide in self.guides]
-            traces = [*guides, self._traced("model", self.model, guides[0], enum_dim)]
+            guide_traces, model_trace = self._run()
             with one_line(self.owner, self.args, *self.guides):
-                values = [site["fn"].log_prob(site["value"]) for trace in traces for site in sites(trace)]
-            whole = sum((value.sum() for value in values), torch.zeros(()))
-            self.owners.adopt(leaves(whole))
+                values = [s["fn"].log_prob(s["value"]) for trace in (*guide_traces, model_trace) for s in sites(trace)]
+            total = sum((value.sum() for value in values), torch.zeros(()))
+            self.owners.adopt(leaves(total))
 
-    def _traced(self, role: str, program: Program, at: Trace | None, enum_dim: int | None) -> Trace:
+    def _run(self) -> tuple[list[Trace], Trace]:
+        """Traces of the guides, and of the model at the first guide's latents."""
+        guide_traces = [self._trace("guide", guide, None) for guide in self.guides]
+        return guide_traces, self._trace("model", self.model, guide_traces[0])
+
+    def _trace(self, role: str, program: Program, at: Trace | None) -> Trace:
         try:
             program = program if at is None else poutine.replay(program, trace=at)
-            program = program if enum_dim is None else poutine.enum(program, enum_dim)
+            program = program if self.enum_dim is None else poutine.enum(program, self.enum_dim)
             return poutine.trace(program).get_trace(*self.args, **self.kwargs)
         except Exception as error:
             raise unusable(self.owner, role, (self.model, *self.guides), self.args, error) from error
 
     @property
     def traces(self) -> list[Trace]:
-        """Of the model and of all guides."""
+        """Traces of the model and of all guides."""
         return [self.model_trace, *self.guide_traces]
 
     @property
     def depth(self) -> int:
-        """Number of dimensions that the plates take."""
+        """Number of batch dimensions that the plates occupy."""
         return depth_of(*self.traces)
 
     def plates(self) -> dict[str, list[Any]]:
-        """The plates that every site is within, with their frames.
+        """The plates that contain every site, by name, with the frame of each site.
 
         Raises:
-            ValueError: there is none.
+            ValueError: no plate contains every site.
         """
         return shared_plates(self.owner, *self.traces, skipped=self.blocks)
 
     def layout(self, dims: tuple[int, ...], mode: Mode = "looped", axis: int = 0) -> Layout:
-        """Where the data are in the shapes of the programs in one way of running them."""
+        """Positions of samples and data in the programs' shapes, for one mode of running them."""
         return Layout(self.owner, self.depth, dims, mode, axis, self.outside, self.blocks)
 
     def depths(self) -> dict[str, int]:
-        """Number of plate dimensions of each latent value, as the programs run by themselves."""
-        found = (site for trace in reversed(self.traces) for site in latents(trace))
-        return {site["name"]: site["value"].dim() - site["fn"].event_dim for site in found}
+        """Number of batch dimensions of each latent value in a run for one sample."""
+        latent = (site for trace in reversed(self.traces) for site in latents(trace))
+        return {site["name"]: site["value"].dim() - site["fn"].event_dim for site in latent}
 
     def size(self, plate: Any) -> int:
         """Number of data in a plate, given as a frame."""
         return max(plate_size(site, plate.dim) for trace in self.traces for site in within(trace, plate))
 
     def data_plate(self) -> Any:
-        """The plate of the data as a frame: that of the observed sites which most latents are in; None without one.
+        """The plate over the data, as a frame; None without a vectorised plate.
 
-        Of several the outermost whose size is that of an argument's dimension.
+        Among the plates that contain all observed sites, those with the most latent sites; among these, the outermost
+        one whose size is that of a dimension of an argument.
         """
         observed = [frames(s) for s in observations(self.model_trace) if not isinstance(s["fn"], Unit)]
         shared = [name for name in observed[0] if all(name in stack for stack in observed)] if observed else []
@@ -164,16 +176,15 @@ class Pair:
         return next(iter([*sized, *plates]), None)
 
     def sequential(self) -> int | None:
-        """Size of the outermost plate that runs one by one; None without one."""
+        """Size of the outermost sequential plate around an observed site; None without one."""
         stacks = [s["cond_indep_stack"] for s in observations(self.model_trace)]
-        found = (frame.size for stack in stacks for frame in stack if not frame.vectorized)
-        return next(found, None)
+        return next((frame.size for stack in stacks for frame in stack if not frame.vectorized), None)
 
     def num_values(self, plate: Any) -> int:
-        """Number of observed values of a datum of a plate; sites with a mask count only if all have one."""
+        """Number of observed values of a datum; masked sites count only if every observed site is masked."""
         observed = [s for s in observations(self.model_trace) if not isinstance(unmasked(s["fn"])[0], Unit | Delta)]
         always = [site for site in observed if not is_masked(site)]
-        return sum(_per_datum(site, plate) for site in always or observed)
+        return sum(_values_per_datum(site, plate) for site in always or observed)
 
     @property
     def discrete(self) -> bool:
@@ -181,17 +192,17 @@ class Pair:
         return all(_is_discrete(s["fn"]) for s in observations(self.model_trace) if not isinstance(s["fn"], Unit))
 
     def axes(self, plate: Any) -> Axes | None:
-        """Where the data are in the arguments, verified by a run on two of them; None if nowhere.
+        """Batch dimensions of the arguments, verified by a run on two of the data; None if there are none.
 
         Args:
-            plate: that of the data, as a frame.
+            plate: the plate over the data, as a frame.
         """
         if not self._axes:
             self._axes.append(None if self.enum_dim is not None else find_axes(self, plate))
         return self._axes[0]
 
     def axes_of(self, size: int, plate: Any) -> Axes | None:
-        """The first dimensions of a size; verified if other ones are possible and a plate has that size."""
+        """The leftmost dimensions of a size; verified if the choice is ambiguous and the plate has that size."""
         if plate is not None and size == self.size(plate) and is_ambiguous(self.args, self.kwargs, size):
             verified = self.axes(plate)
             if verified is not None:
@@ -199,34 +210,30 @@ class Pair:
         return next(candidates(self.args, self.kwargs, size), None)
 
     def _find_blocks(self, trace: Trace) -> None:
-        """Which datum every entry of an autoguide's vector belongs to."""
-        for module in (part for owner in self.owners.modules.values() for part in owner.modules()):
+        for module in self.owners.submodules():
             name = f"_{getattr(module, '_pyro_name', '')}_latent"
             if isinstance(module, AutoContinuous) and name in trace.nodes:
-                with suppress(ValueError):  # latents of no datum
-                    self.blocks[name] = self._entries(module)
+                with suppress(ValueError):  # latents without a data plate
+                    self.blocks[name] = self._datum_of_entries(module)
 
-    def _entries(self, guide: AutoContinuous) -> Tensor:
+    def _datum_of_entries(self, guide: AutoContinuous) -> Tensor:
+        """The datum that each entry of an autoguide's latent vector belongs to."""
         shared = shared_plates(self.owner, self.model_trace)
         dim = next(iter(shared.values()))[0].dim
-        index = torch.full((guide.latent_dim,), -1)
-        for site, where in guide._unpack_latent(torch.arange(guide.latent_dim)):
+        datum_of = torch.full((guide.latent_dim,), -1)
+        for site, entries in guide._unpack_latent(torch.arange(guide.latent_dim)):
             shape = guide._unconstrained_shapes[site["name"]]
-            place = dim + len(shape) - site["fn"].event_dim - (len(shape) - site["value"].dim())
-            datum = torch.arange(shape[place]).reshape(-1, *[1] * (len(shape) - place - 1)).expand(shape)
-            index[where.reshape(-1)] = datum.reshape(-1)
-        return index
+            plate = dim + len(shape) - site["fn"].event_dim - (len(shape) - site["value"].dim())
+            datum = torch.arange(shape[plate]).reshape(-1, *[1] * (len(shape) - plate - 1)).expand(shape)
+            datum_of[entries.reshape(-1)] = datum.reshape(-1)
+        return datum_of
 
 
-def _named(name: str, number: int) -> str:
-    return name if number == 0 else f"{name}{number}"
-
-
-def _per_datum(site: Any, plate: Any) -> int:
+def _values_per_datum(site: Any, plate: Any) -> int:
     shape = list(site["value"].shape)
-    events = site["fn"].event_dim
-    if plate is not None and len(shape) - events + plate.dim >= 0:
-        shape.pop(len(shape) - events + plate.dim)
+    event_dim = site["fn"].event_dim
+    if plate is not None and len(shape) - event_dim + plate.dim >= 0:
+        shape.pop(len(shape) - event_dim + plate.dim)
     return math.prod(shape)
 
 

@@ -1,8 +1,8 @@
-"""How modules meet Pyro's global parameter store: under a name of their own, or not at all.
+"""Registration of modules in Pyro's global parameter store, under names that are unique per instance.
 
-``pyro.module(name, module)`` keeps the first module it sees under a name, so a second VAE of a process would silently
-not train. Here every instance, a deep copy included, has its own name, and code that trains by ``torch.optim``
-leaves the store alone.
+``pyro.module(name, module)`` keeps the first module that it receives under a name, so a second VAE in a process would
+silently not train. Here every instance, deep copies included, has its own name, and code that trains with
+``torch.optim`` does not use the store.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _registering: ContextVar[bool] = ContextVar("registering", default=True)
 
 
 def register(module: nn.Module) -> None:
-    """Show the trainable parameters of ``module`` to Pyro, under a name that no other instance has.
+    """Register the trainable parameters of ``module`` with Pyro, under a name that no other instance has.
 
-    It is what makes ``pyro.infer.SVI`` see the parameters; inside :func:`no_registration` it does nothing. The store
-    keeps the tensors of a module that is gone, until ``pyro.clear_param_store()``.
+    ``pyro.infer.SVI`` trains registered parameters only. Inside :func:`no_registration` this does nothing. The store
+    keeps the tensors of a deleted module until ``pyro.clear_param_store()``.
     """
     if not _registering.get():
         return
@@ -34,21 +34,21 @@ def register(module: nn.Module) -> None:
     for key, parameter in module.named_parameters():
         if parameter.requires_grad:
             full = f"{name}$$${key}"
-            if full in store and store[full] is not parameter:  # replaced since, by load_state_dict(assign=True) say
+            if full in store and store[full] is not parameter:  # replaced, for example by load_state_dict(assign=True)
                 del store[full]
             pyro.param(full, parameter)
 
 
 @contextmanager
 def unregistered() -> Iterator[None]:
-    """What programs put into the parameter store within it is not there afterwards."""
+    """Context that removes from the parameter store, at its end, the parameters that programs added."""
     store = pyro.get_param_store()
     before, names = set(store.keys()), dict(store._param_to_name)
     try:
         yield
     finally:
         for name in set(store.keys()) - before:
-            with suppress(KeyError):  # of a tensor that has another name too
+            with suppress(KeyError):  # a tensor with two names
                 del store[name]
             store._constraints.pop(name, None)
         store._param_to_name = names
@@ -56,7 +56,7 @@ def unregistered() -> Iterator[None]:
 
 @contextmanager
 def no_registration() -> Iterator[None]:
-    """Within it, modules do not enter the parameter store; their parameters are trained by ``torch.optim``."""
+    """Context in which :func:`register` does nothing, for training and evaluation without the parameter store."""
     token = _registering.set(False)
     try:
         yield

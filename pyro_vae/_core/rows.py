@@ -1,4 +1,9 @@
-"""Which rows of a program belong to which datum: of its arguments, of its plate, of a guide's parameters."""
+"""The correspondence between data and rows: of arguments, of the data plate, and of a guide's parameters.
+
+Several dimensions may have the size of the batch, a plate may hold the data in another order than the arguments, and a
+guide may have one parameter per datum. None of this can be read from shapes, so each question is answered by running
+the programs on selected or reordered data, at the same latents, and comparing log-probabilities datum by datum.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import unregistered
-from pyro_vae._core.traces import frames, latents, observations, order_of, within, without_plates
+from pyro_vae._core.traces import frames, latents, observations, subsample_order, within, without_plates
 from pyro_vae._core.types import Program
 
 if TYPE_CHECKING:
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def find_axes(pair: Pair, plate: Any) -> Axes | None:
-    """Where the data are in the arguments, verified by a run on two of them; None if nowhere."""
+    """Batch dimensions of the arguments, verified by a run on two of the data; None if no choice is right."""
     size = pair.size(plate)
     rows = torch.tensor([size - 1, 0] if size > 1 else [0, 0])
     layout = pair.layout((plate.dim,))
@@ -32,8 +37,8 @@ def find_axes(pair: Pair, plate: Any) -> Axes | None:
         whole = layout.sum(1, within(pair.model_trace, plate)).expand(1, size)
     for axes in candidates(pair.args, pair.kwargs, size):
         try:
-            part = _rows(pair, axes, plate, rows)
-        except Exception:  # not the right dimensions
+            part = _log_prob_of_rows(pair, axes, plate, rows)
+        except Exception:  # the wrong dimensions may give any error
             continue
         if agree(part, whole[:, rows]):
             return axes
@@ -41,63 +46,61 @@ def find_axes(pair: Pair, plate: Any) -> Axes | None:
 
 
 def rows_follow(pair: Pair, plate: Any, axes: Axes) -> bool:
-    """Whether the model's densities and scales move with the arguments: not if it holds data of its own.
+    """Whether the model's densities are permuted with the arguments; not if the model stores the data itself.
 
-    True if that cannot be told, for a model that is random itself.
+    True for a model that is random at given latents, for which this cannot be decided.
     """
     size = pair.size(plate)
     with pair.quietly():
-        there, again, back = (
-            _whole(pair, plate, axes, torch.arange(size).flip(0) if k == 2 else None) for k in range(3)
-        )
-    return not agree(again, there) or agree(back, there.flip(1))
+        first, repeated = (_scaled_log_prob(pair, plate, axes, None) for _ in range(2))
+        reverse = _scaled_log_prob(pair, plate, axes, torch.arange(size).flip(0))
+    return not agree(repeated, first) or agree(reverse, first.flip(1))
 
 
-def _whole(pair: Pair, plate: Any, axes: Axes, rows: Tensor | None) -> Tensor:
-    """Scaled log-probabilities of the model for all data in some order, at their latents, ``(1, B)``."""
-    part, args = pair.model_trace, pair.args
+def _scaled_log_prob(pair: Pair, plate: Any, axes: Axes, rows: Tensor | None) -> Tensor:
+    """Log-probabilities of the model times their scales, for the data in the order ``rows``, ``(1, B)``."""
+    latent, args = pair.model_trace, pair.args
     if rows is not None:
-        part, args = _latents_of(pair, plate, rows), axes.take(pair.args, rows)
-    trace = poutine.trace(poutine.replay(pair.model, trace=part)).get_trace(*args, **pair.kwargs)
+        latent, args = _latents_of_rows(pair, plate, rows), axes.take(pair.args, rows)
+    trace = poutine.trace(poutine.replay(pair.model, trace=latent)).get_trace(*args, **pair.kwargs)
     layout = pair.layout((plate.dim,))
     values = [layout.per_datum(1, s, layout.log_prob(s) * s["scale"]) for s in within(trace, plate)]
     return sum(values[1:], values[0])
 
 
-def _latents_of(pair: Pair, plate: Any, rows: Tensor) -> Trace:
-    """The latents of some of the data."""
-    part = without_plates(pair.model_trace)
-    for site in (site for site in within(part, plate) if not site["is_observed"]):
-        place = site["value"].dim() - site["fn"].event_dim + plate.dim
-        value = site["value"].index_select(place, rows.to(site["value"].device))
-        part.nodes[site["name"]] = {**site, "value": value}
-    return part
-
-
-def _rows(pair: Pair, axes: Axes, plate: Any, rows: Tensor) -> Tensor:
-    """Log-probabilities of the model for some of the data, at their latents, ``(1, 2)``."""
-    model = poutine.replay(pair.model, trace=_latents_of(pair, plate, rows))
+def _log_prob_of_rows(pair: Pair, axes: Axes, plate: Any, rows: Tensor) -> Tensor:
+    """Log-probabilities of the model for selected data at their latents, ``(1, len(rows))``."""
+    model = poutine.replay(pair.model, trace=_latents_of_rows(pair, plate, rows))
     with pair.quietly():
         trace = poutine.trace(model).get_trace(*axes.take(pair.args, rows), **pair.kwargs)
         return pair.layout((plate.dim,)).sum(1, within(trace, plate))
 
 
-def row_order(pair: Pair, plate: Any) -> Tensor | None:
-    """The data that the rows of a plate belong to, if these are not in the order of the arguments.
+def _latents_of_rows(pair: Pair, plate: Any, rows: Tensor) -> Trace:
+    part = without_plates(pair.model_trace)
+    for site in (site for site in within(part, plate) if not site["is_observed"]):
+        dim = site["value"].dim() - site["fn"].event_dim + plate.dim
+        value = site["value"].index_select(dim, rows.to(site["value"].device))
+        part.nodes[site["name"]] = {**site, "value": value}
+    return part
 
-    A plate that is given its subsample either takes the data at these indices or has them in that order already:
-    which of the two is seen from what changes if one datum is replaced.
+
+def row_order(pair: Pair, plate: Any) -> Tensor | None:
+    """The datum of each row of a plate; None if the plate holds the data in the order of the arguments.
+
+    A program with ``subsample=order`` either selects ``x[order]`` or receives data that are in this order already. To
+    distinguish the two, one datum is replaced, and the row whose log-probability changes is examined.
 
     Raises:
-        ValueError: the order is another at every run, or the data are not among the arguments.
+        ValueError: the order changes from run to run, or the data are not among the arguments.
     """
-    order = order_of(pair.guide_traces[0], plate.name)
+    order = subsample_order(pair.guide_traces[0], plate.name)
     if order is None:
         return None
     with pair.quietly():
         again = poutine.trace(pair.guides[0]).get_trace(*pair.args, **pair.kwargs)
     axes = next(candidates(pair.args, pair.kwargs, pair.size(plate)), None)
-    repeated = order_of(again, plate.name)
+    repeated = subsample_order(again, plate.name)
     if axes is None or repeated is None or not torch.equal(repeated, order):
         rule = "a plate that is given a subsample must have the same one at every run"
         raise refusal(pair.owner, rule, f"plate {plate.name!r}", "Pass the data in the order of the plate")
@@ -113,10 +116,10 @@ def row_order(pair: Pair, plate: Any) -> Tensor | None:
 
 
 def makes_local(model: Program, guide: Program, args: tuple[Any, ...]) -> bool:
-    """Whether an autoguide that has not run yet would make parameters for each datum."""
+    """Whether an autoguide that has not run yet would create parameters for each datum."""
     owners = Owners(model=model, guide=guide)
-    parts = [part for owner in owners.modules.values() for part in owner.modules() if isinstance(part, AutoGuide)]
-    if not any(part.prototype_trace is None for part in parts):
+    autoguides = [module for module in owners.submodules() if isinstance(module, AutoGuide)]
+    if not any(guide.prototype_trace is None for guide in autoguides):
         return False
     with owners.unchanged(), owners.evaluating(), isolated_rng(), unregistered(), poutine.block():
         trace = poutine.trace(model).get_trace(*args)
@@ -126,46 +129,48 @@ def makes_local(model: Program, guide: Program, args: tuple[Any, ...]) -> bool:
 
 
 def is_local(pair: Pair) -> bool:
-    """Whether the guide has parameters for each datum of the batch by itself, so that it knows no other data."""
+    """Whether the guide has parameters of its own for each datum of the batch, so that it fits no other data."""
     plate = pair.data_plate()
     if plate is None or not latents(pair.guide_traces[0]) or pair.enum_dim is not None:
         return False
-    modules = [part for owner in pair.owners.modules.values() for part in owner.modules()]
-    if any(isinstance(part, AutoGuide) for part in modules):
+    if any(isinstance(module, AutoGuide) for module in pair.owners.submodules()):
         return any(plate.name in frames(site) for site in latents(pair.model_trace))
     size = pair.size(plate)
-    return size > 1 and any(_is_of_rows(*found) for found in _row_gradients(pair, plate, size))
+    return size > 1 and any(_in_own_row(*gradients) for gradients in _row_gradients(pair, plate, size))
 
 
 def _row_gradients(pair: Pair, plate: Any, size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Gradients of the guide's density of the first and of the last datum, for dimensions as long as the batch."""
+    """Gradients of the guide's log-density of the first and the last datum by parameters with a batch-sized dimension.
+
+    Yields:
+        Both gradients, and the index of that dimension.
+    """
     with pair.quietly(), torch.enable_grad():
         trace = poutine.trace(pair.guides[0]).get_trace(*pair.args, **pair.kwargs)
         inside = [site for site in within(trace, plate) if not site["is_observed"]]
         density = pair.layout((plate.dim,)).sum(1, inside)
-        named = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
-        tensors = [t for t in {id(p): p for p in (*named, *pair.owners.parameters())}.values() if t.requires_grad]
+        stored = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
+        tensors = [t for t in {id(p): p for p in (*stored, *pair.owners.parameters())}.values() if t.requires_grad]
         tensors = [t for t in tensors if size in t.shape]
         if not tensors or not density.requires_grad:
             return
-        rows = [
+        gradients = [
             torch.autograd.grad(density[0, k], tensors, allow_unused=True, retain_graph=True) for k in (0, size - 1)
         ]
-    for first, last in zip(*rows, strict=True):
-        for place in () if first is None or last is None else range(first.dim()):
-            if first.shape[place] == size:
-                yield first, last, place
+    for first, last in zip(*gradients, strict=True):
+        if first is not None and last is not None:
+            yield from ((first, last, dim) for dim in range(first.dim()) if first.shape[dim] == size)
 
 
-def _is_of_rows(first: Tensor, last: Tensor, place: int) -> bool:
-    """Whether each gradient is in the row of its own datum alone."""
-    touched = [[i for i, row in enumerate(g.movedim(place, 0)) if bool((row != 0).any())] for g in (first, last)]
-    return touched == [[0], [len(first.movedim(place, 0)) - 1]]
+def _in_own_row(first: Tensor, last: Tensor, dim: int) -> bool:
+    """Whether each gradient is nonzero in the row of its own datum alone."""
+    nonzero = [[i for i, row in enumerate(g.movedim(dim, 0)) if bool((row != 0).any())] for g in (first, last)]
+    return nonzero == [[0], [len(first.movedim(dim, 0)) - 1]]
 
 
-def agree(found: Tensor, wanted: Tensor) -> bool:
+def agree(value: Tensor, expected: Tensor) -> bool:
     """Whether two computations of the same log-probabilities differ by rounding alone."""
-    if found.shape != wanted.shape:
+    if value.shape != expected.shape:
         return False
-    exact = torch.finfo(wanted.dtype).eps ** 0.5 if wanted.is_floating_point() else 0.0
-    return torch.allclose(found, wanted, rtol=exact, atol=exact, equal_nan=True)
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5 if expected.is_floating_point() else 0.0
+    return torch.allclose(value, expected, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -1,4 +1,10 @@
-"""Running a Pyro program for K draws of each datum, in one of three ways."""
+"""Execution of a Pyro program for K samples of each datum: vectorised, flattened or looped.
+
+The modes are those of :mod:`pyro_vae._core.layout`. A vectorised or flattened program runs once and gives one trace; a
+looped one gives K traces. Latents of all modes are exchanged in one common form, a single trace whose values have the
+samples first, ``(K, *plates, *event)``: :func:`stack_latents` makes it from the traces of any mode, and
+:func:`unstack_latents` makes from it the traces that a program in any mode can be replayed against.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
+from torch import Tensor
 
 from pyro_vae._core.axes import Axes
 from pyro_vae._core.layout import Layout
@@ -27,19 +34,19 @@ def run(
     at: Sequence[Trace] | None = None,
     enum: bool = False,
 ) -> list[Trace]:
-    """The traces of a program's runs for K draws of each datum: one, or K if they are looped.
+    """Run a program for K samples of each datum and return its traces: K if it is looped, otherwise one.
 
     Args:
         program: a Pyro program.
-        layout: how it runs.
-        axes: where the data are in the arguments; needed if it runs flattened.
-        num: number of draws K.
-        args: of the program.
-        kwargs: of the program.
-        at: traces whose latents the runs take, one for each run; None to draw them.
-        enum: whether sites that ask for it are enumerated, in dimensions before all others.
+        layout: the mode that it runs in.
+        axes: batch dimensions of the arguments, which a flattened program needs.
+        num: number of samples K.
+        args: arguments of the program.
+        kwargs: keyword arguments of the program.
+        at: traces to replay the runs against, one for each run; None to sample latents.
+        enum: enumerate the sites that ask for it, in dimensions to the left of all others.
     """
-    repeated = within_plate(program, num, layout) if layout.in_front else program
+    repeated = _in_sample_plate(program, num, layout) if layout.vectorised else program
     if layout.mode == "flattened" and num > 1:
         if axes is None:
             raise ValueError(f"{layout.owner}: the data must be arguments of the programs, to be repeated.")
@@ -52,50 +59,50 @@ def run(
     return traces
 
 
-def within_plate(program: Program, num: int, layout: Layout) -> Program:
-    """The program within a plate of K draws, before all of its own."""
+def _in_sample_plate(program: Program, num: int, layout: Layout) -> Program:
+    """The program within a plate of K samples, to the left of its own plates."""
     return pyro.plate("num_particles_vectorized", num, dim=-layout.depth - 1)(program)
 
 
-def in_front(traces: Sequence[Trace], layout: Layout, num: int) -> Trace:
-    """One trace whose latents are ``(K, *plates, *event)``; of vectorised runs it is their own."""
-    if layout.in_front:
+def stack_latents(traces: Sequence[Trace], layout: Layout, num: int) -> Trace:
+    """One trace whose latents have the shape ``(K, *plates, *event)``; a vectorised trace is returned unchanged."""
+    if layout.vectorised:
         return traces[0]
-    whole = traces[0].copy()
-    for site in latents(whole):
-        values = [_front(trace.nodes[site["name"]], layout, num // len(traces)) for trace in traces]
-        whole.nodes[site["name"]] = {**site, "value": torch.cat(values)}
-    return whole
+    stacked = traces[0].copy()
+    for site in latents(stacked):
+        values = [_samples_first(trace.nodes[site["name"]], layout, num // len(traces)) for trace in traces]
+        stacked.nodes[site["name"]] = {**site, "value": torch.cat(values)}
+    return stacked
 
 
-def placed(trace: Trace, layout: Layout, num: int, depths: Mapping[str, int]) -> list[Trace]:
-    """Latents ``(K, *plates, *event)`` as the runs of a program take them.
+def _samples_first(site: Any, layout: Layout, num: int) -> Tensor:
+    if site["name"] in layout.blocks:
+        return site["value"].reshape(num, *[1] * layout.depth, -1)
+    return layout.samples_first(num, site)
+
+
+def unstack_latents(trace: Trace, layout: Layout, num: int, depths: Mapping[str, int]) -> list[Trace]:
+    """The inverse of :func:`stack_latents`: a trace for each run of a program to be replayed against.
 
     Args:
-        trace: with the latents.
-        layout: how the program runs.
-        num: number of draws K.
-        depths: number of plate dimensions of each site's value where the program runs by itself.
+        trace: with latents ``(K, *plates, *event)``.
+        layout: the mode that the program runs in.
+        num: number of samples K.
+        depths: number of batch dimensions of each site's value in a run for one sample.
     """
-    if layout.in_front:
+    if layout.vectorised:
         return [trace]
-    chunks = range(num) if layout.mode == "looped" else [slice(None)]
-    return [_chunk(trace, layout, [k] if isinstance(k, int) else k, depths) for k in chunks]
+    samples = [[k] for k in range(num)] if layout.mode == "looped" else [slice(None)]
+    return [_of_samples(trace, layout, indices, depths) for indices in samples]
 
 
-def _chunk(trace: Trace, layout: Layout, rows: Any, depths: Mapping[str, int]) -> Trace:
-    part = without_plates(trace) if layout.mode == "flattened" else trace.copy()
+def _of_samples(trace: Trace, layout: Layout, indices: Any, depths: Mapping[str, int]) -> Trace:
+    selected = without_plates(trace) if layout.mode == "flattened" else trace.copy()
     for site in latents(trace):
-        name, value = site["name"], site["value"][rows]
+        name, value = site["name"], site["value"][indices]
         if name in layout.blocks:
             value = value.reshape(value.shape[-1:])
         elif name in depths:
-            value = layout.from_front(site, value, depths[name])
-        part.nodes[name] = {**site, "value": value}
-    return part
-
-
-def _front(site: Any, layout: Layout, num: int) -> Any:
-    if site["name"] in layout.blocks:
-        return site["value"].reshape(num, *[1] * layout.depth, -1)
-    return layout.to_front(num, site)
+            value = layout.samples_in_batch(value, depths[name])
+        selected.nodes[name] = {**site, "value": value}
+    return selected

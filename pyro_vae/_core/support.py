@@ -1,4 +1,4 @@
-"""Refusing data that a likelihood gives no probability."""
+"""Checks that observed values lie in the support of their site, and that a guide covers the support of a latent."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from torch.distributions import Independent, TransformedDistribution, constraint
 
 
 class OneLineError(ValueError):
-    """Something wrong within a program; one line, also where Pyro adds the shapes of a trace to it."""
+    """An error inside a program that keeps its first line only, without the shapes that Pyro appends."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message.splitlines()[0])
 
 
 class SupportError(OneLineError):
-    """Data outside the support of a likelihood; the message ends with the row of the batch."""
+    """Data outside the support of a likelihood; the message names the row of the batch."""
 
     def in_data(self, index: Tensor | None) -> SupportError:
-        """The same for a batch of known data: the number in the data set."""
-        place = re.search(r"at row (\d+)", str(self))
-        if index is None or place is None or int(place[1]) >= len(index):
+        """The same error with the index in the data set in place of the row of the batch."""
+        match = re.search(r"at row (\d+)", str(self))
+        if index is None or match is None or int(match[1]) >= len(index):
             return self
-        return SupportError(str(self).replace(place[0], f"at datum {int(index[int(place[1])])}"))
+        return SupportError(str(self).replace(match[0], f"at datum {int(index[int(match[1])])}"))
 
 
 def outside(owner: str, rule: str, value: str, bad: Tensor) -> SupportError:
-    """The error for bad values, the data in the first dimension of ``bad``."""
+    """The error for values marked by ``bad``, whose first dimension is the batch."""
     row = int(bad.reshape(len(bad), -1).any(1).nonzero()[0]) if bad.dim() else 0
-    advice = "Change the data (binarize them, or leave such data out) or the likelihood"
+    advice = "Change the data (binarize them, or remove such data) or the likelihood"
     return SupportError(f"{owner}: {rule}, got {value}, the first at row {row}. {advice}.")
 
 
 class SupportCheck(Messenger):
-    """Within it, an observed value outside the support of its site is refused; much cheaper than full validation.
+    """Context that raises on observed values outside the support of their site; much cheaper than full validation.
 
     Args:
-        owner: name to begin the message with.
+        owner: name that the message begins with.
 
     Raises:
-        ValueError: on such a value; the message names site and row.
+        ValueError: naming site and row.
 
     Example:
         >>> import pyro, torch
@@ -72,7 +72,7 @@ class SupportCheck(Messenger):
 
 
 class SupportFlag(Messenger):
-    """Keeps whether the observed values lie in the support of their sites, as tensors and without looking at them.
+    """Context that records, as tensors and without synchronisation, whether observed values lie in the support.
 
     Example:
         >>> import pyro, torch
@@ -93,14 +93,14 @@ class SupportFlag(Messenger):
             self._inside.append(torch.as_tensor(support.check(msg["value"])).all())
 
     def all(self, flag: Tensor) -> Tensor:
-        """Whether ``flag`` holds and every value was inside."""
+        """Conjunction of ``flag`` and the checks of all observed values."""
         for inside in self._inside:
             flag = flag & inside
         return flag
 
 
 def _support(msg: Any) -> Any:
-    """The support of an observed site; None for another, or where the distribution has none."""
+    """The support of an observed site; None for other sites and unknown supports."""
     if not msg["is_observed"] or not isinstance(msg["value"], Tensor) or msg["infer"].get("_deterministic"):
         return None
     try:
@@ -110,40 +110,40 @@ def _support(msg: Any) -> Any:
 
 
 def covers(guide: Any, model: Any) -> bool:
-    """Whether a distribution can give every value that another can; taken for granted if that is not known."""
+    """Whether the guide's distribution can produce every value that the model's can; True if that is unknown."""
     try:
         discrete = bool(guide.support.is_discrete and model.support.is_discrete)
-        one, other = _bounds(guide), _bounds(model)
+        bounds, model_bounds = _bounds(guide), _bounds(model)
     except NotImplementedError:
         return True
     if discrete and hasattr(guide, "probs") and hasattr(model, "probs"):
-        drawn, possible = guide.probs, model.probs  # the density of a class without probability is not 0, but clamped
+        proposed, possible = guide.probs, model.probs  # log_prob clamps the probability of an impossible class
         if guide.has_enumerate_support and model.has_enumerate_support and type(guide) is type(model):
-            if not isinstance(guide, Bernoulli) and drawn.shape[-1] != possible.shape[-1]:
+            if not isinstance(guide, Bernoulli) and proposed.shape[-1] != possible.shape[-1]:
                 return False
-            missing = ((drawn == 0) & (possible > 0)) | ((drawn == 1) & (possible < 1))
+            missing = ((proposed == 0) & (possible > 0)) | ((proposed == 1) & (possible < 1))
             return not bool(missing.any())
-    if one is None or other is None:
+    if bounds is None or model_bounds is None:
         return True
-    return bool((one[0] <= other[0]).all() and (one[1] >= other[1]).all())
+    return bool((bounds[0] <= model_bounds[0]).all() and (bounds[1] >= model_bounds[1]).all())
 
 
 def _bounds(fn: Any) -> tuple[Tensor, Tensor] | None:
-    """The lower and the upper bound of a distribution's values; None if they are not known."""
+    """Lower and upper bound of a distribution's values; None if unknown."""
     while isinstance(fn, Independent | MaskedDistribution):
         fn = fn.base_dist
-    if isinstance(fn, TransformedDistribution):  # the support is that of the last transform's range, not of the values
+    if isinstance(fn, TransformedDistribution):  # torch gives the last transform's codomain
         inner = _bounds(fn.base_dist)
         if inner is None or any(transform.domain.event_dim for transform in fn.transforms):
-            return None if inner is None or torch.isfinite(torch.stack(inner)).any() else _ends(fn.support)
+            return None if inner is None or torch.isfinite(torch.stack(inner)).any() else _bounds_of(fn.support)
         for transform in fn.transforms:
             low, high = (transform(end) for end in inner)
             inner = torch.minimum(low, high), torch.maximum(low, high)
         return inner
-    return _ends(fn.support)
+    return _bounds_of(fn.support)
 
 
-def _ends(support: Any) -> tuple[Tensor, Tensor] | None:
+def _bounds_of(support: Any) -> tuple[Tensor, Tensor] | None:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if support is constraints.real:
@@ -153,5 +153,5 @@ def _ends(support: Any) -> tuple[Tensor, Tensor] | None:
     lower, upper = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     if lower is None and upper is None:
         return None
-    ends = (-torch.inf if lower is None else lower, torch.inf if upper is None else upper)
-    return torch.as_tensor(ends[0]).float(), torch.as_tensor(ends[1]).float()
+    lower, upper = (-torch.inf if lower is None else lower), (torch.inf if upper is None else upper)
+    return torch.as_tensor(lower).float(), torch.as_tensor(upper).float()

@@ -1,4 +1,4 @@
-"""Looking at what programs do at every call, at a cost that a step does not feel."""
+"""Cheap observation of programs: the structure of every call, and the leaves of a loss."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae._core.traces import no_mask
+
 
 class Watch(Messenger):
-    """Keeps the structure of what runs within: names, roles, masks, dimensions and plates of sites; a plate's size.
+    """Records names, roles, masks, dimensions and plates of the sites that run within it, and the data plate's size.
 
     Args:
-        plate: name of the plate of the data; None if it is not known.
+        plate: name of the plate over the data; None if unknown.
 
     Attributes:
-        sizes: the sizes of that plate, and of the whole that it is a sample of.
+        sizes: sizes of that plate, and its full size if it is subsampled.
 
     Example:
         >>> import pyro, torch
@@ -43,7 +45,7 @@ class Watch(Messenger):
             (
                 msg["name"],
                 msg["is_observed"],
-                msg["mask"] is None or msg["mask"] is True,
+                no_mask(msg["mask"]),
                 dims,
                 *(f.name for f in stack),
             )
@@ -53,12 +55,12 @@ class Watch(Messenger):
                 self.sizes |= {frame.size, frame.full_size} - {None}
 
     def structure(self) -> tuple[tuple[Any, ...], ...]:
-        """What to compare with other calls."""
+        """The structure, to be compared with that of other calls."""
         return tuple(self._sites)
 
 
 def leaves(loss: Tensor) -> Iterator[Tensor]:
-    """The tensors that a loss is a function of and that require a gradient."""
+    """The leaves of the loss's autograd graph: tensors that it depends on and that require a gradient."""
     queue, seen = [loss.grad_fn], set()
     while queue:
         node = queue.pop()
@@ -68,4 +70,4 @@ def leaves(loss: Tensor) -> Iterator[Tensor]:
         variable = getattr(node, "variable", None)
         if isinstance(variable, torch.Tensor):
             yield variable
-        queue.extend(following for following, _ in node.next_functions)
+        queue.extend(function for function, _ in node.next_functions)

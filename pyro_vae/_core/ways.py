@@ -1,4 +1,11 @@
-"""Which way a pair runs for K draws of each datum: the first that agrees with draws one by one."""
+"""Choice of the mode in which a model and a guide run for K samples of each datum.
+
+A program that is written for one batch may be wrong, or fail, with a particle dimension on the left: for example with
+``softmax(dim=1)``, ``view(-1, C, H, W)`` or batch normalisation. Its code does not show this, so it is tested: on one
+batch the densities of a vectorised, then of a flattened run are compared with those of K separate runs at the same
+latents. The first mode that agrees is used; if neither does, the program is looped. Protocols record the mode as
+``way``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +27,7 @@ from pyro_vae._core.owners import perturbed
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.rows import agree
-from pyro_vae._core.runs import in_front, placed, run
+from pyro_vae._core.runs import run, stack_latents, unstack_latents
 from pyro_vae._core.traces import latents, sites
 from pyro_vae._core.types import Program
 
@@ -29,14 +36,14 @@ _LOG = logging.getLogger("pyro_vae")
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs a model and a guide for K draws of each datum.
+    """Runs a model and a guide for K samples of each datum, each in its mode.
 
     Attributes:
         model: the Pyro model.
-        guide_layout: how guides run.
-        model_layout: how the model runs.
-        axes: where the data are in the arguments; needed to run flattened.
-        depths: number of plate dimensions of each latent value, as the programs run by themselves.
+        guide_layout: the mode of guides.
+        model_layout: the mode of the model.
+        axes: batch dimensions of the arguments, which flattened programs need.
+        depths: number of batch dimensions of each latent value in a run for one sample.
     """
 
     model: Program
@@ -47,40 +54,40 @@ class Runs:
 
     @property
     def way(self) -> Mode:
-        """What it is called in protocols: that of the model."""
+        """The mode of the model, for protocols."""
         return self.model_layout.mode
 
     def single(self) -> Runs:
-        """The programs as they are, for one draw."""
+        """The programs as they are, for one sample."""
         guide, model = (replace(layout, mode="looped") for layout in (self.guide_layout, self.model_layout))
         return replace(self, guide_layout=guide, model_layout=model)
 
-    def guide(self, guide: Program, num: int, args: Any, kwargs: Any, *, at: Trace | None = None) -> list[Trace]:
-        """The guide's runs, at latents ``(K, *plates, *event)`` if these are given."""
-        replayed = None if at is None else placed(at, self.guide_layout, num, self.depths)
+    def run_guide(self, guide: Program, num: int, args: Any, kwargs: Any, *, at: Trace | None = None) -> list[Trace]:
+        """Run a guide, at latents ``(K, *plates, *event)`` if a trace of them is passed."""
+        replayed = None if at is None else unstack_latents(at, self.guide_layout, num, self.depths)
         return run(guide, self.guide_layout, self.axes, num, args, kwargs, at=replayed)
 
-    def in_front(self, traces: Sequence[Trace], num: int) -> Trace:
-        """One trace of a guide's runs, its latents ``(K, *plates, *event)``."""
-        return in_front(traces, self.guide_layout, num)
-
-    def at(self, traces: Sequence[Trace], num: int) -> Sequence[Trace]:
-        """A guide's runs as the model's take their latents."""
-        if self.guide_layout.mode == self.model_layout.mode:
-            return traces
-        return placed(self.in_front(traces, num), self.model_layout, num, self.depths)
-
-    def model_at(self, latent: Trace, num: int, args: Any, kwargs: Any, *, enum: bool = False) -> list[Trace]:
-        """The model's runs at latents ``(K, *plates, *event)``."""
-        replayed = placed(latent, self.model_layout, num, self.depths)
+    def run_model(self, latent: Trace, num: int, args: Any, kwargs: Any, *, enum: bool = False) -> list[Trace]:
+        """Run the model at latents ``(K, *plates, *event)``."""
+        replayed = unstack_latents(latent, self.model_layout, num, self.depths)
         return run(self.model, self.model_layout, self.axes, num, args, kwargs, at=replayed, enum=enum)
 
-    def log_guide(self, traces: Sequence[Trace], num: int, model_traces: Sequence[Trace] = ()) -> Tensor:
-        """Log-density of a guide's draws, ``(K, B)``, auxiliary variables and their reverse models included."""
-        layout, each = self.guide_layout, num // len(traces)
-        masks = list(model_traces) or [None] * len(traces)
-        pairs = zip(traces, masks, strict=True)
-        return joined([layout.sum(each, layout.density(trace), model) for trace, model in pairs])
+    def stack(self, guide_traces: Sequence[Trace], num: int) -> Trace:
+        """One trace of a guide's latents, ``(K, *plates, *event)``."""
+        return stack_latents(guide_traces, self.guide_layout, num)
+
+    def for_model(self, guide_traces: Sequence[Trace], num: int) -> Sequence[Trace]:
+        """A guide's traces in the form that the model can be replayed against."""
+        if self.guide_layout.mode == self.model_layout.mode:
+            return guide_traces
+        return unstack_latents(self.stack(guide_traces, num), self.model_layout, num, self.depths)
+
+    def log_guide(self, guide_traces: Sequence[Trace], num: int, model_traces: Sequence[Trace] = ()) -> Tensor:
+        """Log-density of a guide's samples, ``(K, B)``, with auxiliary variables and their reverse models."""
+        layout, num_each = self.guide_layout, num // len(guide_traces)
+        masks = list(model_traces) or [None] * len(guide_traces)
+        pairs = zip(guide_traces, masks, strict=True)
+        return joined([layout.sum(num_each, layout.density(trace), model) for trace, model in pairs])
 
 
 Densities = Callable[[Runs, Trace, int], Tensor]
@@ -94,84 +101,71 @@ def choose(
     together: bool = False,
     weights_change: bool = False,
 ) -> Runs:
-    """The first way of running that gives the densities of draws one by one, at the same latents.
+    """The first mode that gives the densities of K separate runs at the same latents; looped if none does.
 
     Args:
         pair: the programs on a batch.
-        plates: those of the data, as frames.
-        densities: of the model, ``(K, B)`` in any order of parts, for runs, latents ``(K, *plates, *event)`` and K.
-        together: whether model and guide have to run in one way.
-        weights_change: whether the choice has to hold for other weights too: it is then made at perturbed ones as well,
-            since layers that start at zero or as the identity hide what they do.
+        plates: those over the data, as frames.
+        densities: function of runs, latents ``(K, *plates, *event)`` and K that returns the model's log-densities,
+            ``(K, B)`` or a stack of such terms.
+        together: whether model and guide must run in the same mode.
+        weights_change: whether the choice must hold for other weights too: the comparison is then repeated at perturbed
+            weights, because layers that start at zero or as the identity hide their effect.
     """
-    axis, axes = _axis(pair, plates)
+    axis, axes = _batch_axes(pair, plates)
     dims = tuple(plate.dim for plate in plates)
-    # The density of a masked draw depends on the model's mask, which has the shapes of the model's way.
+    # The density of a masked sample depends on the model's mask, whose shape depends on the model's mode.
     together = together or any(is_masked(site) for trace in pair.guide_traces for site in latents(trace))
-    single = _runs(pair, dims, ("looped", "looped"), axis, None)
+    looped = _runs(pair, dims, ("looped", "looped"), axis, None)
     with pair.quietly():
-        for modes in _ways(together, axes is not None):
+        for modes in _modes(together, axes is not None):
             runs = _runs(pair, dims, modes, axis, axes if "flattened" in modes else None)
-            if not _is_right(pair, runs, single, densities):
+            if not _is_right(pair, runs, looped, densities):
                 continue
             with perturbed(pair.owners) if weights_change else nullcontext():
-                if not weights_change or _is_right(pair, runs, single, densities):
-                    _report(pair.owner, runs.way)
+                if not weights_change or _is_right(pair, runs, looped, densities):
+                    _log_way(pair.owner, runs.way)
                     return runs
-    _report(pair.owner, single.way)
-    return single
+    _log_way(pair.owner, looped.way)
+    return looped
 
 
-def _report(owner: str, way: Mode) -> None:
-    """One line if the way is not the first; the last is as much slower as there are draws."""
-    if way != "vectorised":
-        level = logging.WARNING if way == "looped" else logging.INFO
-        _LOG.log(level, "%s: the draws of a datum run %s, since the programs take no dimension in front.", owner, way)
-
-
-def _is_right(pair: Pair, runs: Runs, single: Runs, densities: Densities) -> bool:
-    """Whether the densities are those of draws one by one, at the same latents."""
-    num = _num_draws(pair)
-    draws = [single.guide(guide, num, pair.args, pair.kwargs) for guide in pair.guides]
-    latent = [single.in_front(traces, num) for traces in draws]
-    wanted = densities(single, latent[0], num)
-    try:
-        return _guides_agree(pair, runs, single, draws, latent) and agree(densities(runs, latent[0], num), wanted)
-    except Exception:  # a program that cannot run in this way
-        return False
-
-
-def _num_draws(pair: Pair) -> int:
-    """A number of draws that is the size of nothing else, so that no dimension is mistaken for another."""
-    values = [s["value"] for trace in pair.traces for s in sites(trace) if isinstance(s["value"], Tensor)]
-    tensors = [x for x in tree_flatten((pair.args, pair.kwargs))[0] if isinstance(x, Tensor)]
-    taken = {size for tensor in (*values, *tensors) for size in tensor.shape}
-    return next(num for num in range(2, len(taken) + 3) if num not in taken)
+def for_one_sample(pair: Pair, plates: Sequence[Any]) -> Runs:
+    """Runs of the programs as they are, for K = 1."""
+    return _runs(pair, tuple(plate.dim for plate in plates), ("looped", "looped"), 0, None)
 
 
 def takes_plate(owner: str, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the programs run right within a plate of draws, so that several need one run; else they are looped."""
+    """Whether both programs are right within a plate of samples, as ``vectorize_particles`` of Pyro's ELBOs needs."""
 
     def densities(runs: Runs, latent: Trace, num: int) -> Tensor:
-        traces = runs.model_at(latent, num, pair.args, pair.kwargs)
+        traces = runs.run_model(latent, num, pair.args, pair.kwargs)
         return joined([runs.model_layout.sum(num // len(traces), sites(trace)) for trace in traces])
 
     try:
         with no_registration():
             pair = Pair(owner, model, [guide], args, kwargs)
-            plates = sorted((found[0] for found in pair.plates().values()), key=lambda plate: plate.dim)
-            chosen = choose(pair, plates, densities, together=True, weights_change=True)
-    except ValueError:  # latents of all data, for one: nothing to compare datum by datum
+            plates = sorted((frames[0] for frames in pair.plates().values()), key=lambda plate: plate.dim)
+            runs = choose(pair, plates, densities, together=True, weights_change=True)
+    except ValueError:  # no density per datum to compare, for example with latents that all data share
         return False
-    return chosen.way == "vectorised"
+    return runs.way == "vectorised"
 
 
-def one_draw(pair: Pair, plates: Sequence[Any]) -> Runs:
-    """For K = 1 the programs run as they are."""
-    return _runs(pair, tuple(plate.dim for plate in plates), ("looped", "looped"), 0, None)
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The samples of several runs in one tensor; without sites each part is the number 0."""
+    return torch.cat(list(parts)) if len(parts) > 1 and parts[0].dim() else parts[0]
 
 
-def _axis(pair: Pair, plates: Sequence[Any]) -> tuple[int, Axes | None]:
+def _log_way(owner: str, way: Mode) -> None:
+    """Log a mode other than vectorised; a warning for a looped program, which is K times as slow."""
+    if way != "vectorised":
+        level = logging.WARNING if way == "looped" else logging.INFO
+        _LOG.log(level, "%s: the samples run %s, because the programs take no particle dimension.", owner, way)
+
+
+def _batch_axes(pair: Pair, plates: Sequence[Any]) -> tuple[int, Axes | None]:
+    """The first plate whose data are among the arguments, by its index, and their batch dimensions."""
     for axis, plate in enumerate(plates):
         axes = pair.axes(plate)
         if axes is not None:
@@ -179,11 +173,12 @@ def _axis(pair: Pair, plates: Sequence[Any]) -> tuple[int, Axes | None]:
     return 0, None
 
 
-def _ways(together: bool, flattens: bool) -> list[tuple[Mode, Mode]]:
-    ways: list[tuple[Mode, Mode]] = [("vectorised", "vectorised")]
-    if flattens:
-        ways += [("flattened", "flattened")] if together else [("vectorised", "flattened"), ("flattened", "flattened")]
-    return ways
+def _modes(together: bool, can_flatten: bool) -> list[tuple[Mode, Mode]]:
+    """Modes of guide and model, in the order in which they are tried."""
+    modes: list[tuple[Mode, Mode]] = [("vectorised", "vectorised")]
+    if can_flatten:
+        modes += [("flattened", "flattened")] if together else [("vectorised", "flattened"), ("flattened", "flattened")]
+    return modes
 
 
 def _runs(pair: Pair, dims: tuple[int, ...], modes: tuple[Mode, Mode], axis: int, axes: Axes | None) -> Runs:
@@ -191,32 +186,51 @@ def _runs(pair: Pair, dims: tuple[int, ...], modes: tuple[Mode, Mode], axis: int
     return Runs(pair.model, guide, model, axes, pair.depths())
 
 
-def _guides_agree(pair: Pair, runs: Runs, single: Runs, draws: Sequence[list[Trace]], latent: Sequence[Trace]) -> bool:
-    """Whether each guide has the density of draws one by one, if it can be asked for at latents drawn elsewhere."""
-    num = _num_draws(pair)
-    for guide, own, values in zip(pair.guides, draws, latent, strict=True):
-        wanted = single.log_guide(own, num)
-        # Drawn before the draws' dimension is seen; or by a map from auxiliary sites, which rounding would take apart.
-        alone = runs.guide_layout.in_front and (len(latents(values)) == 1 or bool(pair.following))
-        if not alone and _known(single, guide, values, wanted, pair):
-            found = runs.log_guide(runs.guide(guide, num, pair.args, pair.kwargs, at=values), num)
-            if not agree(found, wanted):
+def _is_right(pair: Pair, runs: Runs, looped: Runs, densities: Densities) -> bool:
+    """Whether the densities of guides and model are those of looped runs, at the same latents."""
+    num = _num_samples(pair)
+    guide_traces = [looped.run_guide(guide, num, pair.args, pair.kwargs) for guide in pair.guides]
+    latent = [looped.stack(traces, num) for traces in guide_traces]
+    expected = densities(looped, latent[0], num)
+    try:
+        guides_agree = _guides_agree(pair, runs, looped, guide_traces, latent)
+        return guides_agree and agree(densities(runs, latent[0], num), expected)
+    except Exception:  # a program that cannot run in this mode
+        return False
+
+
+def _num_samples(pair: Pair) -> int:
+    """A number of samples that no other dimension has as its size, so that no two dimensions can be confused."""
+    values = [s["value"] for trace in pair.traces for s in sites(trace) if isinstance(s["value"], Tensor)]
+    tensors = [x for x in tree_flatten((pair.args, pair.kwargs))[0] if isinstance(x, Tensor)]
+    taken = {size for tensor in (*values, *tensors) for size in tensor.shape}
+    return next(num for num in range(2, len(taken) + 3) if num not in taken)
+
+
+def _guides_agree(
+    pair: Pair, runs: Runs, looped: Runs, guide_traces: Sequence[list[Trace]], latent: Sequence[Trace]
+) -> bool:
+    """Whether each guide has the density of looped runs, if its density can be evaluated at given latents."""
+    num = _num_samples(pair)
+    for guide, traces, values in zip(pair.guides, guide_traces, latent, strict=True):
+        expected = looped.log_guide(traces, num)
+        # Not compared: a single latent, which is sampled before any layer sees the particle dimension; and latents that
+        # are computed from auxiliary sites, which would differ from the replayed values by rounding.
+        skipped = runs.guide_layout.vectorised and (len(latents(values)) == 1 or bool(pair.following))
+        if not skipped and _has_density_at(looped, guide, values, expected, pair):
+            replayed = runs.run_guide(guide, num, pair.args, pair.kwargs, at=values)
+            if not agree(runs.log_guide(replayed, num), expected):
                 return False
         else:
-            runs.guide(guide, num, pair.args, pair.kwargs)  # it has to run at least
+            runs.run_guide(guide, num, pair.args, pair.kwargs)  # only test that it runs
     return True
 
 
-def _known(single: Runs, guide: Program, values: Trace, wanted: Tensor, pair: Pair) -> bool:
-    """Whether the guide's density can be asked for at latents that it did not just draw, and is no estimate itself."""
+def _has_density_at(looped: Runs, guide: Program, values: Trace, expected: Tensor, pair: Pair) -> bool:
+    """Whether the guide's density can be evaluated at latents that it did not just sample, and is deterministic."""
     try:
-        num = _num_draws(pair)
-        again = single.log_guide(single.guide(guide, num, pair.args, pair.kwargs, at=values), num)
-    except Exception:  # a flow without an inverse, say
+        num = _num_samples(pair)
+        replayed = looped.log_guide(looped.run_guide(guide, num, pair.args, pair.kwargs, at=values), num)
+    except Exception:  # for example a flow without an inverse
         return False
-    return agree(again, wanted)
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """The draws of several runs as one; without sites each is 0."""
-    return torch.cat(list(parts)) if len(parts) > 1 and parts[0].dim() else parts[0]
+    return agree(replayed, expected)

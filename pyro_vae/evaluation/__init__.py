@@ -1,4 +1,9 @@
-"""Evaluation: per-datum numbers with their uncertainty."""
+"""Evaluation: estimates per datum with their uncertainty.
+
+Measurements of any Pyro programs are called ``f(model, guide, data, ...)``; those that need the parts of a VAE are
+called ``f(vae, data, ...)``: latent diagnostics, predictive checks, classification, and calibration, which simulates
+its own data.
+"""
 
 from pyro_vae.evaluation.aggregate import AggregatePosterior
 from pyro_vae.evaluation.annealed import AnnealedLogLikelihood, annealed_log_likelihood
@@ -19,8 +24,9 @@ from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
+from pyro_vae.evaluation.proposals import prior_proposal
 from pyro_vae.evaluation.result import Quantity, Result
-from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights, prior_proposal
+from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights
 
 __all__ = [
     "AggregatePosterior",

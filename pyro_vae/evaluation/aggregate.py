@@ -1,4 +1,4 @@
-"""The aggregate posterior of given data, and the parts of the ELBO that it tells apart."""
+"""The aggregate posterior of a data set, and the decomposition of the ELBO that it allows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from pyro_vae._core.contexts import reseed
 from pyro_vae._core.owners import placement
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.evaluation.marginals import factorises, marginals
+from pyro_vae.evaluation.marginals import factorises, marginal_distributions
 from pyro_vae.models import VAE
 
 TERMS = (
@@ -25,21 +25,21 @@ TERMS = (
     "total_correlation",
     "dimension_kl",
 )
-MOST_DATA, MOST_DATA_INVERTED = 2_000, 200
-"""Data that are taken apart by default; the second where a density costs the inversion of a flow or the like."""
-PAIRS = 2**18  # numbers per block: the memory, whatever the number of data; more would leave the cache
+MAX_DATA, MAX_DATA_INVERTED = 2_000, 200
+"""Default numbers of data of the decomposition; the second for posteriors whose density inverts a flow or similar."""
+BLOCK_SIZE = 2**18  # numbers per block, which bounds the memory; larger blocks would exceed the cache
 
 
 class AggregatePosterior:
-    r"""The aggregate posterior of given data, :math:`q(z) = \frac1N \sum_n q(z | x_n)`, evaluated in full.
+    r"""The aggregate posterior of a data set, :math:`q(z) = \frac1N \sum_n q(z | x_n)`, evaluated without subsampling.
 
-    Every z is compared with every posterior, in blocks at fixed memory, in log space and with sums in float64.
+    Every z is evaluated under every posterior, in blocks at fixed memory, in log space and with sums in float64.
 
     Args:
-        posteriors: q(z | x) of all data, each of a batch: batch shape ``(B,)``, event shape ``(L,)``.
+        posteriors: q(z | x) of each batch of the data, with batch shape ``(B,)`` and event shape ``(L,)``.
 
     Attributes:
-        num_data: N, their number.
+        num_data: number of data N.
 
     References:
         ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman and Johnson, 2016),
@@ -48,7 +48,7 @@ class AggregatePosterior:
     Example:
         >>> from torch.distributions import Independent, Normal
         >>> q = AggregatePosterior([Independent(Normal(torch.tensor([[-2.0], [2.0]]), 1.0), 1)])
-        >>> q.log_prob(torch.zeros(1, 1)).exp()  # as far from both: N(2; 0, 1)
+        >>> q.log_prob(torch.zeros(1, 1)).exp()  # at distance 2 from both means: N(2; 0, 1)
         tensor([0.0540], dtype=torch.float64)
     """
 
@@ -68,47 +68,49 @@ class AggregatePosterior:
         return self.log_densities(z)[0]
 
     def log_densities(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """log q(z), ``(M,)``, and log q(z_j), ``(M, L)``; the latter None where margins have no closed form."""
-        size = max(1, PAIRS // (max(q.batch_shape[0] for q in self.posteriors) * z.shape[-1]))
-        blocks = [self._block(part) for part in z.split(size)]
-        each = [margin for _, margin in blocks if margin is not None]
-        return torch.cat([joint for joint, _ in blocks]), torch.cat(each) if each else None
+        """log q(z), ``(M,)``, and log q(z_j), ``(M, L)``; the latter None if marginals have no closed form."""
+        size = max(1, BLOCK_SIZE // (max(q.batch_shape[0] for q in self.posteriors) * z.shape[-1]))
+        blocks = [self._block(block) for block in z.split(size)]
+        marginals = [marginal for _, marginal in blocks if marginal is not None]
+        return torch.cat([joint for joint, _ in blocks]), torch.cat(marginals) if marginals else None
 
     def _block(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         joint = torch.full_like(z[:, 0], -torch.inf, dtype=torch.float64)  # (C,)
-        each = torch.full_like(z, -torch.inf, dtype=torch.float64) if self._margins_known else None  # (C, L)
+        marginals = torch.full_like(z, -torch.inf, dtype=torch.float64) if self._has_marginals else None  # (C, L)
         for q in self.posteriors:
-            log_q, margin = _pairs(q, z.unsqueeze(1).expand(-1, q.batch_shape[0], -1))
+            log_q, log_marginals = _log_densities(q, z.unsqueeze(1).expand(-1, q.batch_shape[0], -1))
             joint = torch.logaddexp(joint, log_q.logsumexp(1))
-            each = None if margin is None or each is None else torch.logaddexp(each, margin.logsumexp(1))
+            if marginals is not None and log_marginals is not None:
+                marginals = torch.logaddexp(marginals, log_marginals.logsumexp(1))
         shift = math.log(self.num_data)
-        return joint - shift, None if each is None else each - shift
+        return joint - shift, None if marginals is None else marginals - shift
 
     @property
-    def _margins_known(self) -> bool:
-        return all(marginals(q) is not None for q in self.posteriors)
+    def _has_marginals(self) -> bool:
+        return all(marginal_distributions(q) is not None for q in self.posteriors)
 
 
-def _pairs(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor | None]:
-    """``(C, B)`` and ``(C, B, L)`` log densities of ``z``, ``(C, B, L)``."""
-    single = marginals(q)
-    each = None if single is None else single.log_prob(z).double()
-    return (each.sum(-1) if each is not None and factorises(q) else q.log_prob(z).double()), each
+def _log_densities(q: Distribution, z: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Joint log-densities ``(C, B)`` and marginal ones ``(C, B, L)`` at z, ``(C, B, L)``."""
+    distributions = marginal_distributions(q)
+    marginals = None if distributions is None else distributions.log_prob(z).double()
+    joint = marginals.sum(-1) if marginals is not None and factorises(q) else q.log_prob(z).double()
+    return joint, marginals
 
 
 def log_density(q: Distribution, z: Tensor) -> Tensor:
-    """log q(z) in float64, of draws ``(S, B, L)`` under their own posteriors: ``(S, B)``."""
-    return _pairs(q, z)[0]
+    """log q(z) in float64, of samples ``(S, B, L)`` under their own posteriors: ``(S, B)``."""
+    return _log_densities(q, z)[0]
 
 
 @dataclass
 class Decomposition:
-    """The parts of the ELBO at each draw, by their names in :data:`TERMS`.
+    """The terms of the ELBO at each sample, by their names in :data:`TERMS`.
 
     Attributes:
-        terms: ``(S, M)`` each, float64, nats; without those that are not available.
-        unavailable: why, by the name of the term.
-        draws: ``(M, L)``, one draw of each posterior: draws of the aggregate posterior.
+        terms: ``(S, M)`` each, float64, nats; the available ones.
+        unavailable: the reason for each term that is not available.
+        draws: ``(M, L)``, one sample of each posterior, which are samples of the aggregate posterior.
     """
 
     terms: dict[str, Tensor]
@@ -116,19 +118,19 @@ class Decomposition:
     draws: Tensor
 
     def per_datum(self) -> dict[str, Tensor]:
-        """The mean over the draws, ``(M,)`` each."""
+        """Means over the samples, ``(M,)`` each."""
         return {name: value.mean(0).cpu() for name, value in self.terms.items()}
 
     def errors(self) -> Tensor:
-        """``(M, len(TERMS))``: Monte Carlo standard errors of these means; nan where there is no term."""
+        """``(M, len(TERMS))``: Monte Carlo standard errors of these means; nan for a term that is not available."""
         missing = self.draws.new_full(self.draws.shape[:1], torch.nan, dtype=torch.float64)
-        found = [self.terms[n].std(0) / math.sqrt(len(self.terms[n])) if n in self.terms else missing for n in TERMS]
-        return torch.stack(found, -1).cpu()
+        errors = [self.terms[n].std(0) / math.sqrt(len(self.terms[n])) if n in self.terms else missing for n in TERMS]
+        return torch.stack(errors, -1).cpu()
 
 
 @dataclass
 class _Encoded:
-    """The posteriors of the data and what their draws have by themselves."""
+    """The posteriors of the data, with samples and their likelihoods, each as a list over batches."""
 
     posteriors: list[Distribution] = field(default_factory=list)
     draws: list[Tensor] = field(default_factory=list)
@@ -139,23 +141,23 @@ class _Encoded:
 def decompose(
     vae: VAE, data: Data, *, num_data: int | None, num_draws: int, batch_size: int, seed: int
 ) -> Decomposition:
-    r"""Take the ELBO of the first data apart, at draws of their posteriors.
+    r"""Decompose the ELBO of the first data, at samples of their posteriors.
 
     .. math:: \log\frac{q(z|x_n)}{p(z)} = \log\frac{q(z|x_n)}{q(z)} + \log\frac{q(z)}{\prod_j q(z_j)}
         + \sum_j \log\frac{q(z_j)}{p(z_j)}
 
-    holds for every draw. To be called within ``evaluating`` and ``isolated_rng``.
+    holds for every sample. To be called within ``evaluating`` and ``isolated_rng``.
 
     Args:
         vae: the model.
         data: as for :func:`latent_diagnostics`.
-        num_data: the number of data M that q(z) is made of; None chooses.
-        num_draws: draws per datum S.
+        num_data: number of data M in q(z); None chooses :data:`MAX_DATA` or :data:`MAX_DATA_INVERTED`.
+        num_draws: number of samples per datum S.
         batch_size: data at a time.
-        seed: of the draws.
+        seed: of the samples.
 
     Returns:
-        The terms, and why others are not available.
+        The terms, and the reasons for missing ones.
     """
     encoded = _encode(vae, data, num_data, num_draws, batch_size, seed)
     z, p = torch.cat(encoded.draws, 1), vae.prior()  # (S, M, L)
@@ -174,7 +176,7 @@ def decompose(
     if encoded.supported:
         terms["elbo"] = terms["reconstruction"] - terms["rate"]
     if "total_correlation" not in terms:
-        unavailable |= dict.fromkeys(TERMS[5:], "the margins of the posterior have no closed form")
+        unavailable |= dict.fromkeys(TERMS[5:], "the marginals of the posterior have no closed form")
     elif "dimension_kl" not in terms:
         unavailable["dimension_kl"] = "the prior does not factorise over the dimensions"
     return Decomposition(terms, unavailable, z[0])
@@ -182,12 +184,12 @@ def decompose(
 
 def _kl_terms(encoded: _Encoded, z: Tensor, p: Distribution) -> dict[str, Tensor]:
     pairs = zip(encoded.posteriors, encoded.draws, strict=True)
-    own = torch.cat([log_density(q, draws) for q, draws in pairs], 1)  # (S, M)
-    joint, each = AggregatePosterior(encoded.posteriors).log_densities(z.flatten(0, 1))
-    joint, log_p = joint.view_as(own), log_density(p, z)
-    terms = {"rate": own - log_p, "information": own - joint, "marginal_kl": joint - log_p}
-    if each is not None:
-        product = each.sum(-1).view_as(own)
+    posterior = torch.cat([log_density(q, samples) for q, samples in pairs], 1)  # (S, M)
+    joint, marginals = AggregatePosterior(encoded.posteriors).log_densities(z.flatten(0, 1))
+    joint, log_p = joint.view_as(posterior), log_density(p, z)
+    terms = {"rate": posterior - log_p, "information": posterior - joint, "marginal_kl": joint - log_p}
+    if marginals is not None:
+        product = marginals.sum(-1).view_as(posterior)
         terms["total_correlation"] = joint - product
         if factorises(p):
             terms["dimension_kl"] = product - log_p
@@ -195,20 +197,20 @@ def _kl_terms(encoded: _Encoded, z: Tensor, p: Distribution) -> dict[str, Tensor
 
 
 def _encode(vae: VAE, data: Data, num_data: int | None, num_draws: int, batch_size: int, seed: int) -> _Encoded:
-    found = _Encoded()
+    encoded = _Encoded()
     for x in first_data(vae, data, num_data, batch_size, seed):
         q = vae.encode(x)
         z = q.sample(Size([num_draws]))  # (S, B, L)
         likelihood = vae.decode(z)
-        found.supported &= supports(likelihood, x)
-        found.posteriors.append(q)
-        found.draws.append(z)
-        found.log_likelihood.append(likelihood.log_prob(x).double())
-    return found
+        encoded.supported &= supports(likelihood, x)
+        encoded.posteriors.append(q)
+        encoded.draws.append(z)
+        encoded.log_likelihood.append(likelihood.log_prob(x).double())
+    return encoded
 
 
 def supports(p: Distribution, x: Tensor) -> bool:
-    """Whether the data lie in the support; where it is not known they are taken to."""
+    """Whether the data lie in the support; True for an unknown support."""
     try:
         return p.support is None or bool(p.support.check(x).all())
     except NotImplementedError:
@@ -216,14 +218,14 @@ def supports(p: Distribution, x: Tensor) -> bool:
 
 
 def first_data(vae: VAE, data: Data, num_data: int | None, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """The first data in batches, the random numbers of each by ``seed`` and its number."""
+    """The first data in batches, each with its own stream of random numbers, determined by ``seed`` and its number."""
     device, dtype = placement(vae)
     left = num_data
     for number, batch in enumerate(Batches(data, batch_size, device=device, dtype=dtype).epoch()):
         reseed(seed, number)
         x = batch.args[0]
         if left is None:
-            left = MOST_DATA if marginals(vae.encode(x[:1])) is not None else MOST_DATA_INVERTED
+            left = MAX_DATA if marginal_distributions(vae.encode(x[:1])) is not None else MAX_DATA_INVERTED
         yield x[:left]
         left -= len(x[:left])
         if not left:

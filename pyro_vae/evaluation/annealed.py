@@ -1,4 +1,4 @@
-"""Annealed importance sampling: a lower bound on log p(x) that does not rest on the guide."""
+"""Annealed importance sampling: a lower bound on log p(x) that does not depend on the quality of the guide."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_choice, check_count
 from pyro_vae._core.contexts import validating
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
+from pyro_vae.evaluation.batched import BatchedEvaluation
 from pyro_vae.evaluation.hmc import BURN_IN, HMC, AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import LatentDensity, Start
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
+from pyro_vae.evaluation.sampler import Engine, use_compiled
 from pyro_vae.evaluation.streaming import log_mean
 
 Schedule = Literal["sigmoid", "linear"]
 Advance = Callable[[int], object]
 
 _STEEPNESS = 4.0  # the sigmoid runs from -4 to 4
-_WORTH_COMPILING = 2_000  # gradients from which compiling, some ten seconds, pays
 
 
 @dataclass(frozen=True)
@@ -86,43 +87,44 @@ def annealed_log_likelihood(
     batch_size: int = 100,
     data_plate: str | None = None,
     seed: int = 0,
-    engine: Literal["auto", "eager", "compiled"] = "auto",
+    engine: Engine = "auto",
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> AnnealedLogLikelihood:
     r"""Annealed importance sampling of log p(x) per datum, with Hamiltonian transitions.
 
-    The path :math:`f_t(z) \propto q_0(z)^{1 - \beta_t} p(x, z)^{\beta_t}` leads from the start q_0, the prior or the
-    guide, to the posterior. A chain starts at a draw of q_0, moves by a transition that keeps f_t, for each t, and
-    collects the weight :math:`\log w = \sum_t (\beta_t - \beta_{t-1}) \log \frac{p(x, z_{t-1})}{q_0(z_{t-1})}`. The
-    weights' mean is unbiased for p(x), so the logarithm of their mean over the chains is a lower bound in expectation.
-    Unlike the importance estimate it does not need a guide that covers the posterior.
+    The path :math:`f_t(z) \propto q_0(z)^{1 - \beta_t} p(x, z)^{\beta_t}` connects the initial distribution q_0, the
+    prior or the guide, to the posterior. A chain starts at a sample of q_0, applies a transition that leaves f_t
+    invariant for each t, and accumulates the weight
+    :math:`\log w = \sum_t (\beta_t - \beta_{t-1}) \log \frac{p(x, z_{t-1})}{q_0(z_{t-1})}`. The mean weight is unbiased
+    for p(x), so the logarithm of the mean over the chains is a lower bound in expectation. Unlike the importance
+    estimate it does not need a guide that covers the posterior.
 
-    Step sizes and scales are adapted per datum by chains of their own, in up to 220 transitions, and frozen before the
-    estimate begins: adapted meanwhile, they would make the weights' mean a biased one.
+    Step sizes and scales are adapted per datum by separate chains, in up to 220 transitions, and fixed before the
+    estimate begins; adapting them meanwhile would bias the mean weight.
 
-    Works for any Pyro model whose sites lie within one vectorised plate over the data; positive and bounded latents are
-    moved on the unconstrained scale; discrete ones are refused unless the model marks them for enumeration.
+    Works for any Pyro model whose sites lie within one vectorised plate over the data. Positive and bounded latents are
+    sampled on the unconstrained scale; discrete ones raise an error unless the model marks them for enumeration.
 
     Args:
         model: Pyro model with observed sites.
-        guide: Pyro guide for it; None where chains start from the prior and no guide is to be examined.
+        guide: Pyro guide for it; may be None if chains start from the prior.
         data: an ``ImageSet``; a tensor ``(N, *data_shape)``; or an iterable of batches.
-        num_distributions: number of distributions T on the path, both ends among them; 2 is importance sampling.
+        num_distributions: number of distributions T on the path including both ends; 2 is importance sampling.
         num_chains: number of chains C per datum.
         num_steps: leapfrog steps of a transition.
-        start: ``"prior"``, which does not depend on the guide's faults; or ``"guide"``, a shorter path where the guide
-            is good, and one that may miss what the guide misses.
-        schedule: ``"sigmoid"``, slow at both ends; or ``"linear"``.
+        start: ``"prior"``, which does not depend on the guide; or ``"guide"``, a shorter path if the guide is good,
+            which may miss modes that the guide misses.
+        schedule: ``"sigmoid"``, with small steps at both ends; or ``"linear"``.
         batch_size: data at a time; memory is proportional to ``batch_size * num_chains``.
-        data_plate: name of the plate over the data, where it is not the only one that holds all sites.
+        data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of the chains; every batch has its own stream, by its number.
-        engine: ``"eager"``, ``"compiled"``, or ``"auto"``, which compiles where there are enough steps.
-        protocol: entries to keep with the result, such as the data set's.
+        engine: ``"eager"``, ``"compiled"``, or ``"auto"``, which compiles if there are enough steps.
+        protocol: entries to add to the result's protocol, such as the data set's.
         progress: show a progress bar.
 
     Returns:
-        The bound per datum in nats, its standard error, the effective number of chains, and the acceptance.
+        The bound per datum in nats, its standard error, the effective number of chains, and the acceptance rate.
 
     Raises:
         ValueError: a latent site is discrete, the programs have no weights per datum, or a size is too small.
@@ -145,24 +147,25 @@ def annealed_log_likelihood(
     """
     path = AnnealingPath("annealed_log_likelihood", num_distributions, num_chains, num_steps, start, schedule)
     annealer = Annealer(path, model, guide, data_plate)
+    num_transitions = path.num_stages + path.num_adaptation_steps
     batches = annealer.over(
-        data, batch_size, seed=seed, engine=engine, progress=progress, amount=path.stages + path.piloted
+        data, batch_size, seed=seed, engine=engine, progress=progress, num_transitions=num_transitions
     )
-    own = {"estimator": "ais", **path.protocol(), "sample_seed": seed}
+    entries = {"estimator": "ais", **path.protocol(), "sample_seed": seed}
 
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
         annealer.set_density(args)
-        own.update(annealer.density.weigher.protocol(annealer.path.num_chains))
+        entries.update(annealer.density.weights.protocol(annealer.path.num_chains))
         return lower_bound(*annealer.forward(args, advance))
 
     tensors = batches.run(estimate)
-    own = {**batches.ranks.from_first(own), "num_data": len(tensors["log_likelihood"])}
-    return AnnealedLogLikelihood(**tensors, protocol={**(protocol or {}), **own})
+    entries = {**batches.ranks.from_first(entries), "num_data": len(tensors["log_likelihood"])}
+    return AnnealedLogLikelihood(**tensors, protocol={**(protocol or {}), **entries})
 
 
 @dataclass(frozen=True)
 class AnnealingPath:
-    """What an annealed estimate is made of: :func:`annealed_log_likelihood` explains the entries."""
+    """Settings of an annealed estimate; see :func:`annealed_log_likelihood`."""
 
     owner: str
     num_distributions: int
@@ -172,42 +175,35 @@ class AnnealingPath:
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        check_sizes(self.owner, num_chains=self.num_chains, num_steps=self.num_steps)
-        if self.num_distributions < 2:
-            raise ValueError(
-                f"{self.owner}: num_distributions must be at least 2, both ends of the path, got "
-                f"num_distributions={self.num_distributions}. Use for example 1000."
-            )
-        if self.schedule not in ("sigmoid", "linear"):
-            raise ValueError(
-                f"{self.owner}: schedule must be sigmoid or linear, got schedule={self.schedule!r}. Use 'sigmoid'."
-            )
+        check_count(self.owner, num_chains=self.num_chains, num_steps=self.num_steps)
+        check_count(self.owner, 2, num_distributions=self.num_distributions)
+        check_choice(self.owner, "schedule", self.schedule, ("sigmoid", "linear"))
 
     @property
-    def stages(self) -> int:
+    def num_stages(self) -> int:
         """Number of steps from one distribution to the next."""
         return self.num_distributions - 1
 
     @property
-    def piloted(self) -> int:
-        """Number of transitions of the pilot."""
-        return self.pilot + BURN_IN
+    def num_adaptation_steps(self) -> int:
+        """Number of transitions that adapt the step sizes, burn-in included."""
+        return BURN_IN + self.num_adaptation_betas
 
     @property
-    def pilot(self) -> int:
-        """Number of transitions along the path that step sizes are adapted in."""
+    def num_adaptation_betas(self) -> int:
+        """Number of points of the path at which the step sizes are adapted."""
         return min(200, self.num_distributions)
 
     def betas(self, num: int | None = None) -> list[float]:
-        """So many places on the path, from 0 to 1."""
-        share = torch.linspace(0, 1, num or self.num_distributions, dtype=torch.float64)
+        """Inverse temperatures from 0 to 1, by default one for each distribution."""
+        fractions = torch.linspace(0, 1, num or self.num_distributions, dtype=torch.float64)
         if self.schedule == "linear":
-            return share.tolist()
-        curve = (_STEEPNESS * (2 * share - 1)).sigmoid()
+            return fractions.tolist()
+        curve = (_STEEPNESS * (2 * fractions - 1)).sigmoid()
         return ((curve - curve[0]) / (curve[-1] - curve[0])).tolist()
 
     def protocol(self) -> dict[str, Any]:
-        """Its entries."""
+        """Protocol entries."""
         return {
             "num_distributions": self.num_distributions,
             "num_chains": self.num_chains,
@@ -218,67 +214,64 @@ class AnnealingPath:
 
 
 class Annealer:
-    """Runs chains along a path, for one batch after the other.
+    """Runs chains along an annealing path, for one batch after the other.
 
     Args:
-        path: what the estimate is made of.
+        path: settings of the estimate.
         model: Pyro model.
         guide: Pyro guide or None.
-        data_plate: name of the plate over the data, where it is not the only one.
+        data_plate: name of the plate over the data, if several plates contain all sites.
     """
 
     def __init__(self, path: AnnealingPath, model: Program, guide: Program | None, data_plate: str | None) -> None:
         self.path, self.model, self.guide, self.data_plate = path, model, guide, data_plate
 
     def over(
-        self, data: Data, batch_size: int, *, seed: int, engine: str, progress: bool, amount: int
+        self, data: Data, batch_size: int, *, seed: int, engine: Engine, progress: bool, num_transitions: int
     ) -> BatchedEvaluation:
-        """The batches of the data, for ``amount`` transitions of each; the engine is chosen by how many there are."""
-        if engine not in ("auto", "eager", "compiled"):
-            message = "engine must be auto, eager or compiled"
-            raise ValueError(f"{self.path.owner}: {message}, got engine={engine!r}. Use 'auto'.")
+        """The batches of the data; the engine depends on the number of transitions, which is that of one datum."""
         programs = [p for p in (self.model, self.guide) if p is not None]
         unit = "transitions" if progress else None
         batches = BatchedEvaluation(
-            self.path.owner, programs, data, batch_size, seed=seed, progress=unit, amount=amount
+            self.path.owner, programs, data, batch_size, seed=seed, progress=unit, amount=num_transitions
         )
         self.owners = batches.owners
-        gradients = max(1, batches.share()) * amount * self.path.num_steps
-        compiled = engine == "compiled" or (engine == "auto" and gradients >= _WORTH_COMPILING)
+        num_gradients = max(1, batches.share()) * num_transitions * self.path.num_steps
+        compiled = use_compiled(self.path.owner, engine, num_gradients)
         self.hmc = HMC(self.path.owner, self.path.num_steps, self.owners, compiled=compiled)
         return batches
 
     def set_density(self, args: tuple[Any, ...]) -> None:
         """Examine the programs on a batch."""
-        how = {"start": self.path.start, "data_plate": self.data_plate, "owners": self.owners}
+        options = {"start": self.path.start, "data_plate": self.data_plate, "owners": self.owners}
         with validating(True):
-            self.density = LatentDensity(self.path.owner, self.model, self.guide, args, **how)  # type: ignore[arg-type]
+            self.density = LatentDensity(self.path.owner, self.model, self.guide, args, **options)  # type: ignore[arg-type]
         self.hmc.set_density(self.density)
 
     def adapt(self, args: tuple[Any, ...], advance: Advance) -> AdaptedStepSizes:
-        """Find the steps, by chains of their own."""
-        u = self.density.draw(self.path.num_chains, args)
-        return AdaptedStepSizes(self.hmc, u, self.path.betas(self.path.pilot), args, advance)
+        """Adapt the step sizes, by separate chains."""
+        u = self.density.sample(self.path.num_chains, args)
+        return AdaptedStepSizes(self.hmc, u, self.path.betas(self.path.num_adaptation_betas), args, advance)
 
     def forward(
         self, args: tuple[Any, ...], advance: Advance, adapted: AdaptedStepSizes | None = None
     ) -> tuple[Tensor, Tensor]:
         """Log-weights of chains from the start to the posterior, and acceptance, each ``(num_chains, batch)``."""
-        if adapted is None and self.path.num_distributions > 2:  # of two distributions there is no move
+        if adapted is None and self.path.num_distributions > 2:  # a path of two distributions has no transition
             adapted = self.adapt(args, advance)
-        u = self.density.draw(self.path.num_chains, args)
+        u = self.density.sample(self.path.num_chains, args)
         return self._run(u, range(1, self.path.num_distributions), adapted, args, advance)
 
     def reverse(
         self, u: Tensor, adapted: AdaptedStepSizes, args: tuple[Any, ...], advance: Advance
     ) -> tuple[Tensor, Tensor]:
-        """The same from exact posterior draws u, ``(num_chains, batch, dim)``, back to the start."""
+        """:meth:`forward` from exact posterior samples u, ``(num_chains, batch, dim)``, back to the start."""
         return self._run(u, range(self.path.num_distributions - 1, 0, -1), adapted, args, advance)
 
     def _run(
         self, u: Tensor, stages: range, adapted: AdaptedStepSizes | None, args: tuple[Any, ...], advance: Advance
     ) -> tuple[Tensor, Tensor]:
-        """The stage t weighs what is between the distributions t - 1 and t; a transition leads from one to the next."""
+        """Stage t adds the log-ratio of distributions t and t - 1; transitions run between consecutive stages."""
         betas, last = self.path.betas(), self.path.num_distributions - 1
         state = self.hmc.evaluate_at(u, args)
         log_weights = torch.zeros_like(state.start, dtype=torch.float64)
@@ -286,16 +279,16 @@ class Annealer:
         for stage, following in zip(stages, [*stages[1:], None], strict=True):
             log_weights = log_weights + (betas[stage] - betas[stage - 1]) * state.log_ratio()
             if following is not None and adapted is not None:
-                between = min(stage, following)  # the distribution that both stages share
+                between = min(stage, following)  # index of the distribution that both stages have in common
                 state, probability = self.hmc.transition(state, betas[between], adapted.at(between / last), args)
                 accepted = accepted + probability
             advance(1)
-        moves = len(stages) - 1
-        return log_weights, accepted / moves if moves else torch.full_like(accepted, torch.nan)
+        num_transitions = len(stages) - 1
+        return log_weights, accepted / num_transitions if num_transitions else torch.full_like(accepted, torch.nan)
 
 
 def lower_bound(log_weights: Tensor, acceptance: Tensor) -> dict[str, Tensor]:
-    """The estimate of chains' log-weights, ``(num_chains, batch)``; see :class:`AnnealedLogLikelihood`."""
+    """The estimate from the chains' log-weights, ``(num_chains, batch)``; see :class:`AnnealedLogLikelihood`."""
     estimate, error, size = log_mean(log_weights)
     return {
         "log_likelihood": estimate,

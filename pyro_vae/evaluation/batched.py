@@ -1,4 +1,4 @@
-"""Evaluating data batch by batch: shared by the processes, reproducible, with an honest progress bar."""
+"""Evaluation of data batch by batch: distributed over processes, reproducible, with a progress bar."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Work: TypeAlias = Callable[[tuple[Any, ...], Callable[[int], object]], dict[str,
 
 
 class BatchedEvaluation:
-    """Runs an evaluation on every batch, each with its own stream of random numbers by its number.
+    """Runs an evaluation on every batch, each with its own stream of random numbers, determined by its number.
 
-    Under ``torchrun`` the processes share the batches, and all of them get the whole result, in the order of the data,
-    to rounding the same for every number of processes.
+    Under ``torchrun`` the processes share the batches, and all of them get the whole result, in the order of the data.
+    It does not depend on the number of processes except by rounding.
 
     Args:
-        owner: name to begin messages with.
-        programs: model and guides; the modules among them are in eval mode meanwhile, without gradients.
+        owner: name that messages begin with.
+        programs: model and guides, which run in eval mode and without gradients.
         data: an ``ImageSet``, a tensor ``(N, *data_shape)`` or an iterable of batches.
         batch_size: data at a time.
-        seed: of the streams; the global generators are left as they were.
-        progress: the unit that the progress bar counts, such as ``"draws"``; None shows none.
-        amount: how much of it there is for a datum.
+        seed: of the streams; the global generators are restored.
+        progress: unit of the progress bar, such as ``"samples"``; None shows no bar.
+        amount: number of these units for each datum.
     """
 
     def __init__(
@@ -54,16 +54,17 @@ class BatchedEvaluation:
         self.unit, self.amount = progress, amount
 
     def share(self) -> int:
-        """Number of batches that fall to this process, 0 where that is not known."""
+        """Number of batches of this process; 0 if unknown."""
         return len(self.batches) // self.ranks.size
 
     def run(self, work: Work) -> dict[str, Tensor]:
-        """What ``work(args, advance)`` returns for the batches, joined; it tells ``advance`` what of a datum is done.
+        """Concatenate the tensors that ``work(args, advance)`` returns for the batches.
 
-        Integers are taken as floating-point numbers if the programs take no others.
+        ``work`` calls ``advance(n)`` after n units of every datum of the batch. If the programs fail on integer data,
+        these are converted to floating point.
 
         Raises:
-            ValueError: there is no batch.
+            ValueError: the data are empty.
         """
         try:
             return self._run(work)
@@ -76,41 +77,28 @@ class BatchedEvaluation:
                 raise error from None
 
     def _run(self, work: Work) -> dict[str, Tensor]:
-        parts: list[tuple[int, dict[str, Tensor]]] = []
+        results: list[tuple[int, dict[str, Tensor]]] = []
         with self._bar() as bar, self.owners.evaluating(), isolated_rng(self.seed), unregistered():
             for number, batch in enumerate(self.batches.epoch()):
                 if number % self.ranks.size == self.ranks.rank:
                     reseed(self.seed, number)
                     size = len(batch)
                     try:
-                        found = work(batch.args, lambda done, size=size: bar.update(done * size))  # type: ignore[misc]
+                        result = work(batch.args, lambda done, size=size: bar.update(done * size))  # type: ignore[misc]
                     except SupportError as error:
                         raise error.in_data(batch.index) from None
-                    parts.append((number, {key: value.cpu() for key, value in found.items()}))
-        return self._joined(parts)
+                    results.append((number, {key: value.cpu() for key, value in result.items()}))
+        return self._concatenate(results)
 
     def _bar(self) -> Any:
-        """Only what falls to this process is counted, as it is done: the time left is not that of others' work."""
-        known = self.batches.num_data
-        total = None if known is None else known * self.amount // self.ranks.size
+        """A progress bar of this process's own batches, so that its remaining time is right."""
+        num_data = self.batches.num_data
+        total = None if num_data is None else num_data * self.amount // self.ranks.size
         shown = self.unit is not None and self.ranks.first
         return tqdm(disable=not shown, unit=f" {self.unit}", total=total, unit_scale=True, smoothing=0.05)
 
-    def _joined(self, parts: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
-        gathered = sorted(chain(*self.ranks.gather(parts)), key=lambda part: part[0])
+    def _concatenate(self, results: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
+        gathered = sorted(chain(*self.ranks.gather(results)), key=lambda result: result[0])
         if not gathered:
             raise ValueError(f"{self.owner}: data must not be empty, got no batch. Pass at least one datum.")
-        return {key: torch.cat([part[key] for _, part in gathered]) for key in gathered[0][1]}
-
-
-def check_sizes(owner: str, **sizes: int) -> None:
-    """Refuse what must be a positive number and is not.
-
-    Raises:
-        ValueError: naming it.
-    """
-    for name, size in sizes.items():
-        if not isinstance(size, int):
-            raise ValueError(f"{owner}: {name} must be a whole number, got {name}={size!r}. Use an int.")
-        if size < 1:
-            raise ValueError(f"{owner}: {name} must be at least 1, got {name}={size}. Use a positive number.")
+        return {key: torch.cat([result[key] for _, result in gathered]) for key in gathered[0][1]}

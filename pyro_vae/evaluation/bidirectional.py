@@ -1,10 +1,9 @@
-"""Bidirectional Monte Carlo: log p(x) between a lower and an upper bound."""
+"""Bidirectional Monte Carlo: lower and upper bounds on log p(x)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,11 +13,12 @@ from pyro_vae.evaluation.annealed import Advance, Annealer, AnnealingPath, Sched
 from pyro_vae.evaluation.hmc import AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result, mean_error
+from pyro_vae.evaluation.sampler import Engine
 from pyro_vae.evaluation.simulation import simulate
 from pyro_vae.evaluation.streaming import log_mean
 
 DECORRELATION_STEPS = 50
-"""Transitions that part the reverse chains of a datum, which start at one and the same exact posterior draw."""
+"""MCMC transitions that decorrelate the reverse chains, which all start from the same exact posterior sample."""
 
 
 @dataclass(frozen=True)
@@ -126,39 +126,39 @@ def sandwich(
     batch_size: int = 100,
     data_plate: str | None = None,
     seed: int = 0,
-    engine: Literal["auto", "eager", "compiled"] = "auto",
+    engine: Engine = "auto",
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> Sandwich:
-    r"""Lower and upper bounds on log p(x) by annealing forwards and backwards, per datum.
+    r"""Lower and upper bounds on log p(x) by forward and reverse annealing, per datum.
 
-    The model draws as many data as are given, each with the latents it came from: one exact draw from its posterior.
-    Annealing from the start to the posterior gives the lower bound of :func:`annealed_log_likelihood`. Annealing from
-    the exact draw back to the start gives weights whose inverses are unbiased for 1 / p(x), and an upper bound in
-    expectation, :math:`-\log \frac1C \sum_c 1 / w_c`.
+    The model simulates as many data as ``data`` has, each with its latents, which are one exact sample from the
+    posterior. Annealing from the start to the posterior gives the lower bound of :func:`annealed_log_likelihood`.
+    Annealing from the exact sample back to the start gives weights whose inverses are unbiased for 1 / p(x), and with
+    them an upper bound in expectation, :math:`-\log \frac1C \sum_c 1 / w_c`.
 
     Args:
-        model: Pyro model with observed sites, each of them an argument as it is.
-        guide: Pyro guide for it, or None where chains start from the prior.
-        data: the real data; their number and batches are also those of the simulated ones.
-        num_distributions: number of distributions on the path, both ends among them.
+        model: Pyro model with observed sites, whose observed values are its arguments, unchanged.
+        guide: Pyro guide for it, or None if chains start from the prior.
+        data: the real data, which also determine number and batches of the simulated data.
+        num_distributions: number of distributions on the path including both ends.
         num_chains: number of chains per datum, in each direction.
         num_steps: leapfrog steps of a transition.
-        start: where forward chains start and reverse chains end: ``"prior"`` or ``"guide"``.
+        start: distribution at which forward chains start and reverse chains end, ``"prior"`` or ``"guide"``.
         schedule: ``"sigmoid"`` or ``"linear"``.
-        real: bound the real data from below too, by the same path.
+        real: also compute the lower bound of the real data, with the same path.
         batch_size: data at a time.
-        data_plate: name of the plate over the data, where it is not the only one that holds all sites.
+        data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of data and chains; every batch has its own stream, by its number.
         engine: as in :func:`annealed_log_likelihood`.
-        protocol: entries to keep with the result.
+        protocol: entries to add to the result's protocol.
         progress: show a progress bar.
 
     Returns:
         The bounds per simulated datum, and the lower bounds per real datum.
 
     Raises:
-        ValueError: as :func:`annealed_log_likelihood`, or data cannot be simulated.
+        ValueError: as in :func:`annealed_log_likelihood`, or data cannot be simulated.
 
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), sections 3 and 4.
@@ -176,38 +176,39 @@ def sandwich(
         torch.Size([7])
     """
     path = AnnealingPath("sandwich", num_distributions, num_chains, num_steps, start, schedule)
-    amount = (2 + real) * path.stages + (1 + real) * path.piloted + DECORRELATION_STEPS
+    num_transitions = (2 + real) * path.num_stages + (1 + real) * path.num_adaptation_steps + DECORRELATION_STEPS
     annealer = Annealer(path, model, guide, data_plate)
-    batches = annealer.over(data, batch_size, seed=seed, engine=engine, progress=progress, amount=amount)
-    own = {"estimator": "sandwich", **path.protocol(), "sample_seed": seed}
+    batches = annealer.over(
+        data, batch_size, seed=seed, engine=engine, progress=progress, num_transitions=num_transitions
+    )
+    entries = {"estimator": "sandwich", **path.protocol(), "sample_seed": seed}
 
     def bound(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
-        found = _simulated(annealer, model, args, advance)
+        bounds = _bounds_of_simulated(annealer, model, args, advance)
         if real:
             annealer.set_density(args)
             lower = lower_bound(*annealer.forward(args, advance))
-            found |= {key: lower[key] for key in ("log_likelihood", "standard_error")}
-        own.update(annealer.density.weigher.protocol(annealer.path.num_chains))
-        return found
+            bounds |= {key: lower[key] for key in ("log_likelihood", "standard_error")}
+        entries.update(annealer.density.weights.protocol(annealer.path.num_chains))
+        return bounds
 
     tensors = batches.run(bound)
-    own = {**batches.ranks.from_first(own), "num_data": len(tensors["lower"])}
-    return Sandwich(**tensors, protocol={**(protocol or {}), **own})
+    entries = {**batches.ranks.from_first(entries), "num_data": len(tensors["lower"])}
+    return Sandwich(**tensors, protocol={**(protocol or {}), **entries})
 
 
-def _simulated(
-    annealer: Annealer, model: Callable[..., Any], args: tuple[Any, ...], advance: Advance
+def _bounds_of_simulated(
+    annealer: Annealer, model: Program, args: tuple[Any, ...], advance: Advance
 ) -> dict[str, Tensor]:
-    """Both bounds for as many data as there are in a batch."""
-    drawn = simulate(annealer.path.owner, model, args)
-    annealer.set_density(drawn.args)
-    adapted = annealer.adapt(drawn.args, advance)
-    forward = lower_bound(*annealer.forward(drawn.args, advance, adapted))
-    exact = annealer.density.pack(
-        {s.name: drawn.trace.nodes[s.name]["value"].unsqueeze(0) for s in annealer.density.sites}
-    )
-    chains = _parted(annealer, exact.expand(annealer.path.num_chains, -1, -1), adapted, drawn.args, advance)
-    log_weights, acceptance = annealer.reverse(chains, adapted, drawn.args, advance)
+    """Both bounds for simulated data, as many as the batch has."""
+    simulated = simulate(annealer.path.owner, model, args)
+    annealer.set_density(simulated.args)
+    adapted = annealer.adapt(simulated.args, advance)
+    forward = lower_bound(*annealer.forward(simulated.args, advance, adapted))
+    values = {s.name: simulated.trace.nodes[s.name]["value"].unsqueeze(0) for s in annealer.density.sites}
+    exact = annealer.density.pack(values)
+    chains = _decorrelate(annealer, exact.expand(annealer.path.num_chains, -1, -1), adapted, simulated.args, advance)
+    log_weights, acceptance = annealer.reverse(chains, adapted, simulated.args, advance)
     upper, upper_error, upper_chains = log_mean(-log_weights)
     return {
         "lower": forward["log_likelihood"],
@@ -219,10 +220,10 @@ def _simulated(
     }
 
 
-def _parted(
+def _decorrelate(
     annealer: Annealer, u: Tensor, adapted: AdaptedStepSizes, args: tuple[Any, ...], advance: Advance
 ) -> Tensor:
-    """Copies of an exact posterior draw, moved apart by transitions that keep the posterior."""
+    """Move copies of an exact posterior sample by transitions that leave the posterior invariant."""
     state = annealer.hmc.evaluate_at(u.contiguous(), args)
     for _ in range(DECORRELATION_STEPS):
         state, _ = annealer.hmc.transition(state, 1.0, adapted.at(1.0), args)

@@ -1,4 +1,4 @@
-"""Whether a classifier is right as often as it says: confidence against accuracy, bin by bin."""
+"""Reliability of a classifier: confidence against accuracy, in bins of the confidence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_count, require
+
 NUM_BINS = 15
 
 
@@ -15,15 +17,15 @@ class Reliability(NamedTuple):
     """Confidence and accuracy in bins of the confidence, each ``(num_bins,)``, float64; nan in an empty bin."""
 
     edges: Tensor
-    """``(num_bins + 1,)``, the bins' limits; a bin holds its upper one."""
+    """``(num_bins + 1,)``, limits of the bins; a bin contains its upper limit."""
     counts: Tensor
     """Number of data."""
     confidence: Tensor
     """Mean probability of the predicted class."""
     accuracy: Tensor
-    """Share of data that were predicted rightly."""
+    """Fraction of correct predictions."""
     variance: Tensor
-    """Mean of confidence times its complement: what a calibrated classifier's hits would vary by."""
+    """Mean of confidence times its complement: the variance of a calibrated classifier's predictions being correct."""
 
     @property
     def error(self) -> float:
@@ -33,16 +35,18 @@ class Reliability(NamedTuple):
 
     @property
     def largest_error(self) -> float:
-        """The maximum calibration error, over the bins that are not empty."""
+        """The maximum calibration error, over nonempty bins."""
         return float((self.accuracy - self.confidence).abs().nan_to_num(nan=0.0).max())
 
     @property
     def floor(self) -> float:
-        """What the calibration error is on average of a classifier that is calibrated, for so many data.
+        """Expected calibration error of a perfectly calibrated classifier for this number of data.
 
-        The mean of an absolute value is not 0: sqrt(2 / pi) of a standard deviation, where a bin's mean is normal.
+        It is positive: the mean absolute value of a normal variable is sqrt(2 / pi) of its standard deviation.
         """
-        spread = (self.counts * self.variance.nan_to_num(nan=0.0)).sqrt()  # of the number of hits, per bin
+        spread = (
+            self.counts * self.variance.nan_to_num(nan=0.0)
+        ).sqrt()  # of the number of correct predictions, per bin
         return float(math.sqrt(2 / math.pi) * spread.sum() / self.counts.sum())
 
 
@@ -53,15 +57,15 @@ def reliability(
 
     Args:
         confidence: ``(N,)``, the probability of the predicted class.
-        correct: ``(N,)``, whether that class was right.
+        correct: ``(N,)``, whether the prediction is correct.
         num_bins: number of bins M.
-        equal_mass: bins of equally many data instead of equal width, of which none is empty or nearly so.
+        equal_mass: bins of equally many data instead of equal width.
 
     Returns:
-        The bins; their ``error`` is the expected calibration error (ECE).
+        The bins, whose ``error`` is the expected calibration error (ECE).
 
     Raises:
-        ValueError: ``num_bins`` is not positive, or the bins of equal mass are more than the data.
+        ValueError: ``num_bins`` is not positive, or larger than the number of data for bins of equal mass.
 
     References:
         On calibration of modern neural networks (Guo et al., 2017), eq. 2 and 3: bins of equal width.
@@ -74,12 +78,11 @@ def reliability(
         >>> bins.counts.tolist(), round(bins.error, 3)
         ([0.0, 4.0], 0.0)
     """
-    most = len(confidence) if equal_mass else num_bins
-    if not 1 <= num_bins <= most:
-        raise ValueError(
-            f"reliability: num_bins must be at least 1, and no more than the data, got num_bins={num_bins} for "
-            f"{len(confidence)} data. Use 15."
-        )
+    check_count("reliability", num_bins=num_bins)
+    if equal_mass:
+        rule = "num_bins must be at most the number of data for bins of equal mass"
+        got = f"num_bins={num_bins} for {len(confidence)} data"
+        require(num_bins <= len(confidence), "reliability", rule, got)
     confidence, correct = confidence.detach().cpu().double(), correct.cpu().double()
     if equal_mass:
         ordered, order = confidence.sort(stable=True)
@@ -89,8 +92,8 @@ def reliability(
     else:
         edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)
         bins = torch.bucketize(confidence, edges[1:-1])  # (m - 1) / M < confidence <= m / M
-    count, hits, total, variance = (
+    count, num_correct, total, variance = (
         torch.zeros(num_bins, dtype=torch.float64).index_add(0, bins, value)
         for value in (torch.ones_like(confidence), correct, confidence, confidence * (1 - confidence))
     )
-    return Reliability(edges, count, total / count, hits / count, variance / count)
+    return Reliability(edges, count, total / count, num_correct / count, variance / count)

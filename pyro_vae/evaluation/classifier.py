@@ -1,4 +1,4 @@
-"""How well classes are told: error, proper scores, confusion and calibration of their probabilities."""
+"""Evaluation of class probabilities: error, proper scores, confusion matrix and calibration."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_count, check_shape, refusal, require
 from pyro_vae.data.batches import Data
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
+from pyro_vae.evaluation.batched import BatchedEvaluation
 from pyro_vae.evaluation.calibration_curve import NUM_BINS, Reliability, reliability
 from pyro_vae.evaluation.result import Quantity, Result
 
+_OWNER = "classification"
+
 
 class Classifier(Protocol):
-    """What can be evaluated: a module with this method, such as a :class:`~pyro_vae.SemiSupervisedVAE`."""
+    """A module that gives class probabilities, such as a :class:`~pyro_vae.SemiSupervisedVAE`."""
 
     def classify(self, x: Tensor) -> Tensor:
         """Probabilities of the classes, ``(B, C)``, of x ``(B, *data_shape)``."""
@@ -140,91 +143,79 @@ def classification(
     seed: int = 0,
     protocol: dict[str, Any] | None = None,
 ) -> Classification:
-    """Evaluate a classifier's probabilities, or probabilities by themselves, against the true classes.
+    """Evaluate a classifier, or class probabilities, against the true classes.
 
-    Under ``torchrun`` the processes share the batches. The classifier is in ``eval`` mode, without gradients.
+    Under ``torchrun`` the processes share the batches. The classifier runs in ``eval`` mode, without gradients.
 
     Args:
         classifier: a module with ``classify(x)``, such as a :class:`~pyro_vae.SemiSupervisedVAE`, whose classifier is
             q(y | x); or probabilities ``(N, C)``, of a scikit-learn classifier or a :class:`ClassPosterior`.
-        data: what it classifies: an ``ImageSet``, a tensor ``(N, *data_shape)``, or an iterable of batches, which may
-            be pairs of data and labels. With probabilities, None or the ``ImageSet`` that they are of.
+        data: an ``ImageSet``, a tensor ``(N, *data_shape)``, or an iterable of batches, which may be pairs of data and
+            labels. For probabilities, None or their ``ImageSet``.
         labels: ``(N,)``, int64, the true classes; by default those that come with the data.
         batch_size: data at a time.
         num_bins: number of bins of the calibration error, of equal width.
-        seed: of what data and classifier draw: dynamic binarization, auxiliary variables.
-        protocol: entries to keep with the result, such as the data set's.
+        seed: of random numbers in data and classifier: dynamic binarization, auxiliary variables.
+        protocol: entries to add to the result's protocol, such as the data set's.
 
     Returns:
-        Probabilities and true classes per datum, with all that follows from them.
+        Probabilities and true classes per datum, with the scores that follow from them.
 
     Raises:
-        ValueError: there are no labels, some are missing (-1), out of range, of another dtype or number; or the
-            probabilities are none.
+        ValueError: labels are not available, some are missing (-1), out of range, or of another dtype or number; or the
+            probabilities are negative or do not sum to 1.
 
     Example:
-        >>> found = classification(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), labels=torch.tensor([0, 1]))
-        >>> found.error_rate, found.confusion().tolist()
+        >>> result = classification(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), labels=torch.tensor([0, 1]))
+        >>> result.error_rate, result.confusion().tolist()
         (50.0, [[1, 0], [1, 0]])
     """
-    check_sizes("classification", batch_size=batch_size, num_bins=num_bins)
-    own: dict[str, Any] = {"num_bins": num_bins}
+    check_count(_OWNER, batch_size=batch_size, num_bins=num_bins)
+    entries: dict[str, Any] = {"num_bins": num_bins}
     if isinstance(classifier, Tensor):
-        found = {"probabilities": classifier.detach().cpu().double()}
+        outputs = {"probabilities": classifier.detach().cpu().double()}
     elif data is None:
-        raise ValueError("classification: data must be given to a classifier, got None. Pass an ImageSet or images.")
+        raise refusal(_OWNER, "data must be given to a classifier", "None", "Pass an ImageSet or images")
     else:
-        batches = BatchedEvaluation("classification", (classifier,), data, batch_size, seed=seed)
-        found = batches.run(lambda args, advance: _classify(classifier, args, advance))
-        own |= {"sample_seed": seed}
-    known = labels if labels is not None else data.labels if isinstance(data, ImageSet) else found.get("labels")
-    probabilities = _check_probabilities(found["probabilities"])
-    truth = _check_truth(known, *probabilities.shape)
-    own |= {"num_data": len(truth), "num_classes": probabilities.shape[1]}
-    return Classification(probabilities, truth, protocol={**(protocol or {}), **own})
+        batches = BatchedEvaluation(_OWNER, (classifier,), data, batch_size, seed=seed)
+        outputs = batches.run(lambda args, advance: _classify(classifier, args, advance))
+        entries |= {"sample_seed": seed}
+    if labels is None:
+        labels = data.labels if isinstance(data, ImageSet) else outputs.get("labels")
+    probabilities = _check_probabilities(outputs["probabilities"])
+    truth = _check_labels(labels, *probabilities.shape)
+    entries |= {"num_data": len(truth), "num_classes": probabilities.shape[1]}
+    return Classification(probabilities, truth, protocol={**(protocol or {}), **entries})
 
 
 def _classify(classifier: Classifier, args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
-    found = {"probabilities": classifier.classify(args[0]).double()}
+    outputs = {"probabilities": classifier.classify(args[0]).double()}
     advance(1)
-    return found | {"labels": args[1]} if len(args) > 1 else found
+    return outputs | {"labels": args[1]} if len(args) > 1 else outputs
 
 
 def _check_probabilities(p: Tensor) -> Tensor:
-    if p.dim() != 2 or p.shape[0] < 1 or p.shape[1] < 2:
-        raise ValueError(
-            f"classification: probabilities must be (N, C) for at least 2 classes, got shape={tuple(p.shape)}. "
-            "Pass one row per datum."
-        )
+    is_matrix = p.dim() == 2 and p.shape[0] >= 1 and p.shape[1] >= 2
+    rule, advice = "probabilities must be (N, C) for at least 2 classes", "Pass one row per datum"
+    require(is_matrix, _OWNER, rule, f"shape={tuple(p.shape)}", advice)
     bad = ~((p >= 0).all(-1) & ((p.sum(-1) - 1).abs() < 1e-4))
     if bad.any():
         row = int(bad.nonzero()[0])
-        raise ValueError(
-            f"classification: probabilities must be positive and add up to 1, got row {row} with the sum "
-            f"{float(p[row].sum()):.6g} and the least {float(p[row].min()):.6g}. Pass logits.softmax(-1)."
-        )
+        got = f"row {row} with sum {float(p[row].sum()):.6g} and minimum {float(p[row].min()):.6g}"
+        raise refusal(_OWNER, "probabilities must be nonnegative and sum to 1", got, "Pass logits.softmax(-1)")
     return p
 
 
-def _check_truth(labels: Tensor | None, num_data: int, num_classes: int) -> Tensor:
+def _check_labels(labels: Tensor | None, num_data: int, num_classes: int) -> Tensor:
     """The true classes on the CPU."""
     if labels is None:
-        raise ValueError("classification: labels must be known, got labels=None. Pass the class of every datum.")
-    if labels.dtype != torch.int64 or tuple(labels.shape) != (num_data,):
-        raise ValueError(
-            f"classification: labels must be int64 of shape ({num_data},), got {labels.dtype} of "
-            f"shape={tuple(labels.shape)}. Pass one class per datum."
-        )
+        raise refusal(_OWNER, "labels must be known", "labels=None", "Pass the class of every datum")
+    require(labels.dtype == torch.int64, _OWNER, "labels must be int64", f"{labels.dtype}")
+    check_shape(_OWNER, "labels", labels.shape, (num_data,), "Pass one class per datum")
     missing = int((labels == -1).sum())
-    if missing:
-        raise ValueError(
-            f"classification: labels must be known for all data that are evaluated, got {missing} of {num_data} "
-            "missing (-1). Evaluate those with a label: data.subset(data.labels != -1)."
-        )
+    rule, got = "labels must be known for all data that are evaluated", f"{missing} of {num_data} missing (-1)"
+    require(not missing, _OWNER, rule, got, "Evaluate those with a label: data.subset(data.labels != -1)")
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"classification: labels must lie in 0..{num_classes - 1}, got {low}..{high}. Number the classes from 0, "
-            "as the classifier does."
-        )
+    rule = f"labels must lie in 0..{num_classes - 1}"
+    require(low >= 0 and high < num_classes, _OWNER, rule, f"{low}..{high}", "Number the classes from 0")
     return labels.cpu()

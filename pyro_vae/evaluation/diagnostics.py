@@ -1,4 +1,4 @@
-"""What the latent space does: active units, KL of each dimension, the parts of the ELBO, aggregate against prior."""
+"""Diagnostics of the latent space: active units, KL of each dimension, and the decomposition of the ELBO."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_count
 from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.evaluation.aggregate import TERMS, Decomposition, decompose
+from pyro_vae.evaluation.aggregate import TERMS, decompose
 from pyro_vae.evaluation.marginals import kl_per_dimension, moments
 from pyro_vae.evaluation.result import Quantity, Result
 from pyro_vae.models import VAE
 
 ACTIVE_VARIANCE = 0.01  # variance of the posterior mean above which a unit counts as active (Burda et al., 2016)
-FEW_ACTIVE_SHARE = 0.25  # share of active units below which something may have gone wrong
-COLLAPSED = 0.1  # nats: a rate that tells nearly nothing of x
+FEW_ACTIVE_SHARE = 0.25  # share of active units below which advice is given
+COLLAPSED = 0.1  # nats; a smaller rate means that z carries almost no information about x
 PRIOR_DRAWS = 2_000
 
 _REMEDIES = (
@@ -173,66 +174,65 @@ def latent_diagnostics(
     seed: int = 0,
     protocol: dict[str, Any] | None = None,
 ) -> LatentDiagnostics:
-    r"""Active units, :math:`\mathrm{Var}_x(E_{q(z | x)}[z_i]) > 0.01`, the KL per dimension and the parts of the ELBO.
+    r"""Active units, :math:`\mathrm{Var}_x(E_{q(z | x)}[z_i]) > 0.01`, KL per dimension, and decomposition of the ELBO.
 
-    The parts are of the aggregate posterior of the first ``num_decomposed`` data, M, evaluated in full: M * M posterior
-    densities per draw, in blocks at fixed memory. A density that inverts a flow is far dearer than a normal's.
+    The decomposition uses the aggregate posterior of the first M = ``num_decomposed`` data, evaluated without
+    subsampling: M * M posterior densities per sample, in blocks at fixed memory. A density that inverts a flow is much
+    more expensive than a normal one.
 
     Args:
         vae: the model.
         data: an ``ImageSet``, a tensor ``(N, *data_shape)``, or an iterable of batches.
         batch_size: data at a time.
-        num_samples: draws per datum, at least 2, that stand in for moments without a closed form.
-        num_decomposed: M; 0 leaves the parts out; None takes 2,000, or 200 where the margins of a posterior have no
+        num_samples: samples per datum, at least 2, to estimate moments without a closed form.
+        num_decomposed: M; 0 omits the decomposition; None takes 2,000, or 200 if the marginals of a posterior have no
             closed form (flows).
-        num_draws: draws per datum, at least 2, that the parts are estimated from.
-        seed: of the draws; the global generator is left as it was.
-        protocol: entries to keep with the result, such as the data set's.
+        num_draws: samples per datum, at least 2, to estimate the terms of the decomposition.
+        seed: of the samples; the global generator is restored.
+        protocol: entries to add to the result's protocol, such as the data set's.
 
     Returns:
-        The diagnostics; parts that are not available are None, with the reason in ``protocol["unavailable"]``.
+        The diagnostics; terms that are not available are None, with the reason in ``protocol["unavailable"]``.
 
     Raises:
-        ValueError: a number is too small, or there are no data.
+        ValueError: a number is too small, or the data are empty.
 
     References:
         ELBO surgery: yet another way to carve up the variational evidence lower bound (Hoffman and Johnson, 2016),
         section 2. http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
-        Isolating sources of disentanglement in variational autoencoders (Chen et al., 2018), eq. 2. Theirs is estimated
-        from minibatches; this one is not. https://arxiv.org/abs/1802.04942
+        Isolating sources of disentanglement in variational autoencoders (Chen et al., 2018), eq. 2, there
+        estimated from minibatches. https://arxiv.org/abs/1802.04942
 
     Example:
         >>> from pyro_vae.guides import DiagonalNormalGuide
         >>> from pyro_vae.likelihoods import BernoulliLikelihood
         >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
-        >>> found = latent_diagnostics(vae, torch.rand(50, 5).round())
-        >>> found.kl.shape, found.mean("information") < found.information_bound
+        >>> diagnostics = latent_diagnostics(vae, torch.rand(50, 5).round())
+        >>> diagnostics.kl.shape, diagnostics.mean("information") < diagnostics.information_bound
         (torch.Size([2]), True)
     """
-    _check(batch_size=(batch_size, 1), num_samples=(num_samples, 2), num_draws=(num_draws, 2))
-    _check(num_decomposed=(0 if num_decomposed is None else num_decomposed, 0))
-    own: dict[str, Any] = {"estimator": "aggregate posterior", "num_samples": num_samples, "num_draws": num_draws}
+    check_count("latent_diagnostics", batch_size=batch_size)
+    check_count("latent_diagnostics", 2, num_samples=num_samples, num_draws=num_draws)
+    check_count("latent_diagnostics", 0, num_decomposed=num_decomposed)
+    entries: dict[str, Any] = {"estimator": "aggregate posterior", "num_samples": num_samples, "num_draws": num_draws}
     with evaluating(vae), isolated_rng(seed):
-        found = _moments(vae, data, batch_size, num_samples, seed)
+        tensors = _moments(vae, data, batch_size, num_samples, seed)
         if num_decomposed != 0:
-            parts = decompose(vae, data, num_data=num_decomposed, num_draws=num_draws, batch_size=batch_size, seed=seed)
-            found |= _parts(parts)
-            own |= {"num_decomposed": len(parts.draws), "unavailable": parts.unavailable}
-    own |= {"num_data": len(found["means"]), "sample_seed": seed}  # type: ignore[arg-type]
-    return LatentDiagnostics(**found, protocol={**(protocol or {}), **own})  # type: ignore[arg-type]
-
-
-def _parts(parts: Decomposition) -> dict[str, Tensor | None]:
-    return {**parts.per_datum(), "term_errors": parts.errors(), "draws": parts.draws.cpu()}
+            sizes = {"num_data": num_decomposed, "num_draws": num_draws, "batch_size": batch_size}
+            terms = decompose(vae, data, seed=seed, **sizes)  # type: ignore[arg-type]
+            tensors |= {**terms.per_datum(), "term_errors": terms.errors(), "draws": terms.draws.cpu()}
+            entries |= {"num_decomposed": len(terms.draws), "unavailable": terms.unavailable}
+    entries |= {"num_data": len(tensors["means"]), "sample_seed": seed}  # type: ignore[arg-type]
+    return LatentDiagnostics(**tensors, protocol={**(protocol or {}), **entries})  # type: ignore[arg-type]
 
 
 def _moments(vae: VAE, data: Data, batch_size: int, num_samples: int, seed: int) -> dict[str, Tensor | None]:
     rows = [[t.cpu() for t in row] for row in _batches(vae, data, batch_size, num_samples, seed)]
     mean, variance, noise, *kl = (torch.cat(column) for column in zip(*rows, strict=True))
-    # The variance of a mean of draws is no activity: without this, a collapsed unit would be at the threshold.
-    drawn = noise.mean(0) * (len(mean) - 1) / len(mean)
-    activity = (mean.var(0, correction=0) - drawn).clamp_min(0)
+    # Subtract the Monte Carlo variance of estimated means, which alone would put a collapsed unit at the threshold.
+    monte_carlo = noise.mean(0) * (len(mean) - 1) / len(mean)
+    activity = (mean.var(0, correction=0) - monte_carlo).clamp_min(0)
     p = vae.prior()
     prior_mean, prior_variance, _ = moments(p, PRIOR_DRAWS)
     return {
@@ -248,18 +248,10 @@ def _moments(vae: VAE, data: Data, batch_size: int, num_samples: int, seed: int)
 
 
 def _batches(vae: VAE, data: Data, batch_size: int, num_samples: int, seed: int) -> Iterator[list[Tensor]]:
-    """Mean, variance, noise and, where it is known, KL per datum, ``(batch, L)`` each."""
+    """Mean, variance, variance of the mean and, if available, KL per datum, ``(batch, L)`` each."""
     device, dtype = placement(vae)
     for number, batch in enumerate(Batches(data, batch_size, device=device, dtype=dtype).epoch()):
         reseed(seed, number)
         q = vae.encode(batch.args[0])
         kl = kl_per_dimension(q, vae.prior(), num_samples)
         yield [*moments(q, num_samples), *([] if kl is None else [kl])]
-
-
-def _check(**sizes: tuple[int, int]) -> None:
-    for name, (size, least) in sizes.items():
-        if size < least:
-            raise ValueError(
-                f"latent_diagnostics: {name} must be at least {least}, got {name}={size}. Use a larger number."
-            )

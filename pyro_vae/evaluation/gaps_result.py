@@ -1,4 +1,4 @@
-"""Both inference gaps of a guide: the result, and the arithmetic that makes it of log-weights."""
+"""Inference gaps of a guide: the result, and its computation from log-weights."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ class InferenceGaps(Result):
 def gaps_of(guide: Tensor, best: Tensor, from_best: Tensor) -> dict[str, Tensor]:
     r"""Both gaps and their standard errors from log-weights of :math:`q_\phi` and :math:`q^*`.
 
-    The errors are those of means of the draws' influences, :math:`w_s / \bar w - 1` for the logarithm of a mean, so
-    that what two terms share, draws or random numbers, cancels in their difference.
+    The errors are standard errors of the samples' influence functions, :math:`w_s / \bar w - 1` for the logarithm of a
+    mean, so that samples or random numbers that two terms share cancel in their difference.
 
     Args:
         guide: log-weights of the guide, ``(S, B)``.
-        best: those of the best member, from the same random numbers.
+        best: log-weights of the best member, from the same random numbers.
         from_best: ``(B,)``, whether log p(x) is estimated with the best member's weights.
 
     Example:
@@ -125,39 +125,37 @@ def gaps_of(guide: Tensor, best: Tensor, from_best: Tensor) -> dict[str, Tensor]
         "approximation": (bound - best_elbo, of_bound - of_best),
         "amortization": (best_elbo - elbo, of_best - of_elbo),
     }
-    found = {name: value for name, (value, _) in values.items()}
-    found |= {f"{name}_error": i.std(0) / math.sqrt(num_samples) for name, (_, i) in values.items()}
-    found["standard_error"] = found.pop("log_likelihood_error")
-    return {**found, "pareto_k": _tail(chosen)}
+    tensors = {name: value for name, (value, _) in values.items()}
+    tensors |= {f"{name}_error": i.std(0) / math.sqrt(num_samples) for name, (_, i) in values.items()}
+    tensors["standard_error"] = tensors.pop("log_likelihood_error")
+    return {**tensors, "pareto_k": _pareto_k(chosen)}
 
 
 def better_proposal(one: Tensor, other: Tensor) -> Tensor:
-    """Whether the first of two ``(S, B)`` log-weights of the same p(x) is the one to estimate it with, ``(B,)``.
+    """Whether the first of two ``(S, B)`` log-weights is the better estimator of the same p(x), ``(B,)``.
 
-    Where both can be trusted (Pareto k), both are right, and the one with the smaller error is better: the larger bound
-    would be the one with the larger noise. Where one cannot, its error is not known, and the larger bound missed less.
+    If both are reliable (Pareto k), the one with the smaller error is better; the larger bound would favour noise.
+    If one is unreliable, its error is unknown, and the larger bound has missed less of the posterior.
     """
     bounds = [weights.logsumexp(0) for weights in (one, other)]
     errors = [(w - bound).exp().std(0) for w, bound in zip((one, other), bounds, strict=True)]
-    untrusted = (
-        torch.maximum(_tail(one), _tail(other)) > PARETO_K_LIMIT
-    )  # with too few draws to know k, the errors decide
-    return torch.where(untrusted, bounds[0] > bounds[1], errors[0] < errors[1])
+    # With too few samples for k, which is then nan, the errors decide.
+    unreliable = torch.maximum(_pareto_k(one), _pareto_k(other)) > PARETO_K_LIMIT
+    return torch.where(unreliable, bounds[0] > bounds[1], errors[0] < errors[1])
 
 
-def _tail(log_weights: Tensor) -> Tensor:
-    """Pareto k of all of them, ``(B,)``."""
+def _pareto_k(log_weights: Tensor) -> Tensor:
     num_samples = len(log_weights)
     return pareto_k(log_weights.topk(min(tail_length(num_samples) + 1, num_samples), dim=0).values, num_samples)
 
 
-def mean_of(name: str, draws: Tensor) -> dict[str, Tensor]:
-    """The mean of ``(S, B)`` draws and its standard error, as ``name`` and ``name_error``."""
-    return {name: draws.mean(0), f"{name}_error": draws.std(0) / math.sqrt(len(draws))}
+def mean_of(name: str, values: Tensor) -> dict[str, Tensor]:
+    """The mean of ``(S, B)`` values and its standard error, as ``name`` and ``name_error``."""
+    return {name: values.mean(0), f"{name}_error": values.std(0) / math.sqrt(len(values))}
 
 
 def gap_table(results: Mapping[str, InferenceGaps]) -> str:
-    """Both gaps of several guides as text: means over the data, with their Monte Carlo standard errors, in nats.
+    """Table of the gaps of several guides: means over the data with their Monte Carlo standard errors, in nats.
 
     Args:
         results: by the guide's name; guides of one frozen model, on the same data.
@@ -165,8 +163,8 @@ def gap_table(results: Mapping[str, InferenceGaps]) -> str:
     Example:
         >>> def result(elbo):
         ...     bound, error, of = torch.zeros(3), torch.full((3,), 0.01), torch.full((3,), -0.5)
-        ...     parts = [of, error, -of, error, of - elbo, error]
-        ...     return InferenceGaps(bound, error, error, torch.full((3,), elbo), error, *parts, error, error)
+        ...     terms = [of, error, -of, error, of - elbo, error]
+        ...     return InferenceGaps(bound, error, error, torch.full((3,), elbo), error, *terms, error, error)
         >>> " ".join(gap_table({"diagonal": result(-2.0)}).splitlines()[1].split())
         'diagonal 0.000 +- 0.006 -2.000 +- 0.006 0.500 +- 0.006 1.500 +- 0.006 75%'
     """

@@ -1,4 +1,4 @@
-"""The signal-to-noise ratio of a gradient estimator."""
+"""Signal-to-noise ratio of gradient estimators."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_vae._core.checks import check_count, refusal
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.types import Program
@@ -23,11 +24,11 @@ class GradientSNR(NamedTuple):
     mean: Tensor
     """Mean of the gradient of the loss, a sum over the batch."""
     std: Tensor
-    """Standard deviation of one draw of it."""
+    """Standard deviation of one sample of the gradient."""
     snr: Tensor
-    """|mean| / std; 0 where the gradient is always 0, infinite where it is always the same."""
+    """|mean| / std; 0 if the gradient is always 0, infinite if it is constant and not 0."""
     standard_error: Tensor
-    """Of ``snr``, by the delta method for normal draws."""
+    """Standard error of ``snr``, by the delta method for normal gradients."""
 
     def quantile(self, q: float) -> float:
         """A quantile of the ratio over the elements; 0.5 is the median."""
@@ -35,35 +36,36 @@ class GradientSNR(NamedTuple):
 
 
 def gradient_snr(
-    objective: ELBO,
     model: Program,
     guide: Program,
-    *args: Any,
+    x: Any,
+    objective: ELBO,
+    *,
     num_draws: int = 100,
     groups: Groups | None = None,
     seed: int = 0,
 ) -> dict[str, GradientSNR]:
     r"""Signal-to-noise ratio :math:`|E[g]| / \sqrt{Var[g]}` of an objective's gradient, element by element.
 
-    The gradient of the loss on one batch is drawn anew many times; the programs run in the mode they are in. Random
-    state, gradients, buffers and Pyro's parameter store are afterwards as they were. Few draws overrate a ratio near 0:
-    that of a gradient without signal comes out as about :math:`\sqrt{2 / (\pi n)}` for n draws.
+    The gradient of the loss on one batch is sampled many times; the programs run in their current mode. Random state,
+    gradients, buffers and Pyro's parameter store are restored. With few samples, ratios near 0 are biased upwards: that
+    of a gradient without signal is estimated as about :math:`\sqrt{2 / (\pi n)}` from n samples.
 
     Args:
-        objective: any Pyro ELBO with ``differentiable_loss``.
         model: Pyro model.
         guide: Pyro guide.
-        args: a batch.
-        num_draws: number of gradients n, at least 2.
+        x: the batch that both are called with; a tuple for several arguments.
+        objective: any Pyro ELBO with ``differentiable_loss``.
+        num_draws: number of sampled gradients n, at least 2.
         groups: parameters by name; None for ``"model"``, ``"guide"``, and each tensor by its own name, such as
             ``"guide.net.layers.0.weight"``.
-        seed: of the draws.
+        seed: of the samples.
 
     Returns:
-        Per group the ratio of each element, with its standard error, elements in the order of the group's tensors.
+        For each group the ratio of each element, with its standard error, in the order of the group's tensors.
 
     Raises:
-        ValueError: fewer than two draws, or nothing to differentiate by.
+        ValueError: ``num_draws`` is less than 2, or no parameter requires a gradient.
 
     References:
         Tighter variational bounds are not necessarily better (Rainforth et al., 2018), eq. 11.
@@ -76,12 +78,13 @@ def gradient_snr(
         >>> from pyro_vae.likelihoods import BernoulliLikelihood
         >>> from pyro_vae.priors import StandardNormalPrior
         >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
-        >>> found = gradient_snr(objectives.IWAE(num_particles=5), vae.model, vae.guide, torch.ones(7, 5), num_draws=10)
-        >>> found["guide"].quantile(0.5) > 0
+        >>> iwae = objectives.IWAE(num_particles=5)
+        >>> ratios = gradient_snr(vae.model, vae.guide, torch.ones(7, 5), iwae, num_draws=10)
+        >>> ratios["guide"].quantile(0.5) > 0
         True
     """
-    if num_draws < 2:
-        raise ValueError(f"gradient_snr: num_draws must be at least 2, got num_draws={num_draws}. Use 100.")
+    check_count("gradient_snr", 2, num_draws=num_draws)
+    args = x if isinstance(x, tuple) else (x,)
     with Owners(model=model, guide=guide).unchanged(), isolated_rng(seed):
         chosen = {k: list(v) for k, v in (groups or _default_groups(model, guide, args)).items()}
         moments = _moments(objective, model, guide, args, num_draws, _unique(chosen))
@@ -92,16 +95,16 @@ def _moments(
     objective: ELBO, model: Program, guide: Program, args: Any, num: int, tensors: list[Tensor]
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Mean and sum of squared deviations of the gradients by each tensor, updated draw by draw (Welford)."""
-    found = {id(t): (torch.zeros_like(t), torch.zeros_like(t)) for t in tensors}
+    moments = {id(t): (torch.zeros_like(t), torch.zeros_like(t)) for t in tensors}
     for n in range(1, num + 1):
         with torch.enable_grad():
             loss = objective.differentiable_loss(model, guide, *args)
             gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
         for tensor, gradient in zip(tensors, gradients, strict=True):
-            mean, squares = found[id(tensor)]
-            off = (torch.zeros_like(mean) if gradient is None else gradient) - mean
-            found[id(tensor)] = (mean + off / n, squares + off.square() * (n - 1) / n)
-    return found
+            mean, squares = moments[id(tensor)]
+            deviation = (torch.zeros_like(mean) if gradient is None else gradient) - mean
+            moments[id(tensor)] = (mean + deviation / n, squares + deviation.square() * (n - 1) / n)
+    return moments
 
 
 def _ratio(moments: dict[int, tuple[Tensor, Tensor]], tensors: list[Tensor], num: int) -> GradientSNR:
@@ -125,12 +128,13 @@ def _default_groups(model: Program, guide: Program, args: Any) -> dict[str, list
         if named:
             groups |= {name: list(named.values()), **{f"{name}.{k}": [p] for k, p in named.items()}}
     if not groups:
-        raise ValueError("gradient_snr: model or guide must have parameters, got none. Pass groups={'name': [tensor]}.")
+        rule = "model or guide must have parameters"
+        raise refusal("gradient_snr", rule, "none", "Pass groups={'name': [tensor]}")
     return groups
 
 
 def _unique(groups: dict[str, list[Tensor]]) -> list[Tensor]:
-    found = {id(t): t for tensors in groups.values() for t in tensors}
-    if not found:
-        raise ValueError("gradient_snr: groups must hold parameters, got none. Pass groups={'name': [tensor]}.")
-    return list(found.values())
+    unique = {id(t): t for tensors in groups.values() for t in tensors}
+    if not unique:
+        raise refusal("gradient_snr", "groups must hold parameters", "none", "Pass groups={'name': [tensor]}")
+    return list(unique.values())

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo on the path between two densities: many chains for many data at once."""
+"""Hamiltonian Monte Carlo on the path between two densities, for many chains of many data at once."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from pyro_vae._core.recording import Recorded, RecordingError
 from pyro_vae.evaluation.latent_density import LatentDensity
 
 TARGET_ACCEPTANCE = 0.65
-"""What step sizes are adapted to (Neal, 2011, section 5.4.4.3; Wu et al., 2017)."""
+"""Acceptance rate that step sizes are adapted to (Neal, 2011, section 5.4.4.3; Wu et al., 2017)."""
 BURN_IN = 20
-"""Number of transitions of a pilot before it sets out."""
-_JITTER = 0.2  # of the step size, so that no trajectory is a whole period
+"""Number of transitions at the start of the path before step sizes are adapted along it."""
+_JITTER = 0.2  # of the step size, so that no trajectory is periodic
 _GAIN = 0.3  # of the adaptation of the log step size
 _MEMORY = 0.9  # of the running variance
 
 
 class State(NamedTuple):
-    """Chains with what is known at their places."""
+    """Positions of chains, with log-densities and gradients at these positions."""
 
     u: Tensor
     """``(num_chains, batch, dim)``."""
     start: Tensor
-    """``(num_chains, batch)``, the log-density that the path starts from."""
+    """``(num_chains, batch)``, log-density of the initial distribution."""
     target: Tensor
     """``(num_chains, batch)``, log p(x, z)."""
-    start_slope: Tensor
+    start_gradient: Tensor
     """The gradient of ``start``."""
-    target_slope: Tensor
+    target_gradient: Tensor
     """The gradient of ``target``."""
 
     def log_ratio(self) -> Tensor:
@@ -46,19 +46,16 @@ class State(NamedTuple):
         """Minus the log-density at ``beta`` of the path, float64."""
         return -(1 - beta) * self.start.double() - beta * self.target.double()
 
-    def slope(self, beta: float) -> Tensor:
+    def gradient(self, beta: float) -> Tensor:
         """The gradient of the log-density at ``beta`` of the path."""
-        if beta == 1:  # not 0 times the other, which may be infinite
-            return self.target_slope
+        if beta == 1:  # 0 times an infinite gradient would be nan
+            return self.target_gradient
         weight = torch.tensor(beta, dtype=self.u.dtype, device=self.u.device)
-        return (1 - weight) * self.start_slope + weight * self.target_slope
+        return (1 - weight) * self.start_gradient + weight * self.target_gradient
 
 
 class StepSizes(NamedTuple):
-    """How a datum's chains move.
-
-    The step in dimension d is ``size * scale[d]``.
-    """
+    """Step sizes of the chains of each datum: the step in dimension d is ``size * scale[d]``."""
 
     size: Tensor
     """``(batch,)``."""
@@ -67,18 +64,17 @@ class StepSizes(NamedTuple):
 
 
 class HMC:
-    r"""Transitions that keep :math:`f_\beta(u) \propto f_0(u)^{1 - \beta} f_1(u)^\beta`.
+    r"""Transitions that leave invariant :math:`f_\beta(u) \propto f_0(u)^{1 - \beta} f_1(u)^\beta`.
 
     A transition draws a momentum :math:`v \sim \mathcal{N}(0, I)`, takes leapfrog steps on :math:`f_\beta`, and is
-    accepted with probability :math:`\min(1, e^{H - H'})`. Step sizes vary by a fifth, at random and whatever the
-    state, which keeps the invariance.
+    accepted with probability :math:`\min(1, e^{H - H'})`. Step sizes vary by 20% at random, independently of
+    the state, which preserves the invariance.
 
     Args:
-        owner: name to begin messages with.
+        owner: name that messages begin with.
         num_steps: number of leapfrog steps.
-        owners: of the programs, whose tensors the densities read.
-        compiled: whether density and gradient are recorded and compiled; where that fails they run eagerly, after one
-            warning.
+        owners: the programs' modules, whose tensors the densities read.
+        compiled: record and compile density and gradient; if that fails they run eagerly, after one warning.
 
     References:
         MCMC using Hamiltonian dynamics (Neal, 2011), section 5.3. https://arxiv.org/abs/1206.1901
@@ -92,27 +88,27 @@ class HMC:
 
     @property
     def density(self) -> LatentDensity:
-        """What the chains move on.
+        """The densities at both ends of the path.
 
         Raises:
-            RuntimeError: nothing yet.
+            RuntimeError: :meth:`set_density` has not been called.
         """
         if self._density is None:
-            raise RuntimeError(f"{self.owner}: chains must have a density, got none. Call look_at() first.")
+            raise RuntimeError(f"{self.owner}: chains must have a density, got none. Call set_density() first.")
         return self._density
 
     def set_density(self, density: LatentDensity) -> None:
-        """Move on this density from now on; the programs behind it are those of the recording.
+        """Set the densities of a batch. A recording made for an earlier batch is reused.
 
         Raises:
-            ValueError: its latents have another support than those of the density before.
+            ValueError: the support of a latent differs from that of the earlier batch.
         """
         if self._density is not None and not density.has_supports_of(self._density):
             rule = "the support of a latent site must be the same for every batch"
             raise refusal(self.owner, rule, "others", "Rescale it: draw it from a fixed interval")
         self._density = density
         if self._compiled and self._recorded is None:
-            self._recorded = Recorded(self._locate, self.owners.tensors())
+            self._recorded = Recorded(self._log_densities, self.owners.tensors())
 
     def evaluate_at(self, u: Tensor, args: tuple[Any, ...]) -> State:
         """Densities and gradients at u, ``(num_chains, batch, dim)``."""
@@ -122,19 +118,19 @@ class HMC:
             except RecordingError as cause:
                 self._compiled, self._recorded = False, None
                 warnings.warn(f"{self.owner}: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=2)
-        return State(u, *self._locate(u, *args))
+        return State(u, *self._log_densities(u, *args))
 
     def transition(self, state: State, beta: float, steps: StepSizes, args: tuple[Any, ...]) -> tuple[State, Tensor]:
-        """One step of every chain.
+        """One HMC transition of every chain.
 
         Args:
-            state: where the chains are.
-            beta: where on the path, from 0 to 1.
-            steps: how they move.
+            state: of the chains.
+            beta: inverse temperature, from 0 to 1.
+            steps: step sizes.
             args: the batch.
 
         Returns:
-            Where they are then, and the probabilities that they accepted with, ``(num_chains, batch)``.
+            The new state, and the acceptance probabilities, ``(num_chains, batch)``.
         """
         jitter = 1 + _JITTER * (2 * torch.rand_like(state.start) - 1)
         step = (jitter * steps.size).unsqueeze(-1) * steps.scale  # (K, B, D)
@@ -149,38 +145,41 @@ class HMC:
         self, state: State, momentum: Tensor, beta: float, step: Tensor, args: tuple[Any, ...]
     ) -> tuple[State, Tensor]:
         for _ in range(self.num_steps):
-            momentum = momentum + 0.5 * step * state.slope(beta)
+            momentum = momentum + 0.5 * step * state.gradient(beta)
             state = self.evaluate_at(state.u + step * momentum, args)
-            momentum = momentum + 0.5 * step * state.slope(beta)
+            momentum = momentum + 0.5 * step * state.gradient(beta)
         return state, momentum
 
-    def _locate(self, u: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    def _log_densities(self, u: Tensor, *args: Any) -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            point = u.detach().requires_grad_()
-            start, target = self.density.ends(point, args)
-            (start_slope,) = torch.autograd.grad(start.sum(), point, retain_graph=True)
-            (target_slope,) = torch.autograd.grad(target.sum(), point)
-        return start.detach(), target.detach(), start_slope, target_slope
+            u = u.detach().requires_grad_()
+            start, target = self.density.log_densities(u, args)
+            (start_gradient,) = torch.autograd.grad(start.sum(), u, retain_graph=True)
+            (target_gradient,) = torch.autograd.grad(target.sum(), u)
+        return start.detach(), target.detach(), start_gradient, target_gradient
 
 
 class AdaptedStepSizes:
-    """Steps along a path, found by a pilot and kept from then on: they do not depend on the chains they serve.
+    """Step sizes along a path, adapted by separate pilot chains and then fixed, so that later chains stay valid.
 
-    The pilot's chains go along the path once. Each datum has its own step size, adapted to
-    :data:`TARGET_ACCEPTANCE` of its chains, and its own scale in each dimension, the running standard deviation of its
-    chains. With these scales a quarter of a normal's period is a trajectory of length pi / 2: longer ones are not made.
+    The pilot chains follow the path once. Each datum has its own step size, adapted to an acceptance rate of
+    :data:`TARGET_ACCEPTANCE`, and its own scale in each dimension, the running standard deviation of its chains. With
+    these scales a trajectory of length pi / 2 is a quarter of a normal's period, and longer ones are not used.
 
     Args:
         hmc: the transitions.
-        u: where the pilot starts, ``(num_chains, batch, dim)``.
-        betas: where on the path the pilot stops, one transition each, after
-            :data:`BURN_IN` at the first.
+        u: initial positions of the pilot chains, ``(num_chains, batch, dim)``.
+        betas: inverse temperatures, with one transition at each after :data:`BURN_IN` transitions at the first.
         args: the batch.
-        advance: told of each transition.
+        advance: callback after each transition, for the progress bar.
+
+    Attributes:
+        steps: step sizes at each of ``betas``.
+        last: final state of the pilot chains.
 
     References:
-        A tutorial on adaptive MCMC (Andrieu and Thoms, 2008), section 4, the updates of scale and step; here they end
-        before the estimate begins. https://doi.org/10.1007/s11222-008-9110-y
+        A tutorial on adaptive MCMC (Andrieu and Thoms, 2008), section 4, the updates of scale and step size; here they
+        end before the estimate begins. https://doi.org/10.1007/s11222-008-9110-y
     """
 
     def __init__(
@@ -191,29 +190,29 @@ class AdaptedStepSizes:
         args: tuple[Any, ...],
         advance: Callable[[int], object],
     ) -> None:
-        longest = math.log(math.pi / 2 / hmc.num_steps)
+        max_log_size = math.log(math.pi / 2 / hmc.num_steps)
         state = hmc.evaluate_at(u, args)
-        log_size = torch.full_like(u[0, :, 0], longest)
-        variance, smooth = _spread(u), log_size
-        found: list[StepSizes] = []
+        log_size = torch.full_like(u[0, :, 0], max_log_size)
+        variance, mean_log_size = _variance(u), log_size
+        adapted: list[StepSizes] = []
         for beta in [betas[0]] * BURN_IN + betas:
             steps = StepSizes(log_size.exp(), variance.sqrt())
             state, probability = hmc.transition(state, beta, steps, args)
             error = probability.mean(0).to(log_size.dtype) - TARGET_ACCEPTANCE
-            log_size = (log_size + _GAIN * error).clamp(max=longest)
-            smooth = _MEMORY * smooth + (1 - _MEMORY) * log_size
-            variance = _MEMORY * variance + (1 - _MEMORY) * _spread(state.u)
-            found.append(StepSizes(smooth.exp(), variance.sqrt()))
+            log_size = (log_size + _GAIN * error).clamp(max=max_log_size)
+            mean_log_size = _MEMORY * mean_log_size + (1 - _MEMORY) * log_size
+            variance = _MEMORY * variance + (1 - _MEMORY) * _variance(state.u)
+            adapted.append(StepSizes(mean_log_size.exp(), variance.sqrt()))
             advance(1)
-        self.steps, self.last = found[BURN_IN:], state
+        self.steps, self.last = adapted[BURN_IN:], state
 
-    def at(self, share: float) -> StepSizes:
-        """The steps at a share of the path, between 0 and 1."""
-        return self.steps[round(share * (len(self.steps) - 1))]
+    def at(self, fraction: float) -> StepSizes:
+        """The step sizes at a fraction of the path, between 0 and 1."""
+        return self.steps[round(fraction * (len(self.steps) - 1))]
 
 
-def _spread(u: Tensor) -> Tensor:
-    """Variance over the chains, ``(batch, dim)``; 1 where there is one chain only."""
+def _variance(u: Tensor) -> Tensor:
+    """Variance over the chains, ``(batch, dim)``; 1 for a single chain."""
     if len(u) < 2:
         return torch.ones_like(u[0])
     return u.var(0).nan_to_num(nan=1.0).clamp(1e-12, 1e12)

@@ -21,8 +21,10 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import OneLineError
+from pyro_vae._core.traces import is_point
 from pyro_vae.distributions import AuxiliaryJoint, MixtureOfNormals
 from pyro_vae.flows import FlowDistribution
 
@@ -30,18 +32,17 @@ from pyro_vae.flows import FlowDistribution
 class InflatedProposal(nn.Module):
     r"""A guide whose scales are ``factor`` times as large: :math:`q_c(z | x)` with :math:`\sigma \to c\,\sigma`.
 
-    Guides fitted by the ELBO are narrower than the posterior, and importance weights under them have heavy tails: the
-    far ends of the posterior are hardly ever drawn. A factor of 1.1 to 1.5 often makes the estimate better and its
-    Pareto k smaller; too large a one makes both worse, the more so the more latent dimensions there are. Any factor
-    gives a valid estimate. Flows are widened where they start, and
-    z alone where there is an auxiliary variable.
+    Guides fitted by the ELBO are narrower than the posterior, and importance weights under them have heavy tails,
+    because the tails of the posterior are rarely sampled. A factor of 1.1 to 1.5 often improves the estimate and its
+    Pareto k; a large one makes both worse, the more so the more latent dimensions there are. Any factor gives a valid
+    estimate. For flows the base distribution is widened, and for guides with auxiliary variables only z.
 
     Args:
         guide: the Pyro guide.
-        factor: what scales are multiplied by, positive.
+        factor: positive factor of all scales.
 
     Raises:
-        ValueError: ``factor`` is not positive; at a call: a site has a distribution that has no scale.
+        ValueError: ``factor`` is not positive; at a call: a site's distribution has no scale.
 
     References:
         Monte Carlo theory, methods and examples (Owen, 2013), chapter 9, on proposals with tails heavier than the
@@ -61,18 +62,17 @@ class InflatedProposal(nn.Module):
 
     def __init__(self, guide: Callable[..., Any], factor: float) -> None:
         super().__init__()
-        if not factor > 0:
-            raise ValueError(f"InflatedProposal: factor must be positive, got factor={factor}. Use for example 1.2.")
+        require(factor > 0, "InflatedProposal", "factor must be positive", f"factor={factor}", "Use for example 1.2")
         self.guide, self.factor = guide, float(factor)
         self.owners = nn.ModuleList(Owners(guide=guide).modules.values())
 
     @property
     def proposal_name(self) -> str:
-        """What protocols call it."""
+        """Name of the proposal in protocols."""
         return f"guide, scale x {self.factor:g}"
 
     def forward(self, *args: Any) -> Any:
-        """Run the guide, its latent sites widened."""
+        """Run the guide with widened latent sites."""
         with _Widening(self.factor):
             return self.guide(*args)
 
@@ -83,12 +83,8 @@ class _Widening(Messenger):
         self.factor = factor
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not _is_point(msg["fn"]) and isinstance(msg["fn"], Distribution):
+        if not msg["is_observed"] and not is_point(msg) and isinstance(msg["fn"], Distribution):
             msg["fn"] = _widened(msg["fn"], self.factor)
-
-
-def _is_point(fn: Any) -> bool:
-    return isinstance(getattr(fn, "base_dist", fn), dist.Delta)
 
 
 @singledispatch
@@ -127,7 +123,7 @@ def _(fn: Any, factor: float) -> Any:
 
 
 @_widened.register(TransformedDistribution)
-def _(fn: Any, factor: float) -> Any:  # not type(fn): a LogNormal is made of other arguments
+def _(fn: Any, factor: float) -> Any:  # not type(fn): a LogNormal has other arguments
     return dist.TransformedDistribution(_widened(fn.base_dist, factor), fn.transforms, validate_args=False)
 
 

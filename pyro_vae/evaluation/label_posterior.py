@@ -1,23 +1,24 @@
-"""The class posterior of the model itself, p(y | x), and log p(x) with y summed out, by importance sampling."""
+"""The model's class posterior p(y | x), and log p(x) with y summed out, by importance sampling."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.precision import NetworkPrecision, Precision
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.batched import BatchedEvaluation, check_sizes
-from pyro_vae.evaluation.importance import WeightSampler, compiles
+from pyro_vae.evaluation.batched import BatchedEvaluation
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
+from pyro_vae.evaluation.sampler import Engine, WeightSampler, use_compiled
 from pyro_vae.evaluation.streaming import WeightSummary
 
 
@@ -128,38 +129,38 @@ def class_posterior(
     chunk_size: int = 50,
     data_plate: str | None = None,
     seed: int = 0,
-    engine: Literal["auto", "eager", "compiled"] = "auto",
+    engine: Engine = "auto",
     precision: Precision = "fp32",
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> ClassPosterior:
     r"""Log p(x, y) of every class y by importance sampling, and so :math:`p(y | x)` and :math:`\log p(x)`.
 
-    What the model says of the classes, beside its classifier q(y | x), which is an approximation of it. Both programs
-    are called as ``program(x, y)`` for each class with the label given; the weights are those of
-    :func:`log_likelihood`. The classes' draws are independent.
+    The model's own class posterior, which its classifier q(y | x) approximates. Both programs are called as
+    ``program(x, y)`` with the label of each class; the weights are those of :func:`log_likelihood`. The samples of
+    different classes are independent.
 
     Args:
         model: Pyro model, called with data and labels ``(B,)``, int64.
-        guide: Pyro guide for it, called so too.
-        data: an ``ImageSet``, a tensor ``(N, *data_shape)``, or an iterable of batches. Labels in it are not looked at.
+        guide: Pyro guide for it, called with the same arguments.
+        data: an ``ImageSet``, a tensor ``(N, *data_shape)``, or an iterable of batches. Labels in it are ignored.
         num_classes: number of classes C of the model, all of which are summed over.
-        num_samples: number of draws of z per datum and class S.
+        num_samples: number of samples of z per datum and class S.
         batch_size: data at a time.
-        chunk_size: draws at a time.
-        data_plate: name of the plate over the data, where it is not the only one that holds all sites.
-        seed: of the draws; every batch has its own stream, by its number.
+        chunk_size: samples at a time.
+        data_plate: name of the plate over the data, if several plates contain all sites.
+        seed: of the samples; every batch has its own stream, by its number.
         engine: ``"eager"``, ``"compiled"`` or ``"auto"``, as in :func:`log_likelihood`.
         precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers.
-        protocol: entries to keep with the result, such as the data set's.
+        protocol: entries to add to the result's protocol, such as the data set's.
         progress: show a progress bar.
 
     Returns:
         The estimates per datum and class in nats, with standard errors, effective sample sizes and Pareto k.
 
     Raises:
-        ValueError: the programs have no weights per datum (see :func:`log_weights`), the model has another number of
-            classes, or a size is not positive.
+        ValueError: the programs have no weights per datum (see :func:`log_weights`), ``num_classes`` is not that of the
+            model, or a size is not positive.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), section 5. https://arxiv.org/abs/1509.00519
@@ -174,34 +175,35 @@ def class_posterior(
         >>> net = partial(ContextNetwork, context_dim=3)
         >>> pieces = BernoulliLikelihood(2, (5,), net=net), DiagonalNormalGuide((5,), 2, net=net)
         >>> vae = SemiSupervisedVAE(StandardNormalPrior(2), *pieces, CategoricalGuide((5,), 3))
-        >>> found = class_posterior(vae.model, vae.guide, torch.ones(7, 5), num_classes=3, num_samples=100)
-        >>> found.probabilities().shape, found.log_likelihood.shape
+        >>> posterior = class_posterior(vae.model, vae.guide, torch.ones(7, 5), num_classes=3, num_samples=100)
+        >>> posterior.probabilities().shape, posterior.log_likelihood.shape
         (torch.Size([7, 3]), torch.Size([7]))
     """
     sizes = {"num_classes": num_classes, "num_samples": num_samples, "batch_size": batch_size, "chunk_size": chunk_size}
-    check_sizes("class_posterior", **sizes)
-    unit, amount = "draws" if progress else None, num_samples * num_classes
+    check_count("class_posterior", **sizes)
+    unit, amount = "samples" if progress else None, num_samples * num_classes
     batches = BatchedEvaluation(
         "class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount
     )
     chunks = batches.share() * num_classes * -(-num_samples // chunk_size)
-    compiled = compiles("class_posterior", engine, chunks)
+    compiled = use_compiled("class_posterior", engine, chunks)
     sampler = WeightSampler("class_posterior", model, (guide,), data_plate, batches.owners, compiled=compiled)
-    own: dict[str, Any] = {"estimator": "importance", "num_classes": num_classes, "num_samples": num_samples}
-    own |= {"sample_seed": seed}
+    entries: dict[str, Any] = {"estimator": "importance", "num_classes": num_classes, "num_samples": num_samples}
+    entries |= {"sample_seed": seed}
 
     def summarise(args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
         last = _labelled(args, num_classes - 1)
-        own.update(sampler.check(last, num_samples))
+        entries.update(sampler.check(last, num_samples))
         _check_classes(model, last, num_classes)
-        found = [_one_class(sampler, _labelled(args, c), num_samples, chunk_size, advance) for c in range(num_classes)]
-        return {name: torch.stack([summary[key] for summary in found], -1) for name, key in _FIELDS.items()}
+        labelled = [_labelled(args, c) for c in range(num_classes)]
+        classes = [_log_joint(sampler, class_args, num_samples, chunk_size, advance) for class_args in labelled]
+        return {name: torch.stack([estimate[key] for estimate in classes], -1) for name, key in _FIELDS.items()}
 
     with NetworkPrecision(precision):
         tensors = batches.run(summarise)
-    own = batches.ranks.from_first(own)
-    own |= {"num_data": len(tensors["log_joint"]), "precision": precision}
-    return ClassPosterior(**tensors, protocol={**(protocol or {}), **own})
+    entries = batches.ranks.from_first(entries)
+    entries |= {"num_data": len(tensors["log_joint"]), "precision": precision}
+    return ClassPosterior(**tensors, protocol={**(protocol or {}), **entries})
 
 
 _FIELDS = {
@@ -212,7 +214,7 @@ _FIELDS = {
 }
 
 
-def _one_class(
+def _log_joint(
     sampler: WeightSampler, args: tuple[Any, ...], num_samples: int, chunk_size: int, advance: Callable[[int], object]
 ) -> dict[str, Tensor]:
     """The estimate of log p(x, y) for the labels among the arguments."""
@@ -225,24 +227,21 @@ def _one_class(
 
 
 def _labelled(args: tuple[Any, ...], c: int) -> tuple[Any, ...]:
-    """The arguments with the label c of every datum, in the place of labels where there are any."""
+    """The arguments with the label c for every datum, in place of labels if there are any."""
     x, *rest = args
     return x, torch.full((len(x),), c, device=x.device), *rest[1:]
 
 
 def _root_sum_squares(slopes: Tensor, errors: Tensor) -> Tensor:
-    """The error of a function of independent estimates; what has no weight in it counts nothing, whatever its error."""
+    """Error of a function of independent estimates; slope 0 removes an estimate even if its error is infinite."""
     return torch.where(slopes == 0, 0.0, slopes * errors).square().sum(-1).sqrt()
 
 
 def _check_classes(model: Program, args: tuple[Any, ...], num_classes: int) -> None:
-    """Refuse another number of classes than the model's site ``"y"`` has, where it has one."""
+    """Require the number of classes of the model's site ``"y"``, if it has this site."""
     with no_registration():
         site = poutine.trace(model).get_trace(*args).nodes.get("y", {})
     y = site.get("fn")
     classes = len(y.enumerate_support(expand=False)) if getattr(y, "has_enumerate_support", False) else num_classes
-    if classes != num_classes:
-        raise ValueError(
-            f"class_posterior: num_classes must be that of the model, {classes}, got num_classes={num_classes}. "
-            "Sum over all of its classes."
-        )
+    rule = f"num_classes must be that of the model, {classes}"
+    require(classes == num_classes, "class_posterior", rule, f"num_classes={num_classes}")

@@ -1,4 +1,4 @@
-"""The importance-sampling result: estimate, diagnostics and bounds per datum."""
+"""Result of importance sampling: estimate, diagnostics and bounds per datum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
 
 _BOUNDS = ("elbo", "distortion", "rate")
 PARETO_K_LIMIT = 0.7
-"""Largest Pareto k with which an importance estimate can be used (Vehtari et al., 2024)."""
+"""Largest Pareto k of a reliable importance estimate (Vehtari et al., 2024)."""
 
 
 @dataclass(frozen=True)

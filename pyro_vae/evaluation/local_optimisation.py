@@ -1,4 +1,4 @@
-"""The best member of a guide's family for each datum, found by optimising it for that datum alone."""
+"""Local optimisation: the member of a guide's family with the largest ELBO, for each datum separately."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pyro_vae.guides import AmortizedGuide, Guide, SemiAmortizedGuide
 
 _OWNER = "inference_gaps"
 LOCAL_LR, COPY_LR = 0.01, 0.003
-"""Adam's first step sizes: for the numbers that a network puts out, and for a network's weights."""
+"""Adam's initial learning rates for the outputs of a network, and for the weights of a network."""
 
 
 class LocalGuide(Guide):
-    """A member of a guide's family for each datum of one batch; it does not look at what it is called with.
+    """A member of a guide's family for each datum of one batch, whatever the argument of the call.
 
     Args:
-        family: the guide; what its data share, such as a flow's weights, stays as it is.
-        params: their local parameters, ``(B, *param_shape)``; an ``nn.Parameter`` is this module's.
+        family: the guide; parameters that data share, such as a flow's weights, stay fixed.
+        params: local parameters of the data, ``(B, *param_shape)``; an ``nn.Parameter`` becomes this module's.
 
     Example:
         >>> from pyro_vae.guides import DiagonalNormalGuide
@@ -46,48 +46,48 @@ class LocalGuide(Guide):
         super().__init__(family.data_shape, family.latent_dim)
         self.infer = family.infer
         self.params = params
-        self._distribution = family.distribution  # a method, so that the family is no part of this module
+        self._distribution = family.distribution  # a method, so that the family is not a submodule
 
     def posterior(self, x: Tensor) -> TorchDistribution:
         return self._distribution(self.params)
 
 
 @dataclass(frozen=True)
-class Local:
-    """A guide that belongs to some data alone.
+class LocalGuides:
+    """A guide with free parameters for one datum, or for each datum of a batch.
 
     Attributes:
         guide: the program.
-        free: the tensors to optimise; with several data, the first dimension of each is theirs.
+        free: the tensors to optimise; for several data, their first dimension is the batch.
         args: the data, as the programs' arguments.
-        held: the same guide with its parameters as constants, where its density is known at any z.
+        constant: the same guide with its parameters detached, if its density can be evaluated at any z.
     """
 
     guide: Program
     free: list[Tensor]
     args: tuple[Any, ...]
-    held: Program | None = None
+    constant: Program | None = None
 
     def zeros(self) -> list[Tensor]:
-        """As the free tensors."""
+        """Zeros of the free tensors' shapes."""
         return [torch.zeros_like(tensor.detach()) for tensor in self.free]
 
-    def at(self, values: list[Tensor]) -> None:
+    def set(self, values: list[Tensor]) -> None:
         """Set the free tensors."""
         with torch.no_grad():
             for tensor, value in zip(self.free, values, strict=True):
                 tensor.copy_(value)
 
     def keep(self, better: Tensor, start: list[Tensor]) -> None:
-        """Take the data that are not ``better``, ``(B,)``, back to where they started."""
+        """Reset the parameters of data that are not ``better``, ``(B,)``, to their initial values."""
         with torch.no_grad():
             for tensor, first in zip(self.free, start, strict=True):
-                here = better.reshape(-1, *[1] * (tensor.dim() - 1)) if len(better) > 1 else better[0]
-                tensor.copy_(torch.where(here, tensor, first))
+                mask = better.reshape(-1, *[1] * (tensor.dim() - 1)) if len(better) > 1 else better[0]
+                tensor.copy_(torch.where(mask, tensor, first))
 
 
 def family_of(guide: Program) -> AmortizedGuide | None:
-    """The guide whose local parameters can be optimised for a batch at once; None where there is none.
+    """The amortized guide whose local parameters can be optimised for a whole batch; None for any other guide.
 
     Example:
         >>> from pyro_vae.guides import AuxiliaryGuide, IAFGuide, SemiAmortizedGuide
@@ -95,63 +95,63 @@ def family_of(guide: Program) -> AmortizedGuide | None:
         ['IAFGuide', 'DiagonalNormalGuide', 'NoneType']
     """
     inner = guide.guide if isinstance(guide, SemiAmortizedGuide) else guide
-    usual = (AmortizedGuide.posterior, SemiAmortizedGuide.posterior)  # another may be of another family
+    standard = {AmortizedGuide.posterior, SemiAmortizedGuide.posterior}  # an override may give another family
     if not isinstance(guide, Guide) or not isinstance(inner, AmortizedGuide) or type(guide).forward != Guide.forward:
         return None
-    return inner if {type(guide).posterior, type(inner).posterior} <= {*usual} else None
+    return inner if {type(guide).posterior, type(inner).posterior} <= standard else None
 
 
-def local_guides(weigher: ImportanceWeights, guide: Program) -> Iterator[Local]:
-    """Guides to optimise for the data of a batch: one for all if possible, else a copy for each.
+def local_guides(weights: ImportanceWeights, guide: Program) -> Iterator[LocalGuides]:
+    """Guides to optimise for the data of a batch: one for the whole batch if possible, else a copy for each datum.
 
     Raises:
-        ValueError: the data cannot be told apart among the arguments.
+        ValueError: the data cannot be selected from the arguments.
     """
-    family, args = family_of(guide), weigher.args
+    family, args = family_of(guide), weights.args
     if family is not None:
         params = nn.Parameter(family.net(args[0]).clone())
-        drawn = isinstance(family.distribution(params), FlowDistribution | TransformedDistribution)
-        held = None if drawn else LocalGuide(family, params.detach())  # shares its memory with the parameters
-        yield Local(LocalGuide(family, params), [params], args, held)
+        is_flow = isinstance(family.distribution(params), FlowDistribution | TransformedDistribution)
+        constant = None if is_flow else LocalGuide(family, params.detach())  # shares memory with the parameters
+        yield LocalGuides(LocalGuide(family, params), [params], args, constant)
         return
-    axes = weigher.pair.axes(weigher.plate)
+    axes = weights.pair.axes(weights.plate)
     if axes is None:
-        rule, what = "the data must be arguments of the programs, to be taken one by one", "none that is as long"
-        raise refusal(_OWNER, rule, what, "Pass them as tensors")
-    for row in range(weigher.num_data):
-        yield _copy(weigher.pair.owners, guide, axes.take(args, range(row, row + 1)))
+        rule = "the data must be arguments of the programs, to be selected one by one"
+        raise refusal(_OWNER, rule, "none of the batch's length", "Pass them as tensors")
+    for row in range(weights.num_data):
+        yield _copy(weights.pair.owners, guide, axes.take(args, range(row, row + 1)))
 
 
-def check_guide(weigher: ImportanceWeights, guide: Program) -> None:
-    """Refuse a guide that cannot be optimised by the gradient of its draws.
+def check_guide(weights: ImportanceWeights, guide: Program) -> None:
+    """Require a guide that can be optimised by reparameterised gradients.
 
     Raises:
-        ValueError: a function, a guide without parameters, or a site that is not reparameterised.
+        ValueError: the guide is a function, has no parameters, or has a site that is not reparameterised.
     """
-    if not latents(weigher.pair.guide_traces[0]):
-        rule, what = "the model must have latent sites, or there is no gap", "none"
-        raise refusal(_OWNER, rule, what, "Use log_likelihood, which is then exact")
-    owner = _module(guide)
-    if owner is None or not list(owner.parameters()):
-        what = "a function" if owner is None else f"{type(owner).__name__} without any"
+    if not latents(weights.pair.guide_traces[0]):
+        rule = "the model must have latent sites, or there is no gap"
+        raise refusal(_OWNER, rule, "none", "Use log_likelihood, which is then exact")
+    module = _module(guide)
+    if module is None or not list(module.parameters()):
+        got = "a function" if module is None else f"{type(module).__name__} without any"
         rule = "the guide must be a module whose parameters can be optimised for each datum"
-        raise refusal(_OWNER, rule, what, "Write it as an nn.Module with its parameters in the constructor")
-    for site in latents(weigher.pair.guide_traces[0]):
+        raise refusal(_OWNER, rule, got, "Write it as an nn.Module with its parameters in the constructor")
+    for site in latents(weights.pair.guide_traces[0]):
         if not site["fn"].has_rsample:
-            rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"
-            raise refusal(_OWNER, rule, what, "Use a guide with continuous latents; log_likelihood takes any")
+            rule, got = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"
+            raise refusal(_OWNER, rule, got, "Use a guide with continuous latents; log_likelihood takes any")
 
 
 class Optimum(NamedTuple):
-    """What an optimisation found: the mean of the free tensors over its last quarter, and over the quarter before."""
+    """Means of the free tensors over the last quarter of the optimisation, and over the quarter before."""
 
     last: list[Tensor]
     before: list[Tensor]
 
 
 def optimise(
-    weigher: ImportanceWeights,
-    local: Local,
+    weights: ImportanceWeights,
+    local: LocalGuides,
     *,
     num_steps: int,
     lr: float,
@@ -161,19 +161,19 @@ def optimise(
 ) -> Optimum:
     r"""Ascend the ELBO of each datum, :math:`\max_\lambda E_{q_\lambda}[\log p(x, z) - \log q_\lambda(z)]`.
 
-    Data do not mix: the sum of their ELBOs has a gradient per datum, and Adam's state is per entry. Where the density
-    of the guide is known at any z, the gradient leaves out its score, whose mean is 0: its noise vanishes as the guide
-    nears the posterior. A flow knows it at its own draws alone. The mean over the last steps is taken since each of
-    them is off by the noise of its gradient.
+    Data do not interact: the gradient of the sum of their ELBOs separates, and Adam's state is per entry. If the
+    guide's density can be evaluated at any z, the gradient omits the score term, whose mean is 0, so that its noise
+    vanishes as the guide approaches the posterior; the density of a flow is known at its own samples only. Parameters
+    are averaged over the last steps to reduce the noise of the gradient.
 
     Args:
-        weigher: of the model and the local guide.
+        weights: log-weights of the model and the local guide.
         local: the guide; its free tensors are changed.
-        num_steps: steps of Adam, whose step size falls to 0 along half a cosine.
-        lr: the first step size.
-        num_particles: draws per datum and step.
+        num_steps: steps of Adam, whose learning rate decreases to 0 along half a cosine.
+        lr: initial learning rate.
+        num_particles: samples per datum and step.
         data_plate: name of the plate over the data.
-        advance: told of every step.
+        advance: callback after each step, for the progress bar.
 
     References:
         Sticking the landing: simple, lower-variance gradient estimators for variational inference (Roeder et al.,
@@ -183,48 +183,48 @@ def optimise(
     """
     optimizer, quarter = Adam(local.free, lr=lr), max(1, num_steps // 4)
     schedule, sums = CosineAnnealingLR(optimizer, num_steps), [local.zeros(), local.zeros()]
-    held = (
-        None if local.held is None else ImportanceWeights(weigher.model, local.held, local.args, data_plate=data_plate)
-    )
+    constant = None
+    if local.constant is not None:
+        constant = ImportanceWeights(weights.model, local.constant, local.args, data_plate=data_plate)
     with torch.enable_grad():
         for left in reversed(range(num_steps)):
-            elbos = _log_weights(weigher, held, num_particles).mean(0)
-            # Of these tensors alone: the model and the guide's shared weights gather no gradient.
-            slopes = torch.autograd.grad(elbos.sum(), local.free, allow_unused=True)
-            for tensor, slope in zip(local.free, slopes, strict=True):
-                tensor.grad = None if slope is None else -slope.nan_to_num(0.0, 0.0, 0.0)
+            elbos = _log_weights(weights, constant, num_particles).mean(0)
+            # By the free tensors only: gradients of the model and of shared weights must not accumulate.
+            gradients = torch.autograd.grad(elbos.sum(), local.free, allow_unused=True)
+            for tensor, gradient in zip(local.free, gradients, strict=True):
+                tensor.grad = None if gradient is None else -gradient.nan_to_num(0.0, 0.0, 0.0)
             optimizer.step()
             schedule.step()
             for total, tensor in zip(sums[left // quarter] if left < 2 * quarter else (), local.free, strict=False):
                 total += tensor.detach()
             advance(1)
-    last, before = ([total / quarter for total in part] for part in sums)
+    last, before = ([total / quarter for total in totals] for totals in sums)
     return Optimum(last, before if num_steps > 1 else last)
 
 
-def _log_weights(weigher: ImportanceWeights, held: ImportanceWeights | None, num_particles: int) -> Tensor:
-    """``(num_particles, B)``, without the gradient of the score where there is a guide that is held."""
-    if held is None:
-        return weigher(num_particles).total
-    trace = weigher.propose(num_particles, weigher.args)
-    density = weigher.density(num_particles, weigher.args, trace)
-    return density.log_likelihood + density.log_prior - held.log_guide(num_particles, weigher.args, trace)
+def _log_weights(weights: ImportanceWeights, constant: ImportanceWeights | None, num_particles: int) -> Tensor:
+    """Log-weights ``(num_particles, B)``, without the gradient of the score if a detached guide is available."""
+    if constant is None:
+        return weights(num_particles).total
+    trace = weights.propose(num_particles, weights.args)
+    density = weights.density(num_particles, weights.args, trace)
+    return density.log_likelihood + density.log_prior - constant.log_guide(num_particles, weights.args, trace)
 
 
-def _copy(owners: Owners, guide: Program, args: tuple[Any, ...]) -> Local:
-    """A copy of the guide for one datum; a model that it refers to is not copied with it."""
-    own = cast(nn.Module, _module(guide))  # check_guide saw to it that it is one
-    inside = {id(module) for module in own.modules()}  # a VampPrior may hold the guide itself: that is copied
-    outside = [m for owner in owners.modules.values() for m in owner.modules() if id(m) not in inside]
-    copy = deepcopy(own, {id(module): module for module in outside})
-    if isinstance(copy, PyroModule):  # its parameters are read from Pyro's store by name: the copy has names of its own
+def _copy(owners: Owners, guide: Program, args: tuple[Any, ...]) -> LocalGuides:
+    """A copy of the guide for one datum; modules outside the guide, such as the model, are shared."""
+    module = cast(nn.Module, _module(guide))  # checked by check_guide
+    inside = {id(submodule) for submodule in module.modules()}  # a VampPrior may contain the guide, which is copied
+    outside = [submodule for submodule in owners.submodules() if id(submodule) not in inside]
+    copy = deepcopy(module, {id(submodule): submodule for submodule in outside})
+    if isinstance(copy, PyroModule):  # Pyro reads its parameters from the store by name: the copy needs unique names
         copy._pyro_set_supermodule(f"{copy._pyro_name}-{id(copy)}", copy._pyro_context)
     free = [p for p in copy.parameters() if p.requires_grad] or list(copy.requires_grad_().parameters())
     program = MethodType(guide.__func__, copy) if isinstance(guide, MethodType) else copy
-    return Local(program, [*free], args)
+    return LocalGuides(program, [*free], args)
 
 
 def _module(guide: Program) -> nn.Module | None:
     """The module that a guide is, or is a method of."""
-    owner = guide.__self__ if isinstance(guide, MethodType) else guide
-    return owner if isinstance(owner, nn.Module) else None
+    module = guide.__self__ if isinstance(guide, MethodType) else guide
+    return module if isinstance(module, nn.Module) else None

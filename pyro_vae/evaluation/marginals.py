@@ -1,4 +1,4 @@
-"""The dimensions of a distribution over vectors, one by one: margins, moments and KL."""
+"""Marginal distributions, moments and KL of the single dimensions of a distribution over vectors."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pyro_vae.distributions import MixtureOfNormals
 
 
 def factorises(q: Distribution) -> bool:
-    """Whether the dimensions are independent and known one by one."""
+    """Whether the distribution is an explicit product over its dimensions."""
     return isinstance(q, Independent) and q.reinterpreted_batch_ndims == 1 and not q.base_dist.event_shape
 
 
-def marginals(q: Distribution) -> Distribution | None:
-    """The distributions of the single dimensions, batch shape ``(*batch, L)``; None where they have no closed form.
+def marginal_distributions(q: Distribution) -> Distribution | None:
+    """Distributions of the single dimensions, batch shape ``(*batch, L)``; None without a closed form.
 
     Args:
         q: with batch shape ``batch`` and event shape ``(L,)``.
 
     Example:
         >>> from torch.distributions import MultivariateNormal
-        >>> marginals(MultivariateNormal(torch.zeros(5, 2), torch.eye(2))).batch_shape
+        >>> marginal_distributions(MultivariateNormal(torch.zeros(5, 2), torch.eye(2))).batch_shape
         torch.Size([5, 2])
     """
     if factorises(q):
@@ -49,10 +49,10 @@ def moments(q: Distribution, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         q: with batch shape ``batch`` and event shape ``(L,)``.
-        num_samples: draws, at least 2, where there is no closed form.
+        num_samples: number of samples, at least 2, for a distribution without closed-form moments.
 
     Returns:
-        ``(*batch, L)`` each; the third is 0 in closed form.
+        Three tensors ``(*batch, L)``; the third is 0 for closed-form moments.
     """
     try:
         return q.mean, q.variance, torch.zeros_like(q.mean)
@@ -62,15 +62,15 @@ def moments(q: Distribution, num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def kl_per_dimension(q: Distribution, p: Distribution, num_samples: int) -> Tensor | None:
-    """KL of each margin of q to that of p, ``(*batch, L)``, in nats; None where one has no closed form.
+    """KL of each marginal of q to that of p, ``(*batch, L)``, in nats; None if a marginal has no closed form.
 
-    By ``num_samples`` draws where torch knows no formula.
+    Estimated from ``num_samples`` samples if torch has no formula.
     """
-    ours, theirs = marginals(q), marginals(p)
-    if ours is None or theirs is None:
+    q_marginals, p_marginals = marginal_distributions(q), marginal_distributions(p)
+    if q_marginals is None or p_marginals is None:
         return None
     try:
-        return kl_divergence(ours, theirs)
+        return kl_divergence(q_marginals, p_marginals)
     except NotImplementedError:
-        z = ours.sample(Size([num_samples]))  # (S, *batch, L)
-        return (ours.log_prob(z) - theirs.log_prob(z)).mean(0)
+        z = q_marginals.sample(Size([num_samples]))  # (S, *batch, L)
+        return (q_marginals.log_prob(z) - p_marginals.log_prob(z)).mean(0)

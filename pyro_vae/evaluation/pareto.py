@@ -1,4 +1,4 @@
-"""The shape of the tail of importance weights."""
+"""Pareto k: the shape of the tail of importance weights."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ def tail_length(num_samples: int) -> int:
 def pareto_k(largest_log_weights: Tensor, num_samples: int) -> Tensor:
     r"""Shape k of the generalised Pareto distribution fitted to the largest importance weights.
 
-    Below 0.5 the weights have a finite variance; up to 0.7 the estimate can be used; above, neither the estimate nor
-    its standard error can be trusted.
+    Below 0.5 the weights have a finite variance; up to 0.7 the estimate is usable; above, estimate and standard error
+    are unreliable. From 25 samples on it agrees with ``arviz.psislw``, except that arviz omits from the tail weights
+    equal to its smallest and weights that underflow relative to the largest, and returns inf if fewer than five remain.
 
     Args:
         largest_log_weights: ``(M + 1, batch)`` with ``M = tail_length(num_samples)``, in any order.
         num_samples: number S of weights that these are the largest of.
 
     Returns:
-        ``(batch,)``: k; nan with fewer than 25 samples, too few to tell; -inf where all of them are equal; inf where
-        fewer than two are not 0.
+        ``(batch,)``: k; nan with fewer than 25 samples, which are too few for the fit; -inf if all weights are equal;
+        inf if fewer than two are nonzero.
 
     References:
         Pareto smoothed importance sampling (Vehtari et al., 2024), section 2. https://arxiv.org/abs/1507.02646
@@ -52,7 +53,7 @@ def pareto_k(largest_log_weights: Tensor, num_samples: int) -> Tensor:
     constant = excess[-1] <= 1e-10
     k = _fit(torch.where(constant, torch.ones_like(excess).cumsum(0), excess.clamp_min(1e-300)))
     k = torch.where(constant, -torch.inf, k)
-    # With one weight that is not 0, or none, there is no tail to fit and nothing to be trusted.
+    # With fewer than two nonzero weights there is no tail to fit, and the estimate is unreliable.
     return torch.where(ordered.isfinite().sum(0) < 2, torch.inf, k).to(largest_log_weights.dtype)
 
 

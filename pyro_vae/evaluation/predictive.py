@@ -1,4 +1,4 @@
-"""Predictive checks: whether data look like what the model makes of their own latents, or of the prior's."""
+"""Predictive checks: statistics of data against those of replicates from the posterior or the prior predictive."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Size, Tensor
 
+from pyro_vae._core.checks import check_choice, check_count, refusal, require
 from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
@@ -17,9 +18,10 @@ from pyro_vae.evaluation.result import Result
 from pyro_vae.models import VAE
 
 Statistic = Callable[[Tensor], Tensor]
+_OWNER = "posterior_predictive_check"
 DISCREPANCY = "log p(x|z)"
 EXTREME_P_VALUE = 0.005
-"""Predictive probability of the whole data set, at either end, from which a statistic is called off."""
+"""Predictive p value of the whole data set, in either tail, below which a statistic is reported as not reproduced."""
 
 
 def _mean(x: Tensor) -> Tensor:
@@ -40,23 +42,23 @@ def _roughness(x: Tensor) -> Tensor:
 
 
 def default_statistics(data_shape: tuple[int, ...]) -> dict[str, Statistic]:
-    """Mean, standard deviation and largest value of a datum, and of an image how rough it is.
+    """Mean, standard deviation and largest value of a datum, and roughness of an image.
 
     Roughness is the mean absolute difference of neighbouring pixels: a decoder whose pixels are independent given z
-    makes images that are rougher than the data.
+    generates images that are rougher than the data.
 
     Args:
         data_shape: shape of one datum.
 
     Returns:
-        By name, functions of data ``(M, *data_shape)`` that return ``(M,)``.
+        Functions of data ``(M, *data_shape)`` that return ``(M,)``, by name.
 
     Example:
         >>> list(default_statistics((1, 28, 28))), list(default_statistics((5,)))
         (['mean', 'standard deviation', 'largest', 'roughness'], ['mean', 'standard deviation', 'largest'])
     """
-    found: dict[str, Statistic] = {"mean": _mean, "standard deviation": _std, "largest": _largest}
-    return found | ({"roughness": _roughness} if len(data_shape) > 1 and min(data_shape[-2:]) > 1 else {})
+    statistics: dict[str, Statistic] = {"mean": _mean, "standard deviation": _std, "largest": _largest}
+    return statistics | ({"roughness": _roughness} if len(data_shape) > 1 and min(data_shape[-2:]) > 1 else {})
 
 
 @dataclass(frozen=True)
@@ -166,24 +168,24 @@ def posterior_predictive_check(
     r"""Compare every datum with replicates :math:`x^{rep} \sim p(x | z)`, :math:`z \sim q(z | x)` or z ~ p(z).
 
     Args:
-        vae: the model; any guide that can be drawn from. Where the guide is not the posterior, neither are its
-            replicates: see :func:`simulation_based_calibration`.
+        vae: the model with any guide. Replicates are those of the guide, which may differ from the posterior; see
+            :func:`simulation_based_calibration`.
         data: an ``ImageSet``, a tensor ``(N, *data_shape)``, or an iterable of batches.
-        statistics: by name, functions of data ``(M, *data_shape)`` that return ``(M,)``; or one of them. By default
-            :func:`default_statistics` and, with the posterior, ``log p(x|z)``.
-        num_samples: replicates per datum S.
-        source: ``"prior"`` draws z from the prior, a prior predictive check: of what the model makes by itself.
+        statistics: functions of data ``(M, *data_shape)`` that return ``(M,)``, by name; or a single function. By
+            default :func:`default_statistics` and, for the posterior, ``log p(x|z)``.
+        num_samples: number of replicates per datum S.
+        source: ``"prior"`` samples z from the prior, for a prior predictive check of unconditional samples.
         batch_size: data at a time.
         chunk_size: replicates at a time; memory is proportional to ``batch_size * chunk_size``.
-        seed: of the draws; the global generator is left as it was.
-        protocol: entries to keep with the result, such as the data set's.
+        seed: of the samples; the global generator is restored.
+        protocol: entries to add to the result's protocol, such as the data set's.
 
     Returns:
-        Statistics and probabilities, per datum and of the whole set.
+        Statistics and p values, per datum and of the whole data set.
 
     Raises:
-        ValueError: a number is not positive, there are no data, no such source, a statistic has another shape, or the
-            data lie outside the support of the likelihood.
+        ValueError: a size is not positive, the data are empty, ``source`` is unknown, a statistic has a wrong shape, or
+            the data lie outside the support of the likelihood.
 
     References:
         Posterior predictive assessment of model fitness via realized discrepancies (Gelman, Meng and Stern, 1996),
@@ -199,7 +201,8 @@ def posterior_predictive_check(
         >>> check.p_values.shape, bool(check.set_p_values() < 0.5)  # replicates have fewer ones
         (torch.Size([7, 1]), True)
     """
-    _check(source, num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
+    check_choice(_OWNER, "source", source, ("posterior", "prior"))
+    check_count(_OWNER, num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     functions = _named(statistics, vae.data_shape)
     density = statistics is None and source == "posterior"
     device, dtype = placement(vae)
@@ -210,14 +213,15 @@ def posterior_predictive_check(
             x = batch.args[0]
             sizes = [min(chunk_size, num_samples - start) for start in range(0, num_samples, chunk_size)]
             chunks = [_replicates(vae, x, functions, size, source, density=density) for size in sizes]
-            ours, theirs = (torch.cat(pair).double().cpu() for pair in zip(*chunks, strict=True))  # (S, B, T)
-            rows.append(_per_datum(ours, theirs))
-            sums.append(torch.stack([ours.sum(1), theirs.sum(1)]))  # (2, S, T)
-    found = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
-    found["set_observed"], found["set_replicated"] = torch.stack(sums).sum(0) / len(found["observed"])
+            observed, replicated = (torch.cat(pair).double().cpu() for pair in zip(*chunks, strict=True))  # (S, B, T)
+            rows.append(_per_datum(observed, replicated))
+            sums.append(torch.stack([observed.sum(1), replicated.sum(1)]))  # (2, S, T)
+    tensors = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+    num_data = len(tensors["observed"])
+    tensors["set_observed"], tensors["set_replicated"] = torch.stack(sums).sum(0) / num_data
     names = [*functions, *([DISCREPANCY] if density else [])]
-    own = {"source": source, "num_samples": num_samples, "sample_seed": seed, "statistics": names}
-    return PredictiveCheck(**found, protocol={**(protocol or {}), **own, "num_data": len(found["observed"])})
+    entries = {"source": source, "num_samples": num_samples, "sample_seed": seed, "statistics": names}
+    return PredictiveCheck(**tensors, protocol={**(protocol or {}), **entries, "num_data": num_data})
 
 
 def _replicates(
@@ -227,41 +231,38 @@ def _replicates(
     z = vae.encode(x).sample(Size([num])) if source == "posterior" else vae.prior().sample(Size([num, len(x)]))
     p = vae.decode(z)
     if not supports(p, x):
-        raise ValueError(
-            f"posterior_predictive_check: data must lie in the support of p(x | z) ({p.support}), got another value. "
-            "Change the data (binarize them, say) or the likelihood."
-        )
-    copies = p.sample()  # (num, B, *data_shape)
-    ours = [_apply(name, f, x).expand(num, -1) for name, f in functions.items()]
-    theirs = [_apply(name, f, copies.flatten(0, 1)).view(num, -1) for name, f in functions.items()]
+        rule = f"data must lie in the support of p(x | z) ({p.support})"
+        raise refusal(_OWNER, rule, "another value", "Change the data (for example, binarize them) or the likelihood")
+    replicates = p.sample()  # (num, B, *data_shape)
+    observed = [_apply(name, f, x).expand(num, -1) for name, f in functions.items()]
+    replicated = [_apply(name, f, replicates.flatten(0, 1)).view(num, -1) for name, f in functions.items()]
     if density:
-        ours, theirs = [*ours, p.log_prob(x)], [*theirs, p.log_prob(copies)]
-    return torch.stack(ours, -1), torch.stack(theirs, -1)
+        observed, replicated = [*observed, p.log_prob(x)], [*replicated, p.log_prob(replicates)]
+    return torch.stack(observed, -1), torch.stack(replicated, -1)
 
 
-def _per_datum(ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
+def _per_datum(observed: Tensor, replicated: Tensor) -> dict[str, Tensor]:
     return {
-        "observed": ours.mean(0),
-        "replicated": theirs[0],
-        "replicated_mean": theirs.mean(0),
-        "replicated_std": theirs.std(0, correction=0),
-        "p_values": _larger(theirs, ours).mean(0),
+        "observed": observed.mean(0),
+        "replicated": replicated[0],
+        "replicated_mean": replicated.mean(0),
+        "replicated_std": replicated.std(0, correction=0),
+        "p_values": _larger(replicated, observed).mean(0),
     }
 
 
 def _larger(replicated: Tensor, observed: Tensor) -> Tensor:
-    """1 where the replicate is larger, 1/2 where it is equal."""
+    """1 if the replicate is larger, 1/2 if it is equal, otherwise 0."""
     return (replicated > observed).double() + 0.5 * (replicated == observed).double()
 
 
 def _apply(name: str, function: Statistic, x: Tensor) -> Tensor:
     value = function(x)
     if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
-            f"posterior_predictive_check: a statistic must return one number per datum, got {got} of {name!r} for data "
-            f"{tuple(x.shape)}. Reduce all dimensions but the first."
-        )
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        got = f"{shape} of {name!r} for data {tuple(x.shape)}"
+        rule = "a statistic must return one number per datum"
+        raise refusal(_OWNER, rule, got, "Reduce all dimensions except the first")
     return value
 
 
@@ -270,18 +271,5 @@ def _named(statistics: Mapping[str, Statistic] | Statistic | None, data_shape: t
         return default_statistics(data_shape)
     if callable(statistics):
         return {getattr(statistics, "__name__", "statistic"): statistics}
-    if not statistics:
-        raise ValueError("posterior_predictive_check: statistics must not be empty, got none. Leave them at None.")
+    require(bool(statistics), _OWNER, "statistics must not be empty", "none")
     return dict(statistics)
-
-
-def _check(source: str, **sizes: int) -> None:
-    if source not in ("posterior", "prior"):
-        raise ValueError(
-            f"posterior_predictive_check: source must be posterior or prior, got source={source!r}. Use 'posterior'."
-        )
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(
-                f"posterior_predictive_check: {name} must be at least 1, got {name}={size}. Use a positive number."
-            )

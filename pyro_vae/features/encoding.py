@@ -55,7 +55,7 @@ def _weighed(vae: VAE, block: Tensor, num_samples: int, seed: int) -> Iterator[T
     sizes = [min(BLOCK, num_samples - start) for start in range(0, num_samples, BLOCK)]
     for datum in block.split(1):
         reseed(seed, 0)
-        weights = torch.cat([weigher.draw(size, datum).total for size in sizes])  # (S, 1)
+        weights = torch.cat([weigher.sample(size, datum).total for size in sizes])  # (S, 1)
         yield weights.logsumexp(0) - math.log(num_samples)
 
 

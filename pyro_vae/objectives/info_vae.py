@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
-from pyro_vae._core.runs import in_front
+from pyro_vae._core.runs import stack_latents
 from pyro_vae._core.traces import latents
 from pyro_vae.objectives.latent_structure import single_latent
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
@@ -113,7 +113,7 @@ def _prior_draws(draws: Draws, name: str) -> Tensor:
     drawn = [trace.copy() for trace in draws.model_traces]
     for trace in drawn:
         trace.nodes[name] = {**trace.nodes[name], "value": _draw(trace.nodes[name])}
-    return in_front(drawn, draws.runs.model_layout, draws.num).nodes[name]["value"].flatten(2)
+    return stack_latents(drawn, draws.runs.model_layout, draws.num).nodes[name]["value"].flatten(2)
 
 
 def _draw(site: Any) -> Tensor:

@@ -18,20 +18,16 @@ from pyro_vae._core.layout import Layout
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
-from pyro_vae._core.traces import (
+from pyro_vae._core.trace_checks import (
     check_densities,
+    check_log_prob_shape,
     check_observation,
     check_plates,
-    check_shape,
     check_sites,
-    frames,
-    latents,
-    shared_plates,
-    sites,
-    structure_of,
 )
+from pyro_vae._core.traces import frames, latents, shared_plates, sites, structure_of
 from pyro_vae._core.types import Program
-from pyro_vae._core.ways import Densities, Runs, choose, joined, one_draw
+from pyro_vae._core.ways import Densities, Runs, choose, for_one_sample, joined
 from pyro_vae.distributions import RelaxedIndependentOneHotCategorical
 from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.objectives.programs import Draws, Programs
@@ -149,11 +145,11 @@ class PerDatumObjective(Objective):
             self._check_traces(pair, pair.layout(dims), pair.model_trace, pair.guide_traces[0])
             for site in [s for trace in pair.traces for s in sites(trace) if s["name"] not in pair.blocks]:
                 # Without the particles' plate: with it, (data, data) may pass for (particles, data).
-                check_shape(name, site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
+                check_log_prob_shape(name, site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
                 if site["name"] in pair.model_trace.nodes:
                     check_observation(name, pair.model_trace.nodes[site["name"]], dims)
             self._check(pair.layout(dims), pair.model_trace, pair.guide_traces[0])
-            runs = one_draw(pair, plates)
+            runs = for_one_sample(pair, plates)
             if self.num_draws > 1:
                 runs = choose(pair, plates, self._densities(pair), together=self.together, weights_change=True)
             if self.holds:
@@ -163,7 +159,7 @@ class PerDatumObjective(Objective):
 
     def _densities(self, pair: Pair) -> Densities:
         def densities(runs: Runs, latent: Trace, num: int) -> Tensor:
-            traces = runs.model_at(latent, num, pair.args, pair.kwargs)
+            traces = runs.run_model(latent, num, pair.args, pair.kwargs)
             return joined([runs.model_layout.sum(num // len(traces), sites(trace)) for trace in traces])
 
         return densities
@@ -257,6 +253,6 @@ def _differ(layout: Layout, one: Any, other: Any) -> bool:
     if not isinstance(one, Tensor) and not isinstance(other, Tensor):
         return abs(one - other) > 1e-12
     one, other = torch.as_tensor(one), torch.as_tensor(other)
-    if one.dim() > layout.depth + layout.in_front:
+    if one.dim() > layout.depth + layout.vectorised:
         return True
     return not is_tracing() and bool((one.double() - other.double()).abs().max() > 1e-12)

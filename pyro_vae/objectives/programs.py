@@ -67,7 +67,7 @@ class Draws:
     @property
     def latent(self) -> Trace:
         """The guide's latents, ``(K, *plates, *event)``."""
-        return self.runs.in_front(self.guide_traces, self.num)
+        return self.runs.stack(self.guide_traces, self.num)
 
     @property
     def log_model(self) -> Tensor:
@@ -190,7 +190,7 @@ class Programs:
         return run(self.guide, self.layout, self.runs.axes, self.num, self.args, self.kwargs, at=at)
 
     def _models(self, drawn: Sequence[Trace]) -> list[Trace]:
-        at, layout = self.runs.at(drawn, self.num), self.runs.model_layout
+        at, layout = self.runs.for_model(drawn, self.num), self.runs.model_layout
         return run(self.model, layout, self.runs.axes, self.num, self.args, self.kwargs, at=at)
 
     def _density(self, traces: Sequence[Trace], models: Sequence[Trace]) -> GuideDensity:
@@ -225,7 +225,7 @@ class GradientScale:
         if not value.requires_grad:
             return value
         value = value.clone()
-        value.register_hook(lambda grad: grad * layout.spread(site, self.factor[rows], event_dim=event_dim))
+        value.register_hook(lambda grad: grad * layout.broadcast(site, self.factor[rows], event_dim=event_dim))
         return value
 
 

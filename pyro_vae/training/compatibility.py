@@ -17,16 +17,8 @@ from pyro_vae._core.contexts import validating
 from pyro_vae._core.masks import unmasked
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.pair import Pair
-from pyro_vae._core.traces import (
-    check_auxiliary,
-    check_kinds,
-    check_observation,
-    check_observed,
-    is_auxiliary,
-    latents,
-    observations,
-    sites,
-)
+from pyro_vae._core.trace_checks import check_auxiliary, check_kinds, check_observation, check_observed
+from pyro_vae._core.traces import is_auxiliary, latents, observations, sites
 from pyro_vae._core.types import Program
 from pyro_vae.objectives import Objective
 from pyro_vae.objectives.per_datum import PerDatumObjective

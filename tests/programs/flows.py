@@ -15,7 +15,7 @@ from tests.programs.pair import Built, built
 
 
 def _zuko() -> ModuleType:
-    """Imported where it is needed, for the import turns torch's validation off."""
+    """Import zuko only here, because its import turns torch's validation off."""
     before = torch.distributions.Distribution._validate_args
     import zuko
 

@@ -82,9 +82,9 @@ class ConditionalVAE(nn.Module):
             if outputs is None:
                 pyro.deterministic("y", probs.detach())
             else:
-                probs_there = probs[unknown.view(-1, self.pixels)].view(batch_size, -1)
-                there = outputs[unknown].view(batch_size, -1)
-                pyro.sample("y", dist.Bernoulli(probs_there, validate_args=False).to_event(1), obs=there)
+                unknown_probs = probs[unknown.view(-1, self.pixels)].view(batch_size, -1)
+                pixels = outputs[unknown].view(batch_size, -1)
+                pyro.sample("y", dist.Bernoulli(unknown_probs, validate_args=False).to_event(1), obs=pixels)
             return probs
 
     def guide(self, inputs: Tensor, outputs: Tensor | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Programs with labels that some batches have: Pyro's SS-VAE and scANVI examples, and CEVAE as Pyro ships it."""
+"""Programs with labels for some batches: Pyro's SS-VAE and scANVI examples, and Pyro's CEVAE."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class M2(nn.Module):
                     pyro.sample("y_aux", dist.OneHotCategorical(self.encoder_y(xs)), obs=ys)
 
     def guide_classify(self, xs: Tensor, ys: Tensor | None = None) -> None:
-        """Nothing is latent."""
+        """The model without latent sites."""
 
 
 def ss_vae_m2() -> Built:
@@ -96,7 +96,7 @@ def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Flattened(nn.Module):
-    """Batch normalization wants two dimensions, enumeration brings a third."""
+    """Batch normalization of an input with an enumeration dimension in addition to its two."""
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def scanvi() -> Built:
         config_enumerate(program.guide, "parallel", expand=True),
         *batches,
         objective=lambda: TraceEnum_ELBO(strict_enumeration_warning=False),
-        idle=("0.bias", "3.bias"),  # batch normalization takes them away again
+        idle=("0.bias", "3.bias"),  # batch normalization cancels them
         notes="a scale around all sites; with labels the guide has a factor that is a loss and no density",
     )
 

@@ -19,7 +19,7 @@ def _length_of_the_first(*args: Any) -> int:
 
 @dataclass(frozen=True)
 class Built:
-    """A model and a guide, new, with all that is needed to train them.
+    """A new model and guide, with all that is needed to train them.
 
     Attributes:
         model: Pyro model.
@@ -27,7 +27,7 @@ class Built:
         args: the first batch; both programs are called with it.
         objective: builds the objective of the published training.
         batches: two batches; the second has another length, most of the time, or other arguments such as labels.
-        global_latents: whether a latent site is shared by all data, so that no datum has a weight of its own.
+        global_latents: whether a latent site is shared by all data, so that there are no weights per datum.
         notes: what is unusual about the programs.
         num_data: number of data of a batch; for most programs the length of its first argument.
         idle: how the names of those parameters end that have no gradient on the first batch.

@@ -45,7 +45,7 @@ class GuideState(NamedTuple):
 
 
 class AIR(nn.Module):
-    """Of each object its presence, place and content, the last two masked out if there is none."""
+    """Presence, position and content of each object, the last two masked if it is absent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class AIR(nn.Module):
             pyro.sample("obs", observed, obs=batch.view(n, -1))
 
     def prior_step(self, t: int, n: int, canvas: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        pres = pyro.sample(f"z_pres_{t}", dist.Bernoulli(0.5 * before).to_event(1))  # no object after none
+        pres = pyro.sample(f"z_pres_{t}", dist.Bernoulli(0.5 * before).to_event(1))  # no object after an absent one
         place = dist.Normal(self.where_loc.expand(n, 3), self.where_scale.expand(n, 3))
         where = pyro.sample(f"z_where_{t}", place.mask(pres).to_event(1))
         content = dist.Normal(canvas.new_zeros(n, WHAT), canvas.new_ones(n, WHAT))

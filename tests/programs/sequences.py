@@ -74,7 +74,7 @@ class DeepMarkovModel(nn.Module):
 
 
 def _sequences(lengths: list[int], features: int = 3) -> tuple[Tensor, PackedSequence, Tensor, Tensor]:
-    """Sequences, longest first, with what the example's loader makes of them."""
+    """Sequences, longest first, with the example loader's additional arguments."""
     sizes = torch.tensor(lengths)
     mask = (torch.arange(max(lengths)) < sizes[:, None]).to(torch.get_default_dtype())
     x = binary(len(lengths), max(lengths), features) * mask[..., None]

@@ -1,4 +1,4 @@
-"""Programs with latents that all data share: a datum has no weight of its own, and evaluation has to refuse."""
+"""Programs with latents that all data share, so that there are no weights per datum and evaluation must raise."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def auto_normal_scale() -> Built:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(*encoder(x)).to_event(1))
 
-    notes = "parameters of the autoguide are made at its first call"
+    notes = "parameters of the autoguide are created at its first call"
     return built(model, guide, (torch.randn(6, 4),), (torch.randn(4, 4),), global_latents=True, notes=notes)
 
 
@@ -136,6 +136,6 @@ def gmm() -> Built:
     hidden = poutine.block(model, expose=list(starts))
     guide = AutoDelta(hidden, init_loc_fn=lambda site: starts[site["name"]].clone())
     objective = lambda: TraceEnum_ELBO(max_plate_nesting=1)  # noqa: E731
-    notes = "nothing local is left in the guide"
+    notes = "the guide has no local latent"
     batches = (torch.randn(6),), (torch.randn(4),)
     return built(model, guide, *batches, objective=objective, global_latents=True, notes=notes)

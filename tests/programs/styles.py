@@ -1,4 +1,4 @@
-"""One small VAE in the styles in which people write Pyro programs: functions, wrappers, PyroModules, dictionaries."""
+"""One small VAE in many styles of Pyro programs: functions, wrappers, PyroModules, dictionaries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def functions_with_module() -> Built:
 
 
 def functions_with_param() -> Built:
-    """Factor analysis with ``pyro.param``: the parameters are in Pyro's store and nowhere else."""
+    """Factor analysis with ``pyro.param``: all parameters are in Pyro's store."""
     weights, gains = torch.randn(2, 4), torch.randn(4, 2)
 
     def model(x: Tensor) -> None:
@@ -77,7 +77,7 @@ def lambda_and_partial() -> Built:
 
 
 class BareModel(nn.Module):
-    """Nothing is registered with Pyro: the author trains ``parameters()`` with an optimizer of torch's."""
+    """No parameter is registered with Pyro: a torch optimizer trains ``parameters()``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class BareModel(nn.Module):
 
 
 class BareGuide(nn.Module):
-    """Of the same style."""
+    """The guide in the same style."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def scaled_programs() -> Built:
 
 
 def scaled_and_masked() -> Built:
-    """As argument a mask over the batch, which was filled up to its size: both programs within ``poutine.mask``."""
+    """A padded batch with a mask over the data as argument; both programs within ``poutine.mask``."""
     program = PlainVAE()
 
     def model(x: Tensor, valid: Tensor) -> None:
@@ -202,7 +202,7 @@ def pyro_module() -> Built:
 
 
 class PlateInInit(nn.Module):
-    """The plate is made once, with the batch size: batches are of that size for ever."""
+    """The plate is created once with the batch size, so that all batches must have that size."""
 
     def __init__(self, batch_size: int = 6) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ def plate_in_init() -> Built:
 
 
 class TwoLatents(nn.Module):
-    """Latents in two layers; the guide draws the second one first and the other at it."""
+    """Latents in two layers; the guide samples the second one first and the other given it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small Pyro programs of the kinds that are published, each written anew with its authors' plates and handlers."""
+"""Small Pyro programs of the kinds that are published, each rewritten with its authors' plates and handlers."""
 
 from __future__ import annotations
 
