@@ -28,7 +28,7 @@ from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.models import ADGM, SDGM, classification_weight
 from pyro_vae.networks import MLP, ContextNetwork
-from pyro_vae.objectives import SummedELBO
+from pyro_vae.objectives import EnumeratedELBO
 from pyro_vae.priors import StandardNormalPrior
 
 CLASSES, MOST_LABELS = 10, 1000
@@ -75,7 +75,7 @@ def error_of(build, seed, args):
         vae.guide,
         splits.train,
         epochs=args.epochs,
-        objective=SummedELBO(),
+        objective=EnumeratedELBO(),
         batch_size=270,
         optimizer=partial(Adam, lr=5e-3),
         seed=seed,

@@ -24,7 +24,7 @@ from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood, NormalLikelihood
 from pyro_vae.models import classification_weight
 from pyro_vae.networks import MLP, ContextNetwork
-from pyro_vae.objectives import SummedELBO
+from pyro_vae.objectives import EnumeratedELBO
 from pyro_vae.priors import StandardNormalPrior
 
 CLASSES = 10
@@ -97,7 +97,7 @@ def main(argv=None):
     latents = latents_of(lower, splits, active)
     upper = m2(latents.train, args.labels, args)
     initialise_at_data(upper, latents.train)
-    train(upper, latents.train, args.epochs, SummedELBO(), seed=args.seed)
+    train(upper, latents.train, args.epochs, EnumeratedELBO(), seed=args.seed)
 
     both = StackedVAE(lower, upper, active)
     print(f"{len(active)} of {args.latent_dim} dimensions of z1 are active")

@@ -25,7 +25,7 @@ from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.models import classification_weight
 from pyro_vae.networks import MLP, ContextNetwork
-from pyro_vae.objectives import SummedELBO
+from pyro_vae.objectives import EnumeratedELBO
 from pyro_vae.priors import StandardNormalPrior
 
 CLASSES = 10
@@ -82,7 +82,7 @@ def one_draw(seed, args):
         splits.train,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        objective=SummedELBO(),
+        objective=EnumeratedELBO(),
         optimizer=partial(Adam, lr=args.lr),
         lr_schedule=partial(CosineAnnealingLR, T_max=args.epochs),
         seed=seed,

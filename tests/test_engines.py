@@ -41,8 +41,8 @@ REFERENCES = {
     "BetaELBO": Trace_ELBO,
     "MeanFieldELBO": TraceMeanField_ELBO,
     "BetaMeanFieldELBO": TraceMeanField_ELBO,
+    "TraceEnumELBO": partial(TraceEnum_ELBO, max_plate_nesting=1),
     "EnumeratedELBO": partial(TraceEnum_ELBO, max_plate_nesting=1),
-    "SummedELBO": partial(TraceEnum_ELBO, max_plate_nesting=1),
 }
 # The others by their definitions.
 DEFINITIONS = {
@@ -144,7 +144,7 @@ def test_every_model_guide_and_objective_agrees_with_its_definition(pieces, obje
             objective().differentiable_loss(vae.model, vae.guide, x)
         return
     if vae.guide.infer.get("enumerate") and objective.__name__ in DEFINITIONS:
-        with pytest.raises(ValueError, match=rf"^{objective.__name__}: the guide must draw .* Use SummedELBO"):
+        with pytest.raises(ValueError, match=rf"^{objective.__name__}: the guide must draw .* Use EnumeratedELBO"):
             objective().differentiable_loss(vae.model, vae.guide, x)
         return
     num_particles = max(num_particles, 2) if objective is objectives.VIMCO else num_particles

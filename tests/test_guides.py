@@ -369,7 +369,7 @@ def test_the_enumerated_elbo_is_the_sum_over_all_combinations():
     torch.testing.assert_close(log_q.logsumexp(0), torch.zeros(7), rtol=0, atol=1e-12)
     expected = (log_q.exp() * (vae.model.log_joint(x, z) - log_q)).sum()
     parameters = list(vae.parameters())
-    for elbo in (TraceEnum_ELBO(max_plate_nesting=1), objectives.EnumeratedELBO()):
+    for elbo in (TraceEnum_ELBO(max_plate_nesting=1), objectives.TraceEnumELBO()):
         loss = elbo.differentiable_loss(vae.model, vae.guide, x)
         torch.testing.assert_close(-loss, expected, rtol=1e-12, atol=0)
         for a, b in zip(grad(-loss, parameters), grad(expected, parameters, retain_graph=True), strict=True):

@@ -35,6 +35,7 @@ from pyro_vae.objectives import (
     ReweightedWakeSleep,
     ScoreFunction,
     StickingTheLanding,
+    TraceEnumELBO,
     WakeSleep,
 )
 from pyro_vae.priors import StandardNormalPrior
@@ -703,9 +704,10 @@ def test_the_gradient_of_a_discrete_guide_in_expectation(make, order) -> None:
     assert ((found.mean(0) - _gradient(exact, program)).abs() < 4.5 * error + 1e-9).all()
 
 
-def test_enumeration_is_exact_and_its_terms_add_up() -> None:
+@pytest.mark.parametrize("kind", [EnumeratedELBO, TraceEnumELBO])
+def test_enumeration_is_exact_and_its_terms_add_up(kind) -> None:
     program, x = Discrete(True), torch.rand(5, 4).bernoulli()
-    objective = EnumeratedELBO()
+    objective = kind()
     loss = objective.differentiable_loss(program.model, program.guide, x)
     log_w, log_q = program.exact(x)
     exact = -(log_q.exp() * log_w).sum()
@@ -714,7 +716,7 @@ def test_enumeration_is_exact_and_its_terms_add_up() -> None:
     kl = (log_q.exp() * (log_q - program.logits.log_softmax(-1))).sum().detach()
     assert float(objective.terms.kl) == pytest.approx(float(kl), abs=1e-10)
     assert float(objective.terms.kl - objective.terms.reconstruction) == pytest.approx(loss.item(), abs=1e-10)
-    weighted = EnumeratedELBO(beta=3.0)
+    weighted = kind(beta=3.0)
     loss = weighted.differentiable_loss(program.model, program.guide, x)
     assert loss.item() == pytest.approx(float(3 * kl - objective.terms.reconstruction), abs=1e-10)
     scaled = poutine.scale(program.model, 10.0), poutine.scale(program.guide, 10.0)
@@ -787,7 +789,7 @@ def _incomplete(exact):
 
 def _enumerated(exact):
     program = Discrete(True)
-    return program.model, program.guide, "the guide must draw its sites.* Use SummedELBO"
+    return program.model, program.guide, "the guide must draw its sites.* Use EnumeratedELBO"
 
 
 def _discrete(exact):

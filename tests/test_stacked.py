@@ -17,8 +17,8 @@ from tests.linear_gaussian import LinearGaussian
 from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
 
 OBJECTIVES = {
-    "summed": lambda: objectives.SummedELBO(num_particles=3),
-    "enumerated": lambda: objectives.EnumeratedELBO(num_particles=3),
+    "summed": lambda: objectives.EnumeratedELBO(num_particles=3),
+    "enumerated": lambda: objectives.TraceEnumELBO(num_particles=3),
     "pyro": lambda: TraceEnum_ELBO(max_plate_nesting=1, num_particles=3, vectorize_particles=True),
 }
 
@@ -117,7 +117,7 @@ def test_it_trains_as_a_whole_and_keeps_its_state(uncompiled):
     twin = copy.deepcopy(case.stack)
     x, y = case.stack.sample(30), torch.full((30,), -1)
     y[:6] = torch.arange(6) % 3
-    options = {"epochs": 2, "batch_size": 8, "objective": objectives.SummedELBO(), "seed": 3}
+    options = {"epochs": 2, "batch_size": 8, "objective": objectives.EnumeratedELBO(), "seed": 3}
     losses = [
         fit(vae.model, vae.guide, [(x, y)], engine=engine, **options).history[-1]["loss"]
         for vae, engine in ((case.stack, "eager"), (twin, "compiled"))
@@ -174,4 +174,4 @@ def test_latents_may_be_taken_in_another_order():
 def test_any_guide_serves_where_nothing_is_left_out():
     stack = StackedVAE(vae_of(IAFGuide), idle(4))
     x = torch.rand(3, 5).round()
-    assert torch.isfinite(objectives.SummedELBO()(stack.model, stack.guide)(x))
+    assert torch.isfinite(objectives.EnumeratedELBO()(stack.model, stack.guide)(x))

@@ -209,7 +209,7 @@ class ADGM(AuxiliarySemiSupervisedVAE):
         ...     auxiliary_model=DiagonalNormalGuide((5,), 4, net=net(3, 2)),
         ... )
         >>> x, y = torch.ones(4, 5), torch.tensor([0, -1, 2, -1])
-        >>> objectives.SummedELBO()(vae.model, vae.guide)(x, y).backward()
+        >>> objectives.EnumeratedELBO()(vae.model, vae.guide)(x, y).backward()
         >>> vae.classify(x).shape
         torch.Size([4, 3])
     """
@@ -267,7 +267,7 @@ class SDGM(AuxiliarySemiSupervisedVAE):
         ...     auxiliary=DiagonalNormalGuide((5,), 4),
         ...     auxiliary_model=DiagonalNormalGuide((2,), 4, net=net(3)),
         ... )
-        >>> objectives.SummedELBO()(vae.model, vae.guide)(torch.ones(4, 5)).backward()
+        >>> objectives.EnumeratedELBO()(vae.model, vae.guide)(torch.ones(4, 5)).backward()
         >>> vae.sample(7).shape
         torch.Size([7, 5])
     """

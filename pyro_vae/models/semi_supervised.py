@@ -62,7 +62,7 @@ class SemiSupervisedVAE(LabelledVAE):
 
     :math:`p(y)\, p(z)\, p(x | y, z)` with :math:`q(y | x)\, q(z | x, y)`; q(y | x) is the classifier. The loss of a
     datum with a label is the bound on log p(x, y), that of one without the bound on log p(x), in which y is summed over
-    (:class:`~pyro_vae.objectives.SummedELBO`, Pyro's ``TraceEnum_ELBO``), drawn
+    (:class:`~pyro_vae.objectives.EnumeratedELBO`, Pyro's ``TraceEnum_ELBO``), drawn
     (:class:`~pyro_vae.objectives.ScoreFunction`) or relaxed (:class:`~pyro_vae.objectives.ELBO`), as the classifier's
     ``estimator`` says. Both kinds may be in one batch.
 
@@ -104,7 +104,7 @@ class SemiSupervisedVAE(LabelledVAE):
         >>> pieces = BernoulliLikelihood(2, (5,), net=net), DiagonalNormalGuide((5,), 2, net=net)
         >>> vae = SemiSupervisedVAE(StandardNormalPrior(2), *pieces, CategoricalGuide((5,), 3))
         >>> x, y = torch.ones(4, 5), torch.tensor([0, -1, 2, -1])
-        >>> objectives.SummedELBO()(vae.model, vae.guide)(x, y).backward()
+        >>> objectives.EnumeratedELBO()(vae.model, vae.guide)(x, y).backward()
         >>> vae.classify(x).shape
         torch.Size([4, 3])
     """

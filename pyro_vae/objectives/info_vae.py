@@ -88,8 +88,7 @@ class InfoVAE(PerDatumObjective):
         draws = programs.draw()
         site = next(iter(latents(draws.model_trace)))
         mmd = self._mmd(draws.latent.nodes[site["name"]]["value"].flatten(2), _prior_draws(draws, site["name"]))
-        kl = draws.log_guide + draws.log_factor - draws.log_prior
-        bound = (draws.log_likelihood - (1 - self.alpha) * kl).mean(0) - (self.alpha + self.mmd_weight - 1) * mmd
+        bound = (draws.log_likelihood - (1 - self.alpha) * draws.kl).mean(0) - (self.alpha + self.mmd_weight - 1) * mmd
         return Estimate(bound, bound, draws)
 
     def _mmd(self, z: Tensor, v: Tensor) -> Tensor:

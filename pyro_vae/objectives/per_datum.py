@@ -89,9 +89,7 @@ class PerDatumObjective(Objective):
         draws = estimate.draws
         _check_scales(draws.runs.model_layout, draws.model_trace, draws.guide_trace)
         self._check_draws(draws.guide_trace)
-        kl = draws.log_guide + draws.log_factor - draws.log_prior
-        kl = kl if kl.dim() else kl.expand_as(draws.log_likelihood)
-        self.terms = Terms(*(term.detach().mean(0).sum() for term in (draws.log_likelihood, kl)))
+        self.terms = Terms(*(term.detach().mean(0).sum() for term in (draws.log_likelihood, draws.kl)))
         scale = _scale(draws)
         value = -(scale * estimate.bound.detach()).sum()
         surrogate = -(scale * estimate.surrogate).sum()
@@ -188,7 +186,7 @@ class PerDatumObjective(Objective):
             summed = self.sums and site["infer"].get("enumerate") == "parallel"
             if site["infer"].get("enumerate") and not summed:
                 rule = "the guide must draw its sites"
-                raise refusal(name, rule, what, "Use SummedELBO, or CategoricalGuide(estimator='score')")
+                raise refusal(name, rule, what, "Use EnumeratedELBO, or CategoricalGuide(estimator='score')")
             # A relaxed guide is so while it trains alone, so this is looked at where a gradient is asked for.
             if self.pathwise and torch.is_grad_enabled() and not (summed or site["fn"].has_rsample):
                 rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"

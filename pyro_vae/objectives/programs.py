@@ -75,6 +75,12 @@ class Draws:
         return self.log_likelihood + self.log_prior - self.log_factor
 
     @property
+    def kl(self) -> Tensor:
+        """log q(z | x) - log p(z), whose mean is the KL; -log r(a | x, z) of an auxiliary variable is added."""
+        kl = self.log_guide + self.log_factor - self.log_prior
+        return kl if kl.dim() else kl.expand_as(self.log_likelihood)
+
+    @property
     def log_weight(self) -> Tensor:
         """log p(x, z) - log q(z | x)."""
         return self.log_model - self.log_guide
