@@ -12,7 +12,7 @@ from pyro_vae.networks.conv import halved, image_shape, odd, pixelwise
 
 
 class GatedConv2d(nn.Module):
-    r"""Gated convolution, :math:`(A * x + a) \odot \sigma(B * x + b)`, both in one.
+    r"""Gated convolution, :math:`(A * x + a) \odot \sigma(B * x + b)`, with A and B in one kernel.
 
     References:
         Conditional image generation with PixelCNN decoders (van den Oord et al., 2016), without the tanh of its eq. 2.
@@ -67,10 +67,10 @@ class GatedConvEncoder(Network):
 
 
 class GatedConvDecoder(Network):
-    """One linear layer, gated convolutions whose pixel shuffle doubles the image, and a 1x1 convolution at the end.
+    """One linear layer, gated convolutions with pixel shuffles that double the image, and a final 1x1 convolution.
 
     The last layer is one matrix for all pixels, from ``features`` numbers to the channels of ``out_shape``, so that
-    many of them, such as the 256 logits of :class:`~pyro_vae.likelihoods.CategoricalLikelihood`, cost little.
+    many channels, such as the 256 logits of :class:`~pyro_vae.likelihoods.CategoricalLikelihood`, are cheap.
 
     Args:
         in_shape: shape of one code; it is flattened.
