@@ -144,7 +144,7 @@ def test_every_model_guide_and_objective_agrees_with_its_definition(pieces, obje
             objective().differentiable_loss(vae.model, vae.guide, x)
         return
     if vae.guide.infer.get("enumerate") and objective.__name__ in DEFINITIONS:
-        with pytest.raises(ValueError, match=rf"^{objective.__name__}: the guide must draw .* Use EnumeratedELBO"):
+        with pytest.raises(ValueError, match=rf"^{objective.__name__}: the guide must sample .* Use EnumeratedELBO"):
             objective().differentiable_loss(vae.model, vae.guide, x)
         return
     num_particles = max(num_particles, 2) if objective is objectives.VIMCO else num_particles

@@ -15,7 +15,7 @@ from pyro_vae._core.runs import run
 from pyro_vae._core.traces import latents, masked, observations
 from pyro_vae._core.ways import joined
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
-from pyro_vae.objectives.programs import Draws, Programs
+from pyro_vae.objectives.programs import Particles, Programs
 from pyro_vae.objectives.schedules import Schedule
 
 
@@ -63,11 +63,11 @@ class EnumeratedELBO(PerDatumObjective):
         super().__init__(num_particles=num_particles, beta=beta)
 
     def _estimate(self, programs: Programs) -> Estimate:
-        draws, beta = _expected(programs), self._weight
-        bound = draws.log_weight.mean(0)
+        particles, beta = _expected(programs), self._weight
+        bound = particles.log_weight.mean(0)
         if isinstance(beta, Tensor) or beta != 1.0:
-            bound = (draws.log_likelihood - beta * draws.kl).mean(0)
-        return Estimate(bound, bound, draws)
+            bound = (particles.log_likelihood - beta * particles.kl).mean(0)
+        return Estimate(bound, bound, particles)
 
     def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         if len(layout.dims) > 1:
@@ -78,22 +78,22 @@ class EnumeratedELBO(PerDatumObjective):
                 rule, what = "an enumerated site must be summed over exactly", f"infer={site['infer']}"
                 raise refusal(layout.owner, rule, what, "Omit num_samples, or use TraceEnumELBO")
 
-    def _check_draws(self, guide_trace: Trace) -> None:
+    def _check_sites(self, guide_trace: Trace) -> None:
         for site in latents(guide_trace):
             if _is_summed(site) and site["fn"].has_rsample:
                 rule, what = "an enumerated site must be discrete", f"the relaxed site {site['name']!r}"
                 raise refusal(type(self).__name__, rule, what, "Use ELBO, or CategoricalGuide(estimator='enumerate')")
-        super()._check_draws(guide_trace)
+        super()._check_sites(guide_trace)
 
 
-def _expected(programs: Programs) -> Draws:
+def _expected(programs: Programs) -> Particles:
     """K draws for each combination of enumerated values, averaged over the combinations, ``(K, B)``."""
     runs, num, args, kwargs = programs.runs, programs.num, programs.args, programs.kwargs
     guides = run(programs.guide, runs.guide_layout, runs.axes, num, args, kwargs, enum=True)
     models = run(programs.model, runs.model_layout, runs.axes, num, args, kwargs, at=guides)
     parts = [_of_run(runs.guide_layout, num // len(guides), *pair) for pair in zip(guides, models, strict=True)]
     likelihood, prior, guide, factor, loss = (joined(part) for part in zip(*parts, strict=True))
-    return Draws(likelihood, prior, guide, factor, loss, runs, num, models, guides)
+    return Particles(likelihood, prior, guide, factor, loss, runs, num, models, guides)
 
 
 def _of_run(layout: Layout, num: int, guide_trace: Trace, model_trace: Trace) -> list[Tensor]:
