@@ -111,8 +111,8 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("training/progress.py", "numbers.keys() & record.keys()", "set()", IN_OBJECTIVES),
     (
         "models/stacked.py",
-        "self.whole = chosen == list(range(latent_dim))",
-        "self.whole = len(chosen) == latent_dim",
+        "self.whole = positions == list(range(latent_dim))",
+        "self.whole = len(positions) == latent_dim",
         LABELLED,
     ),
     (
@@ -215,7 +215,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("models/labelled.py", "torch.where(known(y), log_q, 0.0)", "log_q", LABELLED),
     ("models/labelled.py", "loss, has_rsample=True", "loss.detach(), has_rsample=True", LABELLED),
     ("models/labelled.py", ".mask(known(y)), obs", ", obs", LABELLED),
-    ("models/labelled.py", "/ len(found)", "/ (len(found) + 1)", LABELLED),
+    ("models/labelled.py", "/ len(probs)", "/ (len(probs) + 1)", LABELLED),
     ("models/labelled.py", "q.mean,) if", "q(),) if", LABELLED),
     (
         "models/labels.py",
@@ -234,14 +234,14 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ),
     (
         "models/stacked.py",
-        "self.split.of(self.lower_prior(), self.split.rest)",
-        "self.split.of(self.lower_prior(), self.split.rest * 0)",
+        "self.split.marginal(self.lower_prior(), self.split.rest)",
+        "self.split.marginal(self.lower_prior(), self.split.rest * 0)",
         LABELLED,
     ),
     (
         "models/stacked.py",
-        "self.split.of(q, self.split.active))",
-        "self.split.of(q, self.split.active.sort().values))",
+        "self.split.marginal(q, self.split.active))",
+        "self.split.marginal(q, self.split.active.sort().values))",
         LABELLED,
     ),
     ("models/semi_supervised.py", "alpha * num_data / num_labels", "alpha * num_labels / num_data", LABELLED),
@@ -703,7 +703,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ("priors/mixture_of_normals.py", "self.log_scales.exp()", "self.log_scales.exp() ** 2", PRIORS),
     ("models/layered_guides.py", "a.scale**-2 + b.scale**-2", "a.scale**-1 + b.scale**-1", HIERARCHY),
     ("models/layered_guides.py", "Normal(loc, precision.rsqrt())", "Normal(loc, precision.reciprocal())", HIERARCHY),
-    ("models/layered_guides.py", "layer.posterior(found[-1] if found else x)", "layer.posterior(x)", HIERARCHY),
+    ("models/layered_guides.py", "layer.posterior(latents[-1] if latents else x)", "layer.posterior(x)", HIERARCHY),
     ("models/hierarchical.py", "torch.cat(list(latents), -1) if self.skip", "latents[-1] if self.skip", HIERARCHY),
     (
         "distributions/augmented.py",

@@ -309,7 +309,7 @@ def test_prior_is_differentiable_in_z(cls):
 def test_prior_refuses_no_dimensions(cls):
     if cls.__name__ in SPECIAL:
         pytest.skip("built by arguments of its own")
-    with pytest.raises(ValueError, match=rf"^{cls.__name__}: latent_dim must be at least 1, got latent_dim=0\. Use"):
+    with pytest.raises(ValueError, match=rf"^{cls.__name__}: latent_dim must be at least 1, got latent_dim=0\."):
         cls(0)
 
 

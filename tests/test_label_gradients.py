@@ -119,5 +119,5 @@ def test_a_class_that_does_not_exist_is_refused_where_pyro_validates(label):
     mixture, x = case("enumerate", 2)
     y = torch.tensor([0, label])
     for program in (mixture.vae.model, mixture.vae.guide):
-        with pytest.raises(ValueError, match=r"^labels: y must lie in 0\.\.2, or be -1 where it is not known, got "):
+        with pytest.raises(ValueError, match=r"^labels: y must be in 0\.\.2, or -1 if unknown, got "):
             program(x, y)

@@ -137,17 +137,17 @@ def vae_of(guide, prior=None):
     [
         (DiagonalNormalGuide, 3, None, "M2 must be a model of the 4 active latents, got data_shape=(3,)."),
         (DiagonalNormalGuide, 3, [0, 1], "M2 must be a model of the 2 active latents"),
-        (DiagonalNormalGuide, 2, [0, 4], "active must hold positions in 0..3, each once, got active=[0, 4]."),
-        (DiagonalNormalGuide, 2, [-1, 2], "active must hold positions in 0..3"),
-        (DiagonalNormalGuide, 2, [1, 1], "active must hold positions in 0..3, each once"),
-        (DiagonalNormalGuide, 2, [], "active must hold positions in 0..3"),
+        (DiagonalNormalGuide, 2, [0, 4], "active must hold distinct positions in 0..3, got active=[0, 4]."),
+        (DiagonalNormalGuide, 2, [-1, 2], "active must hold distinct positions in 0..3"),
+        (DiagonalNormalGuide, 2, [1, 1], "active must hold distinct positions in 0..3"),
+        (DiagonalNormalGuide, 2, [], "active must hold distinct positions in 0..3"),
         (
             FullRankNormalGuide,
             3,
             [0, 1, 2],
-            "latents may be left out of diagonal normals only, or moved, got guide=FullRank",
+            "latents can be left out or reordered for DiagonalNormalGuide and StandardNormalPrior only, got guide=Full",
         ),
-        (IAFGuide, 3, [0, 1, 2], "latents may be left out of diagonal normals only, or moved, got guide=IAFGuide"),
+        (IAFGuide, 3, [0, 1, 2], "got guide=IAFGuide, prior=StandardNormalPrior. Omit active"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(lower, dim, active, message):
@@ -167,7 +167,7 @@ def test_latents_may_be_taken_in_another_order():
     found = torch.stack([stack.sample(y=torch.full((20_000,), c)).mean(0) for c in range(3)])
     loc = case.mixture.bias @ lower.weight[:, order].T + lower.bias
     assert (found - loc).abs().max() < 4.5 * 2.5 / 20_000**0.5  # of standard deviations below 2.5
-    with pytest.raises(ValueError, match=r"^StackedVAE: latents may be left out of diagonal normals only, or moved"):
+    with pytest.raises(ValueError, match=r"^StackedVAE: latents can be left out or reordered"):
         StackedVAE(vae_of(IAFGuide), idle(4), torch.tensor([1, 0, 2, 3]))
 
 

@@ -324,7 +324,7 @@ def test_latent_dims_must_agree(dims):
     prior, likelihood, guide = dims
     message = (
         "^VAE: prior, likelihood and guide must share latent_dim, "
-        rf"got prior={prior}, likelihood={likelihood}, guide={guide}\. Build all three with the same latent_dim\.$"
+        rf"got prior={prior}, likelihood={likelihood}, guide={guide}\. Build them with the same latent_dim\.$"
     )
     with pytest.raises(ValueError, match=message):
         VAE(StandardNormalPrior(prior), BernoulliLikelihood(likelihood, (5,)), DiagonalNormalGuide((5,), guide))
