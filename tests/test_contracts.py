@@ -21,6 +21,7 @@ from torch import nn
 import pyro_vae
 from pyro_vae import data, evaluation, guides, likelihoods, models, networks, objectives, priors, training
 from pyro_vae.distributions import AugmentedPosterior
+from pyro_vae.evaluation.marginals import marginals
 
 K, B, L = 3, 4, 5
 DATA_SHAPE = (1, 7, 5)
@@ -41,8 +42,9 @@ def attached(guide):
     return guide
 
 
+SHAPES = {"in_shape": (3, 2), "out_shape": (2, 4)}
 CONVENTIONS = {
-    networks: lambda cls: cls((3, 2), (2, 4)),
+    networks: lambda cls: cls(*(DATA_SHAPE if name in cls.images else shape for name, shape in SHAPES.items())),
     priors: lambda cls: cls(L),
     likelihoods: lambda cls: cls(L, DATA_SHAPE, net=small),
     guides: lambda cls: cls(DATA_SHAPE, L, net=small),
@@ -55,16 +57,10 @@ BASES = {
 }
 SPECIAL = {
     "VampPrior": lambda: priors.VampPrior(guides.DiagonalNormalGuide(DATA_SHAPE, L, net=small), num_components=3),
-    "ConvEncoder": lambda: networks.ConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
-    "ConvDecoder": lambda: networks.ConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4)),
     "HMCGuide": lambda: attached(guides.HMCGuide(DATA_SHAPE, L, num_steps=2, tempering=True, net=small, hidden=(6,))),
     "SemiAmortizedGuide": lambda: attached(
         guides.SemiAmortizedGuide(DATA_SHAPE, L, guide=partial(guides.DiagonalNormalGuide, net=small), num_steps=2)
     ),
-    "GatedConvEncoder": lambda: networks.GatedConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
-    "GatedConvDecoder": lambda: networks.GatedConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4), features=5),
-    "ResidualConvEncoder": lambda: networks.ResidualConvEncoder(DATA_SHAPE, (2, 4), channels=(4, 6)),
-    "ResidualConvDecoder": lambda: networks.ResidualConvDecoder((3, 2), DATA_SHAPE, channels=(6, 4), features=5),
 }
 
 
@@ -297,6 +293,11 @@ def test_prior_expands_in_plates(cls, batch):
 
 
 @each(priors)
+def test_the_class_attribute_of_a_prior_is_true(cls):
+    assert cls.discrete == build(cls)().support.is_discrete
+
+
+@each(priors)
 def test_prior_is_differentiable_in_z(cls):
     p = build(cls)()
     z = p.sample((B,)).requires_grad_()
@@ -454,6 +455,18 @@ def test_a_datum_alone_has_the_same_posterior(cls):
         together = guide.posterior(x).joint.log_prob(z)
     alone = torch.stack([one.log_prob(code) for one, code in zip(q, z, strict=True)])
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+
+
+@each(guides)
+def test_the_class_attributes_of_a_guide_are_true(cls):
+    guide, x = build(cls), torch.rand(B, *DATA_SHAPE)
+    q = guide.posterior(x)
+    assert guide.has_density == (not isinstance(q, AugmentedPosterior))
+    assert guide.has_marginals == (marginals(q) is not None)
+    assert guide.discrete == q.support.is_discrete
+    if guide.has_density:
+        z, again = q.sample(), guide.posterior(x)
+        assert guide.random_posterior == (not torch.equal(q.log_prob(z.clone()), again.log_prob(z.clone())))
 
 
 @each(guides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -35,9 +35,14 @@ class Network(nn.Module, ABC):
     Shape:
         ``(*batch, *in_shape) -> (*batch, *out_shape)`` for any ``batch``: ``()``, ``(B,)``, ``(K, B)``, ...
 
+    Attributes:
+        images: which of ``"in_shape"`` and ``"out_shape"`` must be the ``(C, H, W)`` of an image.
+
     Raises:
         ValueError: the input does not end in ``in_shape``.
     """
+
+    images: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()

@@ -32,6 +32,8 @@ class ConvEncoder(Network):
         torch.Size([4, 3, 2, 8])
     """
 
+    images = ("in_shape",)
+
     def __init__(
         self,
         in_shape: Shape,
@@ -78,6 +80,8 @@ class ConvDecoder(Network):
         >>> ConvDecoder((8,), (1, 28, 20))(torch.zeros(4, 3, 8)).shape
         torch.Size([4, 3, 1, 28, 20])
     """
+
+    images = ("out_shape",)
 
     def __init__(
         self,

@@ -53,6 +53,8 @@ class GatedConvEncoder(Network):
         torch.Size([4, 3, 2, 8])
     """
 
+    images = ("in_shape",)
+
     def __init__(self, in_shape: Shape, out_shape: Shape, *, channels: Shape = (32, 64), kernel_size: int = 3) -> None:
         super().__init__(in_shape, out_shape)
         c, h, w = image_shape("GatedConvEncoder", "in_shape", in_shape)
@@ -94,6 +96,8 @@ class GatedConvDecoder(Network):
         >>> GatedConvDecoder((8,), (256, 28, 20))(torch.zeros(4, 3, 8)).shape
         torch.Size([4, 3, 256, 28, 20])
     """
+
+    images = ("out_shape",)
 
     def __init__(
         self,

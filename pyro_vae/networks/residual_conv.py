@@ -58,6 +58,8 @@ class ResidualConvEncoder(Network):
         torch.Size([4, 3, 2, 8])
     """
 
+    images = ("in_shape",)
+
     def __init__(
         self,
         in_shape: Shape,
@@ -113,6 +115,8 @@ class ResidualConvDecoder(Network):
         >>> ResidualConvDecoder((8,), (256, 28, 20))(torch.zeros(4, 3, 8)).shape
         torch.Size([4, 3, 256, 28, 20])
     """
+
+    images = ("out_shape",)
 
     def __init__(
         self,
