@@ -1,7 +1,7 @@
 """One trained model, many guides: what a richer posterior buys, with log p(x) held fixed.
 
-A VAE is trained with the diagonal normal guide. Then the model is frozen, and every guide of the package, a new
-diagonal one among them, is fitted to it from scratch with the same budget. The model's log p(x) is the same for all of
+A VAE is trained with the diagonal normal guide. Then the model is frozen, and every guide of the package, including a
+new diagonal one, is fitted to it from scratch with the same budget. The model's log p(x) is the same for all of
 them: a higher ELBO is a better posterior, and the log-likelihood bounds should agree, up to the looseness of each.
 
 Without ``--run`` the model is one of scikit-learn's digits, trained here, offline. Run it::
@@ -9,7 +9,7 @@ Without ``--run`` the model is one of scikit-learn's digits, trained here, offli
     python examples/compare_guides.py --out comparison
     python examples/compare_guides.py --run runs/mnist --root data --images 500 --epochs 10 --out comparison-mnist
 
-With ``--out``, every guide's result is kept as it is found, and a second start goes on where the first stopped.
+With ``--out``, every result is saved when it is computed, and a second start resumes where the first stopped.
 
 References:
     Inference suboptimality in variational autoencoders (Cremer et al., 2018). https://arxiv.org/abs/1801.03558
@@ -19,6 +19,7 @@ import argparse
 import tempfile
 import time
 from functools import partial
+from inspect import isabstract, signature
 from pathlib import Path
 
 import torch
@@ -32,24 +33,19 @@ from pyro_vae.networks import MLP
 from pyro_vae.plotting import caption_of, guide_comparison
 from pyro_vae.training import RunFolder
 
+# Options other than the defaults, for some guides in several variants.
+OPTIONS = {
+    "LowRankNormalGuide": [{"rank": 5}],
+    "MixtureOfNormalsGuide": [{"num_components": 5}],
+    "SylvesterFlowGuide": [{"kind": "orthogonal"}, {"kind": "householder"}, {"kind": "triangular"}],
+}
+# Every guide of the package for continuous latents, the diagonal normal first.
+CLASSES = [cls for cls in map(vars(guides).get, guides.__all__) if not isabstract(cls) and not cls.discrete]
+CLASSES.sort(key=lambda cls: cls is not guides.DiagonalNormalGuide)
 GUIDES = {
-    "diagonal normal": guides.DiagonalNormalGuide,
-    "low-rank normal": partial(guides.LowRankNormalGuide, rank=5),
-    "full-rank normal": guides.FullRankNormalGuide,
-    "mixture of normals": partial(guides.MixtureOfNormalsGuide, num_components=5),
-    "Householder flow": guides.HouseholderFlowGuide,
-    "planar flow": guides.PlanarFlowGuide,
-    "radial flow": guides.RadialFlowGuide,
-    "Sylvester flow, orthogonal": partial(guides.SylvesterFlowGuide, kind="orthogonal"),
-    "Sylvester flow, Householder": partial(guides.SylvesterFlowGuide, kind="householder"),
-    "Sylvester flow, triangular": partial(guides.SylvesterFlowGuide, kind="triangular"),
-    "inverse autoregressive flow": guides.IAFGuide,
-    "spline flow": guides.SplineFlowGuide,
-    "auxiliary variable": guides.AuxiliaryGuide,
-    "semi-amortized": lambda x, z, net: guides.SemiAmortizedGuide(
-        x, z, guide=partial(guides.DiagonalNormalGuide, net=net)
-    ),
-    "Hamiltonian": guides.HMCGuide,
+    " ".join([cls.__name__, *map(str, options.values())]): (cls, options)
+    for cls in CLASSES
+    for options in OPTIONS.get(cls.__name__, [{}])
 }
 
 
@@ -79,19 +75,24 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as elsewhere:
         folder = args.out or Path(elsewhere)
         folder.mkdir(parents=True, exist_ok=True)
-        found = {name: compare(name, trained, folder / f"{slug(name)}.json", args) for name in args.guides}
-        table = [line(name, result, next(iter(found.values()))) for name, result in found.items()]
+        results = {
+            name: compare(name, trained, folder / f"{name.replace(' ', '-')}.json", args) for name in args.guides
+        }
+        table = [line(name, result, next(iter(results.values()))) for name, result in results.items()]
         print("\n".join(table))
         (folder / "table.txt").write_text("\n".join(table) + "\n")
-        if len(found) > 1:
-            first = next(iter(found.values()))
+        if len(results) > 1:
+            first = next(iter(results.values()))
             caption = f"{caption_of(first.protocol)}, {len(first)} test images, {args.epochs} epochs each, model fixed"
-            guide_comparison(found, caption=caption).savefig(folder / "guides.png")
+            guide_comparison(results, caption=caption).savefig(folder / "guides.png")
 
 
-def slug(name):
-    """A file's name."""
-    return name.lower().replace(",", "").replace(" ", "-")
+def build(name, vae, net):
+    """A guide with the encoder ``net``, which a semi-amortized guide has in the guide that it improves."""
+    cls, options = GUIDES[name]
+    inner = partial(guides.DiagonalNormalGuide, net=net)
+    encoder = {"net": net} if "net" in signature(cls).parameters else {"guide": inner}
+    return cls(vae.data_shape, vae.latent_dim, **encoder, **options)
 
 
 def train_digits(args):
@@ -101,12 +102,12 @@ def train_digits(args):
         return train(latent_dim=10, epochs=args.epochs, seed=args.seed, device="cpu", engine=args.engine, run=run)
 
 
-def compare(name, trained, kept, args):
-    """Fit one guide to the frozen model and evaluate it, or read what an earlier start found."""
-    if not kept.exists():
+def compare(name, trained, path, args):
+    """Fit one guide to the frozen model and evaluate it, or read its saved result."""
+    if not path.exists():
         vae, splits, test = trained.vae, trained.splits, trained.splits.test.subset(slice(args.images))
         torch.manual_seed(args.seed)
-        guide = GUIDES[name](vae.data_shape, vae.latent_dim, net=partial(MLP, hidden=(args.hidden, args.hidden)))
+        guide = build(name, vae, net=partial(MLP, hidden=(args.hidden, args.hidden)))
         start = time.perf_counter()
         options = {"lr_schedule": partial(CosineAnnealingLR, T_max=args.epochs), "clip_norm": 200.0}
         options |= {"epochs": args.epochs, "seed": args.seed, "engine": args.engine}
@@ -115,9 +116,9 @@ def compare(name, trained, kept, args):
         cost |= {"guide": name, "fit_epochs": args.epochs, "fit_seconds": time.perf_counter() - start}
         pair, protocol = (fitted.model, fitted.guide), {**trained.protocol, **cost}
         result = log_likelihood(*pair, test, num_samples=args.num_samples, protocol=protocol, engine=args.engine)
-        result.save(kept)
+        result.save(path)
         print(f"{name}: {cost['fit_seconds']:.0f} s", flush=True)
-    return LogLikelihood.load(kept)
+    return LogLikelihood.load(path)
 
 
 def draw_ms(guide, test, repeats=20):
@@ -135,7 +136,7 @@ def line(name, result, first):
     """A row of the table; the gain in ELBO over the first guide has the standard error of the paired difference."""
     (gain, error), p = result.gain(first, "elbo"), result.protocol
     return (
-        f"{name:<28} ELBO {result.mean('elbo'):8.3f} (gain {gain:+.3f} +- {error:.3f})  "
+        f"{name:<34} ELBO {result.mean('elbo'):8.3f} (gain {gain:+.3f} +- {error:.3f})  "
         f"log-likelihood {result.mean():8.3f} +- {result.monte_carlo_error():.3f}  "
         f"gap {result.mean() - result.mean('elbo'):6.3f}  k > 0.7: {result.untrusted():4.0%}  "
         f"{p['parameters']:>8} parameters  {p['fit_seconds']:6.0f} s  {p['draw_ms']:6.1f} ms/draw"
