@@ -445,6 +445,13 @@ class Augmented(Guide):
         return AugmentedPosterior(joint, 2, lambda z: dist.Normal(self.reverse(z), 0.8).to_event(1))
 
 
+def test_the_kl_has_the_reverse_model_of_an_auxiliary_variable() -> None:
+    vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (4,)), Augmented())
+    x, objective = vae.sample(3), IWAE(num_particles=1)
+    loss = objective.loss(vae.model, vae.guide, x)
+    assert float(objective.terms.kl - objective.terms.reconstruction) == pytest.approx(loss, abs=1e-9)
+
+
 @split
 def test_auxiliary_variables_agree_with_the_definition(kind, function) -> None:
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (4,), net=partial(MLP, hidden=())), Augmented())

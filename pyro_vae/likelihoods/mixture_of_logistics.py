@@ -66,7 +66,7 @@ class MixtureOfLogistics(TorchDistribution):
     def mean(self) -> Tensor:
         """Mean: exact for the first channel; later ones are evaluated at the component's mean of those before.
 
-        That is exact unless their own logistics reach black or white, where their mean is not linear.
+        That is exact unless their logistics reach black or white, which makes their mean nonlinear.
         """
         channels: list[Tensor] = []
         for c in range(self.loc.shape[-2]):

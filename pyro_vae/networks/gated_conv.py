@@ -43,7 +43,7 @@ class GatedConvEncoder(Network):
         ``(*batch, C, H, W) -> (*batch, *out_shape)``
 
     References:
-        VAE with a VampPrior (Tomczak and Welling, 2018), section 4, the convolutional models; theirs has two more
+        VAE with a VampPrior (Tomczak and Welling, 2018), section 4, the convolutional models, which have two more
         convolutions that keep the size. https://arxiv.org/abs/1705.07120
 
     Example:
@@ -85,7 +85,7 @@ class GatedConvDecoder(Network):
         ``(*batch, *in_shape) -> (*batch, C, H, W)``
 
     References:
-        Sylvester normalizing flows for variational inference (van den Berg et al., 2018), section 6; theirs doubles by
+        Sylvester normalizing flows for variational inference (van den Berg et al., 2018), section 6, which doubles by
         transposed convolutions. https://arxiv.org/abs/1803.05649
         Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural network
         (Shi et al., 2016), eq. 4. https://arxiv.org/abs/1609.05158

@@ -1,4 +1,4 @@
-"""Objectives: what SVI minimises, and the schedules of their weights."""
+"""Objectives: losses for SVI, as Pyro ELBOs, and schedules of their weights."""
 
 from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.objectives.beta_tc import BetaTC

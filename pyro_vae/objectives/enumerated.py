@@ -87,16 +87,16 @@ class EnumeratedELBO(PerDatumObjective):
 
 
 def _expected(programs: Programs) -> Particles:
-    """K draws for each combination of enumerated values, averaged over the combinations, ``(K, B)``."""
+    """K particles for each combination of enumerated values, averaged over the combinations, ``(K, B)``."""
     runs, num, args, kwargs = programs.runs, programs.num, programs.args, programs.kwargs
     guides = run(programs.guide, runs.guide_layout, runs.axes, num, args, kwargs, enum=True)
     models = run(programs.model, runs.model_layout, runs.axes, num, args, kwargs, at=guides)
-    parts = [_of_run(runs.guide_layout, num // len(guides), *pair) for pair in zip(guides, models, strict=True)]
-    likelihood, prior, guide, factor, loss = (joined(part) for part in zip(*parts, strict=True))
+    terms = [_terms_of_run(runs.guide_layout, num // len(guides), *pair) for pair in zip(guides, models, strict=True)]
+    likelihood, prior, guide, factor, loss = (joined(term) for term in zip(*terms, strict=True))
     return Particles(likelihood, prior, guide, factor, loss, runs, num, models, guides)
 
 
-def _of_run(layout: Layout, num: int, guide_trace: Trace, model_trace: Trace) -> list[Tensor]:
+def _terms_of_run(layout: Layout, num: int, guide_trace: Trace, model_trace: Trace) -> list[Tensor]:
     """Likelihood, prior, guide, factors and losses of one run, averaged over the enumerated values."""
     proposed = latents(guide_trace)
     weight = _total([_log_prob(layout, num, site, masks=False) for site in proposed if _is_summed(site)]).exp()
