@@ -23,7 +23,7 @@ from pyro_vae._core.param_store import register
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.networks import MLP, ContextNetwork, ConvDecoder, ConvEncoder, Shape
-from pyro_vae.objectives import ELBO, SummedELBO
+from pyro_vae.objectives import ELBO, EnumeratedELBO
 from pyro_vae.priors import StandardNormalPrior
 
 PIXELS = (784,)
@@ -113,7 +113,7 @@ def m2(width: int = 500, latent_dim: int = 50, classes: int = 10) -> Pair:
     loss: dict[str, Any] = {
         "pyro_loss": partial(TraceEnum_ELBO, max_plate_nesting=1),
         "jit_loss": partial(JitTraceEnum_ELBO, max_plate_nesting=1, ignore_jit_warnings=True),
-        "objective": SummedELBO,
+        "objective": EnumeratedELBO,
     }
     return Pair("m2", vae.model, vae.guide, **loss)
 

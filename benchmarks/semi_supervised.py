@@ -36,7 +36,7 @@ from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood, NormalLikelihood
 from pyro_vae.models import LabelledVAE, classification_weight
 from pyro_vae.networks import MLP, ContextNetwork
-from pyro_vae.objectives import SummedELBO
+from pyro_vae.objectives import EnumeratedELBO
 from pyro_vae.plotting import analogies, class_samples, reliability_diagram
 from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
 from pyro_vae.training import RunFolder
@@ -117,7 +117,7 @@ def train_one(seed: int, options: argparse.Namespace) -> dict[str, Any]:
         train,
         epochs=options.epochs,
         batch_size=options.batch_size,
-        objective=SummedELBO(),
+        objective=EnumeratedELBO(),
         optimizer=partial(Adam, lr=options.lr),
         lr_schedule=partial(CosineAnnealingLR, T_max=options.epochs),
         monitor=lambda: {"validation_error": classification(vae, validation).error_rate},

@@ -71,7 +71,7 @@ def error_of(build, seed, args):
         vae.guide,
         splits.train,
         epochs=args.epochs,
-        objective=objectives.SummedELBO(),
+        objective=objectives.EnumeratedELBO(),
         batch_size=270,
         optimizer=partial(Adam, lr=5e-3),
         seed=seed,

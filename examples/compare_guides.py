@@ -19,6 +19,7 @@ import argparse
 import tempfile
 import time
 from functools import partial
+from inspect import isabstract, signature
 from pathlib import Path
 
 import torch
@@ -32,24 +33,19 @@ from pyro_vae.networks import MLP
 from pyro_vae.plotting import caption_of, guide_comparison
 from pyro_vae.training import RunFolder
 
+# Options other than the defaults, for some guides in several variants.
+OPTIONS = {
+    "LowRankNormalGuide": [{"rank": 5}],
+    "MixtureOfNormalsGuide": [{"num_components": 5}],
+    "SylvesterFlowGuide": [{"kind": "orthogonal"}, {"kind": "householder"}, {"kind": "triangular"}],
+}
+# Every guide of the package for continuous latents, the diagonal normal first.
+CLASSES = [cls for cls in map(vars(guides).get, guides.__all__) if not isabstract(cls) and not cls.discrete]
+CLASSES.sort(key=lambda cls: cls is not guides.DiagonalNormalGuide)
 GUIDES = {
-    "diagonal normal": guides.DiagonalNormalGuide,
-    "low-rank normal": partial(guides.LowRankNormalGuide, rank=5),
-    "full-rank normal": guides.FullRankNormalGuide,
-    "mixture of normals": partial(guides.MixtureOfNormalsGuide, num_components=5),
-    "Householder flow": guides.HouseholderFlowGuide,
-    "planar flow": guides.PlanarFlowGuide,
-    "radial flow": guides.RadialFlowGuide,
-    "Sylvester flow, orthogonal": partial(guides.SylvesterFlowGuide, kind="orthogonal"),
-    "Sylvester flow, Householder": partial(guides.SylvesterFlowGuide, kind="householder"),
-    "Sylvester flow, triangular": partial(guides.SylvesterFlowGuide, kind="triangular"),
-    "inverse autoregressive flow": guides.IAFGuide,
-    "spline flow": guides.SplineFlowGuide,
-    "auxiliary variable": guides.AuxiliaryGuide,
-    "semi-amortized": lambda x, z, net: guides.SemiAmortizedGuide(
-        x, z, guide=partial(guides.DiagonalNormalGuide, net=net)
-    ),
-    "Hamiltonian": guides.HMCGuide,
+    " ".join([cls.__name__, *map(str, options.values())]): (cls, options)
+    for cls in CLASSES
+    for options in OPTIONS.get(cls.__name__, [{}])
 }
 
 
@@ -80,18 +76,24 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        results = {name: compare(name, trained, folder / f"{slug(name)}.json", args) for name in args.guides}
-        first = next(iter(results.values()))
-        table = [line(name, result, first) for name, result in results.items()]
+        results = {
+            name: compare(name, trained, folder / f"{name.replace(' ', '-')}.json", args) for name in args.guides
+        }
+        table = [line(name, result, next(iter(results.values()))) for name, result in results.items()]
         print("\n".join(table))
         (folder / "table.txt").write_text("\n".join(table) + "\n")
         if len(results) > 1:
+            first = next(iter(results.values()))
             caption = f"{caption_of(first.protocol)}, {len(first)} test images, {args.epochs} epochs each, model fixed"
             guide_comparison(results, caption=caption).savefig(folder / "guides.png")
 
 
-def slug(name):
-    return name.lower().replace(",", "").replace(" ", "-")
+def build(name, vae, net):
+    """A guide with the encoder ``net``, which a semi-amortized guide has in the guide that it improves."""
+    cls, options = GUIDES[name]
+    inner = partial(guides.DiagonalNormalGuide, net=net)
+    encoder = {"net": net} if "net" in signature(cls).parameters else {"guide": inner}
+    return cls(vae.data_shape, vae.latent_dim, **encoder, **options)
 
 
 def train_digits(args):
@@ -106,7 +108,7 @@ def compare(name, trained, path, args):
     if not path.exists():
         vae, splits, test = trained.vae, trained.splits, trained.splits.test.subset(slice(args.images))
         torch.manual_seed(args.seed)
-        guide = GUIDES[name](vae.data_shape, vae.latent_dim, net=partial(MLP, hidden=(args.hidden, args.hidden)))
+        guide = build(name, vae, net=partial(MLP, hidden=(args.hidden, args.hidden)))
         start = time.perf_counter()
         options = {"lr_schedule": partial(CosineAnnealingLR, T_max=args.epochs), "clip_norm": 200.0}
         options |= {"epochs": args.epochs, "seed": args.seed, "engine": args.engine}
@@ -135,7 +137,7 @@ def line(name, result, first):
     """A row of the table; the error of the gain in ELBO over the first guide is that of the paired difference."""
     (gain, error), p = result.gain(first, "elbo"), result.protocol
     return (
-        f"{name:<28} ELBO {result.mean('elbo'):8.3f} (gain {gain:+.3f} +- {error:.3f})  "
+        f"{name:<34} ELBO {result.mean('elbo'):8.3f} (gain {gain:+.3f} +- {error:.3f})  "
         f"log-likelihood {result.mean():8.3f} +- {result.monte_carlo_error():.3f}  "
         f"gap {result.mean() - result.mean('elbo'):6.3f}  k > 0.7: {result.untrusted():4.0%}  "
         f"{p['parameters']:>8} parameters  {p['fit_seconds']:6.0f} s  {p['draw_ms']:6.1f} ms/draw"

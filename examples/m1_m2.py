@@ -22,7 +22,7 @@ from pyro_vae.evaluation import classification
 from pyro_vae.experiments.latent_data import active_latents, initialise_at_data, latents_of
 from pyro_vae.models import classification_weight
 from pyro_vae.networks import MLP, ContextNetwork
-from pyro_vae.objectives import SummedELBO
+from pyro_vae.objectives import EnumeratedELBO
 
 NUM_CLASSES = 10
 
@@ -96,7 +96,7 @@ def main(argv=None):
     latents = latents_of(lower, splits, active)
     upper = m2(latents.train, args.labels, args)
     initialise_at_data(upper, latents.train)
-    train(upper, latents.train, args.epochs, SummedELBO(), seed=args.seed)
+    train(upper, latents.train, args.epochs, EnumeratedELBO(), seed=args.seed)
 
     both = StackedVAE(lower, upper, active)
     print(f"{len(active)} of {args.latent_dim} dimensions of z1 are active")

@@ -72,7 +72,7 @@ def one_draw(seed, args):
         splits.train,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        objective=objectives.SummedELBO(),
+        objective=objectives.EnumeratedELBO(),
         optimizer=partial(Adam, lr=args.lr),
         lr_schedule=partial(CosineAnnealingLR, T_max=args.epochs),
         seed=seed,

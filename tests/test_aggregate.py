@@ -19,6 +19,7 @@ from pyro_vae.evaluation.marginals import kl_per_dimension, marginal_distributio
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.priors import VampPrior
 from tests.linear_gaussian import LinearGaussian
+from tests.test_contracts import concrete
 
 
 def mixture(q: Distribution) -> MixtureSameFamily:
@@ -180,26 +181,19 @@ def binary(num: int) -> Tensor:
     return torch.rand(num, 5).round()
 
 
-ALL = [cls for name, cls in vars(guides).items() if name in guides.__all__ and name.endswith("Guide")]
-ALL = [cls for cls in ALL if cls not in (guides.Guide, guides.AmortizedGuide, guides.FlowGuide)]
-KNOWN = {"DiagonalNormalGuide", "FullRankNormalGuide", "LowRankNormalGuide", "MixtureOfNormalsGuide"}
-
-
-@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", concrete(guides), ids=lambda cls: cls.__name__)
 def test_every_guide_has_its_parts_or_a_reason(cls: type[guides.Guide]) -> None:
-    name = cls.__name__
-    prior = priors.CategoricalPrior(3) if name == "CategoricalGuide" else None
+    prior = priors.CategoricalPrior(3) if cls.discrete else None
     found = latent_diagnostics(small(prior, cls((5,), 3)), binary(12), batch_size=5, num_samples=9)
     reasons = found.protocol["unavailable"]
     assert set(found.available) | set(reasons) == set(TERMS)
     assert not set(found.available) & set(reasons)
-    if name in ("AuxiliaryGuide", "HMCGuide"):
+    if not cls.has_density:
         assert found.available == ["reconstruction"]
         assert "density" in reasons["information"]
         return
-    known = name in KNOWN or name == "SemiAmortizedGuide"
-    assert found.available == list(TERMS if known else TERMS[:5])
-    assert (found.kl is not None) == known
+    assert found.available == list(TERMS if cls.has_marginals else TERMS[:5])
+    assert (found.kl is not None) == cls.has_marginals
     assert found.information is not None
     assert found.mean("information") < found.information_bound
     assert torch.allclose(found.information + found.marginal_kl, found.rate, atol=1e-9)  # type: ignore[operator, arg-type]

@@ -61,7 +61,7 @@ def batch(num=6):
 def bounds(num_particles):
     """Three ways to the same bound: a product of all values, Pyro's with terms, Pyro's."""
     pyros = TraceEnum_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
-    ours = [cls(num_particles=num_particles) for cls in (objectives.SummedELBO, objectives.EnumeratedELBO)]
+    ours = [cls(num_particles=num_particles) for cls in (objectives.EnumeratedELBO, objectives.TraceEnumELBO)]
     return [*ours, pyros]
 
 
@@ -177,7 +177,7 @@ def test_the_gradient_is_that_of_the_loss_whatever_the_draw_enters(kind) -> None
 
     def loss():
         torch.manual_seed(1)
-        return objectives.SummedELBO(num_particles=2).differentiable_loss(vae.model, vae.guide, *args)
+        return objectives.EnumeratedELBO(num_particles=2).differentiable_loss(vae.model, vae.guide, *args)
 
     gradient = torch.autograd.grad(loss(), list(vae.parameters()))
     slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
@@ -196,7 +196,7 @@ def test_no_label_and_labels_that_are_missing_are_the_same(kind) -> None:
     losses = []
     for args in ((x,), (x, torch.full_like(y, -1))):
         torch.manual_seed(1)
-        losses.append(objectives.SummedELBO(num_particles=2).loss(vae.model, vae.guide, *args))
+        losses.append(objectives.EnumeratedELBO(num_particles=2).loss(vae.model, vae.guide, *args))
     assert abs(losses[0] - losses[1]) < 1e-9
 
 
@@ -227,7 +227,7 @@ def test_the_classifier_s_weight_is_at_the_auxiliary_variable_that_was_drawn(kin
     losses = []
     for vae in (plain, weighted):
         torch.manual_seed(1)
-        losses.append(objectives.SummedELBO().loss(vae.model, vae.guide, x, y))
+        losses.append(objectives.EnumeratedELBO().loss(vae.model, vae.guide, x, y))
     torch.manual_seed(1)
     a = plain.auxiliary.posterior(x).rsample((1,))
     log_q = plain.classifier.net(x, a).log_softmax(-1)[0, :, 0].detach()
@@ -258,7 +258,7 @@ def test_the_score_function_has_the_enumerated_gradient_in_expectation(kind) -> 
         flat = torch.stack([torch.cat([g.flatten() for g in one]) for one in draws])
         return flat.mean(0), flat.var(0) / repeats
 
-    exact, first = gradients(case.vae, objectives.SummedELBO(num_particles=30))
+    exact, first = gradients(case.vae, objectives.EnumeratedELBO(num_particles=30))
     score = objectives.ScoreFunction(num_particles=30, baseline="leave-one-out")
     estimate, second = gradients(drawn.vae, score)
     error = (first + second).sqrt()
@@ -289,7 +289,7 @@ def test_a_discrete_auxiliary_variable_is_summed_over_as_well(kind) -> None:
     pieces["auxiliary_model"] = CategoricalGuide((L,) if kind is SDGM else SHAPE, A, **given)
     vae, args = kind(**pieces, classification_weight=2.0), batch()
     found = []
-    for objective, infer in ((objectives.SummedELBO, {"enumerate": "parallel"}), (objectives.ELBO, {})):
+    for objective, infer in ((objectives.EnumeratedELBO, {"enumerate": "parallel"}), (objectives.ELBO, {})):
         vae.classifier.infer = vae.auxiliary.infer = infer
         losses = [objective(num_particles=20).loss(vae.model, vae.guide, *args) for _ in range(50)]
         found.append(torch.tensor(losses))
@@ -307,7 +307,7 @@ def test_a_discrete_auxiliary_variable_is_summed_over_as_well(kind) -> None:
 @pytest.mark.usefixtures("uncompiled")
 def test_it_is_recorded(kind, num_particles) -> None:
     vae, args = small(kind, weight=2.0), batch()
-    engine = engine_of("compiled", objectives.SummedELBO(num_particles=num_particles), vae.model, vae.guide, args)
+    engine = engine_of("compiled", objectives.EnumeratedELBO(num_particles=num_particles), vae.model, vae.guide, args)
     reference = TraceEnum_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
     assert_agrees(engine, reference, args)
 
@@ -318,7 +318,7 @@ def test_a_training_with_a_ragged_last_batch_is_the_same_under_both_engines(kind
     x, y = batch(11)
     first, data = small(kind, weight=2.0), ImageSet(x, y, paired=True)
     second = copy.deepcopy(first)
-    options = {"epochs": 4, "batch_size": 4, "objective": objectives.SummedELBO(), "progress": False}
+    options = {"epochs": 4, "batch_size": 4, "objective": objectives.EnumeratedELBO(), "progress": False}
     for vae, engine in ((first, "eager"), (second, "compiled")):
         fit(vae.model, vae.guide, data, optimizer=partial(Adam, lr=1e-2), engine=engine, **options)
     for p, q in zip(first.parameters(), second.parameters(), strict=True):
@@ -329,11 +329,11 @@ def test_a_training_with_a_ragged_last_batch_is_the_same_under_both_engines(kind
 def test_it_trains_and_the_evidence_grows(kind) -> None:
     vae, (x, y) = small(kind, weight=2.0), batch(12)
     x[y == 1, ..., 0] = 1
-    objective = objectives.SummedELBO(num_particles=200)
+    objective = objectives.EnumeratedELBO(num_particles=200)
     before = objective.loss(vae.eval().model, vae.guide, x, y)
     optimizer = partial(Adam, lr=1e-2)
     options = {"epochs": 60, "batch_size": 12, "progress": False, "optimizer": optimizer}
-    fit(vae.model, vae.guide, ImageSet(x, y, paired=True), objective=objectives.SummedELBO(), **options)
+    fit(vae.model, vae.guide, ImageSet(x, y, paired=True), objective=objectives.EnumeratedELBO(), **options)
     assert objective.loss(vae.model, vae.guide, x, y) < before - 3
 
 
@@ -348,7 +348,7 @@ def test_weights_on_disk_and_copies_are_the_same_model(kind, tmp_path) -> None:
     losses = []
     for each in (vae, other, twin):
         torch.manual_seed(1)
-        losses.append(objectives.SummedELBO().loss(each.model, each.guide, x, y))
+        losses.append(objectives.EnumeratedELBO().loss(each.model, each.guide, x, y))
     assert losses[0] == losses[1] == losses[2]
 
 
@@ -435,5 +435,5 @@ def test_any_guide_serves_as_its_parts() -> None:
     pieces["guide"] = PlanarFlowGuide(SHAPE, L, net=net(C, A))
     pieces["auxiliary"] = IAFGuide(SHAPE, A)
     vae = ADGM(**pieces)
-    objectives.SummedELBO(num_particles=2)(vae.model, vae.guide)(*batch()).backward()
+    objectives.EnumeratedELBO(num_particles=2)(vae.model, vae.guide)(*batch()).backward()
     assert len(log_likelihood(vae.model, vae.guide, [batch()], num_samples=5)) == 6

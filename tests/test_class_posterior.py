@@ -178,7 +178,7 @@ def test_too_few_samples_tell_nothing_of_the_tail(num_samples: int) -> None:
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_all_classes_of_the_model_are_summed_over(num_classes: int) -> None:
     case = MixtureOfLinearGaussians()
-    with pytest.raises(ValueError, match=r"num_classes must be that of the model, 3|y must lie in 0\.\.2"):
+    with pytest.raises(ValueError, match=r"num_classes must be that of the model, 3|y must be in 0\.\.2"):
         estimate(case, case.data(4)[0], num_classes=num_classes)
 
 

@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import nn
 
 from pyro_vae import fit
-from pyro_vae.objectives import ELBO, IWAE, BetaTC, EnumeratedELBO, FreeBits, InfoVAE, MeanFieldELBO, ScoreFunction
+from pyro_vae.objectives import ELBO, IWAE, BetaTC, FreeBits, InfoVAE, MeanFieldELBO, ScoreFunction, TraceEnumELBO
 from pyro_vae.training.compatibility import check_compatibility
 from tests.linear_gaussian import LinearGaussian
 
@@ -80,7 +80,7 @@ RIGHT = {
     "mean field": (TraceMeanField_ELBO(), _plain, _guide),
     "backwards": (ELBO(), _two, _two_backwards),
     "enumerated": (TraceEnum_ELBO(max_plate_nesting=1), _classes, _classifier(_sum)),
-    "ours enumerated": (EnumeratedELBO(), _classes, _classifier(_sum)),
+    "ours enumerated": (TraceEnumELBO(), _classes, _classifier(_sum)),
     "score": (ScoreFunction(), _classes, _classifier({})),
     "iwae": (IWAE(), _subsampled_model, _subsampled_guide),
 }
@@ -96,10 +96,10 @@ WRONG = {
     "auxiliary": (TraceMeanField_ELBO(), _plain, _auxiliary, r"without auxiliary .* got \['a', 'r'\]. Use ELBO"),
     "ours": (MeanFieldELBO(), _two, _two_backwards, "MeanField_ELBO must have its sites in one order"),
     "nothing": (TraceEnum_ELBO(), _plain, _guide, "must have something to enumerate, got sites .*'z'.* Use ELBO"),
-    "drawn": (EnumeratedELBO(), _classes, _classifier({}), "EnumeratedELBO must have something .*ScoreFunction"),
+    "drawn": (TraceEnumELBO(), _classes, _classifier({}), "TraceEnumELBO must have something .*ScoreFunction"),
     "relaxed": (TraceEnum_ELBO(), _classes, _classifier({}, _relaxed), "something to enumerate, got .* Use ELBO"),
     "marked": (TraceEnum_ELBO(), _classes, _classifier(_sum, _relaxed), "must enumerate discrete sites.*relaxed guide"),
-    "not summed": (ELBO(), _classes, _classifier(_sum), "ELBO must not meet sites to be enumerated.*SummedELBO"),
+    "not summed": (ELBO(), _classes, _classifier(_sum), "ELBO must not meet sites to be enumerated.*EnumeratedELBO"),
     "Pyro's": (Trace_ELBO(), _classes, _classifier(_sum), "Trace_ELBO must not meet sites to be enumerated"),
 }
 
@@ -119,7 +119,7 @@ def test_wrong_pairs_are_refused(objective, model, guide, message) -> None:
 
 def test_a_batch_with_labels_has_nothing_to_enumerate_and_is_right() -> None:
     x = torch.randn(5)
-    for objective in (TraceEnum_ELBO(max_plate_nesting=1), EnumeratedELBO()):
+    for objective in (TraceEnum_ELBO(max_plate_nesting=1), TraceEnumELBO()):
         check_compatibility(objective, _classes, _classifier(_sum), (x, x.gt(0).to(x)))
 
 
@@ -147,10 +147,10 @@ def test_fit_asks_before_the_first_step() -> None:
 
     pair, x = Pair(), torch.randn(20)
     before = pair.layer.weight.clone()
-    with pytest.raises(ValueError, match="Use SummedELBO"):  # and no warning of Pyro's before
+    with pytest.raises(ValueError, match="Use EnumeratedELBO"):  # and no warning of Pyro's before
         fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=ELBO())
     assert torch.equal(pair.layer.weight, before)
-    fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=EnumeratedELBO())
+    fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=TraceEnumELBO())
     assert not torch.equal(pair.layer.weight, before)
 
 

@@ -247,7 +247,7 @@ def test_a_gradient_does_not_need_gradients_to_be_on():
         assert torch.equal(gradient(banana, z), slope)
         assert not gradient(banana, z).requires_grad
     assert slope.requires_grad
-    assert not gradient(banana, z, follow=False).requires_grad
+    assert not gradient(banana, z, create_graph=False).requires_grad
     assert z.grad is None
 
 

@@ -717,7 +717,7 @@ def test_building_flows_changes_no_validation() -> None:
         (partial(HouseholderFlowGuide, (3,), 2, num_flows=-1), r"^HouseholderFlowGuide: num_flows must be at least 1"),
         (
             partial(SylvesterFlowGuide, (3,), 2, kind="diagonal"),
-            r"^SylvesterFlowGuide: kind must be one of orthogonal,",
+            r"^SylvesterFlowGuide: kind must be one of 'orthogonal',",
         ),
         (
             partial(SylvesterFlowGuide, (3,), 2, num_ortho=3),
@@ -729,7 +729,7 @@ def test_building_flows_changes_no_validation() -> None:
         ),
         (
             partial(SylvesterFlowGuide, (3,), 2, kind="triangular", num_ortho=1),
-            r"^SylvesterFlowGuide: num_ortho .* got num_ortho=1, latent_dim=2, kind='triangular'\. Leave it out",
+            r"^SylvesterFlowGuide: num_ortho .* got num_ortho=1, latent_dim=2, kind='triangular'\. Omit it",
         ),
         (
             partial(SylvesterFlowGuide, (3,), 2, kind="householder", num_householder=0),
@@ -744,9 +744,9 @@ def test_building_flows_changes_no_validation() -> None:
         (partial(SplineFlowGuide, (3,), 2, num_bins=0), r"^SplineFlowGuide: num_bins must be at least 1"),
         (
             partial(FlowPrior, 2, kind="planar"),
-            r"^FlowPrior: kind must be one of autoregressive, coupling, got kind='p",
+            r"^FlowPrior: kind must be one of 'autoregressive', 'coupling', got kind",
         ),
-        (partial(FlowPrior, 2, num_flows=0), r"^FlowPrior: num_flows must be at least 1, got num_flows=0\. Use"),
+        (partial(FlowPrior, 2, num_flows=0), r"^FlowPrior: num_flows must be at least 1, got num_flows=0\."),
         (partial(FlowPrior, 1, kind="coupling"), r"^FlowPrior: kind='coupling' must have at least 2 dimensions, got l"),
     ],
 )

@@ -182,7 +182,10 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     up = BottomUpGuide([d((5,), 3), d((3,), 2)])
     for arguments, message in [
         ((prior, [], likelihood, up), "there must be two layers or more"),
-        ((prior, [d((4,), 3)], likelihood, up), r"p\(z1 \| z2\) must take data_shape=\(2,\), got"),
+        (
+            (prior, [d((4,), 3)], likelihood, up),
+            r"p\(z1 \| z2\) must take data_shape=\(2,\), the size of the layer above, got",
+        ),
         ((prior, [d((2,), 4)], likelihood, up), "the likelihood's latent_dim must be 4"),
         ((prior, [d((2,), 3)], likelihood, BottomUpGuide([d((5,), 3), d((3,), 4)])), "the guide must have layers"),
     ]:

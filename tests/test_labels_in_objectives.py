@@ -32,10 +32,10 @@ BOUNDS = {
     "VIMCO": lambda: objectives.VIMCO(num_particles=3),
     "ScoreFunction": lambda: objectives.ScoreFunction(num_particles=3, baseline="none"),
     "BetaELBO": lambda: objectives.BetaELBO(beta=0.1, num_particles=3),
-    "SummedELBO": lambda: objectives.SummedELBO(num_particles=3),
-    "EnumeratedELBO": lambda: objectives.EnumeratedELBO(num_particles=3, beta=0.1),
+    "EnumeratedELBO": lambda: objectives.EnumeratedELBO(num_particles=3),
+    "TraceEnumELBO": lambda: objectives.TraceEnumELBO(num_particles=3, beta=0.1),
 }
-ENUMERATE, DRAW = ("SummedELBO", "EnumeratedELBO"), ("ReweightedWakeSleep", "VIMCO", "ScoreFunction")
+ENUMERATE, DRAW = ("EnumeratedELBO", "TraceEnumELBO"), ("ReweightedWakeSleep", "VIMCO", "ScoreFunction")
 
 
 def estimator_of(name):
@@ -165,7 +165,7 @@ def test_a_float64_model_takes_labels_under_torch_s_own_dtype():
     case = MixtureOfLinearGaussians(classification_weight=1.0)
     x, y = case.data(6)
     torch.set_default_dtype(torch.float32)
-    loss = objectives.SummedELBO().differentiable_loss(case.vae.model, case.vae.guide, x, y)
+    loss = objectives.EnumeratedELBO().differentiable_loss(case.vae.model, case.vae.guide, x, y)
     assert loss.dtype == torch.float64
     assert loss.isfinite()
 
@@ -205,8 +205,8 @@ def test_it_is_pyro_s_at_no_probability_and_under_masks(how):
     hidden = torch.tensor([True, False])
     options = {"logits": {}, "mask": {"hidden": hidden}, "poutine": {"mask": hidden}}[how]
     programs, x = pair(logits, **options), torch.tensor([0.4, 1.7])
-    ours = value_and_gradient(objectives.SummedELBO(), programs, logits, x)
-    theirs = value_and_gradient(objectives.EnumeratedELBO(), programs, logits, x)
+    ours = value_and_gradient(objectives.EnumeratedELBO(), programs, logits, x)
+    theirs = value_and_gradient(objectives.TraceEnumELBO(), programs, logits, x)
     exact = expected(logits.detach(), x, how)
     assert abs(ours[0] - exact) < 1e-9
     if how == "logits":
@@ -226,7 +226,7 @@ def expected(logits, x, how):
 
 
 def test_a_datum_that_is_no_number_is_not_lost():
-    logits, objective = torch.zeros(2, 3), objectives.SummedELBO()
+    logits, objective = torch.zeros(2, 3), objectives.EnumeratedELBO()
     programs, x = pair(logits), torch.zeros(2)
     with pyro.validation_enabled(False):
         assert objective.loss(*programs, x) > 0
@@ -236,8 +236,8 @@ def test_a_datum_that_is_no_number_is_not_lost():
 
 def test_drawing_in_parts_is_refused():
     programs = pair(torch.zeros(2, 3), infer={"enumerate": "parallel", "num_samples": 5})
-    with pytest.raises(ValueError, match=r"^SummedELBO: a site must be summed over, not drawn in parts, got infer="):
-        objectives.SummedELBO().loss(*programs, torch.zeros(2))
+    with pytest.raises(ValueError, match=r"^EnumeratedELBO: an enumerated site must be summed over exactly, got "):
+        objectives.EnumeratedELBO().loss(*programs, torch.zeros(2))
 
 
 def test_two_sites_are_summed_over_in_all_combinations():
@@ -255,7 +255,7 @@ def test_two_sites_are_summed_over_in_all_combinations():
             pyro.sample("b", Bernoulli(0.2 + 0.3 * y.to(x)), infer={"enumerate": "parallel"})
 
     x = torch.randn(4)
-    ours = value_and_gradient(objectives.SummedELBO(num_particles=2), (model, guide), logits, x)
+    ours = value_and_gradient(objectives.EnumeratedELBO(num_particles=2), (model, guide), logits, x)
     theirs = value_and_gradient(TraceEnum_ELBO(max_plate_nesting=1), (model, guide), logits, x)
     assert abs(ours[0] - theirs[0]) < 1e-9
     assert (ours[1] - theirs[1]).abs().max() < 1e-9
@@ -265,7 +265,7 @@ def test_two_sites_are_summed_over_in_all_combinations():
 
 
 @pytest.mark.parametrize("label", [-2, 3])
-@pytest.mark.parametrize("objective", [objectives.SummedELBO, objectives.EnumeratedELBO])
+@pytest.mark.parametrize("objective", [objectives.EnumeratedELBO, objectives.TraceEnumELBO])
 def test_a_label_that_is_no_class_stops_a_training_after_the_first_batch_too(objective, label):
     case = MixtureOfLinearGaussians()
     x, y = case.data(8)

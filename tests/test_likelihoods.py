@@ -207,10 +207,10 @@ def test_discretized_logistic_likelihood_is_the_product_over_pixels():
 
 @pytest.mark.parametrize(("levels", "min_scale"), [(1, 1e-3), (256, 0.0), (256, -1.0), (256, float("nan"))])
 def test_discretized_logistic_likelihood_refuses(levels, min_scale):
-    message = (
-        "^DiscretizedLogisticLikelihood: levels must be at least 2 and min_scale positive, "
-        rf"got levels={levels}, min_scale={min_scale}\. Use levels=256 for bytes\.$"
+    rule = (
+        "levels must be at least 2, got levels=1" if levels < 2 else f"min_scale must be positive, got .*={min_scale}"
     )
+    message = rf"^DiscretizedLogisticLikelihood: {rule}\.$"
     with pytest.raises(ValueError, match=message):
         DiscretizedLogisticLikelihood(2, (3,), levels=levels, min_scale=min_scale)
 
@@ -589,7 +589,7 @@ def test_beta_binomial_expand_keeps_levels_values_and_validation():
 @pytest.mark.parametrize("cls", [BetaBinomialLikelihood, CategoricalLikelihood, MixtureOfLogisticsLikelihood])
 @pytest.mark.parametrize("levels", [1, 0, -3])
 def test_likelihoods_of_levels_need_two(cls, levels):
-    message = rf"^{cls.__name__}: levels must be at least 2, got levels={levels}\. Use levels=256 for bytes\.$"
+    message = rf"^{cls.__name__}: levels must be at least 2, got levels={levels}\.$"
     with pytest.raises(ValueError, match=message):
         cls(2, (3,), levels=levels)
 
@@ -754,10 +754,8 @@ def test_mixture_of_logistics_likelihood_reads_component_by_component():
 
 @pytest.mark.parametrize(("num_components", "min_scale"), [(0, 1e-3), (5, 0.0), (5, float("nan"))])
 def test_mixture_of_logistics_likelihood_refuses(num_components, min_scale):
-    message = (
-        "^MixtureOfLogisticsLikelihood: num_components must be at least 1 and min_scale positive, "
-        rf"got num_components={num_components}, min_scale={min_scale}\. Use num_components=10, min_scale=0.001\.$"
-    )
+    rule = "num_components must be at least 1" if num_components < 1 else "min_scale must be positive and finite"
+    message = f"^MixtureOfLogisticsLikelihood: {rule}, got "
     with pytest.raises(ValueError, match=message):
         MixtureOfLogisticsLikelihood(2, (3,), num_components=num_components, min_scale=min_scale)
 
@@ -848,16 +846,15 @@ def test_location_and_scale_are_finite_far_away(cls, loc, dtype):
 @pytest.mark.parametrize("argument", ["scale", "min_scale"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_scale_that_is_not_positive_is_refused(cls, argument, value):
-    message = rf"^{cls.__name__}: {argument} must be positive, got {argument}={value}\. Use a number such as 0.1\.$"
+    message = rf"^{cls.__name__}: {argument} must be positive and finite, got {argument}={value}\. Use .* 0.1\.$"
     with pytest.raises(ValueError, match=message):
         cls(2, (3,), **{argument: value})
 
 
 @families
 def test_another_word_for_a_scale_is_refused(cls):
-    with pytest.raises(
-        ValueError, match=rf"^{cls.__name__}: scale must be 'global', 'pixel', 'network' or a number, got scale="
-    ):
+    message = rf"^{cls.__name__}: scale must be one of 'global', 'pixel', 'network', got .*\. Or use a number\.$"
+    with pytest.raises(ValueError, match=message):
         cls(2, (3,), scale="local")
 
 

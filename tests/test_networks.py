@@ -68,7 +68,7 @@ def test_mlp_is_its_formula(activation):
 
 
 def test_every_activation_is_tested():
-    with pytest.raises(ValueError, match=f"must be one of {', '.join(ACTIVATIONS)}, got"):
+    with pytest.raises(ValueError, match=f"must be one of {', '.join(map(repr, ACTIVATIONS))}, got"):
         activation_layer("sigmoid")
 
 
@@ -352,11 +352,11 @@ def test_the_seed_decides_the_weights():
         (lambda: MLP((0,), (3,)), r"MLP: in_shape must hold positive sizes, got in_shape=\(0,\)\. Give"),
         (lambda: MLP((3,), ()), r"MLP: out_shape must hold positive sizes, got out_shape=\(\)\. Give"),
         (lambda: GatedMLP((3,), (2, -1)), r"GatedMLP: out_shape must hold positive sizes, got out_shape=\(2, -1\)\."),
-        (lambda: MLP((3,), (3,), hidden=(5, 0)), r"MLP: hidden must be positive, got hidden=\(5, 0\)\. Use"),
-        (lambda: GatedMLP((3,), (3,), hidden=(0,)), r"GatedMLP: hidden must be positive, got hidden=\(0,\)\. Use"),
+        (lambda: MLP((3,), (3,), hidden=(5, 0)), r"MLP: hidden must be positive, got hidden=\(5, 0\)\."),
+        (lambda: GatedMLP((3,), (3,), hidden=(0,)), r"GatedMLP: hidden must be positive, got hidden=\(0,\)\."),
         (
             lambda: MLP((3,), (3,), activation="sine"),
-            r"activation: must be one of .*, got activation='sine'\. Pick",
+            r"Network: activation must be one of .*, got activation='sine'\.",
         ),
         (
             lambda: ConvEncoder((784,), (3,)),
@@ -368,19 +368,19 @@ def test_the_seed_decides_the_weights():
         ),
         (
             lambda: ConvEncoder((1, 8, 8), (3,), channels=(0,)),
-            r"ConvEncoder: channels must be positive, got channels=\(0,\)\. Use",
+            r"ConvEncoder: channels must be positive, got channels=\(0,\)\.",
         ),
         (
             lambda: ConvDecoder((3,), (1, 8, 8), channels=(4, -4)),
-            r"ConvDecoder: channels must be positive, got channels=\(4, -4\)\. Use",
+            r"ConvDecoder: channels must be positive, got channels=\(4, -4\)\.",
         ),
         (
             lambda: ConvEncoder((1, 8, 8), (3,), kernel_size=4),
-            r"ConvEncoder: kernel_size must be odd, got kernel_size=4\. Use",
+            r"ConvEncoder: kernel_size must be odd and positive, got kernel_size=4\.",
         ),
         (
             lambda: ConvDecoder((3,), (1, 8, 8), kernel_size=-1),
-            r"ConvDecoder: kernel_size must be odd, got kernel_size=-1\. Use",
+            r"ConvDecoder: kernel_size must be odd and positive, got kernel_size=-1\.",
         ),
         (
             lambda: GatedConvEncoder((784,), (3,)),
@@ -392,19 +392,19 @@ def test_the_seed_decides_the_weights():
         ),
         (
             lambda: GatedConvDecoder((3,), (1, 8, 8), features=0),
-            r"GatedConvDecoder: features must be positive, got features=\(0,\)\. Use",
+            r"GatedConvDecoder: features must be positive, got features=\(0,\)\.",
         ),
         (
             lambda: GatedConvEncoder((1, 8, 8), (3,), channels=(0,)),
-            r"GatedConvEncoder: channels must be positive, got channels=\(0,\)\. Use",
+            r"GatedConvEncoder: channels must be positive, got channels=\(0,\)\.",
         ),
         (
             lambda: GatedConvDecoder((3,), (1, 8, 8), kernel_size=2),
-            r"GatedConvDecoder: kernel_size must be odd, got kernel_size=2\. Use",
+            r"GatedConvDecoder: kernel_size must be odd and positive, got kernel_size=2\.",
         ),
         (
             lambda: ResidualConvEncoder((1, 8, 8), (3,), blocks=-1),
-            r"ResidualConvEncoder: blocks must not be negative, got blocks=-1\. Use",
+            r"ResidualConvEncoder: blocks must be at least 0, got blocks=-1\.",
         ),
         (
             lambda: ResidualConvDecoder((3,), (8, 8)),
@@ -412,7 +412,7 @@ def test_the_seed_decides_the_weights():
         ),
         (
             lambda: ResidualConvDecoder((3,), (1, 8, 8), blocks=-2),
-            r"ResidualConvDecoder: blocks must not be negative, got blocks=-2\. Use",
+            r"ResidualConvDecoder: blocks must be at least 0, got blocks=-2\.",
         ),
         (
             lambda: MLP((3, 2), (3,))(torch.zeros(5, 6)),

@@ -217,7 +217,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "ReweightedWakeSleep": partial(objectives.ReweightedWakeSleep, num_particles=3, guide_phase="both"),
     "WakeSleep": partial(objectives.WakeSleep, num_particles=2),
     "FreeBits": partial(objectives.FreeBits, nats=0.5, num_particles=2),
-    "SummedELBO": partial(objectives.SummedELBO, num_particles=2),
+    "EnumeratedELBO": partial(objectives.EnumeratedELBO, num_particles=2),
     "BetaTC": partial(objectives.BetaTC, num_particles=2),
     "InfoVAE": partial(objectives.InfoVAE, num_particles=2),
 }
@@ -730,7 +730,7 @@ def test_a_scale_that_changes_is_refused_where_it_would_be_wrong(family: str) ->
     objective.loss(_annealed_model, _annealed_guide, x, 1.0)
     with pytest.raises(ValueError, match=rf"^{family}: all sites must have one scale, .* Use ELBO or BetaELBO"):
         objective.loss(_annealed_model, _annealed_guide, x, 0.1)
-    if family != "SummedELBO":  # which has nothing to sum here
+    if family != "EnumeratedELBO":  # which has nothing to sum here
         with pytest.raises(ValueError, match=rf"^{family}: all sites must have one scale"):
             fit(_annealed_model, _annealed_guide, [(x, 1.0), (x, 0.1)], objective=FAMILIES[family](), **ONCE)
 
@@ -775,7 +775,7 @@ def test_a_latent_that_appears_in_the_model_alone_is_refused_by_name(family: str
         objective.loss(*LATE, x, True, "model")
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"SummedELBO"}))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"EnumeratedELBO"}))
 def test_fit_refuses_a_latent_that_appears_in_the_model_alone_by_name(family: str) -> None:
     x = _numbers().unsqueeze(1).repeat(1, 2)
     batches = [(x, False, "model"), (x, True, "model")]

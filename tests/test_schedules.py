@@ -80,7 +80,7 @@ def test_length_must_be_positive(cls, length):
 
 @pytest.mark.parametrize("rising", [0, -0.5, 1.01, float("nan")])
 def test_rising_is_a_fraction(rising):
-    with pytest.raises(ValueError, match=rf"^CyclicalSchedule: rising must be in \(0, 1\], got rising={rising}\. Use"):
+    with pytest.raises(ValueError, match=rf"^CyclicalSchedule: rising must be in \(0, 1\], got rising={rising}\."):
         CyclicalSchedule(10, rising=rising)
 
 

@@ -32,8 +32,8 @@ def pyro_elbo(num_particles: int) -> TraceEnum_ELBO:
 
 
 OBJECTIVES = {
-    "summed": lambda k: objectives.SummedELBO(num_particles=k),
-    "enumerated": lambda k: objectives.EnumeratedELBO(num_particles=k),
+    "summed": lambda k: objectives.EnumeratedELBO(num_particles=k),
+    "enumerated": lambda k: objectives.TraceEnumELBO(num_particles=k),
     "pyro": pyro_elbo,
 }
 

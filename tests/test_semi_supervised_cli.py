@@ -104,7 +104,7 @@ def test_the_options_of_a_factory_are_seen_through_partials() -> None:
 
 
 @pytest.mark.parametrize(
-    ("estimator", "objective"), [("enumerate", "SummedELBO"), ("score", "ScoreFunction"), ("relaxed", "ELBO")]
+    ("estimator", "objective"), [("enumerate", "EnumeratedELBO"), ("score", "ScoreFunction"), ("relaxed", "ELBO")]
 )
 def test_the_objective_follows_the_estimator(estimator: str, objective: str) -> None:
     options = parse_args(["--model", "M2", "--classifier.estimator", estimator])
@@ -128,7 +128,7 @@ def test_defaults_of_the_latents_likelihood_give_way_to_what_is_asked() -> None:
 def test_a_run_says_everything_of_its_labels(m2: Path) -> None:
     config = yaml.safe_load((m2 / "config.yaml").read_text())
     assert (config["model"], config["alpha"], config["data"]["init_args"]["label_seed"]) == ("M2", 0.5, 3)
-    assert config["objective"]["class_path"].endswith("SummedELBO")
+    assert config["objective"]["class_path"].endswith("EnumeratedELBO")
     found = json.loads((m2 / "classification-test-classifier-seed0.json").read_text())
     expected = {"labels": 40, "label_seed": 3, "alpha": 0.5, "classification_weight": 0.5 * 1350 / 40, "model": "M2"}
     assert {key: found["protocol"][key] for key in expected} == expected
@@ -189,10 +189,10 @@ def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> Non
         (["--model", "M2", "--data.labels", "2000"], "must not exceed the labels there are"),
         (["--model", "M2", "--data.labels", "5"], "every class must have a labelled example"),
         (["--model", "M2", "--data", "frey_faces"], "--model M2: the data must have labels, got FreyFaces"),
-        (["--model", "M2", "--data.labels", "40", "--alpha", "-1"], "alpha of 0 or more"),
-        (["--model", "M2", "--data.labels", "40", "--guide", "HMCGuide"], "guide: M2 must have an encoder"),
-        (["--model", "M2", "--data.labels", "40", "--prior", "VampPrior"], "must have a guide of its own"),
-        (["--model", "M2", "--data.labels", "40", "--objective", "ELBO"], "SummedELBO"),
+        (["--model", "M2", "--data.labels", "40", "--alpha", "-1"], "alpha >= 0"),
+        (["--model", "M2", "--data.labels", "40", "--guide", "HMCGuide"], "guide: M2 must have an AmortizedGuide"),
+        (["--model", "M2", "--data.labels", "40", "--prior", "VampPrior"], "a VampPrior of M2 must have its own guide"),
+        (["--model", "M2", "--data.labels", "40", "--objective", "ELBO"], "EnumeratedELBO"),
         (["--model", "M2", "--data.labels", "40", "--m1", "/no/run"], "the run folder must exist, got /no/run"),
         (["--model", "M3"], "--model: must be"),
         (["--model", "M2", "--classifier", "DiagonalNormalGuide"], "classifier: must be one of CategoricalGuide"),

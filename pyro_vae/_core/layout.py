@@ -139,7 +139,7 @@ class Layout:
         dims = {frame.dim for frame in frames(site).values() if frame.dim >= -self.depth}
         if dims != set(self.dims):
             rule = "a site that is summed out must be in the plate of the data alone"
-            advice = "Use EnumeratedELBO, or sample it" if "ELBO" in self.owner else _SAMPLE_OR_SUM
+            advice = "Use TraceEnumELBO, or sample it" if "ELBO" in self.owner else _SAMPLE_OR_SUM
             raise refusal(self.owner, rule, f"site {site['name']!r} in {len(dims)} plates", advice)
 
     def broadcast(self, site: Any, value: Tensor, *, event_dim: int = 0) -> Tensor:

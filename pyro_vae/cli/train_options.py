@@ -16,7 +16,7 @@ from pyro_vae.cli.console import check_seed
 from pyro_vae.experiments.experiment import parse_config, parser, takes_guide, to_yaml
 from pyro_vae.training import RunFolder
 
-OBJECTIVES = {"enumerate": "SummedELBO", "score": "ScoreFunction", "relaxed": "ELBO"}
+OBJECTIVES = {"enumerate": "EnumeratedELBO", "score": "ScoreFunction", "relaxed": "ELBO"}
 """What trains M2, by how its classifier's gradient is found."""
 _LATENTS = ["--likelihood", "NormalLikelihood", "--likelihood.scale", "network", "--likelihood.min_scale", "0.001"]
 _OF_THE_MODEL = ("model", "data", "latent_dim", "prior", "likelihood", "label_prior", "m1")

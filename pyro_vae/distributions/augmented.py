@@ -1,4 +1,4 @@
-"""A posterior of z that is the margin of a joint distribution with an auxiliary variable."""
+"""Posteriors of z with an auxiliary variable a: the joint q(z, a | x) and its marginal in z."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.distributions import constraints
 
 
 class AugmentedPosterior(TorchDistribution):
-    r"""The margin :math:`q(z | x) = \int q(z, a | x)\, da`, bounded with a reverse model :math:`r(a | x, z)`.
+    r"""The marginal :math:`q(z | x) = \int q(z, a | x)\, da`, bounded with a reverse model :math:`r(a | x, z)`.
 
-    The margin has no density in closed form, so the model is extended by r instead: with
+    The marginal has no density in closed form, so the model is extended by r: with the log-weight
     :math:`\log p(x, z) + \log r(a | x, z) - \log q(z, a | x)` every bound and every importance estimate of log p(x)
-    stays one, for any r. As a Pyro program it has the auxiliary site ``"z_joint"`` with the density of the pair, the
-    site ``"z"``, which follows from it, and the factor ``"z_reverse"`` with :math:`-\log r`.
+    stays valid, for any r. As a Pyro program it has the auxiliary site ``"z_joint"`` with the joint density, the
+    site ``"z"``, a deterministic function of it, and the factor ``"z_reverse"`` with :math:`-\log r`.
 
     Args:
         joint: q(z, a | x), with event shape ``(latent_dim + auxiliary_dim,)``, z first.
@@ -55,20 +55,63 @@ class AugmentedPosterior(TorchDistribution):
         return self.joint.rsample(sample_shape)[..., : self.latent_dim]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Refused: the margin's density has no closed form.
+        """Not available: the density of z alone has no closed form.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            "AugmentedPosterior: z must come with its auxiliary variable, got z alone: its density has no closed form. "
-            "Run the guide as a program, as ELBO, log_weights and log_likelihood do."
+            "AugmentedPosterior: z must come with its auxiliary variable, got z alone, whose density has no closed "
+            "form. Run the guide as a program, as ELBO, log_weights and log_likelihood do."
         )
 
     def program(self, name: str) -> Tensor:
-        """The Pyro statements; returns the value of the site ``name``."""
+        """Run the Pyro statements and return the value of the site ``name``."""
         pair = pyro.sample(f"{name}_joint", self.joint, infer={"is_auxiliary": True})
         z, a = pair[..., : self.latent_dim], pair[..., self.latent_dim :]
         z = pyro.sample(name, Delta(z, event_dim=1))
         pyro.factor(f"{name}_reverse", -self.reverse(z).log_prob(a), has_rsample=True)
         return z
+
+
+class AuxiliaryJoint(TorchDistribution):
+    r"""The joint distribution :math:`q(a)\, q(z | a)` of the vector (z, a).
+
+    Args:
+        auxiliary: q(a), with event shape ``(A,)``.
+        conditional: q(z | a): from a ``(*sample, *batch, A)`` to a distribution with event shape ``(latent_dim,)``.
+        latent_dim: number of dimensions of z.
+
+    Shape:
+        batch shape that of ``auxiliary``, event shape ``(latent_dim + A,)``.
+
+    Example:
+        >>> import torch
+        >>> from pyro.distributions import Normal
+        >>> a = Normal(torch.zeros(5, 1), 1.0).to_event(1)
+        >>> AuxiliaryJoint(a, lambda a: Normal(a.expand(*a.shape[:-1], 2), 1.0).to_event(1), 2).rsample().shape
+        torch.Size([5, 3])
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self, auxiliary: TorchDistribution, conditional: Callable[[Tensor], TorchDistribution], latent_dim: int
+    ) -> None:
+        self.auxiliary, self.conditional, self.latent_dim = auxiliary, conditional, latent_dim
+        event = torch.Size([latent_dim + auxiliary.event_shape[0]])
+        super().__init__(auxiliary.batch_shape, event, validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> AuxiliaryJoint:
+        """The same distribution with batch dimensions added."""
+        return AuxiliaryJoint(self.auxiliary.expand(batch_shape), self.conditional, self.latent_dim)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        a = self.auxiliary.rsample(sample_shape)
+        return torch.cat([self.conditional(a).rsample(), a], -1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        z, a = value[..., : self.latent_dim], value[..., self.latent_dim :]
+        return self.auxiliary.log_prob(a) + self.conditional(a).log_prob(z)

@@ -8,7 +8,29 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from pyro_vae.distributions.gradient import gradient
+
+def gradient(function: Callable[[Tensor], Tensor], at: Tensor, *, create_graph: bool = True) -> Tensor:
+    r"""The gradient :math:`\nabla_u \sum f(u)` within a forward pass, also if gradients are switched off.
+
+    Args:
+        function: from a tensor with the shape of ``at`` to values that are summed.
+        at: u.
+        create_graph: whether the gradient can be differentiated; never if gradients are switched off.
+
+    Returns:
+        A tensor with the shape of ``at``.
+
+    Example:
+        >>> import torch
+        >>> with torch.no_grad():
+        ...     gradient(lambda u: u**2, torch.tensor([1.0, 3.0]))
+        tensor([2., 6.])
+    """
+    create_graph = create_graph and torch.is_grad_enabled()
+    with torch.enable_grad():
+        point = at if create_graph and at.requires_grad else at.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(point).sum(), point, create_graph=create_graph)
+    return slope
 
 
 class Leapfrog(Transform):
@@ -16,12 +38,12 @@ class Leapfrog(Transform):
 
     One step is :math:`v \leftarrow v + \frac{\epsilon}{2} \nabla \log p(z)`, :math:`z \leftarrow z + \epsilon v`,
     :math:`v \leftarrow \alpha_k (v + \frac{\epsilon}{2} \nabla \log p(z))`. Without tempering, :math:`\alpha_k = 1`, it
-    keeps the volume. Its inverse takes the steps back. Both directions are differentiable, in the parameters of p too.
+    preserves volume. The inverse reverses the steps. Both directions are differentiable, also in the parameters of p.
 
     Args:
         log_density: from z ``(*batch, L)`` to log p(z) up to a constant, ``batch``.
         step_size: ``(L,)``, the step epsilon of each dimension.
-        log_tempering: ``(num_steps,)``, the log of what the momentum is multiplied by after each step; zeros for none.
+        log_tempering: ``(num_steps,)``, :math:`\log \alpha_k`; zeros for no tempering.
 
     Shape:
         ``(*batch, 2 L)``, z first.
@@ -45,7 +67,7 @@ class Leapfrog(Transform):
     bijective = True
 
     def __init__(self, log_density: Callable[[Tensor], Tensor], step_size: Tensor, log_tempering: Tensor) -> None:
-        # The cache gives a draw its density without taking the steps back.
+        # The cache gives the density of a sample without reversing the steps.
         super().__init__(cache_size=1)
         self.log_density, self.step_size, self.log_tempering = log_density, step_size, log_tempering
 
@@ -72,5 +94,5 @@ class Leapfrog(Transform):
         return torch.cat([z, v], -1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """The momenta are stretched, nothing else."""
+        """Log-determinant of the scaling of the momenta; the steps themselves preserve volume."""
         return (self.log_tempering.sum() * (x.shape[-1] // 2)).expand(x.shape[:-1])

@@ -1,4 +1,4 @@
-"""A mixture of diagonal normals whose draws are differentiable in all its parameters."""
+"""A mixture of diagonal normals whose samples are differentiable in all its parameters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from torch.distributions.utils import lazy_property
 class MixtureOfNormals(TorchDistribution):
     r"""Mixture of diagonal normals, :math:`p(z) = \sum_c \pi_c \prod_i \mathcal{N}(z_i; \mu_{ci}, \sigma_{ci}^2)`.
 
-    A draw is exact: a component, then its normal. Its gradient is the implicit one of the map that the conditional
-    distribution functions :math:`F(z_i | z_1, \dots, z_{i-1})` define, so the weights get a pathwise gradient too. It
-    is unbiased, and it is large where a draw lies in a gap between components, which rarely happens. It can be
-    differentiated again.
+    Samples are exact: a component, then its normal. Their gradient is the implicit one of the map defined by the
+    conditional distribution functions :math:`F(z_i | z_1, \dots, z_{i-1})`, so the weights get a pathwise gradient too.
+    It is unbiased, large only for samples in a gap between components, which are rare, and twice differentiable.
 
     Args:
         logits: ``(*batch, C)``, unnormalised log weights.
@@ -68,7 +67,7 @@ class MixtureOfNormals(TorchDistribution):
 
     @lazy_property
     def weights(self) -> Tensor:
-        """(*batch, C), the probabilities of the components."""
+        """Probabilities of the components, ``(*batch, C)``."""
         return self.logits.softmax(-1)
 
     @property
@@ -83,24 +82,24 @@ class MixtureOfNormals(TorchDistribution):
         return (self.weights.unsqueeze(-1) * spread).sum(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log density, ``(*sample, *batch)``, in nats."""
+        """Log density, ``(*sample, *batch)``, in nats."""
         if self._validate_args:
             self._validate_sample(value)
         normals = _log_normal(value.unsqueeze(-2), self.locs, self.scales)  # (*sample, *batch, C, L)
         return (self.logits.log_softmax(-1) + normals.sum(-1)).logsumexp(-1)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draws without a gradient, ``(*sample, *batch, L)``."""
+        """Samples without a gradient, ``(*sample, *batch, L)``."""
         with torch.no_grad():
             return self._draw(torch.Size(sample_shape))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draws with the implicit gradient, ``(*sample, *batch, L)``."""
+        """Samples with the implicit gradient, ``(*sample, *batch, L)``."""
         return implicit_mixture(self.sample(sample_shape), self.logits, self.locs, self.scales)
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
         shape = sample_shape + self.locs.shape
-        # The largest of the logits with Gumbel noise: a draw of the component without looking at any value.
+        # Gumbel-max sampling of the component; it reads no tensor value, so it can be traced.
         gumbel = -torch.empty_like(self.logits.expand(shape[:-1])).exponential_().log()
         chosen = (self.logits + gumbel).argmax(-1)[..., None, None].expand(*shape[:-2], 1, shape[-1])
         loc, scale = (t.expand(shape).gather(-2, chosen).squeeze(-2) for t in (self.locs, self.scales))
@@ -108,10 +107,10 @@ class MixtureOfNormals(TorchDistribution):
 
 
 def implicit_mixture(z: Tensor, logits: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
-    r"""z itself, with the derivative :math:`dz/d\phi = -(\partial F/\partial z)^{-1}\, \partial F/\partial\phi`.
+    r"""Return z with the derivative :math:`dz/d\phi = -(\partial F/\partial z)^{-1}\, \partial F/\partial\phi`.
 
     Args:
-        z: ``(*sample, *batch, L)``, a draw of the mixture.
+        z: ``(*sample, *batch, L)``, samples of the mixture.
         logits: ``(*batch, C)``.
         locs: ``(*batch, C, L)``.
         scales: ``(*batch, C, L)``.
@@ -128,7 +127,7 @@ def implicit_mixture(z: Tensor, logits: Tensor, locs: Tensor, scales: Tensor) ->
 
 
 class _Implicit(torch.autograd.Function):
-    """The identity in z whose backward pass is written in differentiable operations of z and the parameters."""
+    """Identity in z whose backward pass consists of differentiable operations of z and the parameters."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, z: Tensor, logits: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
@@ -140,12 +139,12 @@ class _Implicit(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         z, logits, locs, scales = ctx.saved_tensors
         slopes = _slopes(z, logits, locs, scales)
-        # (I + M)' y = grad, with M the strictly lower triangle of the conditional functions' derivatives by z.
+        # (I + M)' y = grad, M the strictly lower triangle of the derivatives of the conditional functions by z.
         slope_z = -(slopes.weight.transpose(-1, -2) @ (slopes.deviation / scales)).tril(-1)
         unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device) + slope_z  # (..., L, L)
         y = torch.linalg.solve_triangular(unit.mT, grad.unsqueeze(-1), upper=True, unitriangular=True).mT  # (..., 1, L)
         by_weight = y * slopes.weight  # (..., C, L)
-        later = by_weight.sum(-1, keepdim=True) - by_weight.cumsum(-1)  # of the dimensions after this one
+        later = by_weight.sum(-1, keepdim=True) - by_weight.cumsum(-1)  # sum over the later dimensions
         direct, t = y * slopes.responsibility, slopes.deviation
         grad_locs = direct - later * t / scales
         grad_scales = direct * t - later * (t.square() - 1) / scales

@@ -10,12 +10,14 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
+from pyro_vae._core.checks import refusal
+
 MOST_COMBINATIONS = 4096
-"""Above this many combinations of the variables they are not enumerated."""
+"""Largest number of combinations that is enumerated."""
 
 
 class _OneHotBlocks(constraints.Constraint):
-    """Concatenated one-hot vectors, and what lies between them: blocks of non-negative numbers that add to one."""
+    """Concatenated points of the simplex: one-hot vectors and their relaxations."""
 
     is_discrete = True
     event_dim = 1
@@ -60,7 +62,7 @@ class IndependentOneHotCategorical(TorchDistribution):
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> _OneHotBlocks:
-        """Blocks of non-negative numbers that add to one."""
+        """Concatenated points of the simplex."""
         return _OneHotBlocks(self.logits.shape[-1])
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> IndependentOneHotCategorical:
@@ -72,7 +74,7 @@ class IndependentOneHotCategorical(TorchDistribution):
 
     @property
     def log_probs(self) -> Tensor:
-        """(*batch, V, C), finite also where the probability is 0."""
+        """(*batch, V, C), finite even if the probability is 0."""
         return self.logits.log_softmax(-1).clamp_min(torch.finfo(self.logits.dtype).min)
 
     @property
@@ -96,12 +98,12 @@ class IndependentOneHotCategorical(TorchDistribution):
         return (value.unflatten(-1, self.logits.shape[-2:]) * self.log_probs).sum((-2, -1))
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draws, ``(*sample, *batch, V * C)``."""
+        """Samples, ``(*sample, *batch, V * C)``."""
         with torch.no_grad():
             return _one_hot(self._noisy(sample_shape)).flatten(-2)
 
     def _noisy(self, sample_shape: torch.Size) -> Tensor:
-        """Log probabilities with Gumbel noise; the largest is a draw."""
+        """Log probabilities with Gumbel noise; the argmax is a sample."""
         log_probs = self.log_probs.expand(torch.Size(sample_shape) + self.logits.shape)
         return log_probs - torch.empty_like(log_probs).exponential_().log()
 
@@ -109,14 +111,13 @@ class IndependentOneHotCategorical(TorchDistribution):
         """All combinations, ``(C**V, *batch, V * C)``, or with ones for ``batch``.
 
         Raises:
-            ValueError: they are too many.
+            ValueError: more than ``MOST_COMBINATIONS``.
         """
         variables, categories = self.logits.shape[-2:]
         if categories**variables > MOST_COMBINATIONS:
-            raise ValueError(
-                f"IndependentOneHotCategorical: at most {MOST_COMBINATIONS} combinations must be enumerated, got "
-                f"{categories}**{variables}. Sample them (estimator='score' or 'relaxed'), or use fewer variables."
-            )
+            advice = "Sample them (estimator='score' or 'relaxed'), or use fewer variables"
+            rule = f"at most {MOST_COMBINATIONS} combinations can be enumerated"
+            raise refusal("IndependentOneHotCategorical", rule, f"{categories}**{variables}", advice)
         place = categories ** torch.arange(variables, device=self.logits.device)
         digits = torch.arange(categories**variables, device=self.logits.device).unsqueeze(-1) // place % categories
         kinds = torch.arange(categories, device=self.logits.device)
@@ -126,10 +127,10 @@ class IndependentOneHotCategorical(TorchDistribution):
 
 
 class RelaxedIndependentOneHotCategorical(IndependentOneHotCategorical):
-    r"""One-hot variables with differentiable draws, :math:`z_v = \mathrm{softmax}((\log \pi_v + g_v) / T)`, g Gumbel.
+    r"""One-hot variables with relaxed samples, :math:`z_v = \mathrm{softmax}((\log \pi_v + g_v) / T)`, g Gumbel.
 
-    Their densities are *not* those of the relaxed draws: ``log_prob`` is that of the one-hot variables, extended
-    linearly. An ELBO of them is that of the one-hot variables in the limit of temperature 0 and biased above it.
+    ``log_prob`` is *not* the density of the relaxed samples but the log-probability of the one-hot variables, extended
+    linearly. An ELBO with it is that of the one-hot variables in the limit of temperature 0 and biased above it.
 
     Args:
         logits: ``(*batch, V, C)``, unnormalised log probabilities.
@@ -175,37 +176,36 @@ class RelaxedIndependentOneHotCategorical(IndependentOneHotCategorical):
         )
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draws with a gradient, ``(*sample, *batch, V * C)``."""
+        """Samples with a gradient, ``(*sample, *batch, V * C)``."""
         soft = (self._noisy(sample_shape) / self.temperature).softmax(-1)
-        # The sum in brackets is exactly 0: the value is one-hot to the last digit.
+        # The difference in brackets is exactly 0, so the value is exactly one-hot.
         return (_one_hot(soft) + (soft - soft.detach()) if self.straight_through else soft).flatten(-2)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """The same without a gradient."""
+        """Samples without a gradient, ``(*sample, *batch, V * C)``."""
         with torch.no_grad():
             return self.rsample(sample_shape)
 
 
 def split_into_variables(name: str, latent_dim: int, categories: int | None) -> tuple[int, int]:
-    """The number of variables and of categories; by default one variable.
+    """Numbers of variables and of categories whose product is ``latent_dim``.
 
     Args:
-        name: of the class, for the message.
-        latent_dim: their product.
-        categories: number of categories of each variable.
+        name: class name for the error.
+        latent_dim: number of latent dimensions.
+        categories: number of categories of each variable; None for a single variable.
 
     Returns:
         (variables, categories).
 
     Raises:
-        ValueError: ``latent_dim`` is no multiple of ``categories``.
+        ValueError: ``latent_dim`` is not a multiple of ``categories``.
     """
     categories = latent_dim if categories is None else categories
     if categories < 1 or latent_dim % categories:
-        raise ValueError(
-            f"{name}: latent_dim must be a multiple of categories, got latent_dim={latent_dim}, "
-            f"categories={categories}. Use for example latent_dim=30, categories=10 for three variables."
-        )
+        what = f"latent_dim={latent_dim}, categories={categories}"
+        advice = "Use for example latent_dim=30, categories=10 for three variables"
+        raise refusal(name, "latent_dim must be a multiple of categories", what, advice)
     return latent_dim // categories, categories
 
 

@@ -53,16 +53,16 @@ def _subclasses(names: Iterable[str], *excluded: str) -> list[str]:
 
 
 COMPONENTS: dict[str, list[str]] = {
-    "data": [n for n in _classes(data) if n not in ("ImageSet", "Splits")],
+    "data": [n for n in _classes(data) if issubclass(getattr(data, n), data.Dataset)],
     "prior": _classes(priors),
     "likelihood": _classes(likelihoods),
     "guide": _classes(guides),
     "prior_guide": _classes(guides),
-    "classifier": ["CategoricalGuide"],
-    "label_prior": ["CategoricalPrior"],
+    "classifier": [n for n in _classes(guides) if issubclass(getattr(guides, n), guides.CategoricalGuide)],
+    "label_prior": [n for n in _classes(priors) if issubclass(getattr(priors, n), priors.CategoricalPrior)],
     "net": [n for n in _classes(networks) if issubclass(getattr(networks, n), networks.Network)],
     "objective": [n for n in _classes(objectives) if issubclass(getattr(objectives, n), objectives.Objective)],
-    "beta": [n for n in _classes(objectives) if n.endswith(("Schedule", "WarmUp"))],
+    "beta": [n for n in _classes(objectives) if issubclass(getattr(objectives, n), objectives.Schedule)],
     "optimizer": _subclasses(torch.optim.__all__, "Optimizer", "LBFGS", "SparseAdam"),
     "lr_schedule": _subclasses(torch.optim.lr_scheduler.__all__, "LRScheduler", "LambdaLR", "MultiplicativeLR"),
 }

@@ -15,12 +15,12 @@ Coefficients = Callable[[Tensor], tuple[Tensor, Tensor]]
 class AutoregressiveFlow(Flow):
     r"""Affine autoregressive flow, :math:`y_i = \mu_i(z_{<i}) + e^{s_i(z_{<i})} z_i`.
 
-    Forward is one pass of the network. The inverse takes L passes, one per component: to draw quickly use the flow as
-    it is, to evaluate densities quickly an :class:`~pyro_vae.flows.InverseFlow` of it.
+    Forward takes one pass of the network, the inverse L passes, one per component: use the flow itself for fast
+    sampling, its :class:`~pyro_vae.flows.InverseFlow` for fast density evaluation.
 
     Args:
         coefficients: z ``(*batch, L)`` to mu and s, ``(*batch, L)`` each, whose i-th components depend on the
-            components of z before the i-th alone.
+            components of z before the i-th only.
 
     Shape:
         ``(*batch, L)`` to the same and ``batch``.
@@ -48,9 +48,9 @@ class AutoregressiveFlow(Flow):
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
         z, log_det = y.new_zeros(*y.shape[:-1], 0), y.new_zeros(y.shape[:-1])
         for i in range(y.shape[-1]):
-            # Unknown components are zeros, on which the i-th coefficients do not depend.
-            unknown = y.new_zeros(*z.shape[:-1], y.shape[-1] - i)
-            shift, log_scale = self.coefficients(torch.cat([z, unknown], -1))
+            # The remaining components are zeros, on which the i-th coefficients do not depend.
+            zeros = y.new_zeros(*z.shape[:-1], y.shape[-1] - i)
+            shift, log_scale = self.coefficients(torch.cat([z, zeros], -1))
             z_i = (y[..., i] - shift[..., i]) * (-log_scale[..., i]).exp()
             z = torch.cat([z.expand(*z_i.shape, i), z_i.unsqueeze(-1)], -1)  # the parameters may have more dimensions
             log_det = log_det - log_scale[..., i]

@@ -1,4 +1,4 @@
-"""The contract of an invertible map."""
+"""Base class of invertible maps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class Flow(ABC):
-    r"""An invertible map :math:`y = f(z)` between vectors whose log-determinant comes with the value.
+    r"""An invertible map :math:`y = f(z)` between vectors, evaluated with its log-determinant.
 
-    A flow holds tensors of parameters and no state of its own; learned networks belong to the module that builds it.
+    A flow holds tensors of parameters and no other state; learned networks belong to the module that builds it.
 
     Shape:
         z and y ``(*sample, *batch, L)`` for parameters ``(*batch, ...)``; log-determinants ``(*sample, *batch)``.
@@ -22,8 +22,8 @@ class Flow(ABC):
 
     @abstractmethod
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """y = f(z) and log |det dy/dz|, in nats."""
+        """Return y = f(z) and log |det dy/dz|, in nats."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """z with f(z) = y and log |det dz/dy|, in nats; differentiable in y and in the parameters."""
+        """Return z with f(z) = y and log |det dz/dy|, in nats; differentiable in y and in the parameters."""

@@ -13,9 +13,9 @@ from pyro_vae.networks import MLP, Shape
 
 
 class CouplingFlow(Flow):
-    r"""Neural spline coupling, :math:`y_a = z_a`, :math:`y_b = \mathrm{spline}(z_b; \theta(z_a))`; fast both ways.
+    r"""Neural spline coupling, :math:`y_a = z_a`, :math:`y_b = \mathrm{spline}(z_b; \theta(z_a))`.
 
-    a are the first ``L // 2`` components, b the others.
+    a are the first ``L // 2`` components, b the others. Both directions take one pass.
 
     Args:
         parameters: z_a ``(*batch, L // 2)`` to the raw parameters of the splines, ``(*batch, L - L // 2, 3 K - 1)``.
@@ -56,7 +56,7 @@ class CouplingFlow(Flow):
 
 
 def coupling_network(latent_dim: int, *, hidden: Shape, num_bins: int, context_dim: int = 0) -> MLP:
-    """From z_a, and a context after it, to the raw parameters of the splines; the flow starts near the identity."""
+    """Network from z_a and a context to the raw parameters of the splines; the flow starts near the identity."""
     half = latent_dim // 2
     net = MLP((half + context_dim,), (latent_dim - half, 3 * num_bins - 1), hidden=hidden, activation="relu")
     nn.init.xavier_uniform_(net.layers[-1].get_parameter("weight"), 0.1)

@@ -1,4 +1,4 @@
-"""The distribution of a base variable that went through flows."""
+"""The distribution of a base variable transformed by flows."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.distributions import constraints
 from pyro_vae.flows.base import Flow
 
 
-class _LastDraw:
-    """The last draw with its log-density; one is shared by a distribution and what it was expanded to."""
+class _LastSample:
+    """The last sample with its log-density, shared by a distribution and its expanded copies."""
 
     value: Tensor | None = None
     log_prob: Tensor | None = None
     differentiable = False
 
-    def keep(self, value: Tensor, log_prob: Tensor) -> None:
+    def store(self, value: Tensor, log_prob: Tensor) -> None:
         self.value, self.log_prob, self.differentiable = value, log_prob, torch.is_grad_enabled()
 
-    def find(self, value: Tensor) -> Tensor | None:
-        # A draw by sample() has a density without a graph, which serves only where no gradient is wanted.
+    def log_prob_of(self, value: Tensor) -> Tensor | None:
+        # The density of a sample() has no graph, so it serves only if gradients are switched off.
         usable = self.differentiable or not torch.is_grad_enabled()
         return self.log_prob if value is self.value and usable else None
 
@@ -34,13 +34,12 @@ class FlowDistribution(TorchDistribution):
 
     .. math:: \log q(z_T) = \log q_0(z_0) - \sum_t \log \left| \det \frac{\partial f_t}{\partial z_{t - 1}} \right|
 
-    Sampling runs the flows forward and keeps the density of the draw, so that ``log_prob`` of the very tensor that
-    was drawn last inverts nothing; any other value is carried back through the inverses. Both are differentiable in
-    the value and in all parameters.
+    Sampling stores the density of the sample, so that ``log_prob`` of the last sampled tensor itself needs no inverse;
+    for other values the flows are inverted. Both are differentiable in the value and in all parameters.
 
     Args:
         base: q_0, with event shape ``(L,)``.
-        transforms: f_1, ..., f_T, in the order in which a draw passes them.
+        transforms: f_1, ..., f_T, in the order of application to a sample.
 
     Shape:
         batch and event shape those of ``base``.
@@ -66,7 +65,7 @@ class FlowDistribution(TorchDistribution):
 
     def __init__(self, base: TorchDistribution, transforms: Sequence[Flow]) -> None:
         self.base, self.transforms = base, tuple(transforms)
-        self._last = _LastDraw()
+        self._last = _LastSample()
         super().__init__(base.batch_shape, base.event_shape)
 
     def expand(self, batch_shape: torch.Size, _instance: FlowDistribution | None = None) -> FlowDistribution:
@@ -82,15 +81,15 @@ class FlowDistribution(TorchDistribution):
         for flow in self.transforms:
             z, log_det = flow.forward(z)
             log_prob = log_prob - log_det
-        self._last.keep(z, log_prob)
+        self._last.store(z, log_prob)
         return z
 
     def log_prob(self, value: Tensor) -> Tensor:
-        own = self._last.find(value)
-        log_prob = self._inverted(value) if own is None else own
+        stored = self._last.log_prob_of(value)
+        log_prob = self._log_prob_by_inversion(value) if stored is None else stored
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
-    def _inverted(self, value: Tensor) -> Tensor:
+    def _log_prob_by_inversion(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         z, log_det = value, value.new_zeros(value.shape[:-1])

@@ -1,4 +1,4 @@
-"""Flows that need no explanation: affine, reversed order, and a flow run backwards."""
+"""Elementary flows: affine, reversed order, and the inverse of a flow."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AffineFlow(Flow):
 class ReverseFlow(Flow):
     r"""The components in reversed order, :math:`y_i = z_{L + 1 - i}`.
 
-    Between autoregressive or coupling flows it lets the first components depend on the last.
+    Between autoregressive or coupling flows it makes the first components depend on the last.
 
     Example:
         >>> import torch
@@ -52,7 +52,7 @@ class ReverseFlow(Flow):
 
 
 class InverseFlow(Flow):
-    r"""Another flow backwards, :math:`y = f^{-1}(z)`: what was cheap to sample is now cheap to evaluate.
+    r"""The inverse of a flow, :math:`y = f^{-1}(z)`, which exchanges the costs of sampling and density evaluation.
 
     Args:
         flow: f.

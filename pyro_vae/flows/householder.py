@@ -9,7 +9,7 @@ from pyro_vae.flows.base import Flow
 
 
 def reflect(z: Tensor, v: Tensor) -> Tensor:
-    """(I - 2 v v' / v'v) z along the last dimension; nothing where v = 0."""
+    """Return (I - 2 v v' / v'v) z along the last dimension; z itself if v = 0."""
     norm = (v * v).sum(-1, keepdim=True) + torch.finfo(v.dtype).tiny
     return z - v * (2 * (v * z).sum(-1, keepdim=True) / norm)
 
@@ -19,12 +19,14 @@ def householder_matrix(vectors: Tensor) -> Tensor:
     rows = torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
     rows = rows.expand(*vectors.shape[:-2], *rows.shape)
     for v in vectors.unbind(-2):
-        rows = reflect(rows, v.unsqueeze(-2))  # each row times one more symmetric factor on the right
+        rows = reflect(rows, v.unsqueeze(-2))  # each row is multiplied by one more symmetric factor from the right
     return rows
 
 
 class HouseholderFlow(Flow):
-    r"""Householder flow, :math:`y = (I - 2 v v^\top / \|v\|^2)\, z`: a reflection, its own inverse, of volume one.
+    r"""Householder flow, :math:`y = (I - 2 v v^\top / \|v\|^2)\, z`: a reflection.
+
+    It is its own inverse and preserves volume.
 
     Args:
         v: ``(*batch, L)``, of any length.

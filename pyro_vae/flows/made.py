@@ -12,10 +12,10 @@ from pyro_vae.networks.base import Activation, Shape, activation_layer, glorot, 
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer some of whose weights are always zero.
+    """A linear layer with a fixed mask on its weights.
 
     Args:
-        mask: ``(out, in)``, true where a weight is used.
+        mask: ``(out, in)``, true for the weights that are used.
     """
 
     mask: Tensor
@@ -30,15 +30,15 @@ class MaskedLinear(nn.Linear):
 
 
 class MADE(nn.Module):
-    r"""Masked autoencoder whose i-th outputs depend on :math:`z_1, \dots, z_{i - 1}` and on a context alone.
+    r"""Masked autoencoder whose i-th outputs depend on :math:`z_1, \dots, z_{i - 1}` and a context.
 
-    It is no :class:`~pyro_vae.networks.Network`: it has two inputs, and no output sees the last component.
+    Not a :class:`~pyro_vae.networks.Network`, since it has two inputs and no output depends on the last component.
 
     Args:
         dim: L, number of inputs.
-        num_outputs: numbers per component.
-        hidden: widths of the hidden layers; from L units on, no component is left out.
-        context_dim: size of the context, added into the first layer; 0 for none.
+        num_outputs: number of outputs per component.
+        hidden: widths of the hidden layers; layers of at least L units use every component.
+        context_dim: size of the context, added in the first layer; 0 for no context.
         activation: the nonlinearity after each hidden layer.
         gain: factor on the last layer's initial weights; small for a flow that starts near the identity.
 
@@ -67,13 +67,13 @@ class MADE(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.num_outputs = dim, num_outputs
-        # Number of the first components that a unit may know; evenly spread, and 0 for units of the context alone.
-        known = [torch.arange(size) * dim // size for size in layer_sizes("MADE", "hidden", hidden)]
-        layers = _masked(torch.arange(1, dim + 1), [*known, torch.arange(dim).repeat(num_outputs)])
+        # Degree of a unit: the number of first components that it may depend on, evenly spread from 0 (context only).
+        degrees = [torch.arange(size) * dim // size for size in layer_sizes("MADE", "hidden", hidden)]
+        layers = _masked(torch.arange(1, dim + 1), [*degrees, torch.arange(dim).repeat(num_outputs)])
         nn.init.xavier_uniform_(layers[-1].weight, gain)
         self.context = glorot(nn.Linear(context_dim, layers[0].out_features, bias=False)) if context_dim else None
         self.first, rest = layers[0], layers[1:]
-        self.rest = nn.Sequential(*(part for layer in rest for part in (activation_layer(activation), layer)))
+        self.rest = nn.Sequential(*(module for layer in rest for module in (activation_layer(activation), layer)))
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.first(z)
@@ -82,6 +82,6 @@ class MADE(nn.Module):
         return self.rest(h).unflatten(-1, (self.num_outputs, self.dim))
 
 
-def _masked(inputs: Tensor, known: Sequence[Tensor]) -> list[MaskedLinear]:
-    # The input z_j has number j: whoever knows j components may see it. A unit may see units that know no more.
-    return [MaskedLinear(after.unsqueeze(1) >= before) for before, after in pairwise([inputs, *known])]
+def _masked(inputs: Tensor, degrees: Sequence[Tensor]) -> list[MaskedLinear]:
+    # The input z_j has degree j. A unit is connected to units whose degree does not exceed its own.
+    return [MaskedLinear(after.unsqueeze(1) >= before) for before, after in pairwise([inputs, *degrees])]

@@ -14,7 +14,7 @@ class PlanarFlow(Flow):
     The inverse is the root of a monotone function of one variable, :math:`w \cdot z`.
 
     Args:
-        u: ``(*batch, L)``; scaled down to u-hat, where the paper shifts it along w.
+        u: ``(*batch, L)``; rescaled to u-hat, whereas the paper shifts it along w.
         w: ``(*batch, L)``.
         b: ``(*batch, 1)``.
 

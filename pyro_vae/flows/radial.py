@@ -11,7 +11,7 @@ from pyro_vae.flows.base import Flow
 class RadialFlow(Flow):
     r"""Radial flow, :math:`y = z + \beta (z - z_0) / (\alpha + r)`, :math:`r = \|z - z_0\|`, :math:`\beta > -\alpha`.
 
-    It contracts or expands around a centre; with :math:`\gamma = \alpha + \beta > 0` the distance becomes
+    It contracts or expands around a centre. With :math:`\gamma = \alpha + \beta > 0` the distance becomes
     :math:`r (\gamma + r) / (\alpha + r)`, so the inverse is the root of a quadratic.
 
     Args:
@@ -42,7 +42,7 @@ class RadialFlow(Flow):
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
         rho = torch.linalg.vector_norm(y - self.center, dim=-1, keepdim=True)
-        # r^2 + (gamma - rho) r - alpha rho = 0, by the form of the positive root that subtracts nothing.
+        # r^2 + (gamma - rho) r - alpha rho = 0, by the form of the positive root without cancellation.
         half = (self.gamma - rho) / 2
         root = (half * half + self.alpha * rho).sqrt()
         r = torch.where(half > 0, self.alpha * rho / (root + half.abs()), root - half)
@@ -52,6 +52,6 @@ class RadialFlow(Flow):
         return (self.gamma + r) / (self.alpha + r)
 
     def _log_det(self, r: Tensor, dim: int) -> Tensor:
-        # Across the radius the ratio itself, dim - 1 times; along it the derivative of r * ratio.
+        # Eigenvalues: the ratio itself, dim - 1 times across the radius; along it the derivative of r * ratio.
         along = (r * r + 2 * self.alpha * r + self.alpha * self.gamma) / (self.alpha + r).square()
         return ((dim - 1) * self._ratio(r).log() + along.log()).squeeze(-1)

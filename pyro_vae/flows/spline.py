@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-MIN_BIN = 1e-3  # of a bin's share in the whole width and height
+MIN_BIN = 1e-3  # smallest share of a bin in the total width and height
 MIN_SLOPE = 1e-3
 
 
@@ -20,7 +20,7 @@ class RationalQuadraticSpline:
 
     Args:
         raw: ``(*batch, 3 K - 1)``: logits of the bins' widths w, of their heights h, and the slopes d at the inner
-            knots before a softplus. Zeros are the identity.
+            knots before a softplus. Zeros give the identity.
         bound: B.
 
     Shape:
@@ -56,23 +56,23 @@ class RationalQuadraticSpline:
         inside, v, (x0, width, y0, height, d0, d1) = self._bin(y, self.y)
         s, eta = height / width, v - y0
         curve = eta * (d0 + d1 - 2 * s)
-        # a xi^2 + b xi + c = 0, by the form of the root that subtracts nothing where b > 0
+        # a xi^2 + b xi + c = 0, by the form of the root without cancellation for b > 0
         a, b, c = height * (s - d0) + curve, height * d0 - curve, -s * eta
         xi = 2 * c / (-b - (b * b - 4 * a * c).clamp_min(0).sqrt())
         x = x0 + xi * width
         return torch.where(inside, x, y), torch.where(inside, -_log_slope(xi, s, d0, d1), 0.0)
 
     def _bin(self, value: Tensor, knots: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Whether a value is inside, the value held inside, and its bin: x_k, w_k, y_k, h_k, d_k, d_k+1."""
+        """Whether a value is inside, the value replaced by 0 if not, and its bin: x_k, w_k, y_k, h_k, d_k, d_k+1."""
         inside = value.abs() < self.bound
-        # What is outside takes the middle, so that it meets no division that could spoil the gradients.
-        held = torch.where(inside, value, 0.0)
-        index = (held.unsqueeze(-1) >= knots[..., 1:-1]).sum(-1, keepdim=True)  # (*sample, *batch, 1)
+        # Values outside are replaced by 0, so that no division makes their gradients NaN.
+        safe = torch.where(inside, value, 0.0)
+        index = (safe.unsqueeze(-1) >= knots[..., 1:-1]).sum(-1, keepdim=True)  # (*sample, *batch, 1)
         ends = torch.stack([self.x, self.y, self.slopes], -2)  # (*batch, 3, K + 1)
         ends = ends.expand(*index.shape[:-1], *ends.shape[-2:])
         left, right = (ends.gather(-1, (index + i).unsqueeze(-1).expand(*ends.shape[:-1], 1)) for i in (0, 1))
         (x0, y0, d0), (x1, y1, d1) = left.squeeze(-1).unbind(-1), right.squeeze(-1).unbind(-1)
-        return inside, held, [x0, x1 - x0, y0, y1 - y0, d0, d1]
+        return inside, safe, [x0, x1 - x0, y0, y1 - y0, d0, d1]
 
 
 def _knots(logits: Tensor, bound: float) -> Tensor:

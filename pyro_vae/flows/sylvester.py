@@ -13,12 +13,12 @@ class SylvesterFlow(Flow):
     r"""Sylvester flow, :math:`y = z + Q R \tanh(\tilde{R} Q^\top z + b)`: a planar flow with M directions.
 
     R and R-tilde are upper triangular with :math:`R_{ii} \tilde{R}_{ii} > -1`, so the determinant is a product, and
-    the inverse is found for one component of :math:`Q^\top z` after the other, the last first.
+    the inverse is computed for one component of :math:`Q^\top z` at a time, from the last to the first.
 
     Args:
         q: Q, ``(*batch, L, M)`` with orthonormal columns.
-        r: R, ``(*batch, M, M)``; what stands below the diagonal is not read, and the diagonal is scaled down to
-            where the flow is invertible.
+        r: R, ``(*batch, M, M)``; entries below the diagonal are ignored, and the diagonal is rescaled so that the
+            flow is invertible.
         r_tilde: R-tilde, likewise.
         b: ``(*batch, M)``.
 
@@ -55,8 +55,8 @@ class SylvesterFlow(Flow):
         return times(times(h, self.r.mT), self.q.mT)
 
     def _solve(self, v: Tensor) -> Tensor:
-        """tanh(Rt zeta + b), ``(*sample, *batch, M)``, where v = zeta + R tanh(Rt zeta + b)."""
-        zeta = v.new_zeros(*v.shape[:-1], 0)  # the components that are known: those after i
+        """Solve v = zeta + R tanh(Rt zeta + b); return tanh(Rt zeta + b), ``(*sample, *batch, M)``."""
+        zeta = v.new_zeros(*v.shape[:-1], 0)  # the components after i
         h = zeta
         for i in reversed(range(v.shape[-1])):
             rest = v[..., i] - (self.r[..., i, i + 1 :] * h).sum(-1)  # = zeta_i + R_ii tanh(Rt_ii zeta_i + b_i + ...)
@@ -77,14 +77,14 @@ def times(z: Tensor, matrix: Tensor) -> Tensor:
 
 
 def orthonormal(matrix: Tensor) -> Tensor:
-    """Orthonormal columns with the span of those of ``(*batch, L, M)``, M <= L, by Gram and Schmidt, each twice.
+    """Orthonormalise the columns of ``(*batch, L, M)``, M <= L, by Gram-Schmidt with reorthogonalisation.
 
-    The paper iterates to a tolerance instead, which takes a number of steps that depends on the values.
+    The paper iterates to a tolerance instead, with a number of steps that depends on the values.
     """
     first, *others = matrix.unbind(-1)
     q = _unit(first).unsqueeze(-1)
     for column in others:
-        for _ in range(2):  # what rounding left over of the earlier columns
+        for _ in range(2):  # the second pass removes rounding errors
             column = column - times(times(column, q), q.mT)
         q = torch.cat([q, _unit(column).unsqueeze(-1)], -1)
     return q

@@ -1,4 +1,4 @@
-"""The monotone scalar map a + c tanh(a), c > -1, that planar and Sylvester flows are made of."""
+"""The monotone scalar map a + c tanh(a), c > -1, of planar and Sylvester flows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NEWTON_STEPS = 12  # the worst of q in [1e-6, 1e4] and |r| in [1e-12, 1e5] converges in float64
+NEWTON_STEPS = 12  # converges in float64 for all q in [1e-6, 1e4] and |r| in [1e-12, 1e5]
 
 
 def above_minus_one(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -15,8 +15,8 @@ def above_minus_one(t: Tensor) -> tuple[Tensor, Tensor]:
 
     .. math:: q = t / 2 + \sqrt{t^2 / 4 + 1}, \qquad g = (q - 1) / t
 
-    Where w.u must exceed -1, u g(w.u) takes the place of u: its direction stays, nothing is divided by \|w\|, and
-    every admissible u is reached.
+    If w.u must exceed -1, u g(w.u) replaces u: the direction is kept, there is no division by \|w\|, and every
+    admissible u is reached.
 
     Returns:
         g in (0, 1), and q = 1 + t g > 0 without cancellation.
@@ -26,7 +26,7 @@ def above_minus_one(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def slope(h: Tensor, q: Tensor) -> Tensor:
-    """d/da of a + (q - 1) tanh(a) where tanh(a) = h, as a sum of positive terms."""
+    """Derivative of a + (q - 1) tanh(a) at tanh(a) = h, as a sum of positive terms."""
     square = h * h
     return square + q * (1 - square)
 
@@ -34,7 +34,7 @@ def slope(h: Tensor, q: Tensor) -> Tensor:
 def solve(r: Tensor, q: Tensor) -> Tensor:
     r"""The root a of :math:`a + (q - 1) \tanh(a) = r`, q > 0, with exact derivatives of every order.
 
-    The root is found outside of autograd; its derivative is that of the implicit function theorem,
+    The root is computed outside of autograd; its derivative is that of the implicit function theorem,
     :math:`da = (dr - \tanh(a)\, dq) / (1 + (q - 1) \tanh'(a))`, written as a function of a itself.
     """
     root: Tensor = _Solve.apply(*torch.broadcast_tensors(r, q))
@@ -59,7 +59,7 @@ class _Solve(torch.autograd.Function):
 
 
 def _root(r: Tensor, q: Tensor) -> Tensor:
-    """Newton's method from the side on which it is monotone, by oddness for r > 0."""
+    """Newton's method from the side on which it converges monotonically, for r > 0 by symmetry."""
     c, s = torch.broadcast_tensors(q - 1, r.abs())
     # c >= 0: concave, start at most the root, by tanh <= 1 and tanh(a) <= a.
     below = torch.maximum(s - c, s / q)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import check_count, refusal
 from pyro_vae.distributions import AugmentedPosterior, AuxiliaryJoint
-from pyro_vae.guides.base import Guide
-from pyro_vae.guides.scales import log_scale_limits, normal_of
+from pyro_vae.guides.base import Guide, check_log_scale_bounds, diagonal_normal
 from pyro_vae.networks import MLP, ContextNetwork, NetworkFactory, Shape, build_network
 
 
 class AuxiliaryGuide(Guide):
     r"""Continuous mixture of normals, :math:`q(z | x) = \int q(a | x)\, q(z | a, x)\, da`, with reverse r(a | x, z).
 
-    All three are diagonal normals; their margin is not. Its density is unknown, and :math:`r(a | x, z)` makes a bound
-    of it: see :class:`~pyro_vae.distributions.AugmentedPosterior`. The objective trains r too, and every estimate of
-    log p(x) holds for any r.
+    All three are diagonal normals; the marginal q(z | x) is not, and has no density in closed form. The reverse model
+    gives a bound instead, see :class:`~pyro_vae.distributions.AugmentedPosterior`: the objective trains r as well, and
+    every estimate of log p(x) holds for any r.
 
     Args:
         data_shape: shape of one datum.
         latent_dim: number of latent dimensions L.
-        auxiliary_dim: number of dimensions of a; by default as many as z has.
-        net: builds the networks of x: ``net(data_shape, (2, auxiliary_dim))`` for q(a | x), and the part before the
-            common layer, ``net(data_shape, hidden[:1])``, for q(z | a, x) and r(a | x, z).
-        hidden: widths of the layers from the one on where x meets a or z.
+        auxiliary_dim: number of dimensions of a; default ``latent_dim``.
+        net: builds the networks of x: ``net(data_shape, (2, auxiliary_dim))`` for q(a | x), and the layers before
+            the common ones, ``net(data_shape, hidden[:1])``, for q(z | a, x) and r(a | x, z).
+        hidden: widths of the common layers, of x and a or of x and z.
         log_scale_bounds: limits of the log scales.
 
     Shape:
@@ -43,6 +43,8 @@ class AuxiliaryGuide(Guide):
         torch.Size([3, 20])
     """
 
+    has_density = False
+
     def __init__(
         self,
         data_shape: Shape,
@@ -54,24 +56,18 @@ class AuxiliaryGuide(Guide):
         log_scale_bounds: tuple[float, float] = (-12.0, 12.0),
     ) -> None:
         super().__init__(data_shape, latent_dim)
+        check_count("AuxiliaryGuide", auxiliary_dim=auxiliary_dim)
         size = latent_dim if auxiliary_dim is None else auxiliary_dim
-        if size < 1:
-            raise ValueError(
-                f"AuxiliaryGuide: auxiliary_dim must be at least 1, got auxiliary_dim={auxiliary_dim}. "
-                "Use latent_dim, or DiagonalNormalGuide for none."
-            )
-        self.log_scale_bounds = log_scale_limits("AuxiliaryGuide", log_scale_bounds)
+        self.log_scale_bounds = check_log_scale_bounds("AuxiliaryGuide", log_scale_bounds)
         self.auxiliary = build_network(net, self.data_shape, (2, size))
         self.net = ContextNetwork(self.data_shape, (2, latent_dim), context_dim=size, net=net, hidden=hidden)
         self.reverse = ContextNetwork(self.data_shape, (2, size), context_dim=latent_dim, net=net, hidden=hidden)
         if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.net.modules()):
-            raise ValueError(
-                "AuxiliaryGuide: net must not have dropout, got one that has: q(z | a, x) would draw with one mask and "
-                "be evaluated with another. Use a network without."
-            )
+            advice = "Use a network without: q(z | a, x) would be sampled and evaluated with different masks"
+            raise refusal("AuxiliaryGuide", "net must not have dropout", "a network with dropout", advice)
 
     def posterior(self, x: Tensor) -> AugmentedPosterior:
         limits = self.log_scale_bounds
-        auxiliary = normal_of(self.auxiliary(x), limits)
-        joint = AuxiliaryJoint(auxiliary, lambda a: normal_of(self.net(x, a), limits), self.latent_dim)
-        return AugmentedPosterior(joint, self.latent_dim, lambda z: normal_of(self.reverse(x, z), limits))
+        auxiliary = diagonal_normal(self.auxiliary(x), limits)
+        joint = AuxiliaryJoint(auxiliary, lambda a: diagonal_normal(self.net(x, a), limits), self.latent_dim)
+        return AugmentedPosterior(joint, self.latent_dim, lambda z: diagonal_normal(self.reverse(x, z), limits))

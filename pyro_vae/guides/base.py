@@ -1,4 +1,4 @@
-"""The contract of a guide, and the Pyro program that all guides share."""
+"""Base classes of guides, with the Pyro program that all guides share."""
 
 from __future__ import annotations
 
@@ -7,37 +7,46 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.param_store import register
 from pyro_vae.distributions import AugmentedPosterior
 from pyro_vae.networks import NetworkFactory, Shape, build_network
 
 LogJoint = Callable[[Tensor, Tensor], Tensor]
+LogScaleBounds = tuple[float, float]
 
 
 class Guide(nn.Module, ABC):
-    """q(z | x), amortised: ``posterior(x)`` returns the distribution, calling the guide runs it as a Pyro program.
+    """Approximate posterior q(z | x): ``posterior(x)`` returns the distribution, a call runs it as a Pyro program.
 
     Args:
         data_shape: shape of one datum, ``(C, H, W)`` for images.
         latent_dim: number of latent dimensions L.
 
     Attributes:
-        infer: what Pyro's inference is told about the site ``"z"``, such as ``{"enumerate": "parallel"}``.
+        infer: the ``infer`` options of the site ``"z"``, such as ``{"enumerate": "parallel"}``.
         needs_model: whether the posterior depends on :meth:`log_joint`.
+        discrete: whether z consists of one-hot vectors, which need a discrete prior.
+        has_density: whether q(z | x) has a density in closed form; otherwise the posterior is an
+            :class:`~pyro_vae.distributions.AugmentedPosterior`.
+        has_marginals: whether the marginals q(z_d | x) of the single dimensions have closed forms.
+        random_posterior: whether ``posterior(x)`` is itself random, so that two calls differ.
     """
 
     needs_model = False
+    discrete = False
+    has_density = True
+    has_marginals = False
+    random_posterior = False
 
     def __init__(self, data_shape: Shape, latent_dim: int) -> None:
         super().__init__()
         if latent_dim < 1 or not data_shape or min(data_shape) < 1:
-            raise ValueError(
-                f"{type(self).__name__}: data_shape and latent_dim must be positive, got data_shape={data_shape}, "
-                f"latent_dim={latent_dim}. Use sizes such as data_shape=(1, 28, 28), latent_dim=20."
-            )
+            what, advice = f"data_shape={data_shape}, latent_dim={latent_dim}", "Use for example (1, 28, 28) and 20"
+            raise refusal(type(self).__name__, "data_shape and latent_dim must be positive", what, advice)
         self.data_shape, self.latent_dim = tuple(data_shape), latent_dim
         self.infer: dict[str, Any] = {}
         self._log_joint: LogJoint | None = None
@@ -47,7 +56,7 @@ class Guide(nn.Module, ABC):
         """q(z | x) for ``x`` ``(*batch, *data_shape)``: batch shape ``batch``, event shape ``(latent_dim,)``."""
 
     def attach(self, log_joint: LogJoint) -> None:
-        """Let the guide know its model; a :class:`~pyro_vae.VAE` does it. Most guides never ask.
+        """Give the guide the density of its model; :class:`~pyro_vae.VAE` calls this. Few guides use it.
 
         Args:
             log_joint: log p(x, z) for ``x`` ``(*batch, *data_shape)`` and ``z`` ``(*batch, latent_dim)``: ``batch``.
@@ -58,17 +67,17 @@ class Guide(nn.Module, ABC):
         """log p(x, z) of the model that the guide is attached to, ``batch``, in nats.
 
         Raises:
-            RuntimeError: there is none.
+            RuntimeError: the guide is not attached to a model.
         """
         if self._log_joint is None:
             raise RuntimeError(
-                f"{type(self).__name__}: the guide must know its model, got none. "
+                f"{type(self).__name__}: the guide must be attached to a model, got none. "
                 "Build a VAE with it, or call guide.attach(model.log_joint)."
             )
         return self._log_joint(x, z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The Pyro guide: samples ``"z"`` within the plate ``"data"``.
+        """Run the Pyro guide: sample ``"z"`` within the plate ``"data"``.
 
         Args:
             x: ``(B, *data_shape)``, a batch of data.
@@ -85,17 +94,17 @@ class Guide(nn.Module, ABC):
 
 
 class AmortizedGuide(Guide):
-    """A guide whose posterior is a family of distributions with local parameters that a network computes.
+    """A guide whose posterior is a family of distributions with local parameters computed by a network.
 
-    The seam between the two is what makes local optimisation possible: :class:`~pyro_vae.guides.SemiAmortizedGuide`
-    improves ``net(x)`` per datum, for any such guide.
+    Since network and family are separate, the local parameters ``net(x)`` can be optimised per datum:
+    :class:`~pyro_vae.guides.SemiAmortizedGuide` does so for any such guide.
 
     Args:
         data_shape: shape of one datum.
         latent_dim: number of latent dimensions L.
         param_shape: shape of the local parameters of one datum.
-        net: builds the encoder, ``net(data_shape, param_shape)``; a :class:`~pyro_vae.networks.ContextNetwork` makes it
-            one of x and a context.
+        net: builds the encoder, ``net(data_shape, param_shape)``; a :class:`~pyro_vae.networks.ContextNetwork`
+            also takes a context.
     """
 
     def __init__(self, data_shape: Shape, latent_dim: int, *, param_shape: Shape, net: NetworkFactory) -> None:
@@ -107,5 +116,23 @@ class AmortizedGuide(Guide):
         """The member of the family with local parameters ``params``, ``(*batch, *param_shape)``."""
 
     def posterior(self, x: Tensor, *context: Tensor) -> TorchDistribution:
-        """q(z | x), or q(z | x, context) where the network takes one: a deeper latent, a label."""
+        """q(z | x), or q(z | x, context) if the network takes a context: a deeper latent, a label."""
         return self.distribution(self.net(x, *context))
+
+
+def check_log_scale_bounds(name: str, log_scale_bounds: LogScaleBounds) -> LogScaleBounds:
+    """Return the limits of a log scale as floats.
+
+    Raises:
+        ValueError: they are not in increasing order.
+    """
+    low, high = log_scale_bounds
+    rule, what = "log_scale_bounds must be (low, high) with low < high", f"log_scale_bounds={log_scale_bounds}"
+    require(low < high, name, rule, what, "Use for example (-3.0, 1.0)")
+    return float(low), float(high)
+
+
+def diagonal_normal(params: Tensor, log_scale_bounds: LogScaleBounds) -> TorchDistribution:
+    """The diagonal normal with loc and log scale ``(*batch, 2, L)``: batch shape ``batch``, event shape ``(L,)``."""
+    loc, log_scale = params.unbind(-2)
+    return Normal(loc, log_scale.clamp(*log_scale_bounds).exp()).to_event(1)

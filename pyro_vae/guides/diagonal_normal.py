@@ -5,8 +5,7 @@ from __future__ import annotations
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_vae.guides.base import AmortizedGuide
-from pyro_vae.guides.scales import log_scale_limits, normal_of
+from pyro_vae.guides.base import AmortizedGuide, check_log_scale_bounds, diagonal_normal
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
@@ -17,7 +16,7 @@ class DiagonalNormalGuide(AmortizedGuide):
         data_shape: shape of one datum.
         latent_dim: number of latent dimensions L.
         net: builds the encoder, ``net(data_shape, (2, latent_dim))``, which returns loc and log scale.
-        log_scale_bounds: limits of the log scale. The default keeps the scale representable and is never met in
+        log_scale_bounds: limits of the log scale. The default keeps the scale representable and is not reached in
             ordinary training; the VampPrior paper clips to (-3, 1).
 
     Shape:
@@ -33,6 +32,8 @@ class DiagonalNormalGuide(AmortizedGuide):
         torch.Size([5, 20])
     """
 
+    has_marginals = True
+
     def __init__(
         self,
         data_shape: Shape,
@@ -42,7 +43,7 @@ class DiagonalNormalGuide(AmortizedGuide):
         log_scale_bounds: tuple[float, float] = (-12.0, 12.0),
     ) -> None:
         super().__init__(data_shape, latent_dim, param_shape=(2, latent_dim), net=net)
-        self.log_scale_bounds = log_scale_limits("DiagonalNormalGuide", log_scale_bounds)
+        self.log_scale_bounds = check_log_scale_bounds("DiagonalNormalGuide", log_scale_bounds)
 
     def distribution(self, params: Tensor) -> TorchDistribution:
-        return normal_of(params, self.log_scale_bounds)
+        return diagonal_normal(params, self.log_scale_bounds)

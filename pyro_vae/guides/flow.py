@@ -1,4 +1,4 @@
-"""What guides with normalizing flows share."""
+"""Base class of guides with normalizing flows."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pyro_vae.flows import Flow, FlowDistribution
 from pyro_vae.guides.base import AmortizedGuide
 from pyro_vae.networks import NetworkFactory, Shape
 
-# On what the encoder says of the flows where zero means no flow: a fresh guide is near the diagonal normal one.
+# Factor of those outputs of the encoder that are 0 for the identity: a new guide is near the diagonal normal one.
 START = 0.1
-LOG_SCALE_BOUNDS = (-12.0, 12.0)  # as in the diagonal normal guide; never met in ordinary training
+LOG_SCALE_BOUNDS = (-12.0, 12.0)  # as in the diagonal normal guide; not reached in ordinary training
 
 
 class FlowGuide(AmortizedGuide):
-    r"""A diagonal normal that goes through flows, :math:`z = f_T \circ \dots \circ f_1(\mu(x) + \sigma(x) \epsilon)`.
+    r"""A diagonal normal transformed by flows, :math:`z = f_T \circ \dots \circ f_1(\mu(x) + \sigma(x) \epsilon)`.
 
-    A draw's own density costs nothing extra; that of other values goes through the inverses, see
+    The density of a sample is a by-product of sampling; that of other values takes the inverses, see
     :class:`~pyro_vae.flows.FlowDistribution`.
 
     Args:
         data_shape: shape of one datum.
         latent_dim: number of latent dimensions L.
-        num_params: how many numbers the encoder says of one datum's flows, P.
-        net: builds the encoder, ``net(data_shape, (2 * latent_dim + num_params,))``: loc, log scale and these.
+        num_params: number of parameters of one datum's flows, P.
+        net: builds the encoder, ``net(data_shape, (2 * latent_dim + num_params,))``: loc, log scale and parameters.
 
     Shape:
         ``(*batch, *data_shape)`` to a distribution with batch shape ``batch`` and event shape ``(latent_dim,)``.
@@ -43,20 +43,9 @@ class FlowGuide(AmortizedGuide):
 
     @abstractmethod
     def flows(self, params: Tensor) -> Sequence[Flow]:
-        """The flows of ``params`` ``(*batch, num_params)``, in the order in which a draw passes them."""
+        """The flows with parameters ``(*batch, num_params)``, in the order f_1, ..., f_T."""
 
     def distribution(self, params: Tensor) -> TorchDistribution:
         loc, log_scale, rest = params.split([self.latent_dim, self.latent_dim, self.num_params], -1)
         base = Normal(loc, log_scale.clamp(*LOG_SCALE_BOUNDS).exp()).to_event(1)
         return FlowDistribution(base, self.flows(rest))
-
-
-def positive_number(name: str, argument: str, value: int) -> int:
-    """The number, checked.
-
-    Raises:
-        ValueError: it is not positive.
-    """
-    if value < 1:
-        raise ValueError(f"{name}: {argument} must be at least 1, got {argument}={value}. Use for example 4.")
-    return value

@@ -6,16 +6,15 @@ import torch
 from pyro.distributions import MultivariateNormal, TorchDistribution
 from torch import Tensor
 
-from pyro_vae.guides.base import AmortizedGuide
-from pyro_vae.guides.scales import log_scale_limits
+from pyro_vae.guides.base import AmortizedGuide, check_log_scale_bounds
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
 class FullRankNormalGuide(AmortizedGuide):
     r"""Full-rank normal, :math:`q(z | x) = \mathcal{N}(z; \mu, C C')`, with :math:`C = \mathrm{diag}(s)(I + A / L)`.
 
-    C is the Cholesky factor: s(x) positive, A(x) strictly lower triangular. The division by L keeps the guide near
-    the diagonal one at the start.
+    C is the Cholesky factor: s(x) positive, A(x) strictly lower triangular. The division by L starts the guide near
+    the diagonal one.
 
     Args:
         data_shape: shape of one datum.
@@ -41,6 +40,7 @@ class FullRankNormalGuide(AmortizedGuide):
     """
 
     below: Tensor
+    has_marginals = True
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class FullRankNormalGuide(AmortizedGuide):
         log_scale_bounds: tuple[float, float] = (-12.0, 12.0),
     ) -> None:
         super().__init__(data_shape, latent_dim, param_shape=(latent_dim * (latent_dim + 3) // 2,), net=net)
-        self.log_scale_bounds = log_scale_limits("FullRankNormalGuide", log_scale_bounds)
-        # Places of A's entries in the flattened matrix: a constant, so not in the file.
+        self.log_scale_bounds = check_log_scale_bounds("FullRankNormalGuide", log_scale_bounds)
+        # Positions of A's entries in the flattened matrix: a constant, so not saved.
         row, column = torch.tril_indices(latent_dim, latent_dim, -1)
         self.register_buffer("below", row * latent_dim + column, persistent=False)
 

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.flows import Flow, HouseholderFlow
-from pyro_vae.guides.flow import START, FlowGuide, positive_number
+from pyro_vae.guides.flow import START, FlowGuide
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
 class HouseholderFlowGuide(FlowGuide):
     r"""Householder flows, :math:`q(z | x) = \mathcal{N}(U \mu, U \mathrm{diag}(\sigma^2) U^\top)`, U orthogonal.
 
-    :math:`U(x)` is a product of T reflections; with T = L it is any orthogonal matrix of its determinant's sign, and
-    the posterior any normal.
+    :math:`U(x)` is a product of T reflections; with T = L it can be any orthogonal matrix of its determinant's sign,
+    and the posterior any normal.
 
     Args:
         data_shape: shape of one datum.
@@ -29,7 +30,7 @@ class HouseholderFlowGuide(FlowGuide):
 
     References:
         Improving variational auto-encoders using Householder flow (Tomczak and Welling, 2016), section 3; there each
-        vector is a linear map of the one before, here the encoder says all. https://arxiv.org/abs/1611.09630
+        vector is a linear map of the one before, here all are outputs of the encoder. https://arxiv.org/abs/1611.09630
 
     Example:
         >>> import torch
@@ -41,7 +42,8 @@ class HouseholderFlowGuide(FlowGuide):
     start: Tensor
 
     def __init__(self, data_shape: Shape, latent_dim: int, *, net: NetworkFactory = MLP, num_flows: int = 8) -> None:
-        self.num_flows = positive_number("HouseholderFlowGuide", "num_flows", num_flows)
+        check_count("HouseholderFlowGuide", num_flows=num_flows)
+        self.num_flows = num_flows
         super().__init__(data_shape, latent_dim, num_params=num_flows * latent_dim, net=net)
         self.register_buffer("start", paired_units(num_flows, latent_dim), persistent=False)
 
@@ -51,5 +53,5 @@ class HouseholderFlowGuide(FlowGuide):
 
 
 def paired_units(num: int, dim: int) -> Tensor:
-    """Unit vectors e_1, e_1, e_2, e_2, ..., ``(num, dim)``: two equal reflections undo each other."""
+    """Unit vectors e_1, e_1, e_2, e_2, ..., ``(num, dim)``: two equal reflections cancel."""
     return torch.eye(dim)[torch.arange(num) // 2 % dim]

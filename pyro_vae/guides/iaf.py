@@ -8,13 +8,14 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.flows import AutoregressiveFlow, Flow, ReverseFlow
 from pyro_vae.flows.made import MADE
-from pyro_vae.guides.flow import FlowGuide, positive_number
+from pyro_vae.guides.flow import FlowGuide
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
-OPEN = 2.0  # what is added to the gate's logit: it starts at sigmoid(2) = 0.88, near the identity
-LIMIT = 6.0  # of the logit before that, softly: a gate above 0.018 can be undone in single precision
+OPEN = 2.0  # added to the gate's logit: the gate starts at sigmoid(2) = 0.88, near the identity
+LIMIT = 6.0  # soft limit of the logit before that: a gate above 0.018 can be inverted in single precision
 
 
 class IAFGuide(FlowGuide):
@@ -22,7 +23,7 @@ class IAFGuide(FlowGuide):
 
     :math:`m_t` and the gate :math:`\sigma_t = \mathrm{sigmoid}(s_t)` are the outputs of a masked network of
     :math:`z_{t - 1}` and the encoder's context :math:`h(x)`; the order of the components is reversed from flow to flow.
-    A draw with its density takes one pass per flow, the density of other values L passes.
+    A sample with its density takes one pass per flow, the density of other values L passes.
 
     Args:
         data_shape: shape of one datum.
@@ -56,8 +57,7 @@ class IAFGuide(FlowGuide):
         hidden: Shape = (200, 200),
         context_dim: int = 64,
     ) -> None:
-        positive_number("IAFGuide", "num_flows", num_flows)
-        positive_number("IAFGuide", "context_dim", context_dim)
+        check_count("IAFGuide", num_flows=num_flows, context_dim=context_dim)
         super().__init__(data_shape, latent_dim, num_params=context_dim, net=net)
         made = partial(MADE, latent_dim, 2, hidden=hidden, context_dim=context_dim, gain=0.1)
         self.mades = nn.ModuleList(made() for _ in range(num_flows))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pyro.distributions import LowRankMultivariateNormal, TorchDistribution
 from torch import Tensor
 
-from pyro_vae.guides.base import AmortizedGuide
-from pyro_vae.guides.scales import log_scale_limits
+from pyro_vae._core.checks import check_count
+from pyro_vae.guides.base import AmortizedGuide, check_log_scale_bounds
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
@@ -14,7 +14,7 @@ class LowRankNormalGuide(AmortizedGuide):
     r"""Diagonal plus low rank, :math:`q(z | x) = \mathcal{N}(z; \mu, S (I + F F' / L^2) S)`, :math:`S = diag(s)`.
 
     F(x) has ``rank`` columns. A density costs the order of :math:`L r^2` operations, by Woodbury's identity, where the
-    full-rank guide's costs :math:`L^2`. The division keeps the guide near the diagonal one at the start.
+    full-rank guide's costs :math:`L^2`. The division by L starts the guide near the diagonal one.
 
     Args:
         data_shape: shape of one datum.
@@ -43,6 +43,8 @@ class LowRankNormalGuide(AmortizedGuide):
         torch.Size([5, 20, 3])
     """
 
+    has_marginals = True
+
     def __init__(
         self,
         data_shape: Shape,
@@ -52,10 +54,9 @@ class LowRankNormalGuide(AmortizedGuide):
         net: NetworkFactory = MLP,
         log_scale_bounds: tuple[float, float] = (-12.0, 12.0),
     ) -> None:
-        if rank < 1:
-            raise ValueError(f"LowRankNormalGuide: rank must be at least 1, got rank={rank}. Use DiagonalNormalGuide.")
+        check_count("LowRankNormalGuide", rank=rank)
         super().__init__(data_shape, latent_dim, param_shape=(2 + rank, latent_dim), net=net)
-        self.log_scale_bounds = log_scale_limits("LowRankNormalGuide", log_scale_bounds)
+        self.log_scale_bounds = check_log_scale_bounds("LowRankNormalGuide", log_scale_bounds)
 
     def distribution(self, params: Tensor) -> TorchDistribution:
         loc, log_scale = params[..., 0, :], params[..., 1, :]

@@ -1,20 +1,20 @@
-"""The guide that is a mixture of normals."""
+"""The mixture of normals guide."""
 
 from __future__ import annotations
 
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.distributions import MixtureOfNormals
-from pyro_vae.guides.base import AmortizedGuide
-from pyro_vae.guides.scales import log_scale_limits
+from pyro_vae.guides.base import AmortizedGuide, check_log_scale_bounds
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
 class MixtureOfNormalsGuide(AmortizedGuide):
     r"""Mixture, :math:`q(z | x) = \sum_c \pi_c(x)\, \mathcal{N}(z; \mu_c(x), \mathrm{diag}(\sigma_c^2(x)))`.
 
-    Reparameterised by implicit differentiation: every objective with pathwise gradients trains the weights too.
+    Reparameterised by implicit differentiation, so that objectives with pathwise gradients train the weights as well.
 
     Args:
         data_shape: shape of one datum.
@@ -41,6 +41,8 @@ class MixtureOfNormalsGuide(AmortizedGuide):
         torch.Size([5, 4])
     """
 
+    has_marginals = True
+
     def __init__(
         self,
         data_shape: Shape,
@@ -50,12 +52,9 @@ class MixtureOfNormalsGuide(AmortizedGuide):
         net: NetworkFactory = MLP,
         log_scale_bounds: tuple[float, float] = (-12.0, 12.0),
     ) -> None:
-        if num_components < 1:
-            raise ValueError(
-                f"MixtureOfNormalsGuide: num_components must be at least 1, got num_components={num_components}. Use 4."
-            )
+        check_count("MixtureOfNormalsGuide", num_components=num_components)
         super().__init__(data_shape, latent_dim, param_shape=(num_components, 2 * latent_dim + 1), net=net)
-        self.log_scale_bounds = log_scale_limits("MixtureOfNormalsGuide", log_scale_bounds)
+        self.log_scale_bounds = check_log_scale_bounds("MixtureOfNormalsGuide", log_scale_bounds)
 
     def distribution(self, params: Tensor) -> TorchDistribution:
         locs, log_scales, logits = params.split([self.latent_dim, self.latent_dim, 1], -1)

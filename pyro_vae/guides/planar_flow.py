@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.flows import Flow, PlanarFlow
-from pyro_vae.guides.flow import START, FlowGuide, positive_number
+from pyro_vae.guides.flow import START, FlowGuide
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
 class PlanarFlowGuide(FlowGuide):
     r"""Planar flows, :math:`z_t = z_{t - 1} + \hat{u}_t(x) \tanh(w_t(x) \cdot z_{t - 1} + b_t(x))`.
 
-    Each changes the density along one direction; several are needed to correlate many dimensions.
+    Each flow changes the density along one direction; several are needed to correlate many dimensions.
 
     Args:
         data_shape: shape of one datum.
@@ -37,7 +38,8 @@ class PlanarFlowGuide(FlowGuide):
     """
 
     def __init__(self, data_shape: Shape, latent_dim: int, *, net: NetworkFactory = MLP, num_flows: int = 8) -> None:
-        self.num_flows = positive_number("PlanarFlowGuide", "num_flows", num_flows)
+        check_count("PlanarFlowGuide", num_flows=num_flows)
+        self.num_flows = num_flows
         super().__init__(data_shape, latent_dim, num_params=num_flows * (2 * latent_dim + 1), net=net)
 
     def flows(self, params: Tensor) -> Sequence[Flow]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.flows import Flow, RadialFlow
-from pyro_vae.guides.flow import START, FlowGuide, positive_number
+from pyro_vae.guides.flow import START, FlowGuide
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
@@ -40,7 +41,8 @@ class RadialFlowGuide(FlowGuide):
     """
 
     def __init__(self, data_shape: Shape, latent_dim: int, *, net: NetworkFactory = MLP, num_flows: int = 8) -> None:
-        self.num_flows = positive_number("RadialFlowGuide", "num_flows", num_flows)
+        check_count("RadialFlowGuide", num_flows=num_flows)
+        self.num_flows = num_flows
         super().__init__(data_shape, latent_dim, num_params=num_flows * (latent_dim + 2), net=net)
 
     def flows(self, params: Tensor) -> Sequence[Flow]:

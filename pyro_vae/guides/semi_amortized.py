@@ -1,4 +1,4 @@
-"""The guide whose local parameters are improved per datum."""
+"""The semi-amortized guide: local parameters optimised per datum, from amortised initial values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 
+from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae.distributions import gradient
 from pyro_vae.guides.base import AmortizedGuide, Guide
 from pyro_vae.guides.diagonal_normal import DiagonalNormalGuide
@@ -14,32 +15,32 @@ from pyro_vae.networks import Shape
 
 
 class SemiAmortizedGuide(Guide):
-    r"""Amortised start, then steps per datum, :math:`\lambda_{t+1} = \lambda_t + \eta \nabla ELBO(x; \lambda_t)`.
+    r"""Gradient ascent per datum, :math:`\lambda_{t+1} = \lambda_t + \eta \nabla ELBO(x; \lambda_t)`.
 
-    :math:`\lambda_0` are the parameters that a guide's network computes for x, and the posterior is that guide's
-    distribution at :math:`\lambda_k`, after k steps on the ELBO of the model that this guide is attached to, per datum.
+    :math:`\lambda_0` is the output of a guide's network for x, and the posterior is that guide's distribution at
+    :math:`\lambda_k`, after k steps on the ELBO of the model that this guide is attached to.
 
-    The ELBO of each step is estimated from draws of its own, so the posterior of x is random through the steps. All
-    bounds and importance estimates hold as ever: whatever the steps, z is drawn after them, from the very distribution
-    whose density is used. All draws that one call makes for a datum share one :math:`\lambda_k`.
+    The ELBO of each step is estimated from new samples, so the posterior of x is random. All bounds and importance
+    estimates remain valid: z is sampled after the steps from the distribution whose density is evaluated. All samples
+    of a datum in one call share :math:`\lambda_k`.
 
     Args:
         data_shape: shape of one datum.
         latent_dim: number of latent dimensions L.
-        guide: builds the guide that is improved, ``guide(data_shape, latent_dim)``; any
-            :class:`~pyro_vae.guides.AmortizedGuide` with reparameterised draws.
+        guide: builds the guide that is optimised, ``guide(data_shape, latent_dim)``; any
+            :class:`~pyro_vae.guides.AmortizedGuide` with reparameterised samples.
         num_steps: number of steps k.
         lr: step size of the ascent.
-        num_particles: draws of z per datum and step.
-        clip_norm: largest norm of a datum's gradient; without it, a scale that starts too large would overshoot.
-        unrolled: differentiate through the steps, which takes second derivatives of the model. Otherwise what the steps
-            add is a constant for the gradient.
+        num_particles: number of samples of z per datum and step.
+        clip_norm: largest norm of a datum's gradient; it prevents overshooting from a scale that starts too large.
+        unrolled: differentiate through the steps, which takes second derivatives of the model. Otherwise the sum of the
+            steps is a constant for the gradient.
 
     Shape:
         ``(*batch, *data_shape)`` to a distribution with batch shape ``batch`` and event shape ``(latent_dim,)``.
 
     Raises:
-        ValueError: ``guide`` builds no such guide, or a number is not positive.
+        ValueError: ``guide`` does not build such a guide, or a number is not positive.
 
     References:
         Semi-amortized variational autoencoders (Kim et al., 2018), algorithm 1; momentum is left out.
@@ -59,6 +60,8 @@ class SemiAmortizedGuide(Guide):
     """
 
     needs_model = True
+    has_marginals = True
+    random_posterior = True
 
     def __init__(
         self,
@@ -73,21 +76,16 @@ class SemiAmortizedGuide(Guide):
         unrolled: bool = True,
     ) -> None:
         super().__init__(data_shape, latent_dim)
-        numbers = {"num_steps": num_steps, "lr": lr, "num_particles": num_particles, "clip_norm": clip_norm}
-        for name, value in numbers.items():
-            if not value > 0:
-                raise ValueError(
-                    f"SemiAmortizedGuide: {name} must be positive, got {name}={value}. "
-                    "Use for example num_steps=10, lr=0.01, num_particles=1, clip_norm=5.0."
-                )
+        check_count("SemiAmortizedGuide", num_steps=num_steps, num_particles=num_particles)
+        for name, value in (("lr", lr), ("clip_norm", clip_norm)):
+            require(value > 0, "SemiAmortizedGuide", f"{name} must be positive", f"{name}={value}")
         self.num_steps, self.lr, self.num_particles = num_steps, float(lr), num_particles
         self.clip_norm, self.unrolled = float(clip_norm), unrolled
         self.guide = guide(self.data_shape, latent_dim)
         if not isinstance(self.guide, AmortizedGuide):
-            raise ValueError(
-                "SemiAmortizedGuide: guide must build an AmortizedGuide, whose parameters can be improved, got "
-                f"guide={type(self.guide).__name__}. Use for example DiagonalNormalGuide."
-            )
+            rule = "guide must build an AmortizedGuide, whose local parameters can be optimised"
+            raise _refusal(rule, self.guide)
+        self.has_marginals = self.guide.has_marginals
 
     def posterior(self, x: Tensor) -> TorchDistribution:
         params = self.guide.net(x)
@@ -96,17 +94,18 @@ class SemiAmortizedGuide(Guide):
         return self.guide.distribution(params)
 
     def _direction(self, x: Tensor, params: Tensor) -> Tensor:
-        slope = gradient(lambda p: self._elbo(x, p), params, follow=self.unrolled)
-        own = tuple(range(x.dim() - len(self.data_shape), slope.dim()))  # the dimensions of one datum's parameters
-        squared = slope.square().sum(own, keepdim=True).clamp_min(1e-20)
+        slope = gradient(lambda p: self._elbo(x, p), params, create_graph=self.unrolled)
+        dims = tuple(range(x.dim() - len(self.data_shape), slope.dim()))  # those of one datum's parameters
+        squared = slope.square().sum(dims, keepdim=True).clamp_min(1e-20)
         return slope * (self.clip_norm * squared.rsqrt()).clamp_max(1.0)
 
     def _elbo(self, x: Tensor, params: Tensor) -> Tensor:
         q = self.guide.distribution(params)
         if not q.has_rsample:
-            raise ValueError(
-                "SemiAmortizedGuide: guide must have reparameterised draws, got "
-                f"guide={type(self.guide).__name__}. Use for example DiagonalNormalGuide."
-            )
+            raise _refusal("guide must have reparameterised samples", self.guide)
         z = q.rsample(Size([self.num_particles]))  # (P, *batch, L)
         return (self.log_joint(x, z) - q.log_prob(z)).mean(0)
+
+
+def _refusal(rule: str, guide: Guide) -> ValueError:
+    return refusal("SemiAmortizedGuide", rule, f"guide={type(guide).__name__}", "Use for example DiagonalNormalGuide")

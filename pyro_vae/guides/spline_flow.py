@@ -9,10 +9,11 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import check_count, require
 from pyro_vae.flows import AffineFlow, CouplingFlow, Flow, FlowDistribution, ReverseFlow
 from pyro_vae.flows.coupling import coupling_network
 from pyro_vae.guides.base import AmortizedGuide
-from pyro_vae.guides.flow import LOG_SCALE_BOUNDS, positive_number
+from pyro_vae.guides.flow import LOG_SCALE_BOUNDS
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
 
@@ -20,8 +21,8 @@ class SplineFlowGuide(AmortizedGuide):
     r"""Neural spline flow, :math:`z = \mu(x) + \sigma(x) \odot (f_T \circ \dots \circ f_1)(\epsilon)`.
 
     Each :math:`f_t` transforms one half of the components by monotone splines whose knots a network computes from the
-    other half and the encoder's context h(x); sampling and evaluating densities take one pass. The splines come
-    before loc and scale, so that their interval is in standard deviations of the posterior.
+    other half and the encoder's context h(x); sampling and density evaluation take one pass each. The splines precede
+    loc and scale, so that their interval is in standard deviations of the posterior.
 
     Args:
         data_shape: shape of one datum.
@@ -30,7 +31,7 @@ class SplineFlowGuide(AmortizedGuide):
         num_flows: number of flows T.
         hidden: widths of the coupling networks' hidden layers.
         context_dim: size of the context h.
-        num_bins: bins K of a spline.
+        num_bins: number of bins K of each spline.
         bound: the splines act on [-bound, bound].
 
     Shape:
@@ -59,14 +60,14 @@ class SplineFlowGuide(AmortizedGuide):
         bound: float = 5.0,
     ) -> None:
         super().__init__(data_shape, latent_dim, param_shape=(2 * latent_dim + context_dim,), net=net)
-        for argument, value in (("num_flows", num_flows), ("context_dim", context_dim), ("num_bins", num_bins)):
-            positive_number("SplineFlowGuide", argument, value)
-        self.context_dim, self.bound = context_dim, _interval(bound)
+        check_count("SplineFlowGuide", num_flows=num_flows, context_dim=context_dim, num_bins=num_bins)
+        require(bound > 0, "SplineFlowGuide", "bound must be positive", f"bound={bound}", "Use for example 5.0")
+        self.context_dim, self.bound = context_dim, float(bound)
         network = partial(coupling_network, latent_dim, hidden=hidden, num_bins=num_bins, context_dim=context_dim)
         self.couplings = nn.ModuleList(network() for _ in range(num_flows))
 
     def flows(self, context: Tensor) -> Sequence[Flow]:
-        """The coupling flows of the encoder's context, ``(*batch, context_dim)``."""
+        """The coupling flows with the encoder's context, ``(*batch, context_dim)``."""
         flows: list[Flow] = []
         for coupling in self.couplings:
             flows += [CouplingFlow(partial(_knots, coupling, context), bound=self.bound), ReverseFlow()]
@@ -81,9 +82,3 @@ class SplineFlowGuide(AmortizedGuide):
 
 def _knots(coupling: nn.Module, context: Tensor, a: Tensor) -> Tensor:
     return coupling(torch.cat([a, context.expand(*a.shape[:-1], -1)], -1))
-
-
-def _interval(bound: float) -> float:
-    if not bound > 0:
-        raise ValueError(f"SplineFlowGuide: bound must be positive, got bound={bound}. Use for example 5.0.")
-    return float(bound)

@@ -8,10 +8,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_choice, check_count, refusal
 from pyro_vae.flows import Flow, SylvesterFlow
 from pyro_vae.flows.householder import householder_matrix
 from pyro_vae.flows.sylvester import orthonormal
-from pyro_vae.guides.flow import START, FlowGuide, positive_number
+from pyro_vae.guides.flow import START, FlowGuide
 from pyro_vae.guides.householder_flow import paired_units
 from pyro_vae.networks import MLP, NetworkFactory, Shape
 
@@ -19,23 +20,25 @@ Kind = Literal["orthogonal", "householder", "triangular"]
 
 
 class SylvesterFlowGuide(FlowGuide):
-    r"""Sylvester flows, :math:`z_t = z_{t - 1} + Q_t R_t \tanh(\tilde{R}_t Q_t^\top z_{t - 1} + b_t)`, all of x.
+    r"""Sylvester flows, :math:`z_t = z_{t - 1} + Q_t R_t \tanh(\tilde{R}_t Q_t^\top z_{t - 1} + b_t)`.
+
+    All parameters are functions of x.
 
     Args:
         data_shape: shape of one datum.
         latent_dim: number of latent dimensions L.
         net: builds the encoder.
-        kind: what Q is. ``"orthogonal"``: any ``num_ortho`` orthonormal columns of x; ``"householder"``: a product of
-            ``num_householder`` reflections of x; ``"triangular"``: the identity and the reversal in turns.
+        kind: form of Q. ``"orthogonal"``: any ``num_ortho`` orthonormal columns; ``"householder"``: a product of
+            ``num_householder`` reflections; ``"triangular"``: alternately the identity and the reversal.
         num_flows: number of flows T.
-        num_ortho: number of columns M of the orthogonal kind, at most L; without it 8, or L where that is less.
+        num_ortho: number of columns M of the orthogonal kind, at most L; default min(L, 8).
         num_householder: reflections per flow of the Householder kind; an even number starts at the identity.
 
     Shape:
         ``(*batch, *data_shape)`` to a distribution with batch shape ``batch`` and event shape ``(latent_dim,)``.
 
     Raises:
-        ValueError: there is no such kind, or a number does not fit.
+        ValueError: ``kind`` is unknown, or a number is out of its range.
 
     References:
         Sylvester normalizing flows for variational inference (van den Berg et al., 2018), section 3 and 4; the
@@ -63,8 +66,10 @@ class SylvesterFlowGuide(FlowGuide):
         num_ortho: int | None = None,
         num_householder: int = 8,
     ) -> None:
-        self.kind, self.num_flows = _known(kind), positive_number("SylvesterFlowGuide", "num_flows", num_flows)
-        self.num_ortho = _columns(kind, latent_dim, num_ortho)
+        check_choice("SylvesterFlowGuide", "kind", kind, get_args(Kind))
+        check_count("SylvesterFlowGuide", num_flows=num_flows, num_householder=num_householder)
+        self.kind, self.num_flows = kind, num_flows
+        self.num_ortho = _num_columns(kind, latent_dim, num_ortho)
         start = _start(kind, num_flows, latent_dim, self.num_ortho, num_householder)
         m = self.num_ortho
         self._sizes = (0 if kind == "triangular" else start[0].numel(), m * m, 2 * m, m)  # of one flow
@@ -87,37 +92,25 @@ class SylvesterFlowGuide(FlowGuide):
         return orthonormal(moved) if self.kind == "orthogonal" else householder_matrix(moved)
 
     def _triangular(self, full: Tensor, diagonals: Tensor) -> tuple[Tensor, Tensor]:
-        """R near zero and R-tilde near the identity; one full matrix holds what is above both diagonals."""
+        """R near zero and R-tilde near the identity; a full matrix holds the entries above both diagonals."""
         m = self.num_ortho
         full = START * full.unflatten(-1, (m, m))
         r, r_tilde = (START * diagonals.unflatten(-1, (2, m))).diag_embed().unbind(-3)
         return full.triu(1) + r, full.mT.triu(1) + r_tilde + self.unit
 
 
-def _known(kind: Kind) -> Kind:
-    if kind not in get_args(Kind):
-        raise ValueError(
-            f"SylvesterFlowGuide: kind must be one of {', '.join(get_args(Kind))}, got kind={kind!r}. "
-            "Pick one of these."
-        )
-    return kind
-
-
-def _columns(kind: Kind, latent_dim: int, num_ortho: int | None) -> int:
-    """M, the number of Q's columns."""
+def _num_columns(kind: Kind, latent_dim: int, num_ortho: int | None) -> int:
     if num_ortho is not None and (kind != "orthogonal" or not 1 <= num_ortho <= latent_dim):
-        raise ValueError(
-            "SylvesterFlowGuide: num_ortho must be between 1 and latent_dim and is for kind='orthogonal', "
-            f"got num_ortho={num_ortho}, latent_dim={latent_dim}, kind={kind!r}. Leave it out."
-        )
+        rule = "num_ortho must be between 1 and latent_dim and is for kind='orthogonal'"
+        what = f"num_ortho={num_ortho}, latent_dim={latent_dim}, kind={kind!r}"
+        raise refusal("SylvesterFlowGuide", rule, what, "Omit it")
     return num_ortho or (min(latent_dim, 8) if kind == "orthogonal" else latent_dim)
 
 
 def _start(kind: Kind, num_flows: int, latent_dim: int, num_ortho: int, num_householder: int) -> Tensor:
-    """Per flow the columns, the reflections' vectors or Q itself, at the start."""
+    """Initial columns, vectors of the reflections, or Q itself, for each flow."""
     if kind == "householder":
-        num = positive_number("SylvesterFlowGuide", "num_householder", num_householder)
-        return paired_units(num, latent_dim).repeat(num_flows, 1, 1)
+        return paired_units(num_householder, latent_dim).repeat(num_flows, 1, 1)
     unit = torch.eye(latent_dim)
     if kind == "triangular":
         return torch.stack([unit.flip(0) if t % 2 else unit for t in range(num_flows)])

@@ -1,4 +1,4 @@
-"""The contract of a likelihood."""
+"""Base class of likelihoods."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from pyro_vae._core.checks import check_shape, refusal
 from pyro_vae.networks import Shape
 
 
@@ -20,19 +21,20 @@ class Likelihood(nn.Module, ABC):
         data_shape: shape of one datum, ``(C, H, W)`` for images.
 
     Attributes:
-        offset: ``(*data_shape)``, a constant added to the network's output. It starts the model at the data's mean
-            (:meth:`initialise_mean`), which a network whose last layer has no bias per pixel could not do.
+        offset: ``(*data_shape)``, a constant added to the network's output. It starts the model at the mean of the
+            data (:meth:`initialise_mean`), also for networks whose last layer has no bias per pixel.
+        mean_tolerance: largest distance between the mean that :meth:`initialise_mean` was given and that of p(x | z)
+            at network output 0: the effect of clamping and of binning.
     """
 
     offset: Tensor
+    mean_tolerance = 0.0
 
     def __init__(self, latent_dim: int, data_shape: Shape) -> None:
         super().__init__()
         if latent_dim < 1 or not data_shape or min(data_shape) < 1:
-            raise ValueError(
-                f"{type(self).__name__}: latent_dim and data_shape must be positive, got latent_dim={latent_dim}, "
-                f"data_shape={data_shape}. Use sizes such as latent_dim=20, data_shape=(1, 28, 28)."
-            )
+            what, advice = f"latent_dim={latent_dim}, data_shape={data_shape}", "Use for example 20 and (1, 28, 28)"
+            raise refusal(type(self).__name__, "latent_dim and data_shape must be positive", what, advice)
         self.latent_dim, self.data_shape = latent_dim, tuple(data_shape)
         self.register_buffer("offset", torch.zeros(self.data_shape))
 
@@ -40,18 +42,18 @@ class Likelihood(nn.Module, ABC):
     def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
         """p(x | z) for ``z`` of shape ``(*batch, latent_dim)``: batch shape ``batch``, event shape ``data_shape``.
 
-        With a context p(x | z, context), where the network takes one: a label, an auxiliary variable. ``batch`` is then
-        what the leading dimensions of all broadcast to.
+        With a context, p(x | z, context), if the network takes one: a label, an auxiliary variable. ``batch`` is then
+        the broadcast shape of all leading dimensions.
         """
 
     @abstractmethod
     def mean_to_output(self, mean: Tensor) -> Tensor:
-        """The network output at which the likelihood is centred on ``mean``, finite for every mean in [0, 1]."""
+        """The network output at which p(x | z) has the mean ``mean``; finite for every mean in [0, 1]."""
 
     def initialise_mean(self, mean: Tensor) -> Self:
-        """Start the output at the mean of the data, in place.
+        """Set the offset so that p(x | z) starts at the mean of the data.
 
-        A VAE on MNIST that starts elsewhere has to learn the mean first, and may lose latent units meanwhile.
+        Otherwise a VAE on MNIST learns the mean first, and may lose latent units meanwhile.
 
         Args:
             mean: ``(*data_shape)``, the mean datum of the training set.
@@ -66,10 +68,6 @@ class Likelihood(nn.Module, ABC):
             Importance Weighted Autoencoders (Burda et al., 2016), the authors' code.
             https://arxiv.org/abs/1509.00519
         """
-        if tuple(mean.shape) != self.data_shape:
-            raise ValueError(
-                f"{type(self).__name__}: mean must have data_shape={self.data_shape}, got shape={tuple(mean.shape)}. "
-                "Pass the mean over the training data, x.mean(0)."
-            )
+        check_shape(type(self).__name__, "mean", mean.shape, self.data_shape, "Pass the mean of the training data")
         self.offset.copy_(self.mean_to_output(mean.to(self.offset)))
         return self

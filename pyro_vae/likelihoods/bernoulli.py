@@ -12,8 +12,8 @@ from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 class BernoulliLikelihood(Likelihood):
     r"""Independent pixels, :math:`p(x | z) = \prod_d \mathrm{Bernoulli}(x_d; \sigma(f_d(z)))`.
 
-    The network returns logits; probabilities would have to be clamped. Only data in {0, 1} have a likelihood here: grey
-    pixels as targets give no probability of anything.
+    The network returns logits, since probabilities would need clamping. Data must be in {0, 1}: for grey values the
+    expression is not a probability.
 
     Args:
         latent_dim: number of latent dimensions L.
@@ -32,6 +32,8 @@ class BernoulliLikelihood(Likelihood):
         >>> BernoulliLikelihood(20, (1, 28, 28))(torch.zeros(5, 20)).log_prob(torch.ones(5, 1, 28, 28)).shape
         torch.Size([5])
     """
+
+    mean_tolerance = 1e-3
 
     def __init__(self, latent_dim: int, data_shape: Shape, *, net: NetworkFactory = MLP) -> None:
         super().__init__(latent_dim, data_shape)

@@ -13,12 +13,13 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels, stacked_shape, unstacked
+from pyro_vae.likelihoods.grey_levels import GreyLevels, stacked_shape, unstacked
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
 _NO_SHAPE = torch.Size()
-_SHIFT = 8  # from where Stirling's series below is exact to 1e-14
+_SHIFT = 8  # above it Stirling's series below is exact to 1e-14
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 
 
@@ -26,16 +27,16 @@ def log_rising(a: Tensor, log_a: Tensor, k: Tensor, unit: Tensor) -> Tensor:
     r""":math:`\log [\Gamma(a + k) / (\Gamma(a)\, u^k)] + k` for whole k >= 0, without the cancellation of ``lgamma``.
 
     A difference of two ``lgamma`` loses :math:`a \log a` times the rounding, 0.03 nats at a = 1e5 in float32. Here
-    :math:`\Gamma` is moved up to a + 8 by its recurrence, and the two Stirling formulas are subtracted by hand.
+    :math:`\Gamma` is shifted to a + 8 by its recurrence, and the two Stirling formulas are subtracted analytically.
 
     Args:
-        a: positive, or so small that it is 0.
+        a: positive, or 0 by underflow.
         log_a: its logarithm.
         k: number of factors.
-        unit: what each factor is divided by, to keep the numbers small.
+        unit: u, which keeps the numbers small.
     """
-    some = k > 0
-    first = torch.where(some, log_a - torch.where(some, a + k, 1.0).log(), 0.0)  # (a / (a + k)), also where a = 0
+    positive = k > 0
+    first = torch.where(positive, log_a - torch.where(positive, a + k, 1.0).log(), 0.0)  # a / (a + k), also for a = 0
     ratio = torch.ones_like(first)
     for i in range(1, _SHIFT):
         ratio = ratio * (1 + k / (a + i))
@@ -107,7 +108,7 @@ class BetaBinomialLevels(TorchDistribution):
             self._validate_sample(value)
         n = self.levels - 1
         k = (value * n).round()
-        # C(n, k) in double: it is of the data alone, and in float32 it would lose 1e-4.
+        # C(n, k) in double, since float32 would lose 1e-4; it depends on the data alone.
         ways = math.lgamma(n + 1) - (k.double() + 1).lgamma() - (n - k.double() + 1).lgamma()
         c, log_c = self.concentration, self.concentration.log()
         unit = c + n
@@ -123,8 +124,8 @@ class BetaBinomialLikelihood(Likelihood):
     r"""Independent grey levels, :math:`P(x | z) = \prod_d \mathrm{BetaBin}(n x_d; n, c_d \mu_d, c_d (1 - \mu_d))`.
 
     Here :math:`n = \text{levels} - 1`, :math:`\mu = \sigma(f(z))` is the mean, and the concentration is
-    :math:`c = 10\, e^{7 \tanh(g(z) / 7)}`, between 0.009 and 11000: large ones give a binomial distribution, 2 at the
-    mean 1/2 a uniform one, small ones black and white. A probability, comparable in bits per dimension with other
+    :math:`c = 10\, e^{7 \tanh(g(z) / 7)}`, between 0.009 and 11000: a large c gives a binomial distribution, c = 2 with
+    mean 1/2 a uniform one, a small c black and white. A probability, comparable in bits per dimension with other
     likelihoods of the same levels.
 
     Args:
@@ -155,9 +156,12 @@ class BetaBinomialLikelihood(Likelihood):
         True
     """
 
+    mean_tolerance = 1e-3
+
     def __init__(self, latent_dim: int, data_shape: Shape, *, net: NetworkFactory = MLP, levels: int = 256) -> None:
         super().__init__(latent_dim, data_shape)
-        self.levels = number_of_levels("BetaBinomialLikelihood", levels)
+        check_count("BetaBinomialLikelihood", at_least=2, levels=levels)
+        self.levels = levels
         self.net = build_network(net, (latent_dim,), stacked_shape(2, self.data_shape))
 
     def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:

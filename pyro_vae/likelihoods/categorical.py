@@ -1,4 +1,4 @@
-"""Categorical likelihood of grey levels: a probability of its own for every level of every pixel."""
+"""Categorical likelihood of grey levels: a free probability for every level of every pixel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.likelihoods.base import Likelihood
-from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels, stacked_shape, unstacked
+from pyro_vae.likelihoods.grey_levels import GreyLevels, stacked_shape, unstacked
 from pyro_vae.likelihoods.tilting import slope_of_mean, tilted_grid_mean
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
@@ -21,7 +22,7 @@ _NO_SHAPE = torch.Size()
 class CategoricalLevels(TorchDistribution):
     r"""Independent pixels with values k / (levels - 1), :math:`P(x_d = k / (\text{levels} - 1)) \propto e^{l_{kd}}`.
 
-    The levels stay the first dimension of an event, where a convolution leaves them: nothing is transposed.
+    The levels are the first dimension of an event, as in the output of a convolution, which avoids a transposition.
 
     Args:
         logits: ``(*batch, levels, *event)``.
@@ -82,7 +83,7 @@ class CategoricalLikelihood(Likelihood):
     r"""Independent pixels with any distribution of grey levels, :math:`P(x_d = k/n) \propto e^{f_{kd}(z) + o_d k/n}`.
 
     Here n = levels - 1. A probability, comparable in bits per dimension with other likelihoods of the same levels. The
-    levels know nothing of their order: what neighbouring levels share has to be learned.
+    levels are unordered: the similarity of neighbouring levels has to be learned.
 
     Args:
         latent_dim: number of latent dimensions L.
@@ -115,9 +116,12 @@ class CategoricalLikelihood(Likelihood):
         tensor([0.1000, 0.5000, 0.9000])
     """
 
+    mean_tolerance = 1e-3
+
     def __init__(self, latent_dim: int, data_shape: Shape, *, net: NetworkFactory = MLP, levels: int = 256) -> None:
         super().__init__(latent_dim, data_shape)
-        self.levels = number_of_levels("CategoricalLikelihood", levels)
+        check_count("CategoricalLikelihood", at_least=2, levels=levels)
+        self.levels = levels
         self.net = build_network(net, (latent_dim,), stacked_shape(levels, self.data_shape))
 
     def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:

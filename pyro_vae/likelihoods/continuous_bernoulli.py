@@ -45,7 +45,7 @@ class ContinuousBernoulli(TorchDistribution):
         return new
 
     def sample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
-        """By the inverse of the distribution function, from the end where the density is largest."""
+        """Sample by inversion of the distribution function, from the end with the largest density."""
         with torch.no_grad():
             u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
             slope = self.logits.abs().clamp_min(1e-12)
@@ -61,9 +61,9 @@ class ContinuousBernoulli(TorchDistribution):
 class ContinuousBernoulliLikelihood(Likelihood):
     r"""Independent grey values in [0, 1], :math:`p(x | z) \propto \prod_d \lambda_d^{x_d} (1 - \lambda_d)^{1 - x_d}`.
 
-    Here :math:`\lambda = \sigma(f(z))`, and the network returns logits. It is what a Bernoulli likelihood of grey data
-    should have been: the same expression, with the constant that makes it a density. The mean is not
-    :math:`\lambda`. A density: comparable with other densities of the same data, not with probabilities of levels.
+    Here :math:`\lambda = \sigma(f(z))`, and the network returns logits. This is the Bernoulli expression with the
+    normalising constant that makes it a density of grey values. The mean is not :math:`\lambda`. Comparable with other
+    densities of the same data, not with probabilities of levels.
 
     Args:
         latent_dim: number of latent dimensions L.
@@ -88,6 +88,8 @@ class ContinuousBernoulliLikelihood(Likelihood):
         >>> p.mean[0].detach()
         tensor([0.1000, 0.5000, 0.9000])
     """
+
+    mean_tolerance = 1e-3
 
     def __init__(self, latent_dim: int, data_shape: Shape, *, net: NetworkFactory = MLP) -> None:
         super().__init__(latent_dim, data_shape)

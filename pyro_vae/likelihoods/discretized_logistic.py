@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
+from pyro_vae._core.checks import check_count, require
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.grey_levels import GreyLevels
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
 _NO_SHAPE = torch.Size()
+_LOG_SCALE = -2.3  # exp(-2.3) = 0.10, times pi/sqrt(3) is a standard deviation of 0.18 of the grey range
 
 
 class DiscretizedLogistic(TorchDistribution):
@@ -118,15 +121,17 @@ class DiscretizedLogisticLikelihood(Likelihood):
         min_scale: float = 1e-3,
     ) -> None:
         super().__init__(latent_dim, data_shape)
-        if levels < 2 or not min_scale > 0:
-            raise ValueError(
-                "DiscretizedLogisticLikelihood: levels must be at least 2 and min_scale positive, "
-                f"got levels={levels}, min_scale={min_scale}. Use levels=256 for bytes."
-            )
+        check_count("DiscretizedLogisticLikelihood", at_least=2, levels=levels)
+        rule, what = "min_scale must be positive", f"min_scale={min_scale}"
+        require(min_scale > 0, "DiscretizedLogisticLikelihood", rule, what)
         self.net = build_network(net, (latent_dim,), self.data_shape)
         self.levels, self.min_scale = levels, min_scale
-        # exp(-2.3) = 0.10, times pi/sqrt(3) is a standard deviation of 0.18 of the grey range.
-        self.log_scale = nn.Parameter(torch.full(self.data_shape, -2.3))
+        self.log_scale = nn.Parameter(torch.full(self.data_shape, _LOG_SCALE))
+
+    @property
+    def mean_tolerance(self) -> float:  # type: ignore[override]
+        """Clipping to [0, 1] moves the mean of a logistic by at most s log 2, binning by half a bin."""
+        return (self.min_scale + math.exp(_LOG_SCALE)) * math.log(2) + 0.5 / (self.levels - 1)
 
     def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
         scale = self.min_scale + self.log_scale.exp()

@@ -1,4 +1,4 @@
-"""What the likelihoods of grey levels k / (levels - 1) share."""
+"""Support and shapes of likelihoods of grey levels k / (levels - 1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyro_vae.networks import Shape
 
 
 class GreyLevels(Constraint):
-    """The values 0, 1/(levels-1), ..., 1, up to a thousandth of a level."""
+    """The values 0, 1/(levels-1), ..., 1, within a thousandth of a level."""
 
     is_discrete = True
 
@@ -25,25 +25,14 @@ class GreyLevels(Constraint):
         return (value >= 0) & (value <= 1) & ((level - level.round()).abs() < 1e-3)
 
 
-def number_of_levels(name: str, levels: int) -> int:
-    """The number of grey levels, checked.
-
-    Raises:
-        ValueError: there are not two.
-    """
-    if levels < 2:
-        raise ValueError(f"{name}: levels must be at least 2, got levels={levels}. Use levels=256 for bytes.")
-    return levels
-
-
 def stacked_shape(count: int, data_shape: Shape) -> Shape:
-    """The shape of ``count`` numbers per entry of a datum, as the channels of an image if the datum is one."""
+    """Shape of ``count`` numbers per entry of a datum; for images they are channels."""
     if len(data_shape) == 3:
         return (count * data_shape[0], *data_shape[1:])
     return (count, *data_shape)
 
 
 def unstacked(outputs: Tensor, count: int, data_shape: Shape) -> Tensor:
-    """Outputs of that shape, ``(*batch, *stacked_shape)``, as ``(*batch, count, *data_shape)``."""
+    """Reshape ``(*batch, *stacked_shape)`` to ``(*batch, count, *data_shape)``."""
     batch = outputs.shape[: outputs.dim() - len(stacked_shape(count, data_shape))]
     return outputs.reshape(*batch, count, *data_shape)

@@ -11,8 +11,8 @@ from pyro_vae.likelihoods.location_scale import LocationScaleLikelihood
 class LaplaceLikelihood(LocationScaleLikelihood):
     r"""Independent Laplace pixels, :math:`p(x | z) = \prod_d \exp(-|x_d - f_d(z)| / s_d) / (2 s_d)`.
 
-    The absolute error in place of the squared one: outliers cost less, and the loc becomes a median, which gives
-    sharper means than :class:`~pyro_vae.likelihoods.NormalLikelihood`. A density; see there for ``min_scale``.
+    With the absolute instead of the squared error outliers cost less, and the loc is a median, which gives sharper
+    images than :class:`~pyro_vae.likelihoods.NormalLikelihood`. A density; ``min_scale`` bounds it as there.
 
     Args:
         latent_dim: number of latent dimensions L.

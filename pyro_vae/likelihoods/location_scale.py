@@ -1,28 +1,31 @@
-"""What the likelihoods of a location and a scale share: the network, and a scale that is learned or fixed."""
+"""Base class of likelihoods with a location from the network and a scale that is learned or fixed."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import check_choice, require
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.grey_levels import stacked_shape, unstacked
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
+LearnedScale = Literal["global", "pixel", "network"]
+
 
 class LocationScaleLikelihood(Likelihood):
-    """Independent pixels of one family, at the locations that the network returns.
+    """Independent pixels of one location-scale family, with locations from the network.
 
     Args:
         latent_dim: number of latent dimensions L.
         data_shape: shape of one datum.
         net: builds the decoder, ``net((latent_dim,), data_shape)``, which returns the loc; for ``scale="network"`` with
-            twice the channels (a vector of data: ``(2, D)``), the logarithm of the scale too.
+            twice the channels (for vectors ``(2, D)``), also the logarithm of the scale.
         scale: ``"global"``, one learned scale; ``"pixel"``, one learned per entry of the datum; ``"network"``, one per
             entry that depends on z; or a fixed number.
         min_scale: lower limit of a learned scale, in units of the data.
@@ -37,23 +40,24 @@ class LocationScaleLikelihood(Likelihood):
         data_shape: Shape,
         *,
         net: NetworkFactory = MLP,
-        scale: Literal["global", "pixel", "network"] | float = "global",
+        scale: LearnedScale | float = "global",
         min_scale: float = 0.01,
     ) -> None:
         super().__init__(latent_dim, data_shape)
         self.from_network = scale == "network"
         outputs = stacked_shape(2, self.data_shape) if self.from_network else self.data_shape
         self.net = build_network(net, (latent_dim,), outputs)
-        self.min_scale = self._positive("min_scale", min_scale)
+        self.min_scale = self._check_positive("min_scale", min_scale)
         if isinstance(scale, str):
-            shape = self._scale_shape(scale)
+            check_choice(type(self).__name__, "scale", scale, get_args(LearnedScale), "Or use a number")
+            shape = () if scale == "global" else self.data_shape
             # exp(-1.6) = 0.20: a typical standard deviation of pixels in [0, 1].
             self.log_scale = nn.Parameter(torch.full(shape, -1.6))
-        self.fixed_scale = None if isinstance(scale, str) else self._positive("scale", scale)
+        self.fixed_scale = None if isinstance(scale, str) else self._check_positive("scale", scale)
 
     @abstractmethod
     def family(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
-        """The distribution of one pixel, its mean at ``loc``."""
+        """The distribution of one pixel with mean ``loc``."""
 
     def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
         outputs, log_factor = self.net(z, *context), None
@@ -62,7 +66,7 @@ class LocationScaleLikelihood(Likelihood):
         return self.family(outputs + self.offset, self.scale(log_factor)).to_event(len(self.data_shape))
 
     def scale(self, log_factor: Tensor | None = None) -> Tensor:
-        """The scale in units of the data, ``()`` or ``data_shape``; of a network with its output ``log_factor``."""
+        """The scale in units of the data, ``()`` or ``data_shape``; ``log_factor`` is the output of the network."""
         if self.fixed_scale is not None:
             return self.offset.new_tensor(self.fixed_scale)
         return self.min_scale + (self.log_scale if log_factor is None else self.log_scale + log_factor).exp()
@@ -70,18 +74,7 @@ class LocationScaleLikelihood(Likelihood):
     def mean_to_output(self, mean: Tensor) -> Tensor:
         return mean
 
-    def _scale_shape(self, scale: str) -> Shape:
-        shapes = {"global": (), "pixel": self.data_shape, "network": self.data_shape}
-        if scale not in shapes:
-            raise ValueError(
-                f"{type(self).__name__}: scale must be 'global', 'pixel', 'network' or a number, got scale={scale!r}. "
-                "Use one of these."
-            )
-        return shapes[scale]
-
-    def _positive(self, name: str, value: float) -> float:
-        if not (0 < value < math.inf):
-            raise ValueError(
-                f"{type(self).__name__}: {name} must be positive, got {name}={value}. Use a number such as 0.1."
-            )
+    def _check_positive(self, name: str, value: float) -> float:
+        rule, what = f"{name} must be positive and finite", f"{name}={value}"
+        require(0 < value < math.inf, type(self).__name__, rule, what, "Use for example 0.1")
         return float(value)

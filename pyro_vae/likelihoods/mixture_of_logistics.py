@@ -12,16 +12,18 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.nn.functional import softplus
 
+from pyro_vae._core.checks import check_count, require
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
-from pyro_vae.likelihoods.grey_levels import GreyLevels, number_of_levels
+from pyro_vae.likelihoods.grey_levels import GreyLevels
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
 _NO_SHAPE = torch.Size()
+_RAW_SCALE = -2.25  # softplus(-2.25) = 0.10, times pi/sqrt(3) is a standard deviation of 0.18 of the grey range
 
 
 class MixtureOfLogistics(TorchDistribution):
-    r"""Independent pixels, each a mixture of discretized logistics over its channels, which follow one another.
+    r"""Independent pixels, each a mixture of discretized logistics, autoregressive over the channels.
 
     :math:`P(x) = \sum_k \pi_k \prod_c \mathrm{DLogistic}(x_c; \mu_{kc} + \sum_{j < c} a_{kcj} (x_j - 1/2), s_{kc})`.
 
@@ -62,9 +64,9 @@ class MixtureOfLogistics(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Exact for the first channel; a later one is taken at the component's mean of those before it.
+        """Mean: exact for the first channel; later ones are evaluated at the component's mean of those before.
 
-        That is exact too, but for the bending of its own mean at black and white.
+        That is exact unless their logistics reach black or white, which makes their mean nonlinear.
         """
         channels: list[Tensor] = []
         for c in range(self.loc.shape[-2]):
@@ -123,8 +125,7 @@ class MixtureOfLogisticsLikelihood(Likelihood):
     :math:`P(x | z) = \prod_d \sum_k \pi_{dk} \prod_c \mathrm{DLogistic}(x_{dc}; \mu_{dkc} + \sum_{j < c} a_{dkcj}
     (x_{dj} - 1/2), s_{dkc})`. The channels of a pixel share the component, and each shifts those after it; with one
     channel it is a plain mixture. A probability, comparable in bits per dimension with other likelihoods of the same
-    levels. ``mean`` is exact for the first channel, and near for the others: exact wherever their own logistics do not
-    reach black or white.
+    levels. ``mean`` is exact for the first channel, and for the others if their logistics do not reach black or white.
 
     Args:
         latent_dim: number of latent dimensions L.
@@ -167,13 +168,11 @@ class MixtureOfLogisticsLikelihood(Likelihood):
         min_scale: float = 1e-3,
     ) -> None:
         super().__init__(latent_dim, data_shape)
-        if num_components < 1 or not 0 < min_scale < math.inf:
-            raise ValueError(
-                "MixtureOfLogisticsLikelihood: num_components must be at least 1 and min_scale positive, got "
-                f"num_components={num_components}, min_scale={min_scale}. Use num_components=10, min_scale=0.001."
-            )
-        self.levels = number_of_levels("MixtureOfLogisticsLikelihood", levels)
-        self.num_components, self.min_scale = num_components, min_scale
+        name = type(self).__name__
+        check_count(name, num_components=num_components)
+        check_count(name, at_least=2, levels=levels)
+        require(0 < min_scale < math.inf, name, "min_scale must be positive and finite", f"min_scale={min_scale}")
+        self.num_components, self.levels, self.min_scale = num_components, levels, min_scale
         image = len(self.data_shape) == 3
         self.num_channels = c = self.data_shape[0] if image else 1
         self.sizes = (1, c, c, c * (c - 1) // 2)  # logits, locs, scales and coefficients of one component
@@ -186,10 +185,15 @@ class MixtureOfLogisticsLikelihood(Likelihood):
         outputs = outputs.reshape(*batch, self.num_components, sum(self.sizes), -1)  # (*batch, K, N/K, P)
         logits, loc, raw, coefficients = outputs.split(self.sizes, -2)
         loc = loc + self.offset.reshape(self.num_channels, -1)
-        # softplus(-2.25) = 0.10, times pi/sqrt(3) is a standard deviation of 0.18 of the grey range.
-        scale = self.min_scale + softplus(raw - 2.25)
+        scale = self.min_scale + softplus(raw + _RAW_SCALE)
         logits = logits.squeeze(-2)  # (*batch, K, P)
         return MixtureOfLogistics(logits, loc, scale, coefficients.tanh(), self.data_shape, self.levels)
+
+    @property
+    def mean_tolerance(self) -> float:  # type: ignore[override]
+        """Clipping to [0, 1] moves the mean of a logistic by at most s log 2, binning by half a bin."""
+        scale = self.min_scale + math.log1p(math.exp(_RAW_SCALE))
+        return scale * math.log(2) + 0.5 / (self.levels - 1)
 
     def mean_to_output(self, mean: Tensor) -> Tensor:
         return mean

@@ -11,8 +11,8 @@ from pyro_vae.likelihoods.location_scale import LocationScaleLikelihood
 class NormalLikelihood(LocationScaleLikelihood):
     r"""Independent normal pixels, :math:`p(x | z) = \prod_d \mathcal{N}(x_d; f_d(z), \sigma_d^2)`.
 
-    A density: its logarithm has no upper bound, and grows without one where a pixel is constant and its scale is free.
-    ``min_scale`` is what stops it; it is part of the protocol of any number reported.
+    A density: its logarithm is unbounded if a pixel is constant and its scale learned. ``min_scale`` bounds it and is
+    part of the protocol of any reported number.
 
     Args:
         latent_dim: number of latent dimensions L.

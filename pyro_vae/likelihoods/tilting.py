@@ -1,4 +1,4 @@
-r"""The exponential tilt :math:`e^{\theta x}` of a uniform variable on [0, 1], the flattest one with a given mean."""
+r"""The exponential tilt :math:`e^{\theta x}` of a uniform variable on [0, 1], of largest entropy for its mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_SMALL = 0.25  # where the series below are exact to the last digit
+_SMALL = 0.25  # below it the series are exact to the last digit
 # log(sinh(y) / y) = y^2/6 - y^4/180 + ..., the integral of coth(y) - 1/y = y/3 - y^3/45 + ...
 _LOG_SINHC = (1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775, -691 / 3831077250, 2 / 127702575)
 _LANGEVIN = tuple(2 * k * c for k, c in enumerate(_LOG_SINHC, 1))
@@ -42,15 +42,15 @@ def tilted_grid_mean(slope: Tensor, levels: int) -> Tensor:
 
 
 def slope_of_mean(mean_of: Callable[[Tensor], Tensor], mean: Tensor) -> Tensor:
-    """The slope at which the increasing function ``mean_of`` is ``mean``, in [0.001, 0.999], by bisection in float64.
+    """Solve ``mean_of(slope) = mean``, clamped to [0.001, 0.999], by bisection in float64.
 
-    There the slope of a tilt is between -1000 and 1000: at -a the means above are less than 1/a.
+    The slope of a tilt is then between -1000 and 1000, since at slope -a the means above are less than 1/a.
     """
-    wanted = mean.double().clamp(1e-3, 1 - 1e-3)
-    low, high = torch.full_like(wanted, -1e3), torch.full_like(wanted, 1e3)
+    target = mean.double().clamp(1e-3, 1 - 1e-3)
+    low, high = torch.full_like(target, -1e3), torch.full_like(target, 1e3)
     for _ in range(64):
         middle = (low + high) / 2
-        below = mean_of(middle) < wanted
+        below = mean_of(middle) < target
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return ((low + high) / 2).to(mean)
 

@@ -1,4 +1,4 @@
-"""Models: the pieces bound into Pyro programs."""
+"""Models: priors, likelihoods and guides combined into Pyro programs."""
 
 from pyro_vae.models.auxiliary_semi_supervised import ADGM, SDGM
 from pyro_vae.models.hierarchical import HierarchicalModel, HierarchicalVAE

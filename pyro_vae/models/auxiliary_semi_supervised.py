@@ -1,4 +1,4 @@
-"""Semi-supervised learning with an auxiliary variable, which makes a simple q(y | x) q(z | x, y) a rich one."""
+"""Semi-supervised learning with an auxiliary variable, for more flexible q(y | x) and q(z | x, y)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class AuxiliaryModel(LabelledModel, ABC):
     Args:
         label_prior: p(y), one variable.
         prior: p(z).
-        likelihood: p(x | y, z), with a too where the model has it above x.
+        likelihood: p(x | y, z), or p(x | a, y, z).
         auxiliary: p(a | ...).
 
     Attributes:
-        of: whether p(a | ...) is foremost one of the datum x, or of the latent z.
+        of: first input of p(a | ...): the datum x or the latent z.
     """
 
     of: ClassVar[Literal["x", "z"]]
@@ -88,10 +88,10 @@ class AuxiliarySemiSupervisedGuide(LabelledGuide):
 
 
 class AuxiliarySemiSupervisedVAE(LabelledVAE, ABC):
-    """What :class:`ADGM` and :class:`SDGM` share: all but the model; see there.
+    """Base class of :class:`ADGM` and :class:`SDGM`, which differ in the model.
 
     Attributes:
-        program: the class of the model.
+        program: class of the model.
     """
 
     model: AuxiliaryModel
@@ -113,13 +113,13 @@ class AuxiliarySemiSupervisedVAE(LabelledVAE, ABC):
         label_prior = CategoricalPrior(classifier.latent_dim) if label_prior is None else label_prior
         model = self.program(label_prior, prior, likelihood, auxiliary_model)
         super().__init__(model, AuxiliarySemiSupervisedGuide(classifier, guide, auxiliary, classification_weight))
-        self._share("data_shape", {"likelihood": likelihood.data_shape, "auxiliary": auxiliary.data_shape})
+        self._require_equal("data_shape", {"likelihood": likelihood.data_shape, "auxiliary": auxiliary.data_shape})
         sizes = {"auxiliary": auxiliary.latent_dim, "auxiliary_model": auxiliary_model.latent_dim}
-        self._share("latent_dim, the size of a", sizes)
-        taken = self.data_shape if model.of == "x" else (self.latent_dim,)
+        self._require_equal("latent_dim, the size of a", sizes)
+        expected = self.data_shape if model.of == "x" else (self.latent_dim,)
         shape = {"auxiliary_model": auxiliary_model.data_shape}
-        rule = f"the model's p(a | ...) must have data_shape={taken}, that of {model.of}"
-        self._require(rule, shape, auxiliary_model.data_shape == taken)
+        rule = f"the model's p(a | ...) must have data_shape={expected}, that of {model.of}"
+        self._require(rule, shape, auxiliary_model.data_shape == expected)
 
     @property
     def auxiliary(self) -> AmortizedGuide:
@@ -141,29 +141,29 @@ class AuxiliarySemiSupervisedVAE(LabelledVAE, ABC):
 
         Args:
             x: ``(*batch, *data_shape)``.
-            num_samples: number of draws of a for each datum: unbiased, and of a standard error of 0.11 at most with
-                20 of them, which is far less where the draws agree. None takes the mean of q(a | x) alone: one
-                evaluation and no random numbers, and biased where q(y | a, x) bends between the draws.
+            num_samples: number of samples of a for each datum, for an unbiased estimate whose standard error is at most
+                0.11 with 20 samples. None evaluates q(y | a, x) at the mean of q(a | x): one evaluation without random
+                numbers, biased if q(y | a, x) is not linear in a.
 
         Returns:
             ``(*batch, C)``.
 
         Raises:
             ValueError: ``num_samples`` is not positive.
-            NotImplementedError: the mean is asked for of a q(a | x) without one in closed form, that of a flow.
+            NotImplementedError: ``num_samples`` is None and q(a | x) has no mean in closed form, as a flow.
         """
         return self.mean_over(self.auxiliary.posterior(x), lambda a: self.classifier.net(x, a), num_samples)
 
 
 class ADGM(AuxiliarySemiSupervisedVAE):
-    r"""Auxiliary deep generative model: M2 with an auxiliary variable a, which the data do not depend on.
+    r"""Auxiliary deep generative model: M2 with an auxiliary variable a that the model samples after the data.
 
-    :math:`p(y)\, p(z)\, p(x | y, z)\, p(a | x, y, z)` with :math:`q(a | x)\, q(y | a, x)\, q(z | a, x, y)`. Of x, y and
-    z it is the model of M2, :class:`~pyro_vae.SemiSupervisedVAE`; integrating over a makes q(y, z | x) a continuous
-    mixture. p(a | x, y, z) is a part of the model, so whatever estimates log p(x) from the pair needs nothing else.
+    :math:`p(y)\, p(z)\, p(x | y, z)\, p(a | x, y, z)` with :math:`q(a | x)\, q(y | a, x)\, q(z | a, x, y)`. The
+    marginal p(x, y, z) is that of M2, :class:`~pyro_vae.SemiSupervisedVAE`, and q(y, z | x) is a continuous mixture
+    over a. As p(a | x, y, z) is a part of the model, estimates of log p(x) apply to the pair as it is.
 
-    Labels, objectives and ``classification_weight`` are those of M2; a classifier that is weighted is q(y | a, x) at
-    the a that was drawn.
+    Labels, objectives and ``classification_weight`` are those of M2, the weighted classifier being q(y | a, x) at the
+    sampled a.
 
     Args:
         prior: p(z).
@@ -174,17 +174,17 @@ class ADGM(AuxiliarySemiSupervisedVAE):
         auxiliary: q(a | x).
         auxiliary_model: p(a | x, y, z), called as ``auxiliary_model.posterior(x, y, z)``: ``context_dim=(C, L)``.
         label_prior: p(y), uniform by default; ``CategoricalPrior(num_classes, learn=True)`` is learned.
-        classification_weight: weight of log q(y | a, x) of each labelled datum while training. See
+        classification_weight: weight of log q(y | a, x) of each labelled datum in training, see
             :func:`classification_weight`.
 
     Attributes:
         model: the Pyro model, an ``nn.Module``; ``model(x, y)`` has the sites ``"y"``, ``"z"``, ``"x"``, ``"a"``, and
-            ``"label"`` where ``y`` is given, in the plate ``"data"``.
+            ``"label"`` if ``y`` is given, in the plate ``"data"``.
         guide: the Pyro guide, an ``nn.Module``; ``guide(x, y)`` has the sites ``"a"``, ``"y"`` and ``"z"``.
 
     Raises:
         ValueError: the pieces do not share ``latent_dim``, ``data_shape``, the number of classes or the size of a, the
-            classifier is of several variables, or the weight is negative.
+            classifier has several variables, or the weight is negative.
 
     References:
         Auxiliary deep generative models (Maaloe, Sonderby, Sonderby and Winther, 2016), section 3.
@@ -209,7 +209,7 @@ class ADGM(AuxiliarySemiSupervisedVAE):
         ...     auxiliary_model=DiagonalNormalGuide((5,), 4, net=net(3, 2)),
         ... )
         >>> x, y = torch.ones(4, 5), torch.tensor([0, -1, 2, -1])
-        >>> objectives.SummedELBO()(vae.model, vae.guide)(x, y).backward()
+        >>> objectives.EnumeratedELBO()(vae.model, vae.guide)(x, y).backward()
         >>> vae.classify(x).shape
         torch.Size([4, 3])
     """
@@ -218,10 +218,10 @@ class ADGM(AuxiliarySemiSupervisedVAE):
 
 
 class SDGM(AuxiliarySemiSupervisedVAE):
-    r"""Skip deep generative model: two layers of latents, a and z, both of which the data depend on.
+    r"""Skip deep generative model: two layers of latents, a and z, with data that depend on both.
 
-    :math:`p(y)\, p(z)\, p(a | y, z)\, p(x | a, y, z)` with :math:`q(a | x)\, q(y | a, x)\, q(z | a, x, y)`. As
-    :class:`ADGM`, which see, with a between z and x and a connection that skips it.
+    :math:`p(y)\, p(z)\, p(a | y, z)\, p(x | a, y, z)` with :math:`q(a | x)\, q(y | a, x)\, q(z | a, x, y)`: as
+    :class:`ADGM`, with a between z and x and a skip connection.
 
     Args:
         prior: p(z).
@@ -233,17 +233,17 @@ class SDGM(AuxiliarySemiSupervisedVAE):
         auxiliary_model: p(a | y, z), of ``data_shape=(L,)``, called as ``auxiliary_model.posterior(z, y)``:
             ``context_dim=C``.
         label_prior: p(y), uniform by default; ``CategoricalPrior(num_classes, learn=True)`` is learned.
-        classification_weight: weight of log q(y | a, x) of each labelled datum while training. See
+        classification_weight: weight of log q(y | a, x) of each labelled datum in training, see
             :func:`classification_weight`.
 
     Attributes:
         model: the Pyro model, an ``nn.Module``; ``model(x, y)`` has the sites ``"y"``, ``"z"``, ``"a"``, ``"x"``, and
-            ``"label"`` where ``y`` is given, in the plate ``"data"``.
+            ``"label"`` if ``y`` is given, in the plate ``"data"``.
         guide: the Pyro guide, an ``nn.Module``; ``guide(x, y)`` has the sites ``"a"``, ``"y"`` and ``"z"``.
 
     Raises:
         ValueError: the pieces do not share ``latent_dim``, ``data_shape``, the number of classes or the size of a, the
-            classifier is of several variables, or the weight is negative.
+            classifier has several variables, or the weight is negative.
 
     References:
         Auxiliary deep generative models (Maaloe, Sonderby, Sonderby and Winther, 2016), section 3.
@@ -267,7 +267,7 @@ class SDGM(AuxiliarySemiSupervisedVAE):
         ...     auxiliary=DiagonalNormalGuide((5,), 4),
         ...     auxiliary_model=DiagonalNormalGuide((2,), 4, net=net(3)),
         ... )
-        >>> objectives.SummedELBO()(vae.model, vae.guide)(torch.ones(4, 5)).backward()
+        >>> objectives.EnumeratedELBO()(vae.model, vae.guide)(torch.ones(4, 5)).backward()
         >>> vae.sample(7).shape
         torch.Size([7, 5])
     """

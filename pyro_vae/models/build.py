@@ -1,4 +1,4 @@
-"""Models from their pieces' factories."""
+"""Build models from the factories of their pieces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide, Guide
 from pyro_vae.likelihoods import Likelihood
@@ -29,19 +30,19 @@ def build_vae(
     *,
     seed: int = 0,
 ) -> VAE:
-    """Build the three pieces for the data's shape, with initial weights by ``seed``; the global generator stays.
+    """Build the three pieces for a data shape, with initial weights from ``seed``, leaving the global generator as is.
 
-    A prior whose first argument is called ``guide``, as VampPrior's, is given the guide, or one built by
+    A prior whose first argument is called ``guide``, such as VampPrior, receives the guide, or one built by
     ``prior_guide``, instead of ``latent_dim``.
     """
     with isolated_rng(seed):
         if not takes_guide(prior):
             if prior_guide is not None:
-                raise ValueError("prior_guide: must have a VampPrior, got another prior. Leave the option away.")
+                raise _prior_guide_refusal(needed=False)
             return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
-        made = likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
-        through = made[1] if prior_guide is None else prior_guide(data_shape, latent_dim)
-        return VAE(cast(Any, prior)(through), *made)
+        pieces = likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
+        encoder = pieces[1] if prior_guide is None else prior_guide(data_shape, latent_dim)
+        return VAE(cast(Any, prior)(encoder), *pieces)
 
 
 def build_semi_supervised(
@@ -58,9 +59,9 @@ def build_semi_supervised(
     classification_weight: float = 0.0,
     seed: int = 0,
 ) -> SemiSupervisedVAE:
-    """Build M2 from the factories that a VAE is built from, with initial weights by ``seed``.
+    """Build M2 from the factories of a VAE, with initial weights from ``seed``.
 
-    Likelihood and guide have networks of two inputs: the chosen ones, as :func:`with_context` understands them.
+    The networks of likelihood and guide get the label as a second input, by :func:`with_context`.
 
     Args:
         data_shape: shape of one datum.
@@ -69,14 +70,14 @@ def build_semi_supervised(
         prior: p(z).
         likelihood: p(x | y, z), with the argument ``net``, a network of z.
         guide: q(z | x, y), with the argument ``net``, a network of x.
-        prior_guide: the guide that a VampPrior goes through; that of the model has labels, which pseudo-inputs lack.
+        prior_guide: guide of a VampPrior; that of the model needs labels, which pseudo-inputs lack.
         classifier: q(y | x).
         label_prior: p(y).
         classification_weight: see :class:`SemiSupervisedVAE`.
-        seed: of the initial weights; the global generator stays.
+        seed: seed of the initial weights; the global generator is left as is.
 
     Raises:
-        ValueError: the guide is not amortized, a VampPrior has no guide, or the pieces do not fit each other.
+        ValueError: the guide is not amortized, a VampPrior has no guide, or the pieces are incompatible.
 
     Example:
         >>> import torch
@@ -87,28 +88,27 @@ def build_semi_supervised(
         >>> build_semi_supervised((1, 8, 8), 2, 10, *pieces).classify(torch.zeros(4, 1, 8, 8)).shape
         torch.Size([4, 10])
     """
-    vamp = takes_guide(prior)
-    if vamp == (prior_guide is None):
-        rule = "a VampPrior of M2 must have a guide of its own" if vamp else "must have a VampPrior"
-        raise ValueError(f"prior_guide: {rule}, got {'none' if vamp else 'another prior'}. {_ADVICE[vamp]}")
+    if takes_guide(prior) == (prior_guide is None):
+        raise _prior_guide_refusal(needed=prior_guide is None)
     with isolated_rng(seed):
         p_x = _of_labels(likelihood, num_classes)(latent_dim, data_shape)
         q_z = _of_labels(guide, num_classes)(data_shape, latent_dim)
         if not isinstance(q_z, AmortizedGuide):
-            raise ValueError(
-                f"guide: M2 must have an encoder of data and label, got {type(q_z).__name__}, which has none. "
-                "Use DiagonalNormalGuide or IAFGuide."
-            )
+            rule, advice = "M2 must have an AmortizedGuide", "Use DiagonalNormalGuide or IAFGuide"
+            raise refusal("guide", rule, type(q_z).__name__, advice)
         p_z = cast(Any, prior)(latent_dim if prior_guide is None else prior_guide(data_shape, latent_dim))
-        parts = p_z, p_x, q_z, classifier(data_shape, num_classes), label_prior(num_classes)
-        return SemiSupervisedVAE(*parts, classification_weight=classification_weight)
+        pieces = p_z, p_x, q_z, classifier(data_shape, num_classes), label_prior(num_classes)
+        return SemiSupervisedVAE(*pieces, classification_weight=classification_weight)
 
 
-_ADVICE = {True: "Give one with --prior_guide, or use another prior.", False: "Leave the option away."}
+def _prior_guide_refusal(*, needed: bool) -> ValueError:
+    if needed:
+        return refusal("prior_guide", "a VampPrior of M2 must have its own guide", "none", "Specify --prior_guide")
+    return refusal("prior_guide", "only a VampPrior has a guide", "another prior", "Omit the option")
 
 
 def _of_labels(factory: Any, num_classes: int) -> Any:
-    """The factory with its network made one of two inputs; as it is, where it has no argument ``net``."""
+    # A factory without an argument ``net``, or with a ready-made module, is returned as it is.
     net = factory_options(factory)[1].get("net")
     return (
         factory if net is None or isinstance(net, nn.Module) else partial(factory, net=with_context(net, num_classes))
@@ -116,6 +116,6 @@ def _of_labels(factory: Any, num_classes: int) -> Any:
 
 
 def takes_guide(factory: Any) -> bool:
-    """Whether the first argument is called ``guide``; the class may be within the parser's ``partial``."""
+    """Whether the class, possibly within a ``partial`` of the parser, has a first argument ``guide``."""
     classes = [c for c in (factory, *getattr(factory, "args", ())) if inspect.isclass(c)]
     return bool(classes) and next(iter(inspect.signature(classes[0]).parameters), "") == "guide"

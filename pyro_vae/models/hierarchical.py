@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.param_store import no_registration, register
 from pyro_vae.guides import AmortizedGuide
 from pyro_vae.likelihoods import Likelihood
@@ -20,8 +21,8 @@ class HierarchicalModel(nn.Module):
     r"""The Pyro model :math:`p(z_n)\, p(z_{n-1} | z_n) \cdots p(z_1 | z_2)\, p(x | z)`; calling it runs it.
 
     Args:
-        prior: p(z_n), of the top layer.
-        conditionals: p(z_1 | z_2) up to p(z_{n-1} | z_n).
+        prior: p(z_n) of the top layer.
+        conditionals: p(z_1 | z_2) to p(z_{n-1} | z_n).
         likelihood: p(x | z_1), or p(x | z_1, ..., z_n) with a skip connection.
         skip: whether x depends on every layer.
 
@@ -43,11 +44,11 @@ class HierarchicalModel(nn.Module):
         self.conditionals = layer_list(conditionals)
 
     def forward(self, x: Tensor | None = None, *, batch_size: int = 1) -> Tensor:
-        """The Pyro model: samples ``"zn"``, ..., ``"z1"`` and ``"x"`` within the plate ``"data"``.
+        """Run the Pyro model: sample ``"zn"``, ..., ``"z1"`` and ``"x"`` within the plate ``"data"``.
 
         Args:
-            x: ``(B, *data_shape)``, observed; without it x is sampled.
-            batch_size: number of data to sample where ``x`` is not given.
+            x: ``(B, *data_shape)``, observed; None to sample x.
+            batch_size: number of data to sample if ``x`` is None.
 
         Returns:
             x, ``(B, *data_shape)``.
@@ -58,11 +59,11 @@ class HierarchicalModel(nn.Module):
             return pyro.sample("x", self.decode(latents), obs=x)
 
     def latents(self) -> list[Tensor]:
-        """The Pyro statements of the latents; z_1 to z_n, ``(*batch, L_l)`` each."""
-        found = [pyro.sample(f"z{len(self.conditionals) + 1}", self.prior())]
+        """Run the Pyro statements of the latents; returns z_1 to z_n, ``(*batch, L_l)`` each."""
+        latents = [pyro.sample(f"z{len(self.conditionals) + 1}", self.prior())]
         for layer in range(len(self.conditionals), 0, -1):
-            found.insert(0, pyro.sample(f"z{layer}", self.conditionals[layer - 1].posterior(found[0])))
-        return found
+            latents.insert(0, pyro.sample(f"z{layer}", self.conditionals[layer - 1].posterior(latents[0])))
+        return latents
 
     def decode(self, latents: Sequence[Tensor]) -> TorchDistribution:
         """p(x | z) for z_1 to z_n."""
@@ -70,15 +71,15 @@ class HierarchicalModel(nn.Module):
 
 
 class HierarchicalVAE(nn.Module):
-    r"""Variational autoencoder with n layers of latents, any prior on top and any family of distributions between.
+    r"""Variational autoencoder with n layers of latents, any prior of the top layer and any conditional families.
 
-    The layers are conditional distributions, as guides are, and built from them: ``DiagonalNormalGuide((L2,), L1)`` is
-    p(z_1 | z_2) or q(z_1 | z_2), and one with a :class:`~pyro_vae.networks.ContextNetwork` is q(z_1 | x, z_2).
+    The conditional distributions of the layers are guides: ``DiagonalNormalGuide((L2,), L1)`` is p(z_1 | z_2) or
+    q(z_1 | z_2), and one with a :class:`~pyro_vae.networks.ContextNetwork` is q(z_1 | x, z_2).
 
     Args:
-        prior: p(z_n), of the top layer.
-        conditionals: p(z_1 | z_2) up to p(z_{n-1} | z_n); the ``data_shape`` of each is ``(L above,)``.
-        likelihood: p(x | z_1); of all layers together, ``likelihood.latent_dim = L_1 + ... + L_n``, with ``skip``.
+        prior: p(z_n) of the top layer.
+        conditionals: p(z_1 | z_2) to p(z_{n-1} | z_n); the ``data_shape`` of each is ``(L_{l+1},)``.
+        likelihood: p(x | z_1), or with ``skip`` p(x | z_1, ..., z_n), whose ``latent_dim`` is L_1 + ... + L_n.
         guide: :class:`BottomUpGuide`, :class:`TopDownGuide` or :class:`LadderGuide`.
         skip: whether x depends on every layer, as in the two-level model of the VampPrior paper.
 
@@ -87,7 +88,7 @@ class HierarchicalVAE(nn.Module):
         guide: the Pyro guide of the same latent sites.
 
     Raises:
-        ValueError: layers whose sizes do not fit each other.
+        ValueError: sizes of layers are inconsistent.
 
     References:
         Ladder variational autoencoders (Sonderby et al., 2016), section 2. https://arxiv.org/abs/1602.02282
@@ -118,22 +119,16 @@ class HierarchicalVAE(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(guide, LayeredGuide):
-            raise ValueError(
-                "HierarchicalVAE: the guide must be a BottomUpGuide, TopDownGuide or LadderGuide, got "
-                f"{type(guide).__name__}. Build one from a guide per layer."
-            )
+            rule = "the guide must be a BottomUpGuide, TopDownGuide or LadderGuide"
+            raise refusal("HierarchicalVAE", rule, type(guide).__name__, "Build one from a guide per layer")
         dims = _latent_dims(prior, conditionals)
         expected = sum(dims) if skip else dims[0]
         if likelihood.latent_dim != expected:
-            raise ValueError(
-                f"HierarchicalVAE: the likelihood's latent_dim must be {expected} (skip={skip}, layers {dims}), got "
-                f"latent_dim={likelihood.latent_dim}. Build it with that size."
-            )
+            rule = f"the likelihood's latent_dim must be {expected} (skip={skip}, layers {dims})"
+            raise refusal("HierarchicalVAE", rule, f"latent_dim={likelihood.latent_dim}")
         if guide.latent_dims != dims or guide.data_shape != likelihood.data_shape:
-            raise ValueError(
-                f"HierarchicalVAE: the guide must have layers {dims} and data_shape={likelihood.data_shape}, got "
-                f"layers {guide.latent_dims} and data_shape={guide.data_shape}. Build both with the same sizes."
-            )
+            rule = f"the guide must have layers {dims} and data_shape={likelihood.data_shape}"
+            raise refusal("HierarchicalVAE", rule, f"layers {guide.latent_dims} and data_shape={guide.data_shape}")
         self.model = HierarchicalModel(prior, conditionals, likelihood, skip=skip)
         self.guide = guide
         guide.attach(self.model.conditionals)
@@ -149,21 +144,21 @@ class HierarchicalVAE(nn.Module):
         return self.model.likelihood.data_shape
 
     def with_guide(self, guide: LayeredGuide) -> HierarchicalVAE:
-        """The same model with another guide; the model's tensors are shared, not copied.
+        """Combine the model with another guide; the model's tensors are shared, not copied.
 
         Args:
-            guide: for the same layers and data_shape.
+            guide: guide with the same layers and data_shape.
         """
         model = self.model
         return HierarchicalVAE(model.prior, list(model.conditionals), model.likelihood, guide, skip=model.skip)
 
     @torch.no_grad()
     def sample(self, num_samples: int = 1, *, mean: bool = False) -> Tensor:
-        """Draw from the model: the latents from the top down, then x from p(x | z), or its mean.
+        """Sample from the model: the latents from the top layer down, then x from p(x | z).
 
         Args:
-            num_samples: number of draws N.
-            mean: return the mean of p(x | z) instead of a draw.
+            num_samples: number of samples N.
+            mean: return the mean of p(x | z) instead of a sample.
 
         Returns:
             ``(N, *data_shape)``.
@@ -174,20 +169,17 @@ class HierarchicalVAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x | z) at one draw z of the guide, for ``x`` ``(B, *data_shape)``: the same shape."""
+        """Mean of p(x | z) at one sample z of the guide, ``(B, *data_shape)``."""
         with no_registration():
             return self.model.decode(self.guide(x)).mean
 
 
 def _latent_dims(prior: Prior, conditionals: Sequence[AmortizedGuide]) -> tuple[int, ...]:
-    """L_1 to L_n, with the sizes between the layers checked."""
+    """Check the sizes of adjacent layers and return L_1 to L_n."""
     dims = (*(conditional.latent_dim for conditional in conditionals), prior.latent_dim)
     for layer, conditional in enumerate(conditionals, start=1):
         if conditional.data_shape != (dims[layer],):
-            raise ValueError(
-                f"HierarchicalVAE: p(z{layer} | z{layer + 1}) must take data_shape={(dims[layer],)}, got "
-                f"data_shape={conditional.data_shape}. Build it with the size of the layer above."
-            )
-    if not conditionals:
-        raise ValueError("HierarchicalVAE: there must be two layers or more, got conditionals=[]. Use VAE for one.")
+            rule = f"p(z{layer} | z{layer + 1}) must take data_shape={(dims[layer],)}, the size of the layer above"
+            raise refusal("HierarchicalVAE", rule, f"data_shape={conditional.data_shape}")
+    require(len(dims) > 1, "HierarchicalVAE", "there must be two layers or more", "conditionals=[]", "Use VAE for one")
     return dims

@@ -1,4 +1,4 @@
-"""What models of data and labels share: the statements of the label, the checks of the pieces, their names."""
+"""Base classes of models of data and labels: label statements, checks of the pieces, properties."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution, Unit
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.param_store import no_registration, register
 from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
@@ -20,7 +21,7 @@ from pyro_vae.priors import CategoricalPrior, Prior
 
 
 class LabelledModel(nn.Module, ABC):
-    r"""A Pyro model :math:`p(y)\, p(z)` of what :meth:`sample_data` makes of both; calling it runs it.
+    r"""A Pyro model with :math:`p(y)\, p(z)` and the data of :meth:`sample_data`; calling it runs it.
 
     Args:
         label_prior: p(y), one variable.
@@ -34,39 +35,39 @@ class LabelledModel(nn.Module, ABC):
 
     @abstractmethod
     def sample_data(self, x: Tensor | None, z: Tensor, label: Tensor) -> Tensor:
-        """The Pyro statements of x, and of what goes with it, given z ``(*all, L)`` and y ``(*all, C)`` one-hot.
+        """Run the Pyro statements of x and its own latents, given z ``(*all, L)`` and one-hot y ``(*all, C)``.
 
-        Within the plate ``"data"``.
+        Called within the plate ``"data"``.
 
         Returns:
             x, ``(B, *data_shape)``.
         """
 
     def forward(self, x: Tensor | None = None, y: Tensor | None = None, *, batch_size: int = 1) -> Tensor:
-        """The Pyro model: samples ``"y"``, ``"z"`` and ``"x"`` within the plate ``"data"``.
+        """Run the Pyro model: sample ``"y"``, ``"z"`` and ``"x"`` within the plate ``"data"``.
 
-        A label that is given is observed at the site ``"label"``, and ``"y"`` is that label with certainty.
+        A known label is observed at the site ``"label"``, and ``"y"`` equals it with certainty.
 
         Args:
-            x: ``(B, *data_shape)``, observed; without it x is sampled.
-            y: ``(B,)``, int64, the class of each datum, -1 where it is not known; None where none is.
-            batch_size: number of data to sample where neither is given.
+            x: ``(B, *data_shape)``, observed; None to sample x.
+            y: ``(B,)``, int64, the class of each datum, -1 if unknown; None if all are unknown.
+            batch_size: number of data to sample if neither is given.
 
         Returns:
             x, ``(B, *data_shape)``.
 
         Raises:
-            ValueError: ``y`` has another dtype or length; where Pyro validates, also a class that does not exist.
+            ValueError: ``y`` has a wrong dtype or length, or, if Pyro validates, an invalid class.
         """
         register(self)
-        given = x if x is not None else y
-        with pyro.plate("data", batch_size if given is None else len(given), dim=-1):
-            label = self.sample_label(None if y is None else check_labels(y, given, self.label_prior.categories))
+        observed = x if x is not None else y
+        with pyro.plate("data", batch_size if observed is None else len(observed), dim=-1):
+            label = self.sample_label(None if y is None else check_labels(y, observed, self.label_prior.categories))
             z = pyro.sample("z", self.prior())
             return self.sample_data(x, z, label)
 
     def sample_label(self, y: Tensor | None) -> Tensor:
-        """The Pyro statements of y, ``(B, C)`` one-hot, within the plate ``"data"``."""
+        """Run the Pyro statements of y, one-hot ``(B, C)``, within the plate ``"data"``."""
         logits = self.label_prior.logits
         if y is None:
             return pyro.sample("y", IndependentOneHotCategorical(logits), infer={"enumerate": "parallel"})
@@ -81,7 +82,7 @@ class LabelledGuide(nn.Module, ABC):
     Args:
         classifier: q(y | x, ...), of one variable.
         guide: q(z | x, y, ...).
-        classification_weight: weight of log q(y | x, ...) of each labelled datum, while training.
+        classification_weight: weight of log q(y | x, ...) of each labelled datum in training.
     """
 
     def __init__(self, classifier: CategoricalGuide, guide: AmortizedGuide, classification_weight: float = 0.0) -> None:
@@ -91,19 +92,19 @@ class LabelledGuide(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The Pyro guide: samples ``"y"`` and ``"z"`` within the plate ``"data"``.
+        """Run the Pyro guide: sample ``"y"`` and ``"z"`` within the plate ``"data"``.
 
         Args:
             x: ``(B, *data_shape)``, a batch of data.
-            y: ``(B,)``, int64, the class of each datum, -1 where it is not known; None where none is.
+            y: ``(B,)``, int64, the class of each datum, -1 if unknown; None if all are unknown.
 
         Returns:
-            What it drew, y ``(B, C)`` one-hot and z ``(B, L)`` the last two; under enumeration with more dimensions
-            before.
+            The samples, the last two being one-hot y ``(B, C)`` and z ``(B, L)``; with more leading dimensions under
+            enumeration.
         """
 
     def sample_label(self, logits: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
-        """The Pyro statements of y given its logits ``(*batch, 1, C)``, within the plate ``"data"``."""
+        """Run the Pyro statements of y with logits ``(*batch, 1, C)``, within the plate ``"data"``."""
         infer = dict(self.classifier.infer)
         if y is None:
             return pyro.sample("y", self.classifier.distribution(logits), infer=infer)
@@ -111,13 +112,13 @@ class LabelledGuide(nn.Module, ABC):
         if self.training and self.classification_weight > 0:
             log_q = IndependentOneHotCategorical(logits).log_prob(one_hot(torch.where(known(y), y, 0), logits))
             loss = -self.classification_weight * torch.where(known(y), log_q, 0.0)
-            unit = Unit(loss, has_rsample=True)  # a factor that is no part of the guide's density
+            unit = Unit(loss, has_rsample=True)  # a factor that is not part of the guide's density
             pyro.sample("classification", unit, obs=unit.sample(), infer={"is_auxiliary": True, "is_loss": True})
         return pyro.sample("y", self.classifier.distribution(pinned(logits, y)), infer=infer)
 
 
 class LabelledVAE(nn.Module, ABC):
-    """A model of data and classes with its guide, whose pieces fit each other.
+    """Base class of models of data and classes with their guides.
 
     Args:
         model: the Pyro model.
@@ -140,45 +141,39 @@ class LabelledVAE(nn.Module, ABC):
         """Probabilities q(y | x), ``(*batch, C)``, of x ``(*batch, *data_shape)``."""
 
     def mean_over(self, q: TorchDistribution, logits: Callable[[Tensor], Tensor], num_samples: int | None) -> Tensor:
-        """Mean over draws of q of the classes' probabilities, ``(*batch, C)``.
+        """Mean of the class probabilities over samples of q, ``(*batch, C)``.
 
         Args:
-            q: of what the classifier needs besides x.
-            logits: from a draw to ``(*batch, 1, C)``.
-            num_samples: number of draws for each datum; None takes the mean of q alone.
+            q: distribution of the classifier's second input.
+            logits: from a sample of q to ``(*batch, 1, C)``.
+            num_samples: number of samples for each datum; None uses the mean of q instead.
 
         Raises:
             ValueError: ``num_samples`` is not positive.
         """
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(
-                f"{type(self).__name__}: num_samples must be at least 1, got num_samples={num_samples}. "
-                "Use None for the mean."
-            )
-        # One draw at a time: a test set fits into memory as it does for a classifier of x alone.
-        draws = (q.mean,) if num_samples is None else (q() for _ in range(num_samples))
-        found = [IndependentOneHotCategorical(logits(draw)).mean for draw in draws]
-        return sum(found[1:], found[0]) / len(found)
+        check_count(type(self).__name__, num_samples=num_samples)
+        # One sample at a time, which takes no more memory than a classifier of x alone.
+        samples = (q.mean,) if num_samples is None else (q() for _ in range(num_samples))
+        probs = [IndependentOneHotCategorical(logits(sample)).mean for sample in samples]
+        return sum(probs[1:], probs[0]) / len(probs)
 
     def _check_sizes(self) -> None:
         model, guide = self.model, self.guide
         latent = {"prior": model.prior, "likelihood": model.likelihood, "guide": guide.guide}
         shaped = {"likelihood": model.likelihood, "guide": guide.guide, "classifier": guide.classifier}
         classes = {"classifier": guide.classifier, "label_prior": model.label_prior}
-        self._share("latent_dim", {name: piece.latent_dim for name, piece in latent.items()})
-        self._share("data_shape", {name: piece.data_shape for name, piece in shaped.items()})
-        self._share("the number of classes", {name: piece.latent_dim for name, piece in classes.items()})
+        self._require_equal("latent_dim", {name: piece.latent_dim for name, piece in latent.items()})
+        self._require_equal("data_shape", {name: piece.data_shape for name, piece in shaped.items()})
+        self._require_equal("the number of classes", {name: piece.latent_dim for name, piece in classes.items()})
         categories = {name: piece.categories for name, piece in classes.items()}
         single = all(piece.categories == piece.latent_dim for piece in classes.values())
         self._require("y must be one variable, whose categories are the classes", categories, single)
 
-    def _share(self, what: str, found: Mapping[str, object]) -> None:
-        self._require(f"{', '.join(found)} must share {what}", found, len(set(found.values())) == 1)
+    def _require_equal(self, attribute: str, values: Mapping[str, object]) -> None:
+        self._require(f"{', '.join(values)} must share {attribute}", values, len(set(values.values())) == 1)
 
-    def _require(self, rule: str, given: Mapping[str, object], holds: bool) -> None:
-        if not holds:
-            what = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise ValueError(f"{type(self).__name__}: {rule}, got {what}. Build the pieces to fit each other.")
+    def _require(self, rule: str, values: Mapping[str, object], holds: bool) -> None:
+        require(holds, type(self).__name__, rule, ", ".join(f"{name}={value}" for name, value in values.items()))
 
     @property
     def prior(self) -> Prior:
@@ -217,12 +212,12 @@ class LabelledVAE(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(self, num_samples: int = 1, y: Tensor | None = None, *, mean: bool = False) -> Tensor:
-        """Draw x from the model, ``(num_samples, *data_shape)``.
+        """Sample x from the model, ``(num_samples, *data_shape)``.
 
         Args:
-            num_samples: number of data; where ``y`` is given there are as many as labels.
-            y: ``(B,)``, int64, the classes to draw from; where it is None or -1 these are drawn too.
-            mean: return the mean of x given everything else that was drawn instead of a draw of it.
+            num_samples: number of samples; with ``y`` it is the number of labels.
+            y: ``(B,)``, int64, the classes; those that are -1, or all if it is None, are sampled.
+            mean: return the mean of x given all other samples instead of a sample of x.
         """
         with no_registration():
             trace = poutine.trace(self.model).get_trace(y=y, batch_size=num_samples)

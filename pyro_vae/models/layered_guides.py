@@ -11,13 +11,14 @@ import pyro
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.param_store import register
 from pyro_vae.guides import AmortizedGuide, DiagonalNormalGuide
 from pyro_vae.networks import Network
 
 
 class LayeredGuide(nn.Module, ABC):
-    """q(z_1, ..., z_n | x): calling it runs it as a Pyro program with the sites ``"z1"`` to ``"zn"``.
+    """Guide q(z_1, ..., z_n | x); calling it runs it as a Pyro program with the sites ``"z1"`` to ``"zn"``.
 
     Args:
         data_shape: shape of one datum.
@@ -27,13 +28,11 @@ class LayeredGuide(nn.Module, ABC):
     def __init__(self, data_shape: tuple[int, ...], layers: Sequence[AmortizedGuide]) -> None:
         super().__init__()
         if not layers:
-            raise ValueError(f"{type(self).__name__}: there must be a layer, got layers=[]. Pass one per latent.")
+            raise refusal(type(self).__name__, "there must be a layer", "layers=[]", "Pass one per latent")
         wrong = [type(layer).__name__ for layer in layers if not isinstance(layer, AmortizedGuide)]
         if wrong:
-            raise ValueError(
-                f"{type(self).__name__}: every layer must be an AmortizedGuide, got {wrong[0]}. "
-                "Use one whose posterior does not depend on the model, such as DiagonalNormalGuide or IAFGuide."
-            )
+            advice = "Use one whose posterior does not depend on the model, such as DiagonalNormalGuide or IAFGuide"
+            raise refusal(type(self).__name__, "every layer must be an AmortizedGuide", wrong[0], advice)
         self.data_shape = tuple(data_shape)
         self.layers = layer_list(layers)
 
@@ -43,19 +42,19 @@ class LayeredGuide(nn.Module, ABC):
         return tuple(layer.latent_dim for layer in self.layers)
 
     def attach(self, conditionals: Iterable[AmortizedGuide]) -> None:
-        """Let the guide know p(z_1 | z_2) up to p(z_{n-1} | z_n), as a :class:`~pyro_vae.models.HierarchicalVAE` does.
+        """Give the guide the model's conditionals; :class:`~pyro_vae.models.HierarchicalVAE` calls this.
 
         Args:
-            conditionals: those of the model, from p(z_1 | z_2) on.
+            conditionals: p(z_1 | z_2) to p(z_{n-1} | z_n) of the model.
         """
-        self._conditionals = tuple(conditionals)  # a tuple, so that they do not become parts of the guide
+        self._conditionals = tuple(conditionals)  # a tuple, so that they do not become submodules of the guide
 
     @abstractmethod
     def latents(self, x: Tensor) -> list[Tensor]:
-        """The Pyro statements, within the plate ``"data"``; z_1 to z_n, ``(*batch, L_l)`` each."""
+        """Run the Pyro statements within the plate ``"data"``; returns z_1 to z_n, ``(*batch, L_l)`` each."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The Pyro guide: samples ``"z1"`` to ``"zn"`` within the plate ``"data"``.
+        """Run the Pyro guide: sample ``"z1"`` to ``"zn"`` within the plate ``"data"``.
 
         Args:
             x: ``(B, *data_shape)``, a batch of data.
@@ -69,13 +68,13 @@ class LayeredGuide(nn.Module, ABC):
 
 
 class BottomUpGuide(LayeredGuide):
-    r"""From the data upwards, :math:`q(z_1 | x)\, q(z_2 | z_1) \cdots q(z_n | z_{n-1})`.
+    r"""Bottom-up guide, :math:`q(z_1 | x)\, q(z_2 | z_1) \cdots q(z_n | z_{n-1})`.
 
     Args:
-        layers: q(z_1 | x) to q(z_n | z_{n-1}), any guides; the ``data_shape`` of each is the size of what it is given.
+        layers: q(z_1 | x) to q(z_n | z_{n-1}), any amortized guides; the ``data_shape`` of each is that of its input.
 
     Raises:
-        ValueError: layers whose sizes do not fit each other.
+        ValueError: sizes of layers are inconsistent.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), section 2. https://arxiv.org/abs/1509.00519
@@ -92,30 +91,28 @@ class BottomUpGuide(LayeredGuide):
         super().__init__(layers[0].data_shape if layers else (), layers)
         for below, layer in pairwise(layers):
             if layer.data_shape != (below.latent_dim,):
-                raise ValueError(
-                    f"BottomUpGuide: every layer must take the latents below it, {(below.latent_dim,)}, got "
-                    f"data_shape={layer.data_shape}. Build it with that data_shape."
-                )
+                rule = f"every layer must take the latents below it, {(below.latent_dim,)}"
+                raise refusal("BottomUpGuide", rule, f"data_shape={layer.data_shape}")
 
     def latents(self, x: Tensor) -> list[Tensor]:
-        found: list[Tensor] = []
+        latents: list[Tensor] = []
         for number, layer in enumerate(self.layers, start=1):
-            q = layer.posterior(found[-1] if found else x)
-            found.append(pyro.sample(f"z{number}", q, infer=dict(layer.infer)))
-        return found
+            q = layer.posterior(latents[-1] if latents else x)
+            latents.append(pyro.sample(f"z{number}", q, infer=dict(layer.infer)))
+        return latents
 
 
 class TopDownGuide(LayeredGuide):
-    r"""From the top downwards, :math:`q(z_n | x)\, q(z_{n-1} | x, z_n) \cdots q(z_1 | x, z_2)`.
+    r"""Top-down guide, :math:`q(z_n | x)\, q(z_{n-1} | x, z_n) \cdots q(z_1 | x, z_2)`.
 
-    The order in which the model samples, so that the analytic KL of each layer may be used.
+    The order of the model, so that the analytic KL of each layer can be used.
 
     Args:
         layers: q(z_1 | x, z_2) to q(z_{n-1} | x, z_n), guides with a :class:`~pyro_vae.networks.ContextNetwork`, and
             q(z_n | x).
 
     Raises:
-        ValueError: layers for different data.
+        ValueError: the layers have different ``data_shape``.
 
     References:
         VAE with a VampPrior (Tomczak and Welling, 2018), eq. 17. https://arxiv.org/abs/1705.07120
@@ -134,32 +131,30 @@ class TopDownGuide(LayeredGuide):
         super().__init__(layers[-1].data_shape if layers else (), layers)
         for layer in layers:
             if layer.data_shape != self.data_shape:
-                raise ValueError(
-                    f"TopDownGuide: every layer must take data of shape {self.data_shape}, got "
-                    f"data_shape={layer.data_shape}. Build it with that data_shape; the latent above is a context."
-                )
+                rule, advice = f"every layer must take data of shape {self.data_shape}", "The latent above is a context"
+                raise refusal("TopDownGuide", rule, f"data_shape={layer.data_shape}", advice)
 
     def latents(self, x: Tensor) -> list[Tensor]:
-        found: list[Tensor] = []
+        latents: list[Tensor] = []
         for number in range(len(self.layers), 0, -1):
             layer = self.layers[number - 1]
-            q = layer.posterior(x, *found[:1])
-            found.insert(0, pyro.sample(f"z{number}", q, infer=dict(layer.infer)))
-        return found
+            q = layer.posterior(x, *latents[:1])
+            latents.insert(0, pyro.sample(f"z{number}", q, infer=dict(layer.infer)))
+        return latents
 
 
 class LadderGuide(LayeredGuide):
-    r"""The ladder: each layer's normal factor of the data times the model's own conditional.
+    r"""Ladder guide: each layer is the product of a normal factor of the data and the model's conditional.
 
     :math:`q(z_l | x, z_{l+1}) \propto \hat N(z_l; \hat\mu_l(d_l), \hat\sigma_l^2(d_l))\, p(z_l | z_{l+1})`, a normal:
     precisions add and means are weighted by them; :math:`d_1 = f_1(x)`, :math:`d_l = f_l(d_{l-1})`.
 
     Args:
-        layers: the factors, from z_1 to z_n; diagonal normals of the features.
-        features: f_1 to f_n, networks; the output of each is what its layer and the next network take.
+        layers: the factors of z_1 to z_n, diagonal normals whose input are the features.
+        features: networks f_1 to f_n; the output of each is the input of its layer and of the next network.
 
     Raises:
-        ValueError: sizes that do not fit each other, or the model's conditionals are not diagonal normals.
+        ValueError: sizes are inconsistent, or the model's conditionals are not diagonal normals.
 
     References:
         Ladder variational autoencoders (Sonderby et al., 2016), eq. 10 to 15. https://arxiv.org/abs/1602.02282
@@ -174,22 +169,19 @@ class LadderGuide(LayeredGuide):
 
     def __init__(self, layers: Sequence[DiagonalNormalGuide], features: Sequence[Network]) -> None:
         super().__init__(features[0].in_shape if features else (), layers)
-        given = [network.out_shape for network in features]
-        if [layer.data_shape for layer in layers] != given or [f.in_shape for f in features[1:]] != given[:-1]:
-            raise ValueError(
-                "LadderGuide: every layer and the next network must take what its network gives, got "
-                f"networks {[(f.in_shape, f.out_shape) for f in features]}, layers {[g.data_shape for g in layers]}. "
-                "Build them with the same sizes."
-            )
+        shapes = [network.out_shape for network in features]
+        if [layer.data_shape for layer in layers] != shapes or [f.in_shape for f in features[1:]] != shapes[:-1]:
+            networks = [(f.in_shape, f.out_shape) for f in features]
+            rule = "every layer and the next network must take the output of its network"
+            raise refusal("LadderGuide", rule, f"networks {networks}, layers {[g.data_shape for g in layers]}")
         self.features = nn.ModuleList(features)
 
     def attach(self, conditionals: Iterable[AmortizedGuide]) -> None:
         conditionals = tuple(conditionals)
         wrong = [type(c).__name__ for c in conditionals if not isinstance(c, DiagonalNormalGuide)]
         if wrong:
-            raise ValueError(
-                f"LadderGuide: the model's conditionals must be diagonal normals, got {wrong[0]}. Use TopDownGuide."
-            )
+            rule = "the model's conditionals must be diagonal normals"
+            raise refusal("LadderGuide", rule, wrong[0], "Use TopDownGuide")
         super().attach(conditionals)
 
     def latents(self, x: Tensor) -> list[Tensor]:
@@ -197,20 +189,20 @@ class LadderGuide(LayeredGuide):
         for network, layer in zip(self.features, self.layers, strict=True):
             features = network(features)
             factors.append(layer.posterior(features))
-        found = [pyro.sample(f"z{len(factors)}", factors[-1])]
+        latents = [pyro.sample(f"z{len(factors)}", factors[-1])]
         for number in range(len(factors) - 1, 0, -1):
-            q = product_of_normals(factors[number - 1], self._conditionals[number - 1].posterior(found[0]))
-            found.insert(0, pyro.sample(f"z{number}", q))
-        return found
+            q = product_of_normals(factors[number - 1], self._conditionals[number - 1].posterior(latents[0]))
+            latents.insert(0, pyro.sample(f"z{number}", q))
+        return latents
 
 
 def layer_list(layers: Iterable[AmortizedGuide]) -> Sequence[AmortizedGuide]:
-    """A ``ModuleList`` under the type of what it holds."""
+    """Return a ``ModuleList``, typed by its elements."""
     return cast("Sequence[AmortizedGuide]", nn.ModuleList(layers))
 
 
 def product_of_normals(first: TorchDistribution, second: TorchDistribution) -> TorchDistribution:
-    """The normalised product of two diagonal normals: precisions add, means are weighted by them.
+    """Normalised product of two diagonal normals: precisions add and weight the means.
 
     Example:
         >>> import torch

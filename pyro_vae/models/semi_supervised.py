@@ -1,10 +1,11 @@
-"""Semi-supervised learning: a model of data and labels of which most are missing, known as M2."""
+"""Semi-supervised learning with M2: a model of data and labels, of which most are missing."""
 
 from __future__ import annotations
 
 import pyro
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.param_store import register
 from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
@@ -58,22 +59,22 @@ class SemiSupervisedGuide(LabelledGuide):
 
 
 class SemiSupervisedVAE(LabelledVAE):
-    r"""M2: a variational autoencoder of data x and classes y, trained on few labels and many data without.
+    r"""M2: a variational autoencoder of data x and classes y, trained with few labels.
 
     :math:`p(y)\, p(z)\, p(x | y, z)` with :math:`q(y | x)\, q(z | x, y)`; q(y | x) is the classifier. The loss of a
     datum with a label is the bound on log p(x, y), that of one without the bound on log p(x), in which y is summed over
-    (:class:`~pyro_vae.objectives.SummedELBO`, Pyro's ``TraceEnum_ELBO``), drawn
-    (:class:`~pyro_vae.objectives.ScoreFunction`) or relaxed (:class:`~pyro_vae.objectives.ELBO`), as the classifier's
-    ``estimator`` says. Both kinds may be in one batch.
+    (:class:`~pyro_vae.objectives.EnumeratedELBO`, Pyro's ``TraceEnum_ELBO``), sampled
+    (:class:`~pyro_vae.objectives.ScoreFunction`) or relaxed (:class:`~pyro_vae.objectives.ELBO`), according to the
+    classifier's ``estimator``. A batch may contain both kinds of data.
 
-    A label takes no part in q(y | x) through these bounds, so the classifier's log-likelihood is added for the labelled
-    data, times ``classification_weight``: while training, at the guide's site ``"classification"``. In ``eval`` mode it
-    is left out, so that whatever is estimated then is a bound on log p(x) or log p(x, y).
+    These bounds do not train q(y | x) on labels, so its log-likelihood of the labels is added in training, times
+    ``classification_weight``, at the guide's site ``"classification"``. In ``eval`` mode it is omitted, so that
+    estimates are bounds on log p(x) or log p(x, y).
 
     Args:
         prior: p(z).
         likelihood: p(x | y, z), with a network of two inputs, :class:`~pyro_vae.networks.ContextNetwork`.
-        guide: q(z | x, y), with such a network too.
+        guide: q(z | x, y), with such a network.
         classifier: q(y | x).
         label_prior: p(y), uniform by default; ``CategoricalPrior(num_classes, learn=True)`` is learned.
         classification_weight: weight of log q(y | x) of each labelled datum; the paper's is alpha = 0.1 times the
@@ -81,12 +82,12 @@ class SemiSupervisedVAE(LabelledVAE):
 
     Attributes:
         model: the Pyro model, an ``nn.Module``; ``model(x, y)`` has the sites ``"y"``, ``"z"``, ``"x"``, and
-            ``"label"`` where ``y`` is given, in the plate ``"data"``.
+            ``"label"`` if ``y`` is given, in the plate ``"data"``.
         guide: the Pyro guide, an ``nn.Module``; ``guide(x, y)`` has the sites ``"y"`` and ``"z"``.
 
     Raises:
         ValueError: the pieces do not share ``latent_dim``, ``data_shape`` or the number of classes, or the classifier
-            is of several variables.
+            has several variables.
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), eq. 2, 6, 7 and 9.
@@ -104,7 +105,7 @@ class SemiSupervisedVAE(LabelledVAE):
         >>> pieces = BernoulliLikelihood(2, (5,), net=net), DiagonalNormalGuide((5,), 2, net=net)
         >>> vae = SemiSupervisedVAE(StandardNormalPrior(2), *pieces, CategoricalGuide((5,), 3))
         >>> x, y = torch.ones(4, 5), torch.tensor([0, -1, 2, -1])
-        >>> objectives.SummedELBO()(vae.model, vae.guide)(x, y).backward()
+        >>> objectives.EnumeratedELBO()(vae.model, vae.guide)(x, y).backward()
         >>> vae.classify(x).shape
         torch.Size([4, 3])
     """
@@ -128,15 +129,15 @@ class SemiSupervisedVAE(LabelledVAE):
 
 
 def classification_weight(num_data: int, num_labels: int, *, alpha: float = 0.1) -> float:
-    """The paper's weight of each labelled datum's log q(y | x), alpha times the data per label.
+    """Weight of each labelled datum's log q(y | x) in the paper, alpha times the number of data per label.
 
     Args:
-        num_data: number of training data, with and without a label.
-        num_labels: number of them that have one.
-        alpha: the weight of a mean over all data.
+        num_data: number of training data, with and without labels.
+        num_labels: number of labelled data.
+        alpha: weight of a mean over all data.
 
     Raises:
-        ValueError: no data without a label, no label at all, or a negative alpha.
+        ValueError: no label, no datum without a label, or a negative alpha.
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), eq. 9 and section 4.
@@ -147,8 +148,6 @@ def classification_weight(num_data: int, num_labels: int, *, alpha: float = 0.1)
         50.0
     """
     if num_labels < 1 or num_data <= num_labels or alpha < 0:
-        raise ValueError(
-            "classification_weight: there must be labels, more data than labels, and alpha of 0 or more, got "
-            f"num_data={num_data}, num_labels={num_labels}, alpha={alpha}. Pass data without labels too."
-        )
+        what = f"num_data={num_data}, num_labels={num_labels}, alpha={alpha}"
+        raise refusal("classification_weight", "num_data > num_labels >= 1 and alpha >= 0 must hold", what)
     return alpha * num_data / num_labels

@@ -1,4 +1,4 @@
-"""M1+M2: a semi-supervised model of the latents of a variational autoencoder, and through it of the data."""
+"""M1+M2: a semi-supervised model of the latents of a variational autoencoder, and thereby of the data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.param_store import register
 from pyro_vae.guides import AmortizedGuide, DiagonalNormalGuide
 from pyro_vae.likelihoods import Likelihood
@@ -17,11 +18,11 @@ from pyro_vae.priors import StandardNormalPrior
 
 
 class Split(nn.Module):
-    """The latents of M1 in two parts: those that M2 is a model of, and the others.
+    """Partition of the latents of M1 into active ones, modelled by M2, and the rest.
 
     Args:
-        active: positions of the first part, each once.
-        latent_dim: number of all latents L_1.
+        active: distinct positions of the active latents.
+        latent_dim: number of latents L_1 of M1.
     """
 
     active: Tensor
@@ -29,26 +30,24 @@ class Split(nn.Module):
 
     def __init__(self, active: Tensor, latent_dim: int) -> None:
         super().__init__()
-        chosen = active.tolist()
-        if not chosen or sorted(set(chosen)) != sorted(chosen) or not 0 <= min(chosen) <= max(chosen) < latent_dim:
-            raise ValueError(
-                f"StackedVAE: active must hold positions in 0..{latent_dim - 1}, each once, got active={chosen}. "
-                "Pass those of the latents whose posterior means vary."
-            )
-        rest = [i for i in range(latent_dim) if i not in set(chosen)]
-        self.whole = chosen == list(range(latent_dim))
+        positions = active.tolist()
+        if not positions or len(set(positions)) < len(positions) or not set(positions) <= set(range(latent_dim)):
+            rule, advice = f"active must hold distinct positions in 0..{latent_dim - 1}", "Pass those of active latents"
+            raise refusal("StackedVAE", rule, f"active={positions}", advice)
+        rest = [i for i in range(latent_dim) if i not in set(positions)]
+        self.whole = positions == list(range(latent_dim))
         self.register_buffer("active", active.clone())
         self.register_buffer("rest", torch.tensor(rest, dtype=torch.int64, device=active.device))
 
-    def of(self, q: TorchDistribution, part: Tensor) -> TorchDistribution:
-        """The margin of a diagonal normal, or all of any distribution where nothing is left out or moved."""
+    def marginal(self, q: TorchDistribution, positions: Tensor) -> TorchDistribution:
+        """Marginal of a diagonal normal at the positions; q itself if all latents are active in their order."""
         if self.whole:
             return q
         normal = q.base_dist
-        return Normal(normal.loc[..., part], normal.scale[..., part]).to_event(1)
+        return Normal(normal.loc[..., positions], normal.scale[..., positions]).to_event(1)
 
     def join(self, active: Tensor, rest: Tensor | None) -> Tensor:
-        """Both parts, ``(*batch, L_1)``."""
+        """All latents of M1 in their order, ``(*batch, L_1)``."""
         if self.whole:
             return active
         order = torch.cat([self.active, self.rest]).argsort()
@@ -60,8 +59,8 @@ class StackedModel(LabelledModel):
 
     Args:
         lower: M1.
-        upper: M2's model, of the active z_1.
-        split: which these are.
+        upper: model of M2, of the active z_1.
+        split: the partition of z_1.
     """
 
     def __init__(self, lower: VAE, upper: LabelledModel, split: Split) -> None:
@@ -72,8 +71,7 @@ class StackedModel(LabelledModel):
     def sample_data(self, x: Tensor | None, z: Tensor, label: Tensor) -> Tensor:
         z1, rest = pyro.sample("z1", self.likelihood(z, label)), None
         if len(self.split.rest):
-            margin = self.split.of(self.lower_prior(), self.split.rest)
-            rest = pyro.sample("z1_rest", margin)
+            rest = pyro.sample("z1_rest", self.split.marginal(self.lower_prior(), self.split.rest))
         return pyro.sample("x", self.decoder(self.split.join(z1, rest)), obs=x)
 
 
@@ -82,8 +80,8 @@ class StackedGuide(LabelledGuide):
 
     Args:
         lower: q(z_1 | x).
-        upper: M2's guide, of the active z_1.
-        split: which these are.
+        upper: guide of M2, of the active z_1.
+        split: the partition of z_1.
     """
 
     def __init__(self, lower: AmortizedGuide, upper: LabelledGuide, split: Split) -> None:
@@ -94,9 +92,9 @@ class StackedGuide(LabelledGuide):
         register(self)
         q = self.lower.posterior(x)
         with pyro.plate("data", len(x), dim=-1):
-            z1 = pyro.sample("z1", self.split.of(q, self.split.active))
+            z1 = pyro.sample("z1", self.split.marginal(q, self.split.active))
             if len(self.split.rest):
-                pyro.sample("z1_rest", self.split.of(q, self.split.rest))
+                pyro.sample("z1_rest", self.split.marginal(q, self.split.rest))
             label = self.sample_label(self.classifier.net(z1), x, y)
             z = pyro.sample("z", self.guide.posterior(z1, label), infer=dict(self.guide.infer))
         return z1, label, z
@@ -105,25 +103,25 @@ class StackedGuide(LabelledGuide):
 class StackedVAE(LabelledVAE):
     r"""M1+M2: M2 of the latents :math:`z_1` of a VAE, M1: :math:`p(y)\, p(z)\, p(z_1 | y, z)\, p(x | z_1)`.
 
-    M1 is trained first and kept; then M2, ``upper``, on draws of :math:`q(z_1 | x)`, new ones for every batch
-    (:class:`~pyro_vae.data.LatentSet`). This class is what both are together: a model of x, which may be evaluated,
-    drawn from, and trained further as a whole.
+    M1 is trained first; then M2, ``upper``, on samples of :math:`q(z_1 | x)`, new ones for every batch
+    (:class:`~pyro_vae.data.LatentSet`). This class combines both into a model of x, which can be evaluated, sampled
+    from, and trained further as a whole.
 
-    The latents of M1 that carry nothing may be left out of M2: they keep their prior, of which they are independent.
+    Inactive latents of M1 may be left out of M2: they keep their independent prior.
 
     Args:
         lower: M1.
         upper: M2; its data are the ``active`` latents of M1.
-        active: ``(L,)``, int64, their positions; None takes all. Leaving some out needs a
+        active: ``(L,)``, int64, their positions; None for all. Leaving some out needs a
             :class:`~pyro_vae.guides.DiagonalNormalGuide` and a :class:`~pyro_vae.priors.StandardNormalPrior`.
 
     Attributes:
-        model: the Pyro model with the sites ``"y"``, ``"z"``, ``"z1"``, ``"x"``; ``"z1_rest"`` where latents are left
-            out, ``"label"`` where labels are given.
+        model: the Pyro model with the sites ``"y"``, ``"z"``, ``"z1"``, ``"x"``; ``"z1_rest"`` if latents are left out,
+            ``"label"`` if labels are given.
         guide: the Pyro guide with ``"z1"``, ``"y"``, ``"z"``, and ``"z1_rest"``.
 
     Raises:
-        ValueError: M2 is not a model of that many latents, or latents that depend on each other are left out.
+        ValueError: M2 is a model of another number of latents, or dependent latents are left out.
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), section 2: the stacked model.
@@ -155,16 +153,13 @@ class StackedVAE(LabelledVAE):
         active = torch.arange(lower.latent_dim) if active is None else active
         split = Split(active, lower.latent_dim)
         if upper.data_shape != (len(active),):
-            raise ValueError(
-                f"StackedVAE: M2 must be a model of the {len(active)} active latents, got "
-                f"data_shape={upper.data_shape}. Build it with data_shape=({len(active)},)."
-            )
+            rule, advice = f"M2 must be a model of the {len(active)} active latents", "Build it with their number"
+            raise refusal("StackedVAE", rule, f"data_shape={upper.data_shape}", advice)
         factorised = isinstance(lower.guide, DiagonalNormalGuide) and isinstance(lower.prior, StandardNormalPrior)
         if not isinstance(lower.guide, AmortizedGuide) or not (split.whole or factorised):
-            raise ValueError(
-                "StackedVAE: latents may be left out of diagonal normals only, or moved, got "
-                f"guide={type(lower.guide).__name__}, prior={type(lower.prior).__name__}. Leave active away, for all."
-            )
+            rule = "latents can be left out or reordered for DiagonalNormalGuide and StandardNormalPrior only"
+            what = f"guide={type(lower.guide).__name__}, prior={type(lower.prior).__name__}"
+            raise refusal("StackedVAE", rule, what, "Omit active to use all latents")
         model = StackedModel(lower, upper.model, split)
         super().__init__(model, StackedGuide(lower.guide, upper.guide, split))
 
@@ -178,7 +173,7 @@ class StackedVAE(LabelledVAE):
 
         Args:
             x: ``(*batch, *data_shape)``.
-            num_samples: number of draws of z_1 for each datum; None takes the mean of q(z_1 | x) alone.
+            num_samples: number of samples of z_1 for each datum; None uses the mean of q(z_1 | x) instead.
 
         Returns:
             ``(*batch, C)``.
@@ -186,5 +181,5 @@ class StackedVAE(LabelledVAE):
         Raises:
             ValueError: ``num_samples`` is not positive.
         """
-        q = self.guide.split.of(self.guide.lower.posterior(x), self.guide.split.active)
+        q = self.guide.split.marginal(self.guide.lower.posterior(x), self.guide.split.active)
         return self.mean_over(q, lambda z1: self.classifier.net(z1), num_samples)

@@ -1,12 +1,15 @@
-"""The variational autoencoder: a prior and a likelihood bound into a Pyro model, next to a guide."""
+"""The variational autoencoder: a Pyro model from a prior and a likelihood, and a guide."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.param_store import register
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -33,11 +36,11 @@ class GenerativeModel(nn.Module):
         self.prior, self.likelihood = prior, likelihood
 
     def forward(self, x: Tensor | None = None, *, batch_size: int = 1) -> Tensor:
-        """The Pyro model: samples ``"z"`` and ``"x"`` within the plate ``"data"``.
+        """Run the Pyro model: sample ``"z"`` and ``"x"`` within the plate ``"data"``.
 
         Args:
-            x: ``(B, *data_shape)``, observed; without it x is sampled.
-            batch_size: number of data to sample where ``x`` is not given.
+            x: ``(B, *data_shape)``, observed; None to sample x.
+            batch_size: number of data to sample if ``x`` is None.
 
         Returns:
             x, ``(B, *data_shape)``.
@@ -48,7 +51,7 @@ class GenerativeModel(nn.Module):
             return pyro.sample("x", self.likelihood(z), obs=x)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x, z) = log p(z) + log p(x | z) for ``x`` ``(*batch, *data_shape)``, z ``(*batch, L)``: ``batch``."""
+        """Return log p(z) + log p(x | z), ``batch``, for ``x`` ``(*batch, *data_shape)`` and ``z`` ``(*batch, L)``."""
         return self.prior().log_prob(z) + self.likelihood(z).log_prob(x)
 
 
@@ -88,31 +91,7 @@ class VAE(nn.Module):
 
     def __init__(self, prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
         super().__init__()
-        dims = {"prior": prior.latent_dim, "likelihood": likelihood.latent_dim, "guide": guide.latent_dim}
-        if len(set(dims.values())) > 1:
-            raise ValueError(
-                "VAE: prior, likelihood and guide must share latent_dim, got "
-                f"{', '.join(f'{k}={v}' for k, v in dims.items())}. Build all three with the same latent_dim."
-            )
-        if isinstance(prior, VampPrior) and getattr(prior.guide, "needs_model", False):
-            raise ValueError(
-                "VAE: a VampPrior's guide must not depend on the model, whose prior it is, got "
-                f"guide={type(prior.guide).__name__}. Build the prior with another guide."
-            )
-        categories = getattr(prior, "categories", None), getattr(guide, "categories", None)
-        if None not in categories and len(set(categories)) > 1:
-            raise ValueError(
-                f"VAE: prior and guide must share categories, got prior={categories[0]}, guide={categories[1]}. "
-                "Build both with the same categories."
-            )
-        shapes = {"likelihood": likelihood.data_shape, "guide": guide.data_shape}
-        if isinstance(prior, VampPrior):
-            shapes["pseudo-inputs"] = prior.data_shape
-        if len(set(shapes.values())) > 1:
-            raise ValueError(
-                f"VAE: {', '.join(list(shapes)[:-1])} and {list(shapes)[-1]} must share data_shape, got "
-                f"{', '.join(f'{k}={v}' for k, v in shapes.items())}. Build them with the same data_shape."
-            )
+        _check_pieces(prior, likelihood, guide)
         self.model = GenerativeModel(prior, likelihood)
         self.guide = guide
         guide.attach(self.model.log_joint)
@@ -138,7 +117,7 @@ class VAE(nn.Module):
         return self.likelihood.data_shape
 
     def with_guide(self, guide: Guide) -> VAE:
-        """The same model with another guide; the model's tensors are shared, not copied.
+        """Combine the model with another guide; the model's tensors are shared, not copied.
 
         Args:
             guide: q(z | x) for the same latent_dim and data_shape.
@@ -155,11 +134,11 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def sample(self, num_samples: int = 1, *, mean: bool = False) -> Tensor:
-        """Draw from the model: z from the prior, then x from p(x | z), or its mean.
+        """Sample from the model: z from the prior, then x from p(x | z).
 
         Args:
-            num_samples: number of draws N.
-            mean: return the mean of p(x | z), which is what figures usually show, instead of a draw.
+            num_samples: number of samples N.
+            mean: return the mean of p(x | z), as figures usually show, instead of a sample.
 
         Returns:
             ``(N, *data_shape)``.
@@ -169,5 +148,26 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x | z) at one draw z of q(z | x), ``(*batch, *data_shape)``."""
+        """Mean of p(x | z) at one sample z of q(z | x), ``(*batch, *data_shape)``."""
         return self.decode(self.encode(x).sample()).mean
+
+
+def _check_pieces(prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
+    pieces = {"prior": prior, "likelihood": likelihood, "guide": guide}
+    _check_equal("latent_dim", {name: piece.latent_dim for name, piece in pieces.items()})
+    categories = {name: getattr(pieces[name], "categories", None) for name in ("prior", "guide")}
+    if None not in categories.values():
+        _check_equal("categories", categories)
+    shapes = {"likelihood": likelihood.data_shape, "guide": guide.data_shape}
+    if isinstance(prior, VampPrior):
+        shapes["pseudo-inputs"] = prior.data_shape
+        rule, what = "the guide of a VampPrior must not depend on the model", f"guide={type(prior.guide).__name__}"
+        require(not getattr(prior.guide, "needs_model", False), "VAE", rule, what, "Build the prior with another guide")
+    _check_equal("data_shape", shapes)
+
+
+def _check_equal(attribute: str, values: dict[str, Any]) -> None:
+    *names, last = values
+    rule = f"{', '.join(names)} and {last} must share {attribute}"
+    what = ", ".join(f"{name}={value}" for name, value in values.items())
+    require(len(set(values.values())) == 1, "VAE", rule, what, f"Build them with the same {attribute}")

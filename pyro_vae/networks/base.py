@@ -1,13 +1,15 @@
-"""What every network of the package keeps: shapes in, shapes out, leading dimensions untouched."""
+"""Base class of networks, and the layers and checks that they share."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
+
+from pyro_vae._core.checks import check_choice, refusal, require
 
 Shape: TypeAlias = tuple[int, ...]
 Activation: TypeAlias = Literal["tanh", "relu", "softplus", "gelu", "silu", "elu", "leaky_relu"]
@@ -33,28 +35,29 @@ class Network(nn.Module, ABC):
     Shape:
         ``(*batch, *in_shape) -> (*batch, *out_shape)`` for any ``batch``: ``()``, ``(B,)``, ``(K, B)``, ...
 
+    Attributes:
+        images: which of ``"in_shape"`` and ``"out_shape"`` must be the ``(C, H, W)`` of an image.
+
     Raises:
         ValueError: the input does not end in ``in_shape``.
     """
+
+    images: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
         for name, shape in (("in_shape", in_shape), ("out_shape", out_shape)):
             if not isinstance(shape, tuple | list) or not shape or min(shape) < 1:
-                raise ValueError(
-                    f"{type(self).__name__}: {name} must hold positive sizes, got {name}={shape}. "
-                    "Give one size per dimension, such as (784,) or (1, 28, 28)."
-                )
+                advice = "Give one size per dimension, such as (784,) or (1, 28, 28)"
+                raise refusal(type(self).__name__, f"{name} must hold positive sizes", f"{name}={shape}", advice)
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         self.in_size, self.out_size = math.prod(in_shape), math.prod(out_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[: x.dim() - len(self.in_shape)]
         if x.shape[len(batch) :] != self.in_shape:
-            raise ValueError(
-                f"{type(self).__name__}: the input must end in in_shape={self.in_shape}, "
-                f"got shape={tuple(x.shape)}. Reshape it or build the network with that in_shape."
-            )
+            rule, advice = f"the input must end in in_shape={self.in_shape}", "Reshape it, or build with its shape"
+            raise refusal(type(self).__name__, rule, f"shape={tuple(x.shape)}", advice)
         y = self.transform(x.reshape(math.prod(batch), *self.in_shape))
         return y.reshape(*batch, *self.out_shape)
 
@@ -67,7 +70,7 @@ NetworkFactory: TypeAlias = Callable[[Shape, Shape], Network]
 
 
 def build_network(net: NetworkFactory | nn.Module, in_shape: Shape, out_shape: Shape) -> nn.Module:
-    """Build ``net(in_shape, out_shape)``; a ready-made module is taken as it is.
+    """Build ``net(in_shape, out_shape)``; a module is returned as it is.
 
     Args:
         net: a network class, such as ``partial(MLP, hidden=(500,))``, or a module that keeps leading dimensions.
@@ -83,20 +86,17 @@ def build_network(net: NetworkFactory | nn.Module, in_shape: Shape, out_shape: S
 
 
 def activation_layer(name: str) -> nn.Module:
-    """The layer of an activation's name.
+    """Build the activation layer of a name.
 
     Raises:
-        ValueError: no such activation.
+        ValueError: the name is unknown.
     """
-    if name not in _ACTIVATIONS:
-        raise ValueError(
-            f"activation: must be one of {', '.join(_ACTIVATIONS)}, got activation={name!r}. Pick one of these."
-        )
+    check_choice("Network", "activation", name, _ACTIVATIONS)
     return _ACTIVATIONS[name]()
 
 
 def glorot(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
-    """Glorot-uniform weights and zero biases, in place.
+    """Set Glorot-uniform weights and zero biases in place.
 
     References:
         Understanding the difficulty of training deep feedforward neural networks (Glorot and Bengio, 2010), eq. 16.
@@ -109,22 +109,20 @@ def glorot(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
 
 
 def dropout_rate(name: str, dropout: float) -> float:
-    """The probability, checked.
+    """Return the dropout probability.
 
     Raises:
         ValueError: it is not in [0, 1).
     """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"{name}: dropout must be in [0, 1), got dropout={dropout}. Use for example 0.1.")
+    require(0 <= dropout < 1, name, "dropout must be in [0, 1)", f"dropout={dropout}")
     return dropout
 
 
 def layer_sizes(name: str, argument: str, sizes: Shape) -> Shape:
-    """The sizes as a tuple.
+    """Return the sizes as a tuple.
 
     Raises:
         ValueError: a size is not positive.
     """
-    if any(size < 1 for size in sizes):
-        raise ValueError(f"{name}: {argument} must be positive, got {argument}={sizes}. Use sizes such as (200, 200).")
+    require(all(size >= 1 for size in sizes), name, f"{argument} must be positive", f"{argument}={sizes}")
     return tuple(sizes)

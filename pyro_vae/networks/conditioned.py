@@ -1,4 +1,4 @@
-"""Any network as one of two inputs: what a model with labels makes of the networks that a user chooses."""
+"""Add a context input to any network: models with labels do so with the networks that a user chooses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyro_vae.networks.mlp import MLP, GatedMLP
 
 
 class ConcatenatedNetwork(nn.Module):
-    r"""A network of a datum and a context beside each other, :math:`\mathrm{net}([x; c])`.
+    r"""A network of the concatenated datum and context, :math:`\mathrm{net}([x; c])`.
 
     Args:
         in_shape: shape of x, which is flattened to D entries.
@@ -47,58 +47,58 @@ class ConcatenatedNetwork(nn.Module):
 
 
 def with_context(net: NetworkFactory, context_dim: int) -> Any:
-    r"""The network that is meant where one of x was chosen and one of x and a context is needed.
+    r"""Turn a factory of networks of x into one of networks of x and a context.
 
-    - An :class:`~pyro_vae.networks.MLP` with hidden layers is that of both inputs beside each other, its first layer in
+    - An :class:`~pyro_vae.networks.MLP` with hidden layers becomes that of the concatenated inputs, its first layer in
       two parts, :math:`W [x; c] = W_x x + W_c c`, so that the part of x is computed once for all classes.
-    - Another fully connected network, and any network of a vector, such as a decoder's, has both beside each other.
-    - Any other network of an image ends in a common layer of 200 units, to which the context is added, and which a
-      linear layer follows: :class:`~pyro_vae.networks.ContextNetwork` around it.
+    - Other fully connected networks, and networks of vectors, such as decoders, take the concatenated inputs.
+    - Other networks of images end in a common layer of 200 units, to which the context is added, followed by a linear
+      layer: :class:`~pyro_vae.networks.ContextNetwork` around them.
 
     Args:
         net: a factory, ``net(in_shape, out_shape)``: a class, or a ``partial`` of one.
         context_dim: number of dimensions of the context.
 
     Returns:
-        A factory of networks that are called as ``net(x, c)``.
+        A factory of networks called as ``net(x, c)``.
 
     Example:
         >>> from pyro_vae.networks import ConvDecoder, ConvEncoder
-        >>> chosen = partial(MLP, hidden=(50,)), ConvEncoder, ConvDecoder
+        >>> factories = partial(MLP, hidden=(50,)), ConvEncoder, ConvDecoder
         >>> shapes = ((1, 8, 8), (4,)), ((1, 8, 8), (4,)), ((2,), (1, 8, 8))
-        >>> [type(with_context(n, 3)(*s)).__name__ for n, s in zip(chosen, shapes)]
+        >>> [type(with_context(n, 3)(*s)).__name__ for n, s in zip(factories, shapes)]
         ['ContextNetwork', 'ContextNetwork', 'ConcatenatedNetwork']
     """
     return partial(_build, net, context_dim)
 
 
 def factory_options(factory: Any) -> tuple[Any, dict[str, Any]]:
-    """The class that a factory builds and its keyword arguments, defaults included.
+    """Class that a factory builds, and its keyword arguments with defaults.
 
     Args:
-        factory: a class, or partials of one, or of a function that is given the class, as the command line makes them.
+        factory: a class, a ``partial`` of one, or a ``partial`` of a function whose argument is the class, as the
+            command line builds them.
 
     Returns:
-        The class, None where there is none to be seen, and the arguments.
+        The class, or None for other callables, and the arguments.
     """
-    given: dict[str, Any] = {}
-    found = factory
-    while isinstance(found, partial):
-        given = {**found.keywords, **given}
-        inner = next((a for a in found.args if inspect.isclass(a)), None)
-        found = inner if inner is not None else found.func
-    if not inspect.isclass(found):
-        return None, given
-    parameters = inspect.signature(found).parameters.values()
+    options: dict[str, Any] = {}
+    kind = factory
+    while isinstance(kind, partial):
+        options = {**kind.keywords, **options}
+        kind = next((a for a in kind.args if inspect.isclass(a)), kind.func)
+    if not inspect.isclass(kind):
+        return None, options
+    parameters = inspect.signature(kind).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
-    return found, {**defaults, **given}
+    return kind, {**defaults, **options}
 
 
 def _build(net: NetworkFactory, context_dim: int, in_shape: Shape, out_shape: Shape) -> nn.Module:
     kind, options = factory_options(net)
     if kind is MLP and options["hidden"] and not options["dropout"]:
-        both, first = {"hidden": options["hidden"], "activation": options["activation"]}, partial(MLP, hidden=())
-        return ContextNetwork(in_shape, out_shape, context_dim=context_dim, net=first, **both)
+        layers, first = {"hidden": options["hidden"], "activation": options["activation"]}, partial(MLP, hidden=())
+        return ContextNetwork(in_shape, out_shape, context_dim=context_dim, net=first, **layers)
     if len(in_shape) == 1 or kind in (MLP, GatedMLP):
         return ConcatenatedNetwork(in_shape, out_shape, context_dim=context_dim, net=net)
     return ContextNetwork(in_shape, out_shape, context_dim=context_dim, net=net)

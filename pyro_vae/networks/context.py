@@ -1,9 +1,10 @@
-"""A network of several inputs: the datum and one or more contexts."""
+"""Networks of a datum and one or more contexts."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import refusal
 from pyro_vae.networks.base import (
     Activation,
     NetworkFactory,
@@ -17,17 +18,17 @@ from pyro_vae.networks.mlp import MLP
 
 
 class ContextNetwork(nn.Module):
-    r"""A network of x and contexts that meet in one layer, :math:`\mathrm{out}(f(\mathrm{net}(x) + \sum_i W_i c_i))`.
+    r"""A network of x and contexts with a common layer, :math:`\mathrm{out}(f(\mathrm{net}(x) + \sum_i W_i c_i))`.
 
-    The layer is that of the concatenation, :math:`W [\mathrm{net}'(x); c_1; c_2]`, in parts: what depends on x alone is
-    computed once where a context has more leading dimensions (particles, enumerated classes).
+    The common layer is that of the concatenation, :math:`W [\mathrm{net}'(x); c_1; c_2]`, in parts: the part that
+    depends on x alone is computed once if a context has more leading dimensions (particles, enumerated classes).
 
     Args:
         in_shape: shape of one datum x.
         out_shape: shape of one output.
         context_dim: number of dimensions of the context c, or of each of several.
         net: builds the network of x, ``net(in_shape, (hidden[0],))``.
-        hidden: widths of the layers from the common one on.
+        hidden: widths of the common layer and of those after it.
         activation: the nonlinearity after each of them.
 
     Shape:
@@ -35,7 +36,7 @@ class ContextNetwork(nn.Module):
         ``all``, to ``(*all, *out_shape)``.
 
     Raises:
-        ValueError: at a call, too: a context has another size, or there are more or fewer of them.
+        ValueError: a size is not positive; at a call: the contexts differ in number or size.
 
     Example:
         >>> import torch
@@ -59,10 +60,11 @@ class ContextNetwork(nn.Module):
         hidden = layer_sizes("ContextNetwork", "hidden", hidden)
         dims = (context_dim,) if isinstance(context_dim, int) else tuple(context_dim)
         if not dims or min(dims) < 1 or not hidden:
-            raise ValueError(
-                "ContextNetwork: context_dim must be positive and hidden hold a width, got "
-                f"context_dim={context_dim}, hidden={hidden}. Use the context's size and for example hidden=(200,)."
+            rule, what = (
+                "context_dim must be positive and hidden not empty",
+                f"context_dim={context_dim}, hidden={hidden}",
             )
+            raise refusal("ContextNetwork", rule, what, "Use the size of the context and for example hidden=(200,)")
         self.in_shape, self.out_shape, self.context_dims = tuple(in_shape), tuple(out_shape), dims
         self.net = build_network(net, self.in_shape, hidden[:1])
         self.context = nn.ModuleList(glorot(nn.Linear(dim, hidden[0], bias=False)) for dim in dims)
@@ -71,10 +73,8 @@ class ContextNetwork(nn.Module):
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         if tuple(c.shape[-1] for c in context) != self.context_dims:
-            raise ValueError(
-                f"ContextNetwork: the contexts must have {self.context_dims} dimensions, got "
-                f"shapes={[tuple(c.shape) for c in context]}. Build the network with their context_dim."
-            )
+            rule, what = f"the contexts must have {self.context_dims} dimensions", [tuple(c.shape) for c in context]
+            raise refusal("ContextNetwork", rule, f"shapes={what}", "Build the network with their context_dim")
         common = self.net(x)
         for layer, c in zip(self.context, context, strict=True):
             common = common + layer(c)

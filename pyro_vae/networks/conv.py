@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import require
 from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot, layer_sizes
 
 
@@ -30,6 +31,8 @@ class ConvEncoder(Network):
         >>> ConvEncoder((1, 28, 20), (2, 8))(torch.zeros(4, 3, 1, 28, 20)).shape
         torch.Size([4, 3, 2, 8])
     """
+
+    images = ("in_shape",)
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class ConvEncoder(Network):
 
 
 class ConvDecoder(Network):
-    """One linear layer, then convolutions whose pixel shuffle doubles the image, cropped to the right size.
+    """One linear layer, then convolutions with pixel shuffles that double the image, cropped to ``out_shape``.
 
     Args:
         in_shape: shape of one code; it is flattened.
@@ -77,6 +80,8 @@ class ConvDecoder(Network):
         >>> ConvDecoder((8,), (1, 28, 20))(torch.zeros(4, 3, 8)).shape
         torch.Size([4, 3, 1, 28, 20])
     """
+
+    images = ("out_shape",)
 
     def __init__(
         self,
@@ -103,27 +108,24 @@ class ConvDecoder(Network):
 
 
 def image_shape(name: str, argument: str, shape: Shape) -> tuple[int, int, int]:
-    """The shape of an image, checked.
+    """Return the shape of an image.
 
     Raises:
-        ValueError: it has not three dimensions.
+        ValueError: it does not have three dimensions.
     """
-    if len(shape) != 3:
-        raise ValueError(
-            f"{name}: {argument} must be (channels, height, width), got {argument}={shape}. "
-            "Give images that shape, or use MLP."
-        )
+    rule, advice = f"{argument} must be (channels, height, width)", "Give images that shape, or use MLP"
+    require(len(shape) == 3, name, rule, f"{argument}={shape}", advice)
     return shape[0], shape[1], shape[2]
 
 
 def odd(name: str, kernel_size: int) -> int:
-    """The width of a kernel, checked.
+    """Return the width of a kernel.
 
     Raises:
         ValueError: it is even, so that no padding keeps the image's size.
     """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"{name}: kernel_size must be odd, got kernel_size={kernel_size}. Use 3 or 5.")
+    rule, what = "kernel_size must be odd and positive", f"kernel_size={kernel_size}"
+    require(kernel_size >= 1 and kernel_size % 2 == 1, name, rule, what)
     return kernel_size
 
 
@@ -135,10 +137,10 @@ def halved(size: int, times: Shape) -> int:
 
 
 def pixelwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution; on a CPU as one matrix product per image, which leaves the pixels where they are.
+    """Apply a 1x1 convolution; on a CPU as one matrix product per image.
 
-    Its own convolution reorders them there and back, which takes twice as long as the products. They stay in float32
-    where other layers multiply in bfloat16.
+    On a CPU torch's convolution reorders the pixels before and after, which takes twice as long as the product. The
+    product stays in float32 if other layers multiply in bfloat16.
     """
     if x.device.type != "cpu" or conv.bias is None:
         return conv(x)

@@ -12,7 +12,7 @@ from pyro_vae.networks.conv import halved, image_shape, odd, pixelwise
 
 
 class GatedConv2d(nn.Module):
-    r"""Gated convolution, :math:`(A * x + a) \odot \sigma(B * x + b)`, both in one.
+    r"""Gated convolution, :math:`(A * x + a) \odot \sigma(B * x + b)`, with A and B in one kernel.
 
     References:
         Conditional image generation with PixelCNN decoders (van den Oord et al., 2016), without the tanh of its eq. 2.
@@ -43,7 +43,7 @@ class GatedConvEncoder(Network):
         ``(*batch, C, H, W) -> (*batch, *out_shape)``
 
     References:
-        VAE with a VampPrior (Tomczak and Welling, 2018), section 4, the convolutional models; theirs has two more
+        VAE with a VampPrior (Tomczak and Welling, 2018), section 4, the convolutional models, which have two more
         convolutions that keep the size. https://arxiv.org/abs/1705.07120
 
     Example:
@@ -52,6 +52,8 @@ class GatedConvEncoder(Network):
         >>> GatedConvEncoder((1, 28, 20), (2, 8))(torch.zeros(4, 3, 1, 28, 20)).shape
         torch.Size([4, 3, 2, 8])
     """
+
+    images = ("in_shape",)
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, channels: Shape = (32, 64), kernel_size: int = 3) -> None:
         super().__init__(in_shape, out_shape)
@@ -67,10 +69,10 @@ class GatedConvEncoder(Network):
 
 
 class GatedConvDecoder(Network):
-    """One linear layer, gated convolutions whose pixel shuffle doubles the image, and a 1x1 convolution at the end.
+    """One linear layer, gated convolutions with pixel shuffles that double the image, and a final 1x1 convolution.
 
     The last layer is one matrix for all pixels, from ``features`` numbers to the channels of ``out_shape``, so that
-    many of them, such as the 256 logits of :class:`~pyro_vae.likelihoods.CategoricalLikelihood`, cost little.
+    many channels, such as the 256 logits of :class:`~pyro_vae.likelihoods.CategoricalLikelihood`, are cheap.
 
     Args:
         in_shape: shape of one code; it is flattened.
@@ -83,7 +85,7 @@ class GatedConvDecoder(Network):
         ``(*batch, *in_shape) -> (*batch, C, H, W)``
 
     References:
-        Sylvester normalizing flows for variational inference (van den Berg et al., 2018), section 6; theirs doubles by
+        Sylvester normalizing flows for variational inference (van den Berg et al., 2018), section 6, which doubles by
         transposed convolutions. https://arxiv.org/abs/1803.05649
         Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural network
         (Shi et al., 2016), eq. 4. https://arxiv.org/abs/1609.05158
@@ -94,6 +96,8 @@ class GatedConvDecoder(Network):
         >>> GatedConvDecoder((8,), (256, 28, 20))(torch.zeros(4, 3, 8)).shape
         torch.Size([4, 3, 256, 28, 20])
     """
+
+    images = ("out_shape",)
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class MLP(Network):
 
 
 class GatedLinear(nn.Module):
-    r"""Gated layer, :math:`(A x + a) \odot \sigma(B x + b)`, both products in one.
+    r"""Gated layer, :math:`(A x + a) \odot \sigma(B x + b)`, with A and B in one matrix.
 
     References:
         Language modeling with gated convolutional networks (Dauphin et al., 2017), eq. 1.

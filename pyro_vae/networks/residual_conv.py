@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot, layer_sizes
 from pyro_vae.networks.conv import halved, image_shape, odd, pixelwise
 
@@ -47,7 +48,7 @@ class ResidualConvEncoder(Network):
 
     References:
         Identity mappings in deep residual networks (He et al., 2016). https://arxiv.org/abs/1603.05027
-        Improved variational inference with inverse autoregressive flow (Kingma et al., 2016), section 6, has such
+        Improved variational inference with inverse autoregressive flow (Kingma et al., 2016), section 6, uses such
         networks in a VAE. https://arxiv.org/abs/1606.04934
 
     Example:
@@ -56,6 +57,8 @@ class ResidualConvEncoder(Network):
         >>> ResidualConvEncoder((1, 28, 20), (2, 8))(torch.zeros(4, 3, 1, 28, 20)).shape
         torch.Size([4, 3, 2, 8])
     """
+
+    images = ("in_shape",)
 
     def __init__(
         self,
@@ -70,11 +73,12 @@ class ResidualConvEncoder(Network):
         super().__init__(in_shape, out_shape)
         c, h, w = image_shape("ResidualConvEncoder", "in_shape", in_shape)
         widths = (c, *layer_sizes("ResidualConvEncoder", "channels", channels))
-        kernel, count = odd("ResidualConvEncoder", kernel_size), _count("ResidualConvEncoder", blocks)
+        check_count("ResidualConvEncoder", at_least=0, blocks=blocks)
+        kernel = odd("ResidualConvEncoder", kernel_size)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers.append(glorot(nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2)))
-            layers += [ResidualBlock(after, activation=activation, kernel_size=kernel) for _ in range(count)]
+            layers += [ResidualBlock(after, activation=activation, kernel_size=kernel) for _ in range(blocks)]
         layers += [activation_layer(activation)] if channels else []
         features = widths[-1] * halved(h, channels) * halved(w, channels)
         self.layers = nn.Sequential(*layers, nn.Flatten(), glorot(nn.Linear(features, self.out_size)))
@@ -84,7 +88,7 @@ class ResidualConvEncoder(Network):
 
 
 class ResidualConvDecoder(Network):
-    """One linear layer, residual blocks and a doubling by pixel shuffle in turn, and a 1x1 convolution at the end.
+    """One linear layer, residual blocks alternating with pixel shuffles, and a final 1x1 convolution.
 
     The last layer is one matrix for all pixels, as in :class:`GatedConvDecoder`.
 
@@ -112,6 +116,8 @@ class ResidualConvDecoder(Network):
         torch.Size([4, 3, 256, 28, 20])
     """
 
+    images = ("out_shape",)
+
     def __init__(
         self,
         in_shape: Shape,
@@ -127,11 +133,12 @@ class ResidualConvDecoder(Network):
         c, h, w = image_shape("ResidualConvDecoder", "out_shape", out_shape)
         (features,) = layer_sizes("ResidualConvDecoder", "features", (features,))
         widths = (*layer_sizes("ResidualConvDecoder", "channels", channels), features)
-        kernel, count = odd("ResidualConvDecoder", kernel_size), _count("ResidualConvDecoder", blocks)
+        check_count("ResidualConvDecoder", at_least=0, blocks=blocks)
+        kernel = odd("ResidualConvDecoder", kernel_size)
         start = (widths[0], halved(h, channels), halved(w, channels))
         layers: list[nn.Module] = [glorot(nn.Linear(self.in_size, math.prod(start))), nn.Unflatten(1, start)]
         for before, after in pairwise(widths):
-            layers += [ResidualBlock(before, activation=activation, kernel_size=kernel) for _ in range(count)]
+            layers += [ResidualBlock(before, activation=activation, kernel_size=kernel) for _ in range(blocks)]
             conv = nn.Conv2d(before, 4 * after, kernel, padding=kernel // 2)
             layers += [activation_layer(activation), glorot(conv), nn.PixelShuffle(2)]
         self.layers = nn.Sequential(*layers, activation_layer(activation))
@@ -141,9 +148,3 @@ class ResidualConvDecoder(Network):
     def transform(self, x: Tensor) -> Tensor:
         _, h, w = self.out_shape
         return pixelwise(self.head, self.layers(x.flatten(1))[..., :h, :w])
-
-
-def _count(name: str, blocks: int) -> int:
-    if blocks < 0:
-        raise ValueError(f"{name}: blocks must not be negative, got blocks={blocks}. Use 1 or 2.")
-    return blocks

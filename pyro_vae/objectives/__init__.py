@@ -1,4 +1,4 @@
-"""Objectives: what SVI minimises, and the schedules of their weights."""
+"""Objectives: losses for SVI, as Pyro ELBOs, and schedules of their weights."""
 
 from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.objectives.beta_tc import BetaTC
@@ -11,7 +11,7 @@ from pyro_vae.objectives.renyi import Renyi
 from pyro_vae.objectives.reparameterized import DoublyReparameterized, StickingTheLanding
 from pyro_vae.objectives.schedules import ConstantSchedule, CyclicalSchedule, LinearWarmUp, Schedule
 from pyro_vae.objectives.score_function import VIMCO, ScoreFunction
-from pyro_vae.objectives.summed import SummedELBO
+from pyro_vae.objectives.trace_enum import TraceEnumELBO
 from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
@@ -36,7 +36,7 @@ __all__ = [
     "Schedule",
     "ScoreFunction",
     "StickingTheLanding",
-    "SummedELBO",
     "Terms",
+    "TraceEnumELBO",
     "WakeSleep",
 ]

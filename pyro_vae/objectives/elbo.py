@@ -1,4 +1,4 @@
-"""The evidence lower bound and its weighted forms, as Pyro ELBOs that report reconstruction and KL apart."""
+"""The evidence lower bound and its weighted forms, as Pyro ELBOs that report reconstruction and KL."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.traces import masked, sites
 from pyro_vae._core.types import Program
 from pyro_vae._core.ways import takes_plate
@@ -20,17 +21,17 @@ from pyro_vae.objectives.schedules import Schedule
 
 
 class TraceObjective(Objective):
-    r"""Weighs the traces of Pyro's ELBO that it stands beside: :math:`-(w\, reconstruction - \beta\, KL)`."""
+    r"""Mixin that weights the traces of one of Pyro's ELBOs: :math:`-(w\, reconstruction - \beta\, KL)`."""
 
     def __init__(
         self, *, num_particles: int = 1, beta: float | Schedule = 1.0, reconstruction_weight: float = 1.0
     ) -> None:
         super().__init__(num_particles=num_particles, beta=beta)
         weight = float(reconstruction_weight)
-        self._require("reconstruction_weight", weight, weight >= 0, "must not be negative", "Use 0, 1 or above")
+        self._require("reconstruction_weight", weight, weight >= 0, "must not be negative")
         self.reconstruction_weight = weight
         self._pair: tuple[Program, Program] | None = None
-        self._found: list[Terms] = []
+        self._particle_terms: list[Terms] = []
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
@@ -54,10 +55,10 @@ class TraceObjective(Objective):
         return loss
 
     def _start(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-        self._found = []
+        self._particle_terms = []
         if self._pair == (model, guide):
             return
-        # Pyro's ELBO remembers the plates of the first model it met: make it look again at another pair.
+        # Pyro's ELBO stores the plate nesting of its first model: determine it again for another pair.
         if self._pair is not None:
             self.max_plate_nesting = float("inf")
         self._pair = (model, guide)
@@ -65,20 +66,21 @@ class TraceObjective(Objective):
             self.vectorize_particles = takes_plate(type(self).__name__, model, guide, args, kwargs)
 
     def _collect(self) -> None:
-        sums = (torch.stack([torch.as_tensor(v) for v in values]).sum(0) for values in zip(*self._found, strict=True))
+        columns = zip(*self._particle_terms, strict=True)
+        sums = (torch.stack([torch.as_tensor(v) for v in values]).sum(0) for values in columns)
         self.terms = Terms(*(total / self.num_particles for total in sums))
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        # The guide's factors, such as the reverse model of an auxiliary variable, belong to the KL.
+        # The guide's factors, such as the reverse model of an auxiliary variable, are part of the KL.
         beta = self._weight
         weighted = _Weights(self.reconstruction_weight, beta)(model), _Weights(beta, beta)(guide)
         model_trace, guide_trace = super()._get_trace(*weighted, args, kwargs)
-        self._found.append(self._terms(model_trace, guide_trace))
+        self._particle_terms.append(self._terms(model_trace, guide_trace))
         return model_trace, guide_trace
 
     @abstractmethod
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
-        """What the traces add to the terms."""
+        """The terms of one particle's traces."""
 
 
 class _SampledKL(TraceObjective, Trace_ELBO):
@@ -90,7 +92,7 @@ class ELBO(_SampledKL):
     r"""Evidence lower bound by Monte Carlo, :math:`E_q[\log p(x, z) - \log q(z | x)]`: Pyro's ``Trace_ELBO``.
 
     Args:
-        num_particles: number of draws of z per datum K.
+        num_particles: number of particles K per datum.
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014), eq. 6. https://arxiv.org/abs/1312.6114
@@ -122,14 +124,14 @@ class _AnalyticKL(TraceObjective, TraceMeanField_ELBO):
 class MeanFieldELBO(_AnalyticKL):
     r"""Evidence lower bound with the analytic KL, :math:`E_q[\log p(x | z)] - KL(q(z | x) \| p(z))`.
 
-    Pyro's ``TraceMeanField_ELBO``, but refused where that would be silently wrong (latent sites in another order in
-    the guide than in the model) or silently sampled (no analytic KL between the two distributions).
+    Pyro's ``TraceMeanField_ELBO``, which raises instead of being silently wrong (latent sites in different orders in
+    guide and model) or silently sampling (no analytic KL of the two distributions).
 
     Args:
-        num_particles: number of draws of z per datum K.
+        num_particles: number of particles K per datum.
 
     Raises:
-        ValueError: the KL has no closed form for this pair, or the order of the sites differs.
+        ValueError: at a call: the KL has no closed form for this pair, or the order of the sites differs.
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014), eq. 7. https://arxiv.org/abs/1312.6114
@@ -142,16 +144,16 @@ class MeanFieldELBO(_AnalyticKL):
 class BetaELBO(_SampledKL):
     r"""Weighted bound, :math:`w\, E_q[\log p(x | z)] - \beta\, E_q[\log q(z | x) - \log p(z)]`.
 
-    A schedule moves with :meth:`set_progress`, which :func:`pyro_vae.fit` calls before every step; a loop of your own
-    (Pyro's ``SVI``, say) has to call it too, or beta stays where the schedule starts.
+    Schedules advance by :meth:`set_progress`, which :func:`pyro_vae.fit` calls before every step; other training loops,
+    such as Pyro's ``SVI``, have to call it, or beta keeps its initial value.
 
-    ``beta=0`` is the plain autoencoder: nothing keeps the posterior near the prior. ``reconstruction_weight=0`` is the
-    other extreme: the guide becomes the prior and the data are forgotten.
+    ``beta=0`` is an autoencoder without regularisation towards the prior; with ``reconstruction_weight=0`` the guide
+    becomes the prior.
 
     Args:
         beta: weight of the KL, a number or a :class:`~pyro_vae.objectives.Schedule`.
         reconstruction_weight: weight of the reconstruction.
-        num_particles: number of draws of z per datum K.
+        num_particles: number of particles K per datum.
 
     Raises:
         ValueError: a negative weight.
@@ -180,7 +182,7 @@ class BetaMeanFieldELBO(_AnalyticKL):
     Args:
         beta: weight of the KL, a number or a :class:`~pyro_vae.objectives.Schedule`.
         reconstruction_weight: weight of the reconstruction.
-        num_particles: number of draws of z per datum K.
+        num_particles: number of particles K per datum.
 
     Raises:
         ValueError: as :class:`MeanFieldELBO` and :class:`BetaELBO`.
@@ -197,7 +199,7 @@ class BetaMeanFieldELBO(_AnalyticKL):
 
 
 class _Weights(Messenger):
-    """Scales the log-probabilities of observed and of latent sites; unlike ``poutine.scale`` by 0 as well."""
+    """Scale the log-probabilities of observed and of latent sites; unlike ``poutine.scale``, also by 0."""
 
     def __init__(self, observed: float | Tensor, latent: float | Tensor) -> None:
         super().__init__()
@@ -226,15 +228,13 @@ def _sampled_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
 def _analytic_kl(model_trace: Trace, guide_trace: Trace) -> Tensor:
     extra = [name for name in guide_trace.stochastic_nodes if name not in model_trace.nodes]
     if extra:
-        raise ValueError(
-            f"MeanFieldELBO: the guide must sample the model's sites alone, got {extra} besides. Use ELBO instead."
-        )
+        rule = "the guide must sample the model's latent sites and no others"
+        raise refusal("MeanFieldELBO", rule, f"additional sites {extra}", "Use ELBO")
     names = [name for name in model_trace.stochastic_nodes if name in guide_trace.nodes]
     if names != [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]:
-        raise ValueError(
-            "MeanFieldELBO: model and guide must sample their sites in the same order, "
-            f"got model={names}, guide={guide_trace.stochastic_nodes}. Use ELBO, which is right for any order."
-        )
+        what = f"model={names}, guide={guide_trace.stochastic_nodes}"
+        rule = "model and guide must sample their sites in the same order"
+        raise refusal("MeanFieldELBO", rule, what, "Use ELBO, which is right for any order")
     return sum((_site_kl(guide_trace.nodes[name], model_trace.nodes[name]) for name in names), torch.zeros(()))
 
 
@@ -243,12 +243,11 @@ def _site_kl(guide_site: Any, model_site: Any) -> Tensor:
         kl = kl_divergence(guide_site["fn"], model_site["fn"])
     except NotImplementedError:
         kinds = f"q={type(guide_site['fn']).__name__}, p={type(model_site['fn']).__name__}"
-        raise ValueError(
-            f"MeanFieldELBO: site {model_site['name']!r} must have an analytic KL, got {kinds}. Use ELBO instead."
-        ) from None
+        rule = f"site {model_site['name']!r} must have an analytic KL"
+        raise refusal("MeanFieldELBO", rule, kinds, "Use ELBO") from None
     return masked(kl, guide_site["mask"]).sum()
 
 
 def _log_prob(site: Any) -> Tensor:
-    """Log-probability without any plate or beta scaling, masks applied."""
+    """Log-probability with masks, without plate or beta scales."""
     return masked(site["unscaled_log_prob"], site["mask"])

@@ -1,38 +1,39 @@
-"""The ELBO with the discrete sites of the guide summed over."""
+"""The ELBO with the guide's discrete sites summed over, in one weighted sum over all their values."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from pyro.infer import TraceEnum_ELBO
-from pyro.infer.traceenum_elbo import _find_ordinal
-from pyro.infer.util import Dice
-from pyro.ops import packed
+from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal
-from pyro_vae._core.contexts import isolated_rng
-from pyro_vae._core.traces import latents, losses, observations
-from pyro_vae._core.types import Program
-from pyro_vae.objectives.base import Terms
-from pyro_vae.objectives.elbo import TraceObjective
+from pyro_vae._core.layout import Layout
+from pyro_vae._core.runs import run
+from pyro_vae._core.traces import latents, masked, observations
+from pyro_vae._core.ways import joined
+from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
+from pyro_vae.objectives.programs import Particles, Programs
 from pyro_vae.objectives.schedules import Schedule
 
 
-class EnumeratedELBO(TraceObjective, TraceEnum_ELBO):
+class EnumeratedELBO(PerDatumObjective):
     r"""Evidence lower bound, exact over discrete sites, :math:`\sum_y q(y | x) [\log p(x, y) - \log q(y | x)]`.
 
-    Pyro's ``TraceEnum_ELBO``. Summed over are the guide's sites with ``infer={"enumerate": "parallel"}``; the others
-    are drawn.
+    Guide sites with ``infer={"enumerate": "parallel"}`` are summed over; the other sites are sampled, separately for
+    each combination of values that they depend on. All combinations are evaluated at once, in dimensions before all
+    others, which is several times faster than :class:`TraceEnumELBO` but needs a single plate of data, with every
+    enumerated site once per datum, pathwise gradients for the other sites, and one scale for all.
 
     Args:
-        num_particles: number of draws K of what is not summed over.
+        num_particles: number of samples K of the sites that are not summed over.
         beta: weight of the KL, a number or a :class:`~pyro_vae.objectives.Schedule`.
 
     Raises:
-        ValueError: at a call: the model has a latent site that the guide does not have.
+        ValueError: at a call: an enumerated site is in a plate other than that of the data, or a sampled site has no
+            pathwise gradient.
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), eq. 7.
@@ -55,41 +56,76 @@ class EnumeratedELBO(TraceObjective, TraceEnum_ELBO):
     """
 
     sums = True
+    together = True
+    advice = 'ScoreFunction, or infer={"enumerate": "parallel"} for a discrete site'
 
     def __init__(self, *, num_particles: int = 1, beta: float | Schedule = 1.0) -> None:
         super().__init__(num_particles=num_particles, beta=beta)
 
-    def _guess_max_plate_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-        with isolated_rng():
-            super()._guess_max_plate_nesting(model, guide, args, kwargs)
+    def _estimate(self, programs: Programs) -> Estimate:
+        particles, beta = _expected(programs), self._weight
+        bound = particles.log_weight.mean(0)
+        if isinstance(beta, Tensor) or beta != 1.0:
+            bound = (particles.log_likelihood - beta * particles.kl).mean(0)
+        return Estimate(bound, bound, particles)
 
-    def _terms(self, model_trace: Trace, guide_trace: Trace) -> Terms:
-        _check_latents(model_trace, guide_trace)
-        ordering = {s["name"]: _find_ordinal(t, s) for t in (model_trace, guide_trace) for s in (*_all(t), *losses(t))}
-        dice = Dice(guide_trace, ordering)
-        log_likelihood, log_prior, log_guide = (
-            _expectation(dice, ordering, found)
-            for found in (observations(model_trace), latents(model_trace), _all(guide_trace))
-        )
-        return Terms(log_likelihood, log_guide - log_prior)
+    def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
+        if len(layout.dims) > 1:
+            raise refusal(layout.owner, "the data must be in one plate", f"{len(layout.dims)}", "Use TraceEnumELBO")
+        for site in filter(_is_summed, latents(guide_trace)):
+            layout.check_summed(site)
+            if site["infer"].get("num_samples"):
+                rule, what = "an enumerated site must be summed over exactly", f"infer={site['infer']}"
+                raise refusal(layout.owner, rule, what, "Omit num_samples, or use TraceEnumELBO")
 
-
-def _all(trace: Trace) -> list[Any]:
-    return [*latents(trace), *observations(trace)]
-
-
-def _expectation(dice: Dice, ordering: dict[str, Any], sites: list[Any]) -> Tensor:
-    """The mean over the guide of the sum of the sites' log-probabilities, masked and not scaled."""
-    costs: dict[Any, list[Tensor]] = {}
-    for site in sites:
-        value = packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
-        costs.setdefault(ordering[site["name"]], []).append(value)
-    return torch.as_tensor(dice.compute_expectation(costs)).detach()
+    def _check_sites(self, guide_trace: Trace) -> None:
+        for site in latents(guide_trace):
+            if _is_summed(site) and site["fn"].has_rsample:
+                rule, what = "an enumerated site must be discrete", f"the relaxed site {site['name']!r}"
+                raise refusal(type(self).__name__, rule, what, "Use ELBO, or CategoricalGuide(estimator='enumerate')")
+        super()._check_sites(guide_trace)
 
 
-def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
-    for site in latents(model_trace):
-        if site["name"] not in guide_trace.nodes:
-            what = f"{site['name']!r} in the model alone"
-            rule = "the guide must have every latent site"
-            raise refusal("EnumeratedELBO", rule, what, "Use Pyro's TraceEnum_ELBO, which sums over it")
+def _expected(programs: Programs) -> Particles:
+    """K particles for each combination of enumerated values, averaged over the combinations, ``(K, B)``."""
+    runs, num, args, kwargs = programs.runs, programs.num, programs.args, programs.kwargs
+    guides = run(programs.guide, runs.guide_layout, runs.axes, num, args, kwargs, enum=True)
+    models = run(programs.model, runs.model_layout, runs.axes, num, args, kwargs, at=guides)
+    terms = [_terms_of_run(runs.guide_layout, num // len(guides), *pair) for pair in zip(guides, models, strict=True)]
+    likelihood, prior, guide, factor, loss = (joined(term) for term in zip(*terms, strict=True))
+    return Particles(likelihood, prior, guide, factor, loss, runs, num, models, guides)
+
+
+def _terms_of_run(layout: Layout, num: int, guide_trace: Trace, model_trace: Trace) -> list[Tensor]:
+    """Likelihood, prior, guide, factors and losses of one run, averaged over the enumerated values."""
+    proposed = latents(guide_trace)
+    weight = _total([_log_prob(layout, num, site, masks=False) for site in proposed if _is_summed(site)]).exp()
+    groups = observations(model_trace), latents(model_trace), proposed, layout.factors(guide_trace)
+    return [
+        _mean(weight, _total([_log_prob(layout, num, site) for site in group]))
+        for group in (*groups, layout.losses(guide_trace))
+    ]
+
+
+def _mean(weight: Tensor, value: Tensor) -> Tensor:
+    # A value of probability 0 contributes 0 even if its log-density is -inf; a NaN weight stays NaN.
+    terms = weight * torch.where(weight == 0, 0.0, value)
+    return terms.flatten(0, terms.dim() - 3).sum(0) if terms.dim() > 2 else terms
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    """Sum of the parts, ``(*values, K, B)``; a scalar 0 if there are no parts."""
+    return sum(parts[1:], parts[0]) if parts else torch.zeros(())
+
+
+def _log_prob(layout: Layout, num: int, site: Any, *, masks: bool = True) -> Tensor:
+    """Log-probability of a site, ``(*values, K, B)``; without masks, that of the distribution it is sampled from."""
+    fn, mask = site["fn"], site["mask"] if masks else None
+    while not masks and isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    value = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
+    return layout.per_value(num, site, masked(value, mask))
+
+
+def _is_summed(site: Any) -> bool:
+    return site["infer"].get("enumerate") == "parallel"

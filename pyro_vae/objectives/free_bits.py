@@ -1,38 +1,38 @@
-"""The ELBO with a part of the KL for free."""
+"""The ELBO with free bits: a KL that is not penalised below a threshold."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import check_choice, refusal
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents, masked
 from pyro_vae.objectives.latent_structure import scalar_factors
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
-from pyro_vae.objectives.programs import Draws, Programs
+from pyro_vae.objectives.programs import Particles, Programs
 
 Groups = Literal["dimension", "site"]
 
 
 class FreeBits(PerDatumObjective):
-    r"""ELBO whose KL costs nothing below lambda nats per group, :math:`E[\log p(x | z)] - \sum_j \max(\lambda, KL_j)`.
+    r"""ELBO with lambda free nats per group of latents, :math:`E[\log p(x | z)] - \sum_j \max(\lambda, KL_j)`.
 
-    :math:`KL_j` is that of group j, averaged over the batch and the particles: analytic where it has a closed form and
-    model and guide sample their sites in one order, else by the draws. No group is worth emptying, which is what the
-    guide does early in the training of a strong decoder.
+    :math:`KL_j` is the KL of group j, averaged over the batch and the particles: analytic if it has a closed form and
+    model and guide sample their sites in the same order, otherwise estimated from the particles. Emptying a group
+    gains nothing, which prevents posterior collapse early in the training of a strong decoder.
 
-    It holds for every reparameterised guide without auxiliary sites; ``"dimension"`` needs prior and posterior that
-    factorise over the dimensions of z.
+    For reparameterised guides without auxiliary sites; ``"dimension"`` needs a prior and a posterior that factorise
+    over the dimensions of z.
 
     Args:
-        nats: lambda, of each group; log 2 = 0.693 is a bit.
+        nats: lambda, of each group; log 2 = 0.693 is one bit.
         groups: ``"dimension"``, every dimension of every latent site; ``"site"``, every latent site as a whole.
-        num_particles: number of draws of z per datum K.
+        num_particles: number of particles K per datum.
 
     Raises:
         ValueError: a negative lambda; at a call: prior or posterior do not factorise, or the guide has auxiliary sites.
@@ -58,9 +58,7 @@ class FreeBits(PerDatumObjective):
     def __init__(self, *, nats: float = 0.5, groups: Groups = "dimension", num_particles: int = 1) -> None:
         super().__init__(num_particles=num_particles)
         self._require("nats", nats, nats >= 0, "must not be negative", "Use 0.1 to 2")
-        self._require(
-            "groups", repr(groups), groups in ("dimension", "site"), "must be 'dimension' or 'site'", "Use one"
-        )
+        check_choice("FreeBits", "groups", groups, get_args(Groups))
         self.nats, self.groups = float(nats), groups
 
     def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
@@ -73,21 +71,21 @@ class FreeBits(PerDatumObjective):
                     scalar_factors(layout.owner, trace.nodes[site["name"]], role, "Use groups='site'")
 
     def _estimate(self, programs: Programs) -> Estimate:
-        draws = programs.draw()
-        groups = [self._kl(draws, site["name"]) for site in latents(draws.guide_trace)]
+        particles = programs.sample()
+        groups = [self._kl(particles, site["name"]) for site in latents(particles.guide_trace)]
         cost = torch.cat(groups).clamp_min(self.nats).sum() if groups else 0.0
-        bound = draws.log_likelihood.mean(0) - cost
-        return Estimate(bound, bound, draws)
+        bound = particles.log_likelihood.mean(0) - cost
+        return Estimate(bound, bound, particles)
 
-    def _kl(self, draws: Draws, name: str) -> Tensor:
-        """(J,): the KL of the site's groups, averaged over batch and particles."""
-        pairs = zip(draws.guide_traces, draws.model_traces, strict=True)
-        each, layout = draws.num // len(draws.guide_traces), draws.runs.guide_layout
+    def _kl(self, particles: Particles, name: str) -> Tensor:
+        """KL of the site's groups, ``(J,)``, averaged over batch and particles."""
+        pairs = zip(particles.guide_traces, particles.model_traces, strict=True)
+        each, layout = particles.num // len(particles.guide_traces), particles.runs.guide_layout
         kl = torch.cat([self._of_run(layout, each, q.nodes[name], p, _same_order(q, p)) for q, p in pairs])
         return kl.flatten(2).mean((0, 1)) if kl.dim() > 2 else kl.mean().unsqueeze(0)
 
     def _of_run(self, layout: Layout, num: int, site: Any, model_trace: Trace, analytic: bool) -> Tensor:
-        """``(K, B, *event)``: the KL of each datum, or of each of its dimensions, in one run."""
+        """KL of each datum, or of each of its dimensions, in one run, ``(K, B, *event)``."""
         q, p, event_dim = site["fn"], model_trace.nodes[site["name"]]["fn"], 0
         if self.groups == "dimension":
             q, p, event_dim = q.base_dist, p.base_dist, q.event_dim
@@ -107,6 +105,6 @@ def _analytic(q: Any, p: Any) -> Tensor | None:
 
 
 def _same_order(*traces: Trace) -> bool:
-    """Whether no site's KL depends on a later one."""
+    """Whether all traces have their latent sites in the same order, so that no site's KL depends on a later site."""
     names = [[site["name"] for site in latents(trace)] for trace in traces]
     return names[0] == names[1]

@@ -1,7 +1,8 @@
-"""Bounds by importance weights: IWAE and its combination with the ELBO."""
+"""Importance-weighted bounds: IWAE and its combination with the ELBO."""
 
 from __future__ import annotations
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective, log_mean_exp
 from pyro_vae.objectives.programs import Programs
 
@@ -9,11 +10,11 @@ from pyro_vae.objectives.programs import Programs
 class IWAE(PerDatumObjective):
     r"""Importance-weighted bound, :math:`E[\log \frac1K \sum_k w_k]` with :math:`w_k = p(x, z_k) / q(z_k | x)`.
 
-    K = 1 is the ELBO; with K the bound rises to log p(x), and the guide's gradient drowns in its noise (as
-    :math:`1/\sqrt K`; see :func:`~pyro_vae.evaluation.gradient_snr`): use :class:`DoublyReparameterized` for many.
+    K = 1 is the ELBO; with K the bound rises to log p(x), while the signal-to-noise ratio of the guide's gradient falls
+    as :math:`1/\sqrt K` (:func:`~pyro_vae.evaluation.gradient_snr`): use :class:`DoublyReparameterized` for large K.
 
     Args:
-        num_particles: number of draws of z per datum K.
+        num_particles: number of particles K per datum.
 
     Raises:
         ValueError: at a call: no weights per datum, or a latent site that is not reparameterised.
@@ -36,19 +37,19 @@ class IWAE(PerDatumObjective):
         super().__init__(num_particles=num_particles)
 
     def _estimate(self, programs: Programs) -> Estimate:
-        draws = programs.draw()
-        bound = log_mean_exp(draws.log_weight)
-        return Estimate(bound, bound, draws)
+        particles = programs.sample()
+        bound = log_mean_exp(particles.log_weight)
+        return Estimate(bound, bound, particles)
 
 
 class MIWAE(PerDatumObjective):
     r"""Mean of M importance-weighted bounds, :math:`\frac1M \sum_m \log \frac1K \sum_k w_{m, k}`.
 
-    The same bound as IWAE's with K, at a gradient whose noise falls with M.
+    The expectation is that of IWAE with K particles, and the noise of the gradient falls with M.
 
     Args:
-        num_particles: number of draws of z per datum and bound K.
-        num_batches: number of bounds M; M K draws are made.
+        num_particles: number of particles K per datum and bound.
+        num_batches: number of bounds M, each of K particles.
 
     Raises:
         ValueError: at a call: as :class:`IWAE`.
@@ -70,7 +71,7 @@ class MIWAE(PerDatumObjective):
 
     def __init__(self, *, num_particles: int = 8, num_batches: int = 8) -> None:
         super().__init__(num_particles=num_particles)
-        self._require("num_batches", num_batches, num_batches >= 1, "must be at least 1", "Use 8")
+        check_count("MIWAE", num_batches=num_batches)
         self.num_batches = num_batches
 
     @property
@@ -78,7 +79,7 @@ class MIWAE(PerDatumObjective):
         return self.num_batches * self.num_particles
 
     def _estimate(self, programs: Programs) -> Estimate:
-        draws = programs.draw()
-        log_weight = draws.log_weight.unflatten(0, (self.num_particles, self.num_batches))  # (K, M, B)
+        particles = programs.sample()
+        log_weight = particles.log_weight.unflatten(0, (self.num_particles, self.num_batches))  # (K, M, B)
         bound = log_mean_exp(log_weight).mean(0)
-        return Estimate(bound, bound, draws)
+        return Estimate(bound, bound, particles)

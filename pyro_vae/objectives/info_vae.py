@@ -1,20 +1,20 @@
-"""The InfoVAE family: a weighted KL beside the maximum mean discrepancy between aggregate posterior and prior."""
+"""The InfoVAE family: a weighted KL and the maximum mean discrepancy of aggregate posterior and prior."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import check_choice, refusal
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.runs import stack_latents
 from pyro_vae._core.traces import latents
 from pyro_vae.objectives.latent_structure import single_latent
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
-from pyro_vae.objectives.programs import Draws, Programs
+from pyro_vae.objectives.programs import Particles, Programs
 
 Kernel = Literal["rbf", "imq"]
 
@@ -22,19 +22,19 @@ Kernel = Literal["rbf", "imq"]
 class InfoVAE(PerDatumObjective):
     r"""InfoVAE, :math:`E[\log p(x | z)] - (1 - \alpha) KL(q(z | x) \| p(z)) - (\alpha + \lambda - 1) MMD^2(q, p)`.
 
-    :math:`MMD^2(q, p) = E k(z, z') - 2 E k(z, v) + E k(v, v')` with z of the aggregate posterior and v of the prior,
-    estimated without bias from the draws for the batch and as many of the prior; 0 for a single datum. alpha = 0 and
-    lambda = 1 is the ELBO; alpha = 1 the MMD-VAE, whose posterior may say as much of x as it likes.
+    :math:`MMD^2(q, p) = E k(z, z') - 2 E k(z, v) + E k(v, v')` with z from the aggregate posterior, v from the prior:
+    an unbiased estimate from the samples of the batch and equally many of the prior; 0 for a single datum. alpha = 0
+    and lambda = 1 is the ELBO; alpha = 1 the MMD-VAE, which does not penalise the mutual information of x and z.
 
-    It holds for every reparameterised guide of a model with one latent site, auxiliary variables included.
+    For reparameterised guides, including auxiliary variables, of models with one latent site.
 
     Args:
-        alpha: how much of the KL is left out, at most 1.
+        alpha: fraction of the KL that is omitted, at most 1.
         mmd_weight: lambda, at least 1 - alpha.
         kernel: ``"rbf"``, :math:`\exp(-d^2 / C)`, or ``"imq"``, :math:`C / (C + d^2)`.
-        bandwidth: h, of :math:`C = 2 h^2`; None for :math:`h^2` = the number of latent dimensions, where C is the
-            mean squared distance of two draws of a standard normal prior.
-        num_particles: number of draws of z per datum K, each of which is a sample of the aggregate posterior.
+        bandwidth: h, of :math:`C = 2 h^2`; None for :math:`h^2` = the number of latent dimensions, for which C is the
+            mean squared distance of two samples of a standard normal prior.
+        num_particles: number of particles K per datum, each of which is a sample of the aggregate posterior.
 
     Raises:
         ValueError: weights or kernel out of range; at a call: several latent sites.
@@ -68,10 +68,10 @@ class InfoVAE(PerDatumObjective):
         num_particles: int = 1,
     ) -> None:
         super().__init__(num_particles=num_particles)
-        self._require("alpha", alpha, alpha <= 1, "must be at most 1", "Use 0 to 1")
-        self._require("mmd_weight", mmd_weight, alpha + mmd_weight >= 1, "must be at least 1 - alpha", "Use 10")
-        self._require("kernel", repr(kernel), kernel in ("rbf", "imq"), "must be 'rbf' or 'imq'", "Use one")
-        self._require("bandwidth", bandwidth, bandwidth is None or bandwidth > 0, "must be positive", "Use None")
+        self._require("alpha", alpha, alpha <= 1, "must be at most 1")
+        self._require("mmd_weight", mmd_weight, alpha + mmd_weight >= 1, "must be at least 1 - alpha")
+        check_choice("InfoVAE", "kernel", kernel, get_args(Kernel))
+        self._require("bandwidth", bandwidth, bandwidth is None or bandwidth > 0, "must be positive or None")
         self.alpha, self.mmd_weight = float(alpha), float(mmd_weight)
         self.kernel, self.bandwidth = kernel, bandwidth
 
@@ -81,19 +81,20 @@ class InfoVAE(PerDatumObjective):
         with torch.enable_grad():
             learned = site["fn"].log_prob(site["value"].detach()).requires_grad
         if learned and not site["fn"].has_rsample:
-            rule, what = "a learned prior must have reparameterised draws", f"{type(site['fn']).__name__} without"
+            rule, what = "a learned prior must have reparameterised samples", f"{type(site['fn']).__name__} without"
             raise refusal(layout.owner, rule, what, "Use a fixed prior, or ELBO")
 
     def _estimate(self, programs: Programs) -> Estimate:
-        draws = programs.draw()
-        site = next(iter(latents(draws.model_trace)))
-        mmd = self._mmd(draws.latent.nodes[site["name"]]["value"].flatten(2), _prior_draws(draws, site["name"]))
-        kl = draws.log_guide + draws.log_factor - draws.log_prior
-        bound = (draws.log_likelihood - (1 - self.alpha) * kl).mean(0) - (self.alpha + self.mmd_weight - 1) * mmd
-        return Estimate(bound, bound, draws)
+        particles = programs.sample()
+        site = next(iter(latents(particles.model_trace)))
+        z = particles.latent.nodes[site["name"]]["value"].flatten(2)  # (K, B, D)
+        mmd = self._mmd(z, _prior_samples(particles, site["name"]))
+        elbo = (particles.log_likelihood - (1 - self.alpha) * particles.kl).mean(0)
+        bound = elbo - (self.alpha + self.mmd_weight - 1) * mmd
+        return Estimate(bound, bound, particles)
 
     def _mmd(self, z: Tensor, v: Tensor) -> Tensor:
-        """Squared discrepancy between draws ``(K, B, D)`` of two distributions, averaged over K."""
+        """Squared discrepancy between samples ``(K, B, D)`` of two distributions, averaged over K."""
         num = z.shape[1]
         if num == 1:
             return z.new_zeros(())
@@ -102,21 +103,21 @@ class InfoVAE(PerDatumObjective):
         return (within - 2 * self._kernel(z, v).mean((1, 2))).mean()
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
-        """(K, B, B)"""
+        """Kernel matrices, ``(K, B, B)``."""
         square = a.shape[-1] if self.bandwidth is None else self.bandwidth**2
         distance = (a.unsqueeze(2) - b.unsqueeze(1)).square().sum(-1) / (2 * square)
         return (-distance).exp() if self.kernel == "rbf" else 1 / (1 + distance)
 
 
-def _prior_draws(draws: Draws, name: str) -> Tensor:
-    """``(K, B, D)`` draws of the prior of a latent site."""
-    drawn = [trace.copy() for trace in draws.model_traces]
-    for trace in drawn:
-        trace.nodes[name] = {**trace.nodes[name], "value": _draw(trace.nodes[name])}
-    return stack_latents(drawn, draws.runs.model_layout, draws.num).nodes[name]["value"].flatten(2)
+def _prior_samples(particles: Particles, name: str) -> Tensor:
+    """Samples of the prior of a latent site, ``(K, B, D)``."""
+    models = [trace.copy() for trace in particles.model_traces]
+    for trace in models:
+        trace.nodes[name] = {**trace.nodes[name], "value": _sample_prior(trace.nodes[name])}
+    return stack_latents(models, particles.runs.model_layout, particles.num).nodes[name]["value"].flatten(2)
 
 
-def _draw(site: Any) -> Tensor:
-    """As many of the prior."""
+def _sample_prior(site: Any) -> Tensor:
+    """Samples of the prior, with the shape of the site's value."""
     prior = site["fn"].expand(site["value"].shape[: site["value"].dim() - site["fn"].event_dim])
     return prior.rsample() if prior.has_rsample else prior.sample()

@@ -1,4 +1,4 @@
-"""Distributions that are products over the dimensions of z."""
+"""Requirements of objectives on the latent sites: a single one, or factorised distributions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pyro_vae._core.traces import latents
 
 
 def scalar_factors(owner: str, site: Any, role: str, advice: str) -> Distribution:
-    """The distributions of the single dimensions that a site's is the product of.
+    """Distributions of the single dimensions, whose product is that of a site.
 
     Args:
-        owner: name to begin the message with.
-        site: of a trace.
-        role: what the distribution is, for the message.
-        advice: what to do instead.
+        owner: class name for the error.
+        site: site of a trace.
+        role: "prior" or "posterior", for the error.
+        advice: advice for the error.
 
     Raises:
-        ValueError: it is no such product.
+        ValueError: the distribution does not factorise.
     """
     fn = site["fn"]
     if isinstance(fn, Independent) and fn.base_dist.event_shape == Size():
@@ -36,14 +36,15 @@ def single_latent(layout: Layout, model_trace: Trace) -> Any:
     """The one latent site of a model whose only plate is that of the data.
 
     Raises:
-        ValueError: there are several, masks, or plates within that of the data.
+        ValueError: there are several latent sites, masks, or plates within that of the data.
     """
-    found = latents(model_trace)
-    if len(found) != 1:
-        what = f"sites {[site['name'] for site in found]}"
+    candidates = latents(model_trace)
+    if len(candidates) != 1:
+        what = f"sites {[site['name'] for site in candidates]}"
         raise refusal(layout.owner, "the model must have one latent site", what, "Use ELBO or BetaELBO")
-    if layout.depth != 1 or layout.dims != (-1,) or not (found[0]["mask"] is None or found[0]["mask"] is True):
-        what = f"plates in {layout.depth} dimensions, mask={found[0]['mask']}"
+    mask = candidates[0]["mask"]
+    if layout.depth != 1 or layout.dims != (-1,) or not (mask is None or mask is True):
+        what = f"plates in {layout.depth} dimensions, mask={mask}"
         rule = "the latent site must be in the plate of the data alone, without a mask"
         raise refusal(layout.owner, rule, what, "Use ELBO or BetaELBO")
-    return found[0]
+    return candidates[0]

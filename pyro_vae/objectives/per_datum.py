@@ -1,4 +1,4 @@
-"""What objectives share that are a sum over the data of a function of each datum's log-weights."""
+"""Base class of objectives that sum a function of each datum's log-weights over the data."""
 
 from __future__ import annotations
 
@@ -30,31 +30,37 @@ from pyro_vae._core.types import Program
 from pyro_vae._core.ways import Densities, Runs, choose, for_one_sample, joined
 from pyro_vae.distributions import RelaxedIndependentOneHotCategorical
 from pyro_vae.objectives.base import Objective, Terms
-from pyro_vae.objectives.programs import Draws, Programs
+from pyro_vae.objectives.programs import Particles, Programs
 from pyro_vae.objectives.schedules import Schedule
 
 
 class Estimate(NamedTuple):
-    """A bound per datum ``(B,)``, and what the gradient is taken of: the same, or a surrogate."""
+    """A bound per datum, ``(B,)``, and the surrogate whose gradient is used, which may be the bound."""
 
     bound: Tensor
     surrogate: Tensor
-    draws: Draws
+    particles: Particles
 
 
 class PerDatumObjective(Objective):
-    r"""Minimised is :math:`-\sum_b s_b\, \mathcal{L}_b`: a bound per datum, times the scale of its plate outside of it.
+    r"""Loss :math:`-\sum_b s_b\, \mathcal{L}_b`: a bound per datum, multiplied by the scale of its plate.
 
-    Pyro's own multi-sample objectives (``RenyiELBO``, ``ReweightedWakeSleep``) scale the log-weights themselves or
-    weigh the batch as a whole. Here a subsampled plate, ``poutine.scale`` and a batch of any size leave it a bound.
+    Pyro's multi-sample objectives (``RenyiELBO``, ``ReweightedWakeSleep``) scale the log-weights or weight the batch as
+    a whole. Here the loss remains a bound under subsampled plates, ``poutine.scale`` and any batch size.
 
     Args:
-        num_particles: number of draws of z per datum K.
+        num_particles: number of particles K per datum.
         beta: a weight that may be scheduled.
+
+    Attributes:
+        pathwise: whether the samples must be reparameterised.
+        advice: advice of the error if they are not.
+        together: whether model and guide have to run in the same way.
+        holds: whether the guide's parameters are held constant in its density.
 
     Raises:
         ValueError: at a call: the programs have no weights per datum, the sites differ in their scales, or a latent
-            site has no pathwise gradient where the estimator needs one.
+            site has no pathwise gradient although the estimator needs one.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016). https://arxiv.org/abs/1509.00519
@@ -72,43 +78,41 @@ class PerDatumObjective(Objective):
 
     @abstractmethod
     def _estimate(self, programs: Programs) -> Estimate:
-        """The bound of each datum."""
+        """Evaluate the bound of each datum."""
 
     @property
     def num_draws(self) -> int:
-        """Number of draws that an evaluation makes per datum."""
+        """Number of samples per datum in one evaluation."""
         return self.num_particles
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
         estimate = self._estimated(model, guide, args, kwargs)
-        draws = estimate.draws
-        _check_scales(draws.runs.model_layout, draws.model_trace, draws.guide_trace)
-        self._check_draws(draws.guide_trace)
-        kl = draws.log_guide + draws.log_factor - draws.log_prior
-        kl = kl if kl.dim() else kl.expand_as(draws.log_likelihood)
-        self.terms = Terms(*(term.detach().mean(0).sum() for term in (draws.log_likelihood, kl)))
-        scale = _scale(draws)
+        particles = estimate.particles
+        _check_scales(particles.runs.model_layout, particles.model_trace, particles.guide_trace)
+        self._check_sites(particles.guide_trace)
+        self.terms = Terms(*(term.detach().mean(0).sum() for term in (particles.log_likelihood, particles.kl)))
+        scale = _scale(particles)
         value = -(scale * estimate.bound.detach()).sum()
         surrogate = -(scale * estimate.surrogate).sum()
-        return value + (surrogate - surrogate.detach()) + (scale * draws.loss).sum(-1).mean()
+        return value + (surrogate - surrogate.detach()) + (scale * particles.loss).sum(-1).mean()
 
     def _estimated(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Estimate:
-        """The estimate; programs with other sites than before are examined again, and refused by name or run anew."""
-        found, state = self._examination(model, guide, args, kwargs), None if is_tracing() else _random_state()
+        """Evaluate the bound; programs whose sites have changed are examined again first."""
+        examined, state = self._examination(model, guide, args, kwargs), None if is_tracing() else _random_state()
         try:
-            estimate = self._estimate(Programs(found.runs, found.owners, guide, args, kwargs, self.num_draws))
-            if found.knows(estimate.draws):
+            estimate = self._estimate(Programs(examined.runs, examined.owners, guide, args, kwargs, self.num_draws))
+            if examined.is_known(estimate.particles):
                 return estimate
-        except RuntimeError:  # of shapes: other sites, in a way of running that they do not take
-            if state is None or not found.known:
+        except RuntimeError:  # of shapes: the way of running does not suit other sites
+            if state is None or not examined.known:
                 raise
         self._examined = {}
-        found = self._examination(model, guide, args, kwargs)
+        examined = self._examination(model, guide, args, kwargs)
         if state is not None:
             _set_random_state(state)
-        estimate = self._estimate(Programs(found.runs, found.owners, guide, args, kwargs, self.num_draws))
-        found.knows(estimate.draws)
+        estimate = self._estimate(Programs(examined.runs, examined.owners, guide, args, kwargs, self.num_draws))
+        examined.is_known(estimate.particles)
         return estimate
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -128,7 +132,7 @@ class PerDatumObjective(Objective):
         return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
 
     def _examination(self, model: Program, guide: Program, args: Any, kwargs: Any) -> _Examined:
-        """How the programs run; they are examined when they are new, or are called in a new way."""
+        """The examination of the pair, made once for each kind of arguments."""
         if self._pair != (model, guide):
             self._pair, self._examined = (model, guide), {}
         way = kinds_of(args, kwargs)
@@ -140,11 +144,11 @@ class PerDatumObjective(Objective):
         name = type(self).__name__
         with no_registration(), one_line(name, args, model, guide):
             pair = Pair(name, model, [guide], args, kwargs)
-            plates = sorted((found[0] for found in pair.plates().values()), key=lambda plate: plate.dim)
+            plates = sorted((frames[0] for frames in pair.plates().values()), key=lambda plate: plate.dim)
             dims = tuple(plate.dim for plate in plates)
             self._check_traces(pair, pair.layout(dims), pair.model_trace, pair.guide_traces[0])
             for site in [s for trace in pair.traces for s in sites(trace) if s["name"] not in pair.blocks]:
-                # Without the particles' plate: with it, (data, data) may pass for (particles, data).
+                # Without the plate of particles, with which (data, data) could be taken for (particles, data).
                 check_log_prob_shape(name, site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
                 if site["name"] in pair.model_trace.nodes:
                     check_observation(name, pair.model_trace.nodes[site["name"]], dims)
@@ -154,7 +158,7 @@ class PerDatumObjective(Objective):
                 runs = choose(pair, plates, self._densities(pair), together=self.together, weights_change=True)
             if self.holds:
                 with pair.quietly():
-                    Programs(runs, pair.owners, guide, args, kwargs, self.num_draws).check_held()
+                    Programs(runs, pair.owners, guide, args, kwargs, self.num_draws).check_holdable()
         return _Examined(runs, pair.owners)
 
     def _densities(self, pair: Pair) -> Densities:
@@ -165,7 +169,7 @@ class PerDatumObjective(Objective):
         return densities
 
     def _check_traces(self, pair: Pair, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """Refuse what would be wrong for every objective of this kind."""
+        """Raise on pairs for which every objective per datum would be wrong."""
         name = layout.owner
         check_sites(name, model_trace, guide_trace, outside=pair.outside, following=pair.following)
         for trace in (model_trace, guide_trace):
@@ -175,27 +179,28 @@ class PerDatumObjective(Objective):
         _check_scales(layout, model_trace, guide_trace)
 
     def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
-        """Refuse what this objective alone is wrong for; most are right for all."""
+        """Raise on further pairs for which this objective would be wrong."""
 
-    def _check_draws(self, guide_trace: Trace) -> None:
+    def _check_sites(self, guide_trace: Trace) -> None:
         name = type(self).__name__
         for site in latents(guide_trace):
             what = f"infer={site['infer']} at site {site['name']!r}"
             summed = self.sums and site["infer"].get("enumerate") == "parallel"
             if site["infer"].get("enumerate") and not summed:
-                rule = "the guide must draw its sites"
-                raise refusal(name, rule, what, "Use SummedELBO, or CategoricalGuide(estimator='score')")
-            # A relaxed guide is so while it trains alone, so this is looked at where a gradient is asked for.
+                rule = "the guide must sample its sites"
+                raise refusal(name, rule, what, "Use EnumeratedELBO, or CategoricalGuide(estimator='score')")
+            # A relaxed guide is reparameterised in training alone, so the check is made with gradients only.
             if self.pathwise and torch.is_grad_enabled() and not (summed or site["fn"].has_rsample):
                 rule, what = "every site of the guide must be reparameterised", f"site {site['name']!r} that is not"
                 raise refusal(name, rule, what, f"Use {self.advice}")
             if not self.pathwise and isinstance(site["fn"], RelaxedIndependentOneHotCategorical):
-                rule, what = "draws must be those of the density", f"site {site['name']!r} with relaxed draws"
+                what = f"relaxed samples at site {site['name']!r}"
+                rule = "samples must be from the density of their site"
                 raise refusal(name, rule, what, "Use CategoricalGuide(estimator='score'), or ELBO")
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:
-    """log of the mean of the weights over their first dimension."""
+    """Log of the mean of the weights over their first dimension."""
     log_sum = log_weight.logsumexp(0)
     return log_sum - torch.full_like(log_sum, float(len(log_weight))).log()
 
@@ -211,34 +216,34 @@ def _set_random_state(state: list[Tensor]) -> None:
 
 
 class _Examined:
-    """How a pair runs, and the structures of its traces that have been checked."""
+    """The way in which a pair runs, and the checked structures of its traces."""
 
     def __init__(self, runs: Runs, owners: Owners) -> None:
         self.runs, self.owners = runs, owners
         self.known: set[Any] = set()
 
-    def knows(self, draws: Draws) -> bool:
-        """Whether the sites are those of an earlier call; of the first call they are what was examined."""
-        structure = structure_of(draws.model_trace), structure_of(draws.guide_trace)
+    def is_known(self, particles: Particles) -> bool:
+        """Whether the sites are those of an earlier call; those of the first call have been examined."""
+        structure = structure_of(particles.model_trace), structure_of(particles.guide_trace)
         new = bool(self.known) and structure not in self.known
         self.known.add(structure)
         return not new
 
 
-def _scale(draws: Draws) -> Tensor:
-    """What plates and ``poutine.scale`` multiply each datum by, ``(B,)``."""
-    site, layout = next(iter(sites(draws.model_trace))), draws.runs.model_layout
-    scale = torch.as_tensor(site["scale"], dtype=draws.log_likelihood.dtype, device=draws.log_likelihood.device)
-    return layout.per_datum(draws.num // len(draws.model_traces), site, scale)[0]
+def _scale(particles: Particles) -> Tensor:
+    """Scale of each datum by plates and ``poutine.scale``, ``(B,)``."""
+    site, layout = next(iter(sites(particles.model_trace))), particles.runs.model_layout
+    scale = torch.as_tensor(site["scale"], dtype=particles.log_likelihood.dtype, device=particles.log_likelihood.device)
+    return layout.per_datum(particles.num // len(particles.model_traces), site, scale)[0]
 
 
 def _check_scales(layout: Layout, *traces: Trace) -> None:
-    """One scale for all sites of a datum: scaled log-weights make no bound."""
+    """Require one scale for all sites of a datum, since scaled log-weights give no bound."""
     scaled = [(site["name"], site["scale"]) for trace in traces for site in sites(trace)]
     first = scaled[0][1]
     for name, scale in scaled:
         if scale is not first and _differ(layout, scale, first):
-            what = f"another at site {name!r} than at site {scaled[0][0]!r}"
+            what = f"different scales at sites {scaled[0][0]!r} and {name!r}"
             rule = "all sites must have one scale, that of the data"
             raise refusal(layout.owner, rule, what, "Use ELBO or BetaELBO, which are linear in them")
     if isinstance(first, Tensor):

@@ -1,4 +1,4 @@
-"""Renyi's bounds, from the ELBO over IWAE to the best of K draws."""
+"""Renyi bounds: ELBO, IWAE and VR-max as special cases."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pyro_vae.objectives.programs import Programs
 class Renyi(PerDatumObjective):
     r"""Variational Renyi bound, :math:`\mathcal{L}_\alpha = \frac{1}{1 - \alpha} \log \frac1K \sum_k w_k^{1 - \alpha}`.
 
-    alpha = 0 is IWAE, alpha = 1 the ELBO (the limit, taken exactly), alpha = -inf the best of K draws (VR-max). For
-    alpha of 0 and above it is a lower bound of log p(x) in expectation, for any K; below 0 it may lie above log p(x),
-    VR-max too.
+    alpha = 0 is IWAE, alpha = 1 the ELBO (the limit, taken exactly), alpha = -inf the largest of K weights (VR-max).
+    For alpha >= 0 it is a lower bound of log p(x) in expectation, for any K; for alpha < 0, including VR-max, it may
+    exceed log p(x).
 
     Args:
         alpha: the order; ``float("-inf")`` for VR-max.
-        num_particles: number of draws of z per datum K.
+        num_particles: number of particles K per datum.
 
     Raises:
         ValueError: at a call: as :class:`IWAE`.
@@ -40,13 +40,13 @@ class Renyi(PerDatumObjective):
 
     def __init__(self, *, alpha: float = 0.5, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)
-        self._require("alpha", alpha, not math.isnan(alpha), "must be a number", "Use 0 to 1")
+        self._require("alpha", alpha, not math.isnan(alpha), "must be a number")
         self.alpha = float(alpha)
 
     def _estimate(self, programs: Programs) -> Estimate:
-        draws = programs.draw()
-        bound = self._power_mean(draws.log_weight)
-        return Estimate(bound, bound, draws)
+        particles = programs.sample()
+        bound = self._power_mean(particles.log_weight)
+        return Estimate(bound, bound, particles)
 
     def _power_mean(self, log_weight: Tensor) -> Tensor:
         order = 1 - self.alpha
@@ -54,7 +54,7 @@ class Renyi(PerDatumObjective):
             return log_weight.mean(0)
         if math.isinf(order):
             return log_weight.max(0).values if order > 0 else log_weight.min(0).values
-        # From the largest term, and exact in the limit of order 0, where log mean exp would be 0 / 0.
+        # Relative to the largest term, and exact for order near 0, for which log mean exp would be 0 / 0.
         values = log_weight.detach()
         largest = values.max(0).values if order > 0 else values.min(0).values
         return largest + (order * (log_weight - largest)).expm1().mean(0).log1p() / order

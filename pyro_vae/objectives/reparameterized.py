@@ -1,4 +1,4 @@
-"""Gradients through the draws alone: sticking the landing, and its importance-weighted form."""
+"""Pathwise gradients without the score of q: sticking the landing and its importance-weighted form."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pyro_vae.objectives.programs import GradientScale, Programs
 class StickingTheLanding(PerDatumObjective):
     r"""The ELBO, its gradient without the score of q: :math:`\nabla_\phi [\log p(x, z) - \log q_{\bar\phi}(z | x)]`.
 
-    The parameters of q are constants in its density (:math:`\bar\phi`) and vary in the draws z alone. What is left
-    out has mean zero; where q is the posterior the gradient is zero for every draw, not only in the mean.
+    The parameters of q are constants in its density (:math:`\bar\phi`) and vary in the samples z alone. The omitted
+    score has mean zero; if q is the posterior, the gradient is zero for every sample, not only in expectation.
 
     Args:
-        num_particles: number of draws of z per datum K, which are averaged.
+        num_particles: number of particles K per datum, over which the bound is averaged.
 
     Raises:
         ValueError: at a call: as :class:`IWAE`.
@@ -38,21 +38,21 @@ class StickingTheLanding(PerDatumObjective):
         super().__init__(num_particles=num_particles)
 
     def _estimate(self, programs: Programs) -> Estimate:
-        draws = programs.draw_with_path_alone()
-        bound = draws.log_weight.mean(0)
-        return Estimate(bound, bound, draws)
+        particles = programs.sample_pathwise()
+        bound = particles.log_weight.mean(0)
+        return Estimate(bound, bound, particles)
 
 
 class DoublyReparameterized(PerDatumObjective):
     r"""IWAE's bound, the guide's gradient by :math:`\sum_k \tilde w_k^2\, \partial_z \log w_k\, \partial_\phi z_k`.
 
-    :math:`\tilde w_k = w_k / \sum_j w_j`. The same mean as IWAE's gradient, but its signal-to-noise ratio does not
-    fall with K, and it is zero for every draw where q is the posterior. The model's gradient is IWAE's. It holds for
-    any number of dependent sites: the first weight stands outside of log w, the second where the draws leave the
-    guide.
+    :math:`\tilde w_k = w_k / \sum_j w_j`. It has the expectation of IWAE's gradient, but its signal-to-noise ratio
+    does not fall with K, and it is zero for every sample if q is the posterior. The model's gradient is that of IWAE.
+    It holds for any number of dependent sites: one factor multiplies log w, the other the gradient that enters the
+    samples.
 
     Args:
-        num_particles: number of draws of z per datum K.
+        num_particles: number of particles K per datum.
 
     Raises:
         ValueError: at a call: as :class:`IWAE`.
@@ -78,6 +78,6 @@ class DoublyReparameterized(PerDatumObjective):
 
     def _estimate(self, programs: Programs) -> Estimate:
         scale = GradientScale()
-        draws = programs.draw_with_path_alone(scale)
-        scale.factor = draws.log_weight.detach().softmax(0)  # (K, B)
-        return Estimate(log_mean_exp(draws.log_weight), (scale.factor * draws.log_weight).sum(0), draws)
+        particles = programs.sample_pathwise(scale)
+        scale.factor = particles.log_weight.detach().softmax(0)  # (K, B)
+        return Estimate(log_mean_exp(particles.log_weight), (scale.factor * particles.log_weight).sum(0), particles)

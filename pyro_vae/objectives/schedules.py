@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
+
+from pyro_vae._core.checks import check_choice, require
 
 Unit: TypeAlias = Literal["steps", "epochs"]
 
@@ -13,11 +15,11 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(self, step: int, epoch: float) -> float:
-        """The value after ``step`` gradient steps, which are ``epoch`` passes over the data."""
+        """The value after ``step`` gradient steps, or ``epoch`` passes over the data."""
 
 
 class ConstantSchedule(Schedule):
-    """The same value throughout.
+    """A constant value.
 
     Args:
         value: the value.
@@ -35,13 +37,13 @@ class ConstantSchedule(Schedule):
 
 
 class LinearWarmUp(Schedule):
-    """From ``start`` to ``end`` in a straight line, then constant.
+    """Linear from ``start`` to ``end``, then constant.
 
     Args:
         length: duration of the warm-up, in ``unit``.
         start: value at the first step.
         end: value from ``length`` on.
-        unit: what ``length`` counts.
+        unit: unit of ``length``.
 
     References:
         Ladder variational autoencoders (Soenderby et al., 2016). https://arxiv.org/abs/1602.02282
@@ -53,8 +55,9 @@ class LinearWarmUp(Schedule):
     """
 
     def __init__(self, length: float = 100, *, start: float = 0.0, end: float = 1.0, unit: Unit = "epochs") -> None:
-        self.length = _positive("LinearWarmUp", length)
-        self.start, self.end, self.unit = float(start), float(end), _known("LinearWarmUp", unit)
+        _check("LinearWarmUp", length, unit)
+        self.length, self.unit = float(length), unit
+        self.start, self.end = float(start), float(end)
 
     def __call__(self, step: int, epoch: float) -> float:
         done = min(1.0, (epoch if self.unit == "epochs" else step) / self.length)
@@ -62,15 +65,15 @@ class LinearWarmUp(Schedule):
 
 
 class CyclicalSchedule(Schedule):
-    """Repeated warm-ups: in each cycle a line from ``start`` to ``end``, then ``end`` for the rest.
+    """Repeated warm-ups: each cycle is linear from ``start`` to ``end``, then constant.
 
     Args:
         length: duration of one cycle, in ``unit``.
-        rising: fraction of a cycle that the line takes.
+        rising: fraction of a cycle in which the value rises.
         start: value at the start of each cycle.
         end: value at the end of each cycle.
-        cycles: number of cycles, after which the value stays ``end``; None for no end.
-        unit: what ``length`` counts.
+        cycles: number of cycles, after which the value stays ``end``; None for unlimited cycles.
+        unit: unit of ``length``.
 
     References:
         Cyclical annealing schedule: a simple approach to mitigating KL vanishing (Fu et al., 2019).
@@ -92,26 +95,18 @@ class CyclicalSchedule(Schedule):
         cycles: int | None = 4,
         unit: Unit = "epochs",
     ) -> None:
-        self.length = _positive("CyclicalSchedule", length)
-        if not 0 < rising <= 1:
-            raise ValueError(f"CyclicalSchedule: rising must be in (0, 1], got rising={rising}. Use for example 0.5.")
-        self.rising, self.cycles, self.unit = rising, cycles, _known("CyclicalSchedule", unit)
+        _check("CyclicalSchedule", length, unit)
+        require(0 < rising <= 1, "CyclicalSchedule", "rising must be in (0, 1]", f"rising={rising}")
+        self.length, self.rising, self.cycles, self.unit = float(length), rising, cycles, unit
         self.start, self.end = float(start), float(end)
 
     def __call__(self, step: int, epoch: float) -> float:
-        cycle, place = divmod((epoch if self.unit == "epochs" else step) / self.length, 1.0)
+        cycle, fraction = divmod((epoch if self.unit == "epochs" else step) / self.length, 1.0)
         if self.cycles is not None and cycle >= self.cycles:
             return self.end
-        return self.start + (self.end - self.start) * min(1.0, place / self.rising)
+        return self.start + (self.end - self.start) * min(1.0, fraction / self.rising)
 
 
-def _known(name: str, unit: Unit) -> Unit:
-    if unit not in ("steps", "epochs"):
-        raise ValueError(f"{name}: unit must be 'steps' or 'epochs', got unit={unit!r}. Use one of the two.")
-    return unit
-
-
-def _positive(name: str, length: float) -> float:
-    if not length > 0:
-        raise ValueError(f"{name}: length must be positive, got length={length}. Use a number of steps or epochs.")
-    return float(length)
+def _check(name: str, length: float, unit: Unit) -> None:
+    require(length > 0, name, "length must be positive", f"length={length}", "Use a number of steps or epochs")
+    check_choice(name, "unit", unit, get_args(Unit))

@@ -1,13 +1,14 @@
-"""Gradients by the score of q, which need no path through the draws: for discrete guides, and for comparison."""
+"""Score-function gradients, for discrete guides and for comparison with pathwise gradients."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_choice
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective, log_mean_exp
 from pyro_vae.objectives.programs import Programs
 
@@ -15,16 +16,15 @@ Baseline = Literal["none", "batch", "leave-one-out"]
 
 
 class ScoreFunction(PerDatumObjective):
-    r"""The ELBO, its gradient by the score, :math:`E[(f(z) - b)\, \nabla_\phi \log q_\phi(z | x)]`, :math:`f = \log w`.
+    r"""The ELBO by the score function, :math:`E[(f(z) - b)\, \nabla_\phi \log q_\phi(z | x)]`, :math:`f = \log w`.
 
-    Also called REINFORCE. It needs no path through the draws, so it serves discrete guides; the path of a
-    reparameterised one is ignored. The baselines b are independent of the draw that they are subtracted from, so that
-    the gradient keeps its mean.
+    Also called REINFORCE. It applies to discrete guides; for reparameterised ones the pathwise gradient is ignored. The
+    baselines b are independent of the sample that they are subtracted from, so that the gradient stays unbiased.
 
     Args:
-        num_particles: number of draws of z per datum K.
-        baseline: ``"none"``; ``"batch"``, the mean of f over the other data of the batch; ``"leave-one-out"``, that
-            over the other draws for the same datum.
+        num_particles: number of particles K per datum.
+        baseline: ``"none"``; ``"batch"``, the mean of f over the other data of the batch; ``"leave-one-out"``, the mean
+            of f over the other particles of the datum.
 
     Raises:
         ValueError: ``"leave-one-out"`` with one particle; at a call: no weights per datum.
@@ -52,18 +52,17 @@ class ScoreFunction(PerDatumObjective):
 
     def __init__(self, *, num_particles: int = 1, baseline: Baseline = "batch") -> None:
         super().__init__(num_particles=num_particles)
-        known = baseline in ("none", "batch", "leave-one-out")
-        self._require("baseline", repr(baseline), known, "must be 'none', 'batch' or 'leave-one-out'", "Use one")
+        check_choice("ScoreFunction", "baseline", baseline, get_args(Baseline))
         enough = num_particles > 1 or baseline != "leave-one-out"
         self._require("num_particles", num_particles, enough, "must be at least 2 for 'leave-one-out'", "Use 4")
         self.baseline, self.additive = baseline, baseline != "batch"
 
     def _estimate(self, programs: Programs) -> Estimate:
-        draws = programs.draw_without_path()
-        signal = (draws.log_weight - draws.loss).detach()  # (K, B)
+        particles = programs.sample_detached()
+        signal = (particles.log_weight - particles.loss).detach()  # (K, B)
         signal = signal - self._baseline(signal)
-        surrogate = (draws.log_model + signal * draws.log_guide).mean(0)
-        return Estimate(draws.log_weight.mean(0), surrogate, draws)
+        surrogate = (particles.log_model + signal * particles.log_guide).mean(0)
+        return Estimate(particles.log_weight.mean(0), surrogate, particles)
 
     def _baseline(self, signal: Tensor) -> Tensor:
         if self.baseline == "none" or (self.baseline == "batch" and signal.shape[1] == 1):
@@ -72,13 +71,13 @@ class ScoreFunction(PerDatumObjective):
 
 
 class VIMCO(PerDatumObjective):
-    r"""IWAE's bound, its gradient by the score, each draw with what it adds to the bound as its signal.
+    r"""IWAE's bound with a score-function gradient whose learning signals are :math:`\hat L - \hat L_{-k}`.
 
-    The signal of draw k is :math:`\hat L - \hat L_{-k}`: the bound, less the bound where :math:`w_k` is replaced by
-    the geometric mean of the other weights.
+    :math:`\hat L_{-k}` is the bound with :math:`w_k` replaced by the geometric mean of the other weights, so that the
+    signal of particle k is its contribution to the bound.
 
     Args:
-        num_particles: number of draws of z per datum K, at least 2.
+        num_particles: number of particles K per datum, at least 2.
 
     Raises:
         ValueError: fewer than two particles; at a call: no weights per datum.
@@ -98,26 +97,26 @@ class VIMCO(PerDatumObjective):
     """
 
     pathwise = False
+    min_particles = 2
 
     def __init__(self, *, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)
-        self._require("num_particles", num_particles, num_particles > 1, "must be at least 2", "Use 5")
 
     def _estimate(self, programs: Programs) -> Estimate:
-        draws = programs.draw_without_path()
-        bound = log_mean_exp(draws.log_weight)
-        log_weight = draws.log_weight.detach()  # (K, B)
+        particles = programs.sample_detached()
+        bound = log_mean_exp(particles.log_weight)
+        log_weight = particles.log_weight.detach()  # (K, B)
         signal = bound.detach() - _bound_without_each(log_weight)
-        if draws.loss.dim():  # it may depend on the draws too, and is a mean over them
-            signal = signal - (draws.loss - _mean_of_the_others(draws.loss, 0)).detach() / self.num_particles
-        return Estimate(bound, bound + (signal * draws.log_guide).sum(0), draws)
+        if particles.loss.dim():  # it may depend on the samples, and is averaged over them
+            signal = signal - (particles.loss - _mean_of_the_others(particles.loss, 0)).detach() / self.num_particles
+        return Estimate(bound, bound + (signal * particles.log_guide).sum(0), particles)
 
 
 def _bound_without_each(log_weight: Tensor) -> Tensor:
-    """(K, B): the bound with log-weight k replaced by the mean of the other log-weights."""
+    """The bound with log-weight k replaced by the mean of the other log-weights, ``(K, B)``."""
     num = len(log_weight)
-    own = torch.eye(num, dtype=torch.bool, device=log_weight.device).unsqueeze(-1)
-    replaced = torch.where(own, _mean_of_the_others(log_weight, 0), log_weight)  # (K, K, B)
+    diagonal = torch.eye(num, dtype=torch.bool, device=log_weight.device).unsqueeze(-1)
+    replaced = torch.where(diagonal, _mean_of_the_others(log_weight, 0), log_weight)  # (K, K, B)
     return replaced.logsumexp(1) - math.log(num)
 
 

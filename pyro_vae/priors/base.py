@@ -1,4 +1,4 @@
-"""The contract of a prior."""
+"""Base class of priors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from pyro.distributions import TorchDistribution
 from torch import nn
 
+from pyro_vae._core.checks import check_count
+
 
 class Prior(nn.Module, ABC):
     """p(z): a module whose ``forward()`` returns a distribution over ``(latent_dim,)`` vectors.
@@ -14,16 +16,18 @@ class Prior(nn.Module, ABC):
     Args:
         latent_dim: number of latent dimensions L.
 
+    Attributes:
+        discrete: whether z consists of one-hot vectors.
+
     Raises:
         ValueError: ``latent_dim`` is not positive.
     """
 
+    discrete = False
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ValueError(
-                f"{type(self).__name__}: latent_dim must be at least 1, got latent_dim={latent_dim}. Use 2 to 64."
-            )
+        check_count(type(self).__name__, latent_dim=latent_dim)
         self.latent_dim = latent_dim
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The prior of categorical variables."""
+"""The prior for categorical variables."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pyro_vae.priors.base import Prior
 class CategoricalPrior(Prior):
     r"""Independent categorical variables, :math:`p(z) = \prod_v \mathrm{Cat}(z_v; \pi_v)`, uniform or learned.
 
-    z are the one-hot vectors of all variables, one after the other.
+    z concatenates the one-hot vectors of all variables.
 
     Args:
         latent_dim: number of latent dimensions L, variables times categories.
-        categories: number of categories of each variable; by default one variable.
+        categories: number of categories of each variable; None for a single variable.
         learn: whether the probabilities are learned; they start uniform.
 
     Raises:
-        ValueError: ``latent_dim`` is no multiple of ``categories``.
+        ValueError: ``latent_dim`` is not a multiple of ``categories``.
 
     References:
         Categorical reparameterization with Gumbel-Softmax (Jang et al., 2017), section 4.2.
@@ -35,6 +35,7 @@ class CategoricalPrior(Prior):
     """
 
     logits: torch.Tensor
+    discrete = True
 
     def __init__(self, latent_dim: int, *, categories: int | None = None, learn: bool = False) -> None:
         super().__init__(latent_dim)

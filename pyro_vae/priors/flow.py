@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import check_choice, check_count, refusal
 from pyro_vae.flows import (
     AffineFlow,
     AutoregressiveFlow,
@@ -26,7 +27,7 @@ from pyro_vae.priors.base import Prior
 
 Kind = Literal["autoregressive", "coupling"]
 NUM_BINS, BOUND = 8, 5.0
-MAX_LOG_SCALE = 3.0  # of one autoregressive flow; a soft limit, as none makes float32 overflow in training
+MAX_LOG_SCALE = 3.0  # soft limit of one autoregressive flow, without which float32 overflows in training
 
 
 class FlowPrior(Prior):
@@ -34,13 +35,13 @@ class FlowPrior(Prior):
 
     Args:
         latent_dim: number of latent dimensions L.
-        kind: ``"autoregressive"``: masked affine flows, whose density takes one pass and whose draws take L passes per
-            flow; ``"coupling"``: neural splines after a learned loc and scale, one pass both ways.
-        num_flows: number of flows T; the order of the components is reversed in between.
+        kind: ``"autoregressive"``: masked affine flows, with one pass per flow for densities and L passes for samples;
+            ``"coupling"``: neural splines with a learned loc and scale, one pass for both.
+        num_flows: number of flows T; the order of the components is reversed between them.
         hidden: widths of the flows' networks.
 
     Raises:
-        ValueError: there is no such kind, a number is not positive, or there is nothing to couple.
+        ValueError: ``kind`` is unknown, a number is not positive, or a coupling has fewer than two dimensions.
 
     References:
         Variational lossy autoencoder (Chen et al., 2017), section 3.2. https://arxiv.org/abs/1611.02731
@@ -81,9 +82,9 @@ class FlowPrior(Prior):
         self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
 
     def flows(self) -> Sequence[Flow]:
-        """The flows from noise to z, in the order in which a draw passes them."""
+        """The flows from noise to z, in the order of application."""
         if self.kind == "autoregressive":
-            # Backwards, so that the direction of one pass is the one that training takes: z to noise.
+            # Inverted, so that training, from z to noise, takes one pass.
             return _reversed_between(InverseFlow(AutoregressiveFlow(partial(_affine, net))) for net in self.nets)
         couplings = _reversed_between(CouplingFlow(net, bound=BOUND) for net in self.nets)
         return [*couplings, AffineFlow(self.loc, self.log_scale)]
@@ -102,12 +103,8 @@ def _reversed_between(flows: Iterable[Flow]) -> list[Flow]:
 
 
 def _check(kind: Kind, latent_dim: int, num_flows: int) -> None:
-    if kind not in get_args(Kind):
-        raise ValueError(f"FlowPrior: kind must be one of {', '.join(get_args(Kind))}, got kind={kind!r}. Pick one.")
-    if num_flows < 1:
-        raise ValueError(f"FlowPrior: num_flows must be at least 1, got num_flows={num_flows}. Use for example 4.")
+    check_choice("FlowPrior", "kind", kind, get_args(Kind))
+    check_count("FlowPrior", num_flows=num_flows)
     if kind == "coupling" and latent_dim < 2:
-        raise ValueError(
-            f"FlowPrior: kind='coupling' must have at least 2 dimensions, got latent_dim={latent_dim}. "
-            "Use kind='autoregressive'."
-        )
+        rule, what = "kind='coupling' must have at least 2 dimensions", f"latent_dim={latent_dim}"
+        raise refusal("FlowPrior", rule, what, "Use kind='autoregressive'")

@@ -1,4 +1,4 @@
-"""A mixture of normals as the prior."""
+"""The mixture of normals prior."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import nn
 
+from pyro_vae._core.checks import check_count
 from pyro_vae.distributions import MixtureOfNormals
 from pyro_vae.priors.base import Prior
 
@@ -13,8 +14,8 @@ from pyro_vae.priors.base import Prior
 class MixtureOfNormalsPrior(Prior):
     r"""Mixture of diagonal normals, :math:`p(z) = \sum_c \pi_c \prod_i \mathcal{N}(z_i; \mu_{ci}, \sigma_{ci}^2)`.
 
-    The simplest prior with clusters; the VampPrior usually reaches a higher likelihood. The components start at draws
-    of the standard normal, with unit scale and equal weights.
+    The simplest prior with clusters; the VampPrior usually reaches a higher likelihood. The components start at
+    samples of the standard normal, with unit scale and equal weights.
 
     Args:
         latent_dim: number of latent dimensions L.
@@ -24,7 +25,7 @@ class MixtureOfNormalsPrior(Prior):
         ``forward()`` returns a distribution with batch shape ``()`` and event shape ``(latent_dim,)``.
 
     Raises:
-        ValueError: no component.
+        ValueError: ``num_components`` is not positive.
 
     References:
         Deep unsupervised clustering with Gaussian mixture variational autoencoders (Dilokthanakul et al., 2016),
@@ -38,11 +39,7 @@ class MixtureOfNormalsPrior(Prior):
 
     def __init__(self, latent_dim: int, *, num_components: int = 10) -> None:
         super().__init__(latent_dim)
-        if num_components < 1:
-            raise ValueError(
-                "MixtureOfNormalsPrior: num_components must be at least 1, got "
-                f"num_components={num_components}. Use for example 10."
-            )
+        check_count("MixtureOfNormalsPrior", num_components=num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.locs = nn.Parameter(torch.randn(num_components, latent_dim))
         self.log_scales = nn.Parameter(torch.zeros(num_components, latent_dim))

@@ -28,7 +28,7 @@ class StandardNormalPrior(Prior):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
-        # Buffers, so that the distribution follows the module's device and dtype; constants, so not in the file.
+        # Buffers, so that the distribution has the module's device and dtype; constants, so not saved.
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 

@@ -11,11 +11,12 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae.priors.base import Prior
 
 
 class Encoder(Protocol):
-    """What a VampPrior asks of a guide."""
+    """Interface of guides that a VampPrior accepts."""
 
     data_shape: tuple[int, ...]
     latent_dim: int
@@ -27,25 +28,26 @@ class Encoder(Protocol):
 class VampPrior(Prior):
     r"""Mixture of the guide's posteriors at learned pseudo-inputs, :math:`p(z) = \frac{1}{K} \sum_k q(z | u_k)`.
 
-    The guide becomes a part of the model: its parameters get gradients from both sides, and ``vae.with_guide(other)``
-    keeps this one in the prior, so that p(z) does not change. Training costs the encoding of K pseudo-inputs a step.
+    The guide becomes a part of the model: its parameters get gradients through prior and posterior, and
+    ``vae.with_guide(other)`` keeps it in the prior, so that p(z) does not change. Each training step encodes the K
+    pseudo-inputs.
 
-    Use it if the aggregate posterior is far from normal, and call :meth:`initialise_pseudo_inputs` with training data.
+    Useful if the aggregate posterior is far from normal; call :meth:`initialise_pseudo_inputs` with training data.
 
     Args:
-        guide: q(z | x), any guide whose posterior has a density. Give the VAE the same one.
+        guide: q(z | x), any guide whose posterior has a density; usually that of the VAE.
         num_components: number of pseudo-inputs K.
-        bounds: range of the data, which the pseudo-inputs keep within by a sigmoid; None for unbounded data.
+        bounds: range of the data, to which a sigmoid confines the pseudo-inputs; None for unbounded data.
 
     Shape:
         ``forward()`` returns a distribution with batch shape ``()`` and event shape ``(latent_dim,)``.
 
     Raises:
-        ValueError: no component, or bounds that are none.
+        ValueError: ``num_components`` is not positive, or ``bounds`` are not in increasing order.
 
     References:
         VAE with a VampPrior (Tomczak and Welling, 2018), eq. 10. https://arxiv.org/abs/1705.07120
-        The authors bound the pseudo-inputs by a clamp, which has no gradient outside; a sigmoid has one everywhere.
+        The authors clamp the pseudo-inputs, which has no gradient outside of the bounds; a sigmoid has one everywhere.
 
     Example:
         >>> import torch
@@ -63,11 +65,9 @@ class VampPrior(Prior):
         self, guide: Encoder, *, num_components: int = 500, bounds: tuple[float, float] | None = (0.0, 1.0)
     ) -> None:
         super().__init__(guide.latent_dim)
-        if num_components < 1 or (bounds is not None and not bounds[0] < bounds[1]):
-            raise ValueError(
-                "VampPrior: num_components must be positive and bounds (low, high) or None, got "
-                f"num_components={num_components}, bounds={bounds}. Use for example 500 and (0.0, 1.0)."
-            )
+        check_count("VampPrior", num_components=num_components)
+        in_order = bounds is None or bounds[0] < bounds[1]
+        require(in_order, "VampPrior", "bounds must be (low, high) with low < high, or None", f"bounds={bounds}")
         self.guide, self.data_shape, self.bounds = guide, tuple(guide.data_shape), bounds
         self.raw = nn.Parameter(torch.randn(num_components, *self.data_shape))
 
@@ -81,7 +81,7 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def initialise_pseudo_inputs(self, x: Tensor) -> Self:
-        """Start the pseudo-inputs at data, in place; the data are taken in turn where there are fewer than K.
+        """Set the pseudo-inputs to data, which are repeated if there are fewer than K.
 
         Args:
             x: ``(N, *data_shape)``, training data in random order.
@@ -93,10 +93,8 @@ class VampPrior(Prior):
             ValueError: ``x`` has another shape.
         """
         if tuple(x.shape[1:]) != self.data_shape or not len(x):
-            raise ValueError(
-                f"VampPrior: x must be data of shape (N, *{self.data_shape}), got shape={tuple(x.shape)}. "
-                "Pass a batch of the training data."
-            )
+            rule, advice = f"x must be data of shape (N, *{self.data_shape})", "Pass a batch of the training data"
+            raise refusal("VampPrior", rule, f"shape={tuple(x.shape)}", advice)
         rows = torch.arange(len(self.raw), device=x.device) % len(x)
         self.raw.copy_(self._to_raw(x[rows].to(self.raw)))
         return self
@@ -105,7 +103,7 @@ class VampPrior(Prior):
         if self.bounds is None:
             return u
         low, high = self.bounds
-        # Not at the bounds themselves, where the sigmoid is flat.
+        # Away from the bounds, where the sigmoid is flat.
         return ((u - low) / (high - low)).clamp(0.02, 0.98).logit()
 
     def forward(self) -> TorchDistribution:
@@ -113,7 +111,7 @@ class VampPrior(Prior):
 
 
 class MixtureOfPosteriors(TorchDistribution):
-    r"""Equal mixture of posteriors, :math:`\frac{1}{K} \sum_k q(z | u_k)`; a draw encodes only the component it takes.
+    r"""Equal mixture of posteriors, :math:`\frac{1}{K} \sum_k q(z | u_k)`; sampling encodes the chosen component only.
 
     Args:
         posterior: maps ``(*batch, *data_shape)`` to q(z | .).
@@ -151,19 +149,19 @@ class MixtureOfPosteriors(TorchDistribution):
         return mean.expand(torch.broadcast_shapes(mean.shape, self.batch_shape))
 
     def components(self) -> TorchDistribution:
-        """The posteriors at all inputs, batch shape ``(K,)``; encoded once, however often the prior is asked."""
+        """The posteriors at all inputs, batch shape ``(K,)``; they are encoded once."""
         if self._components is None:
             self._components = self.posterior(self.inputs)
         return self._components
 
     @property
     def has_rsample(self) -> bool:
-        """Whether the posteriors have: the weights are fixed, so a draw follows the parameters of its component."""
+        """Whether the posteriors have it; the weights are fixed, so samples depend on their component's parameters."""
         return bool(self.components().has_rsample)
 
     @property
     def support(self) -> Any:
-        """That of the posteriors."""
+        """Support of the posteriors."""
         return self.components().support
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -179,10 +177,10 @@ class MixtureOfPosteriors(TorchDistribution):
 
 
 def log_normals(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    r"""Every z under every diagonal normal, by matrix products, :math:`z^2 \sigma^{-2} - 2 z \mu\sigma^{-2} + \dots`.
+    r"""Log-density of every z under every diagonal normal, :math:`z^2 \sigma^{-2} - 2 z \mu\sigma^{-2} + \dots`.
 
-    In double precision, since the large terms of narrow normals cancel; far faster all the same than ``(*batch, K, L)``
-    differences, which do not fit the cache.
+    By matrix products, in double precision since the large terms of narrow normals cancel; still much faster than
+    differences of shape ``(*batch, K, L)``, which exceed the cache.
 
     Args:
         z: ``(*batch, L)``.

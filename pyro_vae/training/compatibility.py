@@ -177,7 +177,7 @@ def _check_enumeration(objective: ELBO, model_trace: Trace, guide_trace: Trace, 
         what = f"site {marked[0]['name']!r} with infer={marked[0]['infer']}"
         advice = "Use Pyro's TraceEnum_ELBO(max_plate_nesting=1), or sample it in the guide"
         if marked[0]["name"] in guide_trace.nodes:
-            advice = "Use SummedELBO or Pyro's TraceEnum_ELBO, or CategoricalGuide(estimator='score' or 'relaxed')"
+            advice = "Use EnumeratedELBO or Pyro's TraceEnum_ELBO, or CategoricalGuide(estimator='score' or 'relaxed')"
         raise _refusal(f"{name} must not meet sites to be enumerated", what, advice)
     for site in marked:
         if site["fn"].has_rsample:
