@@ -443,8 +443,8 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ),
     (
         "experiments/experiment.py",
-        "clip_norm=clip_norm",
-        "clip_norm=None",
+        "            **options,\n",
+        '            **{**options, "clip_norm": None},\n',
         ["tests/test_cli.py::test_every_option_of_training_reaches_fit"],
     ),
     ("_core/recording.py", "self._check(replay, args, values, spec)", "pass", RECORDING),
@@ -732,7 +732,7 @@ MUTANTS: list[tuple[str, str, str, list[str]]] = [
     ),
     (
         "experiments/experiment.py",
-        "load_model(vae, RunFolder(model_from))",
+        "restore_model(vae, RunFolder(model_from))",
         "pass",
         ["tests/test_cli.py", "-k", "refit"],
     ),

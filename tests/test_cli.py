@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,9 @@ import torch
 import yaml
 
 from pyro_vae.cli.main import main
+from pyro_vae.cli.train_options import parse_args
 from pyro_vae.experiments.experiment import load_run
+from pyro_vae.models import vae as vae_module
 from pyro_vae.training import RunFolder
 from tests.kill_and_resume import kill_and_resume
 
@@ -101,11 +102,8 @@ def test_options_reach_the_constructors(tmp_path: Path) -> None:
 
 
 def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> None:
-    from pyro_vae.cli.arguments import normalise_args
-    from pyro_vae.experiments.experiment import parser
-
-    words = ["--data", "frey_faces", "--data.root", "x", "--optimizer", "Adagrad", "--guide.net", "GatedMLP"]
-    options = parser().parse_args(normalise_args(words, ()))
+    argv = ["--data", "frey_faces", "--data.root", "x", "--optimizer", "Adagrad", "--guide.net", "GatedMLP"]
+    options = parse_args(argv)
     assert options.data.init_args.binarize == "none"
     assert options.data.init_args.validation == 200
     assert options.data.init_args.root == "x"
@@ -113,7 +111,7 @@ def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> No
     assert options.guide.init_args.net.init_args.hidden == (300, 300)
     file = tmp_path / "c.yaml"
     file.write_text("data: frey_faces\noptimizer: {class_path: SGD, init_args: {momentum: 0.5}}\n")
-    options = parser().parse_args(normalise_args(["--config", str(file), "--data.seed", "3"], ()))
+    options = parse_args(["--config", str(file), "--data.seed", "3"])
     assert (options.data.init_args.binarize, options.data.init_args.seed) == ("none", 3)
     assert options.optimizer.class_path == "torch.optim.SGD"
     assert "betas" not in options.optimizer.init_args
@@ -206,21 +204,33 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--guide", "Nope"], "guide: must be one of AuxiliaryGuide"),
-        (["--guide.foo", "3"], "--guide: must be given options that exist, got 'foo'"),
-        (["--guide.net.foo", "3"], "--guide.net: must be given options that exist, got 'foo'"),
-        (["--bogus", "3"], "got '--bogus'"),
-        (["--latent_dim", "x"], "--latent_dim: must be int, got x"),
-        (["--latent_dim", "0"], "--latent_dim: must be at least 1"),
-        (["--epochs", "-3"], "--epochs: must be at least 1"),
+        (["--guide", "Nope"], "--guide: must be one of AuxiliaryGuide"),
+        (["--guide.foo", "3"], "unknown option --guide.foo; see --guide.help CLASS."),
+        (["--guide.net.hiden", "3"], "unknown option --guide.net.hiden; did you mean --guide.net.hidden?"),
+        (["--gide", "IAFGuide"], "unknown option --gide; did you mean --guide?"),
+        (["--rseume", "runs/x"], "unknown option --rseume; did you mean --resume?"),
+        (["--epochs.foo", "3"], "unknown option --epochs.foo; did you mean --epochs?"),
+        (["3"], "options must begin with --, got 3"),
+        (["--guide.net"], "--guide.net: must have a value"),
+        (["--guide", "null"], "--guide: must have a value"),
+        (["--guide", "torch.nn.Linear"], "--guide: must be a subclass of Guide, got torch.nn.modules.linear.Linear"),
+        (["--guide", "no.Guide"], "--guide: no.Guide must be importable, got No module named 'no'"),
+        (["--guide.net.hidden", "wide"], "--guide.net.hidden: must be a list, got wide"),
+        (["--optimizer.lr", "-1"], "Invalid learning rate: -1.0"),
+        (["--lr_schedule", "StepLR"], "--lr_schedule.step_size: must have a value"),
+        (["--lr_schedule.step_size", "3"], "--lr_schedule: a class must be chosen before its arguments, got step_size"),
+        (["--latent_dim", "x"], "--latent_dim: must be an integer, got x"),
+        (["--latent_dim", "0"], "latent_dim must be at least 1, got latent_dim=0"),
+        (["--num_samples", "0"], "num_samples must be at least 1, got num_samples=0"),
+        (["--epochs", "-3"], "epochs=-3"),
         (["--batch_size", "5000"], "batch_size must not exceed the data, got batch_size=5000, data=1350"),
         (["--patience", "-1"], "patience must be positive"),
         (["--patience", "3", "--data.validation", "0"], "patience must have validation data"),
-        (["--data", "mnist", "--data.binarize", "maybe"], "--data.binarize: must be 'dynamic'"),
+        (["--data", "mnist", "--data.binarize", "maybe"], "--data.binarize: must be one of 'dynamic'"),
         (["--data", "files", "--data.root", "/nowhere/at/all.npz"], "/nowhere/at/all.npz"),
         (["--data", "files"], "Files: root"),
         (["--likelihood", "NormalLikelihood", "--likelihood.scale", "-1"], "scale must be positive"),
-        (["--data.binarize", "none"], "x"),
+        (["--data.binarize", "none"], "support"),
         (["--guide.net", "ConvDecoder"], "out_shape must be (channels, height, width)"),
         (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
         (["--out", "/proc/no/run"], "/proc"),
@@ -229,7 +239,7 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
         (["--lr_schedule", "ReduceLROnPlateau", "--lr_schedule_unit", "step"], "ReduceLROnPlateau must count epochs"),
         (["--seed", "99999999999999999999"], "--seed: must be in"),
         (["--clip_norm", "nan"], "--clip_norm: "),
-        (["--latent_dim", "1000000000000"], "must fit the machine"),
+        (["--latent_dim", "1000000000000"], "out of memory"),
         (["--config", "/bin/ls"], "must be a text file"),
         (["--tensorboard", "true"], "tensorboard must be installed"),
         (["--resume", "/no/run"], "the run folder must exist, got /no/run"),
@@ -257,7 +267,7 @@ def test_a_run_folder_is_never_overwritten(trained: Path, capsys: pytest.Capture
 
 def test_resume_stands_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "only --epochs" in _refused(capsys, "train", "--resume", str(trained), "--optimizer.lr", "1")
-    assert "must stand alone" in _refused(capsys, "train", "--resume", str(trained), "--out", "x")
+    assert "must stand without --out" in _refused(capsys, "train", "--resume", str(trained), "--out", "x")
 
 
 @pytest.mark.parametrize("command", [["evaluate", "--num_samples", "7"], ["sample"], ["train"]])
@@ -288,7 +298,7 @@ def test_user_components_work_by_import_path_and_need_trust_to_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text(
-        "from pyro_vae import DiagonalNormalGuide\nclass MyGuide(DiagonalNormalGuide):\n    '''A guide of my own.'''\n"
+        "from pyro_vae.guides import DiagonalNormalGuide\nclass MyGuide(DiagonalNormalGuide):\n    'A guide.'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     run = str(tmp_path / "run")
@@ -329,6 +339,70 @@ def test_missing_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"See pyro-vae {words[0]} --help" in _refused(capsys, *words)
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["evaluate", "x", "--sed", "3"], "unknown option --sed; did you mean --seed?"),
+        (["sample", "x", "y"], "pyro-vae sample: unexpected argument y"),
+    ],
+)
+def test_unknown_arguments_of_other_commands(command: list[str], message: str, capsys) -> None:
+    assert message in _refused(capsys, *command)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--guide.help", "iaf_guide"], ["--guide IAFGuide", "--guide.num_flows", "--guide.net CLASS", "(default 4)"]),
+        (["--guide.net.help", "GatedMLP"], ["--guide.net GatedMLP", "--guide.net.hidden", "[300, 300]"]),
+    ],
+)
+def test_the_help_of_a_component_names_its_options(argv: list[str], words: list[str], capsys) -> None:
+    assert main(["train", *argv]) == 0
+    page = capsys.readouterr().out
+    assert [word for word in words if word not in page] == []
+    assert "must be one of AuxiliaryGuide" in _refused(capsys, "train", "--guide.help", "Nope")
+    assert "must be one of" in _refused(capsys, "train", "--epochs.help")
+
+
+PLANTED = "from pyro_vae.guides import DiagonalNormalGuide\nclass Broken(DiagonalNormalGuide):\n    'A guide.'\n"
+PLANTED += "    def posterior(self, x):\n        return {}['missing']\n"
+
+
+def test_a_bug_is_logged_in_the_run_folder(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    names: dict = {"__name__": vae_module.__name__}
+    code = compile("def sample(self, *args, **options):\n    return {}['missing']", vae_module.__file__, "exec")
+    exec(code, names)
+    monkeypatch.setattr(vae_module.VAE, "sample", names["sample"])
+    line = _refused(capsys, "sample", str(trained), "--seed", "7", code=70)
+    log = trained / "error.log"
+    assert line == f"pyro-vae: KeyError: 'missing'. This is a bug in pyro_vae: please report it with the log {log}."
+    text = log.read_text()
+    assert f"sample {trained} --seed 7" in text
+    assert "Traceback (most recent call last)" in text
+    assert text.endswith("KeyError: 'missing'\n")
+    log.unlink()
+
+
+def test_a_bug_outside_a_run_is_logged_in_a_temporary_file(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("pyro_vae.cli.train_options.check_seed", lambda seed: int("no number"))
+    line = _refused(capsys, "train", *QUICK, code=70)
+    assert line.startswith("pyro-vae: ValueError: invalid literal for int()")  # not raised on purpose
+    log = Path(line.split(" in ")[-1].rstrip("."))
+    assert "Traceback" in log.read_text()
+    log.unlink()
+
+
+def test_a_bug_in_a_component_of_the_user_is_shown_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (tmp_path / "broken.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = _refused(capsys, "train", *QUICK, "--guide", "broken.Broken", "--out", str(tmp_path / "run"), code=70)
+    assert line.startswith(f"pyro-vae: KeyError: 'missing', in {tmp_path}/broken.py, line 5. The traceback is in ")
+    Path(line.split(" is in ")[-1].rstrip(".")).unlink()
+
+
 def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "pyro-vae evaluate RUN" in capsys.readouterr().out
@@ -344,7 +418,7 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pyro_vae", "train", "--latent_dim", "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert re.fullmatch(r"--latent_dim: must be at least 1, got 0\. .*\n", done.stderr)
+    assert done.stderr == "train: latent_dim must be at least 1, got latent_dim=0.\n"
 
 
 def test_no_space_left_is_one_line(

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import pyro_vae
-from pyro_vae.cli.arguments import normalise_args
-from pyro_vae.experiments.experiment import parser
+from pyro_vae.cli.train_options import parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -59,7 +58,7 @@ def test_its_commands_parse(command: str) -> None:
     words = shlex.split(command)[2:]
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
-    parser().parse_args(normalise_args(words, ()))
+    parse_args(words)
 
 
 def test_its_files_and_names_exist() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae import Digits
 from pyro_vae.cli.main import main
 from pyro_vae.cli.train_options import parse_args
-from pyro_vae.experiments.experiment import load_run
+from pyro_vae.experiments.experiment import instantiate, load_run
 from pyro_vae.experiments.labels import count_classes
 from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of
 from pyro_vae.guides import DiagonalNormalGuide, IAFGuide
@@ -87,9 +87,7 @@ def test_what_a_network_becomes_that_is_given_a_context() -> None:
 
 
 def parse_net(*words: str) -> object:
-    from pyro_vae.experiments.experiment import parser
-
-    return factory_options(parser().instantiate(parse_args(list(words))).guide)[1]["net"]
+    return factory_options(instantiate(parse_args(list(words)))["guide"])[1]["net"]
 
 
 def test_the_options_of_a_factory_are_seen_through_partials() -> None:
@@ -183,7 +181,7 @@ def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> Non
     ("words", "message"),
     [
         (["--data.labels", "40"], "--data.labels: a VAE takes no labels, got 40. Add --model M2"),
-        (["--m1", "runs/x"], "--m1: there must be a model of its latents"),
+        (["--m1", "runs/x"], "--m1: M1 must have a model of its latents, got runs/x for a VAE. Add --model M2."),
         (["--model", "M2"], "--model M2: some labels must be told, got none. Add for example --data.labels 100"),
         (["--model", "M2", "--data.labels", "1350"], "every class must have as many examples as are asked of it"),
         (["--model", "M2", "--data.labels", "2000"], "must not exceed the labels there are"),
@@ -197,7 +195,7 @@ def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> Non
         (["--model", "M3"], "--model: must be"),
         (["--model", "M2", "--classifier", "DiagonalNormalGuide"], "classifier: must be one of CategoricalGuide"),
         (["--seeds", "0", "1"], "--seeds: must come with --out"),
-        (["--seeds", "0", "0", "--out", "x"], "--seeds: each must be another, got 0 0"),
+        (["--seeds", "0", "0", "--out", "x"], "--seeds: must be distinct, got 0 0."),
         (["--seeds", "0", "1", "--seed", "3", "--out", "x"], "--seeds: must be the only seeds, got --seed too"),
         (["--seeds", "-1", "--out", "x"], "--seed: must be in"),
         (["--seeds", "0", "--resume", "x"], "--seeds: must stand without --resume"),
@@ -386,7 +384,7 @@ def test_images_that_cannot_be_classified_are_refused(
 
 
 def test_m2_on_the_latents_of_a_run(vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_vae.experiments.experiment.active_latents", lambda vae, train: torch.tensor([1]))
+    monkeypatch.setattr("pyro_vae.experiments.assembly.active_latents", lambda vae, train: torch.tensor([1]))
     out = tmp_path / "both"
     assert main([*M2, "--m1", str(vae), "--out", str(out)]) == 0
     trained = load_run(out)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 
 from pyro_vae._core.version import __version__
-from pyro_vae.cli.arguments import one_line
 from pyro_vae.cli.commands import COMMANDS
-from pyro_vae.training import NonFiniteError
+from pyro_vae.cli.errors import describe, log_errors_in
 
 _HELP = """\
 Variational autoencoders as probabilistic programs.
@@ -61,33 +59,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 where training became non-finite; 2 for bad input; 130 after Ctrl-C; 141 where the output's
         reader has left.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
         print(_HELP, end="")
         return 0
-    if words[0] == "--version":
+    if command == "--version":
         print(f"pyro-vae {__version__}")
         return 0
-    if words[0] not in COMMANDS:
-        return _fail(f"pyro-vae: the command must be one of {', '.join(COMMANDS)}, got {words[0]!r}. See --help.", 2)
+    if command not in COMMANDS:
+        return _fail(f"pyro-vae: the command must be one of {', '.join(COMMANDS)}, got {command!r}. See --help.", 2)
+    log_errors_in(None)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            COMMANDS[words[0]](words[1:])
+            COMMANDS[command](arguments)
+    except SystemExit as stop:  # after the help of a component
+        return int(stop.code or 0)
     except KeyboardInterrupt as stop:
         return _fail(f"pyro-vae: interrupted{f', {stop}' if stop.args else ''}", 130)
     except BrokenPipeError:  # whoever read the output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except NonFiniteError as error:
-        return _fail(str(error), 1)
-    except (ValueError, OSError, argparse.ArgumentError, TypeError, RuntimeError, MemoryError) as error:
-        return _fail(one_line(error), 2)
+    except Exception as error:
+        return _fail(*describe(error, [command, *arguments]))
     return 0
 
 
 def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
-    print(f"warning: {one_line(Exception(str(message)))}", file=sys.stderr)
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

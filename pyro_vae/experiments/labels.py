@@ -28,7 +28,7 @@ def check_labels_asked(model: str, dataset: Dataset) -> None:
         raise ValueError(f"--model {model}: some labels must be told, got none. Add for example --data.labels 100.")
 
 
-def classes_of(splits: Splits) -> int:
+def num_classes_of(splits: Splits) -> int:
     """The number of classes of a data set with few labels, checked in all its parts.
 
     Raises:

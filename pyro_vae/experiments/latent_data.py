@@ -13,6 +13,7 @@ from pyro_vae.data import Dataset, ImageSet, Splits
 from pyro_vae.data.latent_set import LatentSet
 from pyro_vae.evaluation.marginals import moments
 from pyro_vae.models import VAE
+from pyro_vae.priors import VampPrior
 
 
 def active_latents(vae: VAE, train: ImageSet, *, threshold: float = 0.1) -> Tensor:
@@ -94,19 +95,30 @@ def _images(dataset: Dataset) -> dict[str, Any]:
     return {"data": type(dataset).__name__, **{k: v for k, v in vars(dataset).items() if k not in left_out}}
 
 
-def initialise_at_data(vae: Any, train: ImageSet, *, seed: int = 0) -> None:
-    """Start the likelihood at the mean of the training data; where they are latents, at their scale too, which is 1.
+def initialise_at_data(vae: Any, train: ImageSet, *, seed: int = 0, at_mean: bool = True) -> None:
+    """Initialise the likelihood at the mean of the training data, and a VampPrior's pseudo-inputs at training data.
+
+    For latents as data the scale of the likelihood is initialised too, at 1.
 
     Args:
         vae: the model.
-        train: the data; of encoded ones the mean is that of one draw of each.
-        seed: of these draws.
+        train: the data; of latents the mean is that of one sample each.
+        seed: seed of these samples and of the choice of the pseudo-inputs.
+        at_mean: initialise the likelihood.
     """
-    if not isinstance(train, LatentSet):
+    if at_mean and isinstance(train, LatentSet):
+        _initialise_at_latents(vae.likelihood, train, seed)
+    elif at_mean:
         vae.likelihood.initialise_mean(train.mean())
-        return
+    if isinstance(vae.prior, VampPrior):
+        with isolated_rng(seed):
+            rows = torch.randperm(len(train))[: len(vae.prior.raw)]
+            vae.prior.initialise_pseudo_inputs(train.batch(rows))
+
+
+def _initialise_at_latents(likelihood: Any, train: LatentSet, seed: int) -> None:
     with isolated_rng(seed), torch.no_grad():
-        parts = [train.batch(part) for part in torch.arange(len(train)).split(1000)]
-        vae.likelihood.initialise_mean(torch.cat(parts).mean(0))
-        if isinstance(scale := getattr(vae.likelihood, "log_scale", None), Tensor):
+        z = torch.cat([train.batch(rows) for rows in torch.arange(len(train)).split(1000)])
+        likelihood.initialise_mean(z.mean(0))
+        if isinstance(scale := getattr(likelihood, "log_scale", None), Tensor):
             scale.zero_()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pyro_vae.data import ImageSet, Splits
 from pyro_vae.evaluation import LogLikelihood, log_likelihood
-from pyro_vae.evaluation.classifier import Classification, classification
+from pyro_vae.evaluation.classifier import Classification, classification, labelled
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
-from pyro_vae.models import VAE, LabelledVAE
+from pyro_vae.models import LabelledVAE
 from pyro_vae.training import FitResult
 
 
@@ -103,42 +102,3 @@ class TrainedModel:
     def protocol_of(self, split: str) -> dict[str, Any]:
         """What a result of the split carries: data set, split and the names of the model's parts."""
         return {**self.protocol, "split": split}
-
-
-def validation_error(
-    vae: VAE | LabelledVAE, validation: ImageSet | None, *, seed: int
-) -> Callable[[], dict[str, float]] | None:
-    """What measures the classifier's error after each epoch, in percent; None where there is nothing to measure.
-
-    Args:
-        vae: the model.
-        validation: images held out, with their classes.
-        seed: of what data and classifier draw.
-    """
-    known = None if validation is None or validation.labels is None else validation.labels != -1
-    if validation is None or known is None or not known.any() or not isinstance(vae, LabelledVAE):
-        return None
-    images = labelled(validation)
-    return lambda: {"validation_error": classification(vae, images, seed=seed).error_rate}
-
-
-def labelled(images: ImageSet) -> ImageSet:
-    """Those images whose class is known.
-
-    Raises:
-        ValueError: none is.
-    """
-    known = None if images.labels is None else (images.labels != -1).nonzero().squeeze(-1)
-    if known is None or not len(known):
-        raise ValueError("classification: some classes of the images must be known, got none. Use another split.")
-    return images if len(known) == len(images) else images.subset(known)
-
-
-def parts_of(vae: VAE | LabelledVAE) -> dict[str, Any]:
-    """The names of the model's and the guide's classes, for the protocol."""
-    own: dict[str, Any] = {}
-    parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.guide}
-    if isinstance(vae, LabelledVAE):
-        parts |= {"guide": vae.guide.guide, "classifier": vae.classifier, "label_prior": vae.label_prior}
-        own["classification_weight"] = vae.guide.classification_weight
-    return {**{name: type(part).__name__ for name, part in parts.items()}, "latent_dim": vae.latent_dim, **own}
