@@ -180,9 +180,9 @@ def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data.labels", "40"], "--data.labels: a VAE takes no labels, got 40. Add --model M2"),
+        (["--data.labels", "40"], "--data.labels: a VAE takes no labels, got 40. Add --model M2."),
         (["--m1", "runs/x"], "--m1: M1 must have a model of its latents, got runs/x for a VAE. Add --model M2."),
-        (["--model", "M2"], "--model M2: some labels must be told, got none. Add for example --data.labels 100"),
+        (["--model", "M2"], "--model M2: the number of labels must be given, got none. Add for "),
         (["--model", "M2", "--data.labels", "1350"], "every class must have as many examples as are asked of it"),
         (["--model", "M2", "--data.labels", "2000"], "must not exceed the labels there are"),
         (["--model", "M2", "--data.labels", "5"], "every class must have a labelled example"),
@@ -210,7 +210,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"), [([0, 1, 3], "none of 2"), ([0, -1], "got 1 of them"), ([1, 1], "of 0")]
+    ("labels", "message"), [([0, 1, 3], "got no label of class 2"), ([0, -1], "got one class"), ([1, 1], "of class 0")]
 )
 def test_classes_are_numbered_without_a_gap(labels: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -427,7 +427,7 @@ def test_latents_that_carry_nothing_are_left_out() -> None:
         active_latents(vae, train)
 
 
-def test_latents_keep_labels_and_are_drawn_anew() -> None:
+def test_latents_keep_labels_and_are_sampled_for_every_batch() -> None:
     from pyro_vae.likelihoods import BernoulliLikelihood
 
     pieces = StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide

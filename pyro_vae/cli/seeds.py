@@ -99,9 +99,9 @@ def _trained(folder: Path, options: Namespace, trust: Sequence[str]) -> Any:
     resume = folder.exists()
 
     def open_folder() -> RunFolder:
-        say(f"run folder: {folder}{', resumed' if resume else ''}")
         run = RunFolder(folder) if resume else RunFolder.create(folder, config=to_yaml(options))
         log_errors_in(folder)
+        say(f"run folder: {folder}{', resumed' if resume else ''}")
         return run
 
     return run_training(**instantiate(options), run=open_folder, resume=resume, trust=trust)

@@ -76,9 +76,9 @@ def _start(out: str | None, options: Namespace, trust: Sequence[str]) -> None:
         raise FileExistsError(f"--out: the run folder must not exist yet, got {folder}. Choose another or --resume it.")
 
     def create() -> RunFolder:
-        say(f"run folder: {folder}")
         run = RunFolder.create(folder, config=to_yaml(options))
         log_errors_in(folder)
+        say(f"run folder: {folder}")
         return run
 
     final_evaluation(folder, run_training(**instantiate(options), run=create, trust=trust))

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from pyro_vae._core.checks import check_choice
+from pyro_vae._core.checks import check_choice, require
 from pyro_vae.experiments.components import KINDS, add_component, find_component
 from pyro_vae.experiments.experiment import parser
 
@@ -55,6 +55,9 @@ def format_component(option: str, name: str = "") -> str:
     """
     kind = _last(option)
     check_choice("pyro-vae train", "an option that chooses a class", kind, KINDS)
+    require(
+        name != "", f"--{option}.help", "must come with a class", "none", f"Add one of {', '.join(KINDS[kind].names())}"
+    )
     component = find_component(kind, name, option=f"--{option}")
     options = ArgumentParser()
     add_component(options, kind, component, nested_key=option)

@@ -11,7 +11,7 @@ import torch
 
 from pyro_vae._core.checks import require
 from pyro_vae.data import Dataset, Splits
-from pyro_vae.experiments.labels import check_labels_asked, num_classes_of
+from pyro_vae.experiments.labels import check_labels, num_classes_of
 from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of
 from pyro_vae.experiments.restore import restore_weights
 from pyro_vae.guides import CategoricalGuide, Guide
@@ -79,7 +79,7 @@ def assemble(
     Raises:
         ValueError: model, data and labels do not fit each other.
     """
-    check_labels_asked(model, dataset)
+    check_labels(model, dataset)
     splits = dataset.load().to(device)
     pieces: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "guide": guide, "prior_guide": prior_guide}
     if model == "VAE":

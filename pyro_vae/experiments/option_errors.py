@@ -22,10 +22,14 @@ def unknown_option(name: str, known: Iterable[str], *, parent: str = "--") -> Va
         >>> str(unknown_option("gide", ["guide", "prior"]))
         'unknown option --gide; did you mean --guide?'
     """
+    advice = f"see {parent}help CLASS." if parent.endswith(".") else "see --help."
+    return ValueError(unknown_name("option", name, known, advice, parent=parent))
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], advice: str, *, parent: str = "") -> str:
+    """The message for a name that does not exist: the most similar one that does, or the advice."""
     similar = get_close_matches(name, known, n=1)
-    help_option = f"{parent}help CLASS" if parent.endswith(".") else "--help"
-    advice = f"did you mean {parent}{similar[0]}?" if similar else f"see {help_option}."
-    return ValueError(f"unknown option {parent}{name}; {advice}")
+    return f"unknown {kind} {parent}{name}; {f'did you mean {parent}{similar[0]}?' if similar else advice}"
 
 
 def wrong_value(error: Exception) -> ValueError:
