@@ -1,4 +1,4 @@
-"""The command line as a user meets it: the good ways and the bad ones."""
+"""The command line: what it writes and prints, and its errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ import yaml
 
 from pyro_vae.cli.main import main
 from pyro_vae.cli.train_options import parse_args
-from pyro_vae.experiments.experiment import load_run
+from pyro_vae.experiments.experiment import default_options, load_run
 from pyro_vae.models import vae as vae_module
-from pyro_vae.training import RunFolder
+from pyro_vae.training import RunFolder, fit
 from tests.kill_and_resume import kill_and_resume
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "3", "--device", "cpu"]
@@ -32,10 +33,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
-    """Run the words, which must fail with one line on standard error."""
+def _refused(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> str:
+    """Run a command line that must fail with one line on standard error."""
     capsys.readouterr()
-    assert main(list(words)) == code
+    assert main(list(argv)) == code
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     assert "Traceback" not in lines[0]
@@ -53,11 +54,11 @@ def test_train_writes_the_whole_run(trained: Path) -> None:
         assert protocol[key] == value
 
 
-def test_evaluate_prints_and_keeps_the_number(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_and_saves_the_number(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained), "--num_samples", "30", "--split", "validation"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     result = json.loads((trained / "log_likelihood-validation-guide-30-seed0.json").read_text())
-    assert f"validation log-likelihood  {result['log_likelihood']['mean']:.3f} nats" in shown
+    assert f"validation log-likelihood  {result['log_likelihood']['mean']:.3f} nats" in output
     assert result["protocol"]["num_data"] == 150
     message = _refused(capsys, "evaluate", str(trained), "--num_samples", "30", "--split", "validation")
     assert "--overwrite" in message
@@ -84,11 +85,11 @@ def test_the_saved_configuration_reproduces_the_run(trained: Path, tmp_path: Pat
 
 
 def test_options_reach_the_constructors(tmp_path: Path) -> None:
-    words = ["--likelihood.net", "conv_decoder", "--likelihood.net.channels", "[8, 4]", "--guide.net=ConvEncoder"]
-    words += ["--objective", "beta_elbo", "--objective.beta", "LinearWarmUp", "--objective.beta.length", "7"]
-    words += ["--optimizer", "adamw", "--optimizer.weight_decay", "0.5", "--lr_schedule", "StepLR"]
-    words += ["--lr_schedule.step_size", "1", "--data.binarize", "threshold", "--data.validation", "0"]
-    assert main(["train", *QUICK, *words, "--out", str(tmp_path / "run")]) == 0
+    argv = ["--likelihood.net", "conv_decoder", "--likelihood.net.channels", "[8, 4]", "--guide.net=ConvEncoder"]
+    argv += ["--objective", "beta_elbo", "--objective.beta", "LinearWarmUp", "--objective.beta.length", "7"]
+    argv += ["--optimizer", "adamw", "--optimizer.weight_decay", "0.5", "--lr_schedule", "StepLR"]
+    argv += ["--lr_schedule.step_size", "1", "--data.binarize", "threshold", "--data.validation", "0"]
+    assert main(["train", *QUICK, *argv, "--out", str(tmp_path / "run")]) == 0
     vae = load_run(tmp_path / "run").vae
     assert type(vae.likelihood.net).__name__ == "ConvDecoder"
     assert vae.likelihood.net.layers[3].in_channels == 8
@@ -118,19 +119,26 @@ def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> No
 
 
 def test_every_option_of_training_reaches_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict = {}
+    options_of_fit: dict = {}
 
-    def fit(*args, **options):
-        told.update(options)
+    def record(*args, **options):
+        options_of_fit.update(options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyro_vae.experiments.experiment.fit", fit)
-    given = {"epochs": 7, "batch_size": 11, "clip_norm": 0.5, "patience": 3, "seed": 5, "checkpoint_seconds": 2.5}
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    assert main(["train", *words, "--lr_schedule_unit", "step", "--out", str(tmp_path / "run")]) == 130
-    assert {name: told[name] for name in given} == given
-    assert told["lr_schedule_unit"] == "step"
-    assert told["validation"] is not None
+    monkeypatch.setattr("pyro_vae.experiments.experiment.fit", record)
+    expected = {"epochs": 7, "batch_size": 11, "clip_norm": 0.5, "patience": 3, "seed": 5, "checkpoint_seconds": 2.5}
+    argv = [word for name, value in expected.items() for word in (f"--{name}", str(value))]
+    assert main(["train", *argv, "--lr_schedule_unit", "step", "--out", str(tmp_path / "run")]) == 130
+    assert {name: options_of_fit[name] for name in expected} == expected
+    assert options_of_fit["lr_schedule_unit"] == "step"
+    assert options_of_fit["validation"] is not None
+
+
+def test_the_options_of_fit_are_options_of_the_command() -> None:
+    set_by_train = {"model", "guide", "data", "validation", "monitor", "run", "resume", "progress"}
+    options = {name for name in signature(fit).parameters if name not in set_by_train}
+    assert options <= set(default_options())
+    assert not {"validation", "monitor", "run", "resume", "progress"} & set(default_options())
 
 
 @pytest.mark.parametrize("start", [True, False])
@@ -153,16 +161,16 @@ def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
 def test_evaluate_takes_the_first_images_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained), "--num_samples", "6", "--num_data", "30"]) == 0
     assert "num_data=30" in capsys.readouterr().out
-    found = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
-    assert len(found["per_datum"]["elbo"]) == 30
+    result = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
+    assert len(result["per_datum"]["elbo"]) == 30
     line = _refused(capsys, "evaluate", str(trained), "--num_data", "0")
     assert line == "--num_data: must be at least 1, got 0. Use 1000."
 
 
 def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "refit"
-    words = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
-    assert main(["refit", str(trained), *words, "--out", str(out)]) == 0
+    argv = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
+    assert main(["refit", str(trained), *argv, "--out", str(out)]) == 0
     before, after = RunFolder(trained).load_weights(), RunFolder(out).load_weights()
     assert {k for k in before if k.startswith("model.")} == {k for k in after if k.startswith("model.")}
     assert all(torch.equal(before[k], after[k]) for k in before if k.startswith("model."))
@@ -202,7 +210,7 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["--guide", "Nope"], "--guide: must be one of AuxiliaryGuide"),
         (["--guide.foo", "3"], "unknown option --guide.foo; see --guide.help CLASS."),
@@ -246,11 +254,11 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    assert message in _refused(capsys, "train", *([] if "--resume" in words else QUICK), *words)
+    assert message in _refused(capsys, "train", *([] if "--resume" in argv else QUICK), *argv)
     assert not any(p.is_file() for p in tmp_path.rglob("*"))
 
 
@@ -289,8 +297,8 @@ def test_damaged_and_foreign_runs_are_refused(
         (run / "config.yaml").write_text("data: [")
     else:
         (run / "config.yaml").write_text(config.replace("pyro_vae.guides.DiagonalNormalGuide", "antigravity.Guide"))
-    words = ["train", "--resume", str(run)] if command == ["train"] else [command[0], str(run), *command[1:]]
-    _refused(capsys, *words)
+    argv = ["train", "--resume", str(run)] if command == ["train"] else [command[0], str(run), *command[1:]]
+    _refused(capsys, *argv)
     assert "antigravity" not in sys.modules
 
 
@@ -314,14 +322,12 @@ def test_an_abbreviated_option_does_not_get_round_the_check(
     (tmp_path / "evil.yaml").write_text("guide: evilmod.X")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for words in (["--conf", "evil.yaml"], ["--conf=evil.yaml"], ["--config", "evil.yaml"], ["--config=evil.yaml"]):
-        _refused(capsys, "train", *words)
+    for argv in (["--conf", "evil.yaml"], ["--conf=evil.yaml"], ["--config", "evil.yaml"], ["--config=evil.yaml"]):
+        _refused(capsys, "train", *argv)
     assert "evilmod" not in sys.modules
 
 
-def test_a_run_of_somebody_else_downloads_nothing(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loaded_run_downloads_nothing(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import shutil
 
     run = tmp_path / "run"
@@ -329,14 +335,14 @@ def test_a_run_of_somebody_else_downloads_nothing(
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"] = {"class_path": "pyro_vae.MNIST", "init_args": {"root": str(tmp_path / "victim")}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    for words in (["evaluate", str(run)], ["sample", str(run)], ["train", "--resume", str(run)]):
-        assert "nothing is downloaded" in _refused(capsys, *words)
+    for argv in (["evaluate", str(run)], ["sample", str(run)], ["train", "--resume", str(run)]):
+        assert "nothing is downloaded" in _refused(capsys, *argv)
     assert not (tmp_path / "victim").exists()
 
 
-def test_missing_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["evaluate"], ["sample", "--num"], ["train", "--resume"], ["evaluate", "x", "--split", "all"]):
-        assert f"See pyro-vae {words[0]} --help" in _refused(capsys, *words)
+def test_missing_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["evaluate"], ["sample", "--num"], ["train", "--resume"], ["evaluate", "x", "--split", "all"]):
+        assert f"See pyro-vae {argv[0]} --help" in _refused(capsys, *argv)
 
 
 @pytest.mark.parametrize(
@@ -351,16 +357,16 @@ def test_unknown_arguments_of_other_commands(command: list[str], message: str, c
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"),
+    ("argv", "texts"),
     [
         (["--guide.help", "iaf_guide"], ["--guide IAFGuide", "--guide.num_flows", "--guide.net CLASS", "(default 4)"]),
         (["--guide.net.help", "GatedMLP"], ["--guide.net GatedMLP", "--guide.net.hidden", "[300, 300]"]),
     ],
 )
-def test_the_help_of_a_component_names_its_options(argv: list[str], words: list[str], capsys) -> None:
+def test_the_help_of_a_component_names_its_options(argv: list[str], texts: list[str], capsys) -> None:
     assert main(["train", *argv]) == 0
     page = capsys.readouterr().out
-    assert [word for word in words if word not in page] == []
+    assert [text for text in texts if text not in page] == []
     assert "must be one of AuxiliaryGuide" in _refused(capsys, "train", "--guide.help", "Nope")
     assert "must be one of" in _refused(capsys, "train", "--epochs.help")
 
@@ -403,13 +409,13 @@ def test_a_bug_in_a_component_of_the_user_is_shown_as_such(
     Path(line.split(" is in ")[-1].rstrip(".")).unlink()
 
 
-def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_the_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "evaluate RUN" in capsys.readouterr().out
     assert main(["train", "--help"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("--likelihood", "--resume", "--out", "BernoulliLikelihood", "--lr_schedule"):
-        assert word in shown
+        assert word in output
     assert _refused(capsys, "fly") == "pyro-vae: unknown command fly; see pyro-vae --help."
     assert _refused(capsys, "trian") == "pyro-vae: unknown command trian; did you mean train?"
 

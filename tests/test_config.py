@@ -9,7 +9,7 @@ from pyro_vae.experiments.config import read_config
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "meant"),
+    ("kind", "name", "expected"),
     [
         ("data", "mnist", "MNIST"),
         ("data", "frey_faces", "FreyFaces"),
@@ -24,8 +24,8 @@ from pyro_vae.experiments.config import read_config
         ("label_prior", "categoricalprior", "CategoricalPrior"),
     ],
 )
-def test_names_are_found_whatever_their_case(kind: str, given: str, meant: str) -> None:
-    assert exact_name(kind, given) == meant
+def test_names_are_found_whatever_their_case(kind: str, name: str, expected: str) -> None:
+    assert exact_name(kind, name) == expected
 
 
 def arguments(kind: str, value: object) -> dict:
@@ -44,7 +44,7 @@ def test_a_chosen_class_has_its_own_defaults_and_not_those_of_the_default_class(
 
 
 @pytest.mark.parametrize("value", [None, 0.5, "0.5", "[1, 2]", "", "{unclosed"])
-def test_what_is_no_name_is_left_to_the_parser(value: object) -> None:
+def test_values_that_are_not_names_are_unchanged(value: object) -> None:
     assert resolve("beta", value) == value
 
 
@@ -64,7 +64,7 @@ def test_an_option_is_set_in_the_component_it_belongs_to() -> None:
         assign(options, "guide.net.hiden", "[7]")
 
 
-def test_the_run_that_a_model_stands_on_is_a_path_and_no_class() -> None:
+def test_the_run_of_m1_is_a_path() -> None:
     assert read_config("m1: ../runs/m1.v2", "c") == {"m1": "../runs/m1.v2"}
     assert arguments("classifier", "categorical_guide")["estimator"] == "enumerate"
     with pytest.raises(ValueError, match="classifier: must be one of CategoricalGuide"):
@@ -86,7 +86,7 @@ epochs: 3
 """
 
 
-def test_a_configuration_of_ours_is_taken() -> None:
+def test_a_configuration_of_this_package_is_read() -> None:
     config = read_config(GOOD, "config.yaml")
     assert config["guide"] == "diagonal_normal_guide"
     assert config["data"]["init_args"]["root"] == "../some/where.v2"
@@ -121,7 +121,7 @@ def test_a_configuration_of_ours_is_taken() -> None:
         "a: [unclosed",
     ],
 )
-def test_whatever_could_execute_or_is_no_configuration_is_refused(text: str) -> None:
+def test_text_that_could_import_code_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"config\.yaml: must") as error:
         read_config(text, "config.yaml")
     assert "\n" not in str(error.value).replace("\\n", "")

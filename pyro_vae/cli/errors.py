@@ -23,7 +23,7 @@ from pyro_vae.training import NonFiniteError
 
 _log_folder: ContextVar[Path | None] = ContextVar("log_folder", default=None)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_RERAISING = ("pyro_vae._core.pair", "pyro_vae._core.failures")  # of a program's error, with the batch in the message
+_RERAISING = ("pyro_vae._core.pair", "pyro_vae._core.failures")  # modules that add the batch to a program's error
 _OUT_OF_MEMORY = re.compile("can't allocate memory|not enough memory|Storage size calculation overflowed")
 
 
@@ -61,7 +61,8 @@ def one_line(error: Exception) -> str:
 def _origin(error: Exception) -> Exception:
     """The error of a program, if it was raised again with the batch that the program failed on."""
     cause, module = error.__cause__, _innermost(error).tb_frame.f_globals.get("__name__")
-    return cause if isinstance(cause, Exception) and module in _RERAISING else error
+    is_program_error = isinstance(cause, Exception) and not isinstance(cause, ValueError) and module in _RERAISING
+    return cause if is_program_error else error  # type: ignore[return-value]
 
 
 def _is_deliberate(error: Exception) -> bool:

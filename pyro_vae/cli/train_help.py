@@ -44,7 +44,8 @@ def _last(dotted: str) -> str:
 
 def format_options() -> str:
     """The options of a training."""
-    return _format(parser())
+    _, _, body = _format(parser()).partition("\n")
+    return f"training options:\n{body}"
 
 
 def format_component(option: str, name: str = "") -> str:

@@ -23,7 +23,7 @@ OBJECTIVES = {"enumerate": "SummedELBO", "score": "ScoreFunction", "relaxed": "E
 """The objective that trains M2, by the estimator of its classifier's gradient."""
 _LATENTS = (("likelihood", "NormalLikelihood"), ("likelihood.scale", "network"), ("likelihood.min_scale", 0.001))
 _DECIDING = ("model", "classifier", "m1")  # options that the defaults of others depend on
-_OF_THE_GUIDE = ("guide", "prior_guide", "classifier", "alpha")  # what refitting may change of a model's options
+_OF_THE_GUIDE = ("guide", "prior_guide", "classifier", "alpha")  # options of the model that refitting may change
 
 Assignments = Sequence[tuple[str, Any]]
 
@@ -92,7 +92,7 @@ def _text(path: str) -> str:
 
 
 def _model_defaults(options: dict[str, Any]) -> Assignments:
-    if options["model"] == "VAE" or options["classifier"] is None:
+    if options["model"] == "VAE" or not isinstance(options["classifier"], dict):
         return []
     estimator = options["classifier"]["init_args"].get("estimator", "enumerate")
     objective = OBJECTIVES.get(estimator, "ELBO")  # an unknown estimator is reported by the parser
