@@ -170,6 +170,7 @@ def test_evaluate_takes_the_first_images_alone(trained: Path, capsys: pytest.Cap
 def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "refit"
     argv = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
+    argv += ["--device", "auto", "--seed", "3"]
     assert main(["refit", str(trained), *argv, "--out", str(out)]) == 0
     before, after = RunFolder(trained).load_weights(), RunFolder(out).load_weights()
     assert {k for k in before if k.startswith("model.")} == {k for k in after if k.startswith("model.")}
@@ -177,6 +178,8 @@ def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path:
     vae = load_run(out).vae
     assert vae.guide.net.layers[0].linear.out_features == 14
     assert vae.latent_dim == 3
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["device"], config["seed"]) == ("auto", 3)
     assert main(["train", "--resume", str(out), "--epochs", "3"]) == 0
     longer = RunFolder(out).load_weights()
     assert all(torch.equal(before[k], longer[k]) for k in before if k.startswith("model."))

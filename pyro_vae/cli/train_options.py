@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from jsonargparse import Namespace
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae.cli.console import check_seed
-from pyro_vae.experiments.assembly import assemble
+from pyro_vae.experiments.assembly import MODEL_OPTIONS
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import read_config
 from pyro_vae.experiments.experiment import default_options, instantiate, parse_config, parse_options
@@ -113,8 +112,7 @@ def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[s
     Raises:
         ValueError: an argument would change the model.
     """
-    of_the_model = ["data", *(name for name in signature(assemble).parameters if name in default_options())]
-    of_the_model.remove("seed")
+    of_the_model = {"data", *MODEL_OPTIONS} - {"seed"}
     for argument in argv:
         option = argument.split("=")[0]
         name = option[2:].split(".")[0]

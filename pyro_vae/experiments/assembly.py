@@ -99,6 +99,10 @@ def assemble(
     return Assembly(m2, latents_of(first, splits, active), stacked, splits, {**splits.protocol, **names})
 
 
+MODEL_OPTIONS = [name for name, p in signature(assemble).parameters.items() if p.kind is p.KEYWORD_ONLY]
+"""The options of a training that determine its model."""
+
+
 def _restored(m1: FirstModel, dataset: Dataset, splits: Splits) -> VAE:
     """The trained VAE, if it is one and of the same data."""
     name = m1.options["model"]

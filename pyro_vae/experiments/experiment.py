@@ -7,7 +7,6 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cache
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.device import Device, choose_device
 from pyro_vae.data import Dataset, Digits
 from pyro_vae.evaluation.classifier import validation_error
-from pyro_vae.experiments.assembly import FirstModel, ModelName, assemble
+from pyro_vae.experiments.assembly import MODEL_OPTIONS, FirstModel, ModelName, assemble
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import read_config
 from pyro_vae.experiments.latent_data import initialise_at_data
@@ -156,8 +155,7 @@ def load_run(
     dataset.may_download = root is not None
     dataset.root = dataset.root if root is None else root
     options["m1"] = _first_model(options["m1"], options["model"], trust)
-    arguments = {name: options[name] for name in signature(assemble).parameters if name in options}
-    assembly = assemble(dataset, **{**arguments, "device": place})
+    assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})
     restore_weights(assembly.trained, run)
     return TrainedModel(assembly.vae.to(place).eval(), assembly.splits, assembly.protocol)
 
