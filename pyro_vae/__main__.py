@@ -1,4 +1,4 @@
-"""``python -m pyro_vae`` is ``pyro-vae``."""
+"""Run the command line: ``python -m pyro_vae`` is ``pyro-vae``."""
 
 import sys
 

@@ -1,12 +1,12 @@
-"""The command line as a user meets it: the good ways and the bad ones."""
+"""The command line: what it writes and prints, and its errors."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ import torch
 import yaml
 
 from pyro_vae.cli.main import main
-from pyro_vae.experiments.experiment import load_run
-from pyro_vae.training import RunFolder
+from pyro_vae.cli.train_options import parse_args
+from pyro_vae.experiments.experiment import default_options, load_run
+from pyro_vae.models import vae as vae_module
+from pyro_vae.training import RunFolder, fit
 from tests.kill_and_resume import kill_and_resume
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "3", "--device", "cpu"]
@@ -31,10 +33,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _refused(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
-    """Run the words, which must fail with one line on standard error."""
+def _refused(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> str:
+    """Run a command line that must fail with one line on standard error."""
     capsys.readouterr()
-    assert main(list(words)) == code
+    assert main(list(argv)) == code
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     assert "Traceback" not in lines[0]
@@ -52,11 +54,11 @@ def test_train_writes_the_whole_run(trained: Path) -> None:
         assert protocol[key] == value
 
 
-def test_evaluate_prints_and_keeps_the_number(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_and_saves_the_number(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained), "--num_samples", "30", "--split", "validation"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     result = json.loads((trained / "log_likelihood-validation-guide-30-seed0.json").read_text())
-    assert f"validation log-likelihood  {result['log_likelihood']['mean']:.3f} nats" in shown
+    assert f"validation log-likelihood  {result['log_likelihood']['mean']:.3f} nats" in output
     assert result["protocol"]["num_data"] == 150
     message = _refused(capsys, "evaluate", str(trained), "--num_samples", "30", "--split", "validation")
     assert "--overwrite" in message
@@ -83,11 +85,11 @@ def test_the_saved_configuration_reproduces_the_run(trained: Path, tmp_path: Pat
 
 
 def test_options_reach_the_constructors(tmp_path: Path) -> None:
-    words = ["--likelihood.net", "conv_decoder", "--likelihood.net.channels", "[8, 4]", "--guide.net=ConvEncoder"]
-    words += ["--objective", "beta_elbo", "--objective.beta", "LinearWarmUp", "--objective.beta.length", "7"]
-    words += ["--optimizer", "adamw", "--optimizer.weight_decay", "0.5", "--lr_schedule", "StepLR"]
-    words += ["--lr_schedule.step_size", "1", "--data.binarize", "threshold", "--data.validation", "0"]
-    assert main(["train", *QUICK, *words, "--out", str(tmp_path / "run")]) == 0
+    argv = ["--likelihood.net", "conv_decoder", "--likelihood.net.channels", "[8, 4]", "--guide.net=ConvEncoder"]
+    argv += ["--objective", "beta_elbo", "--objective.beta", "LinearWarmUp", "--objective.beta.length", "7"]
+    argv += ["--optimizer", "adamw", "--optimizer.weight_decay", "0.5", "--lr_schedule", "StepLR"]
+    argv += ["--lr_schedule.step_size", "1", "--data.binarize", "threshold", "--data.validation", "0"]
+    assert main(["train", *QUICK, *argv, "--out", str(tmp_path / "run")]) == 0
     vae = load_run(tmp_path / "run").vae
     assert type(vae.likelihood.net).__name__ == "ConvDecoder"
     assert vae.likelihood.net.layers[3].in_channels == 8
@@ -101,11 +103,8 @@ def test_options_reach_the_constructors(tmp_path: Path) -> None:
 
 
 def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> None:
-    from pyro_vae.cli.arguments import normalise_args
-    from pyro_vae.experiments.experiment import parser
-
-    words = ["--data", "frey_faces", "--data.root", "x", "--optimizer", "Adagrad", "--guide.net", "GatedMLP"]
-    options = parser().parse_args(normalise_args(words, ()))
+    argv = ["--data", "frey_faces", "--data.root", "x", "--optimizer", "Adagrad", "--guide.net", "GatedMLP"]
+    options = parse_args(argv)
     assert options.data.init_args.binarize == "none"
     assert options.data.init_args.validation == 200
     assert options.data.init_args.root == "x"
@@ -113,26 +112,33 @@ def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> No
     assert options.guide.init_args.net.init_args.hidden == (300, 300)
     file = tmp_path / "c.yaml"
     file.write_text("data: frey_faces\noptimizer: {class_path: SGD, init_args: {momentum: 0.5}}\n")
-    options = parser().parse_args(normalise_args(["--config", str(file), "--data.seed", "3"], ()))
+    options = parse_args(["--config", str(file), "--data.seed", "3"])
     assert (options.data.init_args.binarize, options.data.init_args.seed) == ("none", 3)
     assert options.optimizer.class_path == "torch.optim.SGD"
     assert "betas" not in options.optimizer.init_args
 
 
 def test_every_option_of_training_reaches_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict = {}
+    options_of_fit: dict = {}
 
-    def fit(*args, **options):
-        told.update(options)
+    def record(*args, **options):
+        options_of_fit.update(options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyro_vae.experiments.experiment.fit", fit)
-    given = {"epochs": 7, "batch_size": 11, "clip_norm": 0.5, "patience": 3, "seed": 5, "checkpoint_seconds": 2.5}
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    assert main(["train", *words, "--lr_schedule_unit", "step", "--out", str(tmp_path / "run")]) == 130
-    assert {name: told[name] for name in given} == given
-    assert told["lr_schedule_unit"] == "step"
-    assert told["validation"] is not None
+    monkeypatch.setattr("pyro_vae.experiments.experiment.fit", record)
+    expected = {"epochs": 7, "batch_size": 11, "clip_norm": 0.5, "patience": 3, "seed": 5, "checkpoint_seconds": 2.5}
+    argv = [word for name, value in expected.items() for word in (f"--{name}", str(value))]
+    assert main(["train", *argv, "--lr_schedule_unit", "step", "--out", str(tmp_path / "run")]) == 130
+    assert {name: options_of_fit[name] for name in expected} == expected
+    assert options_of_fit["lr_schedule_unit"] == "step"
+    assert options_of_fit["validation"] is not None
+
+
+def test_the_options_of_fit_are_options_of_the_command() -> None:
+    set_by_train = {"model", "guide", "data", "validation", "monitor", "run", "resume", "progress"}
+    options = {name for name in signature(fit).parameters if name not in set_by_train}
+    assert options <= set(default_options())
+    assert not {"validation", "monitor", "run", "resume", "progress"} & set(default_options())
 
 
 @pytest.mark.parametrize("start", [True, False])
@@ -155,22 +161,25 @@ def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
 def test_evaluate_takes_the_first_images_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained), "--num_samples", "6", "--num_data", "30"]) == 0
     assert "num_data=30" in capsys.readouterr().out
-    found = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
-    assert len(found["per_datum"]["elbo"]) == 30
+    result = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
+    assert len(result["per_datum"]["elbo"]) == 30
     line = _refused(capsys, "evaluate", str(trained), "--num_data", "0")
     assert line == "--num_data: must be at least 1, got 0. Use 1000."
 
 
 def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "refit"
-    words = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
-    assert main(["refit", str(trained), *words, "--out", str(out)]) == 0
+    argv = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
+    argv += ["--device", "auto", "--seed", "3"]
+    assert main(["refit", str(trained), *argv, "--out", str(out)]) == 0
     before, after = RunFolder(trained).load_weights(), RunFolder(out).load_weights()
     assert {k for k in before if k.startswith("model.")} == {k for k in after if k.startswith("model.")}
     assert all(torch.equal(before[k], after[k]) for k in before if k.startswith("model."))
     vae = load_run(out).vae
     assert vae.guide.net.layers[0].linear.out_features == 14
     assert vae.latent_dim == 3
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["device"], config["seed"]) == ("auto", 3)
     assert main(["train", "--resume", str(out), "--epochs", "3"]) == 0
     longer = RunFolder(out).load_weights()
     assert all(torch.equal(before[k], longer[k]) for k in before if k.startswith("model."))
@@ -204,23 +213,35 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
-        (["--guide", "Nope"], "guide: must be one of AuxiliaryGuide"),
-        (["--guide.foo", "3"], "--guide: must be given options that exist, got 'foo'"),
-        (["--guide.net.foo", "3"], "--guide.net: must be given options that exist, got 'foo'"),
-        (["--bogus", "3"], "got '--bogus'"),
-        (["--latent_dim", "x"], "--latent_dim: must be int, got x"),
-        (["--latent_dim", "0"], "--latent_dim: must be at least 1"),
-        (["--epochs", "-3"], "--epochs: must be at least 1"),
+        (["--guide", "Nope"], "--guide: must be one of AuxiliaryGuide"),
+        (["--guide.foo", "3"], "unknown option --guide.foo; see --guide.help CLASS."),
+        (["--guide.net.hiden", "3"], "unknown option --guide.net.hiden; did you mean --guide.net.hidden?"),
+        (["--gide", "IAFGuide"], "unknown option --gide; did you mean --guide?"),
+        (["--rseume", "runs/x"], "unknown option --rseume; did you mean --resume?"),
+        (["--epochs.foo", "3"], "unknown option --epochs.foo; did you mean --epochs?"),
+        (["3"], "options must begin with --, got 3"),
+        (["--guide.net"], "--guide.net: must have a value"),
+        (["--guide", "null"], "--guide: must have a value"),
+        (["--guide", "torch.nn.Linear"], "--guide: must be a subclass of Guide, got torch.nn.modules.linear.Linear"),
+        (["--guide", "no.Guide"], "--guide: no.Guide must be importable, got No module named 'no'"),
+        (["--guide.net.hidden", "wide"], "--guide.net.hidden: must be a list, got wide"),
+        (["--optimizer.lr", "-1"], "Invalid learning rate: -1.0"),
+        (["--lr_schedule", "StepLR"], "--lr_schedule.step_size: must have a value"),
+        (["--lr_schedule.step_size", "3"], "--lr_schedule: a class must be chosen before its arguments, got step_size"),
+        (["--latent_dim", "x"], "--latent_dim: must be an integer, got x"),
+        (["--latent_dim", "0"], "latent_dim must be at least 1, got latent_dim=0"),
+        (["--num_samples", "0"], "num_samples must be at least 1, got num_samples=0"),
+        (["--epochs", "-3"], "epochs=-3"),
         (["--batch_size", "5000"], "batch_size must not exceed the data, got batch_size=5000, data=1350"),
         (["--patience", "-1"], "patience must be positive"),
         (["--patience", "3", "--data.validation", "0"], "patience must have validation data"),
-        (["--data", "mnist", "--data.binarize", "maybe"], "--data.binarize: must be 'dynamic'"),
+        (["--data", "mnist", "--data.binarize", "maybe"], "--data.binarize: must be one of 'dynamic'"),
         (["--data", "files", "--data.root", "/nowhere/at/all.npz"], "/nowhere/at/all.npz"),
         (["--data", "files"], "Files: root"),
         (["--likelihood", "NormalLikelihood", "--likelihood.scale", "-1"], "scale must be positive"),
-        (["--data.binarize", "none"], "x"),
+        (["--data.binarize", "none"], "support"),
         (["--guide.net", "ConvDecoder"], "out_shape must be (channels, height, width)"),
         (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
         (["--out", "/proc/no/run"], "/proc"),
@@ -229,18 +250,18 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
         (["--lr_schedule", "ReduceLROnPlateau", "--lr_schedule_unit", "step"], "ReduceLROnPlateau must count epochs"),
         (["--seed", "99999999999999999999"], "--seed: must be in"),
         (["--clip_norm", "nan"], "--clip_norm: "),
-        (["--latent_dim", "1000000000000"], "must fit the machine"),
+        (["--latent_dim", "1000000000000"], "out of memory"),
         (["--config", "/bin/ls"], "must be a text file"),
         (["--tensorboard", "true"], "tensorboard must be installed"),
         (["--resume", "/no/run"], "the run folder must exist, got /no/run"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    assert message in _refused(capsys, "train", *([] if "--resume" in words else QUICK), *words)
+    assert message in _refused(capsys, "train", *([] if "--resume" in argv else QUICK), *argv)
     assert not any(p.is_file() for p in tmp_path.rglob("*"))
 
 
@@ -257,7 +278,7 @@ def test_a_run_folder_is_never_overwritten(trained: Path, capsys: pytest.Capture
 
 def test_resume_stands_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "only --epochs" in _refused(capsys, "train", "--resume", str(trained), "--optimizer.lr", "1")
-    assert "must stand alone" in _refused(capsys, "train", "--resume", str(trained), "--out", "x")
+    assert "must stand without --out" in _refused(capsys, "train", "--resume", str(trained), "--out", "x")
 
 
 @pytest.mark.parametrize("command", [["evaluate", "--num_samples", "7"], ["sample"], ["train"]])
@@ -279,8 +300,8 @@ def test_damaged_and_foreign_runs_are_refused(
         (run / "config.yaml").write_text("data: [")
     else:
         (run / "config.yaml").write_text(config.replace("pyro_vae.guides.DiagonalNormalGuide", "antigravity.Guide"))
-    words = ["train", "--resume", str(run)] if command == ["train"] else [command[0], str(run), *command[1:]]
-    _refused(capsys, *words)
+    argv = ["train", "--resume", str(run)] if command == ["train"] else [command[0], str(run), *command[1:]]
+    _refused(capsys, *argv)
     assert "antigravity" not in sys.modules
 
 
@@ -288,7 +309,7 @@ def test_user_components_work_by_import_path_and_need_trust_to_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text(
-        "from pyro_vae import DiagonalNormalGuide\nclass MyGuide(DiagonalNormalGuide):\n    '''A guide of my own.'''\n"
+        "from pyro_vae.guides import DiagonalNormalGuide\nclass MyGuide(DiagonalNormalGuide):\n    'A guide.'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     run = str(tmp_path / "run")
@@ -304,14 +325,12 @@ def test_an_abbreviated_option_does_not_get_round_the_check(
     (tmp_path / "evil.yaml").write_text("guide: evilmod.X")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for words in (["--conf", "evil.yaml"], ["--conf=evil.yaml"], ["--config", "evil.yaml"], ["--config=evil.yaml"]):
-        _refused(capsys, "train", *words)
+    for argv in (["--conf", "evil.yaml"], ["--conf=evil.yaml"], ["--config", "evil.yaml"], ["--config=evil.yaml"]):
+        _refused(capsys, "train", *argv)
     assert "evilmod" not in sys.modules
 
 
-def test_a_run_of_somebody_else_downloads_nothing(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loaded_run_downloads_nothing(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import shutil
 
     run = tmp_path / "run"
@@ -319,24 +338,89 @@ def test_a_run_of_somebody_else_downloads_nothing(
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"] = {"class_path": "pyro_vae.MNIST", "init_args": {"root": str(tmp_path / "victim")}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    for words in (["evaluate", str(run)], ["sample", str(run)], ["train", "--resume", str(run)]):
-        assert "nothing is downloaded" in _refused(capsys, *words)
+    for argv in (["evaluate", str(run)], ["sample", str(run)], ["train", "--resume", str(run)]):
+        assert "nothing is downloaded" in _refused(capsys, *argv)
     assert not (tmp_path / "victim").exists()
 
 
-def test_missing_words_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["evaluate"], ["sample", "--num"], ["train", "--resume"], ["evaluate", "x", "--split", "all"]):
-        assert f"See pyro-vae {words[0]} --help" in _refused(capsys, *words)
+def test_missing_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["evaluate"], ["sample", "--num"], ["train", "--resume"], ["evaluate", "x", "--split", "all"]):
+        assert f"See pyro-vae {argv[0]} --help" in _refused(capsys, *argv)
 
 
-def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["evaluate", "x", "--sed", "3"], "unknown option --sed; did you mean --seed?"),
+        (["sample", "x", "y"], "pyro-vae sample: unexpected argument y"),
+    ],
+)
+def test_unknown_arguments_of_other_commands(command: list[str], message: str, capsys) -> None:
+    assert message in _refused(capsys, *command)
+
+
+@pytest.mark.parametrize(
+    ("argv", "texts"),
+    [
+        (["--guide.help", "iaf_guide"], ["--guide IAFGuide", "--guide.num_flows", "--guide.net CLASS", "(default 4)"]),
+        (["--guide.net.help", "GatedMLP"], ["--guide.net GatedMLP", "--guide.net.hidden", "[300, 300]"]),
+    ],
+)
+def test_the_help_of_a_component_names_its_options(argv: list[str], texts: list[str], capsys) -> None:
+    assert main(["train", *argv]) == 0
+    page = capsys.readouterr().out
+    assert [text for text in texts if text not in page] == []
+    assert "must be one of AuxiliaryGuide" in _refused(capsys, "train", "--guide.help", "Nope")
+    assert "must be one of" in _refused(capsys, "train", "--epochs.help")
+
+
+PLANTED = "from pyro_vae.guides import DiagonalNormalGuide\nclass Broken(DiagonalNormalGuide):\n    'A guide.'\n"
+PLANTED += "    def posterior(self, x):\n        return {}['missing']\n"
+
+
+def test_a_bug_is_logged_in_the_run_folder(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    names: dict = {"__name__": vae_module.__name__}
+    code = compile("def sample(self, *args, **options):\n    return {}['missing']", vae_module.__file__, "exec")
+    exec(code, names)
+    monkeypatch.setattr(vae_module.VAE, "sample", names["sample"])
+    line = _refused(capsys, "sample", str(trained), "--seed", "7", code=70)
+    log = trained / "error.log"
+    assert line == f"pyro-vae: KeyError: 'missing'. This is a bug in pyro_vae: please report it with the log {log}."
+    text = log.read_text()
+    assert f"sample {trained} --seed 7" in text
+    assert "Traceback (most recent call last)" in text
+    assert text.endswith("KeyError: 'missing'\n")
+    log.unlink()
+
+
+def test_a_bug_outside_a_run_is_logged_in_a_temporary_file(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("pyro_vae.cli.train_options.check_seed", lambda seed: int("no number"))
+    line = _refused(capsys, "train", *QUICK, code=70)
+    assert line.startswith("pyro-vae: ValueError: invalid literal for int()")  # not raised on purpose
+    log = Path(line.split(" in ")[-1].rstrip("."))
+    assert "Traceback" in log.read_text()
+    log.unlink()
+
+
+def test_a_bug_in_a_component_of_the_user_is_shown_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (tmp_path / "broken.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = _refused(capsys, "train", *QUICK, "--guide", "broken.Broken", "--out", str(tmp_path / "run"), code=70)
+    assert line.startswith(f"pyro-vae: KeyError: 'missing', in {tmp_path}/broken.py, line 5. The traceback is in ")
+    Path(line.split(" is in ")[-1].rstrip(".")).unlink()
+
+
+def test_help_names_the_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert "pyro-vae evaluate RUN" in capsys.readouterr().out
+    assert "evaluate RUN" in capsys.readouterr().out
     assert main(["train", "--help"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("--likelihood", "--resume", "--out", "BernoulliLikelihood", "--lr_schedule"):
-        assert word in shown
-    assert "unknown" not in _refused(capsys, "fly")
+        assert word in output
+    assert _refused(capsys, "fly") == "pyro-vae: unknown command fly; see pyro-vae --help."
+    assert _refused(capsys, "trian") == "pyro-vae: unknown command trian; did you mean train?"
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:
@@ -344,7 +428,7 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pyro_vae", "train", "--latent_dim", "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert re.fullmatch(r"--latent_dim: must be at least 1, got 0\. .*\n", done.stderr)
+    assert done.stderr == "train: latent_dim must be at least 1, got latent_dim=0.\n"
 
 
 def test_no_space_left_is_one_line(

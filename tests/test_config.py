@@ -1,14 +1,15 @@
-"""What a configuration may name, and what it may not."""
+"""Names of components, and what a configuration may import."""
 
 from __future__ import annotations
 
 import pytest
 
-from pyro_vae.experiments.config import component, component_name, load_config
+from pyro_vae.experiments.components import assign, exact_name, resolve
+from pyro_vae.experiments.config import read_config
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "meant"),
+    ("kind", "name", "expected"),
     [
         ("data", "mnist", "MNIST"),
         ("data", "frey_faces", "FreyFaces"),
@@ -19,39 +20,61 @@ from pyro_vae.experiments.config import component, component_name, load_config
         ("net", "gatedmlp", "GatedMLP"),
         ("optimizer", "adam", "Adam"),
         ("lr_schedule", "cosineannealinglr", "CosineAnnealingLR"),
-        ("beta", "0.5", "0.5"),
-        ("guide", "my_package.MyGuide", "my_package.MyGuide"),
         ("classifier", "categorical_guide", "CategoricalGuide"),
         ("label_prior", "categoricalprior", "CategoricalPrior"),
     ],
 )
-def test_names_are_found_whatever_their_case(kind: str, given: str, meant: str) -> None:
-    assert component_name(kind, given) == meant
+def test_names_are_found_whatever_their_case(kind: str, name: str, expected: str) -> None:
+    assert exact_name(kind, name) == expected
+
+
+def arguments(kind: str, value: object) -> dict:
+    return resolve(kind, value)["init_args"]
 
 
 def test_a_chosen_class_has_its_own_defaults_and_not_those_of_the_default_class() -> None:
-    assert component("data", "frey_faces")["init_args"]["binarize"] == "none"
-    assert component("optimizer", "adagrad")["init_args"]["lr"] == 0.01
-    assert component("net", "gated_mlp")["init_args"] == {"hidden": [300, 300], "dropout": 0.0}
-    guide = component("guide", "DiagonalNormalGuide", {"log_scale_bounds": [-3.0, 1.0]})["init_args"]
-    assert guide["net"]["init_args"]["hidden"] == [200, 200]
+    assert arguments("data", "frey_faces")["binarize"] == "none"
+    assert arguments("optimizer", "adagrad")["lr"] == 0.01
+    assert arguments("net", "gated_mlp") == {"hidden": (300, 300), "dropout": 0.0}
+    guide = arguments("guide", {"class_path": "DiagonalNormalGuide", "init_args": {"log_scale_bounds": [-3.0, 1.0]}})
+    assert guide["net"]["init_args"]["hidden"] == (200, 200)
     assert guide["log_scale_bounds"] == [-3.0, 1.0]
-    assert component("beta", "0.5") == "0.5"
-    config = load_config("data: {class_path: FreyFaces, init_args: {root: here}}", "c")
-    assert config["data"]["init_args"] == {"root": "here", "binarize": "none", "validation": 200, "seed": 0}
+    data = arguments("data", {"class_path": "FreyFaces", "init_args": {"root": "here"}})
+    assert data == {"root": "here", "binarize": "none", "validation": 200, "seed": 0}
 
 
-def test_the_run_that_a_model_stands_on_is_a_path_and_no_class() -> None:
-    assert load_config("m1: ../runs/m1.v2", "c") == {"m1": "../runs/m1.v2"}
-    assert component("classifier", "categorical_guide")["init_args"]["estimator"] == "enumerate"
+@pytest.mark.parametrize("value", [None, 0.5, "0.5", "[1, 2]", "", "{unclosed"])
+def test_values_that_are_not_names_are_unchanged(value: object) -> None:
+    assert resolve("beta", value) == value
+
+
+def test_an_option_is_set_in_the_component_it_belongs_to() -> None:
+    options = {"epochs": 1, "guide": resolve("guide", "iaf_guide")}
+    assign(options, "guide.net", "gated_mlp")
+    assign(options, "guide", {"num_flows": 2})
+    assign(options, "guide.net.hidden", "[7]")
+    guide = options["guide"]["init_args"]
+    assert guide["net"] == {
+        "class_path": "pyro_vae.networks.mlp.GatedMLP",
+        "init_args": {"hidden": "[7]", "dropout": 0.0},
+    }
+    assert guide["num_flows"] == 2
+    assert resolve("guide", "iaf_guide")["init_args"]["num_flows"] == 4  # the defaults are not changed
+    with pytest.raises(ValueError, match=r"unknown option --guide\.net\.hiden; did you mean --guide\.net\.hidden\?"):
+        assign(options, "guide.net.hiden", "[7]")
+
+
+def test_the_run_of_m1_is_a_path() -> None:
+    assert read_config("m1: ../runs/m1.v2", "c") == {"m1": "../runs/m1.v2"}
+    assert arguments("classifier", "categorical_guide")["estimator"] == "enumerate"
     with pytest.raises(ValueError, match="classifier: must be one of CategoricalGuide"):
-        load_config("classifier: DiagonalNormalGuide", "c")
+        resolve("classifier", "DiagonalNormalGuide")
 
 
 def test_unknown_names_are_listed_against_the_known() -> None:
-    message = r"guide: must be one of AuxiliaryGuide, .*DiagonalNormalGuide, .*got guide='Nope'"
+    message = r"guide: must be one of AuxiliaryGuide, .*DiagonalNormalGuide, .*got 'Nope'"
     with pytest.raises(ValueError, match=message):
-        component_name("guide", "Nope")
+        exact_name("guide", "Nope")
 
 
 GOOD = """
@@ -63,9 +86,9 @@ epochs: 3
 """
 
 
-def test_a_configuration_of_ours_is_taken_and_its_names_made_exact() -> None:
-    config = load_config(GOOD, "config.yaml")
-    assert config["guide"]["class_path"].endswith(".DiagonalNormalGuide")
+def test_a_configuration_of_this_package_is_read() -> None:
+    config = read_config(GOOD, "config.yaml")
+    assert config["guide"] == "diagonal_normal_guide"
     assert config["data"]["init_args"]["root"] == "../some/where.v2"
     assert config["optimizer"]["init_args"]["lr"] == 1e-3
 
@@ -98,16 +121,16 @@ def test_a_configuration_of_ours_is_taken_and_its_names_made_exact() -> None:
         "a: [unclosed",
     ],
 )
-def test_whatever_could_execute_or_is_no_configuration_is_refused(text: str) -> None:
+def test_text_that_could_import_code_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"config\.yaml: must") as error:
-        load_config(text, "config.yaml")
+        read_config(text, "config.yaml")
     assert "\n" not in str(error.value).replace("\\n", "")
 
 
 def test_trust_opens_one_package_only() -> None:
     text = "guide: {class_path: mine.guides.MyGuide}"
-    assert load_config(text, "c", trust=["mine"])["guide"]["class_path"] == "mine.guides.MyGuide"
+    assert read_config(text, "c", trust=["mine"])["guide"]["class_path"] == "mine.guides.MyGuide"
     with pytest.raises(ValueError, match="--trust mine"):
-        load_config(text, "c", trust=["other"])
+        read_config(text, "c", trust=["other"])
     with pytest.raises(ValueError, match="must name only classes"):
-        load_config("guide: minefield.X", "c", trust=["mine"])
+        read_config("guide: minefield.X", "c", trust=["mine"])

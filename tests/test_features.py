@@ -55,9 +55,9 @@ def fitted(exact, x):
     return VAETransformer.from_vae(exact.vae, x.numpy(), num_samples=7)
 
 
-def close(found, expected):
-    assert isinstance(found, np.ndarray)
-    assert np.abs(found - expected.numpy()).max() < 1e-9
+def close(result, expected):
+    assert isinstance(result, np.ndarray)
+    assert np.abs(result - expected.numpy()).max() < 1e-9
 
 
 def test_the_features_are_the_exact_posterior_mean(exact, x, fitted):
@@ -78,11 +78,11 @@ def test_the_score_is_the_exact_log_likelihood(exact, x, fitted):
 def test_the_score_is_the_packages_own_estimate_and_exact_within_its_error(num_samples):
     wide = LinearGaussian(inflate=1.3)
     x = wide.data(1)
-    found = VAETransformer.from_vae(wide.vae, num_samples=num_samples, random_state=3).score_samples(x.numpy())
+    result = VAETransformer.from_vae(wide.vae, num_samples=num_samples, random_state=3).score_samples(x.numpy())
     same = log_likelihood(wide.vae.model, wide.vae.guide, x, num_samples=num_samples, chunk_size=1000, seed=3)
-    assert abs(found[0] - float(same.log_likelihood[0])) < 1e-9
+    assert abs(result[0] - float(same.log_likelihood[0])) < 1e-9
     if num_samples > 1:
-        assert abs(found[0] - float(wide.log_prob(x))) < 4.5 * float(same.standard_error[0])
+        assert abs(result[0] - float(wide.log_prob(x))) < 4.5 * float(same.standard_error[0])
 
 
 def test_the_score_of_a_datum_is_its_own():
@@ -112,12 +112,12 @@ def test_draws_follow_random_state(fitted, x):
 
 
 def test_a_posterior_without_a_mean_in_closed_form_is_averaged():
-    made = build_vae((5,), 3, StandardNormalPrior, NormalLikelihood, IAFGuide)
+    vae = build_vae((5,), 3, StandardNormalPrior, NormalLikelihood, IAFGuide)
     x = torch.randn(6, 5)
-    draws = made.encode(x).sample((4000,))
-    found = VAETransformer.from_vae(made).transform(x.numpy())
+    draws = vae.encode(x).sample((4000,))
+    result = VAETransformer.from_vae(vae).transform(x.numpy())
     error = (draws.var(0) * (1 / 4000 + 1 / 100)).sqrt().detach().numpy()
-    assert np.abs((found - draws.mean(0).detach().numpy()) / error).max() < 4.5
+    assert np.abs((result - draws.mean(0).detach().numpy()) / error).max() < 4.5
 
 
 def test_only_active_dimensions_are_kept(exact, x):
@@ -151,25 +151,25 @@ def test_which_dimensions_are_active_does_not_depend_on_the_features(exact, x):
 
 
 @pytest.mark.parametrize(("features", "random"), [("mean", False), ("sample", True)])
-def test_scikit_learn_is_told_which_features_are_random(features, random):
+def test_the_tags_report_random_features(features, random):
     assert get_tags(VAETransformer(features=features)).non_deterministic == random
 
 
 def test_features_have_the_dtype_of_the_data_whatever_that_of_a_trained_vae(fitted, x):
     x = x.numpy().astype(np.float32)
-    for found in (fitted.transform(x), fitted.score_samples(x), fitted.inverse_transform(fitted.transform(x))):
-        assert found.dtype == np.float32
+    for result in (fitted.transform(x), fitted.score_samples(x), fitted.inverse_transform(fitted.transform(x))):
+        assert result.dtype == np.float32
 
 
 def test_fit_is_the_packages_own_training():
     x = real()
-    found = VAETransformer(3, epochs=4, batch_size=16, lr=2e-3, random_state=5, **PARTS).fit(x)
+    result = VAETransformer(3, epochs=4, batch_size=16, lr=2e-3, random_state=5, **PARTS).fit(x)
     vae = build_vae((5,), 3, StandardNormalPrior, PARTS["likelihood"], PARTS["guide"], seed=5)
     vae.likelihood.initialise_mean(torch.tensor(x).mean(0))
     adam = partial(torch.optim.Adam, lr=2e-3)
     history = fit(vae.model, vae.guide, torch.tensor(x), epochs=4, batch_size=16, optimizer=adam, seed=5).history
-    assert [r["elbo"] for r in found.history_] == [r["elbo"] for r in history]
-    assert all(torch.equal(a, b) for a, b in zip(found.vae_.parameters(), vae.parameters(), strict=True))
+    assert [r["elbo"] for r in result.history_] == [r["elbo"] for r in history]
+    assert all(torch.equal(a, b) for a, b in zip(result.vae_.parameters(), vae.parameters(), strict=True))
 
 
 def test_training_raises_the_score():
@@ -183,8 +183,8 @@ def test_the_dtype_is_that_of_the_data(dtype, single_precision):
     x = real(dtype=dtype)
     fitted = VAETransformer(2, **QUICK).fit(x)
     assert {str(p.dtype) for p in fitted.vae_.parameters()} == {f"torch.{np.dtype(dtype)}"}
-    for found in (fitted.transform(x), fitted.score_samples(x), fitted.inverse_transform(fitted.transform(x))):
-        assert found.dtype == dtype
+    for result in (fitted.transform(x), fitted.score_samples(x), fitted.inverse_transform(fitted.transform(x))):
+        assert result.dtype == dtype
     assert torch.get_default_dtype() == torch.float32
 
 

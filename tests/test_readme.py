@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import pyro_vae
-from pyro_vae.cli.arguments import normalise_args
-from pyro_vae.experiments.experiment import parser
+from pyro_vae.cli.train_options import parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -80,7 +79,7 @@ def test_its_commands_parse(command: str) -> None:
     words = shlex.split(command)[2:]
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
-    parser().parse_args(normalise_args(words, ()))
+    parse_args(words)
 
 
 CONFIGS = [path for path in sorted(RESULTS.glob("*/config.yaml")) if "class_path" in path.read_text()]
@@ -88,7 +87,7 @@ CONFIGS = [path for path in sorted(RESULTS.glob("*/config.yaml")) if "class_path
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.parent.name)
 def test_the_recorded_configurations_can_be_trained(path: Path) -> None:
-    parser().parse_args(normalise_args(["--config", str(path)], ()))
+    parse_args(["--config", str(path)])
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "docs/evaluation.md", "docs/semi_supervised.md"])

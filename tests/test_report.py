@@ -181,7 +181,7 @@ def test_a_file_elsewhere_is_replaced_only_when_asked(
         (["--out", str(out)], "must not exist yet"),
         (["--out", str(tmp_path / "page.pdf")], "must end in .html"),
         (["--overwrite"], "must come with --out"),
-        (["--method", "ais"], "unrecognized arguments"),
+        (["--method", "ais"], "unknown option --method"),
     ):
         assert main(["report", str(run), *words]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()

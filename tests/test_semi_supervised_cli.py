@@ -1,4 +1,4 @@
-"""M2 on the command line: trained, gone on with, evaluated, asked for classes, and refused."""
+"""M2 on the command line: training, resuming, evaluation, classification, and errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae import Digits
 from pyro_vae.cli.main import main
 from pyro_vae.cli.train_options import parse_args
-from pyro_vae.experiments.experiment import load_run
+from pyro_vae.experiments.experiment import instantiate, load_run
 from pyro_vae.experiments.labels import count_classes
 from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of
 from pyro_vae.guides import DiagonalNormalGuide, IAFGuide
@@ -47,10 +47,10 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run the words, which must fail with one line on standard error."""
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command line that must fail with one line on standard error."""
     capsys.readouterr()
-    assert main(list(words)) == 2
+    assert main(list(argv)) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
@@ -75,21 +75,19 @@ def test_a_perceptron_of_both_inputs_is_that_of_their_concatenation() -> None:
     torch.testing.assert_close(context(x, c), plain(both))
 
 
-def test_what_a_network_becomes_that_is_given_a_context() -> None:
+def test_the_network_of_a_context_by_its_class() -> None:
     image, code = (1, 8, 8), (2,)
     assert isinstance(with_context(GatedMLP, 3)(image, code), ConcatenatedNetwork)
     assert isinstance(with_context(ConvDecoder, 3)(code, image), ConcatenatedNetwork)
-    made = with_context(ConvEncoder, 3)(image, code)
-    assert isinstance(made, ContextNetwork)
-    assert made(torch.zeros(4, 1, 8, 8), torch.zeros(5, 4, 3)).shape == (5, 4, 2)
+    net = with_context(ConvEncoder, 3)(image, code)
+    assert isinstance(net, ContextNetwork)
+    assert net(torch.zeros(4, 1, 8, 8), torch.zeros(5, 4, 3)).shape == (5, 4, 2)
     dropped = with_context(parse_net("--guide.net.dropout", "0.5"), 3)(image, code)
     assert any(isinstance(m, torch.nn.Dropout) for m in dropped.modules())
 
 
-def parse_net(*words: str) -> object:
-    from pyro_vae.experiments.experiment import parser
-
-    return factory_options(parser().instantiate(parse_args(list(words))).guide)[1]["net"]
+def parse_net(*argv: str) -> object:
+    return factory_options(instantiate(parse_args(list(argv)))["guide"])[1]["net"]
 
 
 def test_the_options_of_a_factory_are_seen_through_partials() -> None:
@@ -109,11 +107,11 @@ def test_the_options_of_a_factory_are_seen_through_partials() -> None:
 def test_the_objective_follows_the_estimator(estimator: str, objective: str) -> None:
     options = parse_args(["--model", "M2", "--classifier.estimator", estimator])
     assert options.objective.class_path.endswith(f".{objective}")
-    told = parse_args(["--model", "M2", "--classifier.estimator", estimator, "--objective", "IWAE"])
-    assert told.objective.class_path.endswith(".IWAE")
+    options = parse_args(["--model", "M2", "--classifier.estimator", estimator, "--objective", "IWAE"])
+    assert options.objective.class_path.endswith(".IWAE")
 
 
-def test_defaults_of_the_latents_likelihood_give_way_to_what_is_asked() -> None:
+def test_the_default_likelihood_of_latents_can_be_replaced() -> None:
     options = parse_args(["--model", "M2", "--m1", "runs/x"])
     assert options.likelihood.class_path.endswith("NormalLikelihood")
     assert options.likelihood.init_args.scale == "network"
@@ -125,14 +123,14 @@ def test_defaults_of_the_latents_likelihood_give_way_to_what_is_asked() -> None:
 # Training
 
 
-def test_a_run_says_everything_of_its_labels(m2: Path) -> None:
+def test_a_run_records_the_protocol_of_its_labels(m2: Path) -> None:
     config = yaml.safe_load((m2 / "config.yaml").read_text())
     assert (config["model"], config["alpha"], config["data"]["init_args"]["label_seed"]) == ("M2", 0.5, 3)
     assert config["objective"]["class_path"].endswith("EnumeratedELBO")
-    found = json.loads((m2 / "classification-test-classifier-seed0.json").read_text())
+    result = json.loads((m2 / "classification-test-classifier-seed0.json").read_text())
     expected = {"labels": 40, "label_seed": 3, "alpha": 0.5, "classification_weight": 0.5 * 1350 / 40, "model": "M2"}
-    assert {key: found["protocol"][key] for key in expected} == expected
-    assert found["protocol"]["split"] == "test"
+    assert {key: result["protocol"][key] for key in expected} == expected
+    assert result["protocol"]["split"] == "test"
     assert (m2 / "log_likelihood-test-guide-5-seed0.json").exists()
     figures = {p.stem for p in (m2 / "figures").iterdir()}
     assert {"training_curves", "analogies", "class_samples", "confusion"} <= figures
@@ -150,8 +148,8 @@ def test_the_validation_error_of_every_epoch_is_that_of_the_classifier(m2: Path)
 
 
 def test_a_resumed_run_is_the_longer_one_bit_for_bit(m2: Path, tmp_path: Path) -> None:
-    words = [*M2, "--data.label_seed", "3", "--alpha", "0.5"]
-    assert main([*words, "--epochs", "1", "--out", str(tmp_path / "short")]) == 0
+    argv = [*M2, "--data.label_seed", "3", "--alpha", "0.5"]
+    assert main([*argv, "--epochs", "1", "--out", str(tmp_path / "short")]) == 0
     assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "2"]) == 0
     short, whole = (RunFolder(p).load_weights() for p in (tmp_path / "short", m2))
     assert all(torch.equal(short[k], whole[k]) for k in whole)
@@ -162,9 +160,9 @@ def test_a_resumed_run_is_the_longer_one_bit_for_bit(m2: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_other_estimators_priors_and_guides_train(tmp_path: Path) -> None:
-    words = ["--classifier.estimator", "relaxed", "--label_prior.learn", "true", "--guide", "IAFGuide", "--epochs", "1"]
+    argv = ["--classifier.estimator", "relaxed", "--label_prior.learn", "true", "--guide", "IAFGuide", "--epochs", "1"]
     out = tmp_path / "run"
-    assert main([*M2, *words, "--guide.net.hidden", "[6]", "--out", str(out)]) == 0
+    assert main([*M2, *argv, "--guide.net.hidden", "[6]", "--out", str(out)]) == 0
     trained = load_run(out)
     assert isinstance(trained.vae.guide.guide, IAFGuide)
     assert trained.vae.label_prior.logits.requires_grad
@@ -172,19 +170,19 @@ def test_other_estimators_priors_and_guides_train(tmp_path: Path) -> None:
 
 
 def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> None:
-    words = ["--epochs", "1", "--num_samples", "5", "--batch_size", "450", "--guide.net.hidden", "[5]"]
-    assert main(["refit", str(m2), *words, "--out", str(tmp_path / "refit")]) == 0
+    argv = ["--epochs", "1", "--num_samples", "5", "--batch_size", "450", "--guide.net.hidden", "[5]"]
+    assert main(["refit", str(m2), *argv, "--out", str(tmp_path / "refit")]) == 0
     before, after = RunFolder(m2).load_weights(), RunFolder(tmp_path / "refit").load_weights()
     assert all(torch.equal(after[k], before[k]) for k in before if k.startswith("model."))
     assert after["guide.guide.net.net.layers.0.weight"].shape[0] == 5
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
-        (["--data.labels", "40"], "--data.labels: a VAE takes no labels, got 40. Add --model M2"),
-        (["--m1", "runs/x"], "--m1: there must be a model of its latents"),
-        (["--model", "M2"], "--model M2: some labels must be told, got none. Add for example --data.labels 100"),
+        (["--data.labels", "40"], "--data.labels: a VAE takes no labels, got 40. Add --model M2."),
+        (["--m1", "runs/x"], "--m1: M1 must have a model of its latents, got runs/x for a VAE. Add --model M2."),
+        (["--model", "M2"], "--model M2: the number of labels must be given, got none. Add for "),
         (["--model", "M2", "--data.labels", "1350"], "every class must have as many examples as are asked of it"),
         (["--model", "M2", "--data.labels", "2000"], "must not exceed the labels there are"),
         (["--model", "M2", "--data.labels", "5"], "every class must have a labelled example"),
@@ -197,22 +195,22 @@ def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> Non
         (["--model", "M3"], "--model: must be"),
         (["--model", "M2", "--classifier", "DiagonalNormalGuide"], "classifier: must be one of CategoricalGuide"),
         (["--seeds", "0", "1"], "--seeds: must come with --out"),
-        (["--seeds", "0", "0", "--out", "x"], "--seeds: each must be another, got 0 0"),
+        (["--seeds", "0", "0", "--out", "x"], "--seeds: must be distinct, got 0 0."),
         (["--seeds", "0", "1", "--seed", "3", "--out", "x"], "--seeds: must be the only seeds, got --seed too"),
         (["--seeds", "-1", "--out", "x"], "--seed: must be in"),
         (["--seeds", "0", "--resume", "x"], "--seeds: must stand without --resume"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert message in refused(capsys, "train", *words)
+    assert message in refused(capsys, "train", *argv)
     assert not any(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"), [([0, 1, 3], "none of 2"), ([0, -1], "got 1 of them"), ([1, 1], "of 0")]
+    ("labels", "message"), [([0, 1, 3], "got no label of class 2"), ([0, -1], "got one class"), ([1, 1], "of class 0")]
 )
 def test_classes_are_numbered_without_a_gap(labels: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -223,24 +221,24 @@ def test_classes_are_numbered_without_a_gap(labels: list[int], message: str) -> 
 
 
 @pytest.mark.slow
-def test_several_seeds_are_gone_on_with_and_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*M2, "--epochs", "1", "--seeds", "0", "4", "--out", str(tmp_path / "m2")]
-    assert main(words) == 0
-    shown = capsys.readouterr().out
+def test_several_seeds_are_resumed_and_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*M2, "--epochs", "1", "--seeds", "0", "4", "--out", str(tmp_path / "m2")]
+    assert main(argv) == 0
+    output = capsys.readouterr().out
     configs = [yaml.safe_load((tmp_path / f"m2-{s}" / "config.yaml").read_text()) for s in (0, 4)]
     assert [(c["seed"], c["data"]["init_args"]["label_seed"]) for c in configs] == [(0, 0), (4, 4)]
     files = [tmp_path / f"m2-{s}" / "classification-test-classifier-seed0.json" for s in (0, 4)]
     errors = [json.loads(f.read_text())["error"]["mean"] for f in files]
-    assert f"mean test error in %: {np.mean(errors):.2f} +- " in shown
+    assert f"mean test error in %: {np.mean(errors):.2f} +- " in output
     files[1].unlink()  # as if it had been killed before
     kept = (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns
-    assert main(words) == 0
+    assert main(argv) == 0
     again = capsys.readouterr().out
     assert "m2-0, finished" in again
     assert "m2-4, resumed" in again
-    assert again.splitlines()[-1] == shown.splitlines()[-1]
+    assert again.splitlines()[-1] == output.splitlines()[-1]
     assert (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns == kept
-    assert "of the same options, got another alpha" in refused(capsys, *words, "--alpha", "0.7")
+    assert "of the same options, got another alpha" in refused(capsys, *argv, "--alpha", "0.7")
 
 
 # Evaluation
@@ -255,8 +253,8 @@ def test_methods_that_need_a_vae_are_refused_and_others_serve(m2: Path, capsys: 
 
 
 def test_the_class_posterior_comes_with_its_error(m2: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate", str(m2), "--method", "class_posterior", "--num_samples", "6", "--num_data", "20"]
-    assert main([*words, "--engine", "eager"]) == 0
+    argv = ["evaluate", str(m2), "--method", "class_posterior", "--num_samples", "6", "--num_data", "20"]
+    assert main([*argv, "--engine", "eager"]) == 0
     posterior, classes = (
         json.loads((m2 / f"{kind}-test-posterior-6-seed0-first20.json").read_text())
         for kind in ("class_posterior", "classification")
@@ -270,17 +268,17 @@ def test_the_class_posterior_comes_with_its_error(m2: Path, capsys: pytest.Captu
 
 
 def test_a_vae_has_no_classes(vae: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["evaluate", str(vae), "--method", "classification"], ["sample", str(vae), "--label", "1"]):
-        assert "must be of a model with classes, got a VAE" in refused(capsys, *words)
+    for argv in (["evaluate", str(vae), "--method", "classification"], ["sample", str(vae), "--label", "1"]):
+        assert "must be of a model with classes, got a VAE" in refused(capsys, *argv)
     assert "must be of a model with classes" in refused(capsys, "classify", str(vae), "--split", "test")
 
 
-def test_the_training_part_is_evaluated_where_its_labels_are_known(m2: Path) -> None:
+def test_the_labelled_training_images_are_evaluated(m2: Path) -> None:
     trained = load_run(m2)
     assert not trained.images("train").paired
-    found = trained.classification("train")
-    assert len(found) == 40
-    assert found.labels.bincount().tolist() == [4] * 10
+    result = trained.classification("train")
+    assert len(result) == 40
+    assert result.labels.bincount().tolist() == [4] * 10
 
 
 def test_report_and_compare_show_the_error(m2: Path, vae: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,9 +290,9 @@ def test_report_and_compare_show_the_error(m2: Path, vae: Path, capsys: pytest.C
     assert "Confusion matrix" in page
     capsys.readouterr()
     assert main(["compare", str(m2), str(vae)]) == 0
-    shown = capsys.readouterr().out
-    assert "error (%)" in shown
-    assert f"{error:.2f} +- " in shown
+    output = capsys.readouterr().out
+    assert "error (%)" in output
+    assert f"{error:.2f} +- " in output
 
 
 def test_samples_of_one_class(m2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,7 +307,7 @@ def test_samples_of_one_class(m2: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A digit as a picture, as arrays of its own units and of numbers in [0, 1], and what is refused."""
+    """Image files of a digit in several formats, and files that are refused."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -330,15 +328,15 @@ def test_probabilities_are_those_of_the_classifier(m2: Path, images: Path, tmp_p
     out = tmp_path / "p.json"
     files = [str(images / name) for name in ("one.png", "few.npy", "unit.npz", "one.npy")]
     assert main(["classify", str(m2), *files, "--out", str(out)]) == 0
-    found = json.loads(out.read_text())
-    assert [row["image"] for row in found["images"][:2]] == [files[0], f"{files[1]}[0]"]
-    p = torch.tensor([row["probabilities"] for row in found["images"]])
+    result = json.loads(out.read_text())
+    assert [row["image"] for row in result["images"][:2]] == [files[0], f"{files[1]}[0]"]
+    p = torch.tensor([row["probabilities"] for row in result["images"]])
     x = torch.from_numpy(np.load(images / "one.npy")).float().reshape(1, 1, 8, 8)
     expected = load_run(m2).vae.classify(x)
     torch.testing.assert_close(p[-1:], expected)  # zeros and ones are binary already
     torch.testing.assert_close(p[0:1], expected)  # and black and white of a picture
     torch.testing.assert_close(p[1:4], p[4:7])  # 0..16 and [0, 1] are drawn alike
-    assert [row["class"] for row in found["images"]] == p.argmax(-1).tolist()
+    assert [row["class"] for row in result["images"]] == p.argmax(-1).tolist()
 
 
 def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -348,13 +346,13 @@ def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, caps
     rows = np.genfromtxt(out, delimiter=",", skip_header=1)
     expected: Tensor = load_run(m2).classification("test", num_data=7).probabilities
     torch.testing.assert_close(torch.from_numpy(rows[:, 3:]), expected, rtol=1e-5, atol=1e-6)
-    words = ["classify", str(m2), "--split", "test", "--num_data", "3", "--num_samples", "4"]
-    assert main([*words, "--out", str(tmp_path / "q.json")]) == 0
+    argv = ["classify", str(m2), "--split", "test", "--num_data", "3", "--num_samples", "4"]
+    assert main([*argv, "--out", str(tmp_path / "q.json")]) == 0
     assert json.loads((tmp_path / "q.json").read_text())["by"] == "class_posterior"
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["large.png"], "images must be of shape (1, 8, 8), as those of the training, got (1, 16, 16)"),
         (["colour.png"], "got (3, 8, 8)"),
@@ -371,7 +369,7 @@ def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, caps
     ],
 )
 def test_images_that_cannot_be_classified_are_refused(
-    words: list[str],
+    argv: list[str],
     message: str,
     m2: Path,
     images: Path,
@@ -379,14 +377,14 @@ def test_images_that_cannot_be_classified_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(images)
-    assert message in refused(capsys, "classify", str(m2), *words)
+    assert message in refused(capsys, "classify", str(m2), *argv)
 
 
 # M1+M2
 
 
 def test_m2_on_the_latents_of_a_run(vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_vae.experiments.experiment.active_latents", lambda vae, train: torch.tensor([1]))
+    monkeypatch.setattr("pyro_vae.experiments.assembly.active_latents", lambda vae, train: torch.tensor([1]))
     out = tmp_path / "both"
     assert main([*M2, "--m1", str(vae), "--out", str(out)]) == 0
     trained = load_run(out)
@@ -397,8 +395,8 @@ def test_m2_on_the_latents_of_a_run(vae: Path, tmp_path: Path, monkeypatch: pyte
     assert all(torch.equal(decoder[k], before[f"model.likelihood.{k}"]) for k in decoder)
     assert "guide.classifier.net.layers.0.weight" in weights
     assert weights["guide.classifier.net.layers.0.weight"].shape == (6, 1)
-    found = json.loads((out / "classification-test-classifier-seed0.json").read_text())
-    assert (found["protocol"]["model"], found["protocol"]["m1"]) == ("M1+M2", "vae")
+    result = json.loads((out / "classification-test-classifier-seed0.json").read_text())
+    assert (result["protocol"]["model"], result["protocol"]["m1"]) == ("M1+M2", "vae")
     assert RunFolder(out).metrics()[-1]["validation_error"] == pytest.approx(
         trained.classification("validation").error_rate
     )
@@ -429,15 +427,15 @@ def test_latents_that_carry_nothing_are_left_out() -> None:
         active_latents(vae, train)
 
 
-def test_latents_keep_labels_and_are_drawn_anew() -> None:
+def test_latents_keep_labels_and_are_sampled_for_every_batch() -> None:
     from pyro_vae.likelihoods import BernoulliLikelihood
 
     pieces = StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide
     vae = build_vae((1, 8, 8), 3, *pieces)
     splits = Digits(labels=20).load()
-    found = latents_of(vae, splits, torch.tensor([0, 2]))
-    x, y = found.train.arguments(slice(5))
+    result = latents_of(vae, splits, torch.tensor([0, 2]))
+    x, y = result.train.arguments(slice(5))
     assert x.shape == (5, 2)
     assert torch.equal(y, splits.train.labels[:5])
-    assert not torch.equal(found.test.batch([0]), found.test.batch([0]))
-    assert not found.test.paired
+    assert not torch.equal(result.test.batch([0]), result.test.batch([0]))
+    assert not result.test.paired

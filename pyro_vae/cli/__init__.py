@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line ``pyro-vae``: one file per command."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import json_ready, write_atomically
@@ -22,58 +23,56 @@ from pyro_vae.evaluation.label_posterior import class_posterior
 from pyro_vae.experiments.trained_model import TrainedModel
 
 _DESCRIPTION = """\
-Tell the classes of images by a run of a model with classes (pyro-vae train --model M2): the three most probable of each
-image. Files: png, jpg, bmp, or npy and npz (key images) of any number of images, all of the size of the training
-images. Their pixels are binarized as those of the test images were, drawn by --seed where they were drawn."""
+Classify images with a trained semi-supervised model (pyro-vae train --model M2) and print the three most probable
+classes of each. An image file is png, jpg or bmp; npy and npz (key images) hold any number of images. The images must
+have the size of the training images, and are binarized in the same way; random binarization depends on --seed."""
 _SUFFIXES = (".csv", ".json")
-_TOP = 3
-_BATCH = 500
+_NUM_SHOWN = 3
+_BATCH_SIZE = 500
 
 
-def classify(words: list[str]) -> None:
-    """Print the most probable classes of images, and write all probabilities if that is asked for."""
-    made = Parser(prog="pyro-vae classify", description=_DESCRIPTION, allow_abbrev=False)
-    made.add_argument("run", metavar="RUN", help="run folder of a model with classes")
-    made.add_argument("images", nargs="*", metavar="IMAGE", help="files of images")
-    made.add_argument("--split", choices=["test", "validation"], help="classify images of the run's data instead")
-    made.add_argument("--num_data", type=int, help="with --split: only the first so many (default all)")
-    made.add_argument(
+def classify(argv: list[str]) -> None:
+    """Print the most probable classes of images, and write all probabilities if a file is given."""
+    parser = Parser(prog="pyro-vae classify", description=_DESCRIPTION)
+    parser.add_argument("run", metavar="RUN", help="run folder of a semi-supervised model")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
+    parser.add_argument("--split", choices=["test", "validation"], help="classify images of the run's data instead")
+    parser.add_argument("--num_data", type=int, metavar="N", help="with --split: only the first N images (default all)")
+    parser.add_argument(
         "--num_samples",
         type=int,
-        help="use p(y | x) of the model, by importance sampling with so many draws per class, instead of q(y | x)",
+        metavar="N",
+        help="use p(y | x) of the model, by importance sampling with N samples per class, instead of q(y | x)",
     )
-    made.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
-    made.add_argument("--out", type=Path, help="file to write all probabilities to, .csv or .json")
-    made.add_argument("--overwrite", action="store_true", help="replace the file")
-    add_place(made)
-    options = vars(made.parse_args(words))
+    parser.add_argument("--seed", type=int, default=0, help="seed of binarization and samples (default 0)")
+    parser.add_argument("--out", type=Path, help="file for all probabilities, .csv or .json")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    add_place(parser)
+    options = vars(parser.parse_args(argv))
     _check(options)
     trained = load({key: options[key] for key in ("run", "device", "root", "trust")})
-    trained.need_classes("classify")
-    found = [(part, _probabilities(trained, part, options)) for part in _inputs(trained, options)]
+    trained.require_classifier("classify")
+    inputs = _inputs(trained, options)
+    rows = [row for images in inputs for row in _rows(images, _probabilities(trained, images, options))]
     if join().first:
-        rows = [row for part, p in found for row in _rows(part, p)]
         say(_table(rows))
         if options["out"]:
-            write_atomically(options["out"], _rendered(rows, options), overwrite=options["overwrite"])
+            write_atomically(options["out"], _encoded(rows, options), overwrite=options["overwrite"])
             say(f"\nprobabilities: {options['out']}")
 
 
 def _check(options: dict[str, Any]) -> None:
-    if bool(options["images"]) == bool(options["split"]):
-        got = "both" if options["split"] else "neither"
-        raise ValueError(f"classify: either images or --split must be given, got {got}. Give one of them.")
-    if options["num_data"] is not None and not options["split"]:
-        raise ValueError("--num_data: must come with --split, got it alone. Give fewer images instead.")
+    both, out = "both" if options["split"] else "neither", options["out"]
+    one = bool(options["images"]) != bool(options["split"])
+    require(one, "classify", "either images or --split must be given", both)
+    with_split = options["num_data"] is None or options["split"]
+    require(with_split, "--num_data", "must come with --split", "it alone", "Give fewer images instead")
     check_counts(options, num_data=100, num_samples=1000)
     check_seed(options["seed"])
-    out = options["out"]
-    if out and out.suffix not in _SUFFIXES:
-        raise ValueError(f"--out: must end in {' or '.join(_SUFFIXES)}, got {out}. Choose one of them.")
-    if options["overwrite"] and not out:
-        raise ValueError("--overwrite: must come with --out, got it alone. Leave it away: nothing is written.")
+    require(not out or out.suffix in _SUFFIXES, "--out", f"must end in {' or '.join(_SUFFIXES)}", out)
+    require(not options["overwrite"] or out, "--overwrite", "must come with --out", "it alone")
     if out and out.exists() and not options["overwrite"] and join().first:
-        raise FileExistsError(f"--out: {out} must not exist yet, got one. Replace it with --overwrite.")
+        raise FileExistsError(f"--out: {out} must not exist yet. Replace it with --overwrite.")
 
 
 def _inputs(trained: TrainedModel, options: dict[str, Any]) -> list[Input]:
@@ -91,47 +90,48 @@ def _inputs(trained: TrainedModel, options: dict[str, Any]) -> list[Input]:
     )
 
 
-def _probabilities(trained: TrainedModel, part: Input, options: dict[str, Any]) -> Tensor:
+def _probabilities(trained: TrainedModel, inputs: Input, options: dict[str, Any]) -> Tensor:
     """``(N, C)``, on the CPU."""
     vae, seed = trained.vae, options["seed"]
     device, dtype = placement(vae)
-    images = part.images.to(device or "cpu")
+    images = inputs.images.to(device or "cpu")
     if options["num_samples"] is not None:
-        draws = {"num_classes": vae.num_classes, "num_samples": options["num_samples"], "seed": seed}
-        return class_posterior(vae.model, vae.guide, images, **draws).probabilities()
-    found = []
+        sampling = {"num_classes": vae.num_classes, "num_samples": options["num_samples"], "seed": seed}
+        return class_posterior(vae.model, vae.guide, images, **sampling).probabilities()
+    probabilities = []
     with evaluating(vae), isolated_rng(seed):
-        for number, rows in enumerate(torch.arange(len(images)).split(_BATCH)):
+        for number, rows in enumerate(torch.arange(len(images)).split(_BATCH_SIZE)):
             reseed(seed, number)
-            found.append(vae.classify(images.batch(rows, dtype=dtype)).double().cpu())
-    return torch.cat(found)
+            probabilities.append(vae.classify(images.batch(rows, dtype=dtype)).double().cpu())
+    return torch.cat(probabilities)
 
 
-def _rows(part: Input, probabilities: Tensor) -> Iterator[dict[str, Any]]:
-    labels = part.images.labels
-    for i, (name, p) in enumerate(zip(part.names, probabilities.tolist(), strict=True)):
-        known = None if labels is None or int(labels[i]) < 0 else int(labels[i])
-        yield {"image": name, "class": max(range(len(p)), key=p.__getitem__), "label": known, "probabilities": p}
+def _rows(inputs: Input, probabilities: Tensor) -> Iterator[dict[str, Any]]:
+    labels = inputs.images.labels
+    for i, (name, p) in enumerate(zip(inputs.names, probabilities.tolist(), strict=True)):
+        label = None if labels is None or int(labels[i]) < 0 else int(labels[i])
+        yield {"image": name, "class": max(range(len(p)), key=p.__getitem__), "label": label, "probabilities": p}
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """The most probable classes; the true one beside them where it is known."""
-    told = any(row["label"] is not None for row in rows)
-    ranks = range(min(_TOP, len(rows[0]["probabilities"])))
-    header = ["image", *(["label"] if told else []), *(word for _ in ranks for word in ("class", "probability"))]
+    """The most probable classes, with the true classes if some are known."""
+    has_labels = any(row["label"] is not None for row in rows)
+    num_shown = min(_NUM_SHOWN, len(rows[0]["probabilities"]))
+    header = ["image", *(["label"] if has_labels else []), *(["class", "probability"] * num_shown)]
     lines = []
     for row in rows:
-        best = sorted(enumerate(row["probabilities"]), key=lambda pair: -pair[1])[: len(ranks)]
-        label = ["-" if row["label"] is None else str(row["label"])] if told else []
-        lines.append([row["image"], *label, *(word for c, p in best for word in (str(c), f"{p:.4f}"))])
+        best = sorted(enumerate(row["probabilities"]), key=lambda pair: -pair[1])[:num_shown]
+        label = ["-" if row["label"] is None else str(row["label"])] if has_labels else []
+        lines.append([row["image"], *label, *(cell for c, p in best for cell in (str(c), f"{p:.4f}"))])
     return aligned(header, lines)
 
 
-def _rendered(rows: list[dict[str, Any]], options: dict[str, Any]) -> bytes:
+def _encoded(rows: list[dict[str, Any]], options: dict[str, Any]) -> bytes:
     if options["out"].suffix == ".json":
-        kind = "classifier" if options["num_samples"] is None else "class_posterior"
-        told = {"run": str(options["run"]), "by": kind, "num_samples": options["num_samples"], "seed": options["seed"]}
-        return (json.dumps(json_ready({**told, "images": rows}), allow_nan=False, indent=1) + "\n").encode()
+        method = "classifier" if options["num_samples"] is None else "class_posterior"
+        protocol = {key: options[key] for key in ("num_samples", "seed")}
+        record = {"run": str(options["run"]), "by": method, **protocol, "images": rows}
+        return (json.dumps(json_ready(record), allow_nan=False, indent=1) + "\n").encode()
     header = ["image", "label", "class", *(f"probability of {c}" for c in range(len(rows[0]["probabilities"])))]
     lines = [
         [r["image"], "" if r["label"] is None else str(r["label"]), str(r["class"]), *map(repr, r["probabilities"])]

@@ -1,12 +1,15 @@
-"""What the commands share: options of a run, and speaking to the user."""
+"""Options that commands share, and output."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.arguments import Parser
+from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.trained_model import TrainedModel
 
@@ -14,45 +17,46 @@ TRUST: dict[str, Any] = {
     "action": "append",
     "default": [],
     "metavar": "PACKAGE",
-    "help": "package that a config may import classes from; repeatable",
+    "help": "package whose classes a configuration may import; repeatable",
 }
 
 
 def say(text: str) -> None:
-    """Print, in the first process alone."""
+    """Print, in the first process only."""
     if join().first:
         print(text, flush=True)  # noqa: T201
 
 
 def add_place(parser: argparse._ActionsContainer) -> None:
-    """The options of where a run's model and data are."""
+    """Add the options for the device and the location of the data set."""
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default auto)")
-    parser.add_argument("--root", help="where the data set lies, if not where it lay in training")
+    parser.add_argument("--root", help="folder of the data set, if it has moved since the training")
     parser.add_argument("--trust", **TRUST)
 
 
 def run_parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser for a command on a run folder."""
-    made = Parser(prog=f"pyro-vae {command}", description=description, allow_abbrev=False)
-    made.add_argument("run", metavar="RUN", help="run folder")
-    add_place(made)
-    return made
+    parser = Parser(prog=f"pyro-vae {command}", description=description)
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    add_place(parser)
+    return parser
 
 
 def load(options: dict[str, Any]) -> TrainedModel:
-    """The run that the options name, which are taken out of them."""
+    """Load the run that the options name, and remove these from the options."""
     place = {key: options.pop(key) for key in ("device", "root", "trust")}
-    return load_run(options.pop("run"), **place)
+    run = options.pop("run")
+    log_errors_in(Path(run))
+    return load_run(run, **place)
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that no generator takes."""
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"--seed: must be in 0..2^63-1, got {seed}. Use a small number.")
+    """Require a seed that every random number generator accepts."""
+    require(0 <= seed < 2**63, "--seed", "must be in 0..2^63-1", seed)
 
 
 def check_counts(options: dict[str, Any], **examples: int) -> None:
-    """Refuse counts below 1; ``examples`` are the options and what to use instead."""
+    """Require counts of at least 1; ``examples`` are the options and a value to advise."""
     for name, example in examples.items():
-        if options[name] is not None and options[name] < 1:
-            raise ValueError(f"--{name}: must be at least 1, got {options[name]}. Use {example}.")
+        valid = options[name] is None or options[name] >= 1
+        require(valid, f"--{name}", "must be at least 1", options[name], f"Use {example}")

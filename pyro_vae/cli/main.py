@@ -1,53 +1,70 @@
-"""The command line: ``pyro-vae train | refit | evaluate | classify | report | compare | sample``."""
+"""The command line ``pyro-vae``."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pyro_vae._core.version import __version__
-from pyro_vae.cli.arguments import one_line
-from pyro_vae.cli.commands import COMMANDS
-from pyro_vae.training import NonFiniteError
+from pyro_vae.cli.classify import classify
+from pyro_vae.cli.compare import compare_runs
+from pyro_vae.cli.errors import describe, log_errors_in
+from pyro_vae.cli.evaluate import evaluate
+from pyro_vae.cli.report import write_report
+from pyro_vae.cli.sample import sample
+from pyro_vae.cli.train import refit, train
+from pyro_vae.experiments.option_errors import unknown_name
 
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "refit": refit,
+    "evaluate": evaluate,
+    "classify": classify,
+    "sample": sample,
+    "report": write_report,
+    "compare": compare_runs,
+}
 _HELP = """\
 Variational autoencoders as probabilistic programs.
 
+usage: pyro-vae COMMAND [options]
+
 commands:
-  pyro-vae train [options]           train a VAE, evaluate it, draw its figures, in a run folder
-  pyro-vae train --model M2 --data.labels N [options]     train M2 on images of which N are labelled
-  pyro-vae train --seeds 0 1 2 --out OUT [options]        a run for each seed, and their mean
-  pyro-vae train --resume RUN        resume a run: on this machine the same weights bit for bit
-  pyro-vae refit RUN [options]       train another guide for a run's model, in a run folder of its own
-  pyro-vae evaluate RUN [options]    bounds on the log-likelihood with their errors, gaps, diagnostics: --method
-  pyro-vae classify RUN IMAGE ...    tell the classes of images, by a run of a model with classes
-  pyro-vae report RUN                one HTML page of a run and of all its results
-  pyro-vae compare RUN RUN ...       a table of the runs' results, one protocol to a column
-  pyro-vae sample RUN [options]      draw images from the model
+  train                 train a VAE in a new run folder, evaluate it and draw its figures
+  train --resume RUN    resume a training; the result is the same, bit for bit, as without an interruption
+  train --seeds 0 1 2   train one run for each seed and print the mean of their results
+  refit RUN             train another guide for the trained model of a run, in a new run folder
+  evaluate RUN          estimate log-likelihood, inference gaps, latent diagnostics or classification error
+  classify RUN IMAGE    classify images with a trained semi-supervised model
+  sample RUN            draw images from a trained model
+  report RUN            write one HTML page with all results of a run
+  compare RUN RUN       print a table of the results of several runs
+
+pyro-vae COMMAND --help shows the options of a command.
 
 examples:
-  pyro-vae train                                      digits, embedded, half a minute
-  pyro-vae train --data mnist --data.root data --latent_dim 50 --epochs 100 --out runs/mnist
+  pyro-vae train
+      trains on scikit-learn's 8 x 8 digits, without a download, in half a minute
+  pyro-vae train --data MNIST --data.root data --latent_dim 50 --epochs 100 --out runs/mnist
   pyro-vae train --likelihood.net GatedMLP --likelihood.net.hidden '[300, 300]' --optimizer.lr 5e-4
   pyro-vae train --objective BetaELBO --objective.beta LinearWarmUp --objective.beta.length 50
-  pyro-vae train --config runs/mnist/config.yaml --out runs/again
   pyro-vae train --prior VampPrior --prior.num_components 100
+  pyro-vae train --config runs/mnist/config.yaml --seed 1 --out runs/mnist-1
   pyro-vae refit runs/mnist --guide IAFGuide --epochs 20 --out runs/mnist-iaf
-  pyro-vae train --model M2 --data.labels 100 --epochs 100 --seeds 0 1 2 --out runs/m2
-  pyro-vae train --model M2 --data mnist --data.root data --data.labels 100 --m1 runs/mnist --out runs/m1m2
-  pyro-vae classify runs/m2-0 --split test --num_data 10
-  pyro-vae evaluate runs/mnist --num_samples 5000
   pyro-vae evaluate runs/mnist --method ais --num_distributions 1000 --num_data 100
   pyro-vae compare runs/mnist runs/mnist-iaf --out table.md
-  torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two       two processes share every batch
+  pyro-vae train --model M2 --data.labels 100 --seeds 0 1 2 --out runs/m2
+      trains a semi-supervised model on 100 labels, three times
+  pyro-vae classify runs/m2-0 --split test --num_data 10
+  torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two
+      trains in two processes, which share every batch
 
-Every component (data, prior, likelihood, guide, classifier, net, objective, optimizer, lr_schedule) is chosen by its
-class name, and its constructor's arguments follow after a dot. `pyro-vae train --guide.help DiagonalNormalGuide` shows
-them.
-PYRO_VAE_TRACEBACK=1 shows the traceback of an error.
+Components (--data, --prior, --likelihood, --guide, --objective, --optimizer, ...) are chosen by class name, and their
+constructor arguments follow after a dot. pyro-vae train --guide.help IAFGuide shows the arguments of a class.
+
+With PYRO_VAE_TRACEBACK=1 in the environment every error is shown with its traceback.
 """
 
 
@@ -55,45 +72,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: the words after the program's name; None takes those of the process.
+        argv: the arguments after the program's name; None are those of the process.
 
     Returns:
-        The exit code: 0; 1 where training became non-finite; 2 for bad input; 130 after Ctrl-C; 141 where the output's
-        reader has left.
+        The exit code: 0; 1 if the training became non-finite; 2 for bad input; 70 for a bug; 130 after Ctrl-C; 141 if
+        the reader of the output closed it.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(_HELP, end="")
-        return 0
-    if words[0] == "--version":
-        print(f"pyro-vae {__version__}")
-        return 0
-    if words[0] not in COMMANDS:
-        return _fail(f"pyro-vae: the command must be one of {', '.join(COMMANDS)}, got {words[0]!r}. See --help.", 2)
+    command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
+        return _print(_HELP)
+    if command == "--version":
+        return _print(f"pyro-vae {__version__}\n")
+    if command not in _COMMANDS:
+        return _fail(f"pyro-vae: {unknown_name('command', command, _COMMANDS, 'see pyro-vae --help.')}", 2)
+    log_errors_in(None)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            COMMANDS[words[0]](words[1:])
+            _COMMANDS[command](arguments)
+    except SystemExit as stop:  # argparse has printed the help
+        return int(stop.code or 0)
     except KeyboardInterrupt as stop:
         return _fail(f"pyro-vae: interrupted{f', {stop}' if stop.args else ''}", 130)
-    except BrokenPipeError:  # whoever read the output, such as head, has had enough
+    except BrokenPipeError:  # a reader such as head has closed the output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except NonFiniteError as error:
-        return _fail(str(error), 1)
-    except (ValueError, OSError, argparse.ArgumentError, TypeError, RuntimeError, MemoryError) as error:
-        return _fail(one_line(error), 2)
+    except Exception as error:
+        return _fail(*describe(error, [command, *arguments]))
     return 0
 
 
 def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
-    print(f"warning: {one_line(Exception(str(message)))}", file=sys.stderr)
+    _fail(f"warning: {' '.join(str(message).split())}", 0)
+
+
+def _print(text: str) -> int:
+    print(text, end="")
+    return 0
 
 
 def _fail(message: str, code: int) -> int:
     print(message, file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,85 +5,95 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from jsonargparse import Namespace
+
+from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import write_atomically
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import TRUST, say
+from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation
 from pyro_vae.cli.seeds import train_seeds
-from pyro_vae.cli.train_options import arguments_of, parse_args, refit_options
-from pyro_vae.experiments.experiment import parse_config, parser, to_yaml
+from pyro_vae.cli.train_help import format_component, format_options
+from pyro_vae.cli.train_options import check_names, parse_args, refit_options
+from pyro_vae.experiments.experiment import instantiate, parse_config, to_yaml
 from pyro_vae.experiments.experiment import train as run_training
 from pyro_vae.training import RunFolder
 
-_REFIT_HELP = "Train another guide for the model of a run, which stays as it is, and evaluate it."
+_TRAIN = """\
+Train a VAE, or the semi-supervised model M2, in a new run folder; then evaluate it on the test images and draw its
+figures. Components are chosen by class name, and their own options follow after a dot; show these with, for example,
+pyro-vae train --guide.help IAFGuide."""
+_REFIT = """\
+Train another guide for the model of a run, in a new run folder, and evaluate it. Data, prior and likelihood are those
+of the run; all other options of pyro-vae train can be added."""
 _SEEDS = """\
-train a run for each of these seeds, of training and labels, in OUT-SEED, and print the mean; the same command goes on
-where it was interrupted"""
+train one run for each seed, in the folders OUT-SEED, and print the mean of their results; after an interruption, the
+same command resumes"""
 
 
-def train(words: list[str]) -> None:
-    """Train a model in a run folder, or go on with one."""
-    own = Parser(prog="pyro-vae train", add_help=False, allow_abbrev=False)
-    own.add_argument("--out", help="run folder to make; default: runs/DATA-TIME")
-    own.add_argument("--resume", metavar="RUN", help="run folder to go on with; only --epochs may be given besides")
-    own.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help=_SEEDS)
-    own.add_argument("--trust", **TRUST)
-    mine, rest = own.parse_known_args(words)
-    if {"-h", "--help"} & set(rest):
-        say((parser().format_help() + own.format_help().split("options:")[-1]).rstrip("\n"))
-    elif mine.seeds is not None:
-        if mine.resume:
-            raise ValueError("--seeds: must stand without --resume, got both. Give the command that began them again.")
-        train_seeds(mine.seeds, mine.out, rest, mine.trust)
-    elif mine.resume:
-        _resume(mine.resume, mine.out, rest, mine.trust)
+def train(argv: list[str]) -> None:
+    """Train a model in a run folder, or resume a training."""
+    parser = Parser(prog="pyro-vae train", usage="pyro-vae train [options]", description=_TRAIN, add_help=False)
+    parser.add_argument("--out", help="run folder to create (default runs/DATA-TIME)")
+    parser.add_argument("--resume", metavar="RUN", help="run folder to resume; --epochs can be raised")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help=_SEEDS)
+    parser.add_argument("--trust", **TRUST)
+    place, options = parser.parse_known_args(argv)
+    check_names(options, *vars(place), "help")
+    if {"-h", "--help"} & set(options):
+        parser.add_argument("--config", metavar="FILE", help="YAML file with options, such as RUN/config.yaml")
+        say(f"{parser.format_help()}\n{format_options()}")
+    elif options and options[0].endswith(".help"):
+        say(format_component(options[0][2 : -len(".help")], *options[1:2]))
+    elif place.seeds is not None:
+        require(not place.resume, "--seeds", "must stand without --resume", "both", "Repeat the command of the runs")
+        train_seeds(place.seeds, place.out, options, place.trust)
+    elif place.resume:
+        _resume(place.resume, place.out, options, place.trust)
     else:
-        _start(mine.out, parse_args(rest, mine.trust), mine.trust)
+        _start(place.out, parse_args(options, place.trust), place.trust)
 
 
-def refit(words: list[str]) -> None:
+def refit(argv: list[str]) -> None:
     """Train another guide for a run's model."""
-    own = Parser(prog="pyro-vae refit", description=_REFIT_HELP, add_help=False, allow_abbrev=False)
-    own.add_argument("run", metavar="RUN", help="run folder whose prior and likelihood are taken and kept")
-    own.add_argument("--out", help="run folder to make; default: runs/DATA-TIME")
-    own.add_argument("--trust", **TRUST)
-    if {"-h", "--help"} & set(words):
-        say(own.format_help() + "\nand the options of `pyro-vae train` for guide and training.")
-        return
-    mine, rest = own.parse_known_args(words)
-    run = RunFolder(mine.run)
-    run.load_weights()
-    _start(mine.out, refit_options(run, rest, trust=mine.trust), mine.trust)
+    parser = Parser(prog="pyro-vae refit", description=_REFIT)
+    parser.add_argument("run", metavar="RUN", help="run folder whose prior and likelihood are kept")
+    parser.add_argument("--out", help="run folder to create (default runs/DATA-TIME)")
+    parser.add_argument("--trust", **TRUST)
+    place, options = parser.parse_known_args(argv)
+    run = RunFolder(place.run)
+    run.load_weights()  # which must exist
+    _start(place.out, refit_options(run, options, trust=place.trust), place.trust)
 
 
-def _start(out: str | None, options: Any, trust: Sequence[str]) -> None:
+def _start(out: str | None, options: Namespace, trust: Sequence[str]) -> None:
     name = options.data.class_path.rsplit(".", 1)[-1].lower()
-    target = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if target.exists() and join().first:
-        raise FileExistsError(f"--out: the run folder must not exist yet, got {target}. Choose another or --resume it.")
+    folder = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if folder.exists() and join().first:
+        raise FileExistsError(f"--out: the run folder must not exist yet, got {folder}. Choose another or --resume it.")
 
-    def make() -> RunFolder:
-        say(f"run folder: {target}")
-        return RunFolder.create(target, config=to_yaml(options))
+    def create() -> RunFolder:
+        run = RunFolder.create(folder, config=to_yaml(options))
+        log_errors_in(folder)
+        say(f"run folder: {folder}")
+        return run
 
-    final_evaluation(target, run_training(**arguments_of(options), run=make, trust=trust))
+    final_evaluation(folder, run_training(**instantiate(options), run=create, trust=trust))
 
 
-def _resume(path: str, out: str | None, words: list[str], trust: Sequence[str]) -> None:
-    if out is not None:
-        raise ValueError("--resume: must stand alone, got --out too. Leave --out away: the run goes on in its folder.")
+def _resume(path: str, out: str | None, argv: list[str], trust: Sequence[str]) -> None:
+    require(out is None, "--resume", "must stand without --out", "both", "Omit --out: the run keeps its folder")
     run = RunFolder(path)
+    log_errors_in(run.path)
     options = parse_config(run, trust=trust)
-    longer = Parser(prog="pyro-vae train --resume", add_help=False, allow_abbrev=False)
-    longer.add_argument("--epochs", type=int, default=options.epochs)
-    given, unknown = longer.parse_known_args(words)
-    if unknown:
-        raise ValueError(f"--resume: only --epochs may be given besides, got {unknown[0]}. Start a new run instead.")
-    if given.epochs != options.epochs and join().first:  # so that a resumption without --epochs goes to the new end
-        options.epochs = given.epochs
+    parser = Parser(prog="pyro-vae train --resume", add_help=False)
+    parser.add_argument("--epochs", type=int, default=options.epochs)
+    changes, unknown = parser.parse_known_args(argv)
+    require(not unknown, "--resume", "only --epochs can be changed", " ".join(unknown[:1]), "Start a new run instead")
+    changed, options.epochs = changes.epochs != options.epochs, changes.epochs
+    if changed and join().first:  # a later resumption without --epochs trains until the new end
         write_atomically(run.path / "config.yaml", to_yaml(options).encode(), overwrite=True)
-    options.epochs = given.epochs
-    final_evaluation(run.path, run_training(**arguments_of(options), run=run, resume=True, trust=trust))
+    final_evaluation(run.path, run_training(**instantiate(options), run=run, resume=True, trust=trust))

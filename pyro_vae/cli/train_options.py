@@ -1,87 +1,126 @@
-"""From the words of a command line to the options of a training."""
+"""The options of a training, from a command line."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Sequence
-from pydoc import locate
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
-from pyro_vae.cli.arguments import normalise_args
+from pyro_vae._core.checks import refusal, require
 from pyro_vae.cli.console import check_seed
-from pyro_vae.experiments.experiment import parse_config, parser, takes_guide, to_yaml
+from pyro_vae.experiments.assembly import MODEL_OPTIONS
+from pyro_vae.experiments.components import assign
+from pyro_vae.experiments.config import read_config
+from pyro_vae.experiments.experiment import default_options, instantiate, parse_config, parse_options
+from pyro_vae.experiments.option_errors import unknown_option
+from pyro_vae.models.build import takes_guide
 from pyro_vae.training import RunFolder
 
 OBJECTIVES = {"enumerate": "EnumeratedELBO", "score": "ScoreFunction", "relaxed": "ELBO"}
-"""What trains M2, by how its classifier's gradient is found."""
-_LATENTS = ["--likelihood", "NormalLikelihood", "--likelihood.scale", "network", "--likelihood.min_scale", "0.001"]
-_OF_THE_MODEL = ("model", "data", "latent_dim", "prior", "likelihood", "label_prior", "m1")
+"""The objective that trains M2, by the estimator of its classifier's gradient."""
+_LATENTS = (("likelihood", "NormalLikelihood"), ("likelihood.scale", "network"), ("likelihood.min_scale", 0.001))
+_DECIDING = ("model", "classifier", "m1")  # options that the defaults of others depend on
+_OF_THE_GUIDE = ("guide", "prior_guide", "classifier", "alpha")  # options of the model that refitting may change
+
+Assignments = Sequence[tuple[str, Any]]
 
 
-def parse_args(words: Sequence[str], trust: Sequence[str] = ()) -> Namespace:
-    """The options of :func:`pyro_vae.experiments.experiment.train`, with the defaults of the model that is chosen.
+def parse_args(argv: Sequence[str], trust: Iterable[str] = (), *, first: Assignments = ()) -> Namespace:
+    """The options of :func:`pyro_vae.experiments.experiment.train`, with the defaults of the chosen model.
 
-    For M2 the objective is by default that of the classifier's estimator, and of latents (``--m1``) the likelihood a
-    normal one whose scale comes from the network.
+    For M2 the default objective is that of the classifier's estimator, and the default likelihood of latents (``--m1``)
+    is a normal distribution whose scale the network computes.
 
     Args:
-        words: of the command line.
+        argv: command-line arguments.
         trust: packages that a configuration may name.
+        first: names and values of options that precede those of the command line.
 
     Example:
         >>> parse_args(["--model", "M2", "--classifier.estimator", "relaxed"]).objective.class_path
         'pyro_vae.objectives.ELBO'
     """
-    given = normalise_args(list(words), trust)
-    return parser().parse_args([*normalise_args(_defaults(parser().parse_args(given)), trust), *given])
+    assignments = [*first, *_read(argv, trust)]
+    options = {**default_options()}
+    for name, value in assignments:
+        if name.split(".")[0] in _DECIDING:
+            assign(options, name, value)
+    parsed = parse_options([*_model_defaults(options), *assignments])
+    check_seed(parsed.seed)
+    return parsed
 
 
-def _defaults(options: Namespace) -> list[str]:
-    if options.model == "VAE" or options.classifier is None:
+def check_names(argv: Iterable[str], *others: str) -> None:
+    """Require options to exist.
+
+    Args:
+        argv: command-line arguments.
+        others: names of further options that the command takes, to suggest.
+
+    Raises:
+        ValueError: an option does not exist.
+    """
+    known = [*default_options(), "config", *others]
+    for argument in argv:
+        name = argument.split("=")[0].removeprefix("--")
+        if argument.startswith("--") and name.split(".")[0] not in known:
+            raise unknown_option(name, known)
+
+
+def _read(argv: Sequence[str], trust: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Names and values of the options in order, those of configuration files among them."""
+    arguments = iter(argv)
+    for argument in arguments:
+        option, has_value, value = argument.partition("=")
+        require(option.startswith("--"), "train", "options must begin with --", argument)
+        if not has_value and (value := next(arguments, "--")).startswith("--"):
+            raise ValueError(f"{option}: must have a value. See pyro-vae train --help.")
+        if option == "--config":
+            yield from read_config(_text(value), value, trust=trust).items()
+        else:
+            yield option[2:].replace(".init_args.", "."), None if value == "null" else value
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except UnicodeDecodeError:
+        raise refusal(path, "must be a text file", "other bytes", "Give a YAML file") from None
+
+
+def _model_defaults(options: dict[str, Any]) -> Assignments:
+    if options["model"] == "VAE" or not isinstance(options["classifier"], dict):
         return []
-    estimator = options.classifier.get("init_args", {}).get("estimator", "enumerate")
-    return ["--objective", OBJECTIVES[estimator], *(_LATENTS if options.m1 else [])]
+    estimator = options["classifier"]["init_args"].get("estimator", "enumerate")
+    objective = OBJECTIVES.get(estimator, "ELBO")  # an unknown estimator is reported by the parser
+    return [("objective", objective), *(_LATENTS if options["m1"] else ())]
 
 
-def refit_options(run: RunFolder, words: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
-    """The options of :func:`pyro_vae.experiments.experiment.train` for another guide of a run's model.
+def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
+    """The options of :func:`pyro_vae.experiments.experiment.train` that fit another guide to a run's model.
 
-    Data, prior and likelihood are the run's; the guide is too unless the words name another, and the classifier of M2;
-    how it is trained is not taken from the run.
+    Data, prior and likelihood are the run's. So are the guide and M2's classifier, unless the arguments name others;
+    the options of the training are not taken from the run.
 
     Args:
         run: the run folder.
-        words: options of the command line.
+        argv: command-line arguments.
         trust: packages that the run's configuration may name.
 
     Raises:
-        ValueError: a word would change the model.
+        ValueError: an argument would change the model.
     """
-    wrong = next((w for w in words if w.startswith("--") and re.split(r"[.=]", w[2:])[0] in _OF_THE_MODEL), None)
-    if wrong and not wrong.startswith("--data.root"):
-        raise ValueError(f"refit: data, prior and likelihood must be those of the run, got {wrong}. Leave it away.")
-    config = yaml.safe_load(to_yaml(parse_config(run, trust=trust)))
-    kept = {key: config[key] for key in (*_OF_THE_MODEL, "guide", "classifier", "alpha")}
-    if takes_guide(locate(config["prior"]["class_path"])):
-        kept["prior_guide"] = config["prior_guide"] or config["guide"]
-    first = [f"--config={json.dumps({**kept, 'model_from': str(run.path)})}"]
-    given = [*first, *normalise_args(list(words), tuple(trust))]
-    return parser().parse_args([*normalise_args(_defaults(parser().parse_args(given)), ()), *given])
-
-
-def arguments_of(options: Namespace) -> dict[str, Any]:
-    """The arguments of :func:`pyro_vae.experiments.experiment.train`, with what can be refused at once refused."""
-    arguments = dict(vars(parser().instantiate(options)))
-    arguments.pop("config", None)
-    for name in ("epochs", "batch_size", "num_samples", "latent_dim"):
-        if arguments[name] < 1:
-            raise ValueError(f"--{name}: must be at least 1, got {arguments[name]}. Use a positive number.")
-    check_seed(arguments["seed"])
-    for name in ("data", "prior", "likelihood", "guide", "classifier", "label_prior", "objective", "optimizer"):
-        if arguments[name] is None:
-            raise ValueError(f"--{name}: must be a class, got null. Leave the option away for its default.")
-    return arguments
+    of_the_model = {"data", *MODEL_OPTIONS} - {"seed"}
+    for argument in argv:
+        option = argument.split("=")[0]
+        name = option[2:].split(".")[0]
+        changes = option.startswith("--") and name in of_the_model and name not in _OF_THE_GUIDE
+        rule = "data, prior and likelihood must be those of the run"
+        require(not changes or option == "--data.root", "refit", rule, option, "Omit it")
+    options = parse_config(run, trust=trust)
+    kept = {name: value for name, value in options.as_dict().items() if name in of_the_model}
+    if takes_guide(instantiate(options)["prior"]):
+        kept["prior_guide"] = kept["prior_guide"] or kept["guide"]
+    return parse_args(argv, trust, first=[*kept.items(), ("model_from", str(run.path))])

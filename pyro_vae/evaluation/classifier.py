@@ -219,3 +219,33 @@ def _check_labels(labels: Tensor | None, num_data: int, num_classes: int) -> Ten
     rule = f"labels must lie in 0..{num_classes - 1}"
     require(low >= 0 and high < num_classes, _OWNER, rule, f"{low}..{high}", "Number the classes from 0")
     return labels.cpu()
+
+
+def labelled(images: ImageSet) -> ImageSet:
+    """The images whose class is known.
+
+    Raises:
+        ValueError: no class is known.
+    """
+    rows = torch.empty(0) if images.labels is None else (images.labels != -1).nonzero().squeeze(-1)
+    if not len(rows):
+        raise ValueError("classification: some classes of the images must be known, got none. Use another split.")
+    return images if len(rows) == len(images) else images.subset(rows)
+
+
+def validation_error(vae: Any, validation: ImageSet | None, *, seed: int) -> Callable[[], dict[str, float]] | None:
+    """A monitor for :func:`pyro_vae.fit`: the error rate in % after each epoch.
+
+    Args:
+        vae: the model.
+        validation: held-out images with their classes.
+        seed: of the samples that data and classifier draw.
+
+    Returns:
+        The monitor; None if the model has no classifier or no class is known.
+    """
+    labels = None if validation is None else validation.labels
+    if validation is None or labels is None or not bool((labels != -1).any()) or not hasattr(vae, "classify"):
+        return None
+    images = labelled(validation)
+    return lambda: {"validation_error": classification(vae, images, seed=seed).error_rate}

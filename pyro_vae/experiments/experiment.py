@@ -1,168 +1,133 @@
-"""A training described by a configuration: from the pieces' class names to a run folder, and back."""
+"""A training described by a configuration: from the components' class names to a run folder, and back."""
 
 from __future__ import annotations
 
-import json
+import copy
+from argparse import ArgumentError
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae._core.contexts import isolated_rng
-from pyro_vae._core.precision import Precision
-from pyro_vae.data import Dataset, Digits, Splits
-from pyro_vae.experiments.config import load_config
-from pyro_vae.experiments.labels import check_labels_asked, classes_of
-from pyro_vae.experiments.latent_data import active_latents, check_same_data, initialise_at_data, latents_of
-from pyro_vae.experiments.run_weights import Device, choose_device, load_model, load_weights
-from pyro_vae.experiments.trained_model import TrainedModel, parts_of, validation_error
+from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.device import Device, choose_device
+from pyro_vae.data import Dataset, Digits
+from pyro_vae.evaluation.classifier import validation_error
+from pyro_vae.experiments.assembly import MODEL_OPTIONS, FirstModel, ModelName, assemble
+from pyro_vae.experiments.components import assign
+from pyro_vae.experiments.config import read_config
+from pyro_vae.experiments.latent_data import initialise_at_data
+from pyro_vae.experiments.option_errors import wrong_value
+from pyro_vae.experiments.restore import restore_model, restore_weights
+from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
 from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
-from pyro_vae.models import VAE, LabelledVAE, SemiSupervisedVAE, classification_weight
-from pyro_vae.models.build import build_semi_supervised, build_vae, takes_guide
-from pyro_vae.models.stacked import StackedVAE
 from pyro_vae.networks import Shape
 from pyro_vae.objectives import ELBO, Objective
-from pyro_vae.priors import CategoricalPrior, Prior, StandardNormalPrior, VampPrior
-from pyro_vae.training import EngineName, RunFolder, fit, frozen
-
-__all__ = [
-    "Device",
-    "TrainedModel",
-    "build_vae",
-    "choose_device",
-    "load_model",
-    "load_run",
-    "parse_config",
-    "parser",
-    "takes_guide",
-    "to_yaml",
-    "train",
-]
+from pyro_vae.priors import CategoricalPrior, Prior, StandardNormalPrior
+from pyro_vae.training import RunFolder, fit, frozen
 
 
 def train(
-    model: Literal["VAE", "M2"] = "VAE",
+    model: ModelName = "VAE",
     data: Callable[[], Dataset] = Digits,
     latent_dim: int = 20,
     prior: Callable[[int], Prior] = StandardNormalPrior,
     likelihood: Callable[[int, Shape], Likelihood] = BernoulliLikelihood,
     guide: Callable[[Shape, int], Guide] = DiagonalNormalGuide,
+    prior_guide: Callable[[Shape, int], Guide] | None = None,
     classifier: Callable[[Shape, int], CategoricalGuide] = CategoricalGuide,
     label_prior: Callable[[int], CategoricalPrior] = CategoricalPrior,
     alpha: float = 0.1,
     m1: str | None = None,
+    model_from: str | None = None,
     init_at_mean: bool = True,
     objective: Callable[[], Objective] = ELBO,
     optimizer: Callable[[Iterable], Optimizer] = Adam,
     lr_schedule: Callable[[Optimizer], LRScheduler] | None = None,
-    lr_schedule_unit: Literal["epoch", "step"] = "epoch",
-    epochs: int = 100,
-    batch_size: int = 100,
-    clip_norm: float | None = None,
-    patience: int | None = None,
     seed: int = 0,
     device: Device = "auto",
-    accumulate: int = 1,
-    engine: EngineName = "auto",
-    precision: Precision = "fp32",
-    checkpoint_seconds: float = 60.0,
-    tensorboard: bool = False,
     num_samples: int = 1000,
-    model_from: str | None = None,
-    prior_guide: Callable[[Shape, int], Guide] | None = None,
     *,
     run: RunFolder | Callable[[], RunFolder],
     resume: bool = False,
     trust: Iterable[str] = (),
+    **options: Any,
 ) -> TrainedModel:
-    """Train a VAE, or M2 on few labels, on a data set, in a run folder, and evaluate it on the test images.
+    """Train a VAE, or M2 on few labels, in a run folder.
 
     Args:
-        model: VAE; or M2, the semi-supervised model p(y) p(z) p(x | y, z) of data and classes, for which
-            ``--data.labels`` says how many labels there are.
-        data: the data set: Digits (embedded), MNIST, FreyFaces, or Files for data of your own.
+        model: VAE; or M2, the semi-supervised model p(y) p(z) p(x | y, z), with the number of labels as
+            ``--data.labels``.
+        data: the data set; Digits needs no download, and Files reads your own images, arrays or tables.
         latent_dim: number of latent dimensions.
         prior: p(z).
-        likelihood: p(x | z); its decoder is ``--likelihood.net``. In M2 p(x | y, z), whose decoder takes y too.
-        guide: q(z | x); its encoder is ``--guide.net``. In M2 q(z | x, y), whose encoder takes y too.
-        classifier: of M2, q(y | x); ``--classifier.estimator`` says whether y is summed out, drawn or relaxed.
-        label_prior: of M2, p(y); uniform, or learned with ``--label_prior.learn true``.
-        alpha: of M2, the weight of the classifier's log-likelihood, times the data per label.
-        m1: of M2, run folder of a VAE of the same data: the data are draws of its active latents (M1+M2).
+        likelihood: p(x | z), with the decoder ``--likelihood.net``; in M2 p(x | y, z).
+        guide: q(z | x), with the encoder ``--guide.net``; in M2 q(z | x, y).
+        prior_guide: the guide that a VampPrior is built from, if it is not the one that is trained.
+        classifier: in M2, q(y | x); ``--classifier.estimator`` chooses whether y is summed out, drawn or relaxed.
+        label_prior: in M2, p(y): uniform, or learned with ``--label_prior.learn true``.
+        alpha: in M2, the weight of the classifier's log-likelihood, times the data per label.
+        m1: in M2, run folder of a VAE of the same data, whose active latents become the data (M1+M2).
+        model_from: run folder whose trained prior and likelihood are kept fixed; only the guide is trained.
         init_at_mean: start the decoder's output at the mean of the training data.
-        objective: what is maximised, and its weights. In M2 by default what the classifier's estimator needs.
+        objective: the objective to maximise; in M2 by default the one that the classifier's estimator needs.
         optimizer: any of torch.optim.
-        lr_schedule: any of torch.optim.lr_scheduler; none keeps the learning rate.
-        lr_schedule_unit: what the schedule counts.
-        epochs: passes over the training data.
-        batch_size: data per step.
-        clip_norm: largest norm of the whole gradient.
-        patience: stop after so many epochs without a better validation ELBO, and keep the best weights.
-        seed: of initial weights, shuffling, binarization and latents.
-        device: where to train; auto takes the GPU where there is one.
-        accumulate: batches per step, whose gradients are added up.
-        engine: how a step runs; auto takes the fastest that can record the programs.
-        precision: of the networks' products; everything else is float32.
-        checkpoint_seconds: time between two checkpoints.
-        tensorboard: write TensorBoard events too.
-        num_samples: draws per test image for the log-likelihood at the end.
-        model_from: run folder whose trained prior and likelihood are taken and kept: only the guide is trained.
-        prior_guide: the guide that a VampPrior goes through, where it is not the one that is trained.
-        run: the run folder, or what makes it once everything else has been found in order.
-        resume: go on from the run's last checkpoint.
+        lr_schedule: any of torch.optim.lr_scheduler; without it the learning rate is constant.
+        seed: seed of initial weights, shuffling, binarization and latents.
+        device: where to train; auto is the GPU, or the CPU if there is no GPU.
+        num_samples: samples per test image for the log-likelihood at the end.
+        run: the run folder, or a function that creates it, called after all checks.
+        resume: continue from the run's last checkpoint.
         trust: packages whose classes the configuration of ``m1`` may name.
+        options: options of :func:`pyro_vae.fit`, such as ``epochs``.
     """
-    place = choose_device(device)
-    dataset = data()
+    check_count("train", latent_dim=latent_dim, num_samples=num_samples)
+    place, dataset = choose_device(device), data()
     dataset.may_download = not resume
-    pieces: dict[str, Any] = {"model": model, "latent_dim": latent_dim, "prior": prior, "likelihood": likelihood}
-    pieces |= {"guide": guide, "prior_guide": prior_guide, "classifier": classifier, "label_prior": label_prior}
-    found = _assemble(dataset, place, **pieces, alpha=alpha, m1=m1, seed=seed, trust=trust)
-    vae, splits = found.vae, found.data
-    if init_at_mean:
-        initialise_at_data(vae, splits.train, seed=seed)
-    if isinstance(vae.prior, VampPrior):
-        with isolated_rng(seed):
-            vae.prior.initialise_pseudo_inputs(
-                splits.train.batch(torch.randperm(len(splits.train))[: len(vae.prior.raw)])
-            )
+    assembly = assemble(
+        dataset,
+        place,
+        model=model,
+        latent_dim=latent_dim,
+        prior=prior,
+        likelihood=likelihood,
+        guide=guide,
+        prior_guide=prior_guide,
+        classifier=classifier,
+        label_prior=label_prior,
+        alpha=alpha,
+        m1=_first_model(m1, model, trust),
+        seed=seed,
+    )
+    vae, training_data = assembly.trained, assembly.training_data
+    initialise_at_data(vae, training_data.train, seed=seed, at_mean=init_at_mean)
     if model_from is not None:
-        load_model(vae, RunFolder(model_from))
+        restore_model(vae, RunFolder(model_from))
     vae.to(place)
-    with frozen(vae.model) if model_from is not None else nullcontext():
+    with nullcontext() if model_from is None else frozen(vae.model):
         result = fit(
             vae.model,
             vae.guide,
-            splits.train,
-            epochs=epochs,
-            batch_size=batch_size,
+            training_data.train,
             objective=objective(),
             optimizer=optimizer,
             lr_schedule=lr_schedule,
-            lr_schedule_unit=lr_schedule_unit,
-            clip_norm=clip_norm,
-            validation=splits.validation,
-            patience=patience,
-            monitor=validation_error(found.whole, found.images.validation, seed=seed),
+            validation=training_data.validation,
+            monitor=validation_error(assembly.vae, assembly.splits.validation, seed=seed),
             seed=seed,
-            accumulate=accumulate,
-            engine=engine,
-            precision=precision,
             run=run,
             resume=resume,
-            checkpoint_seconds=checkpoint_seconds,
-            tensorboard=tensorboard,
+            progress=None,
+            **options,
         )
-    return TrainedModel(found.whole, found.images, found.protocol, result, num_samples)
+    return TrainedModel(assembly.vae, assembly.splits, assembly.protocol, result, num_samples)
 
 
 def load_run(
@@ -176,110 +141,80 @@ def load_run(
     Args:
         path: the run folder.
         device: where to put model and data.
-        root: where the data set lies, if not where it lay in training.
-        trust: packages whose classes the configuration may name too; importing them runs their code.
+        root: folder of the data set, if it has moved since the training.
+        trust: packages whose classes the configuration may name in addition; importing them runs their code.
 
     Raises:
-        FileNotFoundError: no run there, or it has no weights yet.
+        FileNotFoundError: the run or its weights do not exist.
         ValueError: a file is damaged, foreign, or names code that is not trusted.
     """
     run = RunFolder(path)
-    run.load_weights()  # which must be there
-    options = parser().instantiate(parse_config(run, trust=trust))
-    place = choose_device(device)
-    dataset = options.data()
+    run.load_weights()  # which must exist
+    options = instantiate(parse_config(run, trust=trust))
+    place, dataset = choose_device(device), options["data"]()
     dataset.may_download = root is not None
     dataset.root = dataset.root if root is None else root
-    found = _assemble(dataset, place, **{name: options[name] for name in _PIECES}, trust=trust)
-    load_weights(found.vae, run)
-    return TrainedModel(found.whole.to(place).eval(), found.images, found.protocol)
+    options["m1"] = _first_model(options["m1"], options["model"], trust)
+    assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})
+    restore_weights(assembly.trained, run)
+    return TrainedModel(assembly.vae.to(place).eval(), assembly.splits, assembly.protocol)
 
 
-_PIECES = (
-    *("model", "latent_dim", "prior", "likelihood", "guide", "prior_guide"),
-    *("classifier", "label_prior", "alpha", "m1", "seed"),
-)
+def _first_model(path: str | None, model: ModelName, trust: Iterable[str]) -> FirstModel | None:
+    if path is None:
+        return None
+    require(model == "M2", "--m1", "M1 must have a model of its latents", f"{path} for a {model}", "Add --model M2")
+    run = RunFolder(path)
+    run.load_weights()  # which must exist
+    return FirstModel(run, instantiate(parse_config(run, trust=trust)))
 
 
-@dataclass(frozen=True)
-class _Assembled:
-    """What is trained and on which data; and what that is a part of, which is evaluated on images."""
-
-    vae: VAE | SemiSupervisedVAE
-    data: Splits
-    whole: VAE | LabelledVAE
-    images: Splits
-    protocol: dict[str, Any]
+@cache
+def parser() -> ArgumentParser:
+    """The parser of the options of :func:`train`, made from its signature, that of ``fit`` and the components'."""
+    parser = ArgumentParser(prog="pyro-vae train", exit_on_error=False, allow_abbrev=False)
+    parser.add_function_arguments(train, skip={"run", "resume", "trust"})
+    return parser
 
 
-def _assemble(
-    dataset: Dataset,
-    place: torch.device,
-    *,
-    model: str,
-    latent_dim: int,
-    classifier: Callable[[Shape, int], CategoricalGuide],
-    label_prior: Callable[[int], CategoricalPrior],
-    alpha: float,
-    m1: str | None,
-    trust: Iterable[str],
-    **pieces: Any,
-) -> _Assembled:
-    check_labels_asked(model, dataset)
-    if model == "VAE" and m1 is not None:
-        raise ValueError(f"--m1: there must be a model of its latents, got {m1} for a VAE. Add --model M2.")
-    images = dataset.load().to(place)
-    if model == "VAE":
-        vae = build_vae(images.data_shape, latent_dim, **pieces)
-        return _Assembled(vae, images, vae, images, {**images.protocol, **parts_of(vae)})
-    weight = classification_weight(len(images.train), dataset.labels or 0, alpha=alpha)
-    own: dict[str, Any] = {"classifier": classifier, "label_prior": label_prior, "classification_weight": weight}
-    build = partial(build_semi_supervised, num_classes=classes_of(images), **pieces, **own)
-    if m1 is None:
-        m2 = build(data_shape=images.data_shape, latent_dim=latent_dim)
-        return _Assembled(m2, images, m2, images, {**images.protocol, "model": model, **parts_of(m2), "alpha": alpha})
-    lower = _first_model(RunFolder(m1), dataset, images, trust).to(place)
-    active = active_latents(lower, images.train)
-    upper = build(data_shape=(len(active),), latent_dim=latent_dim)
-    told = {"model": "M1+M2", "m1": Path(m1).resolve().name, **parts_of(upper), "alpha": alpha}
-    whole = StackedVAE(lower, upper, active)
-    return _Assembled(upper, latents_of(lower, images, active), whole, images, {**images.protocol, **told})
+@cache
+def default_options() -> dict[str, Any]:
+    """All options of :func:`train` at their defaults, components as ``{"class_path": ..., "init_args": {...}}``."""
+    return parser().get_defaults().as_dict()
 
 
-def _first_model(run: RunFolder, dataset: Dataset, splits: Splits, trust: Iterable[str]) -> VAE:
-    """The trained VAE of the same data that M2 is put onto."""
-    run.load_weights()  # which must be there
-    options = parser().instantiate(parse_config(run, trust=trust))
-    if options.model != "VAE":
-        raise ValueError(f"--m1: the run must be of a VAE, got {options.model} in {run.path}. Use another run.")
-    check_same_data(options.data(), dataset, str(run.path))
-    parts = options.prior, options.likelihood, options.guide, options.prior_guide
-    vae = build_vae(splits.data_shape, options.latent_dim, *parts, seed=options.seed)
-    load_weights(vae, run)
-    return vae.eval().requires_grad_(False)
+def parse_options(assignments: Iterable[tuple[str, Any]]) -> Namespace:
+    """Parse options of :func:`train`; those not given have their defaults.
+
+    Args:
+        assignments: names, such as ``guide.net.hidden``, and values as text or parsed; a later one replaces an earlier.
+
+    Raises:
+        ValueError: an option or component does not exist, or a value has the wrong type.
+    """
+    options = copy.deepcopy(default_options())
+    for name, value in assignments:
+        assign(options, name, value)
+    try:
+        parsed = parser().parse_object(options, defaults=False)
+    except ArgumentError as error:
+        raise wrong_value(error) from None
+    for name, default in default_options().items():
+        has_value = default is None or parsed[name] is not None
+        require(has_value, f"--{name}", "must have a value", "null", "Omit the option for its default")
+    return parsed
 
 
 def parse_config(run: RunFolder, *, trust: Iterable[str] = ()) -> Namespace:
     """The options of a run, from its ``config.yaml``."""
-    config = load_config(run.config(), str(run.path / "config.yaml"), trust=trust)
-    return parser().parse_args([f"--config={json.dumps(config)}"])
+    return parse_options(read_config(run.config(), str(run.path / "config.yaml"), trust=trust).items())
 
 
-def parser() -> ArgumentParser:
-    """The command-line options of :func:`train`, made from its signature and those of the components."""
-    made = ArgumentParser(
-        exit_on_error=False,
-        allow_abbrev=False,
-        prog="pyro-vae train",
-        description=(train.__doc__ or "").splitlines()[0],
-    )
-    made.add_argument("--config", action="config", help="YAML file with any of these options.")
-    made.add_function_arguments(train, skip={"run", "resume", "trust"})
-    return made
+def instantiate(options: Namespace) -> dict[str, Any]:
+    """The keyword arguments of :func:`train`: components as partial functions, the others as they are."""
+    return dict(vars(parser().instantiate(options)))
 
 
 def to_yaml(options: Namespace) -> str:
     """The text of ``config.yaml``: every option, defaults included, so that later defaults change nothing."""
-    plain = yaml.safe_load(parser().dump(options, skip_unset=False))
-    plain.pop("config", None)
-    return yaml.safe_dump(plain, sort_keys=False)
+    return yaml.safe_dump(yaml.safe_load(parser().dump(options, skip_unset=False)), sort_keys=False)

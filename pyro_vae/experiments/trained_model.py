@@ -1,22 +1,30 @@
-"""A trained model together with its data and protocol: what is evaluated."""
+"""A trained model together with its data and protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pyro_vae._core.checks import refusal, require
 from pyro_vae.data import ImageSet, Splits
 from pyro_vae.evaluation import LogLikelihood, log_likelihood
-from pyro_vae.evaluation.classifier import Classification, classification
+from pyro_vae.evaluation.classifier import Classification, classification, labelled
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
-from pyro_vae.models import VAE, LabelledVAE
+from pyro_vae.models import LabelledVAE
 from pyro_vae.training import FitResult
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained VAE, or semi-supervised VAE, with its data and protocol."""
+    """A trained VAE or semi-supervised VAE with its data and protocol.
+
+    Args:
+        vae: the model with its guide.
+        splits: training, validation and test images.
+        protocol: entries for every result: data set, binarization, names of the model's components.
+        result: the history of the training; None for a loaded run.
+        num_samples: samples per image of :meth:`evaluate`.
+    """
 
     vae: Any
     splits: Splits
@@ -26,119 +34,70 @@ class TrainedModel:
 
     @property
     def classifies(self) -> bool:
-        """Whether the model is one of data and classes."""
+        """Whether the model has a classifier."""
         return isinstance(self.vae, LabelledVAE)
 
     def evaluate(
         self, split: str = "test", *, num_samples: int | None = None, num_data: int | None = None, **options: Any
     ) -> LogLikelihood:
-        """The log-likelihood of a split, with the run's protocol; options as in :func:`pyro_vae.log_likelihood`.
+        """Estimate the log-likelihood of a split by importance sampling.
 
         Args:
             split: ``"test"``, ``"validation"`` or ``"train"``.
-            num_samples: draws of z per image.
-            num_data: only the first so many images.
+            num_samples: samples of z per image.
+            num_data: number of images, the first ones; None is all.
             options: of :func:`pyro_vae.log_likelihood`.
         """
-        samples = num_samples or self.num_samples
-        images, protocol = self.images(split, num_data), self.protocol_of(split)
-        return log_likelihood(self.vae.model, self.vae.guide, images, num_samples=samples, protocol=protocol, **options)
+        options = {"num_samples": num_samples or self.num_samples, "protocol": self.protocol_of(split), **options}
+        return log_likelihood(self.vae.model, self.vae.guide, self.images(split, num_data), **options)
 
     def classification(self, split: str = "test", *, num_data: int | None = None, **options: Any) -> Classification:
-        """How well q(y | x) tells the classes of a split; options as in :func:`pyro_vae.evaluation.classification`.
-
-        Args:
-            split: ``"test"``, ``"validation"`` or ``"train"``, whose images of a known class are classified.
-            num_data: only the first so many images.
-            options: of the function.
-
-        Raises:
-            ValueError: the model has no classes, or no label of the split is known.
-        """
-        self.need_classes("classification")
-        images, protocol = labelled(self.images(split, num_data)), self.protocol_of(split)
-        protocol["classified_by"] = "classifier"
-        return classification(self.vae, images, **{"protocol": protocol, **options})
-
-    def class_posterior(self, split: str = "test", *, num_data: int | None = None, **options: Any) -> ClassPosterior:
-        """Log p(x, y) for every class; options as in :func:`pyro_vae.evaluation.class_posterior`.
+        """Evaluate the classifier q(y | x) on the images of a split whose class is known.
 
         Args:
             split: ``"test"``, ``"validation"`` or ``"train"``.
-            num_data: only the first so many images.
-            options: of the function.
+            num_data: number of images, the first ones; None is all.
+            options: of :func:`pyro_vae.evaluation.classifier.classification`.
+
+        Raises:
+            ValueError: the model has no classifier, or no label of the split is known.
+        """
+        self.require_classifier("classification")
+        options = {"protocol": {**self.protocol_of(split), "classified_by": "classifier"}, **options}
+        return classification(self.vae, labelled(self.images(split, num_data)), **options)
+
+    def class_posterior(self, split: str = "test", *, num_data: int | None = None, **options: Any) -> ClassPosterior:
+        """Estimate log p(x, y) for every class by importance sampling.
+
+        Args:
+            split: ``"test"``, ``"validation"`` or ``"train"``.
+            num_data: number of images, the first ones; None is all.
+            options: of :func:`pyro_vae.evaluation.label_posterior.class_posterior`.
 
         Raises:
             ValueError: the model has no classes.
         """
-        self.need_classes("class_posterior")
-        programs, images = (self.vae.model, self.vae.guide), self.images(split, num_data)
-        options = {"protocol": self.protocol_of(split), **options}
-        return class_posterior(*programs, images, num_classes=self.vae.num_classes, **options)
+        self.require_classifier("class_posterior")
+        options = {"protocol": self.protocol_of(split), "num_classes": self.vae.num_classes, **options}
+        return class_posterior(self.vae.model, self.vae.guide, self.images(split, num_data), **options)
 
-    def need_classes(self, owner: str) -> None:
-        """Refuse a model without classes.
-
-        Raises:
-            ValueError: it is one.
-        """
-        if not self.classifies:
-            raise ValueError(
-                f"{owner}: the run must be of a model with classes, got a {type(self.vae).__name__}. "
-                "Train one: pyro-vae train --model M2 --data.labels 100."
-            )
+    def require_classifier(self, owner: str) -> None:
+        """Raise a ValueError, which begins with ``owner``, unless the model has a classifier."""
+        name, advice = type(self.vae).__name__, "Train one: pyro-vae train --model M2 --data.labels 100"
+        require(self.classifies, owner, "the run must be of a model with classes", f"a {name}", advice)
 
     def images(self, split: str = "test", num_data: int | None = None) -> ImageSet:
-        """The first ``num_data`` images of a split, all of them by default, which programs are called with alone.
+        """The first ``num_data`` images of a split, by default all; programs are called without their labels.
 
         Raises:
-            ValueError: the split has no data.
+            ValueError: the split is empty.
         """
         images = getattr(self.splits, split)
         if images is None:
-            raise ValueError(f"evaluate: the split must hold data, got split={split!r} of size 0. Use another split.")
+            raise refusal("evaluate", "the split must hold data", f"split={split!r} of size 0", "Use another split")
         images = images.unpaired() if images.paired else images
         return images if num_data is None else images.subset(slice(num_data))
 
     def protocol_of(self, split: str) -> dict[str, Any]:
-        """What a result of the split carries: data set, split and the names of the model's parts."""
+        """The protocol entries of a result on the split."""
         return {**self.protocol, "split": split}
-
-
-def validation_error(
-    vae: VAE | LabelledVAE, validation: ImageSet | None, *, seed: int
-) -> Callable[[], dict[str, float]] | None:
-    """What measures the classifier's error after each epoch, in percent; None where there is nothing to measure.
-
-    Args:
-        vae: the model.
-        validation: images held out, with their classes.
-        seed: of what data and classifier draw.
-    """
-    known = None if validation is None or validation.labels is None else validation.labels != -1
-    if validation is None or known is None or not known.any() or not isinstance(vae, LabelledVAE):
-        return None
-    images = labelled(validation)
-    return lambda: {"validation_error": classification(vae, images, seed=seed).error_rate}
-
-
-def labelled(images: ImageSet) -> ImageSet:
-    """Those images whose class is known.
-
-    Raises:
-        ValueError: none is.
-    """
-    known = None if images.labels is None else (images.labels != -1).nonzero().squeeze(-1)
-    if known is None or not len(known):
-        raise ValueError("classification: some classes of the images must be known, got none. Use another split.")
-    return images if len(known) == len(images) else images.subset(known)
-
-
-def parts_of(vae: VAE | LabelledVAE) -> dict[str, Any]:
-    """The names of the model's and the guide's classes, for the protocol."""
-    own: dict[str, Any] = {}
-    parts = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.guide}
-    if isinstance(vae, LabelledVAE):
-        parts |= {"guide": vae.guide.guide, "classifier": vae.classifier, "label_prior": vae.label_prior}
-        own["classification_weight"] = vae.guide.classification_weight
-    return {**{name: type(part).__name__ for name, part in parts.items()}, "latent_dim": vae.latent_dim, **own}

@@ -1,4 +1,4 @@
-"""Latents as features for other learners. Imports scikit-learn, which the package itself does not."""
+"""Latents as features: a scikit-learn transformer. Importing this subpackage imports scikit-learn."""
 
 from pyro_vae.features.transformer import VAETransformer
 

@@ -1,4 +1,4 @@
-"""M1: the latents of a VAE as features, in the form of a scikit-learn transformer."""
+"""The latents of a VAE as features: a scikit-learn transformer, the M1 of semi-supervised learning."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from typing_extensions import Self
 
+from pyro_vae._core.checks import check_choice, require
 from pyro_vae._core.owners import placement
 from pyro_vae.features.encoding import active_dimensions, as_array, decode, encode, log_likelihoods
 from pyro_vae.guides import DiagonalNormalGuide, Guide
@@ -32,10 +33,10 @@ FLOATS = [np.float64, np.float32]
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     r"""A VAE as a scikit-learn transformer: x to the mean of :math:`q(z | x)`, trained without labels (M1).
 
-    Everything scikit-learn does with a transformer works: pipelines, cross-validation, ``set_output``, ``clone``,
-    pickling. X has two dimensions, ``(N, D)``: flatten images, and pass their shape as ``data_shape`` where a network
-    is convolutional. The weights have the dtype of X: float32 trains faster. The defaults are made for standardized
-    real data; for data in {0, 1} pass ``likelihood=BernoulliLikelihood``. Nothing global changes.
+    It works in pipelines and cross-validation, with ``set_output``, ``clone`` and pickling. X has two dimensions,
+    ``(N, D)``: flatten images, and pass their shape as ``data_shape`` for a convolutional network. The weights have the
+    dtype of X: float32 trains faster. The defaults suit standardized real data; for data in {0, 1} pass
+    ``likelihood=BernoulliLikelihood``. No global state changes.
 
     Args:
         latent_dim: number of latent dimensions L.
@@ -43,24 +44,23 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         likelihood: builds p(x | z), ``likelihood(latent_dim, data_shape)``; None is ``NormalLikelihood``.
         guide: builds q(z | x), ``guide(data_shape, latent_dim)``; None is ``DiagonalNormalGuide``.
         data_shape: shape of one datum; None is ``(D,)``.
-        vae: a trained VAE to use in place of all these. ``fit`` then trains nothing, it only finds the active
-            dimensions; see :meth:`from_vae`.
+        vae: a trained VAE to use instead; ``fit`` then only finds the active dimensions. See :meth:`from_vae`.
         epochs: passes over the data.
-        batch_size: data per step, at most N.
+        batch_size: data per step; N if there are fewer data.
         optimizer: called as ``optimizer(parameters, lr=lr)``; None is torch's ``Adam``.
         lr: learning rate.
-        features: ``"mean"``, that of q(z | x); or ``"sample"``, one draw of it per datum.
-        active_threshold: keep the dimensions whose posterior mean has a standard deviation above it over the data of
-            ``fit``; 0.1 is what Kingma et al. used. None keeps all.
-        num_samples: importance samples per datum of :meth:`score`.
-        random_state: an int gives the same weights, draws and scores, to rounding; None takes NumPy's global generator,
-            as everywhere in scikit-learn.
+        features: ``"mean"`` of q(z | x), or ``"sample"``, one sample of it per datum.
+        active_threshold: keep the dimensions whose posterior mean has a standard deviation above this over the data of
+            ``fit``; Kingma et al. used 0.1. None keeps all.
+        num_samples: importance samples per datum for :meth:`score`.
+        random_state: an int gives the same weights, samples and scores, to rounding; None uses NumPy's global
+            generator, as throughout scikit-learn.
 
     Attributes:
         vae_: the trained VAE.
-        active_: ``(L,)``, which dimensions are kept.
-        latent_mean_, latent_std_: ``(L,)``, of the posterior mean over the data of ``fit``.
-        history_: the training's history, one record per epoch; empty for a given ``vae``.
+        active_: mask ``(L,)`` of the dimensions that are kept.
+        latent_mean_, latent_std_: ``(L,)``, mean and standard deviation of the posterior mean over the data of ``fit``.
+        history_: the history of the training, one record per epoch; empty if ``vae`` is given.
         n_features_in_: D.
 
     Raises:
@@ -69,7 +69,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), section 2.1; the threshold is that
-        of the authors' code. Theirs draws z anew at every use (``features="sample"``). https://arxiv.org/abs/1406.5298
+        of the authors' code, which samples z at every use (``features="sample"``). https://arxiv.org/abs/1406.5298
 
     Example:
         >>> import numpy as np
@@ -105,7 +105,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         num_samples: int = 500,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
-        # Nothing else here: scikit-learn copies an estimator by its arguments, and checks them in fit.
+        # Arguments are checked in fit, since scikit-learn copies an estimator by its arguments.
         self.latent_dim, self.data_shape, self.vae = latent_dim, data_shape, vae
         self.prior, self.likelihood, self.guide = prior, likelihood, guide
         self.epochs, self.batch_size, self.optimizer, self.lr = epochs, batch_size, optimizer, lr
@@ -114,19 +114,19 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     @classmethod
     def from_vae(cls, vae: VAE, X: Any = None, **options: Any) -> Self:
-        """A fitted transformer that uses a trained VAE as it is, that of a run folder say; it is not copied.
+        """Use a trained VAE, such as that of a run folder, as a fitted transformer; the VAE is not copied.
 
-        A pipeline, which fits all its steps anew, trains nothing either.
+        A pipeline, which fits all its steps, does not train it either.
 
         Args:
             vae: the VAE, such as ``load_run("runs/mnist").vae``.
-            X: ``(N, D)``, data to find the active dimensions with; without it all are kept.
+            X: ``(N, D)``, data that determine the active dimensions; without them all are kept.
             options: other arguments of the constructor: ``features``, ``active_threshold``, ``num_samples``,
                 ``random_state``.
 
         Raises:
             ValueError: ``active_threshold`` without X.
-            TypeError: ``vae`` is no :class:`~pyro_vae.VAE`.
+            TypeError: ``vae`` is not a :class:`~pyro_vae.VAE`.
 
         Example:
             >>> from pyro_vae.likelihoods import BernoulliLikelihood
@@ -136,21 +136,21 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         if not isinstance(vae, VAE):
             raise TypeError(f"{cls.__name__}: vae must be a VAE, got a {type(vae).__name__}. Pass load_run(PATH).vae.")
-        made = cls(vae.latent_dim, data_shape=vae.data_shape, vae=vae, **options)
+        transformer = cls(vae.latent_dim, data_shape=vae.data_shape, vae=vae, **options)
         if X is not None:
-            return made.fit(X)
-        if made.active_threshold is not None:
-            raise made._error("active_threshold must have data", "X=None", "Pass X, or active_threshold=None")
-        made._check_options()
-        made.vae_, made.history_ = vae, []
-        made.n_features_in_ = math.prod(vae.data_shape)
-        made.active_ = np.ones(vae.latent_dim, dtype=bool)
-        return made
+            return transformer.fit(X)
+        advice = "Pass X, or active_threshold=None"
+        transformer._require(transformer.active_threshold is None, "active_threshold must have data", "X=None", advice)
+        transformer._check_options()
+        transformer.vae_, transformer.history_ = vae, []
+        transformer.n_features_in_ = math.prod(vae.data_shape)
+        transformer.active_ = np.ones(vae.latent_dim, dtype=bool)
+        return transformer
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train the VAE on X, ``(N, D)``; y is not used."""
-        fewest = 1 if self.active_threshold is None else 2  # of one datum nothing varies
-        X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=fewest)
+        min_samples = 1 if self.active_threshold is None else 2  # over one datum nothing varies
+        X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=min_samples)
         self._check_options()
         shape = self._data_shape(X.shape[1])
         if self.vae is None:
@@ -163,9 +163,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """The features of X: mean, or a draw, of q(z | x) in the active dimensions.
+        """The features of X: mean or sample of q(z | x) in the active dimensions.
 
-        With an int as ``random_state`` the draws of equal X are equal; ``set_params(random_state=...)`` gives others.
+        With an int as ``random_state`` the samples of equal X are equal; ``set_params(random_state=...)`` gives others.
 
         Args:
             X: ``(N, D)``.
@@ -177,7 +177,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self._encode(X, self.features)[:, self.active_]
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """The mean of p(x | z); a dimension that is not active is held at its mean over the data of ``fit``.
+        """The mean of p(x | z); an inactive dimension of z has its mean over the data of ``fit``.
 
         Args:
             X: ``(N, active dimensions)``, features z.
@@ -187,8 +187,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         check_is_fitted(self)
         Z = check_array(X, dtype=FLOATS, estimator=self, input_name="X")
-        if Z.shape[1] != self.active_.sum():
-            raise self._error(f"X must have {self.active_.sum()} features", f"{Z.shape[1]}", "Pass what transform gave")
+        num = self.active_.sum()
+        self._require(Z.shape[1] == num, f"X must have {num} features", f"{Z.shape[1]}", "Pass the result of transform")
         full = np.empty((len(Z), len(self.active_)), dtype=Z.dtype)
         full[:, self.active_] = Z
         if not self.active_.all():
@@ -198,9 +198,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Importance-sampling estimate of log p(x) per datum, :math:`\log \frac1S \sum_s p(x, z_s) / q(z_s | x)`.
 
-        A lower bound in expectation. Every datum has the same stream of random numbers: to rounding, its value is what
-        :func:`pyro_vae.log_likelihood` gives for it alone with ``chunk_size=1000``, whatever the other data of X. All
-        latent dimensions count, active or not.
+        A lower bound in expectation. Every datum uses the same stream of random numbers: to rounding, its value is that
+        of :func:`pyro_vae.log_likelihood` for this datum alone with ``chunk_size=1000``, for any other data of X. All
+        latent dimensions are used, active or not.
 
         Args:
             X: ``(N, D)``.
@@ -227,7 +227,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        tags.non_deterministic = self.features == "sample"  # a datum's draw depends on its place in X
+        tags.non_deterministic = self.features == "sample"  # a datum's sample depends on its row in X
         return tags
 
     @property
@@ -275,10 +275,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _data_shape(self, num_features: int) -> Shape:
         shape = self.data_shape if self.vae is None else self.vae.data_shape
-        if shape is not None and math.prod(shape) != num_features:
-            rule = f"X must have as many features as data_shape={tuple(shape)} has entries"
-            raise self._error(rule, f"{num_features}", "Flatten each datum: X.reshape(len(X), -1)")
-        return (num_features,) if shape is None else tuple(shape)
+        if shape is None:
+            return (num_features,)
+        rule = f"X must have as many features as data_shape={tuple(shape)} has entries"
+        advice = "Flatten each datum: X.reshape(len(X), -1)"
+        self._require(math.prod(shape) == num_features, rule, f"{num_features}", advice)
+        return tuple(shape)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
@@ -286,12 +288,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _check_options(self) -> None:
-        if self.features not in ("mean", "sample"):
-            raise self._error("features must be 'mean' or 'sample'", f"features={self.features!r}", "Use 'mean'")
+        check_choice(type(self).__name__, "features", self.features, ("mean", "sample"))
         for name in ("latent_dim", "epochs", "batch_size", "num_samples"):
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise self._error(f"{name} must be a positive integer", f"{name}={value!r}", "Use such a number")
+            valid = isinstance(value, int | np.integer) and int(value) >= 1
+            self._require(valid, f"{name} must be a positive integer", f"{name}={value!r}")
 
-    def _error(self, rule: str, given: str, advice: str) -> ValueError:
-        return ValueError(f"{type(self).__name__}: {rule}, got {given}. {advice}.")
+    def _require(self, holds: bool, rule: str, given: str, advice: str = "") -> None:
+        require(holds, type(self).__name__, rule, given, advice)

@@ -1,0 +1,125 @@
+"""Building the data and the model that a configuration describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Literal
+
+import torch
+
+from pyro_vae._core.checks import require
+from pyro_vae.data import Dataset, Splits
+from pyro_vae.experiments.labels import check_labels, num_classes_of
+from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of
+from pyro_vae.experiments.restore import restore_weights
+from pyro_vae.guides import CategoricalGuide, Guide
+from pyro_vae.likelihoods import Likelihood
+from pyro_vae.models import VAE, LabelledVAE, SemiSupervisedVAE, classification_weight
+from pyro_vae.models.build import build_semi_supervised, build_vae
+from pyro_vae.models.stacked import StackedVAE
+from pyro_vae.networks import Shape
+from pyro_vae.priors import CategoricalPrior, Prior
+from pyro_vae.training import RunFolder
+
+ModelName = Literal["VAE", "M2"]
+
+
+@dataclass(frozen=True)
+class FirstModel:
+    """A run whose VAE is M1 of an M1+M2.
+
+    Args:
+        run: its folder.
+        options: its configuration, as keyword arguments of :func:`pyro_vae.experiments.experiment.train`.
+    """
+
+    run: RunFolder
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A model and its data; for M1+M2, M2 is trained on latents and the stacked model is evaluated on images.
+
+    Args:
+        trained: the model that is trained.
+        training_data: its data.
+        vae: the model that is evaluated.
+        splits: its data.
+        protocol: of the data, with the names of the model's components.
+    """
+
+    trained: VAE | SemiSupervisedVAE
+    training_data: Splits
+    vae: VAE | LabelledVAE
+    splits: Splits
+    protocol: dict[str, Any]
+
+
+def assemble(
+    dataset: Dataset,
+    device: torch.device,
+    *,
+    model: ModelName,
+    latent_dim: int,
+    prior: Callable[[int], Prior],
+    likelihood: Callable[[int, Shape], Likelihood],
+    guide: Callable[[Shape, int], Guide],
+    prior_guide: Callable[[Shape, int], Guide] | None,
+    classifier: Callable[[Shape, int], CategoricalGuide],
+    label_prior: Callable[[int], CategoricalPrior],
+    alpha: float,
+    m1: FirstModel | None,
+    seed: int,
+) -> Assembly:
+    """Load the data and build the model; for the arguments see :func:`pyro_vae.experiments.experiment.train`.
+
+    Raises:
+        ValueError: model, data and labels do not fit each other.
+    """
+    check_labels(model, dataset)
+    splits = dataset.load().to(device)
+    pieces: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "guide": guide, "prior_guide": prior_guide}
+    if model == "VAE":
+        vae = build_vae(splits.data_shape, latent_dim, **pieces, seed=seed)
+        return Assembly(vae, splits, vae, splits, {**splits.protocol, **components_of(vae)})
+    pieces |= {"classifier": classifier, "label_prior": label_prior, "num_classes": num_classes_of(splits)}
+    pieces["classification_weight"] = classification_weight(len(splits.train), dataset.labels or 0, alpha=alpha)
+    if m1 is None:
+        m2 = build_semi_supervised(splits.data_shape, latent_dim, **pieces, seed=seed)
+        protocol = {**splits.protocol, "model": model, **components_of(m2), "alpha": alpha}
+        return Assembly(m2, splits, m2, splits, protocol)
+    first = _restored(m1, dataset, splits).to(device)
+    active = active_latents(first, splits.train)
+    m2 = build_semi_supervised((len(active),), latent_dim, **pieces, seed=seed)
+    names = {"model": "M1+M2", "m1": m1.run.path.resolve().name, **components_of(m2), "alpha": alpha}
+    stacked = StackedVAE(first, m2, active)
+    return Assembly(m2, latents_of(first, splits, active), stacked, splits, {**splits.protocol, **names})
+
+
+MODEL_OPTIONS = [name for name, p in signature(assemble).parameters.items() if p.kind is p.KEYWORD_ONLY]
+"""The options of a training that determine its model."""
+
+
+def _restored(m1: FirstModel, dataset: Dataset, splits: Splits) -> VAE:
+    """The trained VAE, if it is one and of the same data."""
+    name = m1.options["model"]
+    require(name == "VAE", "--m1", "the run must be of a VAE", f"{name} in {m1.run.path}")
+    check_same_data(m1.options["data"](), dataset, str(m1.run.path))
+    arguments = {name: m1.options[name] for name in signature(build_vae).parameters if name in m1.options}
+    vae = build_vae(splits.data_shape, **arguments)
+    restore_weights(vae, m1.run)
+    return vae.eval().requires_grad_(False)
+
+
+def components_of(vae: VAE | LabelledVAE) -> dict[str, Any]:
+    """The class names of the model's and the guide's components, for the protocol."""
+    components = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.guide}
+    weight: dict[str, Any] = {}
+    if isinstance(vae, LabelledVAE):
+        components |= {"guide": vae.guide.guide, "classifier": vae.classifier, "label_prior": vae.label_prior}
+        weight["classification_weight"] = vae.guide.classification_weight
+    names = {name: type(component).__name__ for name, component in components.items()}
+    return {**names, "latent_dim": vae.latent_dim, **weight}

@@ -1,0 +1,175 @@
+"""Components: the classes that a configuration chooses by name, and their options."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any, get_origin
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from torch.optim import lr_scheduler
+
+from pyro_vae import data, guides, likelihoods, networks, objectives, priors
+from pyro_vae._core.checks import refusal, require
+from pyro_vae.experiments.option_errors import unknown_option
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The classes that an option can name.
+
+    Args:
+        module: exports the classes.
+        base: their base class.
+        num_supplied: leading constructor arguments that the program supplies, such as latent_dim.
+        excluded: names of classes that a configuration cannot describe or a training cannot use.
+    """
+
+    module: ModuleType | Any
+    base: type
+    num_supplied: int = 0
+    excluded: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """The names of the concrete classes, sorted."""
+        exported = (getattr(self.module, name) for name in self.module.__all__)
+        classes = {c for c in exported if inspect.isclass(c) and get_origin(c) is None and issubclass(c, self.base)}
+        return sorted({c.__name__ for c in classes if not inspect.isabstract(c)} - {*self.excluded})
+
+
+KINDS = {
+    "data": Kind(data, data.Dataset),
+    "prior": Kind(priors, priors.Prior, 1),
+    "likelihood": Kind(likelihoods, likelihoods.Likelihood, 2),
+    "guide": Kind(guides, guides.Guide, 2),
+    "prior_guide": Kind(guides, guides.Guide, 2),
+    "classifier": Kind(guides, guides.CategoricalGuide, 2),
+    "label_prior": Kind(priors, priors.CategoricalPrior, 1),
+    "net": Kind(networks, networks.Network, 2),
+    "objective": Kind(objectives, objectives.Objective),
+    "beta": Kind(objectives, objectives.Schedule),
+    "optimizer": Kind(torch.optim, torch.optim.Optimizer, 1, ("Optimizer", "LBFGS", "SparseAdam")),
+    "lr_schedule": Kind(lr_scheduler, lr_scheduler.LRScheduler, 1, ("LRScheduler", "LambdaLR", "MultiplicativeLR")),
+}
+"""The options that choose a class, by their last name: ``--guide``, ``--guide.net``."""
+
+
+def assign(options: dict[str, Any], name: str, value: Any, *, parent: str = "--") -> None:
+    """Set an option in place; ``guide.net.hidden`` is an option of the guide's network.
+
+    Args:
+        options: all options by name, those of a component as ``{"class_path": ..., "init_args": {...}}``.
+        name: of the option, dotted if it belongs to a component.
+        value: text to be parsed, or a value; for a component see :func:`resolve`.
+        parent: precedes the name in error messages.
+
+    Raises:
+        ValueError: no such option, or no such component.
+
+    Example:
+        >>> options = {"epochs": 3, "guide": resolve("guide", "iaf_guide")}
+        >>> assign(options, "guide.net.hidden", [7])
+        >>> options["guide"]["init_args"]["net"]["init_args"]["hidden"]
+        [7]
+    """
+    first, _, rest = name.partition(".")
+    if first not in options or (rest and first not in KINDS):
+        raise unknown_option(name, options, parent=parent)
+    if first in KINDS:
+        value = resolve(first, {rest: value} if rest else value, options[first], option=f"{parent}{first}")
+    options[first] = value
+
+
+def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> Any:
+    """Resolve a component name to its class path and fill in that class's default arguments.
+
+    Without the defaults the parser would keep arguments of the class chosen before that share a name with arguments of
+    this one: Frey Faces would be binarized like the digits.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        value: class name, in any case and with or without underscores; import path; ``class_path`` with ``init_args``;
+            or arguments for the class chosen before. None, numbers and text that is no name are returned unchanged.
+        chosen: the component chosen before.
+        option: precedes error messages.
+
+    Raises:
+        ValueError: no component of that kind has this name, or it has no such argument.
+
+    Example:
+        >>> resolve("data", {"class_path": "frey_faces", "init_args": {"root": "data"}})["init_args"]["binarize"]
+        'none'
+    """
+    option = option or f"--{kind}"
+    if isinstance(value, str) and value[:1] == "{":
+        with suppress(yaml.YAMLError):  # the parser reports it
+            value = yaml.safe_load(value)
+    if isinstance(value, str) and value[:1].isidentifier():
+        value = {"class_path": value, "init_args": {}}
+    if not isinstance(value, dict):
+        return value
+    if "class_path" in value:
+        chosen = _default_component(kind, value["class_path"], option)
+        value = value.get("init_args") or {}
+    if not isinstance(chosen, dict):
+        raise refusal(option, "a class must be chosen before its arguments", next(iter(value)), f"Add {option} CLASS")
+    component = copy.deepcopy(chosen)
+    arguments = component.setdefault("init_args", {})
+    for name, argument in value.get("init_args", value).items():
+        assign(arguments, name, argument, parent=f"{option}.")
+    return component
+
+
+def find_component(kind: str, name: str, *, option: str = "") -> Any:
+    """The class of a name, or what an import path names.
+
+    Raises:
+        ValueError: no component of that kind has this name, or the path cannot be imported.
+    """
+    if "." not in name:
+        return getattr(KINDS[kind].module, exact_name(kind, name, option=option))
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise refusal(option, f"{name} must be importable", str(error)) from None
+
+
+def exact_name(kind: str, name: str, *, option: str = "") -> str:
+    """The class name, in which case and underscores do not matter.
+
+    Raises:
+        ValueError: no component of that kind has this name.
+
+    Example:
+        >>> exact_name("data", "frey_faces")
+        'FreyFaces'
+    """
+    names = KINDS[kind].names()
+    plain = name.replace("_", "").lower()
+    advice = "Choose one of these, or give the import path of your own class"
+    matches = [known for known in names if known.lower() == plain]
+    require(bool(matches), option or kind, f"must be one of {', '.join(names)}", repr(name), advice)
+    return matches[0]
+
+
+def add_component(parser: ArgumentParser, kind: str, component: Any, *, nested_key: str | None = None) -> None:
+    """Add the arguments of a component to a parser, except those that the program supplies."""
+    add = parser.add_class_arguments if inspect.isclass(component) else parser.add_function_arguments
+    add(component, nested_key, skip={KINDS[kind].num_supplied}, fail_untyped=False)
+
+
+@cache
+def _default_component(kind: str, name: str, option: str) -> dict[str, Any]:
+    """Class path and default arguments; an argument without a default is None."""
+    component, parser = find_component(kind, name, option=option), ArgumentParser(exit_on_error=False)
+    add_component(parser, kind, component)
+    path = f"{component.__module__}.{component.__qualname__}"
+    return {"class_path": path, "init_args": parser.get_defaults().as_dict()}
