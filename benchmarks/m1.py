@@ -34,7 +34,7 @@ from pyro_vae.data import ImageSet, Splits
 from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.splitting import stream
 from pyro_vae.evaluation import mean_interval
-from pyro_vae.experiments.experiment import load_run, parse_config, parser
+from pyro_vae.experiments.experiment import instantiate, load_run, parse_config
 from pyro_vae.features import VAETransformer
 from pyro_vae.training import RunFolder
 
@@ -59,7 +59,7 @@ def binary(images: ImageSet, generator: Any) -> np.ndarray:
 
 def grey_levels(run: RunFolder, root: str | None) -> Splits:
     """The data set of the run with the same splits, before binarization."""
-    dataset = parser().instantiate(parse_config(run)).data()
+    dataset = instantiate(parse_config(run))["data"]()
     dataset.binarize, dataset.root = "none", dataset.root if root is None else root
     return dataset.load()
 

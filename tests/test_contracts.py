@@ -21,7 +21,7 @@ from torch import nn
 import pyro_vae
 from pyro_vae import data, evaluation, guides, likelihoods, models, networks, objectives, priors, training
 from pyro_vae.distributions import AugmentedPosterior
-from pyro_vae.evaluation.marginals import marginals
+from pyro_vae.evaluation.marginals import marginal_distributions
 
 K, B, L = 3, 4, 5
 DATA_SHAPE = (1, 7, 5)
@@ -462,7 +462,7 @@ def test_the_class_attributes_of_a_guide_are_true(cls):
     guide, x = build(cls), torch.rand(B, *DATA_SHAPE)
     q = guide.posterior(x)
     assert guide.has_density == (not isinstance(q, AugmentedPosterior))
-    assert guide.has_marginals == (marginals(q) is not None)
+    assert guide.has_marginals == (marginal_distributions(q) is not None)
     assert guide.discrete == q.support.is_discrete
     if guide.has_density:
         z, again = q.sample(), guide.posterior(x)

@@ -218,8 +218,9 @@ OPTIONS += ["--likelihood", "StudentTLikelihood", "--objective", "JackknifeIWAE"
 USE = f"""
 import torch
 from pyro_vae import VAE
-from pyro_vae.cli.main import main
+from pyro_vae.cli.train_options import parse_args
 from pyro_vae.evaluation import weight_variance
+from pyro_vae.experiments.experiment import to_yaml
 from pyro_vae.guides import LaplaceGuide
 from pyro_vae.likelihoods import StudentTLikelihood
 from pyro_vae.priors import LaplacePrior
@@ -227,7 +228,7 @@ from pyro_vae.priors import LaplacePrior
 vae = VAE(LaplacePrior(2), StudentTLikelihood(2, (5,)), LaplaceGuide((5,), 2))
 variance = weight_variance(vae.model, vae.guide, torch.randn(7, 5))
 assert variance.shape == (7,) and (variance > 0).all()
-main({["train", *OPTIONS, "--print_config"]})
+print(to_yaml(parse_args({OPTIONS})))
 """
 
 
