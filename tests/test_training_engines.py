@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import signal
-import sys
 import warnings
 from functools import partial
 
@@ -30,6 +29,7 @@ from pyro_vae.networks import MLP
 from pyro_vae.objectives import BetaELBO, BetaMeanFieldELBO, LinearWarmUp
 from pyro_vae.priors import StandardNormalPrior
 from pyro_vae.training import CompiledEngine, CudaGraphEngine, EagerEngine, LossFunction, NonFiniteError, Step
+from pyro_vae.training import checkpoint, fitting
 from pyro_vae.training import trainer as loop
 from pyro_vae.training.engines import select as choice
 from pyro_vae.training.engines.base import restore
@@ -52,11 +52,10 @@ def _graph_engine(*args, **options) -> CudaGraphEngine:
 def engines(monkeypatch, uncompiled) -> list:
     """Every engine by its name, the CUDA-graph engine too; the list collects the losses of the steps that are taken."""
     monkeypatch.setattr(choice, "CudaGraphEngine", _graph_engine)
-    for module in map(sys.modules.get, [f"pyro_vae.training.{n}" for n in ("choice", "checkpoint", "fit", "loop")]):
-        if hasattr(module, "resolve_engine"):
-            resolve = module.resolve_engine
-            anywhere = lambda name, *args, f=resolve, **kw: name if name == "cuda-graph" else f(name, *args, **kw)  # noqa: E731
-            monkeypatch.setattr(module, "resolve_engine", anywhere)
+    resolve = choice.resolve_engine
+    for module in (choice, checkpoint, fitting, loop):
+        anywhere = lambda name, *args, **kw: name if name == "cuda-graph" else resolve(name, *args, **kw)  # noqa: E731
+        monkeypatch.setattr(module, "resolve_engine", anywhere)
     losses, add = [], EpochMeter.add
     monkeypatch.setattr(EpochMeter, "add", lambda *args: losses.append(float(args[1].loss)) or add(*args))
     return losses
