@@ -157,7 +157,7 @@ def test_a_program_that_looks_at_a_value_is_refused_by_its_place(look) -> None:
     with pytest.raises(RecordingError) as error:
         Replayed(look, [WEIGHT]).prepare(torch.rand(3))
     line = look.__code__.co_firstlineno
-    assert str(error.value) == f"the program looks at a tensor's value in Python (test_recording.py:{line})"
+    assert str(error.value) == f"the program reads a tensor's value in Python (test_recording.py:{line})"
 
 
 class _Counter:
@@ -186,7 +186,7 @@ def test_numbers_that_are_not_torch_s_are_refused(function) -> None:
 
 def test_a_generator_of_its_own_that_starts_anew_is_no_part_of_a_recording() -> None:
     own = Replayed(lambda x: x * torch.rand(3, generator=torch.Generator().manual_seed(1)), [])
-    with pytest.raises(RecordingError, match=r"^the recording does not give the program's numbers back$"):
+    with pytest.raises(RecordingError, match=r"^the recording does not reproduce the program's numbers$"):
         own.prepare(torch.rand(3))
 
 
@@ -196,7 +196,7 @@ def test_arguments_must_be_tensors_or_hashable() -> None:
 
 
 def test_numbers_that_are_never_the_same_are_refused_after_a_while(monkeypatch) -> None:
-    monkeypatch.setattr(recording, "_MOST", 3)
+    monkeypatch.setattr(recording, "_MAX_RECORDINGS", 3)
     scaled = Replayed(lambda x, factor: factor * x, [])
     for factor in (1.0, 2.0, 3.0):
         assert torch.equal(scaled(torch.ones(2), factor), torch.full((2,), factor))
@@ -229,7 +229,7 @@ def test_a_recording_with_other_numbers_is_refused(monkeypatch, error: float, re
     monkeypatch.setattr(recording, "_compile", partial(_off_by, error=error))
     wrong = Recorded(lambda x: (x.sum(), x.exp()), [])
     if refused:
-        with pytest.raises(RecordingError, match="does not give the program's numbers back"):
+        with pytest.raises(RecordingError, match="does not reproduce the program's numbers"):
             wrong(torch.ones(3))
     else:
         assert torch.allclose(wrong(torch.ones(3))[1], torch.ones(3).exp())
