@@ -365,12 +365,12 @@ def test_a_program_that_cannot_be_recorded_says_why_once_and_runs_eagerly() -> N
         def forward(self, x):
             return vae.guide(x * (1.0 if x.sum() > 0 else 2.0))
 
-    problem = LossFunction(objectives.ELBO(), vae.model, Looking(), list(vae.parameters()))
-    optimizer = torch.optim.SGD(problem.parameters, lr=0.1)
-    place = f"looks at a tensor's value in Python (test_engines.py:{Looking.forward.__code__.co_firstlineno + 1})"
+    loss = LossFunction(objectives.ELBO(), vae.model, Looking(), list(vae.parameters()))
+    optimizer = torch.optim.SGD(loss.parameters, lr=0.1)
+    place = f"reads a tensor's value in Python (test_engines.py:{Looking.forward.__code__.co_firstlineno + 1})"
     builds = {
-        "compiled": lambda: CompiledEngine(problem, optimizer, Batch((x,))),
-        "cuda-graph": lambda: CudaGraphEngine(problem, optimizer, Batch((x,))),
+        "compiled": lambda: CompiledEngine(loss, optimizer, Batch((x,))),
+        "cuda-graph": lambda: CudaGraphEngine(loss, optimizer, Batch((x,))),
     }
     engines = {}
     for name, make in builds.items():
@@ -395,7 +395,7 @@ def test_another_path_at_another_shape_falls_back_to_eager() -> None:
             return vae.guide(x if len(x) > 3 else x * x.max().item())
 
     engine = engine_of("compiled", objectives.ELBO(), vae.model, Branching(), (x,))
-    with pytest.warns(UserWarning, match="runs eagerly, since the programs cannot be recorded: the program looks at"):
+    with pytest.warns(UserWarning, match="runs eagerly, since the programs cannot be recorded: the program reads"):
         assert engine.step((x[:3],)).finite
     assert engine.name == "eager"
     assert engine.step((x,)).finite
@@ -418,9 +418,12 @@ def test_auto_compiles_what_is_long_enough() -> None:
     ("options", "message"),
     [
         ({"engine": "cuda-graph"}, r"^engine: 'cuda-graph' must have parameters on a GPU, got cpu\. Use engine="),
-        ({"engine": "fast"}, r"^engine: must be one of auto, eager, compiled, cuda-graph, got engine='fast'\. Use"),
-        ({"precision": "fp8"}, r"^precision: must be 'fp32' or 'bf16', got precision='fp8'\. Use one"),
-        ({"accumulate": 0}, r"^fit: accumulate must be positive and whole, got accumulate=0\. Use"),
+        (
+            {"engine": "fast"},
+            r"^fit: engine must be one of 'auto', 'eager', 'compiled', 'cuda-graph', got engine='fast'\. Use",
+        ),
+        ({"precision": "fp8"}, r"^fit: precision must be one of 'fp32', 'bf16', got precision='fp8'\."),
+        ({"accumulate": 0}, r"^fit: accumulate must be at least 1, got accumulate=0\."),
     ],
 )
 def test_engines_that_are_not_there_are_refused(options, message, tmp_path) -> None:
@@ -541,5 +544,5 @@ def test_in_bfloat16_the_loss_is_near_and_densities_stay_in_float32(name) -> Non
 
 
 def test_another_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^precision: must be 'fp32' or 'bf16', got precision='fp16'\. Use one"):
+    with pytest.raises(ValueError, match=r"^fit: precision must be one of 'fp32', 'bf16', got precision='fp16'\."):
         NetworkPrecision("fp16")

@@ -28,14 +28,22 @@ from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import BetaELBO, BetaMeanFieldELBO, LinearWarmUp
 from pyro_vae.priors import StandardNormalPrior
-from pyro_vae.training import CompiledEngine, CudaGraphEngine, EagerEngine, LossFunction, NonFiniteError, Step
-from pyro_vae.training import checkpoint, fitting
-from pyro_vae.training import trainer as loop
-from pyro_vae.training.engines import select as choice
+from pyro_vae.training import (
+    CompiledEngine,
+    CudaGraphEngine,
+    EagerEngine,
+    LossFunction,
+    NonFiniteError,
+    Step,
+    checkpoint,
+    fitting,
+    trainer,
+)
+from pyro_vae.training.engines import select
 from pyro_vae.training.engines.base import restore
 from pyro_vae.training.engines.cuda_graph import _make_capturable
 from pyro_vae.training.engines.fused_adam import Update
-from pyro_vae.training.progress import EpochMeter
+from pyro_vae.training.state import EpochMeter
 from tests.kill_and_resume import kill_and_resume
 from tests.tape import capture
 
@@ -51,9 +59,9 @@ def _graph_engine(*args, **options) -> CudaGraphEngine:
 @pytest.fixture
 def engines(monkeypatch, uncompiled) -> list:
     """Every engine by its name, the CUDA-graph engine too; the list collects the losses of the steps that are taken."""
-    monkeypatch.setattr(choice, "CudaGraphEngine", _graph_engine)
-    resolve = choice.resolve_engine
-    for module in (choice, checkpoint, fitting, loop):
+    monkeypatch.setattr(select, "CudaGraphEngine", _graph_engine)
+    resolve = select.resolve_engine
+    for module in (select, checkpoint, fitting, trainer):
         anywhere = lambda name, *args, **kw: name if name == "cuda-graph" else resolve(name, *args, **kw)  # noqa: E731
         monkeypatch.setattr(module, "resolve_engine", anywhere)
     losses, add = [], EpochMeter.add
@@ -128,7 +136,7 @@ def _assert_close(one, two, tolerance: float = 1e-10) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_every_engine_takes_the_same_steps(case: str, engines: list, monkeypatch) -> None:
     if "unfused" in case or "RMSprop" in case:  # on a CPU they look at the number of their step
-        monkeypatch.setattr(choice, "CudaGraphEngine", partial(_graph_engine, capture=lambda body: body))
+        monkeypatch.setattr(select, "CudaGraphEngine", partial(_graph_engine, capture=lambda body: body))
     found = {}
     for name in ("eager", "compiled", "cuda-graph"):
         engines.clear()
@@ -289,15 +297,15 @@ BAD_STEPS = [  # with a stride of 4 there are three steps before the first graph
 def _engine(name: str, where: str, factory, like: torch.Tensor, clip_norm: float | None = None):
     torch.manual_seed(5)
     model = Poisoned(where)
-    problem = LossFunction(objectives.ELBO(), model, _nothing, list(model.parameters()), list(model.buffers()))
-    optimizer = factory(problem.parameters)
+    loss = LossFunction(objectives.ELBO(), model, _nothing, list(model.parameters()), list(model.buffers()))
+    optimizer = factory(loss.parameters)
     if name == "eager":
-        return EagerEngine(problem, optimizer, clip_norm=clip_norm)
+        return EagerEngine(loss, optimizer, clip_norm=clip_norm)
     if name == "compiled":
-        return CompiledEngine(problem, optimizer, Batch((like,)), clip_norm=clip_norm)
+        return CompiledEngine(loss, optimizer, Batch((like,)), clip_norm=clip_norm)
     taped = optimizer.defaults.get("fused")  # the others look at numbers where they run on a CPU
     play = capture if taped else lambda body: body
-    return _graph_engine(problem, optimizer, Batch((like,)), clip_norm=clip_norm, capture=play)
+    return _graph_engine(loss, optimizer, Batch((like,)), clip_norm=clip_norm, capture=play)
 
 
 def _steps_taken(engine, batches: list) -> list[float | None]:
@@ -305,14 +313,14 @@ def _steps_taken(engine, batches: list) -> list[float | None]:
     losses: list[float | None] = []
     while len(losses) < len(batches):
         rest = [Step([Batch((x,))]) for x in batches[len(losses) :]]
-        before = [buffer.clone() for buffer in engine.problem.buffers]
+        before = [buffer.clone() for buffer in engine.loss.buffers]
         try:
             results = engine.run(rest if engine.stride > 1 else rest[:1])
         except ValueError:  # out of the support, told by the eager engine
             results = []
         losses += [float(r.loss) if r.finite else None for r in results] or [None]
         if losses[-1] is None and engine.stride == 1:
-            restore(engine.problem.buffers, before)
+            restore(engine.loss.buffers, before)
     return losses
 
 
@@ -320,7 +328,7 @@ def _kept_by(engine) -> list[torch.Tensor]:
     """Parameters, running statistics, and what the optimizer keeps."""
     state = engine.optimizer.state_dict()["state"]
     kept = [v for values in state.values() for _, v in sorted(values.items()) if isinstance(v, torch.Tensor)]
-    return [t.detach().clone() for t in (*engine.problem.parameters, *engine.problem.buffers, *kept)]
+    return [t.detach().clone() for t in (*engine.loss.parameters, *engine.loss.buffers, *kept)]
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -354,9 +362,9 @@ def test_the_gradient_is_clipped_before_the_step() -> None:
     for name in ("eager", "compiled", "cuda-graph"):
         engine = _engine(name, "loss", partial(SGD, lr=1.0, fused=True), torch.randn(4), clip_norm=0.01)
         for _ in range(5):
-            before = [p.detach().clone() for p in engine.problem.parameters]
+            before = [p.detach().clone() for p in engine.loss.parameters]
             engine.step((5 + torch.randn(4),))
-            moved = [(p.detach() - b).flatten() for p, b in zip(engine.problem.parameters, before, strict=True)]
+            moved = [(p.detach() - b).flatten() for p, b in zip(engine.loss.parameters, before, strict=True)]
             assert float(torch.cat(moved).norm()) == pytest.approx(0.01, rel=1e-3), name
 
 
@@ -482,14 +490,14 @@ def test_a_compiled_run_is_resumed_bit_for_bit(monkeypatch, tmp_path) -> None:
 
 @pytest.mark.parametrize("first", ["eager", "compiled", "cuda-graph"])
 def test_a_run_resumes_with_its_own_engine(first: str, engines: list, monkeypatch, tmp_path) -> None:
-    built, build_engine = [], loop.build_engine
+    built, build_engine = [], trainer.build_engine
     monkeypatch.setattr(
-        loop, "build_engine", lambda name, *args, **kw: built.append(name) or build_engine(name, *args, **kw)
+        trainer, "build_engine", lambda name, *args, **kw: built.append(name) or build_engine(name, *args, **kw)
     )
     run = tmp_path / "run"
     _train(first, {}, epochs=1, run=run)
     for other in {"eager", "compiled", "cuda-graph"} - {first}:
-        message = f"^fit: engine must be that of the run to resume, got engine='{other}' where the run has '{first}'"
+        message = f"^fit: engine must be that of the run to resume, got engine='{other}', and '{first}' in the run"
         with pytest.raises(ValueError, match=message) as error:
             _train(other, {}, epochs=2, run=run, resume=True)
         assert "\n" not in str(error.value)
