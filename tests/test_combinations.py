@@ -1,4 +1,4 @@
-"""Objectives that would train on something else than they say are refused, with what to use instead."""
+"""Objectives that are invalid for a model and a guide are refused, and the error names one to use instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: what it trains, what it reports, when it stops."""
+"""``fit``: which parameters it trains, what it reports, when it stops."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_plateau_schedule_sees_the_validation_elbo() -> None:
     assert [r["validation_elbo"] for r in history] == pytest.approx([float(case.log_prob(x).mean())] * 3, abs=1e-9)
 
 
-def test_early_stopping_goes_back_to_the_best_weights() -> None:
+def test_early_stopping_restores_the_best_weights() -> None:
     case = LinearGaussian(latent_dim=2, dim=4)  # starts at the optimum: every step makes it worse
     train, validation = case.data(20), case.data(200)
     result = fit(
@@ -373,7 +373,7 @@ def test_examples_per_second_and_seconds_are_recorded() -> None:
 
 
 def _stop_after(step: int, vae: VAE):
-    """A guide that asks for an interruption while it takes the given step."""
+    """A guide that interrupts the training during the given step."""
     calls = []
 
     def call(x):
@@ -472,7 +472,7 @@ def test_data_out_of_the_support_stop_the_first_epoch_in_any_batch() -> None:
 
 
 class _Classic(torch.nn.Module):
-    """A VAE in the dialect of Pyro's tutorial: methods that call ``pyro.module``."""
+    """A VAE as in Pyro's tutorial, with methods that call ``pyro.module``."""
 
     def __init__(self) -> None:
         super().__init__()

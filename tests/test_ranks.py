@@ -167,10 +167,10 @@ def _records(folder):
 
 
 def _assert_same(a, b):
-    for mine, theirs in zip(_records(a), _records(b), strict=True):
+    for record, expected in zip(_records(a), _records(b), strict=True):
         for key in ("loss", "reconstruction", "kl", "validation_elbo"):
-            assert mine[key] == pytest.approx(theirs[key], rel=2e-5), key
-        assert mine["step"] == theirs["step"]
+            assert record[key] == pytest.approx(expected[key], rel=2e-5), key
+        assert record["step"] == expected["step"]
     first, second = (json.loads((f / "log_likelihood-test-guide-10-seed0.json").read_text()) for f in (a, b))
     assert first.keys() == second.keys()
     weights = load_file(a / "weights.safetensors"), load_file(b / "weights.safetensors")
@@ -179,7 +179,7 @@ def _assert_same(a, b):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_one_goes_on_for_two(tmp_path):
+def test_two_processes_train_as_one_and_one_resumes_for_two(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert _train(one, ranks=1).returncode == 0
     first = _train(two, ranks=2, words=[*OPTIONS, "--epochs", "2"])

@@ -1,7 +1,7 @@
-"""Trainings under every engine: the same weights, the same errors, and a resumed run is the uninterrupted one.
+"""Trainings under every engine: equal weights, equal errors, and resumed runs equal to uninterrupted ones.
 
 The CUDA-graph engine runs here on a CPU: its graphs are tapes of operations (``tests/tape.py``), recordings are not
-compiled. What is left to a GPU is torch's own part.
+compiled. Only torch's CUDA graphs themselves require a GPU.
 """
 
 from __future__ import annotations
@@ -137,16 +137,16 @@ def _assert_close(one, two, tolerance: float = 1e-10) -> None:
 def test_every_engine_takes_the_same_steps(case: str, engines: list, monkeypatch) -> None:
     if "unfused" in case or "RMSprop" in case:  # on a CPU they look at the number of their step
         monkeypatch.setattr(select, "CudaGraphEngine", partial(_graph_engine, capture=lambda body: body))
-    found = {}
+    results = {}
     for name in ("eager", "compiled", "cuda-graph"):
         engines.clear()
-        found[name] = (_tensors(_train(name, CASES[case])), list(engines))
-    weights, losses = found["eager"]
+        results[name] = (_tensors(_train(name, CASES[case])), list(engines))
+    weights, losses = results["eager"]
     assert len(losses) == 3 * -(-5 // CASES[case].get("accumulate", 1))
     assert len(set(losses)) == len(losses)
     for name in ("compiled", "cuda-graph"):
-        assert found[name][1] == pytest.approx(losses, rel=1e-10), name
-        _assert_close(found[name][0], weights)
+        assert results[name][1] == pytest.approx(losses, rel=1e-10), name
+        _assert_close(results[name][0], weights)
 
 
 def _other(optimizer: torch.optim.Optimizer) -> dict:
@@ -172,7 +172,7 @@ CHANGES = {  # what may happen to an optimizer between two steps
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("kind", [Adam, AdamW])
 def test_an_update_is_the_optimizer_s_own_step(kind, change) -> None:
-    found = []
+    results = []
     for by_update in (True, False):
         torch.manual_seed(5)
         parameters = [nn.Parameter(torch.randn(n)) for n in (3, 4)]
@@ -184,8 +184,8 @@ def test_an_update_is_the_optimizer_s_own_step(kind, change) -> None:
             for parameter in parameters:
                 parameter.grad = torch.randn(len(parameter)) if len(parameter) == 3 or number != 2 else None
             update([p.grad for p in parameters]) if by_update else optimizer.step()
-        found.append([*parameters, *(v for s in optimizer.state.values() for v in s.values())])
-    assert all(map(torch.equal, *found))
+        results.append([*parameters, *(v for s in optimizer.state.values() for v in s.values())])
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.slow
@@ -208,18 +208,18 @@ def _guide_of_parameters(x) -> None:
 
 
 def test_parameters_of_pyro_s_store_are_trained_alike(engines: list) -> None:
-    found = []
+    results = []
     for name in ("eager", "compiled", "cuda-graph"):
         pyro.clear_param_store()
         engines.clear()
         options = {"epochs": 4, "batch_size": 8, "optimizer": partial(Adam, lr=0.1), "engine": name}
         fit(_model_of_parameters, _guide_of_parameters, X[:, 0], **options)
         store = pyro.get_param_store()
-        found.append((list(engines), [store[key].detach().clone() for key in ("scale", "loc", "spread")]))
-    for losses, parameters in found[1:]:
-        assert losses == pytest.approx(found[0][0], rel=1e-10)
-        _assert_close(parameters, found[0][1])
-    assert all((p != start).all() for p, start in zip(found[0][1], (1.0, 0.0, 1.0), strict=True))
+        results.append((list(engines), [store[key].detach().clone() for key in ("scale", "loc", "spread")]))
+    for losses, parameters in results[1:]:
+        assert losses == pytest.approx(results[0][0], rel=1e-10)
+        _assert_close(parameters, results[0][1])
+    assert all((p != start).all() for p, start in zip(results[0][1], (1.0, 0.0, 1.0), strict=True))
 
 
 class Fixed(nn.Module):
@@ -236,16 +236,16 @@ class Fixed(nn.Module):
 
 @pytest.mark.parametrize("name", ["eager", "compiled", "cuda-graph"])
 def test_two_batches_are_one_of_twice_the_length(name: str, engines: list) -> None:
-    found = []
+    results = []
     for batch_size, accumulate in ((20, 1), (10, 2), (5, 4)):  # 34 data: two steps, the second of 14
         torch.manual_seed(5)
         model = Fixed()
         options = {"optimizer": partial(SGD, lr=0.1, momentum=0.5), "clip_norm": 0.5, "engine": name}
         history = fit(model, _nothing, X, epochs=4, batch_size=batch_size, accumulate=accumulate, **options).history
-        found.append([*model.state_dict().values(), torch.tensor([r["loss"] for r in history])])
+        results.append([*model.state_dict().values(), torch.tensor([r["loss"] for r in history])])
         assert history[-1]["step"] == 8
-    for other in found[1:]:
-        _assert_close(other, found[0], 1e-12)
+    for other in results[1:]:
+        _assert_close(other, results[0], 1e-12)
 
 
 def _nothing(x) -> None:
@@ -258,7 +258,7 @@ def _nothing(x) -> None:
 class Poisoned(nn.Module):
     """A model with running statistics, and bad in its loss, its gradient or its support at a datum above 90.
 
-    There is no branch in it, and no noise: engines may draw more before they see that a step was none.
+    It has no branch and no noise: engines may draw more before they read that a step was not taken.
     """
 
     def __init__(self, where: str) -> None:
@@ -309,14 +309,14 @@ def _engine(name: str, where: str, factory, like: torch.Tensor, clip_norm: float
 
 
 def _steps_taken(engine, batches: list) -> list[float | None]:
-    """The losses; None for a step that was none, after which a host's engine leaves the buffers to its caller."""
+    """The losses; None for a step that is not taken, after which a stepwise engine leaves the buffers to its caller."""
     losses: list[float | None] = []
     while len(losses) < len(batches):
         rest = [Step([Batch((x,))]) for x in batches[len(losses) :]]
         before = [buffer.clone() for buffer in engine.loss.buffers]
         try:
             results = engine.run(rest if engine.stride > 1 else rest[:1])
-        except ValueError:  # out of the support, told by the eager engine
+        except ValueError:  # outside the support, raised by the eager engine
             results = []
         losses += [float(r.loss) if r.finite else None for r in results] or [None]
         if losses[-1] is None and engine.stride == 1:
@@ -325,7 +325,7 @@ def _steps_taken(engine, batches: list) -> list[float | None]:
 
 
 def _kept_by(engine) -> list[torch.Tensor]:
-    """Parameters, running statistics, and what the optimizer keeps."""
+    """Parameters, running statistics, and the optimizer's state."""
     state = engine.optimizer.state_dict()["state"]
     kept = [v for values in state.values() for _, v in sorted(values.items()) if isinstance(v, torch.Tensor)]
     return [t.detach().clone() for t in (*engine.loss.parameters, *engine.loss.buffers, *kept)]
@@ -341,9 +341,9 @@ def test_a_step_that_is_not_finite_changes_nothing(where: str, optimizer: str, b
     poisoned[bad][1] = 99.0
     for name in ("eager", "compiled", "cuda-graph"):
         engine = _engine(name, where, factory, batches[0])
-        found = _steps_taken(engine, poisoned)
-        assert found.pop(bad) is None
-        assert found == pytest.approx(losses, rel=1e-12)
+        results = _steps_taken(engine, poisoned)
+        assert results.pop(bad) is None
+        assert results == pytest.approx(losses, rel=1e-12)
         _assert_close(_kept_by(engine), _kept_by(expected), 1e-12)
 
 
@@ -370,12 +370,14 @@ def test_the_gradient_is_clipped_before_the_step() -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("where", PLACES)
-def test_every_engine_stops_at_the_same_datum_with_the_same_words(where: str, accumulate: int, engines: list, tmp_path):
+def test_every_engine_stops_at_the_same_datum_with_the_same_message(
+    where: str, accumulate: int, engines: list, tmp_path
+):
     x = torch.randn(60)
     order = next(iter(Batches(x, 60, shuffle_seed=0).epoch())).index.tolist()
     datum, step = order[5 * 13 // 2], 6 // accumulate
     x[datum] = 99.0
-    found = {}
+    results = {}
     for name in ("eager", "compiled", "cuda-graph"):
         torch.manual_seed(5)
         model, run = Poisoned(where), tmp_path / name
@@ -383,25 +385,25 @@ def test_every_engine_stops_at_the_same_datum_with_the_same_words(where: str, ac
         with pytest.raises((NonFiniteError, ValueError)) as error:
             fit(model, _nothing, x, epochs=2, batch_size=5, accumulate=accumulate, engine=name, run=run)
         state = torch.load(run / "state.pt", weights_only=True) if (run / "state.pt").exists() else None
-        found[name] = (str(error.value), list(engines), list(model.state_dict().values()), state)
+        results[name] = (str(error.value), list(engines), list(model.state_dict().values()), state)
         assert len(engines) == step
         assert not model.training
         if where != "support":
             assert (error.value.datum, error.value.step) == (datum, step)
             assert error.value.site == ("x" if where == "loss" else None)
             assert state["progress"]["step"] == step
-    words, losses, weights, _ = found["eager"]
-    assert "\n" not in words
-    assert ("site 'x'" in words) == (where != "gradient")
-    assert ("the gradient of model.loc for datum" in words) == (where == "gradient")
+    message, losses, weights, _ = results["eager"]
+    assert "\n" not in message
+    assert ("site 'x'" in message) == (where != "gradient")
+    assert ("the gradient of model.loc for datum" in message) == (where == "gradient")
     for name in ("compiled", "cuda-graph"):
-        assert found[name][0] == words
-        assert found[name][1] == pytest.approx(losses, rel=1e-12)
-        _assert_close(found[name][2], weights, 1e-12)
+        assert results[name][0] == message
+        assert results[name][1] == pytest.approx(losses, rel=1e-12)
+        _assert_close(results[name][2], weights, 1e-12)
 
 
 @pytest.mark.usefixtures("engines")
-def test_a_program_that_takes_another_path_at_another_shape_goes_on_eagerly() -> None:
+def test_a_program_that_takes_another_path_at_another_shape_continues_eagerly() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -413,7 +415,7 @@ def test_a_program_that_takes_another_path_at_another_shape_goes_on_eagerly() ->
         def guide(self, x):
             return self.inner.guide(x if len(x) > 3 else x * (2.0 if x.sum() > 0 else 1.0))
 
-    found = []
+    results = []
     for name in ("eager", "compiled", "cuda-graph"):
         torch.manual_seed(5)
         program = Branching()
@@ -421,12 +423,12 @@ def test_a_program_that_takes_another_path_at_another_shape_goes_on_eagerly() ->
             warnings.simplefilter("always")
             fit(program.model, program.guide, X, epochs=3, batch_size=8, engine=name)
         assert [str(w.message)[:20] for w in warned] == ["engine: runs eagerly"] * (name != "eager")
-        found.append(_tensors(program))
-    for weights in found[1:]:
-        _assert_close(weights, found[0])
+        results.append(_tensors(program))
+    for weights in results[1:]:
+        _assert_close(weights, results[0])
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 
 def _interrupt_after(monkeypatch, step: int) -> None:
@@ -459,7 +461,7 @@ RESUMED = {
 
 
 def _interrupted(monkeypatch, name: str, case: dict, step: int, **options) -> VAE:
-    """A training that was stopped after the given step and gone on with in another process, as it were."""
+    """A training that is interrupted after the given step and resumed, as if in another process."""
     with monkeypatch.context() as patch:
         _interrupt_after(patch, step)
         with pytest.raises(KeyboardInterrupt, match="stopped after step"):

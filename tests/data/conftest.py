@@ -1,4 +1,4 @@
-"""What the data tests share: checked error messages and an untouched random state."""
+"""Fixtures of the data tests: checked error messages and an unchanged random state."""
 
 import contextlib
 import random
@@ -39,10 +39,10 @@ def raises():
 
 @pytest.fixture
 def untouched():
-    """``with untouched():`` fails when a global random state moves inside."""
+    """``with untouched():`` fails if the global random state changes."""
 
     def states():
-        _, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global state is what is watched
+        _, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global state is checked
         return torch.get_rng_state().tolist(), random.getstate(), keys.tolist(), rest
 
     @contextlib.contextmanager
