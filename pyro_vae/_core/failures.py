@@ -56,5 +56,5 @@ def unusable(owner: str, role: str, programs: Sequence[Program], args: tuple[Any
     modules = Owners(**{f"p{i}": p for i, p in enumerate(programs)}).modules.values()
     auto = any(isinstance(part, AutoGuide) for module in modules for part in module.modules())
     advice = "An autoguide has parameters for the data it was set up with: pass these in one batch" if auto else ""
-    given = f"{type(error).__name__} for arguments ({kinds}): {line}"
-    return refusal(owner, f"the {role} must run on a batch", given, advice)
+    failure = f"{type(error).__name__} for arguments ({kinds}): {line}"
+    return refusal(owner, f"the {role} must run on a batch", failure, advice)

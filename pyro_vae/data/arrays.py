@@ -91,8 +91,8 @@ def as_labels(array: np.ndarray, count: int, *, owner: str, name: str) -> Tensor
         ValueError: another shape, or labels that are not integers.
     """
     right = array.dtype.kind in "iu" and array.shape == (count,)
-    given, advice = f"{array.dtype} of shape={array.shape}", f"Save one integer class per image, or omit {name}"
-    require(right, owner, f"{name} must be {count} integers, one per image", given, advice)
+    value, advice = f"{array.dtype} of shape={array.shape}", f"Save one integer class per image, or omit {name}"
+    require(right, owner, f"{name} must be {count} integers, one per image", value, advice)
     return torch.from_numpy(array.astype(np.int64))
 
 
@@ -116,9 +116,9 @@ def _readable(path: Path, owner: str, kind: str, key: str = "the array") -> Iter
 
 
 def _damaged(path: Path, owner: str, kind: str) -> ValueError:
-    given = f"one of {path.stat().st_size} bytes that is truncated or of another format"
+    value = f"one of {path.stat().st_size} bytes that is truncated or of another format"
     advice = f"Save it again with {'np.savez' if kind == 'npz' else 'np.save'}"
-    return refusal(owner, f"{path} must be a whole .{kind} file", given, advice)
+    return refusal(owner, f"{path} must be a whole .{kind} file", value, advice)
 
 
 def _not_numbers(owner: str, name: str, kind: str) -> ValueError:
@@ -145,7 +145,7 @@ def _integer(array: np.ndarray, owner: str, name: str) -> Tensor:
 
 def _floating(array: np.ndarray, owner: str, name: str) -> Tensor:
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)  # (N,)
-    given = f"NaN or infinite pixels in {int(bad.sum())} image(s), the first at index {int(bad.argmax())}"
-    require(not bad.any(), owner, f"{name} must be finite", given, "Remove or repair them")
+    value = f"NaN or infinite pixels in {int(bad.sum())} image(s), the first at index {int(bad.argmax())}"
+    require(not bad.any(), owner, f"{name} must be finite", value, "Remove or repair them")
     # native byte order and at most 8 bytes, which torch requires
     return torch.from_numpy(array.astype(f"=f{min(array.dtype.itemsize, 8)}"))

@@ -72,6 +72,6 @@ def _check_unit_interval(images: ImageSet, protocol: Binarization) -> None:
         return
     low, high = (bound.item() for bound in torch.aminmax(images.images))
     rule = "floating pixels must lie in [0, 1] to be binarized"
-    given = f"pixels from {low:.6g} to {high:.6g} with binarize={protocol!r}"
+    value = f"pixels from {low:.6g} to {high:.6g} with binarize={protocol!r}"
     advice = "Rescale them to [0, 1], or pass binarize='none'"
-    require(low >= 0 and high <= 1, "Dataset", rule, given, advice)
+    require(low >= 0 and high <= 1, "Dataset", rule, value, advice)

@@ -122,8 +122,8 @@ def _images_and_labels(arrays: dict[str, np.ndarray], name: str, labels_name: st
 
 def _check_same_kind(train: Tensor, test: Tensor) -> None:
     same = train.shape[1:] == test.shape[1:] and train.is_floating_point() == test.is_floating_point()
-    given = f"train={train.dtype} {tuple(train.shape)}, test={test.dtype} {tuple(test.shape)}"
-    require(same, "Files", "train and test must share image shape and kind of number", given)
+    value = f"train={train.dtype} {tuple(train.shape)}, test={test.dtype} {tuple(test.shape)}"
+    require(same, "Files", "train and test must share image shape and kind of number", value)
 
 
 def _max_value(*splits: Tensor) -> int:

@@ -75,8 +75,8 @@ def read_image(file: Path, *, owner: str) -> np.ndarray:
             mode = image.mode
             pixels = np.asarray(image.convert("L" if mode in _GREY else "RGB"), dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        given = f"{file}, which is damaged or not an image"
-        raise refusal(owner, "every image must be readable", given, "Remove or replace it") from error
+        value = f"{file}, which is damaged or not an image"
+        raise refusal(owner, "every image must be readable", value, "Remove or replace it") from error
     advice = "Convert it, or save floating numbers in an npz file"
     right = mode in _GREY + _COLOUR
     require(right, owner, "images must have 8 bits per channel", f"{file} of mode {mode}", advice)

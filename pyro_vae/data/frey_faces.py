@@ -59,8 +59,8 @@ class FreyFaces(Dataset):
         path = _find(Path(os.path.expanduser(self.root or "data")))
         array = read_npz(path, owner="FreyFaces", layouts=(("images",),))["images"]
         right = array.shape == _SHAPE and array.dtype == np.uint8
-        given, advice = f"{array.dtype} of shape={array.shape} in {path}", "Use Files(root) for other images"
-        require(right, "FreyFaces", f"images must be uint8 of shape {_SHAPE}", given, advice)
+        value, advice = f"{array.dtype} of shape={array.shape} in {path}", "Use Files(root) for other images"
+        require(right, "FreyFaces", f"images must be uint8 of shape {_SHAPE}", value, advice)
         images = torch.from_numpy(array).unsqueeze(1)  # (1965, 1, 28, 20)
         kept, test = hold_out(len(images), 200, seed=TEST_SEED, name="test")
         return RawArrays(images[kept], None, images[test], None, 255)

@@ -146,14 +146,14 @@ class ImageSet:
         require(some, "ImageSet", "images must hold at least one image", f"zero-length data of {shape}", advice)
 
     def _check_range(self) -> None:
-        given, advice = f"max_value={self.max_value}", "Pass the largest pixel"
-        require(1 <= self.max_value <= 255, "ImageSet", "max_value must lie in 1..255", given, advice)
+        value, advice = f"max_value={self.max_value}", "Pass the largest pixel"
+        require(1 <= self.max_value <= 255, "ImageSet", "max_value must lie in 1..255", value, advice)
         if self.images.is_floating_point() and not self.dynamic:
             return
         low, high = (bound.item() for bound in torch.aminmax(self.images))
-        rule, given = f"pixels must lie in [0, {self._scale}]", f"pixels from {low:.6g} to {high:.6g}"
+        rule, value = f"pixels must lie in [0, {self._scale}]", f"pixels from {low:.6g} to {high:.6g}"
         advice = "Pass the right max_value, or rescale floating data to [0, 1] before binarizing them"
-        require(low >= 0 and high <= self._scale, "ImageSet", rule, given, advice)
+        require(low >= 0 and high <= self._scale, "ImageSet", rule, value, advice)
 
     def _check_labels(self) -> None:
         if self.labels is None:
@@ -161,9 +161,9 @@ class ImageSet:
             require(not self.paired, "ImageSet", "paired requires labels", "labels=None", advice)
             return
         right = self.labels.dtype == torch.int64 and self.labels.shape == (len(self),)
-        given = f"{self.labels.dtype} of shape={tuple(self.labels.shape)}"
+        value = f"{self.labels.dtype} of shape={tuple(self.labels.shape)}"
         advice = "Pass one integer class per image, or labels=None"
-        require(right, "ImageSet", f"labels must be int64 of shape ({len(self)},)", given, advice)
+        require(right, "ImageSet", f"labels must be int64 of shape ({len(self)},)", value, advice)
 
 
 def _take(values: Tensor, index: Index) -> Tensor:

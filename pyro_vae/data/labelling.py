@@ -46,8 +46,8 @@ def choose_labels(labels: Tensor | None, num_labels: int, *, seed: int) -> Tenso
     for label, count, quota in zip(classes, counts, quotas, strict=True):
         if quota > count:
             rule = "every class must have at least as many examples as labels are chosen"
-            given = f"{count} of class {label} for {quota} with num_labels={num_labels}"
-            raise refusal("choose_labels", rule, given, "Choose fewer labels")
+            value = f"{count} of class {label} for {quota} with num_labels={num_labels}"
+            raise refusal("choose_labels", rule, value, "Choose fewer labels")
     chosen = [_of_class(known, label, quota, seed) for label, quota in zip(classes, quotas, strict=True)]
     return torch.cat(chosen).sort().values
 
@@ -73,16 +73,16 @@ def _checked(labels: Tensor | None) -> Tensor:
     if labels.dtype != torch.int64 or labels.dim() != 1 or bool((labels < MISSING).any()):
         smallest = int(labels.min()) if labels.numel() else None
         rule = "labels must be one int64 class per datum, -1 for an unlabelled one"
-        given = f"dtype={labels.dtype}, shape={tuple(labels.shape)}, smallest={smallest}"
-        raise refusal("choose_labels", rule, given, "Pass labels.long()")
+        value = f"dtype={labels.dtype}, shape={tuple(labels.shape)}, smallest={smallest}"
+        raise refusal("choose_labels", rule, value, "Pass labels.long()")
     return labels.cpu()
 
 
 def _check_number(num_labels: int, num_classes: int, num_known: int) -> None:
-    owner, given = "choose_labels", f"num_labels={num_labels}"
+    owner, value = "choose_labels", f"num_labels={num_labels}"
     require(num_known > 0, owner, "some labels must be known", "0", "Use a data set with classes")
     rule = "num_labels must not exceed the number of labelled data"
-    require(num_labels <= num_known, owner, rule, f"{given}, labels={num_known}")
+    require(num_labels <= num_known, owner, rule, f"{value}, labels={num_known}")
     rule = "every class must have a labelled example"
     advice = f"Choose at least {num_classes}"
-    require(num_labels >= num_classes, owner, rule, f"{given} for {num_classes} classes", advice)
+    require(num_labels >= num_classes, owner, rule, f"{value} for {num_classes} classes", advice)

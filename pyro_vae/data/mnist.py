@@ -103,8 +103,8 @@ def _check_idx(file: Path) -> None:
     size = 4 * (1 + dims) + math.prod(fields[1:])
     whole = fields[0] == 0x0800 + dims and file.stat().st_size == size
     rule = f"{file} must be a whole idx file with {dims} dimension(s)"
-    given = f"one that is truncated or damaged ({file.stat().st_size} bytes)"
-    require(whole, "MNIST", rule, given, "Delete it and load again to download it, or copy it again")
+    value = f"one that is truncated or damaged ({file.stat().st_size} bytes)"
+    require(whole, "MNIST", rule, value, "Delete it and load again to download it, or copy it again")
 
 
 def _one_line(error: Exception) -> str:

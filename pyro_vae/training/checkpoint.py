@@ -50,9 +50,9 @@ def restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any
         saved_identity["engine"] = engine
     for name, value in identity.items():
         if saved_identity[name] != value:
-            given = f"{name}={value!r}, and {saved_identity[name]!r} in the run"
+            values = f"{name}={value!r}, and {saved_identity[name]!r} in the run"
             raise refusal(
-                "fit", f"{name} must be that of the run to resume", given, "Pass the same, or start a new run"
+                "fit", f"{name} must be that of the run to resume", values, "Pass the same, or start a new run"
             )
     state.load_state_dict(saved)
     return identity["engine"]

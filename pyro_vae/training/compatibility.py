@@ -74,8 +74,8 @@ def check_additive(objective: ELBO, *, alone: bool) -> None:
         ValueError: naming it.
     """
     if isinstance(objective, Objective) and not objective.additive and not alone:
-        rule, given = f"{type(objective).__name__} requires the whole batch in one process", "several that share it"
-        raise refusal("fit", rule, given, "Use an objective that is a sum over the data, or one process")
+        rule, value = f"{type(objective).__name__} requires the whole batch in one process", "several that share it"
+        raise refusal("fit", rule, value, "Use an objective that is a sum over the data, or one process")
 
 
 def examine(objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], owners: Owners) -> Pair:
@@ -149,9 +149,9 @@ def _check_roles(objective: ELBO, pair: Pair) -> None:
     if free or extra:
         names = [s["name"] for s in latents(model_trace)]
         rule = "the guide must sample every latent site of the model and no other"
-        given = f"model sites {sorted(names)}, guide sites {sorted(proposed)}"
+        value = f"model sites {sorted(names)}, guide sites {sorted(proposed)}"
         advice = 'Complete the guide, or mark its additional sites with infer={"is_auxiliary": True}'
-        raise refusal("fit", rule, given, advice)
+        raise refusal("fit", rule, value, advice)
 
 
 def _check_scales(*traces: Trace) -> None:
@@ -159,11 +159,11 @@ def _check_scales(*traces: Trace) -> None:
     for site in (site for trace in traces for site in sites(trace)):
         scale = torch.as_tensor(site["scale"])
         if not bool((scale == 1).all()):
-            given = f"a scale of {scale.flatten()[0]:.4g} at site {site['name']!r}"
-            raise refusal("fit", "Pyro's RenyiELBO requires plates without scale", given, "Use objectives.Renyi")
+            value = f"a scale of {scale.flatten()[0]:.4g} at site {site['name']!r}"
+            raise refusal("fit", "Pyro's RenyiELBO requires plates without scale", value, "Use objectives.Renyi")
         if any(frame.full_size not in (None, frame.size) for frame in site["cond_indep_stack"]):
-            given = f"site {site['name']!r} in a subsampled plate"
-            raise refusal("fit", "Pyro's RenyiELBO requires plates without subsampling", given, "Use objectives.Renyi")
+            value = f"site {site['name']!r} in a subsampled plate"
+            raise refusal("fit", "Pyro's RenyiELBO requires plates without subsampling", value, "Use objectives.Renyi")
 
 
 def _check_order(model_trace: Trace, guide_trace: Trace) -> None:
@@ -175,8 +175,8 @@ def _check_order(model_trace: Trace, guide_trace: Trace) -> None:
         rule = "TraceMeanField_ELBO requires a guide without auxiliary sites and factors"
         raise refusal("fit", rule, extra, "Use ELBO, which is right for them")
     if names != proposed:
-        rule, given = "TraceMeanField_ELBO requires sites in the same order", f"model={names}, guide={proposed}"
-        raise refusal("fit", rule, given, "Use ELBO, which is right for any order")
+        rule, value = "TraceMeanField_ELBO requires sites in the same order", f"model={names}, guide={proposed}"
+        raise refusal("fit", rule, value, "Use ELBO, which is right for any order")
 
 
 def _check_enumeration(objective: ELBO, model_trace: Trace, guide_trace: Trace, *, labelled: bool) -> None:
@@ -184,21 +184,21 @@ def _check_enumeration(objective: ELBO, model_trace: Trace, guide_trace: Trace, 
     free = [site for site in latents(model_trace) if site["name"] not in guide_trace.nodes]
     marked = [site for site in (*latents(guide_trace), *free) if site["infer"].get("enumerate")]
     if marked and not sums:
-        given = f"site {marked[0]['name']!r} with infer={marked[0]['infer']}"
+        value = f"site {marked[0]['name']!r} with infer={marked[0]['infer']}"
         advice = "Use Pyro's TraceEnum_ELBO(max_plate_nesting=1), or sample it in the guide"
         if marked[0]["name"] in guide_trace.nodes:
             advice = "Use SummedELBO or Pyro's TraceEnum_ELBO, or CategoricalGuide(estimator='score' or 'relaxed')"
-        raise refusal("fit", f"{name} requires sites that are not enumerated", given, advice)
+        raise refusal("fit", f"{name} requires sites that are not enumerated", value, advice)
     for site in marked:
         if site["fn"].has_rsample:
-            given = f"site {site['name']!r} that is a {type(site['fn']).__name__}"
+            value = f"site {site['name']!r} that is a {type(site['fn']).__name__}"
             advice = "Use ELBO for a relaxed guide, or CategoricalGuide(estimator='enumerate')"
-            raise refusal("fit", f"{name} must enumerate discrete sites", given, advice)
+            raise refusal("fit", f"{name} must enumerate discrete sites", value, advice)
     sampled = any(not site["fn"].has_rsample for site in latents(guide_trace))
     if sums and not marked and (sampled or not labelled):  # a batch with labels may have nothing to enumerate
-        given = f"sites {[site['name'] for site in latents(guide_trace)]} that are sampled"
+        value = f"sites {[site['name'] for site in latents(guide_trace)]} that are sampled"
         advice = "Use ELBO (ScoreFunction for discrete sites), or set infer={'enumerate': 'parallel'}"
-        raise refusal("fit", f"{name} must have a site to enumerate", given, advice)
+        raise refusal("fit", f"{name} must have a site to enumerate", value, advice)
 
 
 def _sums(objective: ELBO) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from pyro.infer import ELBO as PyroELBO
@@ -27,6 +27,8 @@ from pyro_vae.training.parameters import OptimizerFactory
 from pyro_vae.training.progress import check_tensorboard
 from pyro_vae.training.run_folder import RunFolder
 from pyro_vae.training.trainer import Monitor, ScheduleFactory, Settings, Trainer
+
+RunOption: TypeAlias = RunFolder | str | Path | Callable[[], RunFolder] | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def fit(
     accumulate: int = 1,
     engine: EngineName = "auto",
     precision: Precision = "fp32",
-    run: RunFolder | str | Path | Callable[[], RunFolder] | None = None,
+    run: RunOption = None,
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
@@ -165,10 +167,16 @@ def fit(
     _check_settings(settings)
     if tensorboard:
         check_tensorboard(run)
-    ranks = join()
     batches = _training_batches(model, guide, data, batch_size, seed)
-    resolve_engine(engine, batches.device or torch.device("cpu"), ranks=ranks)
-    with isolated_rng(seed):
+    return _train(model, guide, batches, settings, run, resume=resume)
+
+
+def _train(
+    model: Program, guide: Program, batches: Batches, settings: Settings, run: RunOption, *, resume: bool
+) -> FitResult:
+    ranks = join()
+    resolve_engine(settings.engine, batches.device or torch.device("cpu"), ranks=ranks)
+    with isolated_rng(settings.seed):
         trainer = Trainer(model, guide, batches, settings, ranks)
         trainer.attach(_open_run(run) if ranks.first else None, resume=resume)
         history = trainer.train()
@@ -191,15 +199,15 @@ def _training_batches(model: Program, guide: Program, data: Data, batch_size: in
     device, dtype = placement(model, guide)
     batches = Batches(data, batch_size, shuffle_seed=seed, device=device, dtype=dtype)
     num = batches.num_data
-    given, advice = f"batch_size={batch_size}, data={num}", f"Use at most {num}"
-    require(num is None or batch_size <= num, "fit", "batch_size must not exceed the data", given, advice)
+    value, advice = f"batch_size={batch_size}, data={num}", f"Use at most {num}"
+    require(num is None or batch_size <= num, "fit", "batch_size must not exceed the data", value, advice)
     if device is not None and isinstance(data, ImageSet | Tensor):
-        given, advice = f"data={data.device}, model={device}", "Move one with .to()"
-        require(data.device == device, "fit", "data and model must be on one device", given, advice)
+        value, advice = f"data={data.device}, model={device}", "Move one with .to()"
+        require(data.device == device, "fit", "data and model must be on one device", value, advice)
     return batches
 
 
-def _open_run(run: RunFolder | str | Path | Callable[[], RunFolder] | None) -> RunFolder | None:
+def _open_run(run: RunOption) -> RunFolder | None:
     if run is None or isinstance(run, RunFolder):
         return run
     if callable(run):

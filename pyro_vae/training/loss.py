@@ -115,16 +115,16 @@ def check_objective(objective: Any) -> None:
     """
     name = objective.__name__ if isinstance(objective, type) else type(objective).__name__
     if isinstance(objective, type):
-        given, advice = f"the class {name}", f"Write {name}()"
+        value, advice = f"the class {name}", f"Write {name}()"
     elif name.startswith("Jit"):
-        given, advice = name, f"Use {name.removeprefix('Jit')}: the engines compile it"
+        value, advice = name, f"Use {name.removeprefix('Jit')}: the engines compile it"
     elif isinstance(objective, RenyiELBO):
-        given, advice = name, "Use objectives.Renyi, which is a bound per datum, under scaled plates too"
+        value, advice = name, "Use objectives.Renyi, which is a bound per datum, under scaled plates too"
     elif not hasattr(objective, "differentiable_loss"):
-        given, advice = name, "Use Trace_ELBO(), or Pyro's own SVI for this one"
+        value, advice = name, "Use Trace_ELBO(), or Pyro's own SVI for this one"
     else:
         return
-    raise refusal("fit", "objective must be a Pyro ELBO with differentiable_loss", given, advice)
+    raise refusal("fit", "objective must be a Pyro ELBO with differentiable_loss", value, advice)
 
 
 def accumulate_gradients(parts: Sequence[tuple[Gradients, int]], total: int) -> Gradients:

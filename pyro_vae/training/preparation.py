@@ -118,9 +118,9 @@ def check_whole(batches: Batches, *, alone: bool) -> None:
         raise _minibatches("another order in each epoch")
 
 
-def _minibatches(given: str) -> ValueError:
+def _minibatches(value: str) -> ValueError:
     rule = "a guide with parameters for each datum requires all data in one batch and one order"
-    return refusal("fit", rule, given, "Use batch_size=len(data), or an amortised guide")
+    return refusal("fit", rule, value, "Use batch_size=len(data), or an amortised guide")
 
 
 def check_order(batches: Batches, pair: Pair) -> None:
@@ -167,8 +167,8 @@ def check_last_batch(
         except ValueError as error:
             better = next(b for b in range(size + 1, num + 1) if num % b != 1)
             rule = "batch normalization requires more than one datum per batch"
-            given = f"a last batch of 1 ({num} data, batch_size={size})"
-            raise refusal("fit", rule, given, f"Use batch_size={better}") from error
+            value = f"a last batch of 1 ({num} data, batch_size={size})"
+            raise refusal("fit", rule, value, f"Use batch_size={better}") from error
 
 
 def check_validation(data: Data, batches: Batches, parameters: ParameterSet, model: Program, guide: Program) -> None:

@@ -86,7 +86,7 @@ class RunFolder:
         """The text of ``config.yaml``.
 
         Raises:
-            FileNotFoundError: the run has none.
+            FileNotFoundError: the run has no configuration.
         """
         file = self.path / "config.yaml"
         if not file.is_file():
@@ -173,5 +173,5 @@ class RunFolder:
 
 def _unreadable(file: Path, reason: object) -> ValueError:
     first_line = (str(reason).splitlines() or [""])[0][:120]
-    given, advice = f"an unreadable one ({first_line})", "Restore it from a copy, or train again under another name"
-    return refusal("RunFolder", f"{file} must be a whole file of a pyro_vae run", given, advice)
+    value, advice = f"an unreadable one ({first_line})", "Restore it from a copy, or train again under another name"
+    return refusal("RunFolder", f"{file} must be a whole file of a pyro_vae run", value, advice)

@@ -44,8 +44,8 @@ class StructureCheck:
         num_draws = self.objective.num_draws if isinstance(self.objective, PerDatumObjective) else 1
         if watch.sizes and not watch.sizes & {size, size * num_draws}:  # flattened draws repeat each datum
             rule = "the plate of the data must be as long as the batch"
-            given = f"{min(watch.sizes)} in plate {plate.name!r} and {size} in the batch"
-            raise refusal("fit", rule, given, "Pass batches of the data alone")
+            value = f"{min(watch.sizes)} in plate {plate.name!r} and {size} in the batch"
+            raise refusal("fit", rule, value, "Pass batches of the data alone")
         self._check(watch, args)
 
     def _check(self, watch: Watch, args: tuple[Any, ...]) -> None:

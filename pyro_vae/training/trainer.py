@@ -82,8 +82,8 @@ class Trainer:
         scheduler = settings.lr_schedule(optimizer) if settings.lr_schedule else None
         self.state = TrainingState(self.parameters, optimizer, scheduler)
         by_step = self._is_plateau() and settings.lr_schedule_unit == "step"
-        given, advice = "lr_schedule_unit='step'", "Use lr_schedule_unit='epoch'"
-        require(not by_step, "fit", "ReduceLROnPlateau must count epochs", given, advice)
+        value, advice = "lr_schedule_unit='step'", "Use lr_schedule_unit='epoch'"
+        require(not by_step, "fit", "ReduceLROnPlateau must count epochs", value, advice)
         if settings.validation is not None:
             check_validation(settings.validation, batches, self.parameters, model, guide)
         self.engine_name: EngineName = settings.engine
@@ -114,9 +114,9 @@ class Trainer:
         if saved is not None:
             self._resume(saved)
         epoch = self.state.epoch + (self.state.position > 0)
-        given = f"epochs={self.settings.epochs} in epoch {self.state.epoch + 1}"
+        value = f"epochs={self.settings.epochs} in epoch {self.state.epoch + 1}"
         advice = f"Pass at least {self.state.epoch + 1}"
-        require(self.settings.epochs >= epoch, "fit", "epochs must not be fewer than are begun", given, advice)
+        require(self.settings.epochs >= epoch, "fit", "epochs must not be fewer than are begun", value, advice)
 
     def _resume(self, saved: dict[str, Any]) -> None:
         self.engine_name = restore(self.state, saved, self._identity(), self.ranks)
@@ -203,8 +203,8 @@ class Trainer:
     def _runs_user_code(self) -> bool:
         """Whether the user's code runs between epochs, which may change what the programs compute."""
         settings = self.settings
-        none = settings.monitor is None and settings.lr_schedule is None and self.batches.num_data is not None
-        return self.state.epoch > 0 and not none
+        hooks = settings.monitor is not None or settings.lr_schedule is not None
+        return self.state.epoch > 0 and (hooks or self.batches.num_data is None)  # an iterable is user code
 
     def _run(self, engine: Engine, steps: list[Step]) -> None:
         buffers = self.parameters.buffers()
