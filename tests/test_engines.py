@@ -461,7 +461,7 @@ from pyro_vae import VAE, fit
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.priors import StandardNormalPrior
-from pyro_vae.training.progress import EpochMeter
+from pyro_vae.training.state import EpochMeter
 
 EpochMeter.add = lambda self, result, num_data: (print(*os.times()[:4], flush=True), os._exit(0))
 vae = VAE(StandardNormalPrior(20), BernoulliLikelihood(20, (1, 28, 28)), DiagonalNormalGuide((1, 28, 28), 20))
