@@ -142,9 +142,9 @@ def _of_value(name: str, holder: Any, key: Any, value: Any, seen: set[int], dept
     elif depth and isinstance(value, dict):
         yield from _within(name, value, depth - 1, seen)
     elif depth and isinstance(value, list | tuple) and len(value) <= _LARGE:
-        for number, item in enumerate(value):
-            if not isinstance(item, _PLAIN):
-                yield from _of_value(f"{name}.{number}", value, number, item, seen, depth - 1)
+        for number, part in enumerate(value):
+            if not isinstance(part, _PLAIN):
+                yield from _of_value(f"{name}.{number}", value, number, part, seen, depth - 1)
     elif depth and not isinstance(value, nn.Module) and is_object(value):
         yield from _within(name, vars(value), depth - 1, seen)
 

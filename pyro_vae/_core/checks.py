@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from numbers import Integral
 from typing import Any
 
 
@@ -32,7 +31,7 @@ def check_count(owner: str, at_least: int = 1, **counts: int | None) -> None:
     for name, count in counts.items():
         if count is None:
             continue
-        if isinstance(count, bool) or not isinstance(count, Integral):  # numpy's too
+        if isinstance(count, bool) or not isinstance(count, int):
             raise refusal(owner, f"{name} must be an integer", f"{name}={count!r}")
         require(count >= at_least, owner, f"{name} must be at least {at_least}", f"{name}={count}")
 

@@ -1,4 +1,4 @@
-"""One-line errors for a program that fails on a batch."""
+"""One line for a program that fails on a batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EXPECTED = (
 
 @contextmanager
 def one_line(owner: str, args: tuple[Any, ...], *programs: Program) -> Iterator[None]:
-    """Turn errors of several lines, such as Pyro's and torch's about shapes and supports, into one line."""
+    """Within it, errors of several lines, such as Pyro's and torch's of shapes and supports, become one line."""
     try:
         yield
     except OneLineError:
@@ -40,7 +40,7 @@ def one_line(owner: str, args: tuple[Any, ...], *programs: Program) -> Iterator[
 
 
 def unusable(owner: str, role: str, programs: Sequence[Program], args: tuple[Any, ...], error: Exception) -> Exception:
-    """The one-line error for a program that fails on a batch; errors of this package are returned as they are."""
+    """What to raise for a program that fails on a batch: one line; an error of this package as it is."""
     line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
     if isinstance(error, OneLineError) or not isinstance(error, _EXPECTED):
         return error
@@ -49,12 +49,16 @@ def unusable(owner: str, role: str, programs: Sequence[Program], args: tuple[Any
             return outside(owner, "data must be finite", "NaN", torch.isnan(value))
     if isinstance(error, ValueError) and ", got " in line:
         return ValueError(f"{line}.")
-    kinds = ", ".join(f"{tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__ for a in args)
+    given = ", ".join(f"{tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__ for a in args)
     if isinstance(error, TypeError) and "positional argument" in line:
         rule = f"a batch must hold the arguments that the {role} takes"
-        return refusal(owner, rule, f"({kinds}): {line}", "Pass such batches, as [x for x, label in loader]")
-    modules = Owners(**{f"p{i}": p for i, p in enumerate(programs)}).modules.values()
-    auto = any(isinstance(part, AutoGuide) for module in modules for part in module.modules())
-    advice = "An autoguide has parameters for the data it was set up with: pass these in one batch" if auto else ""
-    failure = f"{type(error).__name__} for arguments ({kinds}): {line}"
-    return refusal(owner, f"the {role} must run on a batch", failure, advice)
+        return refusal(owner, rule, f"({given}): {line}", "Pass such batches, as [x for x, label in loader]")
+    parts = (
+        part
+        for module in Owners(**{f"p{i}": p for i, p in enumerate(programs)}).modules.values()
+        for part in module.modules()
+    )
+    auto = any(isinstance(part, AutoGuide) for part in parts)
+    hint = " An autoguide has parameters for the data it was made with: pass these in one batch." if auto else ""
+    what = f"{type(error).__name__} for arguments ({given}): {line}"
+    return ValueError(f"{owner}: the {role} must run on a batch, got {what}.{hint}")

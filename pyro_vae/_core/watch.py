@@ -1,4 +1,4 @@
-"""Observation of the sites of a program at every call, at negligible cost, and of the leaves of a loss."""
+"""Looking at what programs do at every call, at a cost that a step does not feel."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class Watch(Messenger):
-    """Records the structure of the enclosed run: names, roles, masks, dimensions and plates of sites.
+    """Keeps the structure of what runs within: names, roles, masks, dimensions and plates of sites; a plate's size.
 
     Args:
-        plate: name of the plate of the data; None if unknown.
+        plate: name of the plate of the data; None if it is not known.
 
     Attributes:
-        sizes: sizes of that plate, and its full sizes.
+        sizes: the sizes of that plate, and of the whole that it is a sample of.
 
     Example:
         >>> import pyro, torch
@@ -53,12 +53,12 @@ class Watch(Messenger):
                 self.sizes |= {frame.size, frame.full_size} - {None}
 
     def structure(self) -> tuple[tuple[Any, ...], ...]:
-        """The structure, to be compared with that of other calls."""
+        """What to compare with other calls."""
         return tuple(self._sites)
 
 
 def leaves(loss: Tensor) -> Iterator[Tensor]:
-    """The leaves of the graph of a loss: tensors that it depends on and that require a gradient."""
+    """The tensors that a loss is a function of and that require a gradient."""
     queue, seen = [loss.grad_fn], set()
     while queue:
         node = queue.pop()
