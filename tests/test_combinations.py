@@ -1,4 +1,4 @@
-"""Objectives that would train on something else than they say are refused, with what to use instead."""
+"""Objectives that are invalid for a model and a guide are refused, and the error names one to use instead."""
 
 from __future__ import annotations
 
@@ -92,15 +92,25 @@ WRONG = {
         poutine.scale(_guide, 0.1),
         "RenyiELBO .* scale of 0.1 at site 'z'. Use objectives.Renyi",
     ),
-    "backwards": (TraceMeanField_ELBO(), _two, _two_backwards, "in one order, got model=.*Use ELBO, which is right"),
+    "backwards": (
+        TraceMeanField_ELBO(),
+        _two,
+        _two_backwards,
+        "in the same order, got model=.*Use ELBO, which is right",
+    ),
     "auxiliary": (TraceMeanField_ELBO(), _plain, _auxiliary, r"without auxiliary .* got \['a', 'r'\]. Use ELBO"),
-    "ours": (MeanFieldELBO(), _two, _two_backwards, "MeanField_ELBO must have its sites in one order"),
-    "nothing": (TraceEnum_ELBO(), _plain, _guide, "must have something to enumerate, got sites .*'z'.* Use ELBO"),
-    "drawn": (TraceEnumELBO(), _classes, _classifier({}), "TraceEnumELBO must have something .*ScoreFunction"),
-    "relaxed": (TraceEnum_ELBO(), _classes, _classifier({}, _relaxed), "something to enumerate, got .* Use ELBO"),
+    "ours": (MeanFieldELBO(), _two, _two_backwards, "MeanField_ELBO requires sites in the same order"),
+    "nothing": (TraceEnum_ELBO(), _plain, _guide, "must have a site to enumerate, got sites .*'z'.* Use ELBO"),
+    "drawn": (
+        TraceEnumELBO(),
+        _classes,
+        _classifier({}),
+        "TraceEnumELBO must have a site to enumerate.*ScoreFunction",
+    ),
+    "relaxed": (TraceEnum_ELBO(), _classes, _classifier({}, _relaxed), "a site to enumerate, got .* Use ELBO"),
     "marked": (TraceEnum_ELBO(), _classes, _classifier(_sum, _relaxed), "must enumerate discrete sites.*relaxed guide"),
-    "not summed": (ELBO(), _classes, _classifier(_sum), "ELBO must not meet sites to be enumerated.*EnumeratedELBO"),
-    "Pyro's": (Trace_ELBO(), _classes, _classifier(_sum), "Trace_ELBO must not meet sites to be enumerated"),
+    "not summed": (ELBO(), _classes, _classifier(_sum), "ELBO requires sites that are not enumerated.*EnumeratedELBO"),
+    "Pyro's": (Trace_ELBO(), _classes, _classifier(_sum), "Trace_ELBO requires sites that are not enumerated"),
 }
 
 
@@ -127,7 +137,7 @@ def test_what_needs_the_whole_batch_is_not_shared(exact: LinearGaussian) -> None
     x = exact.data(4)
     for objective in (FreeBits(), BetaTC(num_data=4), InfoVAE(), ScoreFunction(baseline="batch")):
         check_compatibility(objective, exact.vae.model, exact.vae.guide, (x,))
-        with pytest.raises(ValueError, match="must have the whole batch in one process, got several"):
+        with pytest.raises(ValueError, match="requires the whole batch in one process, got several"):
             check_compatibility(objective, exact.vae.model, exact.vae.guide, (x,), alone=False)
     check_compatibility(ScoreFunction(baseline="none"), exact.vae.model, exact.vae.guide, (x,), alone=False)
 

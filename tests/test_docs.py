@@ -34,7 +34,7 @@ PAGE = (ROOT / "docs/engine.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 LABELS = (ROOT / "docs/semi_supervised.md").read_text()
 REFUSED = PAGE.split("## What cannot be recorded")[1].split("## Further options")[0]
-LOOKS, SHAPES, DIFFER = "looks at a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
+LOOKS, SHAPES, DIFFER = "reads a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
 
 
 @pytest.mark.slow

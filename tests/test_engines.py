@@ -1,4 +1,4 @@
-"""Every engine computes Pyro's own numbers, for every model, guide and objective of the package and for others."""
+"""Every engine computes Pyro's numbers, for every model, guide and objective of the package and for others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from pyro_vae.training.engines.select import WORTH_COMPILING, resolve_engine
 from tests import objective_references as definitions
 from tests.test_contracts import DATA_SHAPE, B, L, build, concrete, names, public
 
-# Which of Pyro's own objectives one of ours is at its default weights.
+# The Pyro objective that equals each objective at its default weights.
 REFERENCES = {
     "ELBO": Trace_ELBO,
     "BetaELBO": Trace_ELBO,
@@ -151,8 +151,8 @@ def test_every_model_guide_and_objective_agrees_with_its_definition(pieces, obje
         return
     num_particles = max(num_particles, objective.min_particles)
     for name in ("eager", "compiled"):
-        mine = objective(num_particles=num_particles, **OPTIONS.get(objective.__name__, {}))
-        engine = engine_of(name, mine, vae.model, vae.guide, (x,))
+        elbo = objective(num_particles=num_particles, **OPTIONS.get(objective.__name__, {}))
+        engine = engine_of(name, elbo, vae.model, vae.guide, (x,))
         assert_agrees(engine, reference(objective, num_particles), (x,))
 
 
@@ -205,7 +205,7 @@ def test_a_difference_is_found_and_finding_it_leaves_no_trace() -> None:
     engine = engine_of("compiled", objectives.ELBO(), vae.model, vae.guide, (x,))
     assert engine.check_against(Trace_ELBO(), (x,)).gradient < 1e-9, "a parameter that takes no part"
     gradients = engine.gradients
-    engine.gradients = lambda args: (found := gradients(args))._replace(gradients=[None, *found.gradients[1:]])
+    engine.gradients = lambda args: (result := gradients(args))._replace(gradients=[None, *result.gradients[1:]])
     assert engine.check_against(Trace_ELBO(), (x,)).gradient == float("inf")
 
 
@@ -324,7 +324,7 @@ def test_an_enumerated_class_agrees_compiled() -> None:
 
 
 class Mixture(nn.Module):
-    """A guide with a component that is drawn: its gradient is by the score function."""
+    """A guide that samples a component, with a score-function gradient."""
 
     def __init__(self, component) -> None:
         super().__init__()
@@ -367,12 +367,12 @@ def test_a_program_that_cannot_be_recorded_says_why_once_and_runs_eagerly() -> N
         def forward(self, x):
             return vae.guide(x * (1.0 if x.sum() > 0 else 2.0))
 
-    problem = LossFunction(objectives.ELBO(), vae.model, Looking(), list(vae.parameters()))
-    optimizer = torch.optim.SGD(problem.parameters, lr=0.1)
-    place = f"looks at a tensor's value in Python (test_engines.py:{Looking.forward.__code__.co_firstlineno + 1})"
+    loss = LossFunction(objectives.ELBO(), vae.model, Looking(), list(vae.parameters()))
+    optimizer = torch.optim.SGD(loss.parameters, lr=0.1)
+    place = f"reads a tensor's value in Python (test_engines.py:{Looking.forward.__code__.co_firstlineno + 1})"
     builds = {
-        "compiled": lambda: CompiledEngine(problem, optimizer, Batch((x,))),
-        "cuda-graph": lambda: CudaGraphEngine(problem, optimizer, Batch((x,))),
+        "compiled": lambda: CompiledEngine(loss, optimizer, Batch((x,))),
+        "cuda-graph": lambda: CudaGraphEngine(loss, optimizer, Batch((x,))),
     }
     engines = {}
     for name, make in builds.items():
@@ -397,7 +397,7 @@ def test_another_path_at_another_shape_falls_back_to_eager() -> None:
             return vae.guide(x if len(x) > 3 else x * x.max().item())
 
     engine = engine_of("compiled", objectives.ELBO(), vae.model, Branching(), (x,))
-    with pytest.warns(UserWarning, match="runs eagerly, since the programs cannot be recorded: the program looks at"):
+    with pytest.warns(UserWarning, match="runs eagerly, since the programs cannot be recorded: the program reads"):
         assert engine.step((x[:3],)).finite
     assert engine.name == "eager"
     assert engine.step((x,)).finite
@@ -420,12 +420,15 @@ def test_auto_compiles_what_is_long_enough() -> None:
     ("options", "message"),
     [
         ({"engine": "cuda-graph"}, r"^engine: 'cuda-graph' must have parameters on a GPU, got cpu\. Use engine="),
-        ({"engine": "fast"}, r"^engine: must be one of auto, eager, compiled, cuda-graph, got engine='fast'\. Use"),
-        ({"precision": "fp8"}, r"^precision: must be 'fp32' or 'bf16', got precision='fp8'\. Use one"),
-        ({"accumulate": 0}, r"^fit: accumulate must be positive and whole, got accumulate=0\. Use"),
+        (
+            {"engine": "fast"},
+            r"^fit: engine must be one of 'auto', 'eager', 'compiled', 'cuda-graph', got engine='fast'\. Use",
+        ),
+        ({"precision": "fp8"}, r"^fit: precision must be one of 'fp32', 'bf16', got precision='fp8'\."),
+        ({"accumulate": 0}, r"^fit: accumulate must be at least 1, got accumulate=0\."),
     ],
 )
-def test_engines_that_are_not_there_are_refused(options, message, tmp_path) -> None:
+def test_unavailable_engines_are_refused(options, message, tmp_path) -> None:
     vae = vae_of()
     with pytest.raises(ValueError, match=message):
         fit(vae.model, vae.guide, torch.ones(10, 5), batch_size=5, run=tmp_path / "run", **options)
@@ -435,13 +438,13 @@ def test_engines_that_are_not_there_are_refused(options, message, tmp_path) -> N
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(("accumulate", "threshold"), [(1, 15), (2, 7)])
 def test_auto_counts_the_steps_of_the_whole_training(accumulate, threshold, monkeypatch, tmp_path) -> None:
-    x, found = torch.rand(45, 5).bernoulli(), {}
+    x, names = torch.rand(45, 5).bernoulli(), {}
     for limit in (threshold, threshold + 1):  # 5 batches, 3 epochs
         monkeypatch.setattr(choice, "WORTH_COMPILING", limit)
         vae, run = vae_of(), tmp_path / str(limit)
         fit(vae.model, vae.guide, x, epochs=3, batch_size=10, accumulate=accumulate, run=run)
-        found[limit] = torch.load(run / "state.pt", weights_only=True)["identity"]["engine"]
-    assert found == {threshold: "compiled", threshold + 1: "eager"}
+        names[limit] = torch.load(run / "state.pt", weights_only=True)["identity"]["engine"]
+    assert names == {threshold: "compiled", threshold + 1: "eager"}
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -460,7 +463,7 @@ from pyro_vae import VAE, fit
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.priors import StandardNormalPrior
-from pyro_vae.training.progress import EpochMeter
+from pyro_vae.training.state import EpochMeter
 
 EpochMeter.add = lambda self, result, num_data: (print(*os.times()[:4], flush=True), os._exit(0))
 vae = VAE(StandardNormalPrior(20), BernoulliLikelihood(20, (1, 28, 28)), DiagonalNormalGuide((1, 28, 28), 20))
@@ -534,14 +537,14 @@ def test_in_bfloat16_the_loss_is_near_and_densities_stay_in_float32(name) -> Non
     if name == "compiled":
         eager = engine_of("eager", objectives.ELBO(), vae.model, vae.guide, (x,), precision="bf16")
         torch.manual_seed(0)
-        mine = engine.gradients((x,))
+        result = engine.gradients((x,))
         torch.manual_seed(0)
-        theirs = eager.gradients((x,))
-        torch.testing.assert_close(mine.loss, theirs.loss, rtol=2e-3, atol=0)
-        for a, b in zip(mine.gradients, theirs.gradients, strict=True):
+        expected = eager.gradients((x,))
+        torch.testing.assert_close(result.loss, expected.loss, rtol=2e-3, atol=0)
+        for a, b in zip(result.gradients, expected.gradients, strict=True):
             assert (a - b).norm() < 2**-7 * b.norm()
 
 
 def test_another_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^precision: must be 'fp32' or 'bf16', got precision='fp16'\. Use one"):
+    with pytest.raises(ValueError, match=r"^fit: precision must be one of 'fp32', 'bf16', got precision='fp16'\."):
         NetworkPrecision("fp16")

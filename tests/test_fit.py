@@ -1,4 +1,4 @@
-"""The training loop: what it trains, what it reports, when it stops."""
+"""``fit``: which parameters it trains, what it reports, when it stops."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_plateau_schedule_sees_the_validation_elbo() -> None:
     assert [r["validation_elbo"] for r in history] == pytest.approx([float(case.log_prob(x).mean())] * 3, abs=1e-9)
 
 
-def test_early_stopping_goes_back_to_the_best_weights() -> None:
+def test_early_stopping_restores_the_best_weights() -> None:
     case = LinearGaussian(latent_dim=2, dim=4)  # starts at the optimum: every step makes it worse
     train, validation = case.data(20), case.data(200)
     result = fit(
@@ -321,14 +321,14 @@ def test_fused_optimizers_give_the_same_weights() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be positive and whole, got epochs=0"),
+        ({"epochs": 0}, "epochs must be at least 1, got epochs=0"),
         ({"batch_size": 100}, "batch_size must not exceed the data, got batch_size=100, data=10"),
         ({"clip_norm": -1.0}, "clip_norm must be positive"),
-        ({"patience": 3}, "patience must have validation data"),
-        ({"engine": "warp"}, "engine: must be one of auto, eager, compiled, cuda-graph"),
+        ({"patience": 3}, "patience requires validation data"),
+        ({"engine": "warp"}, "engine must be one of 'auto', 'eager', 'compiled', 'cuda-graph', got engine='warp'"),
         ({"engine": "cuda-graph"}, "engine: 'cuda-graph' must have parameters on a GPU, got cpu"),
-        ({"precision": "fp16"}, "precision: must be 'fp32' or 'bf16', got precision='fp16'"),
-        ({"accumulate": 0}, "accumulate must be positive and whole, got accumulate=0"),
+        ({"precision": "fp16"}, "precision must be one of 'fp32', 'bf16', got precision='fp16'"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got accumulate=0"),
         (
             {"objective": pyro.infer.RenyiELBO()},
             "objective must be a Pyro ELBO with differentiable_loss, got RenyiELBO",
@@ -336,8 +336,8 @@ def test_fused_optimizers_give_the_same_weights() -> None:
         ({"objective": pyro.infer.JitTrace_ELBO()}, "got JitTrace_ELBO. Use Trace_ELBO: the engines compile it"),
         ({"objective": pyro.infer.Trace_ELBO}, r"got the class Trace_ELBO. Write Trace_ELBO\(\)"),
         ({"optimizer": lambda p: pyro.optim.Adam({})}, "the optimizer must be one of torch.optim, got a PyroOptim"),
-        ({"resume": True}, "resume must have a run folder"),
-        ({"tensorboard": True}, "tensorboard must have a run folder"),
+        ({"resume": True}, "resume requires a run folder"),
+        ({"tensorboard": True}, "tensorboard requires a run folder"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict, message: str) -> None:
@@ -373,7 +373,7 @@ def test_examples_per_second_and_seconds_are_recorded() -> None:
 
 
 def _stop_after(step: int, vae: VAE):
-    """A guide that asks for an interruption while it takes the given step."""
+    """A guide that interrupts the training during the given step."""
     calls = []
 
     def call(x):
@@ -472,7 +472,7 @@ def test_data_out_of_the_support_stop_the_first_epoch_in_any_batch() -> None:
 
 
 class _Classic(torch.nn.Module):
-    """A VAE in the dialect of Pyro's tutorial: methods that call ``pyro.module``."""
+    """A VAE as in Pyro's tutorial, with methods that call ``pyro.module``."""
 
     def __init__(self) -> None:
         super().__init__()

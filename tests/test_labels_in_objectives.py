@@ -311,7 +311,7 @@ def test_a_monitor_keeps_its_numbers_and_nothing_else(exact):
     result = fit(exact.vae.model, exact.vae.guide, x, epochs=2, batch_size=10, monitor=lambda: {"mine": torch.ones(())})
     assert [record["mine"] for record in result.history] == [1.0, 1.0]
     for wrong, message in (
-        ({"loss": 1.0}, "names of its own, got 'loss'"),
+        ({"loss": 1.0}, "names that the record lacks, got 'loss'"),
         ({"a": "b"}, "numbers by name"),
         (3, "numbers"),
     ):

@@ -24,6 +24,7 @@ from pyro_vae.networks import MLP
 from pyro_vae.objectives import ELBO
 from pyro_vae.priors import StandardNormalPrior
 from pyro_vae.training import LossFunction, build_engine
+from pyro_vae.training.engines.rows import count_rows, take_rows
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 OPTIONS = """
@@ -43,21 +44,21 @@ def _vae(dropout=0.2, dim=6):
 @pytest.mark.parametrize("shares", [[(0, 3), (3, 7)], [(0, 1), (1, 4), (4, 7)]])
 def test_the_shares_gradients_add_up_to_the_whole(num_particles, shares):
     vae, x = _vae(), (torch.rand(7, 6) < 0.3).double()
-    problem = LossFunction(ELBO(num_particles=num_particles), vae.model, vae.guide, list(vae.parameters()))
-    problem.gradients(x)  # Pyro looks for the plates once
-    rows = find_rows(problem.gradients, (x,), leading((x,)))
+    loss = LossFunction(ELBO(num_particles=num_particles), vae.model, vae.guide, list(vae.parameters()))
+    loss.gradients(x)  # the first run determines the plates
+    rows = find_rows(loss.gradients, (x,), leading((x,)))
     with isolated_rng(3):
-        whole = problem.gradients(x)
-    problem = LossFunction(problem.objective, vae.model, vae.guide, problem.parameters, rows=rows)
-    loss, total = torch.zeros(()), [torch.zeros_like(p) for p in problem.parameters]
+        whole = loss.gradients(x)
+    loss = LossFunction(loss.objective, vae.model, vae.guide, loss.parameters, rows=rows)
+    value, total = torch.zeros(()), [torch.zeros_like(p) for p in loss.parameters]
     for start, stop in shares:
         with isolated_rng(3):
-            part = problem.gradients(x[start:stop], share=Share(start, stop - start, 7))
-        loss = loss + part.loss
+            part = loss.gradients(x[start:stop], share=Share(start, stop - start, 7))
+        value = value + part.loss
         total = [t + g * (stop - start) / 7 for t, g in zip(total, part.gradients, strict=True)]
-    torch.testing.assert_close(loss, whole.loss, rtol=1e-12, atol=0)
-    for mine, theirs in zip(total, whole.gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(value, whole.loss, rtol=1e-12, atol=0)
+    for gradient, expected in zip(total, whole.gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,9 @@ def test_a_share_draws_the_rows_of_the_whole(draw, place, shape):
         whole, after = draw(p), torch.rand(())
     with isolated_rng(1):
         with SharedRandom(Share(2, 3, 8), [place]):
-            mine = draw(cut(p).clone())
+            drawn = draw(cut(p).clone())
         assert torch.equal(torch.rand(()), after), "the generators must stay together"
-    torch.testing.assert_close(mine, cut(whole), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(drawn, cut(whole), rtol=1e-9, atol=1e-9)
 
 
 def test_a_generator_without_a_known_shape_is_refused():
@@ -145,10 +146,13 @@ def test_shares_cover_a_batch_once():
             rows = [i for rank in range(size) for i in Ranks(rank, size).share(length)]
             assert rows == list(range(length))
     x = torch.arange(10.0)
-    parts = [[b.args[0] for b in Batches(x, 4, shuffle_seed=1, ranks=Ranks(r, 2)).epoch()] for r in range(2)]
-    whole = [b.args[0] for b in Batches(x, 4, shuffle_seed=1).epoch()]
-    assert [torch.cat(pair).tolist() for pair in zip(*parts, strict=True)] == [b.tolist() for b in whole]
-    assert len(Batch((x,), ranks=Ranks(1, 2))) == 10
+    for batch in Batches(x, 4, shuffle_seed=1).epoch():
+        shares = [take_rows(batch, Ranks(rank, 2)) for rank in range(2)]
+        assert torch.equal(torch.cat([rows.args[0] for rows in shares]), batch.args[0])
+        assert torch.equal(torch.cat([rows.indices for rows in shares]), batch.index)
+        assert [rows.share for rows in shares] == [Share(0, len(batch) // 2, len(batch)), shares[1].share]
+        assert [count_rows(batch, Ranks(rank, 2)) for rank in range(2)] == [len(rows.args[0]) for rows in shares]
+    assert take_rows(Batch((x,)), Ranks()) == ((x,), None, None)
 
 
 def _train(folder, *, ranks, words=OPTIONS):
@@ -163,10 +167,10 @@ def _records(folder):
 
 
 def _assert_same(a, b):
-    for mine, theirs in zip(_records(a), _records(b), strict=True):
+    for record, expected in zip(_records(a), _records(b), strict=True):
         for key in ("loss", "reconstruction", "kl", "validation_elbo"):
-            assert mine[key] == pytest.approx(theirs[key], rel=2e-5), key
-        assert mine["step"] == theirs["step"]
+            assert record[key] == pytest.approx(expected[key], rel=2e-5), key
+        assert record["step"] == expected["step"]
     first, second = (json.loads((f / "log_likelihood-test-guide-10-seed0.json").read_text()) for f in (a, b))
     assert first.keys() == second.keys()
     weights = load_file(a / "weights.safetensors"), load_file(b / "weights.safetensors")
@@ -175,7 +179,7 @@ def _assert_same(a, b):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_one_goes_on_for_two(tmp_path):
+def test_two_processes_train_as_one_and_one_resumes_for_two(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert _train(one, ranks=1).returncode == 0
     first = _train(two, ranks=2, words=[*OPTIONS, "--epochs", "2"])

@@ -1,14 +1,13 @@
-"""Trainings under every engine: the same weights, the same errors, and a resumed run is the uninterrupted one.
+"""Trainings under every engine: equal weights, equal errors, and resumed runs equal to uninterrupted ones.
 
 The CUDA-graph engine runs here on a CPU: its graphs are tapes of operations (``tests/tape.py``), recordings are not
-compiled. What is left to a GPU is torch's own part.
+compiled. Only torch's CUDA graphs themselves require a GPU.
 """
 
 from __future__ import annotations
 
 import copy
 import signal
-import sys
 import warnings
 from functools import partial
 
@@ -29,13 +28,22 @@ from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import BetaELBO, BetaMeanFieldELBO, LinearWarmUp
 from pyro_vae.priors import StandardNormalPrior
-from pyro_vae.training import CompiledEngine, CudaGraphEngine, EagerEngine, LossFunction, NonFiniteError, Step
-from pyro_vae.training import trainer as loop
-from pyro_vae.training.engines import select as choice
+from pyro_vae.training import (
+    CompiledEngine,
+    CudaGraphEngine,
+    EagerEngine,
+    LossFunction,
+    NonFiniteError,
+    Step,
+    checkpoint,
+    fitting,
+    trainer,
+)
+from pyro_vae.training.engines import select
 from pyro_vae.training.engines.base import restore
 from pyro_vae.training.engines.cuda_graph import _make_capturable
 from pyro_vae.training.engines.fused_adam import Update
-from pyro_vae.training.progress import EpochMeter
+from pyro_vae.training.state import EpochMeter
 from tests.kill_and_resume import kill_and_resume
 from tests.tape import capture
 
@@ -51,12 +59,11 @@ def _graph_engine(*args, **options) -> CudaGraphEngine:
 @pytest.fixture
 def engines(monkeypatch, uncompiled) -> list:
     """Every engine by its name, the CUDA-graph engine too; the list collects the losses of the steps that are taken."""
-    monkeypatch.setattr(choice, "CudaGraphEngine", _graph_engine)
-    for module in map(sys.modules.get, [f"pyro_vae.training.{n}" for n in ("choice", "checkpoint", "fit", "loop")]):
-        if hasattr(module, "resolve_engine"):
-            resolve = module.resolve_engine
-            anywhere = lambda name, *args, f=resolve, **kw: name if name == "cuda-graph" else f(name, *args, **kw)  # noqa: E731
-            monkeypatch.setattr(module, "resolve_engine", anywhere)
+    monkeypatch.setattr(select, "CudaGraphEngine", _graph_engine)
+    resolve = select.resolve_engine
+    for module in (select, checkpoint, fitting, trainer):
+        anywhere = lambda name, *args, **kw: name if name == "cuda-graph" else resolve(name, *args, **kw)  # noqa: E731
+        monkeypatch.setattr(module, "resolve_engine", anywhere)
     losses, add = [], EpochMeter.add
     monkeypatch.setattr(EpochMeter, "add", lambda *args: losses.append(float(args[1].loss)) or add(*args))
     return losses
@@ -129,17 +136,17 @@ def _assert_close(one, two, tolerance: float = 1e-10) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_every_engine_takes_the_same_steps(case: str, engines: list, monkeypatch) -> None:
     if "unfused" in case or "RMSprop" in case:  # on a CPU they look at the number of their step
-        monkeypatch.setattr(choice, "CudaGraphEngine", partial(_graph_engine, capture=lambda body: body))
-    found = {}
+        monkeypatch.setattr(select, "CudaGraphEngine", partial(_graph_engine, capture=lambda body: body))
+    results = {}
     for name in ("eager", "compiled", "cuda-graph"):
         engines.clear()
-        found[name] = (_tensors(_train(name, CASES[case])), list(engines))
-    weights, losses = found["eager"]
+        results[name] = (_tensors(_train(name, CASES[case])), list(engines))
+    weights, losses = results["eager"]
     assert len(losses) == 3 * -(-5 // CASES[case].get("accumulate", 1))
     assert len(set(losses)) == len(losses)
     for name in ("compiled", "cuda-graph"):
-        assert found[name][1] == pytest.approx(losses, rel=1e-10), name
-        _assert_close(found[name][0], weights)
+        assert results[name][1] == pytest.approx(losses, rel=1e-10), name
+        _assert_close(results[name][0], weights)
 
 
 def _other(optimizer: torch.optim.Optimizer) -> dict:
@@ -165,7 +172,7 @@ CHANGES = {  # what may happen to an optimizer between two steps
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("kind", [Adam, AdamW])
 def test_an_update_is_the_optimizer_s_own_step(kind, change) -> None:
-    found = []
+    results = []
     for by_update in (True, False):
         torch.manual_seed(5)
         parameters = [nn.Parameter(torch.randn(n)) for n in (3, 4)]
@@ -177,8 +184,8 @@ def test_an_update_is_the_optimizer_s_own_step(kind, change) -> None:
             for parameter in parameters:
                 parameter.grad = torch.randn(len(parameter)) if len(parameter) == 3 or number != 2 else None
             update([p.grad for p in parameters]) if by_update else optimizer.step()
-        found.append([*parameters, *(v for s in optimizer.state.values() for v in s.values())])
-    assert all(map(torch.equal, *found))
+        results.append([*parameters, *(v for s in optimizer.state.values() for v in s.values())])
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.slow
@@ -201,18 +208,18 @@ def _guide_of_parameters(x) -> None:
 
 
 def test_parameters_of_pyro_s_store_are_trained_alike(engines: list) -> None:
-    found = []
+    results = []
     for name in ("eager", "compiled", "cuda-graph"):
         pyro.clear_param_store()
         engines.clear()
         options = {"epochs": 4, "batch_size": 8, "optimizer": partial(Adam, lr=0.1), "engine": name}
         fit(_model_of_parameters, _guide_of_parameters, X[:, 0], **options)
         store = pyro.get_param_store()
-        found.append((list(engines), [store[key].detach().clone() for key in ("scale", "loc", "spread")]))
-    for losses, parameters in found[1:]:
-        assert losses == pytest.approx(found[0][0], rel=1e-10)
-        _assert_close(parameters, found[0][1])
-    assert all((p != start).all() for p, start in zip(found[0][1], (1.0, 0.0, 1.0), strict=True))
+        results.append((list(engines), [store[key].detach().clone() for key in ("scale", "loc", "spread")]))
+    for losses, parameters in results[1:]:
+        assert losses == pytest.approx(results[0][0], rel=1e-10)
+        _assert_close(parameters, results[0][1])
+    assert all((p != start).all() for p, start in zip(results[0][1], (1.0, 0.0, 1.0), strict=True))
 
 
 class Fixed(nn.Module):
@@ -229,16 +236,16 @@ class Fixed(nn.Module):
 
 @pytest.mark.parametrize("name", ["eager", "compiled", "cuda-graph"])
 def test_two_batches_are_one_of_twice_the_length(name: str, engines: list) -> None:
-    found = []
+    results = []
     for batch_size, accumulate in ((20, 1), (10, 2), (5, 4)):  # 34 data: two steps, the second of 14
         torch.manual_seed(5)
         model = Fixed()
         options = {"optimizer": partial(SGD, lr=0.1, momentum=0.5), "clip_norm": 0.5, "engine": name}
         history = fit(model, _nothing, X, epochs=4, batch_size=batch_size, accumulate=accumulate, **options).history
-        found.append([*model.state_dict().values(), torch.tensor([r["loss"] for r in history])])
+        results.append([*model.state_dict().values(), torch.tensor([r["loss"] for r in history])])
         assert history[-1]["step"] == 8
-    for other in found[1:]:
-        _assert_close(other, found[0], 1e-12)
+    for other in results[1:]:
+        _assert_close(other, results[0], 1e-12)
 
 
 def _nothing(x) -> None:
@@ -251,7 +258,7 @@ def _nothing(x) -> None:
 class Poisoned(nn.Module):
     """A model with running statistics, and bad in its loss, its gradient or its support at a datum above 90.
 
-    There is no branch in it, and no noise: engines may draw more before they see that a step was none.
+    It has no branch and no noise: engines may draw more before they read that a step was not taken.
     """
 
     def __init__(self, where: str) -> None:
@@ -290,38 +297,38 @@ BAD_STEPS = [  # with a stride of 4 there are three steps before the first graph
 def _engine(name: str, where: str, factory, like: torch.Tensor, clip_norm: float | None = None):
     torch.manual_seed(5)
     model = Poisoned(where)
-    problem = LossFunction(objectives.ELBO(), model, _nothing, list(model.parameters()), list(model.buffers()))
-    optimizer = factory(problem.parameters)
+    loss = LossFunction(objectives.ELBO(), model, _nothing, list(model.parameters()), list(model.buffers()))
+    optimizer = factory(loss.parameters)
     if name == "eager":
-        return EagerEngine(problem, optimizer, clip_norm=clip_norm)
+        return EagerEngine(loss, optimizer, clip_norm=clip_norm)
     if name == "compiled":
-        return CompiledEngine(problem, optimizer, Batch((like,)), clip_norm=clip_norm)
+        return CompiledEngine(loss, optimizer, Batch((like,)), clip_norm=clip_norm)
     taped = optimizer.defaults.get("fused")  # the others look at numbers where they run on a CPU
     play = capture if taped else lambda body: body
-    return _graph_engine(problem, optimizer, Batch((like,)), clip_norm=clip_norm, capture=play)
+    return _graph_engine(loss, optimizer, Batch((like,)), clip_norm=clip_norm, capture=play)
 
 
 def _steps_taken(engine, batches: list) -> list[float | None]:
-    """The losses; None for a step that was none, after which a host's engine leaves the buffers to its caller."""
+    """The losses; None for a step that is not taken, after which a stepwise engine leaves the buffers to its caller."""
     losses: list[float | None] = []
     while len(losses) < len(batches):
         rest = [Step([Batch((x,))]) for x in batches[len(losses) :]]
-        before = [buffer.clone() for buffer in engine.problem.buffers]
+        before = [buffer.clone() for buffer in engine.loss.buffers]
         try:
             results = engine.run(rest if engine.stride > 1 else rest[:1])
-        except ValueError:  # out of the support, told by the eager engine
+        except ValueError:  # outside the support, raised by the eager engine
             results = []
         losses += [float(r.loss) if r.finite else None for r in results] or [None]
         if losses[-1] is None and engine.stride == 1:
-            restore(engine.problem.buffers, before)
+            restore(engine.loss.buffers, before)
     return losses
 
 
 def _kept_by(engine) -> list[torch.Tensor]:
-    """Parameters, running statistics, and what the optimizer keeps."""
+    """Parameters, running statistics, and the optimizer's state."""
     state = engine.optimizer.state_dict()["state"]
     kept = [v for values in state.values() for _, v in sorted(values.items()) if isinstance(v, torch.Tensor)]
-    return [t.detach().clone() for t in (*engine.problem.parameters, *engine.problem.buffers, *kept)]
+    return [t.detach().clone() for t in (*engine.loss.parameters, *engine.loss.buffers, *kept)]
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -334,9 +341,9 @@ def test_a_step_that_is_not_finite_changes_nothing(where: str, optimizer: str, b
     poisoned[bad][1] = 99.0
     for name in ("eager", "compiled", "cuda-graph"):
         engine = _engine(name, where, factory, batches[0])
-        found = _steps_taken(engine, poisoned)
-        assert found.pop(bad) is None
-        assert found == pytest.approx(losses, rel=1e-12)
+        results = _steps_taken(engine, poisoned)
+        assert results.pop(bad) is None
+        assert results == pytest.approx(losses, rel=1e-12)
         _assert_close(_kept_by(engine), _kept_by(expected), 1e-12)
 
 
@@ -355,20 +362,22 @@ def test_the_gradient_is_clipped_before_the_step() -> None:
     for name in ("eager", "compiled", "cuda-graph"):
         engine = _engine(name, "loss", partial(SGD, lr=1.0, fused=True), torch.randn(4), clip_norm=0.01)
         for _ in range(5):
-            before = [p.detach().clone() for p in engine.problem.parameters]
+            before = [p.detach().clone() for p in engine.loss.parameters]
             engine.step((5 + torch.randn(4),))
-            moved = [(p.detach() - b).flatten() for p, b in zip(engine.problem.parameters, before, strict=True)]
+            moved = [(p.detach() - b).flatten() for p, b in zip(engine.loss.parameters, before, strict=True)]
             assert float(torch.cat(moved).norm()) == pytest.approx(0.01, rel=1e-3), name
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("where", PLACES)
-def test_every_engine_stops_at_the_same_datum_with_the_same_words(where: str, accumulate: int, engines: list, tmp_path):
+def test_every_engine_stops_at_the_same_datum_with_the_same_message(
+    where: str, accumulate: int, engines: list, tmp_path
+):
     x = torch.randn(60)
     order = next(iter(Batches(x, 60, shuffle_seed=0).epoch())).index.tolist()
     datum, step = order[5 * 13 // 2], 6 // accumulate
     x[datum] = 99.0
-    found = {}
+    results = {}
     for name in ("eager", "compiled", "cuda-graph"):
         torch.manual_seed(5)
         model, run = Poisoned(where), tmp_path / name
@@ -376,25 +385,25 @@ def test_every_engine_stops_at_the_same_datum_with_the_same_words(where: str, ac
         with pytest.raises((NonFiniteError, ValueError)) as error:
             fit(model, _nothing, x, epochs=2, batch_size=5, accumulate=accumulate, engine=name, run=run)
         state = torch.load(run / "state.pt", weights_only=True) if (run / "state.pt").exists() else None
-        found[name] = (str(error.value), list(engines), list(model.state_dict().values()), state)
+        results[name] = (str(error.value), list(engines), list(model.state_dict().values()), state)
         assert len(engines) == step
         assert not model.training
         if where != "support":
             assert (error.value.datum, error.value.step) == (datum, step)
             assert error.value.site == ("x" if where == "loss" else None)
             assert state["progress"]["step"] == step
-    words, losses, weights, _ = found["eager"]
-    assert "\n" not in words
-    assert ("site 'x'" in words) == (where != "gradient")
-    assert ("the gradient of model.loc for datum" in words) == (where == "gradient")
+    message, losses, weights, _ = results["eager"]
+    assert "\n" not in message
+    assert ("site 'x'" in message) == (where != "gradient")
+    assert ("the gradient of model.loc for datum" in message) == (where == "gradient")
     for name in ("compiled", "cuda-graph"):
-        assert found[name][0] == words
-        assert found[name][1] == pytest.approx(losses, rel=1e-12)
-        _assert_close(found[name][2], weights, 1e-12)
+        assert results[name][0] == message
+        assert results[name][1] == pytest.approx(losses, rel=1e-12)
+        _assert_close(results[name][2], weights, 1e-12)
 
 
 @pytest.mark.usefixtures("engines")
-def test_a_program_that_takes_another_path_at_another_shape_goes_on_eagerly() -> None:
+def test_a_program_that_takes_another_path_at_another_shape_continues_eagerly() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -406,7 +415,7 @@ def test_a_program_that_takes_another_path_at_another_shape_goes_on_eagerly() ->
         def guide(self, x):
             return self.inner.guide(x if len(x) > 3 else x * (2.0 if x.sum() > 0 else 1.0))
 
-    found = []
+    results = []
     for name in ("eager", "compiled", "cuda-graph"):
         torch.manual_seed(5)
         program = Branching()
@@ -414,12 +423,12 @@ def test_a_program_that_takes_another_path_at_another_shape_goes_on_eagerly() ->
             warnings.simplefilter("always")
             fit(program.model, program.guide, X, epochs=3, batch_size=8, engine=name)
         assert [str(w.message)[:20] for w in warned] == ["engine: runs eagerly"] * (name != "eager")
-        found.append(_tensors(program))
-    for weights in found[1:]:
-        _assert_close(weights, found[0])
+        results.append(_tensors(program))
+    for weights in results[1:]:
+        _assert_close(weights, results[0])
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 
 def _interrupt_after(monkeypatch, step: int) -> None:
@@ -452,7 +461,7 @@ RESUMED = {
 
 
 def _interrupted(monkeypatch, name: str, case: dict, step: int, **options) -> VAE:
-    """A training that was stopped after the given step and gone on with in another process, as it were."""
+    """A training that is interrupted after the given step and resumed, as if in another process."""
     with monkeypatch.context() as patch:
         _interrupt_after(patch, step)
         with pytest.raises(KeyboardInterrupt, match="stopped after step"):
@@ -483,14 +492,14 @@ def test_a_compiled_run_is_resumed_bit_for_bit(monkeypatch, tmp_path) -> None:
 
 @pytest.mark.parametrize("first", ["eager", "compiled", "cuda-graph"])
 def test_a_run_resumes_with_its_own_engine(first: str, engines: list, monkeypatch, tmp_path) -> None:
-    built, build_engine = [], loop.build_engine
+    built, build_engine = [], trainer.build_engine
     monkeypatch.setattr(
-        loop, "build_engine", lambda name, *args, **kw: built.append(name) or build_engine(name, *args, **kw)
+        trainer, "build_engine", lambda name, *args, **kw: built.append(name) or build_engine(name, *args, **kw)
     )
     run = tmp_path / "run"
     _train(first, {}, epochs=1, run=run)
     for other in {"eager", "compiled", "cuda-graph"} - {first}:
-        message = f"^fit: engine must be that of the run to resume, got engine='{other}' where the run has '{first}'"
+        message = f"^fit: engine must be that of the run to resume, got engine='{other}', and '{first}' in the run"
         with pytest.raises(ValueError, match=message) as error:
             _train(other, {}, epochs=2, run=run, resume=True)
         assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""The short way to torch's fused kernels takes the optimizer's own steps."""
+"""Direct calls of torch's fused kernels take the optimizer's steps."""
 
 import warnings
 

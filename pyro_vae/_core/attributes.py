@@ -1,4 +1,4 @@
-"""The plain values that programs read besides their tensors: attributes of modules, variables of functions."""
+"""Plain values that programs read in addition to tensors: attributes of modules, variables of functions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PLAIN = (int, float, bool, str, type(None))
 _SKIPPED = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "call_super_init"}
 _DEPTH = 3  # of dictionaries, lists and objects within an attribute
 _LARGE = 100  # a list of more entries holds data
-_MOST = 5000  # values that are watched: reading them costs a step some microseconds each hundred
+_MAX_WATCHED = 5000  # reading a hundred values costs a step some microseconds
 
 
 class Place(NamedTuple):
-    """Where a plain value, or a list of them, is kept."""
+    """The container and key of a plain value, or of a list of plain values."""
 
     name: str
     holder: Any
@@ -32,7 +32,7 @@ class Attributes:
     """Watches the plain values that programs read: numbers, strings, flags, and lists of them.
 
     Args:
-        owners: of the programs.
+        owners: modules and variables of the programs.
 
     Example:
         >>> from pyro_vae._core.owners import Owners
@@ -45,21 +45,21 @@ class Attributes:
     """
 
     def __init__(self, owners: Owners) -> None:
-        places = [place for place, _ in zip(_places(owners), range(_MOST), strict=False)]
+        places = [place for place, _ in zip(_places(owners), range(_MAX_WATCHED), strict=False)]
         plain = [p for p in places if type(p.holder) is dict and not isinstance(p.holder.get(p.key), list)]
         chosen = {id(p) for p in plain}
         self._others = [p for p in places if id(p) not in chosen]
         self._pairs = [(p.holder, p.key) for p in plain]  # read at every step: no function call for each
         self._places = [*plain, *self._others]
-        self._values = self.keep()
+        self._values = self.values()
 
-    def keep(self) -> list[Any]:
-        """The values, for :meth:`restore`."""
+    def values(self) -> list[Any]:
+        """The current values, for :meth:`restore`."""
         return [holder.get(key) for holder, key in self._pairs] + [_get(place) for place in self._others]
 
     def changed(self) -> list[str]:
-        """Names of what has changed since the last call."""
-        values = self.keep()
+        """Names of the values that have changed since the last call."""
+        values = self.values()
         if values == self._values:
             return []
         pairs = zip(self._places, values, self._values, strict=True)
@@ -68,24 +68,24 @@ class Attributes:
         return names
 
     def restore(self, values: list[Any]) -> list[str]:
-        """Give the values back; the names of those that were others."""
-        different = []
+        """Restore the values, and return the names of those that had changed."""
+        changed = []
         for place, value in zip(self._places, values, strict=True):
             if _get(place) != value:
-                different.append(place.name)
+                changed.append(place.name)
                 _set(place, value)
-        return different
+        return changed
 
     def lift(self, names: list[str], *, like: Tensor) -> Lifted:
-        """The floating-point numbers among the named values as tensors of the device and dtype of another."""
+        """The floating-point numbers among the named values, as tensors with the device and dtype of ``like``."""
         return Lifted([p for p in self._places if p.name in names and type(_get(p)) is float], like)
 
 
 class Lifted:
-    """Numbers that programs read from tensors, so that a recording follows them.
+    """Numbers that programs read as tensors, so that a recording follows them.
 
     Attributes:
-        tensors: one for each number.
+        tensors: one per number.
     """
 
     def __init__(self, places: list[Place], like: Tensor) -> None:
@@ -94,7 +94,7 @@ class Lifted:
         self.tensors = [torch.tensor(value, device=like.device, dtype=like.dtype) for value in self._values]
 
     def fill(self) -> bool:
-        """Give the tensors the numbers as they are now; whether all of them still are numbers."""
+        """Set the tensors to the current numbers; return whether all of them still are numbers."""
         values = [_get(place) for place in self._places]
         if values != self._values:
             if any(type(value) not in (int, float) for value in values):
@@ -106,7 +106,7 @@ class Lifted:
 
     @contextmanager
     def read(self) -> Iterator[None]:
-        """Within it, programs read the tensors in place of the numbers."""
+        """Context in which programs read the tensors in place of the numbers."""
         values = [_get(place) for place in self._places]
         for place, tensor in zip(self._places, self.tensors, strict=True):
             _set(place, tensor)
@@ -138,9 +138,7 @@ def _within(name: str, values: dict[str, Any], depth: int, seen: set[int]) -> It
 
 
 def _of_value(name: str, holder: Any, key: Any, value: Any, seen: set[int], depth: int = _DEPTH) -> Iterator[Place]:
-    if isinstance(value, _PLAIN) or (
-        isinstance(value, list) and len(value) <= _LARGE and all(isinstance(v, _PLAIN) for v in value)
-    ):
+    if isinstance(value, _PLAIN) or _is_plain_list(value):
         yield Place(name, holder, key)
     elif depth and isinstance(value, dict):
         yield from _within(name, value, depth - 1, seen)
@@ -153,11 +151,11 @@ def _of_value(name: str, holder: Any, key: Any, value: Any, seen: set[int], dept
 
 
 def _is_plain_list(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= _LARGE and all(isinstance(part, _PLAIN) for part in value)
+    return isinstance(value, list) and len(value) <= _LARGE and all(isinstance(item, _PLAIN) for item in value)
 
 
 def _get(place: Place) -> Any:
-    """The value; a list as it is now."""
+    """The value; of a list, a copy."""
     if isinstance(place.holder, CellType):
         value = place.holder.cell_contents
     else:
@@ -167,8 +165,8 @@ def _get(place: Place) -> Any:
 
 def _set(place: Place, value: Any) -> None:
     if isinstance(value, list):
-        held = place.holder.cell_contents if isinstance(place.holder, CellType) else place.holder[place.key]
-        held[:] = value
+        target = place.holder.cell_contents if isinstance(place.holder, CellType) else place.holder[place.key]
+        target[:] = value
     elif isinstance(place.holder, CellType):
         place.holder.cell_contents = value
     else:

@@ -18,11 +18,13 @@ from pyro_vae._core.param_store import no_registration
 
 @contextmanager
 def isolated_rng(seed: int | None = None, *, validate: bool = False) -> Iterator[None]:
-    """Seeded random numbers, no modules in the parameter store, validation as asked; all as it was afterwards.
+    """Context with its own random numbers, without registration of modules in the parameter store.
 
     Args:
-        seed: of every generator; None goes on from where they are.
+        seed: seed of every generator; None continues from their current state.
         validate: whether Pyro checks arguments and shapes.
+
+    Generators, validation and registration are restored afterwards.
     """
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(cuda), validating(validate), no_registration():
@@ -32,14 +34,14 @@ def isolated_rng(seed: int | None = None, *, validate: bool = False) -> Iterator
 
 
 def reseed(seed: int, number: int) -> None:
-    """Within :func:`isolated_rng`: the stream of the ``number``-th part of what a seed stands for."""
-    # Seeds of consecutive runs and parts must not coincide: (0, 1) is not (1, 0).
+    """Seed the generators for the ``number``-th part of a computation, within :func:`isolated_rng`."""
+    # (seed, number) = (0, 1) and (1, 0) must give different streams
     _seed_all((seed * 1_000_003 + number) % 2**63)
 
 
 def _seed_all(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # torch.manual_seed would also leave a seed behind for a CUDA that is not in use
+    if torch.cuda.is_initialized():  # torch.manual_seed would also store a seed for uninitialised CUDA
         torch.cuda.manual_seed_all(seed)
 
 
@@ -48,13 +50,13 @@ _exact: ContextVar[bool] = ContextVar("exact", default=False)
 
 
 def is_tracing() -> bool:
-    """Whether tensors are being recorded, so that their values cannot be looked at."""
+    """Whether a program is being recorded, so that values of tensors cannot be read."""
     return _tracing.get()
 
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """Mark what runs within as recorded."""
+    """Mark the enclosed code as recorded."""
     token = _tracing.set(True)
     try:
         yield
@@ -64,7 +66,7 @@ def tracing() -> Iterator[None]:
 
 @contextmanager
 def validating(flag: bool) -> Iterator[None]:
-    """Pyro's and torch's checks of arguments on or off; both as they were afterwards, also where they differed."""
+    """Switch Pyro's and torch's validation on or off, and restore each, even if they differed."""
     distributions = torch.distributions.Distribution
     before = distributions._validate_args
     try:
@@ -75,13 +77,13 @@ def validating(flag: bool) -> Iterator[None]:
 
 
 def is_exact() -> bool:
-    """Whether networks must multiply in full precision, whatever was asked for."""
+    """Whether networks must multiply in full precision, despite the precision in the settings."""
     return _exact.get()
 
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """Without reduced precision of networks, whose rounding would hide whether two computations agree."""
+    """Switch reduced precision of networks off, whose rounding would hide whether two computations agree."""
     token = _exact.set(True)
     try:
         if torch.cuda.is_initialized():
@@ -96,7 +98,7 @@ def exactly() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Collects the first SIGINT or SIGTERM, for the loop to stop between two steps; a second one stops at once."""
+    """Collect the first SIGINT or SIGTERM, so that training stops between two steps; a second one stops at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -122,7 +124,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Go back to a state of :func:`rng_state`."""
+    """Restore a state of :func:`rng_state`."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

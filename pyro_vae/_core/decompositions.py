@@ -1,4 +1,4 @@
-"""Operations that are recorded as others, which the compiler makes faster code of."""
+"""Operations that are recorded as others, for which the compiler generates faster code."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch import Tensor
 
 
 def _norms(tensors: Sequence[Tensor], order: Any = 2, dtype: Any = None) -> list[Tensor]:
-    """The 2-norms as sums that the compiler fuses; torch's own are one kernel each."""
+    """2-norms as sums, which the compiler fuses; torch's norms are one kernel each."""
     if order != 2 or dtype is not None:
         return list(torch._foreach_norm(list(tensors), order, dtype=dtype))
     return [(t * t).sum().sqrt() for t in tensors]
 
 
 def _bernoulli(probs: Tensor, generator: Any = None) -> Tensor:
-    """In place, which the compiler leaves to torch; the other it would draw from uniform numbers of its own."""
+    """In place, as torch draws it; the compiler would replace ``bernoulli`` by comparisons with uniform numbers."""
     return torch.empty_like(probs).bernoulli_(probs, generator=generator)
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    """Apart on a CPU, where the sum goes into the nonlinearity's loop instead of a pass of its own."""
+    """Product and sum apart on a CPU, where the sum is fused with the nonlinearity."""
     if a.device.type != "cpu" or beta != 1 or alpha != 1:
         return NotImplemented
     return torch.mm(a, b) + bias
 
 
 def _cross_entropy(logits: Tensor, x: Tensor, weight: Any = None, pos_weight: Any = None, reduction: int = 1) -> Any:
-    r"""log(1 + exp l) - x l on a CPU in float32, as exact as torch, its logarithm as a series: half the time.
+    r"""log(1 + exp l) - x l on a CPU in float32, as exact as torch in half the time, with the logarithm as a series.
 
     With e = exp(-abs l) and s = e / (2 + e), at most 1/3, log(1 + e) = 2 artanh s = 2 (s + s^3 / 3 + s^5 / 5 + ...).
     """
     single = logits.device.type == "cpu" and logits.dtype == x.dtype == torch.float32
     if not single or weight is not None or pos_weight is not None or reduction:
         return NotImplemented
-    small = torch.exp2(-math.log2(math.e) * logits.abs())  # ``exp`` would be kept in memory for its two uses
+    small = torch.exp2(-math.log2(math.e) * logits.abs())  # the compiler would store ``exp`` for its two uses
     s = small / (2 + small)
     square, series = s * s, torch.full_like(s, 1 / 13)
     for k in (11, 9, 7, 5, 3, 1):

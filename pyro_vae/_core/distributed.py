@@ -1,4 +1,4 @@
-"""The processes of one ``torchrun``: who they are, what part of the work is theirs, and what they say to each other."""
+"""Process-group helpers: rank, number of processes, this process's share, collectives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among those that work together.
+    """This process among those that work together.
 
     Attributes:
         rank: number of this process, from 0.
@@ -29,49 +29,49 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks to the user."""
+        """Whether this is the process that writes files and prints messages."""
         return self.rank == 0
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other."""
+        """Whether it is the only process."""
         return self.size == 1
 
     def share(self, length: int) -> range:
-        """Which rows of so many are this process's; the shares differ by one row at most."""
+        """The rows of this process among ``length``; the shares differ by at most one row."""
         return range(length * self.rank // self.size, length * (self.rank + 1) // self.size)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum over all processes, in place."""
         if not self.alone:
             with _every_rank_alive():
                 distributed.all_reduce(values)
         return values
 
     def any(self, flag: object) -> bool:
-        """Whether the flag is set in any process."""
+        """Whether the flag is true in any process."""
         return bool(flag) if self.alone else bool(self.sum(torch.tensor([float(bool(flag))], device=_device()))[0] > 0)
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, in the order of the ranks."""
-        found: list[Any] = [value] * self.size
+        """The values of all processes, in the order of the ranks."""
+        values: list[Any] = [value] * self.size
         if not self.alone:
             with _every_rank_alive():
-                distributed.all_gather_object(found, value)
-        return found
+                distributed.all_gather_object(values, value)
+        return values
 
     def from_first(self, value: T) -> T:
-        """The value that the first process has."""
+        """The value of the first process."""
         if self.alone:
             return value
-        held = [value]
+        values = [value]
         with _every_rank_alive():
-            distributed.broadcast_object_list(held, src=0)
-        return held[0]
+            distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
 
 def join() -> Ranks:
-    """This process among those of its ``torchrun``; the group is joined at the first call, with NCCL where GPUs are.
+    """Join the process group of ``torchrun`` at the first call, with NCCL if there are GPUs, and return this process.
 
     References:
         PyTorch distributed: experiences on accelerating data parallel training (Li et al., 2020).
@@ -90,7 +90,7 @@ def join() -> Ranks:
 
 
 def local_rank() -> int:
-    """Number of this process on its machine, which is that of its GPU."""
+    """Number of this process on its machine, and of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 

@@ -1,4 +1,4 @@
-"""Files that are either there and whole, or not there."""
+"""Atomic writes, and values for JSON."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 
 def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> None:
-    """Write a file by temporary file, fsync and rename: a crash at any instant leaves the old one or the new one.
+    """Write a file by temporary file, fsync and rename: a crash at any instant leaves the old file or the new one.
 
     Args:
         path: the file; its folder must exist.
-        content: all of it.
-        overwrite: replace a file that is there.
+        content: the whole content.
+        overwrite: replace an existing file.
 
     Raises:
-        FileExistsError: the file is there and ``overwrite`` is False.
-        OSError: it cannot be written; nothing is left behind.
+        FileExistsError: the file exists and ``overwrite`` is False.
+        OSError: the file cannot be written; no temporary file remains.
     """
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path}: the file must not exist yet, got one. Remove it or choose another name.")
+        raise FileExistsError(f"{path}: the file must not exist yet, got a file. Remove it or choose another name.")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -40,7 +40,7 @@ def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> 
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder last through a power failure, where the system can."""
+    """Make a rename in the folder survive a power failure, if the system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -50,7 +50,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def json_ready(value: Any) -> Any:
-    """The value with numbers that JSON lacks made sayable: nan as null, infinities as strings that ``float`` reads.
+    """Replace NaN by None and infinities by strings that ``float`` parses, so that the value can be serialised as JSON.
 
     Example:
         >>> json_ready({"a": [1.0, float("inf")], "b": float("nan")})

@@ -1,14 +1,15 @@
-"""Products of networks in bfloat16, densities in float32."""
+"""Matrix products of networks in bfloat16, densities in float32."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from pyro_vae._core.checks import check_choice
 from pyro_vae._core.contexts import is_exact
 
 Precision = Literal["fp32", "bf16"]
@@ -25,16 +26,16 @@ _PRODUCTS = {
 
 
 class NetworkPrecision(TorchFunctionMode):
-    """Within it, linear and convolutional layers multiply float32 tensors as bfloat16 and return float32.
+    """Context in which linear and convolutional layers multiply float32 tensors as bfloat16 and return float32.
 
-    Nothing else changes: nonlinearities, samples and densities stay in float32, for bfloat16 densities are off by
-    tenths of a nat. Tensors of other dtypes, float64 say, are left as they are. In ``"fp32"`` it does nothing.
+    Nonlinearities, samples and densities stay in float32, since bfloat16 densities are off by tenths of a nat. Tensors
+    of other dtypes are not changed. ``"fp32"`` changes nothing.
 
     Args:
         precision: ``"fp32"`` or ``"bf16"``.
 
     Raises:
-        ValueError: another name.
+        ValueError: unknown precision.
 
     References:
         Mixed precision training (Micikevicius et al., 2018). https://arxiv.org/abs/1710.03740
@@ -50,8 +51,7 @@ class NetworkPrecision(TorchFunctionMode):
 
     def __init__(self, precision: Precision = "fp32") -> None:
         super().__init__()
-        if precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision: must be 'fp32' or 'bf16', got precision={precision!r}. Use one of the two.")
+        check_precision(precision)
         self.low = precision == "bf16"
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -60,6 +60,11 @@ class NetworkPrecision(TorchFunctionMode):
         if not self.low or func not in _PRODUCTS or is_exact() or any(t.dtype != torch.float32 for t in tensors):
             return func(*args, **kwargs)
         return func(*map(_low, args), **{key: _low(value) for key, value in kwargs.items()}).float()
+
+
+def check_precision(precision: str) -> None:
+    """Require a known precision."""
+    check_choice("fit", "precision", precision, get_args(Precision))
 
 
 def _low(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Random numbers for a share of a batch: the same that one process would draw for the whole."""
+"""Random numbers for a share of a batch, equal to those that one process draws for the whole batch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae._core.axes import Axes
+from pyro_vae._core.checks import refusal
 
 aten = torch.ops.aten
+_ADVICE = "Train this model in one process"
 
-# What draws random numbers, by where the shape of the draw is found.
+# Random operations, by the position of the shape among their arguments.
 _SIZED = {aten.rand.default: 0, aten.randn.default: 0, aten.randint.default: 1, aten.randint.low: 2}
 _LIKE = {aten.rand_like.default, aten.randn_like.default}
 _NORMAL = {aten.normal.Tensor_Tensor, aten.normal.Tensor_float, aten.normal.float_Tensor}
@@ -42,34 +44,31 @@ class Share(NamedTuple):
 
 
 class _Shapes(TorchDispatchMode):
-    """Keeps the shape of everything random."""
+    """Records the shapes of random tensors."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[int, ...]] = []
+        self.shapes: list[tuple[int, ...]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if _is_random(func):
             shape = _shape(func, args)
             if shape is None:
-                raise ValueError(
-                    f"ranks: random numbers must be drawn by functions whose shape is known, got {func}. "
-                    "Train this model in one process."
-                )
-            self.found.append(shape)
+                rule = "random numbers must be drawn by functions whose shape is known"
+                raise refusal("ranks", rule, func, _ADVICE)
+            self.shapes.append(shape)
         return func(*args, **(kwargs or {}))
 
 
 class SharedRandom(TorchDispatchMode):
-    """Within it, a program that runs on a share of a batch draws what it would draw for those rows of the whole batch.
+    """Context in which a program on a share of a batch draws the numbers of those rows of the whole batch.
 
-    Every random tensor is drawn for the whole batch, and the share is cut out: processes whose generators are in one
-    state stay in one state, and their numbers are those of a single process.
+    Every random tensor is drawn for the whole batch, and the share is cut out: the generators of all processes stay in
+    the same state, and their numbers are those of a single process.
 
     Args:
-        share: which rows of how many.
-        rows: for the program's random tensors in their order, where the batch is in their shape; see
-            :func:`find_rows`.
+        share: the rows of the batch.
+        rows: dimension of the batch in each random tensor of the program, in order; see :func:`find_rows`.
     """
 
     def __init__(self, share: Share, rows: Sequence[tuple[int, int] | None]) -> None:
@@ -91,7 +90,7 @@ class SharedRandom(TorchDispatchMode):
 
 
 class _Whole(NamedTuple):
-    """The whole batch's tensor around a share's: the batch in dimension ``dim``, ``repeats`` of it flattened."""
+    """A tensor of the whole batch, which dimension ``dim`` holds ``repeats`` times."""
 
     share: Share
     dim: int
@@ -101,12 +100,12 @@ class _Whole(NamedTuple):
         return [*shape[: self.dim], self.repeats * self.share.total, *shape[self.dim + 1 :]]
 
     def cut(self, whole: Tensor) -> Tensor:
-        """The share's rows."""
+        """The rows of the share."""
         rows = whole.unflatten(self.dim, (self.repeats, self.share.total))
         return rows.narrow(self.dim + 1, self.share.start, self.share.length).flatten(self.dim, self.dim + 1)
 
     def draw(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What a function of a tensor draws, for the whole and cut."""
+        """Draw by a function of a tensor for the whole batch, and cut the share out."""
         like = next(a for a in args if isinstance(a, Tensor))
         empty = like.new_empty(self.shape(_shape(func, args) or ()))
         if func in _LIKE:
@@ -114,15 +113,15 @@ class _Whole(NamedTuple):
         if func in _NORMAL:  # mean + std * noise, as torch does
             noise = self.cut(aten.normal.Tensor_Tensor(torch.zeros_like(empty), torch.ones_like(empty), **kwargs))
             return noise * args[1] + args[0]
-        if func is _BERNOULLI:  # every element takes as many random bits, whatever its probability
+        if func is _BERNOULLI:  # the number of random bits does not depend on the probability
             return self.cut(func(self._around(args[0]), **kwargs))
         if func is _DROPOUT:
-            kept = self.cut(func(torch.ones_like(empty), args[1], True)[1])
-            return args[0] * kept / (1 - args[1]), kept
+            mask = self.cut(func(torch.ones_like(empty), args[1], True)[1])
+            return args[0] * mask / (1 - args[1]), mask
         return args[0].copy_(self.cut(func(empty, *args[1:], **kwargs)))
 
     def _around(self, share: Tensor) -> Tensor:
-        """A whole tensor that holds the share in its rows, and 1/2 elsewhere."""
+        """A tensor of the whole batch with the share in its rows, and 1/2 elsewhere."""
         rows = share.unflatten(self.dim, (self.repeats, self.share.length))
         before, after = self.share.start, self.share.total - self.share.start - self.share.length
         sides = [
@@ -132,28 +131,26 @@ class _Whole(NamedTuple):
 
 
 def find_rows(run: Callable[..., Any], args: tuple[Any, ...], axes: Axes) -> list[tuple[int, int] | None]:
-    """Where the batch is in the shapes of a program's random tensors: dimension and repeats, None where it is not.
+    """Dimension and number of repeats of the batch in each random tensor of a program; None for those without it.
 
-    Found by running the program with one datum and with two, and by what that changes.
+    The program is run with one datum and with two, and the shapes are compared.
 
     Args:
         run: the program, called with the arguments of a batch.
         args: a batch.
-        axes: where the data are in it.
+        axes: the dimension of the data in each argument.
 
     Raises:
-        ValueError: the program draws otherwise for another number of data.
+        ValueError: the random tensors depend on the number of data in another way.
     """
     shapes = []
     for rows in (1, 2):
         with _Shapes() as mode:
             run(*axes.take(args, torch.zeros(rows, dtype=torch.long)))
-        shapes.append(mode.found)
+        shapes.append(mode.shapes)
     if [len(s) for s in shapes[0]] != [len(s) for s in shapes[1]]:
-        raise ValueError(
-            "ranks: a program must draw the same random tensors for every number of data, got others for one datum "
-            "than for two. Train this model in one process."
-        )
+        rule = "a program must draw the same random tensors for every number of data"
+        raise refusal("ranks", rule, "other tensors for one datum than for two", _ADVICE)
     return [_changed(one, two) for one, two in zip(*shapes, strict=True)]
 
 
@@ -162,10 +159,8 @@ def _changed(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, int] | No
     if not dims:
         return None
     if len(dims) > 1 or two[dims[0]] != 2 * one[dims[0]]:
-        raise ValueError(
-            f"ranks: random tensors must grow with the batch in one dimension, got {one} and {two}. "
-            "Train this model in one process."
-        )
+        rule = "random tensors must grow with the batch in one dimension"
+        raise refusal("ranks", rule, f"{one} and {two}", _ADVICE)
     return dims[0], one[dims[0]]
 
 
@@ -174,7 +169,7 @@ def _is_random(func: Any) -> bool:
 
 
 def _shape(func: Any, args: Any) -> tuple[int, ...] | None:
-    """The shape of what a random function draws; None for one that is not known here."""
+    """Shape of the tensor that a random function draws; None for an unknown function."""
     if func in _SIZED:
         return tuple(args[_SIZED[func]])
     if func in _LIKE or func in _NORMAL or func in _IN_PLACE or func in (_BERNOULLI, _DROPOUT):

@@ -1,4 +1,4 @@
-"""Data sets as tensors on a device, with an explicit split and binarization protocol."""
+"""Data sets as tensors on a device, with explicit splits and binarization protocol."""
 
 from pyro_vae.data.base import Dataset, Splits
 from pyro_vae.data.digits import Digits

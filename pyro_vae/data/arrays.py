@@ -1,4 +1,4 @@
-"""Numpy files read safely, and checked arrays of images and labels made of them."""
+"""Safe reading of numpy files, and checks of their arrays of images and labels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from pyro_vae._core.checks import refusal, require
 
 _DAMAGE = (
     tokenize.TokenError,
@@ -28,35 +30,35 @@ _DAMAGE = (
 def read_npz(
     path: Path, *, owner: str, layouts: Sequence[Sequence[str]], optional: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """The arrays of the first layout whose keys are all there, and the optional ones; nothing is unpickled.
+    """Read the arrays of the first layout whose keys the file holds, and the optional ones; nothing is unpickled.
 
     Args:
-        path: of the ``.npz`` file.
+        path: the ``.npz`` file.
         owner: class named in the errors.
         layouts: alternative lists of keys.
-        optional: keys that are read where they are there.
+        optional: keys that are read if the file holds them.
 
     Raises:
-        ValueError: for a damaged file, pickled objects, or when no layout is there.
+        ValueError: the file is damaged, holds pickled objects, or lacks the keys of every layout.
     """
     if not zipfile.is_zipfile(path):
         raise _damaged(path, owner, "npz")
     with _readable(path, owner, "npz"):
         archive = np.load(path, allow_pickle=False)
     with archive:
-        wanted = [*_layout(archive.files, path, owner, layouts), *(k for k in optional if k in archive.files)]
+        keys = [*_layout(archive.files, path, owner, layouts), *(k for k in optional if k in archive.files)]
         arrays = {}
-        for key in wanted:
+        for key in keys:
             with _readable(path, owner, "npz", key):
                 arrays[key] = archive[key]
     return arrays
 
 
 def read_npy(path: Path, *, owner: str) -> np.ndarray:
-    """The array of an ``.npy`` file; nothing is unpickled.
+    """Read an ``.npy`` file; nothing is unpickled.
 
     Raises:
-        ValueError: for a damaged file or pickled objects.
+        ValueError: the file is damaged or holds pickled objects.
     """
     with path.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
@@ -66,11 +68,11 @@ def read_npy(path: Path, *, owner: str) -> np.ndarray:
 
 
 def as_images(array: np.ndarray, *, owner: str, name: str) -> Tensor:
-    """Checked images: ``(N, H, W)`` becomes ``(N, 1, H, W)``; integers become uint8, floats stay floating.
+    """Convert an array to images: ``(N, H, W)`` to ``(N, 1, H, W)``, integers to uint8; floats keep their dtype.
 
     Raises:
-        ValueError: for another number of dimensions, zero-length data, integers outside 0..255, NaN or
-            infinite pixels, or an array that holds no numbers.
+        ValueError: another number of dimensions, zero-length data, integers outside 0..255, NaN or infinite pixels, or
+            an array that does not hold numbers.
     """
     _check_shape(array, owner, name)
     if array.dtype.kind == "f":
@@ -83,16 +85,14 @@ def as_images(array: np.ndarray, *, owner: str, name: str) -> Tensor:
 
 
 def as_labels(array: np.ndarray, count: int, *, owner: str, name: str) -> Tensor:
-    """Checked labels ``(count,)``, int64.
+    """Convert an array to int64 labels ``(count,)``.
 
     Raises:
-        ValueError: for another shape, or labels that are not integers.
+        ValueError: another shape, or labels that are not integers.
     """
-    if array.dtype.kind not in "iu" or array.shape != (count,):
-        raise ValueError(
-            f"{owner}: {name} must be {count} integers, one per image, got {array.dtype} of "
-            f"shape={array.shape}. Save one integer class per image, or leave {name} out."
-        )
+    right = array.dtype.kind in "iu" and array.shape == (count,)
+    value, advice = f"{array.dtype} of shape={array.shape}", f"Save one integer class per image, or omit {name}"
+    require(right, owner, f"{name} must be {count} integers, one per image", value, advice)
     return torch.from_numpy(array.astype(np.int64))
 
 
@@ -101,10 +101,8 @@ def _layout(keys: Sequence[str], path: Path, owner: str, layouts: Sequence[Seque
         if set(layout) <= set(keys):
             return layout
     choices = " or ".join(" and ".join(layout) for layout in layouts)
-    raise ValueError(
-        f"{owner}: {path} must hold the keys {choices}, got keys={sorted(keys)}. Save it with "
-        f"np.savez(path, {layouts[0][0]}=array)."
-    )
+    advice = f"Save it with np.savez(path, {layouts[0][0]}=array)"
+    raise refusal(owner, f"{path} must hold the keys {choices}", f"keys={sorted(keys)}", advice)
 
 
 @contextlib.contextmanager
@@ -112,58 +110,42 @@ def _readable(path: Path, owner: str, kind: str, key: str = "the array") -> Iter
     try:
         yield
     except _DAMAGE as error:
-        if "Object arrays cannot be loaded" in str(error):  # numpy gives them no class of their own
+        if "Object arrays cannot be loaded" in str(error):  # numpy raises a plain ValueError
             raise _not_numbers(owner, f"{key} in {path}", "pickled objects") from None
         raise _damaged(path, owner, kind) from error
 
 
 def _damaged(path: Path, owner: str, kind: str) -> ValueError:
-    return ValueError(
-        f"{owner}: {path} must be a whole .{kind} file, got one of {path.stat().st_size} bytes that is "
-        f"truncated or of another format. Save it again with {'np.savez' if kind == 'npz' else 'np.save'}."
-    )
+    value = f"one of {path.stat().st_size} bytes that is truncated or of another format"
+    advice = f"Save it again with {'np.savez' if kind == 'npz' else 'np.save'}"
+    return refusal(owner, f"{path} must be a whole .{kind} file", value, advice)
 
 
-def _not_numbers(owner: str, name: str, found: str) -> ValueError:
-    return ValueError(
-        f"{owner}: {name} must hold numbers, got {found}. Save it as one uint8 or floating array; objects "
-        "are never unpickled."
-    )
+def _not_numbers(owner: str, name: str, kind: str) -> ValueError:
+    advice = "Save it as one uint8 or floating array; objects are never unpickled"
+    return refusal(owner, f"{name} must hold numbers", kind, advice)
 
 
 def _check_shape(array: np.ndarray, owner: str, name: str) -> None:
-    if array.ndim not in (2, 3, 4):
-        raise ValueError(
-            f"{owner}: {name} must be (N, D), (N, H, W) or (N, C, H, W), got shape={array.shape}. Reshape the array."
-        )
-    if array.size == 0:
-        raise ValueError(
-            f"{owner}: {name} must hold at least one image, got zero-length data of shape={array.shape}. "
-            "Save at least one image."
-        )
-    if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4):
-        raise ValueError(
-            f"{owner}: {name} must have channels first, (N, C, H, W), got shape={array.shape}. Save "
-            f"{name}.transpose(0, 3, 1, 2)."
-        )
+    shape = f"shape={array.shape}"
+    require(array.ndim in (2, 3, 4), owner, f"{name} must be (N, D), (N, H, W) or (N, C, H, W)", shape)
+    require(array.size > 0, owner, f"{name} must hold at least one image", f"zero-length data of {shape}")
+    channels_last = array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4)
+    advice = f"Save {name}.transpose(0, 3, 1, 2)"
+    require(not channels_last, owner, f"{name} must have channels first, (N, C, H, W)", shape, advice)
 
 
 def _integer(array: np.ndarray, owner: str, name: str) -> Tensor:
     low, high = int(array.min()), int(array.max())
-    if low < 0 or high > 255:
-        raise ValueError(
-            f"{owner}: integer {name} must lie in 0..255, got values from {low} to {high}. Rescale them to "
-            "bytes, or save them as floating numbers."
-        )
+    advice = "Rescale them to bytes, or save them as floating numbers"
+    within = low >= 0 and high <= 255
+    require(within, owner, f"integer {name} must lie in 0..255", f"values from {low} to {high}", advice)
     return torch.from_numpy(array.astype(np.uint8))
 
 
 def _floating(array: np.ndarray, owner: str, name: str) -> Tensor:
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)  # (N,)
-    if bad.any():
-        raise ValueError(
-            f"{owner}: {name} must be finite, got NaN or infinite pixels in {int(bad.sum())} image(s), the "
-            f"first at index {int(bad.argmax())}. Remove or repair them."
-        )
-    # native byte order, and at most 8 bytes: torch knows no other floats
+    value = f"NaN or infinite pixels in {int(bad.sum())} image(s), the first at index {int(bad.argmax())}"
+    require(not bad.any(), owner, f"{name} must be finite", value, "Remove or repair them")
+    # native byte order and at most 8 bytes, which torch requires
     return torch.from_numpy(array.astype(f"=f{min(array.dtype.itemsize, 8)}"))

@@ -1,4 +1,4 @@
-"""The base of every data set: one constructor, one split, one binarization protocol."""
+"""Base class of the data sets: constructor, splits, binarization protocol."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.data.binarization import PROTOCOLS, Binarization, Part, binarize
+from pyro_vae._core.checks import check_choice, check_count, require
+from pyro_vae.data.binarization import PROTOCOLS, Binarization, Split, binarize
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.splitting import hold_out
 
 
 class RawArrays(NamedTuple):
-    """A data set as it is stored: images ``(N, *data_shape)``, labels ``(N,)`` int64 or ``None``."""
+    """A data set before splitting: images ``(N, *data_shape)``, labels ``(N,)`` int64 or ``None``."""
 
     train: Tensor
     train_labels: Tensor | None
@@ -28,14 +29,14 @@ class RawArrays(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Training, validation and test images, and how they were made.
+    """Training, validation and test images with their protocol.
 
     Args:
-        train: images to fit.
-        validation: images held out of the training part; ``None`` when its size is 0.
-        test: images for the final number.
-        protocol: plain values to store next to a result: ``dataset``, ``binarize``, ``seed`` and the sizes
-            ``train``, ``validation`` and ``test``.
+        train: training images.
+        validation: images held out of the training split; ``None`` if there are none.
+        test: images for the final evaluation.
+        protocol: plain values to store with a result: ``dataset``, ``binarize``, ``data_seed`` and the sizes ``train``,
+            ``validation`` and ``test``.
         max_value: the integer that stood for 1 before the images were binarized.
 
     Example:
@@ -65,20 +66,20 @@ class Splits:
 class Dataset(ABC):
     """A data set on disk or embedded; :meth:`load` splits and binarizes it.
 
-    A subclass implements :meth:`raw` alone and passes its own defaults to this constructor.
+    A subclass implements :meth:`raw` and passes its defaults to this constructor.
 
     Args:
-        root: where the files are; each data set says what it looks for.
+        root: path of the files, as documented by each data set.
         binarize: ``"dynamic"``, ``"fixed"``, ``"threshold"`` or ``"none"``, see
             :func:`pyro_vae.data.binarization.binarize`.
-        validation: number of training images held out for validation; 0 for none, ``None`` for a sixth.
-        seed: of the validation split and of the draws made once. The test images never depend on it.
-        labels: number of training images whose class is told, as many of every class; then training batches are
-            (x, y), with y -1 for the others. ``None`` trains on the images alone.
-        label_seed: which ones.
+        validation: number of training images held out for validation; ``None`` for a sixth.
+        seed: seed of the validation split and of fixed binarization. The test images do not depend on it.
+        labels: number of labelled training images, the same number of every class; training batches are then (x, y),
+            with y = -1 for unlabelled images. ``None`` trains on the images alone.
+        label_seed: seed of the choice of labelled images.
 
     Raises:
-        ValueError: for an unknown ``binarize`` or a negative ``validation``.
+        ValueError: unknown ``binarize`` or negative ``validation``.
 
     Example:
         >>> import torch
@@ -101,15 +102,9 @@ class Dataset(ABC):
         labels: int | None = None,
         label_seed: int = 0,
     ) -> None:
-        if binarize not in PROTOCOLS:
-            raise ValueError(
-                f"{self._name}: binarize must be one of {', '.join(PROTOCOLS)}, got binarize={binarize!r}. "
-                "Pass 'dynamic' for binary pixels or 'none' for grey ones."
-            )
-        if validation is not None and validation < 0:
-            raise ValueError(
-                f"{self._name}: validation must be 0 or more, got validation={validation}. Pass 0 for no validation."
-            )
+        advice = "Pass 'dynamic' for binary pixels or 'none' for grey ones"
+        check_choice(self._name, "binarize", binarize, PROTOCOLS, advice)
+        check_count(self._name, 0, validation=validation)
         self.root = None if root is None else fspath(root)
         self.binarize: Binarization = binarize
         self.validation = validation
@@ -117,30 +112,30 @@ class Dataset(ABC):
         self.labels = labels
         self.label_seed = label_seed
 
-    may_download = True  # False where ``root`` was not chosen by the user but read from somebody's run folder
+    may_download = True  # False if ``root`` was read from a run folder and not chosen by the user
 
     @abstractmethod
     def raw(self) -> RawArrays:
-        """Read the images and labels as they are stored."""
+        """Read the images and labels."""
 
     def load(self) -> Splits:
-        """Read, split and binarize; the global random state is left untouched.
+        """Read, split and binarize; the global random state is not changed.
 
         Returns:
             The splits, on the CPU; move them with :meth:`Splits.to`.
 
         Raises:
-            ValueError: for damaged or zero-length data, a validation split as large as the training part, or labels
-                that are not there.
-            OSError: when a file is missing.
+            ValueError: damaged or zero-length data, a validation split as large as the training split, or missing
+                labels.
+            OSError: a file is missing.
         """
         raw = self.raw()
-        part = ImageSet(raw.train, raw.train_labels, raw.max_value)
-        kept, held = hold_out(len(part), self._validation_size(len(part)), seed=self.seed, name="validation")
-        train = self._labelled(self._binarized(part.subset(kept), "train"))
-        validation = self._binarized(part.subset(held), "validation") if len(held) else None
+        images = ImageSet(raw.train, raw.train_labels, raw.max_value)
+        kept, held_out = hold_out(len(images), self._validation_size(len(images)), seed=self.seed, name="validation")
+        train = self._labelled(self._binarized(images.subset(kept), "train"))
+        validation = self._binarized(images.subset(held_out), "validation") if len(held_out) else None
         test = self._binarized(ImageSet(raw.test, raw.test_labels, raw.max_value), "test")
-        return Splits(train, validation, test, self._protocol(len(kept), len(held), len(test)), raw.max_value)
+        return Splits(train, validation, test, self._protocol(len(kept), len(held_out), len(test)), raw.max_value)
 
     def __repr__(self) -> str:
         return (
@@ -158,15 +153,12 @@ class Dataset(ABC):
 
     def _validation_size(self, count: int) -> int:
         size = count // 6 if self.validation is None else self.validation
-        if size >= count:
-            raise ValueError(
-                f"{self._name}: validation must be less than the {count} training images, got "
-                f"validation={size}. Pass a smaller validation."
-            )
+        rule = f"validation must be less than the {count} training images"
+        require(size < count, self._name, rule, f"validation={size}")
         return size
 
-    def _binarized(self, images: ImageSet, part: Part) -> ImageSet:
-        return binarize(images, self.binarize, part=part, seed=self.seed)
+    def _binarized(self, images: ImageSet, split: Split) -> ImageSet:
+        return binarize(images, self.binarize, split=split, seed=self.seed)
 
     def _labelled(self, train: ImageSet) -> ImageSet:
         if self.labels is None:

@@ -1,4 +1,4 @@
-"""The binarization protocol: which parts are drawn, when, and by which seed."""
+"""Binarization protocols: which splits are sampled, when, and with which seed."""
 
 from __future__ import annotations
 
@@ -7,46 +7,47 @@ from typing import Literal, get_args
 
 import torch
 
+from pyro_vae._core.checks import require
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.splitting import stream
 
 Binarization = Literal["dynamic", "fixed", "threshold", "none"]
-Part = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test"]
 PROTOCOLS: tuple[Binarization, ...] = get_args(Binarization)
 
 
-def binarize(images: ImageSet, protocol: Binarization, *, part: Part, seed: int) -> ImageSet:
-    r"""One part of a data set under a protocol, with :math:`x = u / u_{\max}`.
+def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: int) -> ImageSet:
+    r"""Binarize a split of a data set, with :math:`x = u / u_{\max}`.
 
-    - ``"dynamic"``: training pixels are drawn from Bernoulli(x) anew for every minibatch; validation and test
-      are drawn *once*, by the seed, so that a test log-likelihood is a number that can be reproduced.
-    - ``"fixed"``: all three parts are drawn once, by the seed.
+    - ``"dynamic"``: training pixels are sampled from Bernoulli(x) again for every batch; validation and test pixels are
+      sampled *once*, so that a test log-likelihood can be reproduced.
+    - ``"fixed"``: all three splits are sampled once.
     - ``"threshold"``: :math:`x > 0.5` in all three.
-    - ``"none"``: grey, :math:`x` as it is; floating data stay as they are.
+    - ``"none"``: grey values :math:`x`; floating data are not changed.
 
-    A draw depends on ``(seed, part)`` and the images alone, and leaves the global random state untouched.
+    A sample depends on ``(seed, split)`` and the images alone, and does not change the global random state.
 
     Args:
-        images: the part as it was read.
+        images: the split.
         protocol: one of the four above.
-        part: ``"train"``, ``"validation"`` or ``"test"``.
-        seed: of the draws made once.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        seed: seed of the pixels that are sampled once.
 
     Returns:
-        The part: uint8 0/1 with ``max_value`` 1 where drawn or thresholded.
+        The split: uint8 0/1 with ``max_value`` 1 if sampled once or thresholded.
 
     Raises:
-        ValueError: when floating pixels outside [0, 1] are to be binarized.
+        ValueError: floating pixels outside [0, 1] cannot be binarized.
 
     References:
         "Importance weighted autoencoders" (Burda, Grosse and Salakhutdinov, 2016),
-        https://arxiv.org/abs/1509.00519, resamples the training pixels; the test set here is drawn once by a
-        seed of ours, not the fixed binarization of Larochelle and Murray (2011).
+        https://arxiv.org/abs/1509.00519, resamples the training pixels; the test set here is sampled once with
+        ``seed``, and is not the fixed binarization of Larochelle and Murray (2011).
 
     Example:
         >>> import torch
         >>> grey = ImageSet(torch.tensor([[0, 100, 200]], dtype=torch.uint8))
-        >>> binarize(grey, "threshold", part="test", seed=0).images
+        >>> binarize(grey, "threshold", split="test", seed=0).images
         tensor([[0, 0, 1]], dtype=torch.uint8)
     """
     if protocol == "none":
@@ -56,10 +57,10 @@ def binarize(images: ImageSet, protocol: Binarization, *, part: Part, seed: int)
         half = 0.5 if images.images.is_floating_point() else images.max_value / 2
         return _binary(images, images.images > half)
     dynamic = replace(images, dynamic=True)
-    if protocol == "dynamic" and part == "train":
+    if protocol == "dynamic" and split == "train":
         return dynamic
-    drawn = dynamic.batch(slice(None), dtype=torch.uint8, generator=stream(seed, f"binarize {part}"))
-    return _binary(images, drawn)
+    pixels = dynamic.batch(slice(None), dtype=torch.uint8, generator=stream(seed, f"binarize {split}"))
+    return _binary(images, pixels)
 
 
 def _binary(images: ImageSet, pixels: torch.Tensor) -> ImageSet:
@@ -70,8 +71,7 @@ def _check_unit_interval(images: ImageSet, protocol: Binarization) -> None:
     if not images.images.is_floating_point():
         return
     low, high = (bound.item() for bound in torch.aminmax(images.images))
-    if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"Dataset: floating pixels must lie in [0, 1] to be binarized, got pixels from {low:.6g} to "
-            f"{high:.6g} with binarize='{protocol}'. Rescale them to [0, 1], or pass binarize='none'."
-        )
+    rule = "floating pixels must lie in [0, 1] to be binarized"
+    value = f"pixels from {low:.6g} to {high:.6g} with binarize={protocol!r}"
+    advice = "Rescale them to [0, 1], or pass binarize='none'"
+    require(low >= 0 and high <= 1, "Dataset", rule, value, advice)

@@ -1,4 +1,4 @@
-"""Scikit-learn's digits: embedded, so that everything runs without a download."""
+"""Digits of scikit-learn, available without a download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from os import PathLike
 
 import torch
 
+from pyro_vae._core.checks import require
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.splitting import TEST_SEED, hold_out
@@ -20,18 +21,18 @@ class Digits(Dataset):
         root: must be ``None``, as the images come with scikit-learn.
         binarize: see :class:`Dataset`.
         validation: number of the 1500 training images held out.
-        seed: of the validation split and of the draws made once.
+        seed: seed of the validation split and of fixed binarization.
         labels, label_seed: see :class:`Dataset`.
 
     Shape:
         ``data_shape`` is ``(1, 8, 8)``, ``max_value`` is 16.
 
     Raises:
-        ValueError: when a ``root`` is given.
+        ValueError: ``root`` is not ``None``.
 
     References:
         "Optical recognition of handwritten digits" (Alpaydin and Kaynak, 1998), UCI, its test set,
-        https://archive.ics.uci.edu/dataset/80. The split is ours.
+        https://archive.ics.uci.edu/dataset/80. The split is specific to this package.
 
     Example:
         >>> splits = Digits().load()
@@ -51,11 +52,8 @@ class Digits(Dataset):
         labels: int | None = None,
         label_seed: int = 0,
     ) -> None:
-        if root is not None:
-            raise ValueError(
-                f"Digits: root must be None, as the images come with scikit-learn, got root={str(root)!r}. "
-                "Leave root out, or use Files(root) for your own images."
-            )
+        rule = "root must be None, as the images come with scikit-learn"
+        require(root is None, "Digits", rule, f"root={str(root)!r}", "Use Files(root) for your own images")
         super().__init__(
             root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
         )

@@ -1,4 +1,4 @@
-"""The user's own images: an npz or npy file, or a folder."""
+"""Images from a user's npz or npy file, or from a folder of image files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal, require
 from pyro_vae.data.arrays import as_images, as_labels, read_npy, read_npz
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
@@ -20,7 +21,7 @@ _LABELS = ("labels", "train_labels", "test_labels")
 
 
 class Files(Dataset):
-    """Images of your own.
+    """Images from a file or folder.
 
     - ``.npz``: ``images`` with optional ``labels``; or ``train`` and ``test`` with optional ``train_labels``
       and ``test_labels``. ``.npy``: the images.
@@ -28,23 +29,23 @@ class Files(Dataset):
       classes 0, 1, ...
 
     Arrays are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, D)``: integers in 0..255 or floating numbers. Integers
-    with no value above 1 are taken to be binary already (``max_value`` 1). Nothing is ever unpickled.
+    with no value above 1 are taken as binary (``max_value`` 1). Nothing is ever unpickled.
 
     Args:
         root: the file or folder.
-        binarize: see :class:`Dataset`; floating data outside [0, 1] need ``"none"``, which keeps them.
+        binarize: see :class:`Dataset`; floating data outside [0, 1] require ``"none"``.
         validation: number of training images held out; ``None`` is a sixth of them.
-        seed: of the validation split and of the draws made once.
+        seed: seed of the validation split and of fixed binarization.
         labels, label_seed: see :class:`Dataset`.
-        test: number of test images held out when the data have no test part, the same ones for every
-            ``seed``; ``None`` is a sixth of all.
+        test: number of test images held out if the data have no test split, the same ones for every ``seed``;
+            ``None`` is a sixth of all.
 
     Shape:
         ``data_shape`` is ``(C, H, W)``, or ``(D,)`` for ``(N, D)`` arrays.
 
     Raises:
-        FileNotFoundError: by ``load``, when ``root`` does not exist.
-        ValueError: by ``load``, when the file or what it holds cannot be used; the message says why.
+        FileNotFoundError: by ``load``, if ``root`` does not exist.
+        ValueError: by ``load``, if the file or its arrays cannot be used.
 
     Example:
         >>> import os, tempfile
@@ -68,8 +69,8 @@ class Files(Dataset):
         labels: int | None = None,
         label_seed: int = 0,
     ) -> None:
-        if root is None:
-            raise ValueError("Files: root must be given, got root=None. Pass an npz or npy file or a folder of images.")
+        advice = "Pass an npz or npy file or a folder of images"
+        require(root is not None, "Files", "root must be a path", "root=None", advice)
         super().__init__(
             root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
         )
@@ -78,24 +79,18 @@ class Files(Dataset):
     def raw(self) -> RawArrays:
         arrays = _read(Path(os.path.expanduser(self.root or "")))
         if "images" in arrays:
-            return self._held_out(*_part(arrays, "images", "labels"))
-        if self.test is not None:
-            raise ValueError(
-                f"Files: test must be None when the file has its own test part, got test={self.test}. Leave it out."
-            )
-        train, train_labels = _part(arrays, "train", "train_labels")
-        test, test_labels = _part(arrays, "test", "test_labels")
-        _check_alike(train, test)
+            return self._hold_out_test(*_images_and_labels(arrays, "images", "labels"))
+        require(self.test is None, "Files", "test must be None if the file has a test split", f"test={self.test}")
+        train, train_labels = _images_and_labels(arrays, "train", "train_labels")
+        test, test_labels = _images_and_labels(arrays, "test", "test_labels")
+        _check_same_kind(train, test)
         return RawArrays(train, train_labels, test, test_labels, _max_value(train, test))
 
-    def _held_out(self, images: Tensor, labels: Tensor | None) -> RawArrays:
+    def _hold_out_test(self, images: Tensor, labels: Tensor | None) -> RawArrays:
         count = len(images)
         size = max(1, count // 6) if self.test is None else self.test
-        if not 1 <= size < count:
-            raise ValueError(
-                f"Files: test must be at least 1 and less than the {count} images, got test={size}. Pass "
-                "another test, or more images."
-            )
+        rule = f"test must be at least 1 and less than the {count} images"
+        require(1 <= size < count, "Files", rule, f"test={size}")
         kept, test = hold_out(count, size, seed=TEST_SEED, name="test")
         kept_labels, test_labels = (None, None) if labels is None else (labels[kept], labels[test])
         return RawArrays(images[kept], kept_labels, images[test], test_labels, _max_value(images))
@@ -107,34 +102,31 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return {"images": images} if labels is None else {"images": images, "labels": labels}
     if not path.exists():
         raise FileNotFoundError(
-            f"Files: root must be an npz or npy file or a folder of images, got root={str(path)!r}, which "
-            f"does not exist. Check the path; it is relative to {os.getcwd()}."
+            f"Files: root must be an npz or npy file or a folder of images, got root={str(path)!r}, which does not "
+            f"exist. Check the path; it is relative to {os.getcwd()}."
         )
     if path.suffix == ".npz":
         return read_npz(path, owner="Files", layouts=_LAYOUTS, optional=_LABELS)
     if path.suffix == ".npy":
         return {"images": read_npy(path, owner="Files")}
-    raise ValueError(
-        f"Files: root must end in .npz or .npy or be a folder, got root={str(path)!r}. Save the images with np.savez."
-    )
+    rule, advice = "root must end in .npz or .npy or be a folder", "Save the images with np.savez"
+    raise refusal("Files", rule, f"root={str(path)!r}", advice)
 
 
-def _part(arrays: dict[str, np.ndarray], name: str, labels_name: str) -> tuple[Tensor, Tensor | None]:
+def _images_and_labels(arrays: dict[str, np.ndarray], name: str, labels_name: str) -> tuple[Tensor, Tensor | None]:
     images = as_images(arrays[name], owner="Files", name=name)
     if labels_name not in arrays:
         return images, None
     return images, as_labels(arrays[labels_name], len(images), owner="Files", name=labels_name)
 
 
-def _check_alike(train: Tensor, test: Tensor) -> None:
-    if train.shape[1:] != test.shape[1:] or train.is_floating_point() != test.is_floating_point():
-        raise ValueError(
-            f"Files: train and test must share image shape and kind of number, got train={train.dtype} "
-            f"{tuple(train.shape)}, test={test.dtype} {tuple(test.shape)}. Save both alike."
-        )
+def _check_same_kind(train: Tensor, test: Tensor) -> None:
+    same = train.shape[1:] == test.shape[1:] and train.is_floating_point() == test.is_floating_point()
+    value = f"train={train.dtype} {tuple(train.shape)}, test={test.dtype} {tuple(test.shape)}"
+    require(same, "Files", "train and test must share image shape and kind of number", value)
 
 
-def _max_value(*parts: Tensor) -> int:
-    if parts[0].is_floating_point():
+def _max_value(*splits: Tensor) -> int:
+    if splits[0].is_floating_point():
         return 1
-    return 1 if max(int(part.max()) for part in parts) <= 1 else 255
+    return 1 if max(int(split.max()) for split in splits) <= 1 else 255

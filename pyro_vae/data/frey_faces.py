@@ -1,4 +1,4 @@
-"""Frey Faces: one man's face in 1965 video frames."""
+"""Frey Faces: 1965 video frames of one face."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pyro_vae._core.checks import require
 from pyro_vae.data.arrays import read_npz
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
@@ -21,22 +22,22 @@ class FreyFaces(Dataset):
     """The 1965 grey 28 x 20 faces, split 1565 / 200 / 200; the test images are the same for every ``seed``.
 
     Args:
-        root: folder with ``FreyFaces/frey_faces.npz`` or ``frey_faces.npz``, or the file itself, with
-            the key ``images``, uint8 ``(1965, 28, 20)``; ``None`` is ``"data"``.
+        root: folder with ``FreyFaces/frey_faces.npz`` or ``frey_faces.npz``, or the file itself, with the key
+            ``images``, uint8 ``(1965, 28, 20)``; ``None`` is ``"data"``.
         binarize: see :class:`Dataset`; grey by default, as published.
         validation: number of the 1765 training images held out.
-        seed: of the validation split and of the draws made once.
+        seed: seed of the validation split and of fixed binarization.
 
     Shape:
         ``data_shape`` is ``(1, 28, 20)``, ``max_value`` is 255.
 
     Raises:
-        FileNotFoundError: by ``load``, when the file is in none of the places above.
-        ValueError: by ``load``, when the file is damaged or holds other arrays.
+        FileNotFoundError: by ``load``, if none of these files exists.
+        ValueError: by ``load``, if the file is damaged or holds other arrays.
 
     References:
-        "VAE with a VampPrior" (Tomczak and Welling, 2018), https://arxiv.org/abs/1705.07120, publishes these
-        sizes; its permutation is numpy's, ours is torch's.
+        "VAE with a VampPrior" (Tomczak and Welling, 2018), https://arxiv.org/abs/1705.07120, uses these
+        sizes; it permutes the images by numpy, this package by torch.
 
     Example:
         >>> FreyFaces(seed=1)
@@ -57,23 +58,20 @@ class FreyFaces(Dataset):
     def raw(self) -> RawArrays:
         path = _find(Path(os.path.expanduser(self.root or "data")))
         array = read_npz(path, owner="FreyFaces", layouts=(("images",),))["images"]
-        if array.shape != _SHAPE or array.dtype != np.uint8:
-            raise ValueError(
-                f"FreyFaces: images must be uint8 of shape {_SHAPE}, got {array.dtype} of "
-                f"shape={array.shape} in {path}. Use Files(root) for other images."
-            )
+        right = array.shape == _SHAPE and array.dtype == np.uint8
+        value, advice = f"{array.dtype} of shape={array.shape} in {path}", "Use Files(root) for other images"
+        require(right, "FreyFaces", f"images must be uint8 of shape {_SHAPE}", value, advice)
         images = torch.from_numpy(array).unsqueeze(1)  # (1965, 1, 28, 20)
         kept, test = hold_out(len(images), 200, seed=TEST_SEED, name="test")
         return RawArrays(images[kept], None, images[test], None, 255)
 
 
 def _find(root: Path) -> Path:
-    places = (root, root / "FreyFaces" / "frey_faces.npz", root / "frey_faces.npz")
-    for place in places:
-        if place.is_file():
-            return place
+    paths = (root, root / "FreyFaces" / "frey_faces.npz", root / "frey_faces.npz")
+    for path in paths:
+        if path.is_file():
+            return path
     raise FileNotFoundError(
-        f"FreyFaces: the file must be {places[1]}, {places[2]} or root itself, got root={str(root)!r}. Save "
-        "the frames of https://cs.nyu.edu/~roweis/data/frey_rawface.mat there, as images=uint8 (1965, 28, "
-        "20)."
+        f"FreyFaces: the file must be {paths[1]}, {paths[2]} or root itself, got root={str(root)!r}. Save the frames "
+        "of https://cs.nyu.edu/~roweis/data/frey_rawface.mat there, as images=uint8 (1965, 28, 20)."
     )

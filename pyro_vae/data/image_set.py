@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal, require
+
 Index = Tensor | slice | Sequence[int]
 
 
@@ -17,17 +19,17 @@ class ImageSet:
 
     Args:
         images: uint8 pixels, or a floating tensor for continuous data (then ``max_value`` is not used).
-        labels: int64 class labels, -1 for an image whose class is not known, or ``None``.
+        labels: int64 class labels, -1 for an unlabelled image, or ``None``.
         max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
-        dynamic: whether :meth:`batch` draws binary pixels anew, with :math:`P(x = 1) = u / u_{\max}`.
+        dynamic: whether :meth:`batch` samples binary pixels at every call, with :math:`P(x = 1) = u / u_{\max}`.
         paired: whether programs are called with images and labels, ``(x, y)``, instead of images alone.
 
     Shape:
         ``images`` is ``(N, *data_shape)``, ``labels`` ``(N,)``; ``data_shape`` is ``(C, H, W)`` for images.
 
     Raises:
-        ValueError: for zero-length data, another dtype, pixels above ``max_value``, labels of another length,
-            or ``dynamic`` with floating pixels outside [0, 1]; or ``paired`` without labels.
+        ValueError: zero-length data, another dtype, pixels above ``max_value``, labels of another length, ``dynamic``
+            with floating pixels outside [0, 1], or ``paired`` without labels.
 
     Example:
         >>> import torch
@@ -59,7 +61,7 @@ class ImageSet:
 
     @property
     def device(self) -> torch.device:
-        """Where the images lie, and so where batches are made."""
+        """Device of the images and of their batches."""
         return self.images.device
 
     def to(self, device: torch.device | str) -> ImageSet:
@@ -68,41 +70,41 @@ class ImageSet:
         return replace(self, images=self.images.to(device), labels=labels)
 
     def subset(self, index: Index) -> ImageSet:
-        """The images (and labels) at ``index``, in that order."""
+        """The images and labels at ``index``, in that order."""
         labels = None if self.labels is None else _take(self.labels, index)
         return replace(self, images=_take(self.images, index), labels=labels)
 
     def partly_labelled(self, index: Index) -> ImageSet:
-        """The same images with the labels at ``index`` alone, paired; the others are -1.
+        """The same set, paired, with the labels at ``index`` and -1 elsewhere.
 
         Raises:
-            ValueError: there are no labels.
+            ValueError: the set has no labels.
         """
         if self.labels is None:
-            raise ValueError("ImageSet: labels must be there to be kept, got labels=None. Use labelled images.")
+            raise refusal("ImageSet", "partial labels require a labelled set", "labels=None")
         labels = torch.full_like(self.labels, -1)
         labels[index] = self.labels[index]
         return replace(self, labels=labels, paired=True)
 
     def unpaired(self) -> ImageSet:
-        """The same images, given to programs without their labels."""
+        """The same set, whose programs are called without labels."""
         return replace(self, paired=False)
 
     def arguments(self, index: Index, *, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
-        """What programs are called with: the :meth:`batch`, and its labels where the set is ``paired``."""
+        """The arguments of programs: the :meth:`batch`, and its labels if the set is ``paired``."""
         x = self.batch(index, dtype=dtype)
         return (x, _take(self.labels, index)) if self.paired and self.labels is not None else (x,)
 
     def batch(
         self, index: Index, *, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Images at ``index`` as a model takes them: binary draws if ``dynamic``, else ``u / max_value``.
+        """Images at ``index`` as data of a model: binary samples if ``dynamic``, else ``u / max_value``.
 
         Args:
-            index: which images: a tensor of positions, a list or a slice.
-            dtype: of the batch; ``None`` is the default dtype. Floating data are returned as they are, in this dtype.
-            generator: source of the dynamic draws; ``None`` is the global one. A generator on another
-                device draws there, so that a seeded CPU generator gives the same batch on every device.
+            index: a tensor of positions, a list or a slice.
+            dtype: dtype of the batch; ``None`` is the default dtype. Floating data are converted without scaling.
+            generator: generator of the binary samples; ``None`` is the global one. A generator on another device
+                samples there, so that a seeded CPU generator gives the same batch on every device.
 
         Returns:
             The batch, on the set's device.
@@ -115,12 +117,12 @@ class ImageSet:
         if self.dynamic:
             device = self.device if generator is None else generator.device
             noise = torch.rand(pixels.shape, generator=generator, device=device, dtype=torch.float32)
-            # rand < 1 strictly, also after the product in float32: u = max_value gives 1 and u = 0 gives 0
+            # rand < 1 strictly, and so is the product in float32: u = max_value gives 1 and u = 0 gives 0
             return (noise.to(self.device) * self._scale < pixels).to(dtype)
         return pixels.to(dtype) if self._scale == 1 else pixels.to(dtype) / self._scale
 
     def mean(self, *, dtype: torch.dtype | None = None) -> Tensor:
-        """Mean over the set of what :meth:`batch` returns in expectation.
+        """Mean over the set of the expectation of :meth:`batch`.
 
         Shape:
             ``data_shape``
@@ -135,45 +137,33 @@ class ImageSet:
         return 1 if self.images.is_floating_point() else self.max_value
 
     def _check_images(self) -> None:
-        dtype, shape = self.images.dtype, tuple(self.images.shape)
-        if dtype != torch.uint8 and not dtype.is_floating_point:
-            raise ValueError(
-                f"ImageSet: images must be uint8 or floating, got dtype={dtype}. Convert with images.to(torch.uint8)."
-            )
-        if len(shape) < 2:
-            raise ValueError(
-                f"ImageSet: images must be (N, *data_shape), got shape={shape}. Put the image index first."
-            )
-        if self.images.numel() == 0:
-            raise ValueError(
-                f"ImageSet: images must hold at least one image, got zero-length data of shape={shape}. "
-                "Check the file, the index or the split sizes it comes from."
-            )
+        dtype, shape = self.images.dtype, f"shape={tuple(self.images.shape)}"
+        right, advice = dtype == torch.uint8 or dtype.is_floating_point, "Convert with images.to(torch.uint8)"
+        require(right, "ImageSet", "images must be uint8 or floating", f"dtype={dtype}", advice)
+        require(self.images.dim() >= 2, "ImageSet", "images must be (N, *data_shape)", shape)
+        advice = "Check the file, the index or the split sizes it comes from"
+        some = self.images.numel() > 0
+        require(some, "ImageSet", "images must hold at least one image", f"zero-length data of {shape}", advice)
 
     def _check_range(self) -> None:
-        if not 1 <= self.max_value <= 255:
-            raise ValueError(
-                f"ImageSet: max_value must lie in 1..255, got max_value={self.max_value}. Pass the largest pixel."
-            )
+        value, advice = f"max_value={self.max_value}", "Pass the largest pixel"
+        require(1 <= self.max_value <= 255, "ImageSet", "max_value must lie in 1..255", value, advice)
         if self.images.is_floating_point() and not self.dynamic:
             return
         low, high = (bound.item() for bound in torch.aminmax(self.images))
-        if not (low >= 0 and high <= self._scale):
-            raise ValueError(
-                f"ImageSet: pixels must lie in [0, {self._scale}], got pixels from {low:.6g} to {high:.6g}. "
-                "Pass the right max_value, or rescale floating data to [0, 1] before binarizing them."
-            )
+        rule, value = f"pixels must lie in [0, {self._scale}]", f"pixels from {low:.6g} to {high:.6g}"
+        advice = "Pass the right max_value, or rescale floating data to [0, 1] before binarizing them"
+        require(low >= 0 and high <= self._scale, "ImageSet", rule, value, advice)
 
     def _check_labels(self) -> None:
         if self.labels is None:
-            if self.paired:
-                raise ValueError("ImageSet: paired must have labels, got labels=None. Pass one class per image, or -1.")
+            advice = "Pass one class per image, or -1"
+            require(not self.paired, "ImageSet", "paired requires labels", "labels=None", advice)
             return
-        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self),):
-            raise ValueError(
-                f"ImageSet: labels must be int64 of shape ({len(self)},), got {self.labels.dtype} of "
-                f"shape={tuple(self.labels.shape)}. Pass one integer class per image, or labels=None."
-            )
+        right = self.labels.dtype == torch.int64 and self.labels.shape == (len(self),)
+        value = f"{self.labels.dtype} of shape={tuple(self.labels.shape)}"
+        advice = "Pass one integer class per image, or labels=None"
+        require(right, "ImageSet", f"labels must be int64 of shape ({len(self)},)", value, advice)
 
 
 def _take(values: Tensor, index: Index) -> Tensor:

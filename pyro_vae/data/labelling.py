@@ -1,32 +1,33 @@
-"""Which labels a semi-supervised training keeps: as many of every class, by seed."""
+"""Choice of the labels of a semi-supervised training, balanced over the classes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal, require
 from pyro_vae.data.splitting import stream
 
-MISSING = -1  # the label of a datum whose class is not known
+MISSING = -1  # label of an unlabelled datum
 
 
 def choose_labels(labels: Tensor | None, num_labels: int, *, seed: int) -> Tensor:
-    """Positions of ``num_labels`` labelled data, as many of every class as of any other, or one more.
+    """Positions of ``num_labels`` labelled data, whose numbers per class differ by at most one.
 
-    Where the number is no multiple of the number of classes, the seed says which classes have one more. With one seed
-    a smaller choice is a part of a larger one. The global random state is left untouched.
+    If ``num_labels`` is not a multiple of the number of classes, the seed decides which classes have one more. For one
+    seed, a smaller choice is a subset of a larger one. The global random state is not changed.
 
     Args:
-        labels: ``(N,)``, int64 classes; -1 for data whose class is not known, which are never chosen.
-        num_labels: how many to choose in all.
-        seed: of the choice; it has streams of its own, so nothing else depends on it.
+        labels: ``(N,)``, int64 classes; -1 for unlabelled data, which are never chosen.
+        num_labels: total number of labels.
+        seed: seed of the choice, with separate random streams.
 
     Returns:
         The positions, ``(num_labels,)``, in ascending order.
 
     Raises:
-        ValueError: there are no labels, or not one int64 class per datum; fewer are asked for than there are classes,
-            which would leave a class without any labelled example; or more than exist, in all or of a class.
+        ValueError: the data have no labels, or not one int64 class per datum; or ``num_labels`` is less than the number
+            of classes, or exceeds the labels that exist, in total or of a class.
 
     References:
         Semi-supervised learning with deep generative models (Kingma et al., 2014), section 4: labels balanced over the
@@ -44,16 +45,15 @@ def choose_labels(labels: Tensor | None, num_labels: int, *, seed: int) -> Tenso
     quotas = _quotas(num_labels, len(classes), seed)
     for label, count, quota in zip(classes, counts, quotas, strict=True):
         if quota > count:
-            raise ValueError(
-                f"choose_labels: every class must have as many examples as are asked of it, got {count} of class "
-                f"{label} for {quota} with num_labels={num_labels}. Ask for fewer labels."
-            )
+            rule = "every class must have at least as many examples as labels are chosen"
+            value = f"{count} of class {label} for {quota} with num_labels={num_labels}"
+            raise refusal("choose_labels", rule, value, "Choose fewer labels")
     chosen = [_of_class(known, label, quota, seed) for label, quota in zip(classes, quotas, strict=True)]
     return torch.cat(chosen).sort().values
 
 
 def _quotas(num_labels: int, num_classes: int, seed: int) -> list[int]:
-    """How many of every class: equal numbers, and one more for classes in an order that the seed gives."""
+    """Number of labels of every class; the seed decides which classes have one more."""
     order = torch.randperm(num_classes, generator=stream(seed, "classes with one more label"), device="cpu")
     quotas = torch.full((num_classes,), num_labels // num_classes, device="cpu")
     quotas[order[: num_labels % num_classes]] += 1
@@ -62,33 +62,27 @@ def _quotas(num_labels: int, num_classes: int, seed: int) -> list[int]:
 
 def _of_class(labels: Tensor, label: int, quota: int, seed: int) -> Tensor:
     positions = (labels == label).nonzero().squeeze(-1)
-    # a stream per class: a choice does not depend on how many the other classes have
+    # a stream per class: the choice does not depend on the sizes of other classes
     order = torch.randperm(len(positions), generator=stream(seed, f"labels of class {label}"), device="cpu")
     return positions[order[:quota]]
 
 
 def _checked(labels: Tensor | None) -> Tensor:
     if labels is None:
-        raise ValueError("choose_labels: the data must have labels, got labels=None. Use a data set with classes.")
+        raise refusal("choose_labels", "the data must have labels", "labels=None", "Use a data set with classes")
     if labels.dtype != torch.int64 or labels.dim() != 1 or bool((labels < MISSING).any()):
-        low = int(labels.min()) if labels.numel() else None
-        raise ValueError(
-            "choose_labels: labels must be one int64 class per datum, -1 where it is not known, got "
-            f"dtype={labels.dtype}, shape={tuple(labels.shape)}, smallest={low}. Pass labels.long()."
-        )
+        smallest = int(labels.min()) if labels.numel() else None
+        rule = "labels must be one int64 class per datum, -1 for an unlabelled one"
+        value = f"dtype={labels.dtype}, shape={tuple(labels.shape)}, smallest={smallest}"
+        raise refusal("choose_labels", rule, value, "Pass labels.long()")
     return labels.cpu()
 
 
 def _check_number(num_labels: int, num_classes: int, num_known: int) -> None:
-    if not num_known:
-        raise ValueError("choose_labels: some labels must be known, got 0. Use a data set with classes.")
-    if num_labels > num_known:
-        raise ValueError(
-            f"choose_labels: num_labels must not exceed the labels there are, got num_labels={num_labels}, "
-            f"labels={num_known}. Ask for at most {num_known}."
-        )
-    if num_labels < num_classes:
-        raise ValueError(
-            f"choose_labels: every class must have a labelled example, got num_labels={num_labels} for "
-            f"{num_classes} classes. Ask for at least {num_classes}."
-        )
+    owner, value = "choose_labels", f"num_labels={num_labels}"
+    require(num_known > 0, owner, "some labels must be known", "0", "Use a data set with classes")
+    rule = "num_labels must not exceed the number of labelled data"
+    require(num_labels <= num_known, owner, rule, f"{value}, labels={num_known}")
+    rule = "every class must have a labelled example"
+    advice = f"Choose at least {num_classes}"
+    require(num_labels >= num_classes, owner, rule, f"{value} for {num_classes} classes", advice)

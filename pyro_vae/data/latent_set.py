@@ -1,4 +1,4 @@
-"""Images that reach a program through an encoder: the latents of one model as the data of another."""
+"""Data sets of encoded images: the latents of one model as the data of another."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def _identity(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class LatentSet(ImageSet):
-    r"""An image set whose batches are :math:`e(x)`, encoded anew each time: draws from q(z | x), say.
+    r"""An image set whose batches are codes :math:`e(x)`, computed at every call, such as samples of q(z | x).
 
     Args:
-        encode: from a batch ``(B, *data_shape)`` to its code ``(B, *code_shape)``, without a gradient; may be random.
+        encode: function from a batch ``(B, *data_shape)`` to codes ``(B, *code_shape)``, run without gradients; may be
+            random.
         code_shape: shape of one code, which is the set's ``data_shape``.
 
     Example:
@@ -36,9 +37,9 @@ class LatentSet(ImageSet):
 
     @classmethod
     def of(cls, images: ImageSet, encode: Callable[[Tensor], Tensor], code_shape: tuple[int, ...]) -> LatentSet:
-        """The set of the codes of ``images``, labels and pairing kept."""
-        kept = {name: getattr(images, name) for name in ("images", "labels", "max_value", "dynamic", "paired")}
-        return cls(**kept, encode=encode, code_shape=tuple(code_shape))
+        """The set of the codes of ``images``, with the same labels and pairing."""
+        fields = {name: getattr(images, name) for name in ("images", "labels", "max_value", "dynamic", "paired")}
+        return cls(**fields, encode=encode, code_shape=tuple(code_shape))
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -47,8 +48,8 @@ class LatentSet(ImageSet):
 
     def mean(self, *, dtype: torch.dtype | None = None) -> Tensor:
         """Mean over the set of one code of each image, ``code_shape``."""
-        parts = torch.arange(len(self), device=self.device).split(1000)
-        return torch.cat([self.batch(part, dtype=dtype) for part in parts]).mean(0)
+        chunks = torch.arange(len(self), device=self.device).split(1000)
+        return torch.cat([self.batch(chunk, dtype=dtype) for chunk in chunks]).mean(0)
 
     def batch(
         self, index: Index, *, dtype: torch.dtype | None = None, generator: torch.Generator | None = None

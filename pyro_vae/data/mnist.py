@@ -9,6 +9,7 @@ import os
 from os import PathLike
 from pathlib import Path
 
+from pyro_vae._core.checks import require
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
 
@@ -24,19 +25,19 @@ class MNIST(Dataset):
     """The 60000 + 10000 hand-written 28 x 28 digits, in torchvision's layout.
 
     Args:
-        root: folder that contains ``MNIST/raw``; ``None`` is ``"data"``. The four idx files are downloaded
-            there when one is missing; nothing is written when they are present.
+        root: folder that contains ``MNIST/raw``; ``None`` is ``"data"``. If one of the four idx files is missing, they
+            are downloaded there; otherwise nothing is written.
         binarize: see :class:`Dataset`.
         validation: number of the 60000 training images held out.
-        seed: of the validation split and of the draws made once.
+        seed: seed of the validation split and of fixed binarization.
         labels, label_seed: see :class:`Dataset`.
 
     Shape:
         ``data_shape`` is ``(1, 28, 28)``, ``max_value`` is 255.
 
     Raises:
-        FileNotFoundError: by ``load``, when a file is missing and cannot be downloaded.
-        ValueError: by ``load``, when a file is truncated or not an idx file.
+        FileNotFoundError: by ``load``, if a file is missing and cannot be downloaded.
+        ValueError: by ``load``, if a file is truncated or not an idx file.
 
     References:
         "Gradient-based learning applied to document recognition" (LeCun, Bottou, Bengio and Haffner, 1998),
@@ -71,7 +72,7 @@ class MNIST(Dataset):
             _download(Torchvision, folder, self.may_download)
         for file in files:
             _check_idx(file)
-        train, test = (Torchvision(str(folder), train=part, download=False) for part in (True, False))
+        train, test = (Torchvision(str(folder), train=train, download=False) for train in (True, False))
         return RawArrays(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets, 255)
 
 
@@ -79,17 +80,17 @@ def _download(torchvision_mnist: type, folder: Path, allowed: bool) -> None:
     if not allowed:
         raise FileNotFoundError(
             f"MNIST: the files {', '.join(_FILES)} must lie in {folder / 'MNIST' / 'raw'}, got root={str(folder)!r} "
-            "from a run folder, where nothing is downloaded to. Say where the data lie with --root."
+            "from a run folder, to which nothing is downloaded. Specify the folder of the data with --root."
         )
-    quiet = io.StringIO()  # progress bars and prints would otherwise go to the user's terminal
+    quiet = io.StringIO()  # suppresses torchvision's progress bars and prints
     try:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             torchvision_mnist(str(folder), download=True)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f"MNIST: the files {', '.join(_FILES)} must lie in {folder / 'MNIST' / 'raw'} or be "
-            f"downloadable, got root={str(folder)!r} and a failed download ({_one_line(error)}). Put the "
-            "four files there, or pass as root the folder that contains MNIST/raw."
+            f"MNIST: the files {', '.join(_FILES)} must lie in {folder / 'MNIST' / 'raw'} or be downloadable, got "
+            f"root={str(folder)!r} and a failed download ({_one_line(error)}). Put the four files there, or pass as "
+            "root the folder that contains MNIST/raw."
         ) from error
 
 
@@ -100,12 +101,10 @@ def _check_idx(file: Path) -> None:
         head = stream.read(4 * (1 + dims))
     fields = [int.from_bytes(head[i : i + 4], "big") for i in range(0, 4 * (1 + dims), 4)]
     size = 4 * (1 + dims) + math.prod(fields[1:])
-    if fields[0] != 0x0800 + dims or file.stat().st_size != size:
-        raise ValueError(
-            f"MNIST: {file} must be a whole idx file with {dims} dimension(s), got one that is truncated or "
-            f"damaged ({file.stat().st_size} bytes). Delete it and load again to download it, or copy it "
-            "anew."
-        )
+    whole = fields[0] == 0x0800 + dims and file.stat().st_size == size
+    rule = f"{file} must be a whole idx file with {dims} dimension(s)"
+    value = f"one that is truncated or damaged ({file.stat().st_size} bytes)"
+    require(whole, "MNIST", rule, value, "Delete it and load again to download it, or copy it again")
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Seeded streams and splits that never touch the global random state."""
+"""Seeded random streams and splits that do not change the global random state."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import torch
 from torch import Tensor
 
-TEST_SEED = 0  # the test part of a data set without one of its own: the same whatever the user's seed
+TEST_SEED = 0  # of the test split of a data set without one, whatever the user's seed
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """A CPU generator that depends only on ``(seed, name)``; different names give unrelated streams.
+    """A CPU generator that depends only on ``(seed, name)``; different names give independent streams.
 
     Example:
         >>> import torch
@@ -19,19 +19,19 @@ def stream(seed: int, name: str) -> torch.Generator:
         >>> bool((a == b).all())
         True
     """
-    # hashed, as torch's CPU engine keeps 32 bits of a seed and seed + k would share streams between seeds
+    # hashed, since torch's CPU generator keeps 32 bits of a seed, and seed + k would share streams between seeds
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def hold_out(count: int, size: int, *, seed: int, name: str) -> tuple[Tensor, Tensor]:
-    """Positions ``0..count-1`` split by a seeded permutation; each part is in ascending order.
+    """Split the positions ``0..count-1`` by a seeded permutation; both results are in ascending order.
 
     Args:
         count: number of images.
         size: number of images to hold out.
-        seed: of the permutation.
-        name: of the stream, so that two splits by one seed are unrelated.
+        seed: seed of the permutation.
+        name: name of the stream, so that two splits with one seed are independent.
 
     Returns:
         The positions kept, ``(count - size,)``, and those held out, ``(size,)``.

@@ -1,89 +1,66 @@
-"""The checkpoint of a training: what it holds, and going back to it."""
+"""Checkpoints: the training state, with the settings that a resumed training must share."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pyro_vae._core.contexts import rng_state, set_rng_state
-from pyro_vae.objectives import Objective
+import torch
+
+from pyro_vae._core.checks import refusal
+from pyro_vae._core.distributed import Ranks
 from pyro_vae.training.engines.select import EngineName, resolve_engine
+from pyro_vae.training.state import TrainingState
 
-if TYPE_CHECKING:
-    from pyro_vae.training.trainer import Trainer
-
-_STATE = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
-
-
-def state_of(loop: Trainer) -> dict[str, Any]:
-    """Everything that the rest of a training depends on."""
-    return {
-        "weights": loop.trainable.weights(),
-        "optimizer": loop.optimizer.state_dict(),
-        "lr_schedule": loop.scheduler.state_dict() if loop.scheduler else None,
-        "rng": rng_state(),
-        "best": loop.best,
-        "progress": {"epoch": loop.epoch, "step": loop.step, "position": loop.position, **loop.meter.sums},
-        "has_terms": loop.meter.has_terms,
-        "identity": _identity(loop),
-    }
+_ENTRIES = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
+_EARLIER = {"engine": "eager", "precision": "fp32", "accumulate": 1}  # of runs that did not store these settings
 
 
-def _identity(loop: Trainer) -> dict[str, Any]:
-    """What must not change between a run and its resumption."""
-    return {
-        "seed": loop.settings.seed,
-        "batch_size": loop.batches.batch_size,
-        "num_data": loop.batches.num_data,
-        "optimizer": type(loop.optimizer).__name__,
-        "lr_schedule": type(loop.scheduler).__name__,
-        "objective": type(loop.objective).__name__,
-        "engine": loop.engine_name,
-        "precision": loop.settings.precision,
-        "accumulate": loop.settings.accumulate,
-    }
+def checkpoint(state: TrainingState, identity: dict[str, Any]) -> dict[str, Any]:
+    """The content of ``state.pt``.
+
+    Args:
+        state: the training state.
+        identity: settings that must not change between a run and its resumption.
+    """
+    return {**state.state_dict(), "identity": identity}
 
 
-def _check_identity(loop: Trainer, state: dict[str, Any]) -> None:
-    missing = sorted(_STATE - set(state))
-    if missing:
-        raise ValueError(f"RunFolder: state.pt must be that of a training, got none of {missing[0]!r}. Train it anew.")
-    saved = {"engine": "eager", "precision": "fp32", "accumulate": 1, **state["identity"]}
-    if loop.engine_name == "auto":  # the run's own, where there is its device
-        loop.engine_name = _available(loop, saved["engine"])
-        saved["engine"] = loop.engine_name
-    for name, value in _identity(loop).items():
-        if saved[name] != value:
-            raise ValueError(
-                f"fit: {name} must be that of the run to resume, got {name}={value!r} "
-                f"where the run has {saved[name]!r}. Pass the same, or start a new run."
-            )
+def restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any], ranks: Ranks) -> EngineName:
+    """Restore a training state from a checkpoint.
 
+    Args:
+        state: the training state.
+        saved: a checkpoint.
+        identity: settings of this training. Engine ``"auto"`` resumes with the engine of the run, if it is available.
+        ranks: the processes that train.
 
-def restore(loop: Trainer, state: dict[str, Any]) -> None:
-    """Go back to a state.
+    Returns:
+        The engine to resume with.
 
     Raises:
-        ValueError: it is that of another training.
+        ValueError: the checkpoint is damaged or of another training.
     """
-    _check_identity(loop, state)
-    loop.trainable.load(state["weights"])
-    loop.optimizer.load_state_dict(state["optimizer"])
-    if loop.scheduler:
-        loop.scheduler.load_state_dict(state["lr_schedule"])
-    set_rng_state(state["rng"])
-    loop.best, progress = state["best"], state["progress"]
-    loop.epoch, loop.step, loop.position = (int(progress.pop(k)) for k in ("epoch", "step", "position"))
-    loop.optimizer._opt_called = loop.step > 0  # type: ignore[attr-defined]  # else the scheduler warns that none was
-    loop.meter.sums, loop.meter.has_terms = progress, state["has_terms"]
-    if isinstance(loop.objective, Objective):  # the epoch's record tells the last beta
-        position = max(0, loop.position - loop.settings.accumulate)
-        loop.objective.set_progress(*loop.progress(max(0, loop.step - 1), position))
+    missing = sorted(_ENTRIES - set(saved))
+    if missing:
+        raise refusal("RunFolder", "state.pt must be that of a training", f"no entry {missing[0]!r}", "Start a new run")
+    saved_identity = {**_EARLIER, **saved["identity"]}
+    if identity["engine"] == "auto":
+        engine = _available(saved_identity["engine"], state.parameters.device, ranks)
+        identity = {**identity, "engine": engine}
+        saved_identity["engine"] = engine
+    for name, value in identity.items():
+        if saved_identity[name] != value:
+            values = f"{name}={value!r}, and {saved_identity[name]!r} in the run"
+            raise refusal(
+                "fit", f"{name} must be that of the run to resume", values, "Pass the same, or start a new run"
+            )
+    state.load_state_dict(saved)
+    return identity["engine"]
 
 
-def _available(loop: Trainer, name: EngineName) -> EngineName:
-    """The engine, where there is its device."""
-    device = next(iter(loop.trainable.parameters.values())).device
+def _available(name: EngineName, device: torch.device, ranks: Ranks) -> EngineName:
+    """The engine if this device supports it, else ``"auto"``."""
     try:
-        return resolve_engine(name, device, ranks=loop.ranks)
+        return resolve_engine(name, device, ranks=ranks)
     except ValueError:
         return "auto"

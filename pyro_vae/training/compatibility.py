@@ -1,4 +1,4 @@
-"""Objectives that are silently wrong for a model and a guide, refused before the first step."""
+"""Checks, before the first step, that an objective is valid for a model and a guide."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.axes import Axes, leading
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import validating
 from pyro_vae._core.masks import unmasked
 from pyro_vae._core.owners import Owners
@@ -27,9 +28,9 @@ from pyro_vae.objectives.per_datum import PerDatumObjective
 def check_compatibility(
     objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], *, alone: bool = True
 ) -> None:
-    """Refuse an objective that would train on a wrong loss or gradient without a word.
+    """Raise on an objective whose loss or gradient would silently be wrong.
 
-    The programs run once on the batch, without a trace outside.
+    The programs are run once on the batch, without side effects.
 
     Args:
         objective: the objective.
@@ -39,7 +40,7 @@ def check_compatibility(
         alone: whether one process trains; several share a batch.
 
     Raises:
-        ValueError: the objective is wrong for this pair; the message says what to use.
+        ValueError: the objective is invalid for this pair; the message names one to use instead.
 
     References:
         Pyro: deep universal probabilistic programming (Bingham et al., 2019). https://arxiv.org/abs/1810.09538
@@ -59,21 +60,18 @@ def check_compatibility(
 
 
 def check_additive(objective: ELBO, *, alone: bool) -> None:
-    """Refuse an objective that is no sum over the data, if several processes share a batch.
+    """Raise on an objective that is not a sum over the data, if several processes share a batch.
 
     Raises:
         ValueError: naming it.
     """
     if isinstance(objective, Objective) and not objective.additive and not alone:
-        raise _refusal(
-            f"{type(objective).__name__} must have the whole batch in one process",
-            "several that share it",
-            "Use an objective that is a sum over the data, or one process",
-        )
+        rule, value = f"{type(objective).__name__} requires the whole batch in one process", "several that share it"
+        raise refusal("fit", rule, value, "Use an objective that is a sum over the data, or one process")
 
 
 def examine(objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], owners: Owners) -> Pair:
-    """The pair on a batch; programs that run only with their discrete sites enumerated run as the objective runs them.
+    """Run the pair on a batch, with discrete sites enumerated as by the objective if it cannot be run without.
 
     Raises:
         ValueError: a program cannot be run.
@@ -89,25 +87,26 @@ def examine(objective: ELBO, model: Program, guide: Program, args: tuple[Any, ..
 
 
 def data_axes(pair: Pair) -> Axes:
-    """Where the data are in the arguments: dimensions of the size of the plate of the data, or of the whole it samples.
+    """The dimension of the data in each argument, which is as long as the plate of the data or its full size.
 
-    Without such a plate, or arguments as long, the first dimension of the first tensor.
+    Without such a plate or argument, it is the first dimension of the first tensor.
     """
     plate = pair.data_plate()
     sizes = [pair.sequential()] if plate is None else [pair.size(plate), plate.full_size]
-    first = {x.shape[0] for x in tree_flatten((pair.args, pair.kwargs))[0] if isinstance(x, Tensor) and x.dim()}
-    for size in sorted(sizes, key=lambda size: size not in first):  # a subsample may be as large as another dimension
-        found = None if size is None else pair.axes_of(size, plate)
-        if found is not None:
-            return found
+    leading_sizes = {x.shape[0] for x in tree_flatten((pair.args, pair.kwargs))[0] if isinstance(x, Tensor) and x.dim()}
+    # another dimension may be as long as a subsample
+    for size in sorted(sizes, key=lambda size: size not in leading_sizes):
+        axes = None if size is None else pair.axes_of(size, plate)
+        if axes is not None:
+            return axes
     return leading(pair.args)
 
 
 def check_pair(objective: ELBO, pair: Pair) -> None:
-    """Refuse an objective that is wrong for a pair, whatever the number of processes.
+    """Raise on an objective that is invalid for a pair, for any number of processes.
 
     Raises:
-        ValueError: the message says what to use.
+        ValueError: naming an objective to use instead.
     """
     model_trace, (guide_trace,) = pair.model_trace, pair.guide_traces
     if isinstance(objective, RenyiELBO):
@@ -117,7 +116,9 @@ def check_pair(objective: ELBO, pair: Pair) -> None:
     _check_enumeration(objective, model_trace, guide_trace, labelled=len(pair.args) > 1)
     check_kinds("fit", model_trace, guide_trace)
     check_auxiliary("fit", guide_trace, pair.outside, pair.following)
-    if type(objective).__module__.startswith(("pyro.infer.", "pyro_vae.")):  # others know what they do
+    if type(objective).__module__.startswith(
+        ("pyro.infer.", "pyro_vae.")
+    ):  # objectives of other packages may define other roles
         _check_roles(objective, pair)
     for site in model_trace.nodes.values():
         plate = pair.data_plate()
@@ -126,47 +127,48 @@ def check_pair(objective: ELBO, pair: Pair) -> None:
 
 
 def _check_roles(objective: ELBO, pair: Pair) -> None:
-    """Every latent is in both programs, and the guide observes nothing."""
+    """Require every latent site in both programs, and no observed site in the guide."""
     model_trace, (guide_trace,) = pair.model_trace, pair.guide_traces
     check_observed("fit", model_trace, guide_trace)
-    seen = [s["name"] for s in observations(guide_trace) if not isinstance(unmasked(s["fn"])[0], Unit)]
-    if seen and not isinstance(objective, PerDatumObjective):
-        rule = f"{type(objective).__name__} must have a guide that observes nothing, or it trains it to be wrong there"
-        advice = "Use the objective that the guide was written for, or IWAE, which leaves these sites out"
-        raise _refusal(rule, f"observed sites {seen}", advice)
+    observed = [s["name"] for s in observations(guide_trace) if not isinstance(unmasked(s["fn"])[0], Unit)]
+    if observed and not isinstance(objective, PerDatumObjective):
+        rule = f"{type(objective).__name__} requires a guide without observed sites, whose densities it would minimise"
+        advice = "Use the objective that the guide was written for, or IWAE, which omits these sites"
+        raise refusal("fit", rule, f"observed sites {observed}", advice)
     proposed = {s["name"] for s in latents(guide_trace)}
     free = [s for s in latents(model_trace) if s["name"] not in proposed and not s["infer"].get("enumerate")]
     extra = [s for s in latents(guide_trace) if s["name"] not in model_trace.nodes and not is_auxiliary(s)]
     if free or extra:
         names = [s["name"] for s in latents(model_trace)]
         rule = "the guide must sample every latent site of the model and no other"
-        what = f"model sites {sorted(names)}, guide sites {sorted(proposed)}"
-        raise _refusal(rule, what, 'Complete the guide, or mark its own sites with infer={"is_auxiliary": True}')
+        value = f"model sites {sorted(names)}, guide sites {sorted(proposed)}"
+        advice = 'Complete the guide, or mark its additional sites with infer={"is_auxiliary": True}'
+        raise refusal("fit", rule, value, advice)
 
 
 def _check_scales(*traces: Trace) -> None:
-    """``RenyiELBO`` scales the log-weights, inside of the logarithm of their mean: no bound is left."""
+    """Pyro's ``RenyiELBO`` scales log-weights inside the logarithm of their mean, so that it is not a bound."""
     for site in (site for trace in traces for site in sites(trace)):
         scale = torch.as_tensor(site["scale"])
         if not bool((scale == 1).all()):
-            what = f"a scale of {scale.flatten()[0]:.4g} at site {site['name']!r}"
-            raise _refusal("Pyro's RenyiELBO must not meet scaled plates", what, "Use objectives.Renyi, which may")
+            value = f"a scale of {scale.flatten()[0]:.4g} at site {site['name']!r}"
+            raise refusal("fit", "Pyro's RenyiELBO requires plates without scale", value, "Use objectives.Renyi")
         if any(frame.full_size not in (None, frame.size) for frame in site["cond_indep_stack"]):
-            what = f"site {site['name']!r}"
-            raise _refusal("Pyro's RenyiELBO must not meet subsampled plates", what, "Use objectives.Renyi, which may")
+            value = f"site {site['name']!r} in a subsampled plate"
+            raise refusal("fit", "Pyro's RenyiELBO requires plates without subsampling", value, "Use objectives.Renyi")
 
 
 def _check_order(model_trace: Trace, guide_trace: Trace) -> None:
-    """``TraceMeanField_ELBO`` takes each site's KL at the values of the sites before it."""
+    """``TraceMeanField_ELBO`` computes each site's KL at the values of the sites before it."""
     proposed = [site["name"] for site in latents(guide_trace)]
     names = [site["name"] for site in latents(model_trace) if site["name"] in proposed]
     extra = [name for name in proposed if name not in names] + [s["name"] for s in observations(guide_trace)]
     if extra:
-        rule = "TraceMeanField_ELBO must have a guide without auxiliary sites and factors"
-        raise _refusal(rule, extra, "Use ELBO, which is right for them")
+        rule = "TraceMeanField_ELBO requires a guide without auxiliary sites and factors"
+        raise refusal("fit", rule, extra, "Use ELBO, which is right for them")
     if names != proposed:
-        rule, what = "TraceMeanField_ELBO must have its sites in one order", f"model={names}, guide={proposed}"
-        raise _refusal(rule, what, "Use ELBO, which is right for any order")
+        rule, value = "TraceMeanField_ELBO requires sites in the same order", f"model={names}, guide={proposed}"
+        raise refusal("fit", rule, value, "Use ELBO, which is right for any order")
 
 
 def _check_enumeration(objective: ELBO, model_trace: Trace, guide_trace: Trace, *, labelled: bool) -> None:
@@ -174,26 +176,22 @@ def _check_enumeration(objective: ELBO, model_trace: Trace, guide_trace: Trace, 
     free = [site for site in latents(model_trace) if site["name"] not in guide_trace.nodes]
     marked = [site for site in (*latents(guide_trace), *free) if site["infer"].get("enumerate")]
     if marked and not sums:
-        what = f"site {marked[0]['name']!r} with infer={marked[0]['infer']}"
+        value = f"site {marked[0]['name']!r} with infer={marked[0]['infer']}"
         advice = "Use Pyro's TraceEnum_ELBO(max_plate_nesting=1), or sample it in the guide"
         if marked[0]["name"] in guide_trace.nodes:
             advice = "Use EnumeratedELBO or Pyro's TraceEnum_ELBO, or CategoricalGuide(estimator='score' or 'relaxed')"
-        raise _refusal(f"{name} must not meet sites to be enumerated", what, advice)
+        raise refusal("fit", f"{name} requires sites that are not enumerated", value, advice)
     for site in marked:
         if site["fn"].has_rsample:
-            what = f"site {site['name']!r} that is a {type(site['fn']).__name__}"
+            value = f"site {site['name']!r} that is a {type(site['fn']).__name__}"
             advice = "Use ELBO for a relaxed guide, or CategoricalGuide(estimator='enumerate')"
-            raise _refusal(f"{name} must enumerate discrete sites", what, advice)
-    drawn = any(not site["fn"].has_rsample for site in latents(guide_trace))
-    if sums and not marked and (drawn or not labelled):  # a batch with labels may have nothing to enumerate
-        what = f"sites {[site['name'] for site in latents(guide_trace)]} that are drawn"
+            raise refusal("fit", f"{name} must enumerate discrete sites", value, advice)
+    sampled = any(not site["fn"].has_rsample for site in latents(guide_trace))
+    if sums and not marked and (sampled or not labelled):  # a batch with labels may have nothing to enumerate
+        value = f"sites {[site['name'] for site in latents(guide_trace)]} that are sampled"
         advice = "Use ELBO (ScoreFunction for discrete sites), or set infer={'enumerate': 'parallel'}"
-        raise _refusal(f"{name} must have something to enumerate", what, advice)
+        raise refusal("fit", f"{name} must have a site to enumerate", value, advice)
 
 
 def _sums(objective: ELBO) -> bool:
     return isinstance(objective, TraceEnum_ELBO) or (isinstance(objective, Objective) and objective.sums)
-
-
-def _refusal(rule: str, given: Any, advice: str) -> ValueError:
-    return ValueError(f"fit: {rule}, got {given}. {advice}.")

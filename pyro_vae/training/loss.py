@@ -1,4 +1,4 @@
-"""What is trained: loss and gradient of a batch, the same function for every engine."""
+"""Loss and gradient of a batch, the same function for every engine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from pyro_vae._core.axes import Axes, leading
+from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.precision import NetworkPrecision, Precision
 from pyro_vae._core.shared_random import Share, SharedRandom
@@ -25,10 +26,11 @@ class Gradients(NamedTuple):
     """Loss and gradient of one batch.
 
     Attributes:
-        loss: a sum over the batch.
-        terms: reconstruction and KL, sums over the batch.
-        gradients: of the loss divided by the length of the batch, one per parameter; None where it takes no part.
-        norm: of all gradients together.
+        loss: sum over the batch.
+        terms: reconstruction and KL, summed over the batch.
+        gradients: gradient of the loss divided by the length of the batch, by each parameter; None if the loss does not
+            depend on it.
+        norm: norm of all gradients together.
         finite: whether the loss and the norm are finite and the data in the likelihood's support.
     """
 
@@ -41,19 +43,19 @@ class Gradients(NamedTuple):
 
 @dataclass(frozen=True)
 class LossFunction:
-    """What is trained.
+    """The loss of a model and a guide on a batch, and its gradient.
 
     Attributes:
         objective: the Pyro ELBO that is minimised, per datum of the batch.
         model: Pyro model.
         guide: Pyro guide.
-        parameters: what the gradient is taken by.
+        parameters: tensors that the gradient is taken with respect to.
         buffers: other tensors that the programs read or write, such as running statistics.
-        precision: of the networks.
-        axes: where the data are in the arguments; None for the first dimension of the first tensor.
-        owners: of the programs, whose plain attributes a recording is compared by; None for none.
-        watch: makes what looks at each run of the programs; None for nothing.
-        rows: position of the batch in the shape of each random draw, needed if several processes share a batch; see
+        precision: precision of the networks.
+        axes: the dimension of the data in each argument; None for the first dimension of the first tensor.
+        owners: modules of the programs, whose plain attributes a recording depends on.
+        watch: context around each run of the programs, called with the arguments and the number of data.
+        rows: dimension of the batch in the shape of each random draw, needed if several processes share a batch; see
             :func:`~pyro_vae._core.shared_random.find_rows`.
     """
 
@@ -72,9 +74,12 @@ class LossFunction:
         """Loss and gradient of the batch ``args``.
 
         Args:
-            args: what the programs are called with.
-            share: which rows these are of the whole batch, whose random numbers are drawn.
-            flag: look at the support too, without a message.
+            args: arguments of the programs.
+            share: rows of the whole batch that ``args`` are; random numbers are drawn for the whole batch.
+            flag: include in ``finite`` whether the data lie in the support.
+
+        Raises:
+            ValueError: the loss depends on no parameter.
         """
         support = SupportFlag() if flag else nullcontext()
         random = SharedRandom(share, self.rows) if share else nullcontext()
@@ -82,48 +87,48 @@ class LossFunction:
         watch = self.watch(args, size) if self.watch else nullcontext()
         with NetworkPrecision(self.precision), random, support, watch:
             loss = self.objective.differentiable_loss(self.model, self.guide, *args)
-        if not loss.requires_grad:
-            raise ValueError("fit: the loss must depend on a parameter, got one that depends on none. Release one.")
+        rule = "the loss must depend on a parameter"
+        require(loss.requires_grad, "fit", rule, "a loss without gradient", "Set requires_grad of some parameter")
         gradients = torch.autograd.grad(loss / size, self.parameters, allow_unused=True)
         pairs = zip(self.parameters, gradients, strict=True)
-        found: list[Tensor | None] = [None if g is None else as_stored(p, g) for p, g in pairs]
-        norm = get_total_norm([g for g in found if g is not None])
+        stored: list[Tensor | None] = [None if g is None else as_stored(p, g) for p, g in pairs]
+        norm = get_total_norm([g for g in stored if g is not None])
         terms = self.objective.terms if isinstance(self.objective, Objective) else None
         finite = torch.isfinite(loss.detach() + norm)
         if isinstance(support, SupportFlag):
             finite = support.all(finite)
-        return Gradients(loss.detach(), terms, found, norm, finite)
+        return Gradients(loss.detach(), terms, stored, norm, finite)
 
 
 def as_stored(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in the parameter's layout of memory: torch's fused optimizers go through both side by side."""
+    """The gradient in the memory layout of the parameter, which torch's fused optimizers require."""
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
 
 
 def check_objective(objective: Any) -> None:
-    """Refuse what cannot be trained step by step with a torch optimizer.
+    """Raise on objectives that cannot be minimised step by step by a torch optimizer.
 
     Raises:
         ValueError: not an instance of a Pyro objective with ``differentiable_loss``, or one of Pyro's traced ones.
     """
     name = objective.__name__ if isinstance(objective, type) else type(objective).__name__
     if isinstance(objective, type):
-        what, advice = f"the class {name}", f"Write {name}()"
+        value, advice = f"the class {name}", f"Write {name}()"
     elif name.startswith("Jit"):
-        what, advice = name, f"Use {name.removeprefix('Jit')}: the engines compile it"
+        value, advice = name, f"Use {name.removeprefix('Jit')}: the engines compile it"
     elif isinstance(objective, RenyiELBO):
-        what, advice = name, "Use objectives.Renyi, which is a bound per datum, under scaled plates too"
+        value, advice = name, "Use objectives.Renyi, which is a bound per datum, under scaled plates too"
     elif not hasattr(objective, "differentiable_loss"):
-        what, advice = name, "Use Trace_ELBO(), or Pyro's own SVI for this one"
+        value, advice = name, "Use Trace_ELBO(), or Pyro's own SVI for this one"
     else:
         return
-    raise ValueError(f"fit: objective must be a Pyro ELBO with differentiable_loss, got {what}. {advice}.")
+    raise refusal("fit", "objective must be a Pyro ELBO with differentiable_loss", value, advice)
 
 
-def accumulated(parts: Sequence[tuple[Gradients, int]], total: int) -> Gradients:
-    """Over the batches of a step, given with their lengths: summed losses, the gradient of their mean over the data.
+def accumulate_gradients(parts: Sequence[tuple[Gradients, int]], total: int) -> Gradients:
+    """Sum the losses over the batches of a step, and average the gradients over its data.
 
     Args:
         parts: loss and gradient of each batch, with its length.
@@ -142,4 +147,4 @@ def accumulated(parts: Sequence[tuple[Gradients, int]], total: int) -> Gradients
 
 def _weighted_sum(gradients: Sequence[Tensor | None], weights: Sequence[float]) -> Tensor | None:
     present = [g * w for g, w in zip(gradients, weights, strict=True) if g is not None]
-    return sum(present[1:], present[0]) if present else None  # in the layout of memory that all have
+    return sum(present[1:], present[0]) if present else None  # starts from a tensor to keep the memory layout

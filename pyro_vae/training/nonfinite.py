@@ -1,32 +1,32 @@
-"""Finding out where a loss or a gradient stopped being finite."""
+"""Diagnosis of a loss or a gradient that is not finite."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine, validation_enabled
 from torch import Tensor
 
 from pyro_vae._core.axes import leading
-from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.contexts import isolated_rng, rng_state, set_rng_state
 from pyro_vae._core.owners import evaluating
 from pyro_vae._core.precision import NetworkPrecision
 from pyro_vae._core.support import SupportCheck, SupportError
 from pyro_vae._core.types import Program
-from pyro_vae.data.batches import Batch
-from pyro_vae.training.engines.base import restore
+from pyro_vae.training.engines.base import Engine, Step, restore
+from pyro_vae.training.engines.rows import BatchRows
 from pyro_vae.training.loss import LossFunction
 
 
 class NonFiniteError(FloatingPointError):
-    """The loss or its gradient is not finite; the parameters are as they were before the step.
+    """The loss or its gradient is not finite; the parameters are those before the step.
 
     Attributes:
         site: name of the sample site whose log-probability is not finite, or None.
         datum: index of the datum in the data set (in the batch, for an iterable of batches), or None.
-        step: number of the step that could not be taken.
+        step: number of the step that was not taken.
     """
 
     def __init__(self, message: str, *, site: str | None, datum: int | None, step: int) -> None:
@@ -34,59 +34,83 @@ class NonFiniteError(FloatingPointError):
         self.site, self.datum, self.step = site, datum, step
 
 
+class Snapshot(NamedTuple):
+    """Random state and buffers before a group of steps."""
+
+    rng: dict[str, Any]
+    buffers: list[Tensor]
+
+
+def take_snapshot(engine: Engine, steps: Sequence[Step], buffers: Sequence[Tensor]) -> Snapshot:
+    """Store what :func:`rewind_to_last` needs."""
+    if engine.stride == 1:
+        for batch in steps[0].batches:
+            _ = batch.args  # sampled before the random state is stored, and kept by the batch
+    return Snapshot(rng_state(), [buffer.clone() for buffer in buffers])
+
+
+def rewind_to_last(engine: Engine, steps: Sequence[Step], before: Snapshot, buffers: Sequence[Tensor]) -> None:
+    """Restore random state and buffers to those before the last of the steps."""
+    set_rng_state(before.rng)
+    if engine.stride == 1:
+        restore(buffers, before.buffers)
+        return
+    values = [buffer.clone() for buffer in buffers]  # the engine has restored them
+    for batch in (batch for step in steps[:-1] for batch in step.batches):
+        engine.loss.gradients(*batch.args)  # advances the generators
+    restore(buffers, values)
+
+
 def diagnose(
-    problem: LossFunction, batches: Sequence[Batch], parameters: dict[str, Tensor], step: int
+    loss: LossFunction, batches: Sequence[BatchRows], parameters: dict[str, Tensor], step: int
 ) -> NonFiniteError:
-    """Run the step again at the same random state and name the first site and datum that are not finite.
+    """Run the step again from the same random state and name the first site and datum that are not finite.
 
     Args:
-        problem: what is trained.
-        batches: those of the step.
-        parameters: those of the problem, by name.
+        loss: the loss function.
+        batches: this process's rows of the step's batches.
+        parameters: parameters of the loss function, by name.
         step: number of the step.
 
     Raises:
         ValueError: the data are outside the likelihood's support.
     """
-    buffers = [buffer.clone() for buffer in problem.buffers]
+    buffers = [buffer.clone() for buffer in loss.buffers]
     try:
-        names = _bad_gradients(problem, batches, parameters)
-        found = [(_of_batch(problem, batch), batch.index) for batch in batches]
-    finally:  # running statistics are those before the step too
-        restore(problem.buffers, buffers)
-    (site, row), index = next((f for f in found if f[0] != (None, None)), found[0])
-    datum = None if row is None else int(index[row]) if index is not None else row
-    what = f"site {site!r}" if site else f"the gradient of {', '.join(names[:3]) or 'the loss'}"
-    where = "" if datum is None else f" for datum {datum}" + ("" if index is not None else " of the batch")
+        names = _bad_gradients(loss, batches, parameters)
+        causes = [(_first_cause(loss, batch), batch.indices) for batch in batches]
+    finally:  # restores running statistics too
+        restore(loss.buffers, buffers)
+    (site, row), indices = next((cause for cause in causes if cause[0] != (None, None)), causes[0])
+    datum = None if row is None else int(indices[row]) if indices is not None else row
+    place = f"site {site!r}" if site else f"the gradient of {', '.join(names[:3]) or 'the loss'}"
+    place += "" if datum is None else f" for datum {datum}" + ("" if indices is not None else " of the batch")
     return NonFiniteError(
-        f"fit: loss and gradient must stay finite, got a value that is not at {what}{where}, step {step}. "
-        "The parameters are those before that step; lower the learning rate, set clip_norm, or look at the datum.",
+        f"fit: loss and gradient must stay finite, got a value that is not at {place}, step {step}. "
+        "The parameters are those before that step; lower the learning rate, set clip_norm, or inspect the datum.",
         site=site,
         datum=datum,
         step=step,
     )
 
 
-def _bad_gradients(problem: LossFunction, batches: Sequence[Batch], parameters: dict[str, Tensor]) -> list[str]:
-    """Parameters by whose gradient the step was none; an engine may have overwritten it since."""
+def _bad_gradients(loss: LossFunction, batches: Sequence[BatchRows], parameters: dict[str, Tensor]) -> list[str]:
+    """Names of the parameters whose gradient is not finite; an engine may have overwritten it since."""
     with isolated_rng():
-        found = [problem.gradients(*batch.args, flag=False).gradients for batch in batches]
-    bad = [any(g is not None and not torch.isfinite(g).all() for g in row) for row in zip(*found, strict=True)]
+        gradients = [loss.gradients(*batch.args, flag=False).gradients for batch in batches]
+    bad = [any(g is not None and not torch.isfinite(g).all() for g in row) for row in zip(*gradients, strict=True)]
     return [name for name, is_bad in zip(parameters, bad, strict=True) if is_bad]
 
 
-def _of_batch(problem: LossFunction, batch: Batch) -> tuple[str | None, int | None]:
+def _first_cause(loss: LossFunction, batch: BatchRows) -> tuple[str | None, int | None]:
+    """The first site and row of a batch that are not finite."""
+    size = (loss.axes or leading(batch.args)).length(batch.args)
     try:
-        return _first_bad_datum(problem, batch.args)
+        with NetworkPrecision(loss.precision):
+            site, row = _first_bad_site(loss.model, loss.guide, batch.args, size)
+            return (site, row) if site is not None else (None, _first_bad_gradient(loss, batch.args))
     except SupportError as error:
-        raise error.in_data(batch.index) from None
-
-
-def _first_bad_datum(problem: LossFunction, args: tuple[Any, ...]) -> tuple[str | None, int | None]:
-    with NetworkPrecision(problem.precision):
-        size = (problem.axes or leading(args)).length(args)
-        site, row = _first_bad_site(problem.model, problem.guide, args, size)
-        return (site, row) if site is not None else (None, _first_bad_gradient(problem, args))
+        raise error.in_data(batch.indices) from None
 
 
 @torch.no_grad()
@@ -104,20 +128,20 @@ def _first_bad_site(model: Program, guide: Program, args: tuple[Any, ...], size:
 
 
 def _row(bad: Tensor, batch: int) -> int | None:
-    """The first bad datum: the leading plate dimension that has the length of the batch."""
+    """The first bad datum, along the leftmost dimension that is as long as the batch."""
     for dim, size in enumerate(bad.shape):
         if size == batch:
             return int(bad.transpose(0, dim).flatten(1).any(1).nonzero()[0]) if bad.dim() > 1 else int(bad.nonzero()[0])
     return None
 
 
-def _first_bad_gradient(problem: LossFunction, args: tuple[Any, ...]) -> int | None:
-    """The first datum whose own gradient is not finite, each evaluated alone, without statistics of a batch."""
-    axes = problem.axes or leading(args)
+def _first_bad_gradient(loss: LossFunction, args: tuple[Any, ...]) -> int | None:
+    """The first datum whose gradient is not finite, each evaluated alone and in eval mode."""
+    axes = loss.axes or leading(args)
     for row in range(axes.length(args)):
-        one = axes.take(args, range(row, row + 1))
-        with validation_enabled(False), evaluating(problem.model, problem.guide), torch.enable_grad():
-            gradients = problem.gradients(*one, flag=False).gradients
+        datum = axes.take(args, range(row, row + 1))
+        with validation_enabled(False), evaluating(loss.model, loss.guide), torch.enable_grad():
+            gradients = loss.gradients(*datum, flag=False).gradients
         if not all(torch.isfinite(g).all() for g in gradients if g is not None):
             return row
     return None

@@ -1,10 +1,9 @@
-"""The tensors of a model and a guide: what is trained, saved and resumed."""
+"""The tensors of a model and a guide that are trained, saved and resumed."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import pyro
@@ -12,9 +11,10 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.utils._pytree import tree_flatten
 
+from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.failures import one_line
 from pyro_vae._core.owners import Owners
@@ -27,26 +27,26 @@ OptimizerFactory = Callable[[Any], Optimizer]
 
 
 class ParameterSet:
-    """Parameters and buffers of a model and a guide, however they are written.
+    """Parameters and buffers of a model and a guide.
 
-    These are the parameters of the modules that the programs use, what they declare with ``pyro.param``, and tensors in
-    variables of their functions. The programs are run on a batch, validated and with nothing outside noticing, which
-    also makes parameters that are created at the first call.
+    These are the parameters of the modules that the programs use, those declared by ``pyro.param``, and tensors in
+    variables of the programs' functions. The programs are run on a batch, validated and without side effects; this
+    also creates parameters that are created at the first call.
 
     Args:
-        objective: the objective they will be trained with.
+        objective: the training objective.
         model: Pyro model.
         guide: Pyro guide.
         args: a batch.
 
     Raises:
-        ValueError: there is nothing to train; or the loss depends on a tensor that requires a gradient and that no
-            parameter is known by.
+        ValueError: there are no parameters; or the loss depends on a tensor that requires a gradient and has no name.
 
     Attributes:
         pair: the programs as examined on the batch.
-        modules: whose tensors are saved, by name.
-        parameters: by name.
+        modules: modules whose tensors are saved, by name.
+        tensors: the trained parameters, by name.
+        stored: those among them that no module holds, by name.
     """
 
     def __init__(self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> None:
@@ -55,28 +55,26 @@ class ParameterSet:
         check_pair(objective, self.pair)
         named, others = self._captured(objective, model, guide, args)
         self.modules = self.owners.kept()
-        self.parameters: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
         self._add({name: p for name, p in self.owners.named_parameters().items() if p.requires_grad})
         self.stored = self._add({f"param_store.{k}": p for k, p in named.items()})
-        known = {id(p) for p in self.parameters.values()} | {id(x) for x in tree_flatten(args)[0]}
+        known = {id(p) for p in self.tensors.values()} | {id(x) for x in tree_flatten(args)[0]}
         others = [tensor for tensor in others if id(tensor) not in known]
-        if others:  # those of one run alone are its own, for gradients that the programs take themselves
+        if others:  # tensors that only one run creates serve gradients that the programs take themselves
             again = {id(tensor) for tensor in _capture(objective, model, guide, args, self.owners)[1]}
             others = [tensor for tensor in others if id(tensor) in again]
         self.stored |= self._add(self._variables(others))
-        if not self.parameters:
-            raise ValueError(
-                "fit: model or guide must have parameters to train, got none. Set requires_grad, or pass nn.Modules."
-            )
+        advice = "Set requires_grad, or pass nn.Modules"
+        require(bool(self.tensors), "fit", "model or guide must have parameters to train", "no parameters", advice)
         self._idle: set[str] = set()
 
     def _captured(
         self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """What the programs ask of Pyro's parameter store, and all that the loss depends on.
+        """Parameters that the programs declare, by name, and all tensors that the loss depends on.
 
-        Tensors that other modules left in the store are removed from it: ``pyro.module`` keeps the first module that it
-        sees under a name.
+        Tensors of other modules in the store are removed from it: ``pyro.module`` keeps the first module registered
+        under a name.
         """
         named, reached = _capture(objective, model, guide, args, self.owners)
         held = {id(p) for p in self.owners.parameters()}
@@ -89,62 +87,64 @@ class ParameterSet:
         return {name: p for name, p in named.items() if name not in copies}, reached
 
     def _variables(self, reached: list[Tensor]) -> dict[str, Tensor]:
-        """Tensors that the loss depends on and that neither a module nor the store holds, by their variables' names."""
-        found = {}
+        """Tensors that the loss depends on and neither a module nor the store holds, by the name of their variable."""
+        variables = {}
         for tensor in reached:
             name = self.owners.name_of(tensor)
             if name is None:
-                raise ValueError(
-                    "fit: every tensor that the loss depends on and that requires a gradient must be a parameter, got "
-                    f"one of shape {tuple(tensor.shape)}. Keep it in a module or in pyro.param, or detach it."
-                )
-            found[f"variable.{name}"] = tensor
-        return found
+                rule = "every tensor that the loss depends on and that requires a gradient must be a parameter"
+                advice = "Store it in a module or in pyro.param, or detach it"
+                raise refusal("fit", rule, f"one of shape {tuple(tensor.shape)}", advice)
+            variables[f"variable.{name}"] = tensor
+        return variables
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(iter(self.tensors.values())).device
 
     def await_gradients(self) -> None:
-        """Note, from the first step on, which parameters get a gradient."""
-        self._idle = set(self.parameters)
+        """Start to record which parameters receive a gradient."""
+        self._idle = set(self.tensors)
 
     def notice_gradients(self) -> None:
-        """Take note of the parameters that the last step gave a gradient."""
+        """Record the parameters that received a gradient in the last step."""
         if self._idle:
-            self._idle -= {name for name in self._idle if self.parameters[name].grad is not None}
+            self._idle -= {name for name in self._idle if self.tensors[name].grad is not None}
 
     def warn_idle(self) -> None:
-        """Name the parameters that got no gradient in any step so far, once."""
+        """Warn once of the parameters that received no gradient so far."""
         if self._idle:
             names = sorted(self._idle)
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             warnings.warn(
                 f"fit: {len(names)} parameters got no gradient in the first epoch: {shown}. The loss does not depend "
-                "on them; freeze them (requires_grad=False) if that is meant.",
+                "on them; freeze them (requires_grad=False) if that is intended.",
                 stacklevel=2,
             )
         self._idle = set()
 
     def check_same(self) -> None:
-        """Refuse parameters that were frozen or released since the training began.
+        """Raise if a parameter was frozen or released since the training began.
 
         Raises:
             ValueError: naming one.
         """
-        mine = {id(p) for p in self.parameters.values()}
+        trained = {id(p) for p in self.tensors.values()}
         for name, parameter in self.owners.named_parameters().items():
-            if parameter.requires_grad != (id(parameter) in mine):
-                done = "released" if parameter.requires_grad else "frozen"
-                raise ValueError(
-                    f"fit: what is trained must not change during a training, got {name}, which was {done} meanwhile. "
-                    "Call fit once for each stage."
-                )
+            if parameter.requires_grad != (id(parameter) in trained):
+                change = "released" if parameter.requires_grad else "frozen"
+                rule, advice = "trained parameters must not change during a training", "Call fit once for each stage"
+                raise refusal("fit", rule, f"{name}, which was {change}", advice)
 
     def buffers(self) -> list[Tensor]:
-        """What a step may change besides the parameters, such as running statistics."""
+        """Tensors other than parameters that a step may change, such as running statistics."""
         return list({id(b): b for module in self.modules.values() for b in module.buffers()}.values())
 
-    def _add(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        known = {id(p) for p in self.parameters.values()}
-        new = {name: p for name, p in found.items() if id(p) not in known}
-        self.parameters.update(new)
+    def _add(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        known = {id(p) for p in self.tensors.values()}
+        new = {name: p for name, p in tensors.items() if id(p) not in known}
+        self.tensors.update(new)
         return new
 
     def weights(self) -> dict[str, Tensor]:
@@ -158,59 +158,50 @@ class ParameterSet:
         Raises:
             ValueError: names or shapes are those of another model.
         """
-        mine = self.weights()
-        wrong = sorted(set(mine) ^ set(weights)) or sorted(k for k in mine if mine[k].shape != weights[k].shape)
+        tensors = self.weights()
+        wrong = sorted(set(tensors) ^ set(weights))
+        wrong = wrong or sorted(name for name, tensor in tensors.items() if tensor.shape != weights[name].shape)
         if wrong:
-            raise ValueError(
-                f"fit: the saved weights must be those of this model and guide, got a mismatch at {wrong[0]!r}. "
-                "Resume with the model the run was made with."
-            )
+            rule = "the saved weights must be those of this model and guide"
+            raise refusal("fit", rule, f"a mismatch at {wrong[0]!r}", "Resume with the model of the run")
         with torch.no_grad():
-            for name, tensor in mine.items():
+            for name, tensor in tensors.items():
                 tensor.copy_(weights[name])
 
 
 def _capture(
     objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], owners: Owners
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Run the loss once, validated: what it took from the store, and the tensors that its gradient reaches."""
+    """Run the loss once, validated; return the declared parameters and the tensors that its gradient reaches."""
     capture = poutine.trace(param_only=True)
-    quiet = (
-        owners.unchanged(),
-        owners.evaluating(),
-        torch.enable_grad(),
-        isolated_rng(validate=True),
-        SupportCheck("fit"),
-    )
-    with ExitStack() as stack:
-        for context in (one_line("fit", args, model, guide), *quiet):
-            stack.enter_context(context)
-        with capture:
+    with one_line("fit", args, model, guide), owners.unchanged(), owners.evaluating(), torch.enable_grad():
+        with isolated_rng(validate=True), SupportCheck("fit"), capture:
             loss = objective.differentiable_loss(model, guide, *args)
         reached = list(leaves(loss)) if isinstance(loss, Tensor) else []
     return {name: site["value"].unconstrained() for name, site in capture.trace.nodes.items()}, reached
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Refuse what is not an optimizer of torch's.
+    """Require an optimizer of torch, not of Pyro.
 
     Raises:
-        ValueError: it is one of Pyro's, say.
+        ValueError: naming its class.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise ValueError(
-            f"fit: the optimizer must be one of torch.optim, got a {type(optimizer).__name__}. "
-            "Pass for example partial(torch.optim.Adam, lr=1e-3)."
-        )
+    is_torch, advice = isinstance(optimizer, Optimizer), "Pass for example partial(torch.optim.Adam, lr=1e-3)"
+    require(is_torch, "fit", "the optimizer must be one of torch.optim", f"a {type(optimizer).__name__}", advice)
 
 
 def build_optimizer(factory: OptimizerFactory, parameters: list[Tensor]) -> Optimizer:
-    """Build the optimizer, with torch's fused kernels where it has them and the factory did not choose.
+    """Build the optimizer, with torch's fused kernels if it has them and the factory does not choose otherwise.
 
     A small VAE has many small tensors, over which the unfused optimizers loop.
+
+    Raises:
+        ValueError: it is not an optimizer of torch, or needs a closure.
     """
     optimizer = factory(parameters)
     check_optimizer(optimizer)
+    require(not isinstance(optimizer, LBFGS), "fit", "the optimizer must not need a closure", "LBFGS", "Use Adam")
     undecided = all(optimizer.defaults.get(k, False) in (None, False) for k in ("foreach", "differentiable"))
     if "fused" in optimizer.defaults and optimizer.defaults["fused"] is None and undecided:
         for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Another guide for a trained model."""
+"""Training of another guide for a trained model."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import nn
 
+from pyro_vae._core.checks import require
 from pyro_vae.data.batches import Data
-from pyro_vae.training.fitting import fit
-from pyro_vae.training.settings import FitResult
+from pyro_vae.training.fitting import FitResult, fit
 
 V = TypeVar("V", bound="Swappable")
 
 
 class Swappable(Protocol):
-    """What refitting asks of a VAE: a model, a guide, and the same model with another guide."""
+    """Protocol of a VAE whose guide can be replaced."""
 
     model: nn.Module
     guide: nn.Module
@@ -26,11 +26,11 @@ class Swappable(Protocol):
 
 
 class Refitted(NamedTuple, Generic[V]):
-    """A VAE with its new guide, and how the guide was trained.
+    """A VAE with a new guide, and the result of training it.
 
     Attributes:
         vae: the same model, its tensors shared, with the new guide.
-        result: the history of the training.
+        result: the result of the training.
     """
 
     vae: V
@@ -40,14 +40,14 @@ class Refitted(NamedTuple, Generic[V]):
 def refit_guide(vae: V, guide: nn.Module, data: Data, **options: Any) -> Refitted[V]:
     r"""Train a new guide for a trained model, :math:`\max_\phi \mathrm{ELBO}(\theta, \phi)` with :math:`\theta` fixed.
 
-    The model is frozen and in eval mode meanwhile, and is afterwards as it was. What the new guide gains in ELBO over
-    the old one is inference alone: log p(x) has not changed.
+    The model is frozen and in eval mode during training and is restored afterwards. A gain in ELBO over the old guide
+    is a gain of inference alone, as log p(x) does not change.
 
     Args:
-        vae: a trained VAE or HierarchicalVAE; it keeps its own guide.
+        vae: a trained VAE or HierarchicalVAE; its guide is not changed.
         guide: the new guide, for the same latents and data.
         data: as for :func:`pyro_vae.fit`.
-        options: of :func:`pyro_vae.fit`: epochs, batch_size, objective, optimizer, engine, run, seed, ...
+        options: options of :func:`pyro_vae.fit`: epochs, batch_size, objective, optimizer, engine, run, seed, ...
 
     Returns:
         The model with the new guide, and the history.
@@ -70,12 +70,14 @@ def refit_guide(vae: V, guide: nn.Module, data: Data, **options: Any) -> Refitte
         >>> richer.likelihood is vae.likelihood, len(result.history)
         (True, 2)
     """
-    own = {id(parameter) for parameter in vae.model.parameters()}
-    if any(id(parameter) in own for parameter in guide.parameters()):
-        raise ValueError(
-            "refit_guide: the guide must not share parameters with the model, which is frozen, got one that does "
-            "(a VampPrior holds the guide it was built with). Build a new guide."
-        )
+    frozen_ids = {id(parameter) for parameter in vae.model.parameters()}
+    require(
+        not any(id(parameter) in frozen_ids for parameter in guide.parameters()),
+        "refit_guide",
+        "the guide must not share parameters with the model, which is frozen",
+        "one that does (a VampPrior holds the guide it was built with)",
+        "Build a new guide",
+    )
     fitted = vae.with_guide(guide)
     with frozen(fitted.model):
         return Refitted(fitted, fit(fitted.model, guide, data, **options))
@@ -83,10 +85,10 @@ def refit_guide(vae: V, guide: nn.Module, data: Data, **options: Any) -> Refitte
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Within it, the module has nothing to train and is in eval mode; afterwards each part is as it was.
+    """Context in which a module is frozen and in eval mode; both are restored for each submodule.
 
     Args:
-        module: of any kind.
+        module: the module.
 
     Example:
         >>> layer = nn.Linear(2, 3)
@@ -97,12 +99,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
         (True, True)
     """
     trained = [p for p in module.parameters() if p.requires_grad]
-    modes = [(part, part.training) for part in module.modules()]
+    modes = [(submodule, submodule.training) for submodule in module.modules()]
     try:
         module.requires_grad_(False).eval()
         yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-        for part, mode in modes:
-            part.training = mode
+        for submodule, mode in modes:
+            submodule.training = mode

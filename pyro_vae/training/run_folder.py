@@ -1,4 +1,4 @@
-"""The folder of a run: what is needed to resume it, to rebuild its model and to draw its curves."""
+"""The folder of a run, from which it is resumed, its model rebuilt and its curves drawn."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.files import json_ready, write_atomically
 
 FORMAT = 1
-_KEYS = ("metrics_bytes",)  # what every state holds; the training loop adds its own
+_METRICS_BYTES = "metrics_bytes"  # entry of every state: length of metrics.jsonl at the time
 
 
 class RunFolder:
     """A run folder: ``config.yaml``, ``weights.safetensors``, ``state.pt``, ``metrics.jsonl``, ``figures/``.
 
-    Every file is written atomically, and nothing is read that could execute code.
+    Every file is written atomically, and reading a file never executes code.
 
     Args:
-        path: the folder, which must exist; :meth:`create` makes one.
+        path: an existing folder; :meth:`create` makes one.
 
     Raises:
-        FileNotFoundError: no such folder.
+        FileNotFoundError: the folder does not exist.
 
     Example:
         >>> import tempfile
@@ -47,14 +48,14 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, *, config: str | None = None) -> RunFolder:
-        """Make a new run folder, whole or not at all.
+        """Create a run folder, completely or not at all.
 
         Args:
-            path: the folder; its parents are made as needed.
+            path: the folder; its parents are created as needed.
             config: text of ``config.yaml``.
 
         Raises:
-            FileExistsError: something is at ``path`` already.
+            FileExistsError: ``path`` exists.
         """
         target = Path(path)
         if target.exists():
@@ -76,7 +77,7 @@ class RunFolder:
 
     @property
     def figures(self) -> Path:
-        """The folder of the figures."""
+        """The folder of the figures, created at the first use."""
         folder = self.path / "figures"
         folder.mkdir(exist_ok=True)
         return folder
@@ -85,69 +86,73 @@ class RunFolder:
         """The text of ``config.yaml``.
 
         Raises:
-            FileNotFoundError: the run has none.
+            FileNotFoundError: the run has no configuration.
         """
         file = self.path / "config.yaml"
         if not file.is_file():
-            raise FileNotFoundError(f"RunFolder: {self.path} must hold config.yaml, got none. Is it a run folder?")
+            raise FileNotFoundError(
+                f"RunFolder: {self.path} must hold config.yaml, got no such file. Is it a run folder?"
+            )
         return file.read_text()
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write the state to resume from, and how far the metrics reach."""
+        """Write the state to resume from, and the current length of the metrics."""
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **state, "metrics_bytes": self._sync_metrics()}, buffer)
+        torch.save({"format": FORMAT, **state, _METRICS_BYTES: self._sync_metrics()}, buffer)
         write_atomically(self.path / "state.pt", buffer.getvalue(), overwrite=True)
 
     def load_state(self) -> dict[str, Any] | None:
-        """The state to resume from, with the metrics cut back to it; None where nothing was saved yet.
+        """Read the state to resume from, and truncate the metrics to it; None if nothing was saved yet.
 
         Raises:
             ValueError: the file is damaged or was not written by this package.
         """
         file = self.path / "state.pt"
         if not file.exists():
-            self._cut_metrics(0)
+            self._truncate_metrics(0)
             return None
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-            found = state["format"]
-            if found == FORMAT and not set(_KEYS) <= set(state):
-                raise KeyError(f"no entry {sorted(set(_KEYS) - set(state))[0]!r}")
+            version = state["format"]
+            if version == FORMAT and _METRICS_BYTES not in state:
+                raise KeyError(f"no entry {_METRICS_BYTES!r}")
         except Exception as error:
             raise _unreadable(file, error) from None
-        if found != FORMAT:
-            raise _unreadable(file, f"format {found}")
-        self._cut_metrics(int(state["metrics_bytes"]))
+        if version != FORMAT:
+            raise _unreadable(file, f"format {version}")
+        self._truncate_metrics(int(state[_METRICS_BYTES]))
         return state
 
     def save_weights(self, weights: dict[str, Tensor]) -> None:
         """Write ``weights.safetensors``."""
-        # Clones, because safetensors refuses tensors that share memory (a prior that goes through the guide).
+        # Clones, because safetensors refuses tensors that share memory (a VampPrior contains the guide).
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
         write_atomically(self.path / "weights.safetensors", save_safetensors(tensors), overwrite=True)
 
     def load_weights(self) -> dict[str, Tensor]:
-        """The tensors of ``weights.safetensors``.
+        """Read ``weights.safetensors``.
 
         Raises:
-            FileNotFoundError: the run has none yet.
+            FileNotFoundError: the run has no weights yet.
             ValueError: the file is damaged.
         """
         file = self.path / "weights.safetensors"
         if not file.is_file():
-            raise FileNotFoundError(f"RunFolder: {self.path} must hold weights.safetensors, got none. Train it first.")
+            raise FileNotFoundError(
+                f"RunFolder: {self.path} must hold weights.safetensors, got no such file. Train it first."
+            )
         try:
             return load_safetensors(file.read_bytes())
         except Exception as error:
             raise _unreadable(file, error) from None
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``."""
+        """Append a line to ``metrics.jsonl``."""
         with self._open_metrics() as file:
             file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``."""
+        """Read the lines of ``metrics.jsonl``."""
         file = self.path / "metrics.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
@@ -156,19 +161,17 @@ class RunFolder:
             os.fsync(file.fileno())
             return file.tell()
 
-    def _cut_metrics(self, size: int) -> None:
+    def _truncate_metrics(self, size: int) -> None:
         with self._open_metrics() as file:
-            file.truncate(min(size, file.tell()))  # to a greater size it would be filled up with zeros
+            file.truncate(min(size, file.tell()))  # a greater size would append zeros
 
     def _open_metrics(self) -> IO[str]:
-        """The metrics, for appending; a link in the folder is not followed out of it."""
+        """Open the metrics for appending, without following a symbolic link out of the folder."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         return os.fdopen(os.open(self.path / "metrics.jsonl", flags, 0o644), "a")
 
 
 def _unreadable(file: Path, reason: object) -> ValueError:
     first_line = (str(reason).splitlines() or [""])[0][:120]
-    return ValueError(
-        f"RunFolder: {file} must be a whole file of a pyro_vae run, got an unreadable one ({first_line}). "
-        "Restore it from a copy, or train anew under another name."
-    )
+    value, advice = f"an unreadable one ({first_line})", "Restore it from a copy, or train again under another name"
+    return refusal("RunFolder", f"{file} must be a whole file of a pyro_vae run", value, advice)

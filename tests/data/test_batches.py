@@ -1,4 +1,4 @@
-"""The order of the batches: anew for every epoch, the same for the same seed, whole from any start."""
+"""The order of the batches: new in every epoch, equal for equal seeds, complete from any start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
     assert all(sorted(order) == list(range(50)) for order in orders)
 
 
-def test_an_order_comes_again_from_any_start_and_leaves_the_generator() -> None:
+def test_an_order_is_repeated_from_any_start_and_leaves_the_generator() -> None:
     before = torch.get_rng_state()
     assert _order(3, 4)[14:] == _order(3, 4, start=2)
     assert torch.equal(before, torch.get_rng_state())
@@ -31,6 +31,6 @@ def test_without_a_seed_the_order_is_that_of_the_data() -> None:
 
 
 def test_a_batch_without_data_is_refused():
-    for given in ({}, {"index": torch.arange(3)}, {"fetch": lambda index: (index,)}):
+    for options in ({}, {"index": torch.arange(3)}, {"fetch": lambda index: (index,)}):
         with pytest.raises(ValueError, match=r"Batch: must have args, or index and fetch"):
-            Batch(**given)
+            Batch(**options)

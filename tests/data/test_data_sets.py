@@ -148,7 +148,7 @@ def test_refuses_a_validation_as_large_as_the_training_part(validation, raises):
 def test_refuses_a_wrong_constructor(raises):
     with raises(ValueError, "Numbered", "validation=-1"):
         Numbered(validation=-1)
-    with raises(ValueError, "Numbered", "dynamic, fixed, threshold, none", "'static'"):
+    with raises(ValueError, "Numbered", "'dynamic', 'fixed', 'threshold', 'none'", "'static'"):
         Numbered(binarize="static")
 
 

@@ -1,4 +1,4 @@
-"""FreyFaces: where the file is looked for, and what it must hold."""
+"""FreyFaces: location and content of the file."""
 
 import numpy as np
 import pytest

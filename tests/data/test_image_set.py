@@ -1,4 +1,4 @@
-"""ImageSet: batches, their mean, and what it refuses."""
+"""ImageSet: batches, their mean, and errors."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Labels are kept in equal numbers per class, by seed alone."""
+"""Labels are chosen in equal numbers per class, by seed alone."""
 
 from itertools import pairwise
 
@@ -26,9 +26,9 @@ def test_every_class_has_as_many(num_labels, seed):
 
 
 def test_the_remainder_goes_to_classes_that_the_seed_chooses():
-    found = [counts(LABELS, choose_labels(LABELS, 22, seed=seed)) for seed in range(20)]
-    assert all(sorted(each) == [4, 4, 4, 5, 5] for each in found)
-    assert all(len({each[c] for each in found}) == 2 for c in range(5))  # no class always, none never
+    numbers = [counts(LABELS, choose_labels(LABELS, 22, seed=seed)) for seed in range(20)]
+    assert all(sorted(each) == [4, 4, 4, 5, 5] for each in numbers)
+    assert all(len({each[c] for each in numbers}) == 2 for c in range(5))  # no class always, none never
 
 
 def test_a_smaller_choice_is_part_of_a_larger_one():

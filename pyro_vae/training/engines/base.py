@@ -1,10 +1,9 @@
-"""How training steps run. Every engine gives the same numbers, to rounding; they differ in speed."""
+"""Base classes of the training engines, which give the same numbers to rounding and differ in speed."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,27 +13,29 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.shared_random import Share
-from pyro_vae._core.support import SupportCheck, SupportError
+from pyro_vae._core.support import SupportError
 from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective, Terms
 from pyro_vae.training.engines.fused_adam import Update
-from pyro_vae.training.loss import Gradients, LossFunction, accumulated, as_stored
+from pyro_vae.training.engines.rows import count_rows, take_rows
+from pyro_vae.training.loss import Gradients, LossFunction, accumulate_gradients, as_stored
 
 _ALONE = Ranks()
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step has to say.
+    """Result of a training step.
 
     Attributes:
-        loss: the loss of the step's data, a sum over them, in nats.
-        terms: reconstruction and KL of the step's data, sums over them; None where the objective keeps none.
-        finite: whether loss and gradient were finite, and the data in the likelihood's support; where not, the
-            parameters were left as they were.
+        loss: sum of the loss over the data of the step, in nats.
+        terms: reconstruction and KL, summed over the data of the step; None if the objective does not record them.
+        finite: whether loss and gradient were finite and the data in the likelihood's support; if not, the step changed
+            no parameter.
     """
 
     loss: Tensor
@@ -44,12 +45,12 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its batches, whose gradients are added up, and where in the training it is.
+    """The data of one training step and its position in the training.
 
     Attributes:
-        batches: one, or as many as the gradient is accumulated over.
-        progress: steps and epochs done before it, which schedules of the objective's weights go by; None leaves the
-            weights as they are.
+        batches: the batches over which the gradient is accumulated.
+        progress: steps and epochs completed before it, for schedules of the objective's weights; None keeps the
+            weights.
     """
 
     batches: Sequence[Batch]
@@ -64,8 +65,8 @@ class Agreement(NamedTuple):
     """Relative differences between two computations of the same numbers.
 
     Attributes:
-        loss: of the loss.
-        gradient: the largest over the parameters, each measured by the norm of its gradient.
+        loss: difference of the losses.
+        gradient: largest difference over the parameters, relative to the norm of the parameter's gradient.
     """
 
     loss: float
@@ -73,76 +74,77 @@ class Agreement(NamedTuple):
 
 
 class Engine(ABC):
-    """Runs training steps of one problem with one optimizer.
+    """Runs training steps for one loss function and one optimizer.
 
     Args:
-        problem: what is trained.
-        optimizer: over the problem's parameters.
+        loss: the loss function.
+        optimizer: an optimizer of the loss function's parameters.
         clip_norm: largest norm of the whole gradient; None for no limit.
         ranks: the processes that share every batch; their gradients are summed.
 
     Attributes:
-        name: the engine in effect; ``"eager"`` where recording failed.
-        stride: number of steps that it likes to be given at once.
-        check: whether the support of the data is looked at, with a message naming the datum.
+        name: the engine in effect; ``"eager"`` if recording failed.
+        stride: preferred number of steps per call of :meth:`run`.
+        check: whether the support of the data is checked, with a message that names the datum.
     """
 
     name: str
     stride: int = 1
 
     def __init__(
-        self, problem: LossFunction, optimizer: Optimizer, *, clip_norm: float | None = None, ranks: Ranks = _ALONE
+        self, loss: LossFunction, optimizer: Optimizer, *, clip_norm: float | None = None, ranks: Ranks = _ALONE
     ) -> None:
-        self.problem, self.optimizer, self.clip_norm, self.ranks = problem, optimizer, clip_norm, ranks
+        self.loss, self.optimizer, self.clip_norm, self.ranks = loss, optimizer, clip_norm, ranks
         self.check = True
-        self._update = Update(optimizer, problem.parameters)
+        self._update = Update(optimizer, loss.parameters)
 
     @abstractmethod
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
-        """Take the steps, up to the first whose loss or gradient is not finite; that one changes no parameter."""
+        """Take the steps up to the first whose loss or gradient is not finite; that one changes no parameter."""
 
     def recheck(self) -> None:
-        """Compare a recording with the program before the next step: code of the user's may have run in between."""
+        """Compare the recording with the program before the next step, after user code has run in between."""
         return  # nothing is recorded
 
     @abstractmethod
     def gradients(self, args: tuple[Any, ...], share: Share | None = None) -> Gradients:
-        """Loss and gradient of one batch, or of a share of it."""
+        """Loss and gradient of one batch, or of one process's share of it."""
 
     def step(self, args: tuple[Any, ...]) -> StepResult:
         """Take one step on the batch ``args``, a tuple."""
-        if not isinstance(args, tuple):
-            raise ValueError(f"step: args must be a tuple of arguments, got a {type(args).__name__}. Pass (x,).")
+        kind = type(args).__name__
+        require(isinstance(args, tuple), "step", "args must be a tuple of arguments", f"a {kind}", "Pass (x,)")
         return self.run([Step([Batch(args)])])[0]
 
     def check_against(self, reference: ELBO, args: tuple[Any, ...], *, seed: int = 0) -> Agreement:
-        """How far loss and gradient are from those of Pyro's own objective, run eagerly with the same random numbers.
+        """Compare loss and gradient with those of Pyro's own objective, run eagerly with the same random numbers.
 
         Args:
-            reference: such as ``Trace_ELBO()``; it must have ``differentiable_loss``.
+            reference: an ELBO with ``differentiable_loss``, such as ``Trace_ELBO()``.
             args: a batch.
-            seed: of the random numbers of both.
+            seed: seed of the random numbers of both.
 
         Returns:
-            The relative differences of the two; rounding alone is about 1e-6 in float32.
+            The relative differences; rounding alone is about 1e-6 in float32.
         """
-        problem = replace(self.problem, objective=reference, precision="fp32")
-        buffers = [buffer.clone() for buffer in problem.buffers]
-        found = []
-        for gradients in (self.gradients, lambda args: problem.gradients(*args, flag=False)):
+        loss = replace(self.loss, objective=reference, precision="fp32")
+        buffers = [buffer.clone() for buffer in loss.buffers]
+        results = []
+        for gradients in (self.gradients, lambda args: loss.gradients(*args, flag=False)):
             with isolated_rng():
-                gradients(args)  # an objective looks for the plates at its first run
-            restore(problem.buffers, buffers)
+                gradients(args)  # the first run of an objective may draw more, to find the plates
+            restore(loss.buffers, buffers)
             with isolated_rng(seed):
-                found.append(gradients(args))
-            restore(problem.buffers, buffers)
-        mine, theirs = found
-        distances = torch.stack([_distance(a, b) for a, b in zip(mine.gradients, theirs.gradients, strict=True)])
-        return Agreement(float(_distance(mine.loss, theirs.loss)), float(distances.max()))
+                results.append(gradients(args))
+            restore(loss.buffers, buffers)
+        result, expected = results
+        pairs = zip(result.gradients, expected.gradients, strict=True)
+        distances = torch.stack([_distance(gradient, reference) for gradient, reference in pairs])
+        return Agreement(float(_distance(result.loss, expected.loss)), float(distances.max()))
 
 
 class StepwiseEngine(Engine, ABC):
-    """An engine whose steps are led by Python, one by one."""
+    """Base of engines that run their steps one by one from Python."""
 
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
         results: list[StepResult] = []
@@ -153,80 +155,64 @@ class StepwiseEngine(Engine, ABC):
         return results
 
     def _step(self, step: Step) -> StepResult:
-        if isinstance(self.problem.objective, Objective) and step.progress is not None:
-            self.problem.objective.set_progress(*step.progress)
-        for parameter in self.problem.parameters:
+        if isinstance(self.loss.objective, Objective) and step.progress is not None:
+            self.loss.objective.set_progress(*step.progress)
+        for parameter in self.loss.parameters:
             parameter.grad = None  # before the new gradients, which take its memory
-        mine = [batch for batch in step.batches if len(batch.rows)]
-        parts = [(self._of_batch(batch), len(batch.rows)) for batch in mine]
-        total = accumulated(parts, len(step)) if parts else self._nothing()
-        total = total if self.ranks.alone else self._over_ranks(total)
-        for parameter, gradient in zip(self.problem.parameters, total.gradients, strict=True):
+        total = self._gradients(step)
+        for parameter, gradient in zip(self.loss.parameters, total.gradients, strict=True):
             parameter.grad = gradient
         finite = bool(total.finite)
         if finite:
             if self.clip_norm is not None:
-                clip_grads_with_norm_(self.problem.parameters, self.clip_norm, total.norm)
+                clip_grads_with_norm_(self.loss.parameters, self.clip_norm, total.norm)
             self._update(total.gradients)
         return StepResult(total.loss, total.terms, finite)
 
+    def _gradients(self, step: Step) -> Gradients:
+        """Loss and gradient of a step, over all processes."""
+        lengths = [count_rows(batch, self.ranks) for batch in step.batches]
+        nonempty = [(batch, length) for batch, length in zip(step.batches, lengths, strict=True) if length]
+        parts = [(self._of_batch(batch), length) for batch, length in nonempty]
+        total = accumulate_gradients(parts, len(step)) if parts else self._zero()
+        return total if self.ranks.alone else self._sum_over_ranks(total)
+
     def _of_batch(self, batch: Batch) -> Gradients:
+        rows = take_rows(batch, self.ranks)
         try:
-            return self.gradients(batch.args, batch.share)
+            return self.gradients(rows.args, rows.share)
         except SupportError as error:
-            raise error.in_data(batch.index) from None
+            raise error.in_data(rows.indices) from None
 
-    def _nothing(self) -> Gradients:
-        """What a process adds that has no data of a step."""
-        zero = torch.zeros((), device=self.problem.parameters[0].device)
-        terms = Terms(zero, zero) if isinstance(self.problem.objective, Objective) else None
-        return Gradients(zero, terms, [None] * len(self.problem.parameters), zero, zero == 0)
+    def _zero(self) -> Gradients:
+        """The contribution of a process without data in a step."""
+        zero = torch.zeros((), device=self.loss.parameters[0].device)
+        terms = Terms(zero, zero) if isinstance(self.loss.objective, Objective) else None
+        return Gradients(zero, terms, [None] * len(self.loss.parameters), zero, zero == 0)
 
-    def _over_ranks(self, mine: Gradients) -> Gradients:
-        """The sums over all processes, sent as one tensor."""
-        pairs = zip(mine.gradients, self.problem.parameters, strict=True)
+    def _sum_over_ranks(self, local: Gradients) -> Gradients:
+        """Sums over all processes, of the gradients in one message."""
+        pairs = zip(local.gradients, self.loss.parameters, strict=True)
         gradients = [torch.zeros_like(p) if g is None else g for g, p in pairs]
-        sums = torch.stack([mine.loss, *(mine.terms or ()), (~mine.finite).to(mine.loss)]).double()
+        sums = torch.stack([local.loss, *(local.terms or ()), (~local.finite).to(local.loss)]).double()
         self.ranks.sum(sums)
         flat = self.ranks.sum(torch.cat([g.flatten() for g in gradients]))
-        sizes = [g.numel() for g in gradients]
-        parts = zip(self.problem.parameters, flat.split(sizes), strict=True)
+        parts = zip(self.loss.parameters, flat.split([g.numel() for g in gradients]), strict=True)
         gradients = [as_stored(p, part.view(p.shape)) for p, part in parts]
         norm = get_total_norm(gradients)
         finite = (sums[-1] == 0) & torch.isfinite(norm)
-        return Gradients(sums[0], Terms(*sums[1:-1]) if mine.terms else None, list(gradients), norm, finite)
+        return Gradients(sums[0], Terms(*sums[1:-1]) if local.terms else None, list(gradients), norm, finite)
 
 
-class EagerEngine(StepwiseEngine):
-    """Pyro as it is: the reference for every other engine.
-
-    Args:
-        problem: what is trained.
-        optimizer: over the problem's parameters.
-        clip_norm: largest norm of the whole gradient; None for no limit.
-        ranks: the processes that share every batch; their gradients are summed.
-
-    References:
-        Automated variational inference in probabilistic programming (Wingate and Weber, 2013).
-        https://arxiv.org/abs/1301.1299
-    """
-
-    name = "eager"
-
-    def gradients(self, args: tuple[Any, ...], share: Share | None = None) -> Gradients:
-        with SupportCheck("fit") if self.check else nullcontext():
-            return self.problem.gradients(*args, share=share, flag=False)
-
-
-def _distance(mine: Tensor | None, theirs: Tensor | None) -> Tensor:
-    """Relative to the reference; a gradient that only one of the two has is infinitely far."""
-    if mine is None or theirs is None:
-        return torch.tensor(0.0 if mine is theirs else float("inf"))
-    return ((mine - theirs).norm() / theirs.norm().clamp_min(1e-12)).cpu()
+def _distance(value: Tensor | None, reference: Tensor | None) -> Tensor:
+    """Distance relative to the norm of the reference; infinite if only one of the two is None."""
+    if value is None or reference is None:
+        return torch.tensor(0.0 if value is reference else float("inf"))
+    return ((value - reference).norm() / reference.norm().clamp_min(1e-12)).cpu()
 
 
 @torch.no_grad()
 def restore(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Give the tensors the values."""
+    """Copy the values into the tensors."""
     for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)

@@ -1,8 +1,9 @@
-"""The CUDA-graph engine: whole steps captured once and replayed, the host reading what they did from time to time."""
+"""The CUDA-graph engine: whole steps are captured once and replayed; results are read once per group of steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,26 +16,28 @@ from pyro_vae._core.recording import RecordingError
 from pyro_vae._core.shared_random import Share
 from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective, Terms
-from pyro_vae.training.engines.base import EagerEngine, Engine, Step, StepResult, restore
+from pyro_vae.training.engines.base import Engine, Step, StepResult, restore
 from pyro_vae.training.engines.compiled import Recording, record, warn_eager
-from pyro_vae.training.loss import Gradients, LossFunction, accumulated
+from pyro_vae.training.engines.eager import EagerEngine
+from pyro_vae.training.loss import Gradients, LossFunction, accumulate_gradients
 
 Replay = Callable[[], None]
+_WARM_UP_STEPS = 3  # steps that create the optimizer's state and the libraries' workspaces
 
 
 class CudaGraphEngine(Engine):
-    """Fetching the data, binarization, loss, gradient, its checks and the optimizer in one CUDA graph of many steps.
+    """Captures data, binarization, loss, gradient, checks and optimizer of many steps in one CUDA graph.
 
     The recorded operations of a :class:`~pyro_vae.training.CompiledEngine` are captured, so that a step costs no
-    Python and no launches. Data that lie on the device are fetched by index inside the graph; other batches are copied
-    into it. After a step that is not finite all later ones of the group change nothing.
+    Python and no launches. Data on the device are fetched by index inside the graph; other batches are copied into it.
+    After a step that is not finite, all later ones of the group change nothing.
 
     Args:
-        problem: what is trained, on a CUDA device.
-        optimizer: over the problem's parameters, one of torch's fused or capturable ones.
-        batch: one of the usual shape.
+        loss: the loss function, on a CUDA device.
+        optimizer: a fused or capturable optimizer of the loss function's parameters.
+        batch: a batch of the usual shape.
         clip_norm: largest norm of the whole gradient; None for no limit.
-        capture: from a function without arguments to its replay; torch's CUDA graphs.
+        capture: captures a function without arguments and returns its replay; torch's CUDA graphs by default.
 
     References:
         CUDA C++ programming guide, section on CUDA graphs. https://docs.nvidia.com/cuda/
@@ -42,100 +45,100 @@ class CudaGraphEngine(Engine):
 
     def __init__(
         self,
-        problem: LossFunction,
+        loss: LossFunction,
         optimizer: Optimizer,
         batch: Batch,
         *,
         clip_norm: float | None = None,
         capture: Callable[[Replay], Replay] | None = None,
     ) -> None:
-        super().__init__(problem, optimizer, clip_norm=clip_norm)
+        super().__init__(loss, optimizer, clip_norm=clip_norm)
         self.name, self.stride, self._capture = "cuda-graph", 32, capture or capture_cuda_graph
-        self._gradients: Recording | None = record(problem, batch)
+        self._recording: Recording | None = record(loss, batch)
         self._graphs: dict[Any, _Group] = {}
-        self._warm = 0
-        self._eager = EagerEngine(problem, optimizer, clip_norm=clip_norm)
+        self._num_warm = 0
+        self._eager = EagerEngine(loss, optimizer, clip_norm=clip_norm)
         _make_capturable(optimizer)
 
     def recheck(self) -> None:
-        if self._gradients is not None:
-            self._gradients.due = True
+        if self._recording is not None:
+            self._recording.due = True
 
     @property
     def records(self) -> bool:
         """Whether the programs were recorded; without a recording this engine cannot run."""
-        return self._gradients is not None
+        return self._recording is not None
 
     def gradients(self, args: tuple[Any, ...], share: Share | None = None) -> Gradients:
-        assert self._gradients is not None
-        return self._gradients(share, *args)
+        assert self._recording is not None
+        return self._recording(share, *args)
 
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
         results: list[StepResult] = []
         while len(results) < len(steps) and (not results or results[-1].finite):
             rest = steps[len(results) :]
             try:
-                if self._gradients and self._gradients.is_doubtful():
+                if self._recording and self._recording.may_be_stale():
                     self._follow(rest[0].batches[0])
-                results += self._part(rest) if self._gradients else self._eagerly(rest[0])
+                results += self._run_group(rest) if self._recording else self._run_eagerly(rest[0])
             except RecordingError as cause:  # another shape, another path through the program
-                self._gradients, self.name = None, "eager"
+                self._recording, self.name = None, "eager"
                 warn_eager(cause)
         return results
 
     def _follow(self, batch: Batch) -> None:
-        """Compare the recording with the program on a batch, which is drawn beside the steps' own random numbers."""
-        assert self._gradients is not None
+        """Compare the recording with the program on a batch, without advancing the random numbers of the steps."""
+        assert self._recording is not None
         with isolated_rng():
             args = batch.args if batch.fetch is None or batch.index is None else batch.fetch(batch.index)
-            if self._gradients.follow(None, *args):
+            if self._recording.follow(None, *args):
                 self._graphs = {}  # they replay the recording before
 
-    def _part(self, steps: Sequence[Step]) -> list[StepResult]:
+    def _run_group(self, steps: Sequence[Step]) -> list[StepResult]:
         """Take as many of the steps as one graph holds: a whole stride of one kind, or one step."""
         kinds = [_kind(step) for step in steps[: self.stride]]
-        whole = len(kinds) == self.stride and len(set(kinds)) == 1 and self._warm >= 3
+        whole = len(kinds) == self.stride and len(set(kinds)) == 1 and self._num_warm >= _WARM_UP_STEPS
         chosen = steps[: self.stride] if whole else steps[:1]
         key = (kinds[0], len(chosen))
-        group = self._graphs.get(key) or self._graphs.setdefault(key, self._group(chosen))
+        group = self._graphs.get(key) or self._graphs.setdefault(key, self._new_group(chosen))
         group.fill(chosen)
-        if self._warm < 3:  # the first steps make the optimizer's state and the libraries' workspaces
+        if self._num_warm < _WARM_UP_STEPS:
             results = group.read(group.body)
-            self._warm += results[-1].finite
+            self._num_warm += results[-1].finite
             return results
         return group.read(group.replay(self._capture))
 
-    def _group(self, steps: Sequence[Step]) -> _Group:
-        """Room for such steps, and the recordings that they need: none can be made within a capture."""
+    def _new_group(self, steps: Sequence[Step]) -> _Group:
+        """Allocate a group, and record what it needs, which is impossible during a capture."""
         group = _Group(self, steps)
-        assert self._gradients is not None
+        assert self._recording is not None
         with isolated_rng():
-            for held in group.inputs[0]:
-                self._gradients.prepare(None, *held.args())
+            for batch_input in group.inputs[0]:
+                self._recording.prepare(None, *batch_input.args())
         return group
 
-    def _eagerly(self, step: Step) -> list[StepResult]:
-        buffers = [buffer.clone() for buffer in self.problem.buffers]
+    def _run_eagerly(self, step: Step) -> list[StepResult]:
+        buffers = [buffer.clone() for buffer in self.loss.buffers]
         self._eager.check = self.check
         results = self._eager.run([step])
         if not results[-1].finite:
-            restore(self.problem.buffers, buffers)
+            restore(self.loss.buffers, buffers)
         return results
 
     def update(self, total: Gradients, ok: Tensor) -> None:
-        """Apply a gradient where ``ok`` holds, on the device."""
-        for parameter, gradient in zip(self.problem.parameters, total.gradients, strict=True):
+        """Apply a gradient if ``ok`` holds, on the device."""
+        for parameter, gradient in zip(self.loss.parameters, total.gradients, strict=True):
             parameter.grad = gradient
         if self.clip_norm is not None:
-            clip_grads_with_norm_(self.problem.parameters, self.clip_norm, total.norm)
-        if self._warm < 3 and not ok:  # the optimizer's state begins with a step that is taken
+            clip_grads_with_norm_(self.loss.parameters, self.clip_norm, total.norm)
+        if self._num_warm < _WARM_UP_STEPS and not ok:  # the optimizer's state begins with a step that is taken
             return
-        if all(group.get("fused") for group in self.optimizer.param_groups):  # they skip a step by themselves
+        if all(group.get("fused") for group in self.optimizer.param_groups):  # fused kernels skip a step by themselves
             self.optimizer.found_inf, self.optimizer.grad_scale = (~ok).float(), None  # type: ignore[attr-defined]
             self.optimizer.step()
             del self.optimizer.found_inf, self.optimizer.grad_scale  # type: ignore[attr-defined]
         else:
-            with kept(_tensors(self.optimizer), ok):
+            with _unchanged_unless(ok, _tensors(self.optimizer)):
                 self.optimizer.step()
 
 
@@ -145,18 +148,18 @@ class _Group:
     def __init__(self, engine: CudaGraphEngine, steps: Sequence[Step]) -> None:
         self.engine = engine
         self._replay: Replay | None = None
-        device = engine.problem.parameters[0].device
-        self.inputs = [[_Input(batch) for batch in step.batches] for step in steps]
+        device = engine.loss.parameters[0].device
+        self.inputs = [[_BatchInput(batch) for batch in step.batches] for step in steps]
         self.betas = torch.zeros(len(steps), dtype=torch.float64, device=device)
         self.results = torch.zeros(len(steps), 4, dtype=torch.float64, device=device)
-        self.has_terms = isinstance(engine.problem.objective, Objective)
+        self.has_terms = isinstance(engine.loss.objective, Objective)
 
     def fill(self, steps: Sequence[Step]) -> None:
-        """Put the steps' data and weights where the graph reads them."""
+        """Copy the steps' data and weights to the memory that the graph reads."""
         for inputs, step in zip(self.inputs, steps, strict=True):
-            for held, batch in zip(inputs, step.batches, strict=True):
-                held.fill(batch)
-        objective = self.engine.problem.objective
+            for batch_input, batch in zip(inputs, step.batches, strict=True):
+                batch_input.fill(batch)
+        objective = self.engine.loss.objective
         if isinstance(objective, Objective):
             betas = []
             for step in steps:
@@ -166,22 +169,25 @@ class _Group:
             self.betas.copy_(torch.tensor(betas, dtype=torch.float64))
 
     def body(self) -> None:
-        """The steps themselves, without a look at any value."""
+        """The steps, without reading a value on the host."""
         engine, ok = self.engine, None
-        weights = _scheduled(engine.problem)
+        weights = _scheduled_weights(engine.loss)
         for i, inputs in enumerate(self.inputs):
             for weight in weights:
                 weight.copy_(self.betas[i])
-            before = [buffer.clone() for buffer in engine.problem.buffers]
-            batches = [(held.args(), held.length) for held in inputs]  # drawn before the losses' numbers are
-            parts = [(engine.gradients(args), length) for args, length in batches]
-            total = accumulated(parts, sum(length for _, length in batches))
+            before = [buffer.clone() for buffer in engine.loss.buffers]
+            total = self._gradients(inputs)
             ok = total.finite if ok is None else ok & total.finite
-            for buffer, value in zip(engine.problem.buffers, before, strict=True):
+            for buffer, value in zip(engine.loss.buffers, before, strict=True):
                 buffer.copy_(torch.where(ok, buffer, value))
             engine.update(total, ok)
             terms = total.terms or Terms(total.loss, total.loss)
             self.results[i].copy_(torch.stack([t.double() for t in (total.loss, *terms, ok)]))
+
+    def _gradients(self, inputs: Sequence[_BatchInput]) -> Gradients:
+        batches = [(batch_input.args(), batch_input.length) for batch_input in inputs]  # sampled before the latents
+        parts = [(self.engine.gradients(args), length) for args, length in batches]
+        return accumulate_gradients(parts, sum(length for _, length in batches))
 
     def replay(self, capture: Callable[[Replay], Replay]) -> Replay:
         """The captured body."""
@@ -190,55 +196,52 @@ class _Group:
         return self._replay
 
     def read(self, run: Replay) -> list[StepResult]:
-        """Run, and see what came out, up to the first step that is not finite."""
+        """Run, and return the results up to the first step that is not finite."""
         run()
-        found: list[StepResult] = []
+        results: list[StepResult] = []
         for loss, reconstruction, kl, ok in self.results.to("cpu", copy=True):
             terms = Terms(reconstruction, kl) if self.has_terms else None
-            found.append(StepResult(loss, terms, bool(ok)))
+            results.append(StepResult(loss, terms, bool(ok)))
             if not ok:
                 break
-        return found
+        return results
 
 
-class _Input:
-    """Where a batch of a captured step lies: an index into data on the device, or the arguments themselves."""
+class _BatchInput:
+    """Memory of a captured batch: an index into data on the device, or the arguments themselves."""
 
     def __init__(self, batch: Batch) -> None:
         self.length, self.fetch = len(batch), batch.fetch
         self.index = None if batch.index is None else batch.index.clone()
-        self.held = None if batch.fetch else [a.clone() if isinstance(a, Tensor) else a for a in batch.args]
+        self.values = None if batch.fetch else [a.clone() if isinstance(a, Tensor) else a for a in batch.args]
 
     def fill(self, batch: Batch) -> None:
         if self.index is not None and batch.index is not None:
             self.index.copy_(batch.index)
-        for held, given in zip(self.held or [], batch.args if self.held else [], strict=True):
-            if isinstance(held, Tensor):
-                held.copy_(given)
+        for value, new in zip(self.values or [], batch.args if self.values else [], strict=True):
+            if isinstance(value, Tensor):
+                value.copy_(new)
 
     def args(self) -> tuple[Any, ...]:
         if self.fetch is not None and self.index is not None:
             return self.fetch(self.index)
-        return tuple(self.held or ())
+        return tuple(self.values or ())
 
 
-class kept:
-    """Within it tensors change only where ``ok`` holds."""
-
-    def __init__(self, tensors: Sequence[Tensor], ok: Tensor) -> None:
-        self.tensors, self.ok = tensors, ok
-
-    def __enter__(self) -> None:
-        self.before = [t.detach().clone() for t in self.tensors]
-
-    def __exit__(self, *error: object) -> None:
+@contextmanager
+def _unchanged_unless(ok: Tensor, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Undo the changes of tensors within it unless ``ok`` holds."""
+    before = [t.detach().clone() for t in tensors]
+    try:
+        yield
+    finally:
         with torch.no_grad():
-            for tensor, value in zip(self.tensors, self.before, strict=True):
-                tensor.copy_(torch.where(self.ok, tensor, value))
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(torch.where(ok, tensor, value))
 
 
 def capture_cuda_graph(body: Replay) -> Replay:
-    """Capture what ``body`` does on the device; the generators are registered by torch."""
+    """Capture the device operations of ``body``; torch registers its generators."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         body()
@@ -252,19 +255,19 @@ def _kind(step: Step) -> tuple[Any, ...]:
     )
 
 
-def _scheduled(problem: LossFunction) -> list[Tensor]:
-    objective = problem.objective
-    return objective.state(problem.parameters[0]) if isinstance(objective, Objective) else []
+def _scheduled_weights(loss: LossFunction) -> list[Tensor]:
+    objective = loss.objective
+    return objective.state(loss.parameters[0]) if isinstance(objective, Objective) else []
 
 
 def _tensors(optimizer: Optimizer) -> list[Tensor]:
-    own = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
-    return own + state
+    return parameters + state
 
 
 def _make_capturable(optimizer: Optimizer) -> None:
-    """The state and the learning rate on the device, where graphs read them."""
+    """Move the optimizer's step counts and learning rate to the device, where graphs read them."""
     for group in optimizer.param_groups:
         device = group["params"][0].device
         if device.type == "cuda" and "capturable" in group:

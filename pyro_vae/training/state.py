@@ -1,0 +1,100 @@
+"""Training state: stored in a checkpoint, advanced by the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from pyro_vae._core.contexts import rng_state, set_rng_state
+from pyro_vae.training.engines.base import StepResult
+from pyro_vae.training.parameters import ParameterSet
+
+_POSITION = ("epoch", "step", "position")
+
+
+class EpochMeter:
+    """Sums over an epoch, so that every mean is over data and not over batches."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {"data": 0.0, "loss": 0.0, "reconstruction": 0.0, "kl": 0.0, "seconds": 0.0}
+        self.has_terms = True  # whether the objective reports reconstruction and KL
+
+    def add(self, result: StepResult, num_data: int) -> None:
+        """Add the result of a step."""
+        self.sums["data"] += num_data
+        self.sums["loss"] += float(result.loss)
+        self.has_terms = result.terms is not None
+        if result.terms is not None:
+            self.sums["reconstruction"] += float(result.terms.reconstruction)
+            self.sums["kl"] += float(result.terms.kl)
+
+    def means(self) -> dict[str, float]:
+        """Means so far in nats per datum, and examples per second."""
+        n = max(self.sums["data"], 1.0)
+        means = {"loss": self.sums["loss"] / n}
+        if self.has_terms:
+            means |= {k: self.sums[k] / n for k in ("reconstruction", "kl")}
+            means["elbo"] = means["reconstruction"] - means["kl"]
+        means["examples_per_second"] = self.sums["data"] / max(self.sums["seconds"], 1e-9)
+        return means
+
+
+def _no_best() -> dict[str, Any]:
+    return {"elbo": -float("inf"), "epoch": None, "weights": None}
+
+
+@dataclass
+class TrainingState:
+    """State that the rest of a training depends on, together with the random numbers.
+
+    Attributes:
+        parameters: parameters and buffers.
+        optimizer: the optimizer.
+        scheduler: the learning-rate schedule, if any.
+        epoch: number of completed epochs.
+        step: number of steps taken.
+        position: number of batches of the current epoch that have been used.
+        best: best validation ELBO, its epoch, and its weights if training stops early.
+        meter: sums over the current epoch.
+    """
+
+    parameters: ParameterSet
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+    epoch: int = 0
+    step: int = 0
+    position: int = 0
+    best: dict[str, Any] = field(default_factory=_no_best)
+    meter: EpochMeter = field(default_factory=EpochMeter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state and that of torch's generators, as plain values and tensors."""
+        return {
+            "weights": self.parameters.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_schedule": self.scheduler.state_dict() if self.scheduler else None,
+            "rng": rng_state(),
+            "best": self.best,
+            "progress": {**{name: getattr(self, name) for name in _POSITION}, **self.meter.sums},
+            "has_terms": self.meter.has_terms,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore the state and that of torch's generators.
+
+        Raises:
+            ValueError: the weights are those of another model.
+        """
+        self.parameters.load(saved["weights"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(saved["lr_schedule"])
+        set_rng_state(saved["rng"])
+        self.best, sums = saved["best"], dict(saved["progress"])
+        for name in _POSITION:
+            setattr(self, name, int(sums.pop(name)))
+        self.meter.sums, self.meter.has_terms = sums, saved["has_terms"]
+        self.optimizer._opt_called = self.step > 0  # type: ignore[attr-defined]  # else the schedule warns that no step was taken
