@@ -17,7 +17,7 @@ import yaml
 from pyro_vae.cli.main import main
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.training import RunFolder
-from tests.kill_and_resume import kill_and_resume
+from tools.kill_and_resume import kill_and_resume
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "3", "--device", "cpu"]
 pytestmark = pytest.mark.usefixtures("single_precision")

@@ -1,7 +1,7 @@
 """Plant single-line bugs in the estimators and see that each makes a test fail.
 
-    python tests/mutants.py             all of them
-    python tests/mutants.py recording   those in files of that name
+    python tools/planted_bugs.py             all of them
+    python tools/planted_bugs.py recording   those in files of that name
 
 Every mutant is a file, a line's text and what it becomes. The package is copied, changed and tested in the copy.
 """

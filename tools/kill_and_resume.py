@@ -1,6 +1,6 @@
 """Kill a training with SIGKILL at random moments, resume it each time, and compare with the uninterrupted run.
 
-    python tests/kill_and_resume.py --kills 20
+    python tools/kill_and_resume.py --kills 20
 
 Prints one line per kill and fails where a single bit of the final weights differs.
 """
