@@ -20,7 +20,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 planted-bugs: .venv/installed
-	$(BIN)/python tools/planted_bugs.py
+	$(BIN)/python -m tools.planted_bugs
 
 kill: .venv/installed
 	$(BIN)/python tools/kill_and_resume.py --kills 20
