@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: train test test-fast lint planted-bugs kill clean
+.PHONY: train test test-fast lint imports planted-bugs kill clean
 
 train: .venv/installed
 	$(BIN)/pyro-vae train --data digits --latent_dim 10 --epochs 150 --optimizer.lr 2e-3 --out $(RUN)
@@ -18,6 +18,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+imports: .venv/installed
+	$(BIN)/python -m tools.imports
 
 planted-bugs: .venv/installed
 	$(BIN)/python -m tools.planted_bugs
