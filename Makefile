@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: train test test-fast lint mutants kill clean
+.PHONY: train test test-fast lint imports planted-bugs kill clean
 
 train: .venv/installed
 	$(BIN)/pyro-vae train --data digits --latent_dim 10 --epochs 150 --optimizer.lr 2e-3 --out $(RUN)
@@ -19,11 +19,14 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-mutants: .venv/installed
-	$(BIN)/python tests/mutants.py
+imports: .venv/installed
+	$(BIN)/python -m tools.imports
+
+planted-bugs: .venv/installed
+	$(BIN)/python -m tools.planted_bugs
 
 kill: .venv/installed
-	$(BIN)/python tests/kill_and_resume.py --kills 20
+	$(BIN)/python tools/kill_and_resume.py --kills 20
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "pyro_vae needs Python 3.10 or later")'

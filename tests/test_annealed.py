@@ -72,13 +72,15 @@ CASES = {
 def test_estimates_agree_with_the_closed_form_and_errors_are_calibrated(name) -> None:
     latent_dim, dim, how, start, scale, num_distributions = CASES[name]
     case = LinearGaussian(latent_dim, dim, scale=scale, **how)
-    x = case.data(200)
-    sizes = {"num_distributions": num_distributions, "num_chains": 32, "batch_size": 200, "engine": "eager"}
+    num_data = {2: 200, 10: 100, 50: 40}[latent_dim]  # of 50 dimensions, 200 data took two minutes
+    x = case.data(num_data)
+    sizes = {"num_distributions": num_distributions, "num_chains": 32, "batch_size": num_data, "engine": "eager"}
     result = annealed_log_likelihood(case.vae.model, case.vae.guide, x, start=start, **sizes)
     z = _z_scores(result, case.log_prob(x))
     assert z.abs().max() < 4.5
-    # Over 32 chains the error is estimated too: a t distribution of 31 degrees, 3% wider than the normal.
-    assert abs(float(z.square().mean().sqrt()) / math.sqrt(31 / 29) - 1) < 0.15
+    # Over 32 chains the error is estimated too: a t distribution of 31 degrees, 3% wider than the normal. Its fourth
+    # moment is 3.24, so that the root mean square of n scores has a standard error of sqrt(0.56 / n).
+    assert abs(float(z.square().mean().sqrt()) / math.sqrt(31 / 29) - 1) < 3 * math.sqrt(0.56 / num_data)
     assert abs(result.mean() - float(case.log_prob(x).mean())) < 4.5 * result.monte_carlo_error()
 
 

@@ -19,7 +19,7 @@ from pyro_vae.cli.train_options import parse_args
 from pyro_vae.experiments.experiment import default_options, load_run
 from pyro_vae.models import vae as vae_module
 from pyro_vae.training import RunFolder, fit
-from tests.kill_and_resume import kill_and_resume
+from tools.kill_and_resume import kill_and_resume
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "3", "--device", "cpu"]
 pytestmark = pytest.mark.usefixtures("single_precision")

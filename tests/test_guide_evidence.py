@@ -27,7 +27,7 @@ LEFT = {
     "SylvesterFlowGuide": 0.3,
 }
 OPTIONS = {"LowRankNormalGuide": {"rank": 2}, "IAFGuide": {"hidden": (20,)}, "SplineFlowGuide": {"hidden": (20,)}}
-STEPS = 500
+STEPS, EPOCHS = 500, 10
 linear = partial(MLP, hidden=())
 
 
@@ -65,9 +65,10 @@ def diagonal_gap(case: LinearGaussian) -> float:
 @pytest.mark.parametrize("cls", CONTINUOUS, ids=names)
 def test_a_fitted_guide_has_the_evidence_and_the_elbo_of_its_family(cls, case) -> None:
     x = case.data(60)
-    options = {"lr_schedule": partial(CosineAnnealingLR, T_max=STEPS), "optimizer": partial(Adam, lr=1e-2)}
-    options |= {"objective": StickingTheLanding(num_particles=8), "engine": "compiled"}
-    vae, _ = refit_guide(case.vae, build(cls), x, epochs=STEPS, batch_size=60, **options)
+    options = {"lr_schedule": partial(CosineAnnealingLR, T_max=STEPS), "lr_schedule_unit": "step"}
+    options |= {"optimizer": partial(Adam, lr=1e-2), "objective": StickingTheLanding(num_particles=8)}
+    data = case.data(60 * STEPS // EPOCHS)  # the compiled engine runs the program itself once an epoch
+    vae, _ = refit_guide(case.vae, build(cls), data, epochs=EPOCHS, batch_size=60, engine="compiled", **options)
     result = log_likelihood(vae.model, vae.guide, x, num_samples=5000)
     z = (result.log_likelihood - case.log_prob(x)) / result.standard_error
     assert z.abs().max() < 4.5

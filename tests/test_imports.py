@@ -9,62 +9,43 @@ from pathlib import Path
 import pytest
 
 import pyro_vae
+from tools.imports import PACKAGE, allowed, circles, file_graph, folder_of, imported_folders, main, package_files
 
-PACKAGE = Path(pyro_vae.__file__).parent
-
-# The import rule, from the bottom up. A folder imports itself and the lines above its own; folders of one line do not
-# import each other. `data` is open to evaluation and above. Nothing imports from the package's own __init__.
-RULE = """
-_core
-networks distributions data
-flows
-priors likelihoods guides
-models
-objectives evaluation latents compression
-training plotting
-experiments features
-cli
-"""
-FLOORS = {folder: floor for floor, line in enumerate(RULE.strip().splitlines()) for folder in line.split()}
-FLOORS |= {"__main__": len(FLOORS), "pyro_vae": len(FLOORS)}
+TYPE_CHECKING_ONLY = [["_core/pair.py", "_core/rows.py"], ["training/checkpoint.py", "training/trainer.py"]]
 
 
-def folder_of(path):
-    """The top folder: ``pyro_vae/guides/base.py`` is of ``guides``."""
-    first = path.relative_to(PACKAGE).parts[0]
-    return "pyro_vae" if first == "__init__.py" else first.removesuffix(".py")
+def test_the_rule_is_of_the_package_under_test():
+    assert Path(pyro_vae.__file__).parent == PACKAGE
 
 
-def imported_folders(tree):
-    """(line, folder) of every import of this package, wherever in the file it stands."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            dotted = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative import, write the full name"
-            dotted = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in dotted:
-            root, *rest = name.split(".")
-            if root == "pyro_vae":
-                yield node.lineno, rest[0] if rest and rest[0] in FLOORS else "pyro_vae"
-
-
-def allowed(user, used):
-    """Whether files of the folder ``user`` may import from the folder ``used``."""
-    open_to = FLOORS["evaluation"] if used == "data" else 0
-    return user == used or (FLOORS[used] < FLOORS[user] and FLOORS[user] >= open_to)
-
-
-FILES = sorted(PACKAGE.rglob("*.py"))
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", package_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path):
     user = folder_of(path)
     wrong = [(line, used) for line, used in imported_folders(ast.parse(path.read_text())) if not allowed(user, used)]
     assert wrong == []
+
+
+def test_no_files_import_each_other():
+    assert [circle for circle in circles(file_graph()) if circle not in TYPE_CHECKING_ONLY] == []
+
+
+def test_the_graph_is_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["imports", str(tmp_path / "imports.svg")])
+    assert main() == 0
+    assert "<svg" in (tmp_path / "imports.svg").read_text()
+    assert "0 arrows against the rule" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}, [["a", "b", "c"]]),
+        ({"a": {"b", "c"}, "b": {"a"}, "c": {"d"}, "d": {"c"}}, [["a", "b"], ["c", "d"]]),
+    ],
+)
+def test_circles_are_strongly_connected_components(graph, expected):
+    assert sorted(circles(graph)) == expected
 
 
 @pytest.mark.parametrize(

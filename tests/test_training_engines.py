@@ -44,8 +44,8 @@ from pyro_vae.training.engines.base import restore
 from pyro_vae.training.engines.cuda_graph import _make_capturable
 from pyro_vae.training.engines.fused_adam import Update
 from pyro_vae.training.state import EpochMeter
-from tests.kill_and_resume import kill_and_resume
 from tests.tape import capture
+from tools.kill_and_resume import kill_and_resume
 
 STRIDE = 4  # steps of one graph
 

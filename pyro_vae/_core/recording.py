@@ -115,12 +115,16 @@ class Recorded:
             results.append(tree_flatten(self.function(*filled)))
             return results[-1][0]
 
+        from torch._guards import TracingContext
+        from torch._guards import tracing as in_context
+        from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.fx.experimental.proxy_tensor import make_fx  # loads sympy, so not with the package
 
+        one_mode = in_context(TracingContext(FakeTensorMode()))  # make_fx would build a mode for every value
         inputs = [*self.state, *(args[i] for i in positions)]
         with self._rehearsal():  # the first run may draw more: Pyro determines the plates of a model once
             self.function(*args)
-        with self._rehearsal(), _causes(), recordable():
+        with self._rehearsal(), _causes(), recordable(), one_mode:
             graph = make_fx(flat, decomposition_table=DECOMPOSITIONS)(*inputs)
         with self._rehearsal(), recordable():
             again, _ = tree_flatten(self.function(*args))
@@ -181,11 +185,16 @@ def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]
     # Directly by the compiler of torch.compile: no Python is left that needs guards.
     with _causes(), isolated_rng(), torch.no_grad():
         from torch._inductor import compile as compile_graph
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+        # Without a ShapeEnv, torch bypasses its cache of compiled graphs on disk.
+        mode = FakeTensorMode(shape_env=ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False))
+        examples: list[Any] = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
         # Its own random numbers would differ from those of the program; its patterns undo ``_addmm``.
         on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
         options = {"fallback_random": True, "pattern_matcher": not on_cpu}
-        return compile_graph(graph, list(inputs), options=options)
+        return compile_graph(graph, examples, options=options)
 
 
 def _all_close(results: Sequence[Any], values: Sequence[Any], tolerance: float, noise: float) -> bool:

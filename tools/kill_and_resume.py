@@ -1,31 +1,35 @@
 """Kill a training with SIGKILL at random moments, resume it each time, and compare with the uninterrupted run.
 
-    python tests/kill_and_resume.py --kills 20
+    python tools/kill_and_resume.py --kills 20
 
-Prints one line per kill and fails where a single bit of the final weights differs.
+Prints one line per kill and fails if a single bit of the final weights differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 from safetensors.numpy import load_file
 
-TRAIN = [sys.executable, "-m", "pyro_vae", "train"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # two threads of each would wait for one another
+# Each training is a fork of a fresh interpreter that has imported the package once.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(
+    ["pyro_vae.cli.train", "torch._inductor.compile_fx", "sklearn.datasets", "matplotlib.pyplot"]
+)
 OPTIONS = [
     "--epochs",
-    "40",
+    "24",
     "--latent_dim",
     "4",
     "--checkpoint_seconds",
@@ -39,7 +43,7 @@ OPTIONS = [
     "--lr_schedule",
     "CosineAnnealingLR",
     "--lr_schedule.T_max",
-    "40",
+    "24",
     "--patience",
     "200",
     "--objective",
@@ -47,7 +51,7 @@ OPTIONS = [
     "--objective.beta",
     "LinearWarmUp",
     "--objective.beta.length",
-    "30",
+    "18",
     "--objective.num_particles",
     "2",
     "--guide.net.dropout",
@@ -55,15 +59,32 @@ OPTIONS = [
 ]
 
 
-def _killed(command: list[str], run: Path, after: float) -> bool:
-    """Run the command and kill it so many seconds after its first checkpoint; whether it was still running."""
+def _train(words: list[str]) -> None:
+    """Run ``pyro-vae train`` in this process; its output is discarded."""
+    from pyro_vae.cli.main import main
+
+    torch.set_num_threads(1)  # the threads of two processes would wait for one another
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    sys.exit(main(["train", *words]))
+
+
+def _started(words: list[str]) -> BaseProcess:
+    process = FRESH.Process(target=_train, args=(words,))
+    process.start()
+    return process
+
+
+def _killed(words: list[str], run: Path, after: float) -> bool:
+    """Train and kill ``after`` seconds after the first new checkpoint; whether the training was still running."""
     before = _age(run)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT) as process:
-        while process.poll() is None and _age(run) == before:
-            time.sleep(0.005)
-        time.sleep(after)
-        alive = process.poll() is None
-        process.kill()
+    process = _started(words)
+    while process.is_alive() and _age(run) == before:
+        time.sleep(0.005)
+    time.sleep(after)
+    alive = process.is_alive()
+    process.kill()
+    process.join()
     return alive
 
 
@@ -72,12 +93,15 @@ def _age(run: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
-def _finish(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+def _finish(words: list[str]) -> None:
+    process = _started(words)
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"kill_and_resume: pyro-vae train {' '.join(words)} failed.")
 
 
 def _steps(run: Path) -> int:
-    """The step that the last checkpoint is of."""
+    """The step of the last checkpoint."""
     return int(torch.load(run / "state.pt", weights_only=True)["progress"]["step"])
 
 
@@ -98,19 +122,19 @@ def _kill_once(run: Path, options: list[str], length: float, generator: random.R
     """Start or resume the run and kill it at a random moment; whether that was before its end."""
     words = ["--resume", str(run)] if run.exists() else [*options, "--out", str(run)]
     moment = generator.uniform(0.0, 0.4) * length
-    alive = _killed([*TRAIN, *words], run, moment)
+    alive = _killed(words, run, moment)
     print(f"killed at step {_steps(run)}" if alive else "ended before the kill", flush=True)
     return alive
 
 
 def kill_and_resume(folder: Path, *, kills: int, per_run: int, seed: int, engine: str = "auto") -> int:
-    """Kill so many times, ``per_run`` times in a run at most; the number of runs that ended otherwise than the whole.
+    """Kill ``kills`` times, at most ``per_run`` times per run; the number of runs that differ from the whole one.
 
     A moment lies within the first 0.4 of a training's length after the first checkpoint since the start.
     """
     whole, generator, wrong, done, number = folder / "whole", random.Random(seed), 0, 0, 0
     options = [*OPTIONS, "--engine", engine]
-    _finish([*TRAIN, *options, "--out", str(whole)])
+    _finish([*options, "--out", str(whole)])
     length = sum(json.loads(line)["seconds"] for line in (whole / "metrics.jsonl").read_text().splitlines())
     while done < kills:
         run, number = folder / f"killed-{number}", number + 1
@@ -119,7 +143,7 @@ def kill_and_resume(folder: Path, *, kills: int, per_run: int, seed: int, engine
             done += alive
             if not alive:
                 break
-        _finish([*TRAIN, "--resume", str(run)])
+        _finish(["--resume", str(run)])
         same = _same(whole, run)
         wrong += not same
         print(f"run {number}, {done} kills so far: {'identical' if same else 'DIFFERENT'}", flush=True)
@@ -129,7 +153,7 @@ def kill_and_resume(folder: Path, *, kills: int, per_run: int, seed: int, engine
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--per_run", type=int, default=4, help="kills before a run is let finish")
+    parser.add_argument("--per_run", type=int, default=4, help="kills before a run may finish")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", choices=["auto", "eager", "compiled"], default="auto")
     options = parser.parse_args()
