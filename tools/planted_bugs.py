@@ -108,7 +108,8 @@ def planted(bug: Bug, source: str) -> str:
         SyntaxError: if that is not valid Python.
     """
     changed = source.replace(bug.text, bug.replacement)
-    ast.parse(changed)
+    if bug.file.endswith(".py"):
+        ast.parse(changed)
     return changed
 
 

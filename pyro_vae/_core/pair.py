@@ -23,14 +23,13 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.auxiliary import determining_sites, observed_outside
-from pyro_vae._core.axes import Axes, candidates, is_ambiguous
+from pyro_vae._core.axes import Axes, candidates
 from pyro_vae._core.contexts import exactly, isolated_rng
 from pyro_vae._core.failures import one_line, unusable
 from pyro_vae._core.layout import Layout, Mode
 from pyro_vae._core.masks import is_masked, unmasked
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import unregistered
-from pyro_vae._core.rows import find_axes
 from pyro_vae._core.support import SupportCheck
 from pyro_vae._core.traces import (
     depth_of,
@@ -67,6 +66,7 @@ class Pair:
         guide_traces: of the guides.
         outside: observed sites of the guides that are not terms of their densities.
         following: auxiliary sites that determine latents one to one, as in Pyro's autoguides.
+        axes: verified batch dimensions of the arguments by plate, filled by :func:`~pyro_vae._core.rows.verified_axes`.
         blocks: for latents that a guide samples as one vector for all data: the datum that each entry belongs to.
     """
 
@@ -97,7 +97,7 @@ class Pair:
         self.blocks: dict[str, Tensor] = {}
         for trace in self.guide_traces:
             self._find_blocks(trace)
-        self._axes: list[Axes | None] = []
+        self.axes: dict[str, Axes | None] = {}
 
     @contextmanager
     def quietly(self, *, validate: bool = False) -> Iterator[None]:
@@ -190,24 +190,6 @@ class Pair:
     def discrete(self) -> bool:
         """Whether every observed site is discrete, so that log-likelihoods are those of probabilities."""
         return all(_is_discrete(s["fn"]) for s in observations(self.model_trace) if not isinstance(s["fn"], Unit))
-
-    def axes(self, plate: Any) -> Axes | None:
-        """Batch dimensions of the arguments, verified by a run on two of the data; None if there are none.
-
-        Args:
-            plate: the plate over the data, as a frame.
-        """
-        if not self._axes:
-            self._axes.append(None if self.enum_dim is not None else find_axes(self, plate))
-        return self._axes[0]
-
-    def axes_of(self, size: int, plate: Any) -> Axes | None:
-        """The leftmost dimensions of a size; verified if the choice is ambiguous and the plate has that size."""
-        if plate is not None and size == self.size(plate) and is_ambiguous(self.args, self.kwargs, size):
-            verified = self.axes(plate)
-            if verified is not None:
-                return verified
-        return next(candidates(self.args, self.kwargs, size), None)
 
     def _find_blocks(self, trace: Trace) -> None:
         for module in self.owners.submodules():

@@ -8,7 +8,7 @@ the programs on selected or reordered data, at the same latents, and comparing l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -16,20 +16,38 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.axes import Axes, candidates
+from pyro_vae._core.axes import Axes, candidates, is_ambiguous
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import Owners
+from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import unregistered
 from pyro_vae._core.traces import frames, latents, observations, subsample_order, within, without_plates
 from pyro_vae._core.types import Program
 
-if TYPE_CHECKING:
-    from pyro_vae._core.pair import Pair
+
+def verified_axes(pair: Pair, plate: Any) -> Axes | None:
+    """Batch dimensions of the arguments, verified by a run on two of the data; None if no choice is right.
+
+    Args:
+        pair: the examined programs.
+        plate: the plate over the data, as a frame.
+    """
+    if plate.name not in pair.axes:
+        pair.axes[plate.name] = None if pair.enum_dim is not None else _find_axes(pair, plate)
+    return pair.axes[plate.name]
 
 
-def find_axes(pair: Pair, plate: Any) -> Axes | None:
-    """Batch dimensions of the arguments, verified by a run on two of the data; None if no choice is right."""
+def axes_of(pair: Pair, size: int, plate: Any) -> Axes | None:
+    """The leftmost dimensions of a size; verified if the choice is ambiguous and the plate has that size."""
+    if plate is not None and size == pair.size(plate) and is_ambiguous(pair.args, pair.kwargs, size):
+        verified = verified_axes(pair, plate)
+        if verified is not None:
+            return verified
+    return next(candidates(pair.args, pair.kwargs, size), None)
+
+
+def _find_axes(pair: Pair, plate: Any) -> Axes | None:
     size = pair.size(plate)
     rows = torch.tensor([size - 1, 0] if size > 1 else [0, 0])
     layout = pair.layout((plate.dim,))

@@ -26,7 +26,7 @@ from pyro_vae._core.masks import is_masked
 from pyro_vae._core.owners import perturbed
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
-from pyro_vae._core.rows import agree
+from pyro_vae._core.rows import agree, verified_axes
 from pyro_vae._core.runs import run, stack_latents, unstack_latents
 from pyro_vae._core.traces import latents, sites
 from pyro_vae._core.types import Program
@@ -167,7 +167,7 @@ def _log_way(owner: str, way: Mode) -> None:
 def _batch_axes(pair: Pair, plates: Sequence[Any]) -> tuple[int, Axes | None]:
     """The first plate whose data are among the arguments, by its index, and their batch dimensions."""
     for axis, plate in enumerate(plates):
-        axes = pair.axes(plate)
+        axes = verified_axes(pair, plate)
         if axes is not None:
             return axis, axes
     return 0, None

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.owners import Owners
+from pyro_vae._core.rows import verified_axes
 from pyro_vae._core.traces import latents
 from pyro_vae._core.types import Program
 from pyro_vae.evaluation.weights import ImportanceWeights
@@ -114,7 +115,7 @@ def local_guides(weights: ImportanceWeights, guide: Program) -> Iterator[LocalGu
         constant = None if is_flow else LocalGuide(family, params.detach())  # shares memory with the parameters
         yield LocalGuides(LocalGuide(family, params), [params], args, constant)
         return
-    axes = weights.pair.axes(weights.plate)
+    axes = verified_axes(weights.pair, weights.plate)
     if axes is None:
         rule = "the data must be arguments of the programs, to be selected one by one"
         raise refusal(_OWNER, rule, "none of the batch's length", "Pass them as tensors")

@@ -18,6 +18,7 @@ from pyro_vae._core.contexts import validating
 from pyro_vae._core.masks import unmasked
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.pair import Pair
+from pyro_vae._core.rows import axes_of
 from pyro_vae._core.trace_checks import check_auxiliary, check_kinds, check_observation, check_observed
 from pyro_vae._core.traces import is_auxiliary, latents, observations, sites
 from pyro_vae._core.types import Program
@@ -96,7 +97,7 @@ def data_axes(pair: Pair) -> Axes:
     leading_sizes = {x.shape[0] for x in tree_flatten((pair.args, pair.kwargs))[0] if isinstance(x, Tensor) and x.dim()}
     # another dimension may be as long as a subsample
     for size in sorted(sizes, key=lambda size: size not in leading_sizes):
-        axes = None if size is None else pair.axes_of(size, plate)
+        axes = None if size is None else axes_of(pair, size, plate)
         if axes is not None:
             return axes
     return leading(pair.args)
