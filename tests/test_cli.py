@@ -235,7 +235,7 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
         (["--num_samples", "0"], "num_samples must be at least 1, got num_samples=0"),
         (["--epochs", "-3"], "epochs=-3"),
         (["--batch_size", "5000"], "batch_size must not exceed the data, got batch_size=5000, data=1350"),
-        (["--patience", "-1"], "patience must be positive"),
+        (["--patience", "-1"], "patience must be at least 1"),
         (["--patience", "3", "--data.validation", "0"], "patience requires validation data"),
         (["--data", "mnist", "--data.binarize", "maybe"], "--data.binarize: must be one of 'dynamic'"),
         (["--data", "files", "--data.root", "/nowhere/at/all.npz"], "/nowhere/at/all.npz"),

@@ -183,8 +183,8 @@ def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> Non
         (["--data.labels", "40"], "--data.labels: a VAE takes no labels, got 40. Add --model M2."),
         (["--m1", "runs/x"], "--m1: M1 must have a model of its latents, got runs/x for a VAE. Add --model M2."),
         (["--model", "M2"], "--model M2: the number of labels must be given, got none. Add for "),
-        (["--model", "M2", "--data.labels", "1350"], "every class must have as many examples as are asked of it"),
-        (["--model", "M2", "--data.labels", "2000"], "must not exceed the labels there are"),
+        (["--model", "M2", "--data.labels", "1350"], "every class must have at least as many examples"),
+        (["--model", "M2", "--data.labels", "2000"], "must not exceed the number of labelled data"),
         (["--model", "M2", "--data.labels", "5"], "every class must have a labelled example"),
         (["--model", "M2", "--data", "frey_faces"], "--model M2: the data must have labels, got FreyFaces"),
         (["--model", "M2", "--data.labels", "40", "--alpha", "-1"], "alpha >= 0"),
@@ -354,10 +354,10 @@ def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["large.png"], "images must be of shape (1, 8, 8), as those of the training, got (1, 16, 16)"),
+        (["large.png"], "images must be of shape (1, 8, 8), as the training data, got (1, 16, 16)"),
         (["colour.png"], "got (3, 8, 8)"),
         (["above.npy"], "integers must lie in 0..16"),
-        (["text.png"], "damaged or no image"),
+        (["text.png"], "damaged or not an image"),
         (["nowhere.png"], "images must be files"),
         ([], "either images or --split must be given, got neither"),
         (["one.png", "--split", "test"], "got both"),
