@@ -135,7 +135,7 @@ def is_case(pieces, cls, num: int) -> bool:
 
 
 CASES = [
-    pytest.param(pieces, cls, num, marks=[] if pieces is PLAIN or (cls, num) == KINDS[0] else pytest.mark.slow)
+    pytest.param(pieces, cls, num, marks=[] if pieces is PLAIN and num > 1 else pytest.mark.slow)
     for cls in OBJECTIVES
     for pieces in PIECES
     for num in (1, 3)

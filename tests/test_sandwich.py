@@ -45,6 +45,7 @@ def test_with_the_exact_posterior_both_bounds_are_the_evidence() -> None:
     assert (result.upper - exact).abs().max() < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("latent_dim", "dim", "scale"), [(2, 7, 0.5), (10, 14, 0.5), (50, 54, 1.0)])
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_the_truth_lies_between_the_bounds(latent_dim, dim, scale, start) -> None:
@@ -62,6 +63,7 @@ def test_the_truth_lies_between_the_bounds(latent_dim, dim, scale, start) -> Non
     assert abs(float((result.upper - exact).mean())) < mean + 4.5 * error
 
 
+@pytest.mark.slow
 def test_the_gap_falls_with_the_number_of_distributions() -> None:
     case = LinearGaussian(10, 14)
     gaps = []
@@ -73,6 +75,7 @@ def test_the_gap_falls_with_the_number_of_distributions() -> None:
     assert gaps[0] > 2 * gaps[1] > 4 * gaps[2] > 0
 
 
+@pytest.mark.slow
 def test_real_data_have_a_lower_bound_and_the_gap_as_its_calibration() -> None:
     case = LinearGaussian(3, 7)
     x = case.data(30)
@@ -197,6 +200,7 @@ def test_the_chains_go_back_from_the_exact_draw(monkeypatch) -> None:
     assert (product.abs() < 4.5 / 200**0.5).all()
 
 
+@pytest.mark.slow
 def test_the_reverse_weights_are_unbiased_for_the_inverse_evidence() -> None:
     case = LinearGaussian(2, 7, scale=1.5)
     result, exact = _bounds_of_simulated(case, 400, num_distributions=4, num_chains=64)
@@ -217,6 +221,7 @@ def test_what_cannot_be_simulated_is_refused() -> None:
         sandwich(model, None, torch.ones(3), num_distributions=5, engine="eager")
 
 
+@pytest.mark.slow
 def test_two_observed_arguments_are_both_simulated() -> None:
     def model(x, y):
         with pyro.plate("data", len(x)):
