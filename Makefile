@@ -9,10 +9,10 @@ train: .venv/installed
 	$(BIN)/pyro-vae train --data digits --latent_dim 10 --epochs 150 --optimizer.lr 2e-3 --out $(RUN)
 
 test: .venv/installed
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-fast: .venv/installed
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

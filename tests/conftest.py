@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side, and their tensors are small
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # otherwise every test process forks compilers
 
 import pyro
 import pytest

@@ -110,6 +110,7 @@ def test_the_schedules_go_from_0_to_1_and_the_sigmoid_is_slow_at_its_ends() -> N
     assert (sigmoid - (share - share[0]) / (share[-1] - share[0])).abs().max() < EXACT
 
 
+@pytest.mark.slow
 def test_the_estimate_is_reproducible_and_does_not_touch_the_generator() -> None:
     case = LinearGaussian(2, 7)
     x = case.data(9)
@@ -123,6 +124,7 @@ def test_the_estimate_is_reproducible_and_does_not_touch_the_generator() -> None
     assert all(p.grad is None for p in case.vae.parameters())
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_chains_are_the_same() -> None:
     case = LinearGaussian(2, 7)
     x = case.data(6)

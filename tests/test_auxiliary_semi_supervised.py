@@ -243,6 +243,7 @@ def test_estimates_leave_the_classifier_s_weight_out(kind) -> None:
     assert torch.equal(first.log_likelihood, log_likelihood(vae.model, vae.guide, data, num_samples=20).log_likelihood)
 
 
+@pytest.mark.slow
 @both
 def test_the_score_function_has_the_enumerated_gradient_in_expectation(kind) -> None:
     case = LinearAuxiliary(kind, inflate=1.2, temper=0.5)
@@ -281,6 +282,7 @@ def test_the_other_estimators_train_everything(kind, estimator, objective) -> No
     assert ((values == 0) | (values == 1)).all()
 
 
+@pytest.mark.slow
 @both
 def test_a_discrete_auxiliary_variable_is_summed_over_as_well(kind) -> None:
     pieces = pieces_of(kind)
@@ -302,6 +304,7 @@ def test_a_discrete_auxiliary_variable_is_summed_over_as_well(kind) -> None:
 # ---------------------------------------------------------------- training and files
 
 
+@pytest.mark.slow
 @both
 @particles
 @pytest.mark.usefixtures("uncompiled")
@@ -312,6 +315,7 @@ def test_it_is_recorded(kind, num_particles) -> None:
     assert_agrees(engine, reference, args)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.usefixtures("uncompiled")
 def test_a_training_with_a_ragged_last_batch_is_the_same_under_both_engines(kind) -> None:

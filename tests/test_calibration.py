@@ -87,6 +87,7 @@ def test_equal_values_have_every_rank_alike() -> None:
     assert found.passes()
 
 
+@pytest.mark.slow
 def test_a_guide_without_a_density_is_ranked() -> None:
     prior, likelihood = priors.StandardNormalPrior(2), BernoulliLikelihood(2, (5,))
     for guide in (guides.AuxiliaryGuide((5,), 2), guides.HMCGuide((5,), 2)):

@@ -84,6 +84,7 @@ def test_the_saved_configuration_reproduces_the_run(trained: Path, tmp_path: Pat
     assert all(torch.equal(first[k], again[k]) for k in first)
 
 
+@pytest.mark.slow
 def test_options_reach_the_constructors(tmp_path: Path) -> None:
     argv = ["--likelihood.net", "conv_decoder", "--likelihood.net.channels", "[8, 4]", "--guide.net=ConvEncoder"]
     argv += ["--objective", "beta_elbo", "--objective.beta", "LinearWarmUp", "--objective.beta.length", "7"]
@@ -141,6 +142,7 @@ def test_the_options_of_fit_are_options_of_the_command() -> None:
     assert not {"validation", "monitor", "run", "resume", "progress"} & set(default_options())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [True, False])
 def test_the_output_starts_at_the_mean_of_the_data(start: bool, tmp_path: Path) -> None:
     assert main(["train", *QUICK, "--init_at_mean", str(start).lower(), "--out", str(tmp_path / "run")]) == 0
@@ -150,6 +152,7 @@ def test_the_output_starts_at_the_mean_of_the_data(start: bool, tmp_path: Path) 
     assert torch.allclose(trained.vae.likelihood.offset, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
     assert main(["train", *QUICK, "--out", str(tmp_path / "short")]) == 0
     assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "4"]) == 0
@@ -167,6 +170,7 @@ def test_evaluate_takes_the_first_images_alone(trained: Path, capsys: pytest.Cap
     assert line == "--num_data: must be at least 1, got 0. Use 1000."
 
 
+@pytest.mark.slow
 def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "refit"
     argv = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
@@ -186,6 +190,7 @@ def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path:
     assert not torch.equal(longer["guide.net.layers.1.weight"], after["guide.net.layers.1.weight"])
 
 
+@pytest.mark.slow
 def test_refit_keeps_the_guide_that_a_vamp_prior_goes_through(tmp_path: Path) -> None:
     vamp = ["--prior", "VampPrior", "--prior.num_components", "4", "--guide.net.hidden", "[6]"]
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
@@ -423,6 +428,7 @@ def test_help_names_the_commands_and_options(capsys: pytest.CaptureFixture[str])
     assert _refused(capsys, "trian") == "pyro-vae: unknown command trian; did you mean train?"
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pyro_vae", "train", "--latent_dim", "0"]

@@ -93,6 +93,7 @@ def test_the_methods_here_are_those_of_a_vae() -> None:
     assert set(SMALL) == {name for name, method in METHODS.items() if method.applies(vae)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SMALL)
 def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--method", method, *SMALL[method], "--num_data", "12"]

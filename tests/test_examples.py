@@ -116,6 +116,7 @@ def test_bad_arguments_are_usage_errors(name, args, capsys):
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ppca(output):
     text = output("ppca.py")
     errors = [float(error) for error in re.findall(r"largest .* = (\S+) nats", text)]
@@ -181,6 +182,7 @@ def test_vae_mnist_on_mnist(output):
     assert "dataset=MNIST" in text
 
 
+@pytest.mark.slow
 def test_ss_vae_m2_is_measured_against_its_classifier_alone(output, tmp_path):
     text = output("ss_vae_m2.py", "--out", str(tmp_path / "figures"))
     rows = re.findall(rf"^draw (\d): {NUMBER}%, {NUMBER}%$", text, re.MULTILINE)
@@ -192,6 +194,7 @@ def test_ss_vae_m2_is_measured_against_its_classifier_alone(output, tmp_path):
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"analogies", "confusion", "reliability"}
 
 
+@pytest.mark.slow
 def test_m1_m2_is_a_model_of_the_images(output):
     text = output("m1_m2.py")
     (error, _) = numbers(text, r"^(?s:.*)error +NUMBER \+- NUMBER %")
@@ -200,6 +203,7 @@ def test_m1_m2_is_a_model_of_the_images(output):
     assert all(-64 * math.log(2) < value < 0 for value in values), text
 
 
+@pytest.mark.slow
 def test_m1_features_compares_every_classifier(output):
     text = output("m1_features.py")
     cell = rf"{NUMBER} \+- {NUMBER}"
@@ -227,6 +231,7 @@ def test_svi_loop_trains_both(output):
     assert all(-40 < float(elbo) < float(value) < 0 for value, *_, elbo in found), text
 
 
+@pytest.mark.slow
 def test_fast_svi_is_the_same_training(output):
     text = output("fast_svi.py")
     assert text.startswith("4 steps;")
@@ -253,6 +258,7 @@ def test_compare_guides_fits_every_guide_to_one_model(output, tmp_path):
     assert float(rows[0][2]) == 0
 
 
+@pytest.mark.slow
 def test_compare_guides_knows_every_guide_and_goes_on_where_it_stopped(capsys, tmp_path):
     folder = ["--out", str(tmp_path / "comparison")]
     main_of("compare_guides.py")([*ARGS["compare_guides.py"], *folder])
@@ -269,6 +275,7 @@ def test_compare_guides_knows_every_guide_and_goes_on_where_it_stopped(capsys, t
     assert first == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "comparison").glob("*.json")}
 
 
+@pytest.mark.slow
 def test_inference_gaps_splits_the_gap_of_every_guide(output, tmp_path):
     text = output("inference_gaps.py", "--out", str(tmp_path / "gaps"))
     cell = rf"{NUMBER} \+- {NUMBER} +"

@@ -33,12 +33,14 @@ def real(num=40, dim=5, dtype=np.float64):
     return np.random.default_rng(0).normal(size=(num, dim)).astype(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([VAETransformer(2, epochs=2, num_samples=20)])
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([VAETransformer(2, features="sample", active_threshold=0.0, epochs=1)])
 def test_scikit_learns_own_checks_of_draws(estimator, check, single_precision):

@@ -45,6 +45,7 @@ def _changed(vae: VAE, before: list[torch.Tensor]) -> list[bool]:
     return [not torch.equal(p, q) for p, q in zip(vae.parameters(), before, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_trained_guide_reaches_the_evidence() -> None:
     case = LinearGaussian(latent_dim=2, dim=4)
     x = case.data(512)

@@ -388,6 +388,7 @@ def test_the_gradient_of_a_draws_density_is_total(name) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @guides
 def test_densities_of_guides_integrate_to_one_and_are_those_of_their_draws(name) -> None:
     assert_density_is_that_of_the_draws(guide_of(name, 2, spread=0.4).posterior(torch.randn(D)))
@@ -666,6 +667,7 @@ class Correlated:
         return gaps.mean().item(), gaps.std().item() / math.sqrt(len(gaps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAPABLE)
 def test_a_flow_closes_the_gap_that_a_diagonal_guide_must_leave(name) -> None:
     problem = Correlated()
@@ -698,6 +700,7 @@ assert "zuko" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_building_flows_changes_no_validation() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr

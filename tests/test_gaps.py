@@ -67,6 +67,7 @@ def agrees(estimate: Tensor, exact: Tensor, error: Tensor, *, below: float = 0.0
     assert ((estimate - exact - above) / error < 4.5).all(), (estimate, exact, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("inflate", "shift"), [(1.0, 0.0), (1.0, 0.5), (1.5, 0.0), (0.6, -0.3)])
 def test_the_split_of_a_diagonal_guide_is_the_analytic_one(inflate: float, shift: float) -> None:
     case = LinearGaussian(correlated=True)
@@ -157,6 +158,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_any_guide_gains_from_local_optimisation(name: str) -> None:
     vae, x = bernoulli_vae(KINDS[name]((6,), 2)), torch.rand(3, 6).round()
@@ -166,6 +168,7 @@ def test_any_guide_gains_from_local_optimisation(name: str) -> None:
     assert (result.approximation > -4.5 * result.approximation_error).all(), result.approximation
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_guide_finds_what_local_parameters_find() -> None:
     """The diagonal normal as a plain module, which is optimised by copies as any other guide."""
     case = LinearGaussian(latent_dim=2, correlated=True)

@@ -204,6 +204,7 @@ def test_the_log_likelihood_holds_whatever_the_reverse_model_is(name):
     assert result.pareto_k.max() < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("name", ["hmc", "tempered", "semi-amortized"])
 def test_gradients_within_the_guide_are_recorded_for_evaluation(name):

@@ -65,6 +65,7 @@ def loss_of(vae, objective, *args):
     return loss.detach(), [torch.zeros(()) if g is None else g for g in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 def test_the_classifier_s_term_is_beside_the_bound_and_linear(name):
     """On labelled data: loss and gradient grow by the weight times those of the mean cross entropy, whatever the bound.

@@ -281,6 +281,7 @@ ELBOS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ELBOS.values(), ids=ELBOS)
 def test_the_elbo_s_gradient_in_expectation(make) -> None:
     case = LinearGaussian(latent_dim=2, dim=3, inflate=1.3, shift=0.2)
@@ -763,6 +764,7 @@ def test_the_ratio_of_a_known_gradient() -> None:
         gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=1, groups=groups)
 
 
+@pytest.mark.slow
 def test_the_guide_s_ratio_falls_with_particles_for_iwae_and_not_for_dreg() -> None:
     case = LinearGaussian(latent_dim=2, dim=5, inflate=1.1, shift=0.05)
     x = case.data(4)

@@ -326,6 +326,7 @@ def test_infinite_estimates_are_left_out_of_the_bars_and_none_at_all_is_refused(
 # all of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("latent_dim", "data_shape", "missing"),
     [

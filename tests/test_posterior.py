@@ -22,6 +22,7 @@ from pyro_vae.evaluation.posterior import run_chains
 from tests.linear_gaussian import LinearGaussian
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_the_samples_have_the_moments_of_the_posterior(start) -> None:
     case = LinearGaussian(3, 7, correlated=True, inflate=2.0, shift=0.5)
@@ -40,6 +41,7 @@ def test_the_samples_have_the_moments_of_the_posterior(start) -> None:
         assert (ratio - torch.eye(3)).abs().max() < 4.5 * (2 / size).sqrt() * 2
 
 
+@pytest.mark.slow
 def test_sites_come_back_in_their_own_shape() -> None:
     def model(x):
         with pyro.plate("data", len(x), dim=-2):
@@ -87,6 +89,7 @@ def _quadrature(x, half=7.0, num=1401):
     )
 
 
+@pytest.mark.slow
 def test_in_two_dimensions_all_estimators_agree_with_quadrature() -> None:
     x = torch.linspace(-2.0, 4.0, 7)
     exact = _quadrature(x)
@@ -106,6 +109,7 @@ def test_in_two_dimensions_all_estimators_agree_with_quadrature() -> None:
     assert harmonic.standard_error[mixed].max() < 0.06
 
 
+@pytest.mark.slow
 def test_the_harmonic_errors_are_calibrated() -> None:
     case = LinearGaussian(2, 7)
     x = case.data(100)
@@ -116,6 +120,7 @@ def test_the_harmonic_errors_are_calibrated() -> None:
     assert abs(result.mean() - float(case.log_prob(x).mean())) < 4.5 * result.monte_carlo_error()
 
 
+@pytest.mark.slow
 def test_repeated_draws_of_a_chain_do_not_reduce_the_harmonic_error(monkeypatch) -> None:
     """If all samples of a chain are equal, ten times as many leave estimate and standard error unchanged."""
     lengths = []
@@ -209,6 +214,7 @@ def test_what_is_not_known_is_not_trusted() -> None:
     assert result.summary()["r_hat_above_1.05"] == result.summary()["pareto_k_above_0.7"] == 1
 
 
+@pytest.mark.slow
 def test_thinned_draws_lie_further_apart() -> None:
     case = LinearGaussian(2, 7)
     sizes = {"num_samples": 400, "num_chains": 1, "num_steps": 1, "engine": "eager"}

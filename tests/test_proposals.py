@@ -34,6 +34,7 @@ EXACT = 1e-9
 # Estimates against the closed form.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("latent_dim", "dim", "how"),
     [
@@ -142,6 +143,7 @@ GUIDES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.__name__)
 def test_every_guide_can_be_widened_and_stays_unbiased(guide) -> None:
     torch.manual_seed(0)

@@ -137,6 +137,7 @@ def _fitted(program: Built, number: int) -> float:
     return result.history[0]["loss"]
 
 
+@pytest.mark.slow
 @EVERY_BATCH
 @EVERY_PAIR
 def test_the_first_loss_of_fit_is_pyros_per_datum(pair: PyroPair, number: int) -> None:
@@ -223,6 +224,7 @@ def _joint(model: Any, args: Batch, trace: Trace, summed: list[str], value: Tens
     return _per_datum(found, _names(found, observed=False) + _names(found, observed=True), plate)
 
 
+@pytest.mark.slow
 @EVERY_BATCH
 @pytest.mark.parametrize("pair", LOCAL, ids=repr)
 def test_the_log_weights_are_those_of_draws_one_by_one(pair: PyroPair, number: int) -> None:

@@ -343,6 +343,7 @@ def test_recordable_puts_everything_back_when_something_fails() -> None:
     assert changed(before, process()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
 def test_the_recorded_cross_entropy_is_as_exact_as_torch_s(target: float) -> None:
     logits = torch.linspace(-100, 100, 20_001, dtype=torch.float32)

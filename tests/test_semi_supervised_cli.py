@@ -147,6 +147,7 @@ def test_the_validation_error_of_every_epoch_is_that_of_the_classifier(m2: Path)
     assert records[-1]["validation_error"] == pytest.approx(100 * float(wrong.double().mean()))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_longer_one_bit_for_bit(m2: Path, tmp_path: Path) -> None:
     argv = [*M2, "--data.label_seed", "3", "--alpha", "0.5"]
     assert main([*argv, "--epochs", "1", "--out", str(tmp_path / "short")]) == 0
@@ -169,6 +170,7 @@ def test_other_estimators_priors_and_guides_train(tmp_path: Path) -> None:
     assert trained.vae.likelihood.net.context_dims == (10,)
 
 
+@pytest.mark.slow
 def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> None:
     argv = ["--epochs", "1", "--num_samples", "5", "--batch_size", "450", "--guide.net.hidden", "[5]"]
     assert main(["refit", str(m2), *argv, "--out", str(tmp_path / "refit")]) == 0
@@ -281,6 +283,7 @@ def test_the_labelled_training_images_are_evaluated(m2: Path) -> None:
     assert result.labels.bincount().tolist() == [4] * 10
 
 
+@pytest.mark.slow
 def test_report_and_compare_show_the_error(m2: Path, vae: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(m2)]) == 0
     page = (m2 / "report.html").read_text()
@@ -383,6 +386,7 @@ def test_images_that_cannot_be_classified_are_refused(
 # M1+M2
 
 
+@pytest.mark.slow
 def test_m2_on_the_latents_of_a_run(vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_vae.experiments.assembly.active_latents", lambda vae, train: torch.tensor([1]))
     out = tmp_path / "both"

@@ -133,6 +133,7 @@ def _assert_close(one, two, tolerance: float = 1e-10) -> None:
 # ---------------------------------------------------------------- equality
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_engine_takes_the_same_steps(case: str, engines: list, monkeypatch) -> None:
     if "unfused" in case or "RMSprop" in case:  # on a CPU they look at the number of their step
@@ -474,6 +475,7 @@ def _identical(one: VAE, two: VAE) -> bool:
     return all(map(torch.equal, _tensors(one), _tensors(two)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RESUMED)
 @pytest.mark.parametrize("name", ["eager", "compiled", "cuda-graph"])
 def test_a_resumed_run_is_the_whole_run_bit_for_bit(name: str, case: str, engines, monkeypatch, tmp_path) -> None:

@@ -66,13 +66,13 @@ class Outcome:
 
 
 class _FirstFailure:
-    """Pytest plugin: the first test that fails, or the file that cannot be collected."""
+    """Pytest plugin: the first test that fails, or the file that cannot be collected. Slow tests run last."""
 
     def __init__(self, first: str | None) -> None:
         self.first, self.failed = first, ""
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        items.sort(key=lambda item: item.nodeid != self.first)
+        items.sort(key=lambda item: (item.nodeid != self.first, item.get_closest_marker("slow") is not None))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
