@@ -19,6 +19,7 @@ from pyro_vae.evaluation import (
     prior_proposal,
 )
 from pyro_vae.evaluation.annealed import AnnealingPath
+from pyro_vae.evaluation.hmc import State
 from tests.linear_gaussian import LinearGaussian
 
 EXACT = 1e-9
@@ -416,3 +417,10 @@ def test_a_widened_guide_is_a_start() -> None:
     sizes = {"num_distributions": 30, "num_chains": 50, "engine": "eager"}
     result = annealed_log_likelihood(case.vae.model, InflatedProposal(case.vae.guide, 1.5), x, start="guide", **sizes)
     assert _z_scores(result, case.log_prob(x)).abs().max() < 4.5
+
+
+def test_at_the_target_an_initial_density_of_zero_has_no_weight() -> None:
+    u, zero, one = torch.zeros(1, 1, 1), torch.full((1, 1), -torch.inf), torch.ones(1, 1)
+    state = State(u, zero, one, u, u)
+    assert state.energy(1.0) == -1
+    assert state.energy(0.5) == torch.inf

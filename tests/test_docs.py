@@ -27,7 +27,7 @@ from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.report import write_report
 from pyro_vae.experiments.methods import METHODS
 from pyro_vae.training import build_engine
-from pyro_vae.training.engines.select import ENGINES, WORTH_COMPILING
+from pyro_vae.training.engines.select import ENGINES, MIN_COMPILED_STEPS
 from tests.test_readme import ROOT, blocks_of, run_python
 
 PAGE = (ROOT / "docs/engine.md").read_text()
@@ -113,7 +113,7 @@ def test_its_files_exist(page: str) -> None:
 
 def test_it_names_the_engines_and_when_auto_compiles() -> None:
     assert set(re.findall(r'^\| `"([\w-]+)"` \|', PAGE, re.MULTILINE)) == set(ENGINES)
-    assert f"below {WORTH_COMPILING:,} planned steps" in PAGE
+    assert f"below {MIN_COMPILED_STEPS:,} planned steps" in PAGE
 
 
 def test_it_names_the_objectives_that_no_engine_runs() -> None:

@@ -31,7 +31,7 @@ from pyro_vae.objectives import BetaELBO, LinearWarmUp, Objective
 from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
 from pyro_vae.training import CompiledEngine, CudaGraphEngine, LossFunction, Step, build_engine
 from pyro_vae.training.engines import select as choice
-from pyro_vae.training.engines.select import WORTH_COMPILING, resolve_engine
+from pyro_vae.training.engines.select import MIN_COMPILED_STEPS, resolve_engine
 from tests import objective_references as definitions
 from tests.test_contracts import DATA_SHAPE, B, L, build, concrete, names, public
 
@@ -421,8 +421,8 @@ def test_another_path_at_another_shape_falls_back_to_eager() -> None:
 
 def test_auto_compiles_what_is_long_enough() -> None:
     cpu, cuda, two = torch.device("cpu"), torch.device("cuda"), Ranks(0, 2)
-    assert resolve_engine("auto", cpu, WORTH_COMPILING - 1) == "eager"
-    assert resolve_engine("auto", cpu, WORTH_COMPILING) == "compiled"
+    assert resolve_engine("auto", cpu, MIN_COMPILED_STEPS - 1) == "eager"
+    assert resolve_engine("auto", cpu, MIN_COMPILED_STEPS) == "compiled"
     assert resolve_engine("auto", cpu) == "compiled"
     assert resolve_engine("auto", cuda, 1) == "cuda-graph"
     assert resolve_engine("auto", cuda, 1, two) == "compiled"
@@ -453,7 +453,7 @@ def test_unavailable_engines_are_refused(options, message, tmp_path) -> None:
 def test_auto_counts_the_steps_of_the_whole_training(accumulate, threshold, monkeypatch, tmp_path) -> None:
     x, names = torch.rand(45, 5).bernoulli(), {}
     for limit in (threshold, threshold + 1):  # 5 batches, 3 epochs
-        monkeypatch.setattr(choice, "WORTH_COMPILING", limit)
+        monkeypatch.setattr(choice, "MIN_COMPILED_STEPS", limit)
         vae, run = vae_of(), tmp_path / str(limit)
         fit(vae.model, vae.guide, x, epochs=3, batch_size=10, accumulate=accumulate, run=run)
         names[limit] = torch.load(run / "state.pt", weights_only=True)["identity"]["engine"]

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from pyro_vae import VAE, evaluation
 from pyro_vae.cli.main import main
 from pyro_vae.evaluation import LogLikelihood, Quantity, Result, annealed_log_likelihood
+from pyro_vae.experiments.evaluation_options import Option
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.methods import METHODS, find_methods, method_of
-from pyro_vae.experiments.options import Option
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.plotting import result_figure

@@ -75,7 +75,7 @@ from tests.linear_styles import (
     numbers,
 )
 
-pytestmark = pytest.mark.slow  # a minute for 823 cases; test_pyro_programs and test_ways are the fast ones
+pytestmark = pytest.mark.slow  # a minute for 823 cases; test_pyro_programs and test_modes are the fast ones
 
 EVERY_STYLE = pytest.mark.parametrize("style", STYLES, ids=repr)
 MODULAR = pytest.mark.parametrize("style", [style for style in STYLES if style.modular], ids=repr)

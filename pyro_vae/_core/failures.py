@@ -29,7 +29,7 @@ _EXPECTED = (
 
 
 @contextmanager
-def one_line(owner: str, args: tuple[Any, ...], *programs: Program) -> Iterator[None]:
+def program_errors(owner: str, args: tuple[Any, ...], *programs: Program) -> Iterator[None]:
     """Context that shortens errors of several lines, such as those of Pyro and torch, to one line."""
     try:
         yield

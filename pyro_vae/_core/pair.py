@@ -4,7 +4,7 @@ The signature of a Pyro program does not show its sites, its plate over the data
 or the modules that own its parameters. :class:`Pair` runs the programs once on a batch, in eval mode and without side
 effects, and reads these properties from their traces. Evaluation, objectives and training all use it, so that the rules
 are the same everywhere. Properties that traces do not show are determined by further runs: the rows of each datum in
-:mod:`pyro_vae._core.rows`, and the mode of running several samples in :mod:`pyro_vae._core.ways`.
+:mod:`pyro_vae._core.rows`, and the mode of running several samples in :mod:`pyro_vae._core.modes`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from pyro_vae._core.auxiliary import determining_sites, observed_outside
 from pyro_vae._core.axes import Axes, candidates
 from pyro_vae._core.contexts import exactly, isolated_rng
-from pyro_vae._core.failures import one_line, unusable
+from pyro_vae._core.failures import program_errors, unusable
 from pyro_vae._core.layout import Layout, Mode
 from pyro_vae._core.masks import is_masked, unmasked
 from pyro_vae._core.owners import Owners
@@ -112,7 +112,7 @@ class Pair:
         """Add to the owners the modules whose parameters functions use without calling the modules."""
         with self.quietly(), SupportCheck(self.owner), torch.enable_grad():
             guide_traces, model_trace = self._run()
-            with one_line(self.owner, self.args, *self.guides):
+            with program_errors(self.owner, self.args, *self.guides):
                 values = [s["fn"].log_prob(s["value"]) for trace in (*guide_traces, model_trace) for s in sites(trace)]
             total = sum((value.sum() for value in values), torch.zeros(()))
             self.owners.adopt(leaves(total))

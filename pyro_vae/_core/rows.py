@@ -1,8 +1,9 @@
-"""The correspondence between data and rows: of arguments, of the data plate, and of a guide's parameters.
+"""Which row of the arguments, of the data plate and of a guide's parameters belongs to which datum.
 
 Several dimensions may have the size of the batch, a plate may hold the data in another order than the arguments, and a
-guide may have one parameter per datum. None of this can be read from shapes, so each question is answered by running
-the programs on selected or reordered data, at the same latents, and comparing log-probabilities datum by datum.
+guide may have one parameter per datum. None of this can be read from shapes, so each question is answered by further
+runs: on selected, reordered or replaced data at the same latents, whose log-probabilities are compared datum by datum,
+or by gradients.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pyro_vae._core.types import Program
 
 
 def verified_axes(pair: Pair, plate: Any) -> Axes | None:
-    """Batch dimensions of the arguments, verified by a run on two of the data; None if no choice is right.
+    """Batch dimensions of the arguments, verified by a run on two data; None if no choice agrees.
 
     Args:
         pair: the examined programs.
@@ -39,7 +40,10 @@ def verified_axes(pair: Pair, plate: Any) -> Axes | None:
 
 
 def axes_of(pair: Pair, size: int, plate: Any) -> Axes | None:
-    """The leftmost dimensions of a size; verified if the choice is ambiguous and the plate has that size."""
+    """Batch dimensions of the arguments: in each tensor the leftmost dimension of length ``size``.
+
+    If several dimensions and the plate have that length, the choice is verified by a run. None if no dimension has it.
+    """
     if plate is not None and size == pair.size(plate) and is_ambiguous(pair.args, pair.kwargs, size):
         verified = verified_axes(pair, plate)
         if verified is not None:
@@ -64,7 +68,7 @@ def _find_axes(pair: Pair, plate: Any) -> Axes | None:
 
 
 def rows_follow(pair: Pair, plate: Any, axes: Axes) -> bool:
-    """Whether the model's densities are permuted with the arguments; not if the model stores the data itself.
+    """Whether the model's densities are permuted with the arguments; not if it reads other values per datum.
 
     True for a model that is random at given latents, for which this cannot be decided.
     """
@@ -147,7 +151,7 @@ def makes_local(model: Program, guide: Program, args: tuple[Any, ...]) -> bool:
 
 
 def is_local(pair: Pair) -> bool:
-    """Whether the guide has parameters of its own for each datum of the batch, so that it fits no other data."""
+    """Whether the guide has parameters for each datum of the batch, so that it cannot be evaluated on other data."""
     plate = pair.data_plate()
     if plate is None or not latents(pair.guide_traces[0]) or pair.enum_dim is not None:
         return False
@@ -158,7 +162,7 @@ def is_local(pair: Pair) -> bool:
 
 
 def _row_gradients(pair: Pair, plate: Any, size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Gradients of the guide's log-density of the first and the last datum by parameters with a batch-sized dimension.
+    """Gradients of log q of the first and of the last datum, with respect to parameters with a batch-sized dimension.
 
     Yields:
         Both gradients, and the index of that dimension.
@@ -181,7 +185,7 @@ def _row_gradients(pair: Pair, plate: Any, size: int) -> Iterator[tuple[Tensor, 
 
 
 def _in_own_row(first: Tensor, last: Tensor, dim: int) -> bool:
-    """Whether each gradient is nonzero in the row of its own datum alone."""
+    """Whether each gradient is nonzero only in the row of its datum."""
     nonzero = [[i for i, row in enumerate(g.movedim(dim, 0)) if bool((row != 0).any())] for g in (first, last)]
     return nonzero == [[0], [len(first.movedim(dim, 0)) - 1]]
 

@@ -18,10 +18,10 @@ from pyro_vae.evaluation.latent_density import LatentDensity
 TARGET_ACCEPTANCE = 0.65
 """Acceptance rate that step sizes are adapted to (Neal, 2011, section 5.4.4.3; Wu et al., 2017)."""
 BURN_IN = 20
-"""Number of transitions at the start of the path before step sizes are adapted along it."""
-_JITTER = 0.2  # of the step size, so that no trajectory is periodic
-_GAIN = 0.3  # of the adaptation of the log step size
-_MEMORY = 0.9  # of the running variance
+"""Number of transitions at the first inverse temperature whose adapted step sizes are not stored."""
+_JITTER = 0.2  # relative range of the random factor of step sizes, so that no trajectory is periodic
+_GAIN = 0.3  # gain of the stochastic approximation of the log step size
+_MEMORY = 0.9  # weight of the past in the moving averages of variance and log step size
 
 
 class State(NamedTuple):
@@ -43,11 +43,13 @@ class State(NamedTuple):
         return self.target.double() - self.start.double()
 
     def energy(self, beta: float) -> Tensor:
-        """Minus the log-density at ``beta`` of the path, float64."""
+        """Minus the log-density at inverse temperature ``beta``, float64."""
+        if beta == 1:  # 0 times an infinite log-density would be nan
+            return -self.target.double()
         return -(1 - beta) * self.start.double() - beta * self.target.double()
 
     def gradient(self, beta: float) -> Tensor:
-        """The gradient of the log-density at ``beta`` of the path."""
+        """The gradient of the log-density at inverse temperature ``beta``."""
         if beta == 1:  # 0 times an infinite gradient would be nan
             return self.target_gradient
         weight = torch.tensor(beta, dtype=self.u.dtype, device=self.u.device)
@@ -66,9 +68,11 @@ class StepSizes(NamedTuple):
 class HMC:
     r"""Transitions that leave invariant :math:`f_\beta(u) \propto f_0(u)^{1 - \beta} f_1(u)^\beta`.
 
+    :math:`f_0` is the density of the initial distribution and :math:`f_1 = p(x, \cdot)`.
+
     A transition draws a momentum :math:`v \sim \mathcal{N}(0, I)`, takes leapfrog steps on :math:`f_\beta`, and is
-    accepted with probability :math:`\min(1, e^{H - H'})`. Step sizes vary by 20% at random, independently of
-    the state, which preserves the invariance.
+    accepted with probability :math:`\min(1, e^{H - H'})`, :math:`H = -\log f_\beta(u) + |v|^2 / 2`. Step sizes are
+    multiplied by a random factor between 0.8 and 1.2, independent of the state, which preserves the invariance.
 
     Args:
         owner: name that messages begin with.
@@ -105,26 +109,28 @@ class HMC:
         """
         if self._density is not None and not density.has_supports_of(self._density):
             rule = "the support of a latent site must be the same for every batch"
-            raise refusal(self.owner, rule, "others", "Rescale it: draw it from a fixed interval")
+            raise refusal(self.owner, rule, "another one", "Rescale it: sample it from a fixed interval")
         self._density = density
         if self._compiled and self._recorded is None:
             self._recorded = Recorded(self._log_densities, self.owners.tensors())
 
     def evaluate_at(self, u: Tensor, args: tuple[Any, ...]) -> State:
-        """Densities and gradients at u, ``(num_chains, batch, dim)``."""
+        """Log-densities and their gradients at u, ``(num_chains, batch, dim)``."""
         if self._recorded:
             try:
                 return State(u, *self._recorded(u, *args))
             except RecordingError as cause:
                 self._compiled, self._recorded = False, None
-                warnings.warn(f"{self.owner}: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=2)
+                warnings.warn(
+                    f"{self.owner}: runs eagerly, because the programs cannot be recorded: {cause}.", stacklevel=2
+                )
         return State(u, *self._log_densities(u, *args))
 
     def transition(self, state: State, beta: float, steps: StepSizes, args: tuple[Any, ...]) -> tuple[State, Tensor]:
         """One HMC transition of every chain.
 
         Args:
-            state: of the chains.
+            state: state of the chains.
             beta: inverse temperature, from 0 to 1.
             steps: step sizes.
             args: the batch.
@@ -160,11 +166,12 @@ class HMC:
 
 
 class AdaptedStepSizes:
-    """Step sizes along a path, adapted by separate pilot chains and then fixed, so that later chains stay valid.
+    """Step sizes along a path, adapted by pilot chains and then fixed: later transitions leave their target invariant.
 
     The pilot chains follow the path once. Each datum has its own step size, adapted to an acceptance rate of
     :data:`TARGET_ACCEPTANCE`, and its own scale in each dimension, the running standard deviation of its chains. With
-    these scales a trajectory of length pi / 2 is a quarter of a normal's period, and longer ones are not used.
+    these scales a trajectory of length pi / 2 is a quarter of a normal's period; step sizes are limited so that a
+    trajectory, before the random factor, is not longer.
 
     Args:
         hmc: the transitions.

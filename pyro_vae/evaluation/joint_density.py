@@ -11,8 +11,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.layout import Layout
+from pyro_vae._core.modes import Runs, joined
 from pyro_vae._core.traces import latents, masked, observations
-from pyro_vae._core.ways import Runs, joined
 
 
 class Density(NamedTuple):

@@ -15,10 +15,10 @@ from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import is_tracing
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.masks import hides, is_masked
+from pyro_vae._core.modes import Runs
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.traces import is_auxiliary, latents
 from pyro_vae._core.types import Program
-from pyro_vae._core.ways import Runs
 
 
 class Proposal:

@@ -8,26 +8,26 @@ from typing import Any, Literal
 
 from pyro_vae._core.checks import check_choice
 from pyro_vae._core.contexts import validating
+from pyro_vae._core.modes import Runs
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.recording import Recorded, RecordingError
 from pyro_vae._core.types import Program
-from pyro_vae._core.ways import Runs
 from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights
 
 Engine = Literal["auto", "eager", "compiled"]
 
-WORTH_COMPILING = 2_000
+MIN_COMPILED_CALLS = 2_000
 """Number of calls from which compilation, about ten seconds, saves time."""
 
 
 def use_compiled(owner: str, engine: Engine, num_calls: int) -> bool:
-    """Whether to compile for this number of calls; ``"auto"`` compiles from :data:`WORTH_COMPILING` on.
+    """Whether to compile for this number of calls; ``"auto"`` compiles from :data:`MIN_COMPILED_CALLS` on.
 
     Raises:
         ValueError: the engine is unknown.
     """
     check_choice(owner, "engine", engine, ("auto", "eager", "compiled"))
-    return engine == "compiled" or (engine == "auto" and num_calls >= WORTH_COMPILING)
+    return engine == "compiled" or (engine == "auto" and num_calls >= MIN_COMPILED_CALLS)
 
 
 class WeightSampler:
@@ -83,7 +83,9 @@ class WeightSampler:
                 return self._recorded(num_samples, *args)
             except RecordingError as cause:
                 self._compiled, self._recorded = False, None
-                warnings.warn(f"{self.owner}: runs eagerly, the programs cannot be recorded: {cause}.", stacklevel=3)
+                warnings.warn(
+                    f"{self.owner}: runs eagerly, because the programs cannot be recorded: {cause}.", stacklevel=3
+                )
         return self._sample(num_samples, *args)
 
     def _sample(self, num_samples: int, *args: Any) -> LogWeights:

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_flatten
 from pyro_vae._core.axes import candidates, signature
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import isolated_rng
-from pyro_vae._core.failures import one_line
+from pyro_vae._core.failures import program_errors
+from pyro_vae._core.modes import Runs, choose, for_one_sample
 from pyro_vae._core.owners import Owners, placement
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
@@ -33,7 +34,6 @@ from pyro_vae._core.trace_checks import (
 )
 from pyro_vae._core.traces import follows, latents, observations, sites
 from pyro_vae._core.types import Program
-from pyro_vae._core.ways import Runs, choose, for_one_sample
 from pyro_vae.data.batches import arguments
 from pyro_vae.evaluation.joint_density import Density, Joint, summed_sites
 from pyro_vae.evaluation.proposals import Proposal, guides_of
@@ -65,7 +65,7 @@ class ImportanceWeights:
         data_plate: name of the plate over the data; needed only if several plates contain all sites.
         owner: name that messages begin with.
         owners: the programs' modules, if known.
-        ways: the modes in which the programs run (:mod:`pyro_vae._core.ways`) by the batch's shape. Batches of one
+        ways: the modes in which the programs run (:mod:`pyro_vae._core.modes`) by the batch's shape. Batches of one
             evaluation share this dictionary, so that each mode is determined once.
 
     Raises:
@@ -96,7 +96,7 @@ class ImportanceWeights:
         self.model, self.guides, self.args, self.owner = model, guides_of(guide), args, owner
         self._ways = {} if ways is None else ways
         self._shape = signature(args, {})
-        with one_line(owner, args, model, *self.guides):
+        with program_errors(owner, args, model, *self.guides):
             self._examine(owners, data_plate)
 
     def _examine(self, owners: Owners | None, data_plate: str | None) -> None:
@@ -163,7 +163,7 @@ class ImportanceWeights:
         values = [site["value"] for site in observations(self.model_trace) if isinstance(site["value"], Tensor)]
         dtype = str(values[0].dtype).removeprefix("torch.")
         entries = {"dtype": dtype, "dimensions": self.pair.num_values(self.plate), "discrete": self.pair.discrete}
-        way = self.runs(num_samples).way
+        way = self.runs(num_samples).mode
         return entries if way == "vectorised" or num_samples == 1 else {**entries, "way": way}
 
     def check_coverage(self) -> None:

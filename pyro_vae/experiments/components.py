@@ -28,7 +28,7 @@ class Kind:
     Args:
         module: exports the classes.
         base: their base class.
-        num_supplied: leading constructor arguments that the program supplies, such as latent_dim.
+        num_supplied: number of leading constructor arguments that the program supplies, such as latent_dim.
         excluded: names of classes that a configuration cannot describe or a training cannot use.
     """
 
@@ -58,7 +58,7 @@ KINDS = {
     "optimizer": Kind(torch.optim, torch.optim.Optimizer, 1, ("Optimizer", "LBFGS", "SparseAdam")),
     "lr_schedule": Kind(lr_scheduler, lr_scheduler.LRScheduler, 1, ("LRScheduler", "LambdaLR", "MultiplicativeLR")),
 }
-"""The options that choose a class, by their last name: ``--guide``, ``--guide.net``."""
+"""The options that choose a class, by the last part of their name: ``net`` of ``--guide.net``."""
 
 
 def assign(options: dict[str, Any], name: str, value: Any, *, parent: str = "--") -> None:
@@ -88,20 +88,21 @@ def assign(options: dict[str, Any], name: str, value: Any, *, parent: str = "--"
 
 
 def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> Any:
-    """Resolve a component name to its class path and fill in that class's default arguments.
+    """Resolve a component name to its class path and default arguments, or set arguments of the class chosen before.
 
-    Without the defaults the parser would keep arguments of the class chosen before that share a name with arguments of
-    this one: Frey Faces would be binarized like the digits.
+    With the defaults, no argument of the previously chosen class is kept if the new class has one of the same name:
+    ``--data FreyFaces`` does not inherit ``binarize`` of ``Digits``.
 
     Args:
         kind: one of :data:`KINDS`.
         value: class name, in any case and with or without underscores; import path; ``class_path`` with ``init_args``;
-            or arguments for the class chosen before. None, numbers and text that is no name are returned unchanged.
+            or arguments for the class chosen before. Text that begins with ``{`` is read as YAML; other text that does
+            not begin like an identifier, numbers and None are returned unchanged.
         chosen: the component chosen before.
         option: precedes error messages.
 
     Raises:
-        ValueError: no component of that kind has this name, or it has no such argument.
+        ValueError: no component of that kind has this name, it has no such argument, or no class is chosen yet.
 
     Example:
         >>> resolve("data", {"class_path": "frey_faces", "init_args": {"root": "data"}})["init_args"]["binarize"]
@@ -109,7 +110,7 @@ def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> A
     """
     option = option or f"--{kind}"
     if isinstance(value, str) and value[:1] == "{":
-        with suppress(yaml.YAMLError):  # the parser reports it
+        with suppress(yaml.YAMLError):  # malformed YAML is reported by the parser
             value = yaml.safe_load(value)
     if isinstance(value, str) and value[:1].isidentifier():
         value = {"class_path": value, "init_args": {}}
@@ -119,7 +120,9 @@ def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> A
         chosen = _default_component(kind, value["class_path"], option)
         value = value.get("init_args") or {}
     if not isinstance(chosen, dict):
-        raise refusal(option, "a class must be chosen before its arguments", next(iter(value)), f"Add {option} CLASS")
+        raise refusal(
+            option, "a class must be chosen before its arguments", next(iter(value), "{}"), f"Add {option} CLASS"
+        )
     component = copy.deepcopy(chosen)
     arguments = component.setdefault("init_args", {})
     for name, argument in value.get("init_args", value).items():
@@ -128,7 +131,7 @@ def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> A
 
 
 def find_component(kind: str, name: str, *, option: str = "") -> Any:
-    """The class of a name, or what an import path names.
+    """The class of a name, or the object at an import path.
 
     Raises:
         ValueError: no component of that kind has this name, or the path cannot be imported.
@@ -143,7 +146,7 @@ def find_component(kind: str, name: str, *, option: str = "") -> Any:
 
 
 def exact_name(kind: str, name: str, *, option: str = "") -> str:
-    """The class name, in which case and underscores do not matter.
+    """The exact class name for a name in any case, with or without underscores.
 
     Raises:
         ValueError: no component of that kind has this name.

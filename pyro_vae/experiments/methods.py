@@ -29,7 +29,7 @@ from pyro_vae.evaluation import (
     sandwich,
     simulation_based_calibration,
 )
-from pyro_vae.experiments.options import Option, options_of
+from pyro_vae.experiments.evaluation_options import Option, options_of
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, LabelledVAE
 

@@ -1,4 +1,4 @@
-"""The semi-amortized guide: local parameters optimised per datum, from amortised initial values."""
+"""The semi-amortized guide: local parameters optimised per datum, from amortized initial values."""
 
 from __future__ import annotations
 

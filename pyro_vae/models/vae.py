@@ -56,7 +56,7 @@ class GenerativeModel(nn.Module):
 
 
 class VAE(nn.Module):
-    r"""Variational autoencoder: :math:`p(z)\, p(x | z)` with the amortised posterior :math:`q(z | x)`.
+    r"""Variational autoencoder: :math:`p(z)\, p(x | z)` with the amortized posterior :math:`q(z | x)`.
 
     Args:
         prior: p(z).

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae._core.checks import refusal
+from pyro_vae._core.modes import takes_plate
 from pyro_vae._core.traces import masked, sites
 from pyro_vae._core.types import Program
-from pyro_vae._core.ways import takes_plate
 from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.objectives.schedules import Schedule
 

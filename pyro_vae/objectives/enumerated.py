@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
+from pyro_vae._core.modes import joined
 from pyro_vae._core.runs import run
 from pyro_vae._core.traces import latents, masked, observations
-from pyro_vae._core.ways import joined
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Particles, Programs
 from pyro_vae.objectives.schedules import Schedule

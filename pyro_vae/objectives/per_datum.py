@@ -13,8 +13,9 @@ from torch import Tensor
 from pyro_vae._core.axes import kinds_of
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import is_tracing
-from pyro_vae._core.failures import one_line
+from pyro_vae._core.failures import program_errors
 from pyro_vae._core.layout import Layout
+from pyro_vae._core.modes import Densities, Runs, choose, for_one_sample, joined
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
@@ -27,7 +28,6 @@ from pyro_vae._core.trace_checks import (
 )
 from pyro_vae._core.traces import frames, latents, shared_plates, sites, structure_of
 from pyro_vae._core.types import Program
-from pyro_vae._core.ways import Densities, Runs, choose, for_one_sample, joined
 from pyro_vae.distributions import RelaxedIndependentOneHotCategorical
 from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.objectives.programs import Particles, Programs
@@ -142,7 +142,7 @@ class PerDatumObjective(Objective):
 
     def _examine(self, model: Program, guide: Program, args: Any, kwargs: Any) -> _Examined:
         name = type(self).__name__
-        with no_registration(), one_line(name, args, model, guide):
+        with no_registration(), program_errors(name, args, model, guide):
             pair = Pair(name, model, [guide], args, kwargs)
             plates = sorted((frames[0] for frames in pair.plates().values()), key=lambda plate: plate.dim)
             dims = tuple(plate.dim for plate in plates)

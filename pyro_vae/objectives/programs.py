@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
+from pyro_vae._core.modes import Runs, joined
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.runs import run
 from pyro_vae._core.traces import is_auxiliary, latents, observations
 from pyro_vae._core.types import Program
 from pyro_vae._core.watch import leaves
-from pyro_vae._core.ways import Runs, joined
 from pyro_vae.objectives.held import DetachedSamples, RepeatedNoise, held_parameters, hold_modules
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.contexts import isolated_rng
-from pyro_vae._core.failures import one_line
+from pyro_vae._core.failures import program_errors
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import SupportCheck
 from pyro_vae._core.types import Program
@@ -174,7 +174,7 @@ def _capture(
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Run the loss once, validated; return the declared parameters and the tensors that its gradient reaches."""
     capture = poutine.trace(param_only=True)
-    with one_line("fit", args, model, guide), owners.unchanged(), owners.evaluating(), torch.enable_grad():
+    with program_errors("fit", args, model, guide), owners.unchanged(), owners.evaluating(), torch.enable_grad():
         with isolated_rng(validate=True), SupportCheck("fit"), capture:
             loss = objective.differentiable_loss(model, guide, *args)
         reached = list(leaves(loss)) if isinstance(loss, Tensor) else []

@@ -28,12 +28,12 @@ def prepare(
     """Find the parameters, and check that the programs can be trained on the data.
 
     Args:
-        batches: the data; integers are converted to floating point if the programs accept no integers, and a guide with
-            parameters for each datum turns shuffling off.
+        batches: the data, changed in place: integers are converted to floating point if the programs accept no
+            integers, shuffling is turned off for a guide with parameters for each datum, and ``axes`` is set.
         objective: the objective.
         model: Pyro model.
         guide: Pyro guide.
-        alone: whether one process trains.
+        alone: whether a single process trains.
 
     Returns:
         The arguments of the first batch, and the parameters.
@@ -74,7 +74,7 @@ def _find_parameters(
 
 
 def first_batch(batches: Batches) -> tuple[tuple[Any, ...], Tensor | None]:
-    """The arguments of the first batch and their indices in the data set; the random state is left as it was.
+    """The arguments of the first batch and the indices of its data (None for an iterable); the random state is kept.
 
     Raises:
         ValueError: there is no batch.
@@ -93,7 +93,7 @@ def no_batch() -> ValueError:
 
 
 def check_autoguide(batches: Batches, model: Program, guide: Program, args: tuple[Any, ...]) -> None:
-    """Raise on minibatches for an autoguide with latents per datum, which its first run would set up for one batch.
+    """Require one batch per epoch for an autoguide with parameters per datum: its first run creates those of one batch.
 
     Raises:
         ValueError: an epoch has several batches.
@@ -106,10 +106,11 @@ def check_whole(batches: Batches, *, alone: bool) -> None:
     """Require all data in one batch, in the same order every epoch, for a guide with parameters for each datum.
 
     Raises:
-        ValueError: the batches are smaller, or differ from epoch to epoch.
+        ValueError: the batches are smaller, differ from epoch to epoch, or are shared by several processes.
     """
-    if len(batches) != 1 or not alone:
-        raise _minibatches(f"{len(batches)} batches an epoch")
+    require(alone, "fit", "a guide with parameters for each datum must be trained in one process", "several")
+    if len(batches) != 1:
+        raise _minibatches(f"{len(batches)} batches an epoch" if len(batches) else "an iterable of unknown length")
     first, second = (tree_flatten(next(batches.epoch(number)).args)[0] for number in (0, 1))
     same = len(first) == len(second) and all(
         torch.equal(a, b) if isinstance(a, Tensor) else a is b for a, b in zip(first, second, strict=True)
@@ -119,15 +120,15 @@ def check_whole(batches: Batches, *, alone: bool) -> None:
 
 
 def _minibatches(value: str) -> ValueError:
-    rule = "a guide with parameters for each datum requires all data in one batch and one order"
-    return refusal("fit", rule, value, "Use batch_size=len(data), or an amortised guide")
+    rule = "a guide with parameters for each datum requires all data in one batch, in the same order every epoch"
+    return refusal("fit", rule, value, "Use batch_size=len(data), or an amortized guide")
 
 
 def check_order(batches: Batches, pair: Pair) -> None:
     """Require that everything that belongs to a datum is an argument, if the data are shuffled.
 
     Raises:
-        ValueError: the model's densities do not move with the arguments.
+        ValueError: the model's densities are not reordered with the arguments.
     """
     plate = pair.data_plate()
     shuffled = batches.num_data is not None and batches.shuffle_seed is not None
@@ -135,14 +136,14 @@ def check_order(batches: Batches, pair: Pair) -> None:
         return
     try:
         follows = rows_follow(pair, plate, data_axes(pair))
-    except Exception:  # the programs have no rows that could be exchanged
+    except Exception:  # the programs cannot run on reordered data, so that this cannot be decided
         return
     require(
         follows,
         "fit",
-        "what belongs to a datum must be among the arguments, which are shuffled",
+        "all values per datum must be arguments, because the data are shuffled",
         "other data in the model (a closure, poutine.condition, a scale or a mask of its own)",
-        "Pass them: DataLoader(TensorDataset(x, w), batch_size=100)",
+        "Pass them: DataLoader(TensorDataset(x, w), batch_size=100, shuffle=True)",
     )
 
 
@@ -152,7 +153,7 @@ def check_last_batch(
     """Raise if the last batch is a single datum, of which batch normalization cannot compute statistics.
 
     Raises:
-        ValueError: with a batch size that leaves no such batch.
+        ValueError: naming a batch size that leaves no such batch.
     """
     num, size = batches.num_data, batches.batch_size
     modules = [module for owner in parameters.modules.values() for module in owner.modules()]
@@ -172,7 +173,7 @@ def check_last_batch(
 
 
 def check_validation(data: Data, batches: Batches, parameters: ParameterSet, model: Program, guide: Program) -> None:
-    """Compute the ELBO of one validation datum.
+    """Check that the programs have weights per datum on the first validation batch, one datum if the order is ours.
 
     Raises:
         ValueError: the programs cannot be evaluated on it.

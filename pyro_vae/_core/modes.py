@@ -1,10 +1,10 @@
 """Choice of the mode in which a model and a guide run for K samples of each datum.
 
 A program that is written for one batch may be wrong, or fail, with a particle dimension on the left: for example with
-``softmax(dim=1)``, ``view(-1, C, H, W)`` or batch normalisation. Its code does not show this, so it is tested: on one
-batch the densities of a vectorised, then of a flattened run are compared with those of K separate runs at the same
-latents. The first mode that agrees is used; if neither does, the program is looped. Protocols record the mode as
-``way``.
+``softmax(dim=1)``, ``view(-1, C, H, W)`` or batch normalisation. This cannot be decided from the program's code, so it
+is tested: on one batch the densities of vectorised, then of flattened runs are compared with those of K separate runs
+at the same latents. The first pair of modes of guide and model that agrees is used; if none does, both are looped. The
+protocol of a result stores the mode of the model under the key ``way``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.distributions import TransformedDistribution
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.axes import Axes
@@ -36,12 +37,12 @@ _LOG = logging.getLogger("pyro_vae")
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs a model and a guide for K samples of each datum, each in its mode.
+    """Runs guides in one mode, and a model in the same or another mode, for K samples of each datum.
 
     Attributes:
         model: the Pyro model.
-        guide_layout: the mode of guides.
-        model_layout: the mode of the model.
+        guide_layout: layout of the shapes in runs of the guides, which includes their mode.
+        model_layout: the same for the model.
         axes: batch dimensions of the arguments, which flattened programs need.
         depths: number of batch dimensions of each latent value in a run for one sample.
     """
@@ -53,12 +54,12 @@ class Runs:
     depths: Mapping[str, int]
 
     @property
-    def way(self) -> Mode:
+    def mode(self) -> Mode:
         """The mode of the model, for protocols."""
         return self.model_layout.mode
 
     def single(self) -> Runs:
-        """The programs as they are, for one sample."""
+        """These runs in looped mode, which for K = 1 is one run of the unchanged programs."""
         guide, model = (replace(layout, mode="looped") for layout in (self.guide_layout, self.model_layout))
         return replace(self, guide_layout=guide, model_layout=model)
 
@@ -83,10 +84,13 @@ class Runs:
         return unstack_latents(self.stack(guide_traces, num), self.model_layout, num, self.depths)
 
     def log_guide(self, guide_traces: Sequence[Trace], num: int, model_traces: Sequence[Trace] = ()) -> Tensor:
-        """Log-density of a guide's samples, ``(K, B)``, with auxiliary variables and their reverse models."""
+        """Log-density of a guide's samples, ``(K, B)``, including auxiliary variables and their reverse models.
+
+        Sites that a trace of the model masks are masked in the guide too.
+        """
         layout, num_each = self.guide_layout, num // len(guide_traces)
-        masks = list(model_traces) or [None] * len(guide_traces)
-        pairs = zip(guide_traces, masks, strict=True)
+        models = list(model_traces) or [None] * len(guide_traces)
+        pairs = zip(guide_traces, models, strict=True)
         return joined([layout.sum(num_each, layout.density(trace), model) for trace, model in pairs])
 
 
@@ -101,7 +105,7 @@ def choose(
     together: bool = False,
     weights_change: bool = False,
 ) -> Runs:
-    """The first mode that gives the densities of K separate runs at the same latents; looped if none does.
+    """Runs in the first pair of modes that gives the densities of K separate runs at the same latents; else looped.
 
     Args:
         pair: the programs on a batch.
@@ -110,7 +114,7 @@ def choose(
             ``(K, B)`` or a stack of such terms.
         together: whether model and guide must run in the same mode.
         weights_change: whether the choice must hold for other weights too: the comparison is then repeated at perturbed
-            weights, because layers that start at zero or as the identity hide their effect.
+            weights, because a layer that is initialised at zero or as the identity has the same output in every mode.
     """
     axis, axes = _batch_axes(pair, plates)
     dims = tuple(plate.dim for plate in plates)
@@ -124,9 +128,9 @@ def choose(
                 continue
             with perturbed(pair.owners) if weights_change else nullcontext():
                 if not weights_change or _is_right(pair, runs, looped, densities):
-                    _log_way(pair.owner, runs.way)
+                    _log_mode(pair.owner, runs.mode)
                     return runs
-    _log_way(pair.owner, looped.way)
+    _log_mode(pair.owner, looped.mode)
     return looped
 
 
@@ -136,7 +140,7 @@ def for_one_sample(pair: Pair, plates: Sequence[Any]) -> Runs:
 
 
 def takes_plate(owner: str, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether both programs are right within a plate of samples, as ``vectorize_particles`` of Pyro's ELBOs needs."""
+    """Whether both programs have the densities of separate runs within a plate of samples (``vectorize_particles``)."""
 
     def densities(runs: Runs, latent: Trace, num: int) -> Tensor:
         traces = runs.run_model(latent, num, pair.args, pair.kwargs)
@@ -149,23 +153,25 @@ def takes_plate(owner: str, model: Program, guide: Program, args: tuple[Any, ...
             runs = choose(pair, plates, densities, together=True, weights_change=True)
     except ValueError:  # no density per datum to compare, for example with latents that all data share
         return False
-    return runs.way == "vectorised"
+    return runs.mode == "vectorised"
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """The samples of several runs in one tensor; without sites each part is the number 0."""
+    """Log-densities of several runs, concatenated along the samples; the scalar 0 without sites."""
     return torch.cat(list(parts)) if len(parts) > 1 and parts[0].dim() else parts[0]
 
 
-def _log_way(owner: str, way: Mode) -> None:
-    """Log a mode other than vectorised; a warning for a looped program, which is K times as slow."""
-    if way != "vectorised":
-        level = logging.WARNING if way == "looped" else logging.INFO
-        _LOG.log(level, "%s: the samples run %s, because the programs take no particle dimension.", owner, way)
+def _log_mode(owner: str, mode: Mode) -> None:
+    """Log a mode other than vectorised; a warning for a looped model, which is K times as slow."""
+    if mode != "vectorised":
+        level = logging.WARNING if mode == "looped" else logging.INFO
+        _LOG.log(
+            level, "%s: the model runs %s, because no faster mode gave the densities of separate runs.", owner, mode
+        )
 
 
 def _batch_axes(pair: Pair, plates: Sequence[Any]) -> tuple[int, Axes | None]:
-    """The first plate whose data are among the arguments, by its index, and their batch dimensions."""
+    """Index of the first plate whose data are arguments, and their batch dimensions; (0, None) without such a plate."""
     for axis, plate in enumerate(plates):
         axes = verified_axes(pair, plate)
         if axes is not None:
@@ -210,20 +216,34 @@ def _num_samples(pair: Pair) -> int:
 def _guides_agree(
     pair: Pair, runs: Runs, looped: Runs, guide_traces: Sequence[list[Trace]], latent: Sequence[Trace]
 ) -> bool:
-    """Whether each guide has the density of looped runs, if its density can be evaluated at given latents."""
+    """Whether each guide has the density of looped runs.
+
+    A guide whose density cannot be evaluated at given latents only has to run.
+    """
     num = _num_samples(pair)
     for guide, traces, values in zip(pair.guides, guide_traces, latent, strict=True):
         expected = looped.log_guide(traces, num)
-        # Not compared: a single latent, which is sampled before any layer sees the particle dimension; and latents that
-        # are computed from auxiliary sites, which would differ from the replayed values by rounding.
-        skipped = runs.guide_layout.vectorised and (len(latents(values)) == 1 or bool(pair.following))
+        transformed = any(_is_transformed(site["fn"]) for site in latents(values))
+        # Not compared: a single latent without transforms, whose distribution is computed from the data alone; and
+        # latents that are computed from auxiliary sites, which would differ from the replayed values by rounding.
+        alone = len(latents(values)) == 1 and not transformed
+        skipped = runs.guide_layout.vectorised and (alone or bool(pair.following))
         if not skipped and _has_density_at(looped, guide, values, expected, pair):
             replayed = runs.run_guide(guide, num, pair.args, pair.kwargs, at=values)
             if not agree(runs.log_guide(replayed, num), expected):
                 return False
+        elif transformed and not skipped and runs.guide_layout.vectorised:
+            return False  # transforms without an inverse cannot be compared
         else:
             runs.run_guide(guide, num, pair.args, pair.kwargs)  # only test that it runs
     return True
+
+
+def _is_transformed(fn: Any) -> bool:
+    """Whether samples pass through transforms, whose layers act on the particle dimension of a vectorised run."""
+    while not isinstance(fn, TransformedDistribution) and hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, TransformedDistribution)
 
 
 def _has_density_at(looped: Runs, guide: Program, values: Trace, expected: Tensor, pair: Pair) -> bool:
