@@ -47,7 +47,7 @@ def final_evaluation(folder: Path, trained: TrainedModel) -> None:
         folder: the run folder.
         trained: its model.
     """
-    from pyro_vae.plotting import save_figures  # here, since it loads matplotlib
+    from pyro_vae.plotting import caption_of, save_figures  # here, since it loads matplotlib
 
     results = {name: _evaluate(name, trained) for name in _final_methods(trained.classifies)}
     if not join().first:
@@ -55,7 +55,7 @@ def final_evaluation(folder: Path, trained: TrainedModel) -> None:
     run, main = RunFolder(folder), results["importance"]
     inputs = (run.figures, trained.vae, trained.splits, run.metrics())
     classes = results.get("classification")
-    figures = save_figures(*inputs, result=main, classes=classes, caption=main.caption())
+    figures = save_figures(*inputs, result=main, classes=classes, caption=caption_of(trained.protocol))
     names = [figure.name for figure in figures]
     for name, result in results.items():
         path, figure = save_result(run, result, _stem(name, trained.num_samples), overwrite=True)

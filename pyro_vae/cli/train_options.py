@@ -1,4 +1,4 @@
-"""The options of a training, from a command line."""
+"""Parse the options of a training: the parameters of ``experiments.experiment.train`` and of ``training.fit``."""
 
 from __future__ import annotations
 

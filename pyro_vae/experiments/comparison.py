@@ -1,4 +1,7 @@
-"""Compare results of several runs: tables of one protocol each, with gains paired by datum."""
+"""Compare results of several runs: tables of one protocol each, with gains paired by datum.
+
+The columns of a kind of result are its class attribute ``quantities``.
+"""
 
 from __future__ import annotations
 

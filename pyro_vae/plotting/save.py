@@ -47,7 +47,7 @@ def save_figures(
         history: records per epoch; without records there are no training curves.
         result: the log-likelihood of the test split.
         classes: the classification of the test split.
-        caption: printed below each figure; by default the protocol of the splits.
+        caption: printed below each figure but those of results; by default the protocol of the splits.
 
     Returns:
         The files. The same inputs give the same figures.
@@ -63,9 +63,9 @@ def save_figures(
         figures |= _image_figures(vae, x, line) if are_images else {}
         figures |= _latent_figures(vae, x, test.labels, line)
     if classes is not None:
-        figures["confusion"] = confusion_matrix(classes, caption=line)
+        figures["confusion"] = confusion_matrix(classes, caption=classes.caption())
     if result is not None:
-        figures["log_likelihood"] = log_likelihood_histogram(result, caption=line)
+        figures["log_likelihood"] = log_likelihood_histogram(result, caption=result.caption())
     Path(folder).mkdir(parents=True, exist_ok=True)
     return [save_png(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
 

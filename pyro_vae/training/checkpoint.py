@@ -16,7 +16,7 @@ _EARLIER = {"engine": "eager", "precision": "fp32", "accumulate": 1}  # of runs 
 
 
 def checkpoint(state: TrainingState, identity: dict[str, Any]) -> dict[str, Any]:
-    """The content of ``state.pt``.
+    """The content of ``state.pt``, to which ``RunFolder.save_state`` adds the format and the length of the metrics.
 
     Args:
         state: the training state.
