@@ -367,6 +367,7 @@ def test_initialise_mean_starts_at_the_mean(cls):
     mean[0, 0, 0], mean[0, 0, 1] = 0.0, 1.0
     assert likelihood.initialise_mean(mean) is likelihood
     actual = likelihood(torch.randn(B, L)).mean  # (B, *data_shape)
+    assert likelihood.mean_tolerance <= 0.08  # of the range of the data
     assert (actual - mean).abs().max() <= likelihood.mean_tolerance + 1e-6
     assert likelihood.mean_to_output(mean).isfinite().all()
 

@@ -86,7 +86,7 @@ def test_loss_is_per_datum_and_exact_on_a_ragged_last_batch() -> None:
     truth = float(case.log_prob(x).mean())  # the guide is exact, so each batch's ELBO is
     assert record["loss"] == pytest.approx(-truth, abs=1e-9)
     assert record["elbo"] == pytest.approx(truth, abs=1e-9)
-    assert record["reconstruction"] - record["kl"] == pytest.approx(truth, abs=1e-9)
+    assert -record["distortion"] - record["rate"] == pytest.approx(truth, abs=1e-9)
     assert record["step"] == 3
 
 
@@ -180,7 +180,7 @@ def test_pyros_own_elbo_and_a_loader_are_taken() -> None:
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=7)
     vae = _vae()
     history = fit(vae.model, vae.guide, loader, epochs=3, objective=Trace_ELBO(), optimizer=FAST).history
-    assert "kl" not in history[0]
+    assert "rate" not in history[0]
     assert history[-1]["loss"] < history[0]["loss"]
     assert history[-1]["step"] == 15
 

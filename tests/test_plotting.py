@@ -22,8 +22,8 @@ HISTORY = [
         "epoch": e,
         "loss": 9.0 / e,
         "elbo": -9.0 / e,
-        "reconstruction": -7.0 / e,
-        "kl": 2.0 / e,
+        "distortion": 7.0 / e,
+        "rate": 2.0 / e,
         "validation_elbo": -9.5 / e,
     }
     for e in range(1, 4)
@@ -98,17 +98,17 @@ def test_training_curves_show_the_history():
     assert training.get_xdata().tolist() == [1, 2, 3]
     assert training.get_ydata().tolist() == [r["elbo"] for r in HISTORY]
     assert validation.get_ydata().tolist() == [r["validation_elbo"] for r in HISTORY]
-    assert figure.axes[2].lines[0].get_ydata().tolist() == [r["kl"] for r in HISTORY]
+    assert figure.axes[2].lines[0].get_ydata().tolist() == [r["rate"] for r in HISTORY]
 
 
 @pytest.mark.parametrize(
     ("history", "names"),
     [
-        (HISTORY[:1], ["ELBO", "\N{MINUS SIGN}Distortion", "Rate"]),
+        (HISTORY[:1], ["ELBO", "Distortion", "Rate"]),
         ([{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 2.0}], ["Loss"]),
         ([{"epoch": 1, "loss": 3.0, "validation_elbo": -3.0}], ["ELBO", "Loss"]),
         ([{"epoch": 1, "elbo": float("nan"), "loss": 1.0}, {"epoch": 2, "elbo": None, "loss": 2.0}], ["Loss"]),
-        ([{"epoch": 1, "elbo": -1.0}, {"epoch": 2}, {"epoch": 3, "elbo": -2.0, "kl": 1.0}], ["ELBO", "Rate"]),
+        ([{"epoch": 1, "elbo": -1.0}, {"epoch": 2}, {"epoch": 3, "elbo": -2.0, "rate": 1.0}], ["ELBO", "Rate"]),
     ],
 )
 def test_training_curves_draw_the_terms_there_are(history, names):

@@ -148,10 +148,10 @@ def test_shares_cover_a_batch_once():
             assert rows == list(range(length))
     x = torch.arange(10.0)
     for batch in Batches(x, 4, shuffle_seed=1).epoch():
-        shares = [take_rows(batch, Ranks(rank, 2)) for rank in range(2)]
+        n, shares = len(batch), [take_rows(batch, Ranks(rank, 2)) for rank in range(2)]
         assert torch.equal(torch.cat([rows.args[0] for rows in shares]), batch.args[0])
         assert torch.equal(torch.cat([rows.indices for rows in shares]), batch.index)
-        assert [rows.share for rows in shares] == [Share(0, len(batch) // 2, len(batch)), shares[1].share]
+        assert [rows.share for rows in shares] == [Share(0, n // 2, n), Share(n // 2, n - n // 2, n)]
         assert [count_rows(batch, Ranks(rank, 2)) for rank in range(2)] == [len(rows.args[0]) for rows in shares]
     assert take_rows(Batch((x,)), Ranks()) == ((x,), None, None)
 
@@ -171,7 +171,7 @@ def _records(folder):
 
 def _assert_same(a, b):
     for record, expected in zip(_records(a), _records(b), strict=True):
-        for key in ("loss", "reconstruction", "kl", "validation_elbo"):
+        for key in ("loss", "distortion", "rate", "validation_elbo"):
             assert record[key] == pytest.approx(expected[key], rel=2e-5), key
         assert record["step"] == expected["step"]
     first, second = (json.loads((f / "log_likelihood-test-guide-10-seed0.json").read_text()) for f in (a, b))

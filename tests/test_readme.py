@@ -40,7 +40,6 @@ FREY = {
     "frey-categorical-iaf": "IAF",
     "frey-categorical-sylvester": "Sylvester",
 }
-ABSTRACT = {"Guide", "AmortizedGuide", "FlowGuide", "Prior", "Likelihood", "Objective"}
 RECORDED = ["mnist-guides", "mnist-gated-standard", "mnist-gated-vamp", "mnist-two-level", *FREY]
 COMMANDS = [
     line.split("#")[0].strip()
@@ -104,11 +103,6 @@ def test_the_names_of_the_components_exist() -> None:
     spaces = [getattr(pyro_vae, name) for name in pyro_vae.__all__] + [pyro_vae]
     for name in re.findall(r"`([A-Z]\w+)`", page):
         assert any(hasattr(space, name) for space in spaces), name
-    for folder in (pyro_vae.guides, pyro_vae.priors, pyro_vae.likelihoods, pyro_vae.objectives):
-        concrete = [
-            name for name in folder.__all__ if not name.endswith(("Schedule", "Terms")) and name not in ABSTRACT
-        ]
-        assert [name for name in concrete if f"`{name}`" not in page] == []
 
 
 def test_every_example_is_described() -> None:

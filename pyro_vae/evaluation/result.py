@@ -49,7 +49,7 @@ class Result(ABC):
     """Base class of evaluation results: numbers per datum and the protocol that produced them.
 
     A subclass is a frozen dataclass whose fields are tensors with one row per datum. Its class attributes describe it,
-    so that files, tables, figures and reports need no list of the kinds of results.
+    so that files, tables, figures and reports need no list of kinds to show a new one.
 
     Attributes:
         protocol: data, weights and settings that produced the numbers; only results of one protocol are comparable.

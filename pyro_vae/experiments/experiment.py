@@ -65,7 +65,7 @@ def train(
     Args:
         model: VAE; or M2, the semi-supervised model p(y) p(z) p(x | y, z), with the number of labels as
             ``--data.labels``.
-        data: the data set; Digits needs no download, and Files reads your own images, arrays or tables.
+        data: the data set; Digits needs no download, and Files reads your own images or arrays.
         latent_dim: number of latent dimensions.
         prior: p(z).
         likelihood: p(x | z), with the decoder ``--likelihood.net``; in M2 p(x | y, z).

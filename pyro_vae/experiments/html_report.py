@@ -46,7 +46,6 @@ from pyro_vae.training import RunFolder
 R = TypeVar("R", bound=Result)
 WORST = 10
 """Number of worst-explained images."""
-_LABELS = {"reconstruction": "\N{MINUS SIGN}distortion", "kl": "rate"}
 _ENVIRONMENT = Environment(loader=PackageLoader("pyro_vae.experiments", ""), autoescape=True, undefined=StrictUndefined)
 html: Any = _ENVIRONMENT.get_template("report.html.jinja").module
 """The macros of the template, which return markup."""
@@ -122,8 +121,8 @@ class _Report:
         if not history:
             return html.paragraph("The run has no record of its training.")
         last = history[-1]
-        keys = [key for key in ("elbo", "validation_elbo", "reconstruction", "kl", "loss") if key in last]
-        cells = {_LABELS.get(key, key.replace("_", " ")): nats(last[key]) for key in keys}
+        keys = [key for key in ("elbo", "validation_elbo", "distortion", "rate", "loss") if key in last]
+        cells = {key.replace("_", " "): nats(last[key]) for key in keys}
         if "validation_error" in last:
             cells["validation error [%]"] = f"{last['validation_error']:.2f}"
         row = ["last epoch", str(last.get("epoch", "")), *cells.values()]

@@ -104,8 +104,8 @@ class StackedVAE(LabelledVAE):
     r"""M1+M2: M2 of the latents :math:`z_1` of a VAE, M1: :math:`p(y)\, p(z)\, p(z_1 | y, z)\, p(x | z_1)`.
 
     M1 is trained first; then M2, ``upper``, on samples of :math:`q(z_1 | x)`, new ones for every batch
-    (:class:`~pyro_vae.data.LatentSet`). This class combines both into a model of x, which can be evaluated, sampled
-    from, and trained further as a whole.
+    (:class:`~pyro_vae.data.latent_set.LatentSet`). This class combines both into a model of x, which can be evaluated,
+    sampled from, and trained further as a whole.
 
     Inactive latents of M1 may be left out of M2: they keep their independent prior.
 

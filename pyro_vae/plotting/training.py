@@ -16,15 +16,15 @@ from pyro_vae.plotting.panels import PALETTE, page
 _PANELS = {
     "ELBO": ("elbo", "validation_elbo"),
     "Loss": ("loss",),
-    "\N{MINUS SIGN}Distortion": ("reconstruction",),
-    "Rate": ("kl",),
+    "Distortion": ("distortion",),
+    "Rate": ("rate",),
     "Error": ("validation_error",),
 }
 _UNITS = {"Error": "%"}
 
 
 def training_curves(history: Sequence[Mapping[str, Any]], *, caption: str = "") -> Figure:
-    """ELBO, minus distortion, rate and validation error against the epoch; the loss if there is no ELBO.
+    """ELBO, distortion, rate and validation error against the epoch; the loss if there is no ELBO.
 
     Beyond 20 epochs the axis is logarithmic, and outliers in the first epochs are cut off.
 
@@ -36,7 +36,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], *, caption: str = "") 
         ValueError: no record holds a finite term.
 
     Example:
-        >>> [ax.get_ylabel() for ax in training_curves([{"epoch": 1, "elbo": -9.0, "kl": 2.0}]).axes]
+        >>> [ax.get_ylabel() for ax in training_curves([{"epoch": 1, "elbo": -9.0, "rate": 2.0}]).axes]
         ['ELBO\\n(nats per datum)', 'Rate\\n(nats per datum)']
     """
     curves = {key: curve for keys in _PANELS.values() for key in keys if (curve := _curve(history, key))}

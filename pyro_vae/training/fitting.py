@@ -36,8 +36,8 @@ class FitResult:
     """Result of a training.
 
     Attributes:
-        history: one record per epoch, as in ``metrics.jsonl``: nats per datum, higher is better for ``elbo`` and
-            ``reconstruction``.
+        history: one record per epoch, as in ``metrics.jsonl``: nats per datum; ``elbo`` is
+            minus the sum of ``distortion`` and ``rate``.
         best_epoch: epoch with the best validation ELBO; None without validation.
         stopped: whether the training ended after its last epoch or when patience ran out.
     """
@@ -96,7 +96,7 @@ def fit(
             programs accept no integers.
         epochs: total number of passes over the data, including those before a resume.
         batch_size: data per batch; the last batch of an epoch may be smaller.
-        objective: any Pyro ELBO; those of :mod:`pyro_vae.objectives` also report reconstruction and KL. None is
+        objective: any Pyro ELBO; those of :mod:`pyro_vae.objectives` also report distortion and rate. None is
             ``ELBO()``.
         optimizer: builds the optimizer from the parameters, such as ``partial(torch.optim.Adam, lr=1e-3)``.
         lr_schedule: builds the learning-rate schedule from the optimizer, such as

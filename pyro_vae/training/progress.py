@@ -33,7 +33,7 @@ class Progress:
         if not self.bar.disable and time.monotonic() - self.shown > 0.5:
             self.shown = time.monotonic()
             means = meter.means()
-            names: list[str] = [name for name in ("elbo", "reconstruction", "kl") if name in means] or ["loss"]
+            names: list[str] = [name for name in ("elbo", "distortion", "rate") if name in means] or ["loss"]
             self.bar.set_description(f"epoch {epoch + 1}")
             self.bar.set_postfix({name: f"{means[name]:.2f}" for name in names})
 

@@ -36,8 +36,8 @@ class EpochMeter:
         n = max(self.sums["data"], 1.0)
         means = {"loss": self.sums["loss"] / n}
         if self.has_terms:
-            means |= {k: self.sums[k] / n for k in ("reconstruction", "kl")}
-            means["elbo"] = means["reconstruction"] - means["kl"]
+            means |= {"distortion": -self.sums["reconstruction"] / n, "rate": self.sums["kl"] / n}
+            means["elbo"] = -means["distortion"] - means["rate"]
         means["examples_per_second"] = self.sums["data"] / max(self.sums["seconds"], 1e-9)
         return means
 
