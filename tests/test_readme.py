@@ -48,6 +48,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 def test_its_python_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     names = run_python("README.md", README)
     assert "nats per datum" in capsys.readouterr().out
