@@ -99,7 +99,7 @@ def test_the_evaluation_page_quotes_the_recorded_numbers() -> None:
 def test_the_evaluation_page_names_every_method_and_every_function() -> None:
     assert [name for name in METHODS if f"--method {name}" not in EVALUATION and name != "importance"] == []
     functions = [name for name in evaluation.__all__ if name.islower() and callable(getattr(evaluation, name))]
-    rare = {"log_weights", "pareto_k", "gap_table", "default_statistics"}
+    rare = {"log_weights", "pareto_k", "gap_table", "default_statistics", "gradient_snr"}
     assert [name for name in functions if name not in EVALUATION and name not in rare] == []
 
 
