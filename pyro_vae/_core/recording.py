@@ -283,7 +283,7 @@ def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]
 
         # Without a ShapeEnv, torch bypasses its cache of compiled graphs on disk.
         mode = FakeTensorMode(shape_env=ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False))
-        examples = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
+        examples: list[Any] = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
         # Random numbers of its own would be others than those of the program; its patterns undo ``_addmm``.
         on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
         options = {"fallback_random": True, "pattern_matcher": not on_cpu}
