@@ -27,7 +27,7 @@ LEFT = {
     "SylvesterFlowGuide": 0.3,
 }
 OPTIONS = {"LowRankNormalGuide": {"rank": 2}, "IAFGuide": {"hidden": (20,)}, "SplineFlowGuide": {"hidden": (20,)}}
-STEPS, EPOCHS = 500, 10
+STEPS, EPOCHS = 350, 7
 linear = partial(MLP, hidden=())
 
 

@@ -27,7 +27,7 @@ from tests.linear_gaussian import LinearGaussian
 def test_the_samples_have_the_moments_of_the_posterior(start) -> None:
     case = LinearGaussian(3, 7, correlated=True, inflate=2.0, shift=0.5)
     x = case.data(4)
-    sizes = {"num_samples": 4000, "num_chains": 20, "start": start, "engine": "eager"}
+    sizes = {"num_samples": 4000, "num_chains": 50, "start": start, "engine": "eager"}
     draws = posterior_samples(case.vae.model, case.vae.guide, x, **sizes)
     z, size = draws.sites["z"], draws.effective_sample_size.min()
     assert z.shape == (4000, 4, 3)

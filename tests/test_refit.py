@@ -20,6 +20,7 @@ linear = partial(MLP, hidden=())
 adam = partial(torch.optim.Adam, lr=5e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 @pytest.mark.usefixtures("uncompiled")
 def test_a_refitted_guide_finds_the_posterior_and_leaves_the_model_alone(exact: LinearGaussian, engine) -> None:

@@ -269,6 +269,7 @@ def test_the_class_posterior_comes_with_its_error(m2: Path, capsys: pytest.Captu
     assert classes["error"]["mean"] == pytest.approx(100 * float((p.argmax(-1) != labels).double().mean()))
 
 
+@pytest.mark.slow
 def test_a_vae_has_no_classes(vae: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["evaluate", str(vae), "--method", "classification"], ["sample", str(vae), "--label", "1"]):
         assert "must be of a model with classes, got a VAE" in refused(capsys, *argv)

@@ -74,6 +74,7 @@ class Case:
         return m.logits.log_softmax(-1)[y] + MultivariateNormal(loc[y], covariance[y]).log_prob(x)
 
 
+@pytest.mark.slow
 def test_the_log_likelihood_is_the_closed_form():
     case = Case()
     x, y = case.stack.sample(200), torch.arange(200) % 3

@@ -197,7 +197,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file of results; the bugs recorded in it are skipped")
     parser.add_argument("--again", action="store_true", help="run recorded bugs again, the test that failed first")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
-    parser.add_argument("--timeout", type=float, default=240.0, help="seconds for the tests of one bug")
+    parser.add_argument("--timeout", type=float, default=240.0, help="seconds of a processor for the tests of one bug")
     options = parser.parse_args()
     groups, bugs = load()
     if options.check or options.repair:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,7 @@ IMPORTS = [
     "yaml",
 ]
 COPIED = ("pyro_vae", "tests", "tools")
+WAIT = 5  # the wall time of a job may be this multiple of its processor time
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
@@ -136,6 +138,7 @@ class Forks:
         pid = os.fork()
         if pid == 0:
             try:
+                resource.setrlimit(resource.RLIMIT_CPU, (int(self.timeout), int(self.timeout) + 5))
                 _child(job, folder)
             finally:
                 os._exit(70)
@@ -143,13 +146,14 @@ class Forks:
 
     def _outcome(self, pid: int, job: Job, folder: Path, seconds: float) -> Outcome | None:
         done, status = os.waitpid(pid, os.WNOHANG)
-        if not done and seconds < self.timeout:
+        if not done and seconds < WAIT * self.timeout:
             return None
         if not done:
             os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        if not done or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
             looped = job.bug is not None and job.bug.loops
-            return Outcome("killed" if looped else "timeout", f"no end after {self.timeout:.0f} s")
+            return Outcome("killed" if looped else "timeout", f"no end after {self.timeout:.0f} s of a processor")
         output = (folder / "output").read_text(errors="replace")
         report = folder / "report.json"
         code, test = json.loads(report.read_text()) if report.exists() else (None, "")
