@@ -219,6 +219,8 @@ def run(
         killers = sorted({row["test"] for row in map(record.get, bugs) if row and "::" in row["test"]})
         files = sorted({test.partition("::")[0] for test in killers})
         controls = [Job(file, [test for test in killers if test.startswith(f"{file}::")]) for file in files]
+        unread = [bug for bug in bugs if (row := record.get(bug)) and row["test"] and "::" not in row["test"]]
+        controls += [Job(f"collection for {bug.file}", [*arguments(bug, groups), "--collect-only"]) for bug in unread]
         for job, outcome in forks.run(controls) if work else ():
             if outcome.status != "survived":
                 print(f"FAILS WITHOUT A BUG  {job.name}: {outcome.test}", flush=True)
