@@ -218,9 +218,17 @@ def _pyro_modules(start: dict[str, Tensor], *, noisy: bool) -> Written:
     model, guide = _PyroModel(Decoder(start, noisy=noisy)), _PyroGuide(Encoder(start, noisy=noisy))
 
     def tensors() -> dict[str, Tensor]:
-        mine = {"weight": model.output.weight, "bias": model.output.bias, "log_sigma": model.sigma_unconstrained}
-        its = {"gain": guide.reader.weight, "offset": guide.reader.bias, "log_scale": guide.scale_unconstrained}
-        return {**mine, **its}
+        model_tensors = {
+            "weight": model.output.weight,
+            "bias": model.output.bias,
+            "log_sigma": model.sigma_unconstrained,
+        }
+        guide_tensors = {
+            "gain": guide.reader.weight,
+            "offset": guide.reader.bias,
+            "log_scale": guide.scale_unconstrained,
+        }
+        return {**model_tensors, **guide_tensors}
 
     return Written(model, guide, (model, guide), tensors)
 

@@ -61,8 +61,8 @@ def batch(num=6):
 def bounds(num_particles):
     """Three ways to the same bound: a product of all values, Pyro's with terms, Pyro's."""
     pyros = TraceEnum_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
-    ours = [cls(num_particles=num_particles) for cls in (objectives.EnumeratedELBO, objectives.TraceEnumELBO)]
-    return [*ours, pyros]
+    enumerated = [cls(num_particles=num_particles) for cls in (objectives.EnumeratedELBO, objectives.TraceEnumELBO)]
+    return [*enumerated, pyros]
 
 
 # ---------------------------------------------------------------- exact
@@ -124,22 +124,22 @@ def test_the_class_is_averaged_over_the_auxiliary_variable(kind) -> None:
     exact, q = case.log_joint(x).softmax(-1), case.vae.auxiliary.posterior(x)
     with torch.no_grad():
         spread = case.vae.classifier.net(x, q.sample((1000,))).softmax(-1).squeeze(-2).std(0)
-        found, at_mean = case.vae.classify(x, num_samples=num), case.vae.classify(x, num_samples=None)
+        probabilities, at_mean = case.vae.classify(x, num_samples=num), case.vae.classify(x, num_samples=None)
         assert (at_mean - case.vae.classifier.net(x, q.mean).softmax(-1).squeeze(-2)).abs().max() < 1e-12
     common = exact > 0.05  # the mean of what is rarely above 0 is not normal
-    assert ((found - exact) / spread * num**0.5)[common].abs().max() < 4.5
+    assert ((probabilities - exact) / spread * num**0.5)[common].abs().max() < 4.5
     assert ((at_mean - exact) / spread * num**0.5)[common].abs().max() > 10
-    assert (found.sum(-1) - 1).abs().max() < 1e-12
+    assert (probabilities.sum(-1) - 1).abs().max() < 1e-12
 
 
 @both
 def test_samples_are_of_the_model(kind) -> None:
     case = LinearAuxiliary(kind)
     num = 6000
-    for given in range(C):
-        x = case.vae.sample(y=torch.full((num,), given))
+    for label in range(C):
+        x = case.vae.sample(y=torch.full((num,), label))
         error = (case.covariance.diagonal()[2:] / num).sqrt()
-        assert ((x.mean(0) - case.mean[given, 2:]) / error).abs().max() < 4.5
+        assert ((x.mean(0) - case.mean[label, 2:]) / error).abs().max() < 4.5
     x, mean = case.vae.sample(num), case.vae.sample(num, mean=True)
     weights = case.logits.softmax(-1)
     centre = weights @ case.mean[:, 2:]
@@ -159,14 +159,14 @@ def test_the_bounds_agree_and_so_do_their_gradients(kind, num_particles, labels)
     vae = small(kind, weight=2.0)
     x, y = batch()
     args = {"none": (x,), "some": (x, y), "all": (x, y.clamp_min(0))}[labels]
-    found = []
+    results = []
     for objective in bounds(num_particles):
         torch.manual_seed(1)
         loss = objective.differentiable_loss(vae.model, vae.guide, *args)
-        found.append((loss.detach(), *torch.autograd.grad(loss, list(vae.parameters()))))
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-9)
-    assert all(gradient.any() for gradient in found[0][1:])
+        results.append((loss.detach(), *torch.autograd.grad(loss, list(vae.parameters()))))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=1e-9)
+    assert all(gradient.any() for gradient in results[0][1:])
 
 
 @both
@@ -181,13 +181,13 @@ def test_the_gradient_is_that_of_the_loss_whatever_the_draw_enters(kind) -> None
 
     gradient = torch.autograd.grad(loss(), list(vae.parameters()))
     slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
-    found = []
+    losses = []
     with torch.no_grad():
         for factor in (1, -2):
             for p, d in zip(vae.parameters(), direction, strict=True):
                 p += factor * step * d
-            found.append(loss())
-    assert abs((found[0] - found[1]) / (2 * step) / slope - 1) < 1e-5
+            losses.append(loss())
+    assert abs((losses[0] - losses[1]) / (2 * step) / slope - 1) < 1e-5
 
 
 @both
@@ -287,15 +287,15 @@ def test_the_other_estimators_train_everything(kind, estimator, objective) -> No
 def test_a_discrete_auxiliary_variable_is_summed_over_as_well(kind) -> None:
     pieces = pieces_of(kind)
     pieces["auxiliary"] = CategoricalGuide(SHAPE, A, net=partial(MLP, hidden=(6,)))
-    given = {"net": net(C)} if kind is SDGM else {"net": net(C, L)}
-    pieces["auxiliary_model"] = CategoricalGuide((L,) if kind is SDGM else SHAPE, A, **given)
+    options = {"net": net(C)} if kind is SDGM else {"net": net(C, L)}
+    pieces["auxiliary_model"] = CategoricalGuide((L,) if kind is SDGM else SHAPE, A, **options)
     vae, args = kind(**pieces, classification_weight=2.0), batch()
-    found = []
+    estimates = []
     for objective, infer in ((objectives.EnumeratedELBO, {"enumerate": "parallel"}), (objectives.ELBO, {})):
         vae.classifier.infer = vae.auxiliary.infer = infer
         losses = [objective(num_particles=20).loss(vae.model, vae.guide, *args) for _ in range(50)]
-        found.append(torch.tensor(losses))
-    summed, drawn = found
+        estimates.append(torch.tensor(losses))
+    summed, drawn = estimates
     error = ((summed.var() + drawn.var()) / 50).sqrt()
     assert abs(summed.mean() - drawn.mean()) < 4.5 * error < 2
     assert summed.var() < drawn.var()

@@ -68,16 +68,16 @@ def test_speed(tmp_path, module):
     text, record = run("speed.py", SPEED, tmp_path)
     check_record(record, "speed.py")
     (case,) = record["cases"]
-    found = {c["name"]: c for c in case["candidates"]}
-    measured = {name for name, c in found.items() if c["milliseconds"]}
+    candidates = {c["name"]: c for c in case["candidates"]}
+    measured = {name for name, c in candidates.items() if c["milliseconds"]}
     assert measured >= {*PYRO, "torch eager", "torch compiled", "pyro_vae eager", "pyro_vae compiled"}
     for name in measured:
-        low, middle, high = found[name]["milliseconds"]
+        low, middle, high = candidates[name]["milliseconds"]
         assert 0 < low <= middle <= high
         row = next(line for line in text.splitlines() if re.match(rf"mlp +8 +4 +{re.escape(name)}  ", line))
         assert f"{middle:.3g} [{low:.3g}, {high:.3g}]" in row
-        assert found[name]["note"] == ""  # no engine fell back
-    assert found["Pyro SVI.step"]["speedup"] == [1, 1, 1]
+        assert candidates[name]["note"] == ""  # no engine fell back
+    assert candidates["Pyro SVI.step"]["speedup"] == [1, 1, 1]
     assert re.search(r"^mlp +8 +4 +13,396 ", text, re.MULTILINE)  # the roofline
     record["cases"].append({**case, "batch": 8})
     record["ranks"] = [{"program": "mlp", "batch": 4, "ranks": n, "examples_per_second": [1, 2, 3]} for n in (1, 2)]
@@ -92,15 +92,15 @@ def test_likelihood(tmp_path):
     check_record(record, "likelihood.py")
     (case,) = record["cases"]
     assert len(case["estimators"]) == 10
-    for found in case["estimators"]:
-        assert f"20       {found['name']}  " in text
-        assert found["milliseconds_per_image"][1] > 0
-        assert len(found["ratios"]) == 4
-        assert found["ratios"].get(found["name"], [1, 1, 1]) == [1, 1, 1]
-        if "copies" in found["name"]:  # other draws
-            assert abs(found["off_by"]) < 4.5 * 2**0.5 * found["monte_carlo_error"]
-        elif "products" not in found["name"]:
-            assert found["largest_difference"] < (1 if "bf16" in found["name"] else 0.01)
+    for estimator in case["estimators"]:
+        assert f"20       {estimator['name']}  " in text
+        assert estimator["milliseconds_per_image"][1] > 0
+        assert len(estimator["ratios"]) == 4
+        assert estimator["ratios"].get(estimator["name"], [1, 1, 1]) == [1, 1, 1]
+        if "copies" in estimator["name"]:  # other draws
+            assert abs(estimator["off_by"]) < 4.5 * 2**0.5 * estimator["monte_carlo_error"]
+        elif "products" not in estimator["name"]:
+            assert estimator["largest_difference"] < (1 if "bf16" in estimator["name"] else 0.01)
 
 
 def test_image_by_image_is_unbiased(module):
@@ -120,15 +120,15 @@ def test_the_products_are_those_of_the_decodings(module):
     estimators, pair = module("estimators"), module("programs").mlp(8, 2)
     x = torch.zeros(8, 784)
     products = estimators.Products(pair, 4)
-    found = module("roofline").work_of(lambda: products.run(estimators.Clock(x, 4), 20, 3))
-    assert found.operations == 2 * 20 * 8 * (2 * 8 + 8 * 784)  # two per weight, sample and image
+    work = module("roofline").work_of(lambda: products.run(estimators.Clock(x, 4), 20, 3))
+    assert work.operations == 2 * 20 * 8 * (2 * 8 + 8 * 784)  # two per weight, sample and image
     assert products.best_chunk(5, x.device) == 5
 
 
 @pytest.mark.slow
 def test_memory(module):
-    found = module("memory")._in_new_process("eager", 20, {"width": 8, "latent_dim": 2, "batch": 4, "chunk": 5})
-    assert 50 < found["before"] <= found["peak"] < 1024
+    memory = module("memory")._in_new_process("eager", 20, {"width": 8, "latent_dim": 2, "batch": 4, "chunk": 5})
+    assert 50 < memory["before"] <= memory["peak"] < 1024
 
 
 def test_memory_that_grows_with_the_samples_is_refused(module, monkeypatch):
@@ -146,10 +146,10 @@ def test_work_is_the_textbooks(module):
     pair = module("programs").mlp(width, latent)
     x = torch.bernoulli(torch.full((batch, 784), 0.5))
     loss = pair.pyro_loss().differentiable_loss(pair.model, pair.guide, x)
-    found = roofline.work_of(lambda: pair.pyro_loss().differentiable_loss(pair.model, pair.guide, x).backward())
+    work = roofline.work_of(lambda: pair.pyro_loss().differentiable_loss(pair.model, pair.guide, x).backward())
     products = 784 * width + width * 2 * latent + latent * width + width * 784
     assert loss > 0
-    assert found.operations == 2 * batch * (3 * products - 784 * width)
+    assert work.operations == 2 * batch * (3 * products - 784 * width)
     total = sum(p.numel() for p in pair.parameters())
     assert roofline.adam(pair.parameters()) == roofline.Work(0, 7 * 4 * total)
     peaks = roofline.Peaks(operations=1e9, bandwidth=1e9, memory_bandwidth=1.0)
@@ -225,5 +225,5 @@ def test_the_pool_is_binary_and_different(module):
 
 
 def test_the_command_names_no_folder(module):
-    found = module("report").command(["/here/benchmarks/speed.py", "--root", "/there/data", "--out=../x/y.json"])
-    assert found == "python benchmarks/speed.py --root data --out=y.json"
+    command = module("report").command(["/here/benchmarks/speed.py", "--root", "/there/data", "--out=../x/y.json"])
+    assert command == "python benchmarks/speed.py --root data --out=y.json"

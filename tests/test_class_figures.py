@@ -68,8 +68,8 @@ def test_the_calibration_error_is_in_the_caption() -> None:
     result = make_result()
     figure = plots.reliability_diagram(result, caption="Simulated")
     bins = result.reliability()
-    words = " ".join(figure.get_supxlabel().split())
-    assert words == f"ECE {bins.error:.4f} in 15 bins ({bins.floor:.4f} on average if calibrated). Simulated"
+    caption = " ".join(figure.get_supxlabel().split())
+    assert caption == f"ECE {bins.error:.4f} in 15 bins ({bins.floor:.4f} on average if calibrated). Simulated"
 
 
 def test_few_data_have_wide_error_bars() -> None:

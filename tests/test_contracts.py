@@ -66,8 +66,8 @@ SPECIAL = {
 
 def public(folder):
     """The classes and functions of ``__all__``, without type aliases."""
-    found = [getattr(folder, name) for name in folder.__all__]
-    return [f for f in found if (inspect.isclass(f) or inspect.isfunction(f)) and typing.get_origin(f) is None]
+    items = [getattr(folder, name) for name in folder.__all__]
+    return [f for f in items if (inspect.isclass(f) or inspect.isfunction(f)) and typing.get_origin(f) is None]
 
 
 def concrete(folder):

@@ -140,9 +140,9 @@ def test_pathwise_and_score_function_gradients_of_a_mixture_agree():
     p = MixtureOfNormals(*parameters)
     exact = grad((p.mean * a + p.variance + p.mean.square()).sum(), parameters)
     for samples in (pathwise, score):
-        for found, expected in zip(samples, exact, strict=True):
-            error = found.std(0) / math.sqrt(n)
-            assert ((found.mean(0) - expected) / error).abs().max() < 4.5
+        for values, expected in zip(samples, exact, strict=True):
+            error = values.std(0) / math.sqrt(n)
+            assert ((values.mean(0) - expected) / error).abs().max() < 4.5
     assert all(one.std(0).mean() < two.std(0).mean() for one, two in pairwise((pathwise[1], score[1])))
 
 

@@ -74,11 +74,11 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def refused(capsys: pytest.CaptureFixture[str], run: Path, *words: str) -> str:
+def refused(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> str:
     """Evaluate, which must fail with one line and write nothing."""
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     capsys.readouterr()
-    assert main(["evaluate", str(run), *words]) == 2
+    assert main(["evaluate", str(run), *arguments]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
     return line
@@ -96,8 +96,8 @@ def test_the_methods_here_are_those_of_a_vae() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SMALL)
 def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--method", method, *SMALL[method], "--num_data", "12"]
-    assert main(["evaluate", str(run), *words]) == 0
+    arguments = ["--method", method, *SMALL[method], "--num_data", "12"]
+    assert main(["evaluate", str(run), *arguments]) == 0
     shown = capsys.readouterr().out
     for name, kind in zip(FILES[method], METHODS[method].results, strict=True):
         result = Result.load(run / f"{name}.json")
@@ -107,8 +107,8 @@ def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsy
         assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"result: {run / name}.json" in shown
         assert f"figure: {run / 'figures' / name}.png" in shown
-    assert "--overwrite" in refused(capsys, run, *words)
-    assert main(["evaluate", str(run), *words, "--overwrite"]) == 0
+    assert "--overwrite" in refused(capsys, run, *arguments)
+    assert main(["evaluate", str(run), *arguments, "--overwrite"]) == 0
 
 
 def test_every_option_reaches_the_function(
@@ -123,11 +123,11 @@ def test_every_option_reaches_the_function(
 
     monkeypatch.setitem(METHODS, "ais", method_of(function, stem=METHODS["ais"].stem))
     numbers = {"num_distributions": 7, "num_chains": 3, "num_steps": 4, "batch_size": 6, "seed": 5, "num_data": 9}
-    words = {"start": "guide", "schedule": "linear", "engine": "eager"}
-    argv = [word for name, value in (numbers | words).items() for word in (f"--{name}", str(value))]
+    choices = {"start": "guide", "schedule": "linear", "engine": "eager"}
+    argv = [word for name, value in (numbers | choices).items() for word in (f"--{name}", str(value))]
     before = sorted(run.rglob("*"))
     assert main(["evaluate", str(run), "--method", "ais", *argv]) == 130
-    assert {name: passed[name] for name in numbers | words} == numbers | words
+    assert {name: passed[name] for name in numbers | choices} == numbers | choices
     assert passed["protocol"]["split"] == "test"
     assert sorted(run.rglob("*")) == before  # interrupted: nothing was written
 
@@ -184,23 +184,23 @@ def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
 def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ais = run / f"{FILES['ais'][0]}.json"
     assert main(["evaluate", str(run), "--method", "ais", *ANNEALING, "--num_data", "12"]) == 0
-    words = ["--method", "gaps", *SMALL["gaps"], "--log_likelihood", str(ais)]
-    assert main(["evaluate", str(run), *words, "--num_data", "12"]) == 0
+    arguments = ["--method", "gaps", *SMALL["gaps"], "--log_likelihood", str(ais)]
+    assert main(["evaluate", str(run), *arguments, "--num_data", "12"]) == 0
     (path,) = run.glob(f"gaps-*-by-{ais.stem}-*.json")
     expected = Result.load(ais).log_likelihood  # type: ignore[attr-defined]
     assert torch.equal(Result.load(path).log_likelihood, expected)  # type: ignore[attr-defined]
-    line = refused(capsys, run, *words, "--num_data", "11")
+    line = refused(capsys, run, *arguments, "--num_data", "11")
     assert line.startswith("--log_likelihood: must be of this model and these data, got num_data=12")
     content = json.loads(ais.read_text())
     content["protocol"]["prior"] = "Another"
     ais.write_text(json.dumps(content))
     path.unlink()
-    assert "got prior=Another" in refused(capsys, run, *words, "--num_data", "12")
-    assert "No such file" in refused(capsys, run, *words[:-1], "/nowhere.json")
+    assert "got prior=Another" in refused(capsys, run, *arguments, "--num_data", "12")
+    assert "No such file" in refused(capsys, run, *arguments[:-1], "/nowhere.json")
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (
             ["--method", "ais", "--num_samples", "3"],
@@ -229,9 +229,9 @@ def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytes
     ],
 )
 def test_a_wrong_word_gets_one_line_and_writes_nothing(
-    words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in refused(capsys, run, *words)
+    assert message in refused(capsys, run, *arguments)
 
 
 @pytest.mark.filterwarnings("always")

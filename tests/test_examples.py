@@ -62,9 +62,9 @@ def output(capsys, tmp_path, monkeypatch):
 
 def numbers(text, pattern):
     """The finite numbers of the one match of ``pattern``, in which NUMBER stands for a number."""
-    found = re.findall(pattern.replace("NUMBER", NUMBER), text)
-    assert len(found) == 1, (pattern, text)
-    values = [float(value) for value in (found[0] if isinstance(found[0], tuple) else found)]
+    matches = re.findall(pattern.replace("NUMBER", NUMBER), text)
+    assert len(matches) == 1, (pattern, text)
+    values = [float(value) for value in (matches[0] if isinstance(matches[0], tuple) else matches)]
     assert all(map(math.isfinite, values)), (pattern, text)
     return values
 
@@ -162,9 +162,9 @@ def test_vae_digits(output):
 
 def test_vae_digits_saves_figures_where_asked(output, tmp_path):
     output("vae_digits.py", "--out", str(tmp_path / "figures"))
-    found = list((tmp_path / "figures").glob("*.png"))
-    assert len(found) >= 4
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in found)
+    figures = list((tmp_path / "figures").glob("*.png"))
+    assert len(figures) >= 4
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
 
 
 def test_vae_mnist(output):
@@ -224,11 +224,9 @@ def test_svi_loop_trains_both(output):
     losses = re.findall(rf"first epoch {NUMBER}, of the last {NUMBER} \(train", text)
     assert len(losses) == 2, text
     assert all(float(last) < float(first) - 0.5 for first, last in losses), text
-    found = re.findall(
-        rf"log-likelihood {NUMBER} \+- {NUMBER} Monte Carlo, \+- {NUMBER} over data; ELBO {NUMBER}", text
-    )
-    assert len(found) == 2, text
-    assert all(-40 < float(elbo) < float(value) < 0 for value, *_, elbo in found), text
+    rows = re.findall(rf"log-likelihood {NUMBER} \+- {NUMBER} Monte Carlo, \+- {NUMBER} over data; ELBO {NUMBER}", text)
+    assert len(rows) == 2, text
+    assert all(-40 < float(elbo) < float(value) < 0 for value, *_, elbo in rows), text
 
 
 @pytest.mark.slow
@@ -294,22 +292,22 @@ def test_inference_gaps_splits_the_gap_of_every_guide(output, tmp_path):
 def test_two_modes(output):
     text = output("two_modes.py")
     cells = rf"{NUMBER} +{NUMBER} +{SIGNED} \+- +{NUMBER} +(\S+) +(\d+)?(?:%|n/a)"
-    found = {name: row for name, *row in re.findall(rf"^(.+?) +{cells}$", text, re.MULTILINE)}
-    error, noise = ({name: float(row[i]) for name, row in found.items()} for i in (2, 3))
+    rows = {name: row for name, *row in re.findall(rf"^(.+?) +{cells}$", text, re.MULTILINE)}
+    error, noise = ({name: float(row[i]) for name, row in rows.items()} for i in (2, 3))
     guide, two, three, four = (
         f"importance, {n}" for n in ("one-mode guide", "two guides mixed", "scale x 3", "scale x 4")
     )
-    for name, (value, exact, *_) in found.items():
+    for name, (value, exact, *_) in rows.items():
         assert abs(float(value) - float(exact) - error[name]) < 0.002  # three rounded numbers
     for name in (two, "importance, prior", "annealed from the prior"):
         assert abs(error[name]) < 4.5 * noise[name] + 0.001, text
     for name in (guide, "annealed from the guide"):  # wrong by half of p(x), by their own errors very sure of it
         assert abs(error[name] + math.log(2)) < 4.5 * noise[name] + 0.005, text
     assert noise[guide] < 0.005 < 0.02 < noise[four], text
-    assert all(found[name][5] == "0" for name in (guide, two))
-    assert float(found[guide][4]) < 0.5 < 0.7 < float(found[four][4])
-    assert int(found[three][5]) > 0
-    assert int(found[four][5]) > 50
+    assert all(rows[name][5] == "0" for name in (guide, two))
+    assert float(rows[guide][4]) < 0.5 < 0.7 < float(rows[four][4])
+    assert int(rows[three][5]) > 0
+    assert int(rows[four][5]) > 50
     gap, gap_error = numbers(text, r"sandwich from the prior: gap NUMBER \+- NUMBER nats")
     assert abs(gap) < 4.5 * gap_error < 0.5, text
     assert numbers(text, r"sandwich from the guide: gap NUMBER \+- NUMBER nats")[0] > 1

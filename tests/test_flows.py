@@ -301,12 +301,12 @@ def test_splines_agree_with_zuko(monkeypatch) -> None:
     from zuko.transforms import MonotonicRQSTransform
 
     raw, z = torch.randn(B, 14), 3 * torch.randn(100, B)
-    ours = RationalQuadraticSpline(raw, bound=4.0)
-    theirs = MonotonicRQSTransform(*raw.split([5, 5, 4], -1), bound=4.0)
-    theirs.horizontal, theirs.vertical, theirs.derivatives = ours.x, ours.y, ours.slopes
-    y, log_slope = theirs.call_and_ladj(z)
-    torch.testing.assert_close(ours.forward(z), (y, log_slope))
-    torch.testing.assert_close(ours.inverse(z)[0], theirs.inv(z))
+    spline = RationalQuadraticSpline(raw, bound=4.0)
+    reference = MonotonicRQSTransform(*raw.split([5, 5, 4], -1), bound=4.0)
+    reference.horizontal, reference.vertical, reference.derivatives = spline.x, spline.y, spline.slopes
+    y, log_slope = reference.call_and_ladj(z)
+    torch.testing.assert_close(spline.forward(z), (y, log_slope))
+    torch.testing.assert_close(spline.inverse(z)[0], reference.inv(z))
     assert (z.abs() > 4).any()
 
 
@@ -380,11 +380,11 @@ def test_the_gradient_of_a_draws_density_is_total(name) -> None:
     q = guide.posterior(x)
     z = q.rsample((5,))
     leaves = [p for p in guide.parameters() if p.requires_grad]
-    own, inverted = (
+    direct, inverted = (
         torch.autograd.grad(q.log_prob(value).sin().sum(), leaves, retain_graph=True, allow_unused=True)
         for value in (z, z.clone())
     )
-    for one, other in zip(own, inverted, strict=True):
+    for one, other in zip(direct, inverted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
@@ -480,10 +480,10 @@ def test_only_foreign_values_are_inverted() -> None:
     q = FlowDistribution(standard(3), [flow])
     first, z = q.rsample((5,)), q.rsample((5,))
     wide = q.expand((5,))
-    own = wide.rsample()
-    torch.testing.assert_close(q.log_prob(own), wide.log_prob(own), rtol=1e-9, atol=1e-9)
+    draw = wide.rsample()
+    torch.testing.assert_close(q.log_prob(draw), wide.log_prob(draw), rtol=1e-9, atol=1e-9)
     assert (flow.forwards, flow.inverses) == (3, 0), "they share what was drawn last"
-    for value in (first, z, own.clone(), own.detach()):
+    for value in (first, z, draw.clone(), draw.detach()):
         q.log_prob(value)
     assert (flow.forwards, flow.inverses) == (3, 4)
 

@@ -88,12 +88,12 @@ def test_the_split_of_a_diagonal_guide_is_the_analytic_one(inflate: float, shift
 
 @pytest.mark.parametrize("from_best", [True, False])
 def test_the_stated_errors_are_the_spread(from_best: bool) -> None:
-    noise, own = torch.randn(2, 400, 5000)  # a column is a repetition
-    guide, best = 0.8 * noise + 0.3 * own, 0.6 * noise - 0.1 * own.square()
-    found = gaps_of(guide, best, torch.full((5000,), from_best))
+    noise, independent = torch.randn(2, 400, 5000)  # a column is a repetition
+    guide, best = 0.8 * noise + 0.3 * independent, 0.6 * noise - 0.1 * independent.square()
+    result = gaps_of(guide, best, torch.full((5000,), from_best))
     errors = {name: f"{name}_error" for name in ("elbo", "best_elbo", "approximation", "amortization")}
     for name, error in {**errors, "log_likelihood": "standard_error"}.items():
-        ratio = found[name].var() / found[error].square().mean()
+        ratio = result[name].var() / result[error].square().mean()
         # The variance of 5000 normals has a relative error of sqrt(2 / 5000); 0.02: delta method, 400 draws.
         assert abs(float(ratio) - 1) < 4.5 * math.sqrt(2 / 5000) + 0.02, name
 
@@ -131,13 +131,13 @@ def test_importance_sampling_stands_for_log_p_without_a_result() -> None:
 
 def test_the_gaps_are_the_textbook_formula() -> None:
     guide, best = torch.randn(2, 300, 3)
-    found = gaps_of(guide, best, torch.tensor([True, False, True]))
+    result = gaps_of(guide, best, torch.tensor([True, False, True]))
     chosen = torch.stack([best[:, 0], guide[:, 1], best[:, 2]], -1)
-    assert torch.allclose(found["log_likelihood"], chosen.exp().mean(0).log())
-    assert torch.allclose(found["standard_error"], chosen.exp().std(0) / chosen.exp().mean(0) / math.sqrt(300))
-    assert torch.allclose(found["amortization"], (best - guide).mean(0))
-    assert torch.allclose(found["amortization_error"], (best - guide).std(0) / math.sqrt(300))
-    assert torch.allclose(found["approximation"], chosen.exp().mean(0).log() - best.mean(0))
+    assert torch.allclose(result["log_likelihood"], chosen.exp().mean(0).log())
+    assert torch.allclose(result["standard_error"], chosen.exp().std(0) / chosen.exp().mean(0) / math.sqrt(300))
+    assert torch.allclose(result["amortization"], (best - guide).mean(0))
+    assert torch.allclose(result["amortization_error"], (best - guide).std(0) / math.sqrt(300))
+    assert torch.allclose(result["approximation"], chosen.exp().mean(0).log() - best.mean(0))
 
 
 def bernoulli_vae(guide: nn.Module) -> VAE:

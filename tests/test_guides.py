@@ -245,8 +245,8 @@ def test_a_foreign_value_has_the_density_of_the_draw():
     vae = bernoulli_vae(SMOOTH["tempered"])
     joint = vae.encode(torch.rand(4, 5).bernoulli()).joint
     pair = joint.rsample((3,))
-    own, foreign = joint.log_prob(pair), joint.log_prob(pair.detach().clone())
-    torch.testing.assert_close(own, foreign, rtol=1e-9, atol=1e-9)
+    direct, foreign = joint.log_prob(pair), joint.log_prob(pair.detach().clone())
+    torch.testing.assert_close(direct, foreign, rtol=1e-9, atol=1e-9)
     assert all(g.any() for g in grad(foreign.sum(), list(vae.guide.net.parameters())))
 
 

@@ -61,8 +61,8 @@ def adgm(estimator, weight):
 def loss_of(vae, objective, *args):
     torch.manual_seed(11)
     loss = objective.differentiable_loss(vae.model, vae.guide, *args)
-    found = torch.autograd.grad(loss, list(vae.classifier.parameters()), allow_unused=True)
-    return loss.detach(), [torch.zeros(()) if g is None else g for g in found]
+    gradients = torch.autograd.grad(loss, list(vae.classifier.parameters()), allow_unused=True)
+    return loss.detach(), [torch.zeros(()) if g is None else g for g in gradients]
 
 
 @pytest.mark.slow
@@ -74,10 +74,10 @@ def test_the_classifier_s_term_is_beside_the_bound_and_linear(name):
     gradient than the term's.
     """
     x, y = torch.randn(4, 5), torch.tensor([0, 2, 1, 1])
-    found = {w: loss_of(adgm(estimator_of(name), w), BOUNDS[name](), x, y) for w in (0.0, 1.0, WEIGHT)}
-    term = found[1.0][0] - found[0.0][0]
+    losses = {w: loss_of(adgm(estimator_of(name), w), BOUNDS[name](), x, y) for w in (0.0, 1.0, WEIGHT)}
+    term = losses[1.0][0] - losses[0.0][0]
     assert term > 1
-    assert abs(found[WEIGHT][0] - found[0.0][0] - WEIGHT * term) < 1e-9
+    assert abs(losses[WEIGHT][0] - losses[0.0][0] - WEIGHT * term) < 1e-9
     reference = adgm(estimator_of(name), WEIGHT)
     torch.manual_seed(11)
     with poutine.trace() as trace, pyro.plate("num_particles_vectorized", 3, dim=-2):
@@ -85,10 +85,10 @@ def test_the_classifier_s_term_is_beside_the_bound_and_linear(name):
     if name not in (*ENUMERATE, "ELBO", "BetaELBO"):  # these draw in another order
         loss = trace.trace.nodes["classification"]["fn"].log_factor.mean(0).sum()
         assert abs(loss - WEIGHT * term) < 1e-9
-    for zero, one, many in zip(found[0.0][1], found[1.0][1], found[WEIGHT][1], strict=True):
+    for zero, one, many in zip(losses[0.0][1], losses[1.0][1], losses[WEIGHT][1], strict=True):
         assert zero.abs().max() < 1e-12
         assert (many - WEIGHT * one).abs().max() < 1e-9
-    assert max(g.abs().max() for g in found[1.0][1]) > 0.01
+    assert max(g.abs().max() for g in losses[1.0][1]) > 0.01
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -150,16 +150,16 @@ def test_the_score_s_gradient_of_a_term_that_depends_on_the_draws_is_unbiased(ma
     programs = [poutine.scale(p, probability.detach()) for p in with_cost(log_joint, logits, cost)]
     loss = make(num_particles=3).differentiable_loss(*programs, torch.zeros(27))
     assert abs(loss - exact) < 1e-9
-    found, expected = (torch.stack(torch.autograd.grad(value, [logits, cost])) for value in (loss, exact))
-    assert (found - expected).abs().max() < 1e-9
+    gradient, expected = (torch.stack(torch.autograd.grad(value, [logits, cost])) for value in (loss, exact))
+    assert (gradient - expected).abs().max() < 1e-9
 
 
 def test_weights_are_the_model_s_in_train_mode_too():
     case = MixtureOfLinearGaussians(classification_weight=WEIGHT)
     x, y = case.data(6)
     assert case.vae.guide.training
-    found = log_weights(case.vae.model, case.vae.guide, (x, y), num_samples=4)
-    assert (found - case.log_evidence(x, y)).abs().max() < 1e-9
+    weights = log_weights(case.vae.model, case.vae.guide, (x, y), num_samples=4)
+    assert (weights - case.log_evidence(x, y)).abs().max() < 1e-9
 
 
 def test_a_float64_model_takes_labels_under_torch_s_own_dtype():
@@ -206,13 +206,13 @@ def test_it_is_pyro_s_at_no_probability_and_under_masks(how):
     hidden = torch.tensor([True, False])
     options = {"logits": {}, "mask": {"hidden": hidden}, "poutine": {"mask": hidden}}[how]
     programs, x = pair(logits, **options), torch.tensor([0.4, 1.7])
-    ours = value_and_gradient(objectives.EnumeratedELBO(), programs, logits, x)
-    theirs = value_and_gradient(objectives.TraceEnumELBO(), programs, logits, x)
+    enumerated = value_and_gradient(objectives.EnumeratedELBO(), programs, logits, x)
+    traced = value_and_gradient(objectives.TraceEnumELBO(), programs, logits, x)
     exact = expected(logits.detach(), x, how)
-    assert abs(ours[0] - exact) < 1e-9
+    assert abs(enumerated[0] - exact) < 1e-9
     if how == "logits":
-        assert abs(theirs[0] - exact) < 1e-9
-        assert (ours[1] - theirs[1]).abs().max() < 1e-9
+        assert abs(traced[0] - exact) < 1e-9
+        assert (enumerated[1] - traced[1]).abs().max() < 1e-9
 
 
 def expected(logits, x, how):
@@ -256,10 +256,10 @@ def test_two_sites_are_summed_over_in_all_combinations():
             pyro.sample("b", Bernoulli(0.2 + 0.3 * y.to(x)), infer={"enumerate": "parallel"})
 
     x = torch.randn(4)
-    ours = value_and_gradient(objectives.EnumeratedELBO(num_particles=2), (model, guide), logits, x)
-    theirs = value_and_gradient(TraceEnum_ELBO(max_plate_nesting=1), (model, guide), logits, x)
-    assert abs(ours[0] - theirs[0]) < 1e-9
-    assert (ours[1] - theirs[1]).abs().max() < 1e-9
+    enumerated = value_and_gradient(objectives.EnumeratedELBO(num_particles=2), (model, guide), logits, x)
+    reference = value_and_gradient(TraceEnum_ELBO(max_plate_nesting=1), (model, guide), logits, x)
+    assert abs(enumerated[0] - reference[0]) < 1e-9
+    assert (enumerated[1] - reference[1]).abs().max() < 1e-9
 
 
 # ---------------------------------------------------------------- training
@@ -303,8 +303,8 @@ def test_gradients_reach_the_numbers_that_they_are_of(optimizer):
         (Trace_ELBO().differentiable_loss(twin, lambda x: None, x) / 6).backward()
         slow.step()
     fit(model, lambda x: None, x, epochs=3, batch_size=6, optimizer=optimizer, engine="eager")
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        assert (ours - theirs).abs().max() < 1e-9
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert (parameter - other).abs().max() < 1e-9
 
 
 def test_a_monitor_keeps_its_numbers_and_nothing_else(exact):

@@ -390,19 +390,19 @@ def test_continuous_bernoulli_in_float32_is_near(logit):
     x = torch.tensor([0.0, 1e-3, 0.3, 0.5, 0.75, 1.0], dtype=torch.float32)
     logits = torch.full((6,), logit, dtype=torch.float32, requires_grad=True)
     exact = ContinuousBernoulli(logits.detach().double().requires_grad_())
-    mine, log_prob = ContinuousBernoulli(logits).log_prob(x), exact.log_prob(x.double())
-    torch.testing.assert_close(mine.double(), log_prob, rtol=1e-6, atol=1e-6)
+    value, log_prob = ContinuousBernoulli(logits).log_prob(x), exact.log_prob(x.double())
+    torch.testing.assert_close(value.double(), log_prob, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ContinuousBernoulli(logits).mean.double(), exact.mean, rtol=0, atol=1e-7)
-    (g,) = torch.autograd.grad(mine.sum(), logits)
+    (g,) = torch.autograd.grad(value.sum(), logits)
     torch.testing.assert_close(g.double(), x.double() - exact.mean, rtol=0, atol=1e-6)
 
 
 def test_continuous_bernoulli_equals_torch_where_torch_is_exact():
     logits = torch.cat([torch.linspace(-12, -0.1, 20), torch.linspace(0.1, 12, 20)])
-    mine, theirs = ContinuousBernoulli(logits), torch.distributions.ContinuousBernoulli(logits=logits)
+    distribution, reference = ContinuousBernoulli(logits), torch.distributions.ContinuousBernoulli(logits=logits)
     x = torch.rand(7, 40)
-    torch.testing.assert_close(mine.log_prob(x), theirs.log_prob(x), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(mine.mean, theirs.mean, rtol=1e-9, atol=0)
+    torch.testing.assert_close(distribution.log_prob(x), reference.log_prob(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(distribution.mean, reference.mean, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("logit", [0.0, 1e-3, -0.49, 0.51, -3.0, 30.0, -400.0])

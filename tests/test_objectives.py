@@ -69,9 +69,9 @@ def test_value_and_gradient_in_expectation(kind: type[Objective]) -> None:
 def test_elbo_is_pyros_at_equal_seeds() -> None:
     case = LinearGaussian(inflate=1.3)
     x = case.data(5)
-    for ours, theirs in ((ELBO(), Trace_ELBO()), (MeanFieldELBO(), TraceMeanField_ELBO())):
+    for elbo, pyro_elbo in ((ELBO(), Trace_ELBO()), (MeanFieldELBO(), TraceMeanField_ELBO())):
         results = []
-        for objective in (ours, theirs):
+        for objective in (elbo, pyro_elbo):
             torch.manual_seed(3)
             loss = objective.differentiable_loss(case.vae.model, case.vae.guide, x)
             results.append((loss, torch.autograd.grad(loss, list(case.vae.parameters()))))
@@ -104,8 +104,8 @@ def test_beta_zero_gives_the_prior_no_say(exact: LinearGaussian) -> None:
     z = exact.vae.encode(x).rsample()
     expected = -exact.vae.decode(z).log_prob(x).sum()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-9)
-    found, truth = (torch.autograd.grad(value, layer.weight)[0] for value in (loss, expected))
-    assert (found - truth).abs().max() < 1e-9
+    gradient, truth = (torch.autograd.grad(value, layer.weight)[0] for value in (loss, expected))
+    assert (gradient - truth).abs().max() < 1e-9
 
 
 def test_the_schedule_moves_beta(exact: LinearGaussian) -> None:
@@ -135,10 +135,10 @@ def test_one_objective_serves_models_of_other_plates(exact: LinearGaussian, kind
     for _ in range(2):
         exact_loss = -float(exact.log_prob(x).sum())
         _loss(objective, exact, x)
-        found = objective.differentiable_loss(model, guide, y).item()
+        loss = objective.differentiable_loss(model, guide, y).item()
         if not objective.analytic_kl:
             assert _loss(objective, exact, x).item() == pytest.approx(exact_loss, abs=1e-9)
-            assert found == pytest.approx(-float(Normal(0.0, 2**0.5).log_prob(y).sum()), abs=1e-9)
+            assert loss == pytest.approx(-float(Normal(0.0, 2**0.5).log_prob(y).sum()), abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", ALL)

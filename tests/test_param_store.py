@@ -57,11 +57,11 @@ def none_changed(module, before):
 
 def check_trains(vae, x, *, others=()):
     """SVI lowers the loss by more than a nat, changes every parameter of ``vae`` and none of ``others``."""
-    mine, theirs = snapshot(vae), [snapshot(other) for other in others]
+    initial, others_initial = snapshot(vae), [snapshot(other) for other in others]
     first, last = train(vae, x)
     assert last < first - 1.0
-    assert all_changed(vae, mine)
-    assert all(none_changed(other, before) for other, before in zip(others, theirs, strict=True))
+    assert all_changed(vae, initial)
+    assert all(none_changed(other, before) for other, before in zip(others, others_initial, strict=True))
 
 
 def test_two_vaes_train_one_after_the_other(x):

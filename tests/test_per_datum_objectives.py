@@ -69,8 +69,8 @@ def loss_of(objective, case, x):
 def gradients_of(objective, case, x):
     guide, model = list(case.vae.guide.parameters()), list(case.vae.model.parameters())
     loss = loss_of(objective, case, x)
-    found = torch.autograd.grad(loss, [*model, *guide])
-    return loss.detach(), found[: len(model)], found[len(model) :]
+    gradients = torch.autograd.grad(loss, [*model, *guide])
+    return loss.detach(), gradients[: len(model)], gradients[len(model) :]
 
 
 def flat(tensors):
@@ -112,13 +112,13 @@ def test_a_scale_multiplies_the_bound_outside(exact: LinearGaussian, make, scale
 @bounds
 def test_a_scale_multiplies_the_gradient(make) -> None:
     case, objective = LinearGaussian(inflate=1.3, shift=0.2), make()
-    x, parameters, found = case.data(5), list(case.vae.parameters()), []
+    x, parameters, gradients = case.data(5), list(case.vae.parameters()), []
     for factor in (1.0, 0.25):
         model, guide = (poutine.scale(program, factor) for program in (case.vae.model, case.vae.guide))
         torch.manual_seed(3)
-        found.append(flat(torch.autograd.grad(objective.differentiable_loss(model, guide, x), parameters)))
-    assert found[0].abs().max() > 0.1
-    assert (found[1] - 0.25 * found[0]).abs().max() < 1e-9 * found[0].abs().max()
+        gradients.append(flat(torch.autograd.grad(objective.differentiable_loss(model, guide, x), parameters)))
+    assert gradients[0].abs().max() > 0.1
+    assert (gradients[1] - 0.25 * gradients[0]).abs().max() < 1e-9 * gradients[0].abs().max()
 
 
 def _subsampled(size):
@@ -205,30 +205,30 @@ def test_inner_plates_are_summed_within_the_logarithm_and_shared_ones_are_data()
 
 def test_renyi_meets_its_limits() -> None:
     case = LinearGaussian(inflate=1.5, shift=0.3)
-    x, found = case.data(6), {}
+    x, results = case.data(6), {}
     for alpha in (0.0, 1.0, 1 - 1e-7, 1 + 1e-7, -1e4, -math.inf, math.inf, 1e4):
         torch.manual_seed(3)
-        found[alpha] = gradients_of(Renyi(alpha=alpha, num_particles=5), case, x)
+        results[alpha] = gradients_of(Renyi(alpha=alpha, num_particles=5), case, x)
     for alpha, kind in ((0.0, IWAE), (1.0, ELBO)):
         objective = kind(num_particles=5)
         loss_of(objective, case, x)
         torch.manual_seed(3)
         assert all(
             (a - b).abs().max() < 1e-9
-            for a, b in zip(map(flat_or, found[alpha]), map(flat_or, gradients_of(objective, case, x)), strict=True)
+            for a, b in zip(map(flat_or, results[alpha]), map(flat_or, gradients_of(objective, case, x)), strict=True)
         )
     torch.manual_seed(3)
     weight = definitions.draws(case.vae.model, case.vae.guide, 5, x).weight.detach()
-    assert float(found[-math.inf][0] + weight.max(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
-    assert float(found[math.inf][0] + weight.min(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
+    assert float(results[-math.inf][0] + weight.max(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
+    assert float(results[math.inf][0] + weight.min(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
     for near, limit, tolerance in (
         (1 - 1e-7, 1.0, 1e-4),
         (1 + 1e-7, 1.0, 1e-4),
         (-1e4, -math.inf, 2e-3),
         (1e4, math.inf, 2e-3),
     ):
-        assert abs(found[near][0] - found[limit][0]) < tolerance
-        assert (flat(found[near][2]) - flat(found[limit][2])).abs().max() < 10 * tolerance + 1e-6
+        assert abs(results[near][0] - results[limit][0]) < tolerance
+        assert (flat(results[near][2]) - flat(results[limit][2])).abs().max() < 10 * tolerance + 1e-6
 
 
 def flat_or(value):
@@ -252,9 +252,9 @@ def test_at_the_exact_posterior_the_guide_s_gradient_is_zero_for_every_draw(exac
 def _mean_gradient(objective, case, x, *, repeats=60, copies=200):
     """Mean and standard error of the gradient per datum, of many independent copies of one datum."""
     rows = x.expand(copies, -1)
-    found = [flat((*m, *g)) / copies for _, m, g in (gradients_of(objective, case, rows) for _ in range(repeats))]
-    found = torch.stack(found)
-    return found.mean(0), found.std(0) / math.sqrt(repeats)
+    gradients = [flat((*m, *g)) / copies for _, m, g in (gradients_of(objective, case, rows) for _ in range(repeats))]
+    gradients = torch.stack(gradients)
+    return gradients.mean(0), gradients.std(0) / math.sqrt(repeats)
 
 
 def _exact_elbo_gradient(case, x):
@@ -344,13 +344,13 @@ DEFINED = {
 @pytest.mark.parametrize(("make", "function"), DEFINED.values(), ids=DEFINED)
 def test_other_options_agree_with_their_definition(make, function) -> None:
     case = LinearGaussian(inflate=1.3, shift=0.2)
-    x, mine, theirs = case.data(5), make(num_particles=3), Definition(function, 3)
-    loss_of(mine, case, x)  # looks at the programs
-    found = []
-    for objective in (mine, theirs):
+    x, tested, definition = case.data(5), make(num_particles=3), Definition(function, 3)
+    loss_of(tested, case, x)  # looks at the programs
+    results = []
+    for objective in (tested, definition):
         torch.manual_seed(3)
-        found.append([flat_or(value) for value in gradients_of(objective, case, x)])
-    for a, b in zip(*found, strict=True):
+        results.append([flat_or(value) for value in gradients_of(objective, case, x)])
+    for a, b in zip(*results, strict=True):
         assert (a - b).abs().max() < 1e-9 * b.abs().max().clamp_min(1)
 
 
@@ -395,14 +395,14 @@ SPLIT = {
 split = pytest.mark.parametrize(("kind", "function"), SPLIT.values(), ids=SPLIT)
 
 
-def assert_same(mine, theirs, model, guide, parameters, x) -> None:
-    mine.loss(model, guide, x)
-    found = []
-    for objective in (mine, theirs):
+def assert_same(tested, definition, model, guide, parameters, x) -> None:
+    tested.loss(model, guide, x)
+    results = []
+    for objective in (tested, definition):
         torch.manual_seed(3)
         loss = objective.differentiable_loss(model, guide, x)
-        found.append([loss.detach(), *torch.autograd.grad(loss, parameters, allow_unused=True)])
-    for a, b in zip(*found, strict=True):
+        results.append([loss.detach(), *torch.autograd.grad(loss, parameters, allow_unused=True)])
+    for a, b in zip(*results, strict=True):
         assert (a is None) == (b is None)
         assert a is None or (a - b).abs().max() < 1e-10 * b.abs().max().clamp_min(1)
 
@@ -411,8 +411,8 @@ def assert_same(mine, theirs, model, guide, parameters, x) -> None:
 @pytest.mark.parametrize("ladder", [False, True])
 def test_several_layers_agree_with_the_definition(kind, function, ladder) -> None:
     pair, x = Layered(ladder), torch.randn(5, 4)
-    theirs = Definition(function, 3)
-    assert_same(kind(num_particles=3), theirs, pair.model, pair.guide, list(pair.parameters()), x)
+    definition = Definition(function, 3)
+    assert_same(kind(num_particles=3), definition, pair.model, pair.guide, list(pair.parameters()), x)
 
 
 class Borrowing(nn.Module):
@@ -429,8 +429,8 @@ class Borrowing(nn.Module):
 @split
 def test_parameters_that_the_guide_borrows_of_the_model_are_the_guide_s_in_its_density(kind, function) -> None:
     pair, x = Layered(ladder=True), torch.randn(5, 4)
-    guide, theirs = Borrowing(pair), Definition(function, 3)
-    assert_same(kind(num_particles=3), theirs, pair.model, guide, list(pair.parameters()), x)
+    guide, definition = Borrowing(pair), Definition(function, 3)
+    assert_same(kind(num_particles=3), definition, pair.model, guide, list(pair.parameters()), x)
 
 
 class Augmented(Guide):
@@ -525,21 +525,21 @@ def test_svi_trains_plain_functions_and_modules(exact: LinearGaussian, kind) -> 
     pyro.clear_param_store()
     if kind is StickingTheLanding:
         model(x), guide(x)
-        theirs = Definition(definitions.sticking_the_landing, 3)
+        definition = Definition(definitions.sticking_the_landing, 3)
         parameters = [pyro.get_param_store()._params[k] for k in ("w", "a", "s")]
-        assert_same(kind(num_particles=3), theirs, model, guide, parameters, x)
+        assert_same(kind(num_particles=3), definition, model, guide, parameters, x)
 
 
 def test_running_statistics_move_once_and_are_left_alone_by_the_first_look() -> None:
     pair, x = Layered(ladder=True), torch.randn(5, 4)
     pair.dropout = nn.BatchNorm1d(6, momentum=0.1)
-    found = []
+    means = []
     for objective in (IWAE(num_particles=2), StickingTheLanding(num_particles=2)):
         pair.dropout.reset_running_stats()
         objective.differentiable_loss(pair.train().model, pair.guide, x)
-        found.append(pair.dropout.running_mean.clone())
+        means.append(pair.dropout.running_mean.clone())
         assert int(pair.dropout.num_batches_tracked) == 1
-    assert torch.equal(*found)
+    assert torch.equal(*means)
 
 
 # ---------------------------------------------------------------- the KL taken apart
@@ -625,14 +625,14 @@ def test_beta_tc_follows_a_schedule(exact: LinearGaussian) -> None:
     x, objective = exact.data(5), BetaTC(num_data=5, beta=LinearWarmUp(10, unit="epochs"))
     state = objective.state(x)
     loss_of(objective, exact, x)
-    found = []
+    losses = []
     for epoch in (0.0, 5.0, 20.0):
         objective.set_progress(step=0, epoch=epoch)
         torch.manual_seed(3)
-        found.append(loss_of(objective, exact, x).item())
+        losses.append(loss_of(objective, exact, x).item())
     assert float(state[0]) == 1.0
-    assert found[1] == pytest.approx((found[0] + found[2]) / 2, abs=1e-9)
-    assert abs(found[2] - found[0]) > 1e-3
+    assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2, abs=1e-9)
+    assert abs(losses[2] - losses[0]) > 1e-3
 
 
 def test_the_discrepancy_in_expectation_is_that_of_the_normals() -> None:
@@ -647,10 +647,10 @@ def test_the_discrepancy_in_expectation_is_that_of_the_normals() -> None:
     exact = expected_kernel(0 * loc, 2 * scale**2) + expected_kernel(0 * loc, 2 * torch.ones(dim))
     exact = exact - 2 * expected_kernel(loc, 1 + scale**2)
     objective = InfoVAE(kernel="rbf", bandwidth=h2**0.5)
-    found = torch.stack(
+    estimates = torch.stack(
         [objective._mmd(loc + scale * torch.randn(1, n, dim), torch.randn(1, n, dim)) for _ in range(400)]
     )
-    assert abs(found.mean() - exact) < 4.5 * found.std() / 20
+    assert abs(estimates.mean() - exact) < 4.5 * estimates.std() / 20
     assert exact > 0.1
 
 
@@ -682,8 +682,8 @@ class Discrete(nn.Module):
 
 
 def _gradient(loss, program):
-    found = torch.autograd.grad(loss, list(program.parameters()), allow_unused=True)
-    return flat([torch.zeros_like(p) if g is None else g for g, p in zip(found, program.parameters(), strict=True)])
+    gradients = torch.autograd.grad(loss, list(program.parameters()), allow_unused=True)
+    return flat([torch.zeros_like(p) if g is None else g for g, p in zip(gradients, program.parameters(), strict=True)])
 
 
 DISCRETE = {
@@ -705,11 +705,11 @@ def test_the_gradient_of_a_discrete_guide_in_expectation(make, order) -> None:
         exact = -(log_q.exp().T @ log_q.exp() * (pairs - math.log(2))).sum()
     copies, objective = 300, make()
     losses = [objective.differentiable_loss(program.model, program.guide, x.expand(copies, -1)) for _ in range(60)]
-    found = torch.stack([_gradient(loss, program) / copies for loss in losses])
+    gradients = torch.stack([_gradient(loss, program) / copies for loss in losses])
     value = torch.stack(losses).detach() / copies
     assert abs(value.mean() - exact) < 4.5 * value.std() / 60**0.5
-    error = found.std(0) / 60**0.5
-    assert ((found.mean(0) - _gradient(exact, program)).abs() < 4.5 * error + 1e-9).all()
+    error = gradients.std(0) / 60**0.5
+    assert ((gradients.mean(0) - _gradient(exact, program)).abs() < 4.5 * error + 1e-9).all()
 
 
 @pytest.mark.parametrize("kind", [EnumeratedELBO, TraceEnumELBO])
@@ -748,14 +748,14 @@ def test_the_ratio_of_a_known_gradient() -> None:
     guide.weight = nn.Parameter(torch.zeros(2))
     state = torch.get_rng_state()
     groups = {"all": [guide.weight]}
-    found = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
+    result = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
     assert torch.equal(torch.get_rng_state(), state)
     assert guide.weight.grad is None
     exact = torch.tensor([3.0, 0.25])
-    assert ((found.snr - exact).abs() < 4.5 * found.standard_error).all()
-    assert (found.standard_error - (1 / 4000 + exact**2 / 8000).sqrt()).abs().max() < 1e-3
+    assert ((result.snr - exact).abs() < 4.5 * result.standard_error).all()
+    assert (result.standard_error - (1 / 4000 + exact**2 / 8000).sqrt()).abs().max() < 1e-3
     again = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
-    assert torch.equal(found.snr, again.snr)
+    assert torch.equal(result.snr, again.snr)
     drawn.clear()
     few = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=3, groups=groups)["all"]
     assert (few.std - torch.stack(drawn).std(0)).abs().max() < 1e-12
@@ -768,7 +768,7 @@ def test_the_ratio_of_a_known_gradient() -> None:
 def test_the_guide_s_ratio_falls_with_particles_for_iwae_and_not_for_dreg() -> None:
     case = LinearGaussian(latent_dim=2, dim=5, inflate=1.1, shift=0.05)
     x = case.data(4)
-    found = {}
+    ratios = {}
     for kind in (IWAE, DoublyReparameterized):
         for num in (1, 100):
             groups = gradient_snr(case.vae.model, case.vae.guide, x, kind(num_particles=num), num_draws=400)
@@ -778,11 +778,11 @@ def test_the_guide_s_ratio_falls_with_particles_for_iwae_and_not_for_dreg() -> N
                 "guide.net.layers.0.weight",
                 "model.likelihood.net.layers.0.bias",
             } <= groups.keys()
-            found[kind, num] = groups["guide"].quantile(0.5)
-            found[kind, num, "model"] = groups["model"].quantile(0.5)
-    assert found[IWAE, 100] < 0.4 * found[IWAE, 1]
-    assert found[DoublyReparameterized, 100] > 1.5 * found[DoublyReparameterized, 1]
-    assert found[IWAE, 100, "model"] > 2 * found[IWAE, 1, "model"]
+            ratios[kind, num] = groups["guide"].quantile(0.5)
+            ratios[kind, num, "model"] = groups["model"].quantile(0.5)
+    assert ratios[IWAE, 100] < 0.4 * ratios[IWAE, 1]
+    assert ratios[DoublyReparameterized, 100] > 1.5 * ratios[DoublyReparameterized, 1]
+    assert ratios[IWAE, 100, "model"] > 2 * ratios[IWAE, 1, "model"]
 
 
 # ---------------------------------------------------------------- refusals

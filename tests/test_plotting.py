@@ -82,9 +82,9 @@ def untouched():
 
 
 def test_a_long_caption_is_wrapped_within_the_figure():
-    words = " ".join(["$binarization_{"] * 30)
-    figure = plots.image_grid(torch.rand(4, 1, 8, 8), columns=2, caption=words)
-    assert figure.get_supxlabel().split() == words.split()
+    caption = " ".join(["$binarization_{"] * 30)
+    figure = plots.image_grid(torch.rand(4, 1, 8, 8), columns=2, caption=caption)
+    assert figure.get_supxlabel().split() == caption.split()
     assert is_whole(figure)
 
 

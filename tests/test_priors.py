@@ -40,13 +40,13 @@ def test_densities_by_matrix_products_are_those_of_the_normals(dtype, tolerance)
     loc, z = torch.randn(50, 40).to(dtype), torch.randn(3, 7, 40).to(dtype)
     scale = torch.linspace(-3, 1, 40).exp().expand(50, 40).to(dtype)
     expected = Normal(loc, scale).to_event(1).log_prob(z.unsqueeze(-2))  # down to tens of thousands of nats
-    found = log_normals(z, loc, scale)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    log_density = log_normals(z, loc, scale)
+    assert log_density.dtype == dtype
+    torch.testing.assert_close(log_density, expected, rtol=tolerance, atol=tolerance)
     near = loc[:, None] + 0.01 * scale[:, None] * torch.randn(50, 1, 40).to(dtype)
     exact = Normal(loc.double(), scale.double()).to_event(1).log_prob(near.squeeze(1).double())
-    found = log_normals(near.squeeze(1), loc, scale).diagonal().double()
-    torch.testing.assert_close(found, exact, rtol=tolerance, atol=tolerance)
+    log_density = log_normals(near.squeeze(1), loc, scale).diagonal().double()
+    torch.testing.assert_close(log_density, exact, rtol=tolerance, atol=tolerance)
 
 
 def test_a_prior_through_a_guide_that_is_no_normal_is_the_same_mixture() -> None:

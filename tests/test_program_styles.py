@@ -83,8 +83,8 @@ OFF = {"inflate": 1.4, "shift": 0.3}  # a guide that is not the posterior
 ONCE: dict[str, Any] = {"epochs": 1, "batch_size": 8, "optimizer": partial(SGD, lr=0.1), "seed": 4, "engine": "eager"}
 
 
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    return found.shape == wanted.shape and bool((found - wanted).abs().max() < 1e-9)
+def _close(value: Tensor, expected: Tensor) -> bool:
+    return value.shape == expected.shape and bool((value - expected).abs().max() < 1e-9)
 
 
 # Training
@@ -124,25 +124,25 @@ def test_one_step_moves_every_parameter_along_its_gradient(style: Style, engine:
     x = data()
     pair = style.build(**OFF)
     fit(pair.model, pair.guide, x, **(ONCE | {"engine": engine}))
-    wanted = _hand_written_step(x, rate=0.1, seed=4)
-    found = pair.tensors()
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        assert _close(found[name].detach(), wanted[name]), name
+    expected = _hand_written_step(x, rate=0.1, seed=4)
+    values = pair.tensors()
+    assert values.keys() == expected.keys()
+    for name in expected:
+        assert _close(values[name].detach(), expected[name]), name
 
 
 @MODULAR
 def test_running_statistics_and_dropout_in_training_are_those_of_the_modules(style: Style) -> None:
-    x, found = data(), []
+    x, pairs = data(), []
     for each in (MODULE, style):
         pair = each.build(noisy=True, **OFF)
         fit(pair.model, pair.guide, x, **(ONCE | {"epochs": 3, "batch_size": 4}))
-        found.append(pair)
+        pairs.append(pair)
         assert not any(part.training for module in pair.modules for part in module.modules())
-    reference, mine = (list(pair.snapshot().values()) for pair in found)
-    assert len(mine) == len(reference) == 9  # six parameters, three statistics
-    assert all(_close(a, b) for a, b in zip(mine, reference, strict=True))
-    assert any(bool((b != 0).any()) for module in found[1].modules for b in module.buffers())
+    reference, values = (list(pair.snapshot().values()) for pair in pairs)
+    assert len(values) == len(reference) == 9  # six parameters, three statistics
+    assert all(_close(a, b) for a, b in zip(values, reference, strict=True))
+    assert any(bool((b != 0).any()) for module in pairs[1].modules for b in module.buffers())
 
 
 def test_pairs_whose_modules_share_names_are_trained_and_measured_apart() -> None:
@@ -153,8 +153,8 @@ def test_pairs_whose_modules_share_names_are_trained_and_measured_apart() -> Non
     fit(first.model, first.guide, x, **ONCE)
     trained = first.snapshot()
     fit(second.model, second.guide, x, **ONCE)
-    wanted = _hand_written_step(x, rate=0.1, seed=4)
-    assert all(_close(tensor.detach(), wanted[name]) for name, tensor in second.tensors().items())
+    expected = _hand_written_step(x, rate=0.1, seed=4)
+    assert all(_close(tensor.detach(), expected[name]) for name, tensor in second.tensors().items())
     assert all(torch.equal(tensor, trained[name]) for name, tensor in first.snapshot().items())
     third = closure.build()
     assert _close(log_likelihood(third.model, third.guide, x, num_samples=3).log_likelihood, log_evidence(x))
@@ -169,14 +169,14 @@ def _train(pair: Written, run: Any, epochs: int, **options: Any) -> None:
 def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(style: Style, tmp_path) -> None:
     whole = style.build(noisy=True, **OFF)
     _train(whole, tmp_path / "whole", 4)
-    wanted = whole.snapshot()
+    expected = whole.snapshot()
     pyro.clear_param_store()
     _train(style.build(noisy=True, **OFF), tmp_path / "parts", 2)
     pyro.clear_param_store()
     resumed = style.build(noisy=True)  # from other numbers: those of the run folder replace them
     _train(resumed, tmp_path / "parts", 4, resume=True)
-    found = resumed.snapshot()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    values = resumed.snapshot()
+    assert all(torch.equal(values[name], expected[name]) for name in expected)
 
 
 @MODULAR
@@ -185,10 +185,10 @@ def test_a_checkpoint_holds_the_buffers(style: Style, tmp_path) -> None:
     _train(pair, tmp_path / "run", 1)
     saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["weights"]
     for kind in ("running_mean", "running_var", "num_batches_tracked"):
-        (mine,) = [b for module in pair.modules for name, b in module.named_buffers() if name.endswith(kind)]
+        (buffer,) = [b for module in pair.modules for name, b in module.named_buffers() if name.endswith(kind)]
         stored = [t for name, t in saved.items() if name.endswith(kind)]
         assert stored  # twice, if both programs have the module
-        assert all(torch.equal(tensor, mine) for tensor in stored)
+        assert all(torch.equal(tensor, buffer) for tensor in stored)
 
 
 def test_parameters_in_another_layout_of_memory_are_trained_once(tmp_path) -> None:
@@ -198,8 +198,8 @@ def test_parameters_in_another_layout_of_memory_are_trained_once(tmp_path) -> No
     layer = pair.modules[0].linear
     layer.weight = torch.nn.Parameter(layer.weight.detach().T.contiguous().T)
     fit(pair.model, pair.guide, x, run=tmp_path / "run", **ONCE)
-    wanted = _hand_written_step(x, rate=0.1, seed=4)
-    assert all(_close(tensor.detach(), wanted[name]) for name, tensor in pair.tensors().items())
+    expected = _hand_written_step(x, rate=0.1, seed=4)
+    assert all(_close(tensor.detach(), expected[name]) for name, tensor in pair.tensors().items())
     assert len(torch.load(tmp_path / "run" / "state.pt", weights_only=True)["weights"]) == 6
 
 
@@ -248,17 +248,17 @@ def _reference(family: str) -> tuple[Tensor, dict[str, Tensor | None]]:
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"MeanFieldELBO", "BetaTC", "InfoVAE"}))
 @EVERY_STYLE
 def test_losses_and_gradients_do_not_depend_on_the_style(style: Style, family: str) -> None:
-    pair, (wanted, gradients) = style.build(**OFF), _reference(family)
+    pair, (expected, gradients) = style.build(**OFF), _reference(family)
     if "bare" in style.traits and family in HOLDING:
         with pytest.raises(ValueError, match=rf"^{family}: "):
             _loss(family, pair, data())
         return
-    loss, found = _loss(family, pair, data())
-    assert _close(loss, wanted)
+    loss, computed = _loss(family, pair, data())
+    assert _close(loss, expected)
     for name, gradient in gradients.items():
-        mine = found[name]
-        assert (mine is None) == (gradient is None), name
-        assert mine is None or _close(mine, gradient), name
+        value = computed[name]
+        assert (value is None) == (gradient is None), name
+        assert value is None or _close(value, gradient), name
 
 
 @pytest.mark.parametrize("family", ["MeanFieldELBO", "BetaTC", "InfoVAE"])
@@ -345,16 +345,16 @@ def test_evaluations_do_not_depend_on_the_style_and_leave_no_trace(style: Style,
             with pytest.raises(ValueError, match=message):
                 EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2)
             return
-        found = EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2).tensors()
-    wanted = _reference_result(name)
-    for key in wanted:
-        torch.testing.assert_close(found[key], wanted[key], rtol=0, atol=1e-9, equal_nan=True, msg=key)
+        values = EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2).tensors()
+    expected = _reference_result(name)
+    for key in expected:
+        torch.testing.assert_close(values[key], expected[key], rtol=0, atol=1e-9, equal_nan=True, msg=key)
 
 
 @EVERY_STYLE
 def test_with_the_exact_posterior_evaluations_are_the_evidence(style: Style) -> None:
     x, pair = data(5), _noisy(style)
-    wanted = log_evidence(x)
+    expected = log_evidence(x)
     for name, columns in {
         "log_likelihood": ("log_likelihood", "elbo"),
         "ais-from-guide": ("log_likelihood", "mean_log_weight"),
@@ -363,11 +363,11 @@ def test_with_the_exact_posterior_evaluations_are_the_evidence(style: Style) -> 
         if not _is_refused(style, name):
             result = EVALUATIONS[name](pair.model, pair.guide, x)
             for column in columns:
-                assert _close(getattr(result, column), wanted), (name, column)
+                assert _close(getattr(result, column), expected), (name, column)
             assert result.protocol.get("way", "vectorised") == "vectorised"
     quiet = style.build()
     weights = log_weights(quiet.model, quiet.guide, x, num_samples=3)
-    assert _close(weights.detach(), wanted.expand(3, 5))
+    assert _close(weights.detach(), expected.expand(3, 5))
 
 
 # Programs that cannot take a particle dimension
@@ -429,12 +429,12 @@ def test_objectives_with_particles_agree_with_draws_one_by_one(kind: type[Awkwar
     for args in batches:
         torch.manual_seed(5)
         loss = objective.differentiable_loss(program.model, program.guide, *args)
-        wanted, surrogate = _by_hand(family, _Draws(program, args, seed=5))
-        assert _close(loss.detach(), wanted.detach())
+        expected, surrogate = _by_hand(family, _Draws(program, args, seed=5))
+        assert _close(loss.detach(), expected.detach())
         gradients = [torch.autograd.grad(value, parameters, allow_unused=True) for value in (loss, surrogate)]
-        for mine, theirs in zip(*gradients, strict=True):
-            assert (mine is None) == (theirs is None)
-            assert mine is None or _close(mine, theirs)
+        for a, b in zip(*gradients, strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or _close(a, b)
 
 
 def test_an_examination_leaves_the_graph_of_an_earlier_loss_intact() -> None:
@@ -457,12 +457,12 @@ def test_log_weights_agree_with_draws_one_by_one(kind: type[Awkward]) -> None:
 @WITH_CLOSED_FORM
 def test_the_exact_posterior_gives_the_evidence_however_a_program_runs(kind: type[Awkward]) -> None:
     program, batches = _awkward(kind, exact=True)
-    wanted = torch.cat([program.log_evidence(*args) for args in batches])
+    expected = torch.cat([program.log_evidence(*args) for args in batches])
     for name in ("log_likelihood", "ais-from-guide"):
         how = {"num_samples": 7, "chunk_size": 4} if name == "log_likelihood" else FEW | {"start": "guide"}
         evaluate: Any = log_likelihood if name == "log_likelihood" else annealed_log_likelihood
         result = evaluate(program.model, program.guide, batches, **how)
-        assert _close(result.log_likelihood, wanted), name
+        assert _close(result.log_likelihood, expected), name
         assert result.protocol.get("way", "vectorised") == program.way, name
 
 
@@ -520,14 +520,14 @@ def test_an_argument_as_long_as_the_batch_that_is_no_data_is_not_divided() -> No
 
 @pytest.mark.parametrize("kind", [Softmax, TimeMajor, Chain])
 def test_engines_give_the_same_numbers_however_a_program_runs(kind: type[Awkward], uncompiled: None) -> None:
-    found = []
+    results = []
     for engine in ("eager", "compiled"):
         torch.manual_seed(0)
         program, (args, _) = _awkward(kind)
         options = ONCE | {"engine": engine, "objective": objectives.IWAE(num_particles=NUM)}
         fit(program.model, program.guide, [args], **options)
-        found.append(list(program.parameters()))
-    assert all(_close(a.detach(), b.detach()) for a, b in zip(*found, strict=True))
+        results.append(list(program.parameters()))
+    assert all(_close(a.detach(), b.detach()) for a, b in zip(*results, strict=True))
 
 
 # Autoguides
@@ -581,13 +581,15 @@ def test_the_densities_of_an_autoguide_add_up_to_pyro_s(name: str) -> None:
     importance = ImportanceWeights(_mixed_model, guide, (MIXED,))
     with torch.no_grad():
         weights, latent = importance.sample_with_latents(NUM, (MIXED,))
-        own = poutine.trace(guide).get_trace(MIXED)
-        drawn = [k for k, site in own.nodes.items() if site["type"] == "sample" and site["infer"].get("is_auxiliary")]
+        guide_trace = poutine.trace(guide).get_trace(MIXED)
+        drawn = [
+            k for k, site in guide_trace.nodes.items() if site["type"] == "sample" and site["infer"].get("is_auxiliary")
+        ]
         for k in range(NUM):
             at = poutine.Trace()
             for key in drawn:
-                value = latent.nodes[key]["value"][k].reshape(own.nodes[key]["value"].shape)
-                at.add_node(key, **{**own.nodes[key], "value": value})
+                value = latent.nodes[key]["value"][k].reshape(guide_trace.nodes[key]["value"].shape)
+                at.add_node(key, **{**guide_trace.nodes[key], "value": value})
             q = poutine.trace(poutine.replay(guide, trace=at)).get_trace(MIXED)
             p = poutine.trace(poutine.replay(_mixed_model, trace=q)).get_trace(MIXED)
             assert _close(weights.total[k].sum(), torch.as_tensor(p.log_prob_sum() - q.log_prob_sum()))
@@ -831,8 +833,8 @@ def test_a_mask_that_appears_is_followed(family: str, flattens: bool) -> None:
     program.set_exact()
     (x,), objective = program.batch(BATCH), FAMILIES[family]()
     for masked in (False, True, False):
-        wanted = program.log_evidence(x)[program.mask(x) | (not masked)].sum()
-        assert objective.loss(program.model, program.guide, x, masked) == pytest.approx(-float(wanted), abs=1e-9)
+        expected = program.log_evidence(x)[program.mask(x) | (not masked)].sum()
+        assert objective.loss(program.model, program.guide, x, masked) == pytest.approx(-float(expected), abs=1e-9)
 
 
 def test_a_mask_that_appears_is_followed_by_fit() -> None:
@@ -843,8 +845,8 @@ def test_a_mask_that_appears_is_followed_by_fit() -> None:
     for objective in (objectives.ELBO(), objectives.IWAE(num_particles=NUM)):
         options = ONCE | {"optimizer": partial(SGD, lr=0.0), "objective": objective}
         record = fit(program.model, program.guide, [(x, False), (x, True)], **options).history[0]
-        wanted = -(truth.sum() + truth[program.mask(x)].sum()) / (2 * BATCH)
-        assert record["loss"] == pytest.approx(float(wanted), abs=1e-9)
+        expected = -(truth.sum() + truth[program.mask(x)].sum()) / (2 * BATCH)
+        assert record["loss"] == pytest.approx(float(expected), abs=1e-9)
 
 
 # Guides whose density is not that of their samples
@@ -947,8 +949,8 @@ def test_bounds_have_the_density_of_the_draws(name: str, family: str) -> None:
             FAMILIES[family]().differentiable_loss(model, guide, x)
         return
     loss = FAMILIES[family]().differentiable_loss(model, guide, x)
-    wanted = -log_evidence(x).sum() + len(x) * DENSITIES[name][1]
-    assert _close(loss.detach(), wanted)
+    expected = -log_evidence(x).sum() + len(x) * DENSITIES[name][1]
+    assert _close(loss.detach(), expected)
     if family in HOLDING:
         for gradient in torch.autograd.grad(loss, list(encoder.parameters())):
             assert gradient.abs().max() < 1e-9

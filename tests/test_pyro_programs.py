@@ -58,16 +58,16 @@ def _leaves(loss: Tensor) -> list[Tensor]:
 
 
 def _gradients(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor | None]:
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return dict(zip(parameters, found, strict=True))
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return dict(zip(parameters, gradients, strict=True))
 
 
-def _equal(mine: Any, theirs: Any) -> bool:
-    if isinstance(mine, Tensor):
-        return torch.equal(mine, theirs)
-    if isinstance(mine, tuple | list):  # a PackedSequence too
-        return len(mine) == len(theirs) and all(map(_equal, mine, theirs))
-    return all(_equal(mine[key], theirs[key]) for key in mine) if isinstance(mine, dict) else mine == theirs
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple | list):  # a PackedSequence too
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return all(_equal(a[key], b[key]) for key in a) if isinstance(a, dict) else a == b
 
 
 # The table itself
@@ -188,8 +188,8 @@ def _per_datum(trace: Trace, names: list[str], plate: Any) -> Tensor:
 
 
 def _names(trace: Trace, *, observed: bool) -> list[str]:
-    found = (s for s in trace.nodes.values() if s["type"] == "sample" and type(s["fn"]).__name__ != "_Subsample")
-    return [s["name"] for s in found if s["is_observed"] == observed and not s["infer"].get("_deterministic")]
+    sites = (s for s in trace.nodes.values() if s["type"] == "sample" and type(s["fn"]).__name__ != "_Subsample")
+    return [s["name"] for s in sites if s["is_observed"] == observed and not s["infer"].get("_deterministic")]
 
 
 def _one_draw(program: Built, args: Batch, latent: Trace, number: int, plate: Any) -> Tensor:
@@ -220,8 +220,8 @@ def _joint(model: Any, args: Batch, trace: Trace, summed: list[str], value: Tens
     at = trace.copy()
     for name in summed:
         at.nodes[name] = {**trace.nodes[name], "value": value}
-    found = poutine.trace(poutine.replay(model, trace=at)).get_trace(*args)
-    return _per_datum(found, _names(found, observed=False) + _names(found, observed=True), plate)
+    replayed = poutine.trace(poutine.replay(model, trace=at)).get_trace(*args)
+    return _per_datum(replayed, _names(replayed, observed=False) + _names(replayed, observed=True), plate)
 
 
 @pytest.mark.slow
@@ -234,8 +234,8 @@ def test_the_log_weights_are_those_of_draws_one_by_one(pair: PyroPair, number: i
     with importance.pair.owners.evaluating():
         weights, latent = importance.sample_with_latents(NUM, args)
         for draw in range(NUM):
-            wanted = _one_draw(program, args, latent, draw, importance.plate)
-            torch.testing.assert_close(weights.total[draw], wanted, rtol=1e-9, atol=1e-9)
+            expected = _one_draw(program, args, latent, draw, importance.plate)
+            torch.testing.assert_close(weights.total[draw], expected, rtol=1e-9, atol=1e-9)
     assert weights.total.shape == (NUM, program.num_data(*args))
 
 

@@ -177,13 +177,13 @@ def test_a_file_elsewhere_is_replaced_only_when_asked(
     out = tmp_path / "page.html"
     out.write_text("mine")
     capsys.readouterr()
-    for words, message in (
+    for arguments, message in (
         (["--out", str(out)], "must not exist yet"),
         (["--out", str(tmp_path / "page.pdf")], "must end in .html"),
         (["--overwrite"], "must come with --out"),
         (["--method", "ais"], "unknown option --method"),
     ):
-        assert main(["report", str(run), *words]) == 2
+        assert main(["report", str(run), *arguments]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert message in line
     assert out.read_text() == "mine"

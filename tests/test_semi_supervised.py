@@ -113,8 +113,8 @@ def test_a_wrong_guide_gives_a_lower_bound(name: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_is_the_evidence(mixture: MixtureOfLinearGaussians, kind: str) -> None:
     args, evidence = batch(mixture, kind)
-    found = log_weights(mixture.vae.model, mixture.vae.guide, args, 5)
-    assert (found - evidence).abs().max() < 1e-9
+    weights = log_weights(mixture.vae.model, mixture.vae.guide, args, 5)
+    assert (weights - evidence).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("num_samples", [1, 4, 20])

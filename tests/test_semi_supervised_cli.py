@@ -69,8 +69,8 @@ def test_a_perceptron_of_both_inputs_is_that_of_their_concatenation() -> None:
     with torch.no_grad():
         first.weight.copy_(torch.cat([context.net.layers[0].weight, context.context[0].weight], -1))
         first.bias.copy_(context.net.layers[0].bias)
-        for theirs, ours in zip(rest, [m for m in context.out.layers if isinstance(m, torch.nn.Linear)], strict=True):
-            theirs.load_state_dict(ours.state_dict())
+        for target, source in zip(rest, [m for m in context.out.layers if isinstance(m, torch.nn.Linear)], strict=True):
+            target.load_state_dict(source.state_dict())
     both = torch.cat([x.flatten(1).expand(3, 6, 8), c], -1)
     torch.testing.assert_close(context(x, c), plain(both))
 

@@ -53,15 +53,15 @@ def test_the_prior_s_share_of_the_guide_s_gradient_is_there() -> None:
     vae, x = vamp_vae(), torch.rand(8, 5).bernoulli()
     parameters = list(vae.parameters())
     torch.manual_seed(5)
-    found = torch.autograd.grad(StickingTheLanding().differentiable_loss(vae.model, vae.guide, x), parameters)
+    gradients = torch.autograd.grad(StickingTheLanding().differentiable_loss(vae.model, vae.guide, x), parameters)
     torch.manual_seed(5)
     trace = poutine.trace(vae.guide).get_trace(x)
     z = trace.nodes["z"]["value"]
     log_q, log_p = vae.encode(x).log_prob(z), vae.model.log_joint(x, z)
     score = vae.encode(x).log_prob(z.detach())
     expected = torch.autograd.grad((log_q - log_p - score).sum(), parameters, allow_unused=True)
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    for value, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(value, reference, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("num_particles", [1, 3])
@@ -151,10 +151,10 @@ def test_a_vamp_prior_goes_through_every_flow(guide) -> None:
 
 @pytest.mark.parametrize("guide", [guides.HMCGuide, guides.SemiAmortizedGuide])
 def test_a_vamp_prior_does_not_go_through_a_guide_that_asks_the_model(guide) -> None:
-    made = guide((5,), 2)
+    module = guide((5,), 2)
     message = rf"^VAE: the guide of a VampPrior must not depend on the model, .*{guide.__name__}"
     with pytest.raises(ValueError, match=message):
-        VAE(VampPrior(made, num_components=3), BernoulliLikelihood(2, (5,)), made)
+        VAE(VampPrior(module, num_components=3), BernoulliLikelihood(2, (5,)), module)
 
 
 def test_a_layer_tells_pyro_how_it_is_inferred() -> None:

@@ -49,8 +49,8 @@ def test_over_an_idle_m2_it_is_m1(exact, objective, active):
         expected = exact.log_prob(x).sum() + labels
         loss = OBJECTIVES[objective]().loss(stack.model, stack.guide, *args)
         assert abs(loss + expected) < 1e-9
-    found = log_likelihood(stack.model, stack.guide, x, num_samples=7, chunk_size=3)
-    assert (found.log_likelihood - exact.log_prob(x)).abs().max() < 1e-9
+    result = log_likelihood(stack.model, stack.guide, x, num_samples=7, chunk_size=3)
+    assert (result.log_likelihood - exact.log_prob(x)).abs().max() < 1e-9
 
 
 class Case:
@@ -78,11 +78,11 @@ def test_the_log_likelihood_is_the_closed_form():
     case = Case()
     x, y = case.stack.sample(200), torch.arange(200) % 3
     for data, expected in ((x, case.log_prob(x)), ([(x, y)], case.log_prob(x, y))):
-        found = log_likelihood(case.stack.model, case.stack.guide, data, num_samples=4000)
-        z = (found.log_likelihood - expected) / found.standard_error
+        result = log_likelihood(case.stack.model, case.stack.guide, data, num_samples=4000)
+        z = (result.log_likelihood - expected) / result.standard_error
         assert z.abs().max() < 4.5
         assert 0.8 < z.std() < 1.2
-        assert found.standard_error.mean() < 0.05
+        assert result.standard_error.mean() < 0.05
 
 
 def test_samples_of_a_class_have_its_moments():
@@ -96,11 +96,11 @@ def test_samples_of_a_class_have_its_moments():
 def test_the_class_probabilities_are_means_over_draws():
     case = Case()
     x = case.stack.sample(5)
-    found = case.stack.classify(x, num_samples=4000)
-    assert (found.sum(-1) - 1).abs().max() < 1e-12
+    probabilities = case.stack.classify(x, num_samples=4000)
+    assert (probabilities.sum(-1) - 1).abs().max() < 1e-12
     q = case.lower.vae.encode(x)
     draws = case.mixture.vae.classify(q.sample((4000,))[..., case.active])  # (4000, 5, 3)
-    assert ((found - draws.mean(0)) / (draws.std(0) * (2 / 4000) ** 0.5)).abs().max() < 4.5
+    assert ((probabilities - draws.mean(0)) / (draws.std(0) * (2 / 4000) ** 0.5)).abs().max() < 4.5
     assert (
         case.stack.classify(x, num_samples=None) - case.mixture.vae.classify(q.mean[:, case.active])
     ).abs().max() == 0
@@ -164,9 +164,9 @@ def test_latents_may_be_taken_in_another_order():
     stack, x = StackedVAE(lower.vae, case.mixture.vae, order), torch.randn(5, 7)
     expected = case.mixture.vae.classify(lower.vae.encode(x).mean[:, order])
     assert (stack.classify(x, num_samples=None) - expected).abs().max() == 0
-    found = torch.stack([stack.sample(y=torch.full((20_000,), c)).mean(0) for c in range(3)])
+    means = torch.stack([stack.sample(y=torch.full((20_000,), c)).mean(0) for c in range(3)])
     loc = case.mixture.bias @ lower.weight[:, order].T + lower.bias
-    assert (found - loc).abs().max() < 4.5 * 2.5 / 20_000**0.5  # of standard deviations below 2.5
+    assert (means - loc).abs().max() < 4.5 * 2.5 / 20_000**0.5  # of standard deviations below 2.5
     with pytest.raises(ValueError, match=r"^StackedVAE: latents can be left out or reordered"):
         StackedVAE(vae_of(IAFGuide), idle(4), torch.tensor([1, 0, 2, 3]))
 

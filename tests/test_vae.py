@@ -228,9 +228,9 @@ def test_with_guide_shares_the_model_and_nothing_else(vae, x):
     assert swapped is not vae
     assert swapped.guide is guide
     assert vae.guide is not guide
-    mine, theirs = vae.model.state_dict(), swapped.model.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert all(mine[key].data_ptr() == theirs[key].data_ptr() for key in mine)
+    state, swapped_state = vae.model.state_dict(), swapped.model.state_dict()
+    assert state.keys() == swapped_state.keys()
+    assert all(state[key].data_ptr() == swapped_state[key].data_ptr() for key in state)
     pointers = {tensor.data_ptr() for tensor in vae.guide.state_dict().values()}
     assert not pointers & {tensor.data_ptr() for tensor in guide.state_dict().values()}
 

@@ -156,12 +156,12 @@ def test_shares_cover_a_batch_once():
     assert take_rows(Batch((x,)), Ranks()) == ((x,), None, None)
 
 
-def _train(folder, *, words=OPTIONS):
-    assert main(["train", *(["--resume", str(folder)] if folder.exists() else [*words, "--out", str(folder)])]) == 0
+def _train(folder, *, arguments=OPTIONS):
+    assert main(["train", *(["--resume", str(folder)] if folder.exists() else [*arguments, "--out", str(folder)])]) == 0
 
 
-def _train_on_two(folder, *, words):
-    command = [*TORCHRUN, "-m", "pyro_vae", "train", *words, "--out", str(folder)]
+def _train_on_two(folder, *, arguments):
+    command = [*TORCHRUN, "-m", "pyro_vae", "train", *arguments, "--out", str(folder)]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
 
 
@@ -186,7 +186,7 @@ def _assert_same(a, b):
 def test_two_processes_train_as_one_and_one_resumes_for_two(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     _train(one)
-    first = _train_on_two(two, words=[*OPTIONS, "--epochs", "2"])
+    first = _train_on_two(two, arguments=[*OPTIONS, "--epochs", "2"])
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("run folder:") == 1
     config = (two / "config.yaml").read_text()
@@ -197,8 +197,17 @@ def test_two_processes_train_as_one_and_one_resumes_for_two(tmp_path):
 
 @pytest.mark.slow
 def test_a_dead_process_stops_the_others_with_a_message(tmp_path):
-    words = ["--epochs", "100000", "--latent_dim", "3", "--out", str(tmp_path / "run"), "--checkpoint_seconds", "0.1"]
-    command = [*TORCHRUN, "-m", "pyro_vae", "train", *words, "--engine", "eager"]
+    arguments = [
+        "--epochs",
+        "100000",
+        "--latent_dim",
+        "3",
+        "--out",
+        str(tmp_path / "run"),
+        "--checkpoint_seconds",
+        "0.1",
+    ]
+    command = [*TORCHRUN, "-m", "pyro_vae", "train", *arguments, "--engine", "eager"]
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as run:

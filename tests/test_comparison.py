@@ -52,9 +52,9 @@ def make(tmp_path: Path) -> Make:
     return create
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
-    assert main(["compare", *map(str, words)]) == 2
+    assert main(["compare", *map(str, arguments)]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     (line,) = shown.err.strip().splitlines()

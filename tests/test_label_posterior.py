@@ -36,19 +36,19 @@ def test_the_classifier_has_no_part_in_it() -> None:
 def test_a_wide_guide_is_unbiased_within_its_errors() -> None:
     case = MixtureOfLinearGaussians(inflate=1.4, shift=0.1)
     x, _ = case.data(150)
-    found = estimate(case, x, num_samples=2000, chunk_size=500, batch_size=50)
+    result = estimate(case, x, num_samples=2000, chunk_size=500, batch_size=50)
     # log of an unbiased mean is biased by -Var / 2 = se^2 / 2 to second order.
-    each = (found.log_joint + found.log_joint_error.square() / 2 - case.log_joint(x)) / found.log_joint_error
+    each = (result.log_joint + result.log_joint_error.square() / 2 - case.log_joint(x)) / result.log_joint_error
     check_scores(each.flatten())
     correlation = torch.corrcoef(each.T)[0, 1:].abs().max()
     assert correlation < 4.5 / math.sqrt(len(x))  # the classes' draws are their own
-    low = found.standard_error.square() / 2
-    check_scores((found.log_likelihood + low - case.log_prob(x)) / found.standard_error)
+    low = result.standard_error.square() / 2
+    check_scores((result.log_likelihood + low - case.log_prob(x)) / result.standard_error)
     unsure = case.class_posterior(x).max(-1).values < 0.95
     assert unsure.sum() > 50
-    off = (found.probabilities() - case.class_posterior(x)) / found.probability_errors()
+    off = (result.probabilities() - case.class_posterior(x)) / result.probability_errors()
     check_scores(off[unsure][:, 0])
-    assert found.monte_carlo_error() == pytest.approx(float(found.standard_error.square().sum()) ** 0.5 / 150)
+    assert result.monte_carlo_error() == pytest.approx(float(result.standard_error.square().sum()) ** 0.5 / 150)
 
 
 def test_log_p_of_x_agrees_with_the_log_likelihood_without_labels() -> None:
@@ -66,12 +66,14 @@ def test_one_class_is_the_log_likelihood_of_labelled_data() -> None:
     case = MixtureOfLinearGaussians(num_classes=2, inflate=1.2)
     x, _ = case.data(5)
     options = {"num_samples": 50, "chunk_size": 50, "batch_size": 5}
-    found = estimate(case, x, num_classes=2, **options)
+    result = estimate(case, x, num_classes=2, **options)
     pairs = [(x, torch.zeros(5, dtype=torch.int64))]
     first = log_likelihood(case.vae.model, case.vae.guide, pairs, **options)
-    z = (found.log_joint[:, 0] - first.log_likelihood) / torch.hypot(found.log_joint_error[:, 0], first.standard_error)
+    z = (result.log_joint[:, 0] - first.log_likelihood) / torch.hypot(
+        result.log_joint_error[:, 0], first.standard_error
+    )
     assert z.abs().max() < 4.5
-    assert found.log_joint.shape == (5, 2)
+    assert result.log_joint.shape == (5, 2)
 
 
 def test_one_sample_has_no_error_and_a_class_without_weight_does_not_count() -> None:
@@ -80,12 +82,12 @@ def test_one_sample_has_no_error_and_a_class_without_weight_does_not_count() -> 
     assert estimate(case, x, num_samples=1).standard_error.isnan().all()
     impossible = torch.tensor([[-1.0, -2.0, -torch.inf]])
     error = torch.tensor([[0.3, 0.4, torch.inf]])
-    found = ClassPosterior(impossible, error, torch.ones(1, 3), torch.zeros(1, 3))
+    result = ClassPosterior(impossible, error, torch.ones(1, 3), torch.zeros(1, 3))
     p = torch.tensor([1.0, math.exp(-1)]) / (1 + math.exp(-1))
-    assert found.standard_error.item() == pytest.approx(math.hypot(0.3 * p[0], 0.4 * p[1]))
+    assert result.standard_error.item() == pytest.approx(math.hypot(0.3 * p[0], 0.4 * p[1]))
     change = float(p[0] * p[1]) * math.hypot(0.3, 0.4)  # p_0 = sigmoid(L_0 - L_1)
-    assert found.probability_errors()[0].tolist() == pytest.approx([change, change, 0.0])
-    assert found.entropy.item() == pytest.approx(-float((p * p.log()).sum()))
+    assert result.probability_errors()[0].tolist() == pytest.approx([change, change, 0.0])
+    assert result.entropy.item() == pytest.approx(-float((p * p.log()).sum()))
 
 
 # any pair of programs
@@ -106,9 +108,9 @@ def test_a_pair_of_functions_with_observed_labels() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", Normal(variance * (x - means[y]) / spread**2, math.sqrt(variance)).to_event(1))
 
-    found = class_posterior(model, guide, x, **SMALL)
+    result = class_posterior(model, guide, x, **SMALL)
     exact = MultivariateNormal(means, (1 + spread**2) * torch.eye(2)).log_prob(x.unsqueeze(1)) + probabilities.log()
-    assert (found.log_joint - exact).abs().max() < 1e-9
+    assert (result.log_joint - exact).abs().max() < 1e-9
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -146,30 +148,30 @@ def test_seeds_are_kept_and_nothing_else_changes() -> None:
 def test_it_is_saved_with_its_protocol(tmp_path) -> None:
     case = MixtureOfLinearGaussians(inflate=1.3)
     x, y = case.data(8)
-    found = estimate(case, x, num_samples=40, protocol={"data": "drawn"})
+    result = estimate(case, x, num_samples=40, protocol={"data": "drawn"})
     expected = {"data": "drawn", "num_classes": 3, "num_samples": 40, "num_data": 8, "dimensions": 5}
-    assert expected.items() <= found.protocol.items()
-    assert found.protocol["discrete"] is False
-    found.save(tmp_path / "found.json")
+    assert expected.items() <= result.protocol.items()
+    assert result.protocol["discrete"] is False
+    result.save(tmp_path / "found.json")
     loaded = Result.load(tmp_path / "found.json")
     assert isinstance(loaded, ClassPosterior)
-    assert torch.equal(loaded.log_joint, found.log_joint)
-    assert loaded.summary() == found.summary()
-    assert found.summary()["log_likelihood"]["mean"] == pytest.approx(float(found.log_joint.logsumexp(-1).mean()))
-    assert sum(found.summary()["mean_class_posterior"]) == pytest.approx(1.0)
-    assert f"{found.mean():.3f} nats per datum, y summed out" in str(found)
-    assert "data=drawn" in str(found)
-    error = classification(found.probabilities(), labels=y).error_rate
-    assert error == pytest.approx(100 * float((found.log_joint.argmax(-1) != y).double().mean()))
+    assert torch.equal(loaded.log_joint, result.log_joint)
+    assert loaded.summary() == result.summary()
+    assert result.summary()["log_likelihood"]["mean"] == pytest.approx(float(result.log_joint.logsumexp(-1).mean()))
+    assert sum(result.summary()["mean_class_posterior"]) == pytest.approx(1.0)
+    assert f"{result.mean():.3f} nats per datum, y summed out" in str(result)
+    assert "data=drawn" in str(result)
+    error = classification(result.probabilities(), labels=y).error_rate
+    assert error == pytest.approx(100 * float((result.log_joint.argmax(-1) != y).double().mean()))
 
 
 @pytest.mark.parametrize("num_samples", [5, 100])
 def test_too_few_samples_tell_nothing_of_the_tail(num_samples: int) -> None:
     case = MixtureOfLinearGaussians(inflate=0.3)  # far too narrow
     x, _ = case.data(8)
-    found = estimate(case, x, num_samples=num_samples)
-    assert math.isnan(found.untrusted()) if num_samples < 25 else found.untrusted() > 0
-    assert ("unknown" in str(found)) == (num_samples < 25)
+    result = estimate(case, x, num_samples=num_samples)
+    assert math.isnan(result.untrusted()) if num_samples < 25 else result.untrusted() > 0
+    assert ("unknown" in str(result)) == (num_samples < 25)
 
 
 # errors
