@@ -50,7 +50,7 @@ def test_it_is_the_mixture_of_the_posteriors(correlated: bool) -> None:
     assert torch.allclose(each, posterior(case, x, std=std).log_prob(z), atol=1e-10)
 
 
-def test_blocks_make_no_difference(exact: LinearGaussian, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_does_not_matter(exact: LinearGaussian, monkeypatch: pytest.MonkeyPatch) -> None:
     q, z = AggregatePosterior([exact.vae.encode(exact.data(20))]), torch.randn(9, 3)
     joint, each = q.log_densities(z)
     for pairs in (1, 150):
@@ -61,14 +61,14 @@ def test_blocks_make_no_difference(exact: LinearGaussian, monkeypatch: pytest.Mo
         torch.testing.assert_close(each_again, each, rtol=1e-9, atol=1e-9)
 
 
-def test_far_away_it_has_a_logarithm() -> None:
+def test_its_log_density_is_finite_far_away() -> None:
     q = AggregatePosterior([Independent(Normal(torch.zeros(3, 2), 1e-3), 1)])
     far = q.log_prob(torch.ones(1, 2))
     assert torch.allclose(far, Normal(0.0, 1e-3).log_prob(torch.ones(1)) * 2)
     assert far < -9e5
 
 
-def test_without_a_density_it_is_refused() -> None:
+def test_without_a_density_it_raises() -> None:
     q = guides.AuxiliaryGuide((4,), 2).posterior(torch.zeros(3, 4))
     with pytest.raises(NotImplementedError, match="closed form"):
         AggregatePosterior([q]).log_prob(torch.zeros(1, 2))
@@ -85,7 +85,7 @@ def parts(vae: VAE, x: Tensor, **how: Any) -> aggregate.Decomposition:
 
 @pytest.mark.parametrize("inflate", [1.0, 1.7])
 @pytest.mark.parametrize("correlated", [False, True])
-def test_the_parts_add_up_at_every_draw(inflate: float, correlated: bool) -> None:
+def test_the_terms_add_up_at_every_draw(inflate: float, correlated: bool) -> None:
     case = LinearGaussian(inflate=inflate, correlated=correlated)
     t = parts(case.vae, case.data(10)).terms
     assert set(t) == set(TERMS)
@@ -102,7 +102,7 @@ def test_with_the_exact_posterior_every_draw_has_the_evidence(exact: LinearGauss
 
 
 @pytest.mark.parametrize("correlated", [False, True])
-def test_one_datum_has_no_information_and_the_rest_is_known(correlated: bool) -> None:
+def test_the_decomposition_of_one_datum_is_exact(correlated: bool) -> None:
     case = LinearGaussian(correlated=correlated)
     result = latent_diagnostics(case.vae, case.data(1), num_draws=20_000)
     covariance = case.posterior_covariance()
@@ -119,7 +119,7 @@ def test_one_datum_has_no_information_and_the_rest_is_known(correlated: bool) ->
 
 
 @pytest.mark.parametrize("correlated", [False, True])
-def test_they_are_those_of_independent_draws_of_the_mixture(correlated: bool) -> None:
+def test_the_terms_match_independent_draws_of_the_mixture(correlated: bool) -> None:
     case = LinearGaussian(latent_dim=2, scale=0.3, inflate=1.3, correlated=correlated)
     x, s = case.data(7), 20_000
     result = latent_diagnostics(case.vae, x, num_draws=2_000)
@@ -184,7 +184,7 @@ def binary(num: int) -> Tensor:
 
 
 @pytest.mark.parametrize("cls", concrete(guides), ids=lambda cls: cls.__name__)
-def test_every_guide_has_its_parts_or_a_reason(cls: type[guides.Guide]) -> None:
+def test_every_guide_has_its_terms_or_a_reason(cls: type[guides.Guide]) -> None:
     prior = priors.CategoricalPrior(3) if cls.discrete else None
     result = latent_diagnostics(small(prior, cls((5,), 3)), binary(12), batch_size=5, num_samples=9)
     reasons = result.protocol["unavailable"]
@@ -201,7 +201,7 @@ def test_every_guide_has_its_parts_or_a_reason(cls: type[guides.Guide]) -> None:
     assert torch.allclose(result.information + result.marginal_kl, result.rate, atol=1e-9)  # type: ignore[operator, arg-type]
 
 
-def test_total_correlation_needs_no_prior_that_factorises() -> None:
+def test_total_correlation_allows_priors_that_do_not_factorise() -> None:
     guide = guides.DiagonalNormalGuide((5,), 3)
     for prior in (VampPrior(guide, num_components=4), priors.MixtureOfNormalsPrior(3), priors.FlowPrior(3)):
         result = latent_diagnostics(small(prior, guide), binary(12))
@@ -220,7 +220,7 @@ def test_a_vamp_prior_at_the_data_is_the_aggregate_posterior() -> None:
     assert "support" in result.protocol["unavailable"]["elbo"]
 
 
-def test_the_first_data_are_taken_apart() -> None:
+def test_the_first_data_are_decomposed() -> None:
     case = LinearGaussian()
     x = case.data(30)
     result = latent_diagnostics(case.vae, x, num_decomposed=13, batch_size=5)
@@ -235,7 +235,7 @@ def test_the_first_data_are_taken_apart() -> None:
     torch.testing.assert_close(without.means, result.means, rtol=1e-9, atol=1e-9)
 
 
-def test_by_default_fewer_where_a_flow_is_inverted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_fewer_data_if_a_flow_is_inverted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregate, "MAX_DATA_INVERTED", 6)
     monkeypatch.setattr(aggregate, "MAX_DATA", 9)
     flow = latent_diagnostics(small(guide=guides.PlanarFlowGuide((5,), 3)), binary(20), batch_size=4)

@@ -107,7 +107,7 @@ def test_the_auxiliary_variable_matters_in_the_exact_case(kind) -> None:
 
 @both
 @pytest.mark.parametrize("labelled", [False, True])
-def test_the_estimate_agrees_where_the_guide_is_wide(kind, labelled) -> None:
+def test_the_estimate_agrees_under_a_wide_guide(kind, labelled) -> None:
     case = LinearAuxiliary(kind, blind=labelled, inflate=1.4, temper=0.7)
     x, y = case.data(40)
     args = (x, torch.where(torch.arange(40) < 30, y, -1)) if labelled else (x,)
@@ -170,7 +170,7 @@ def test_the_bounds_agree_and_so_do_their_gradients(kind, num_particles, labels)
 
 
 @both
-def test_the_gradient_is_that_of_the_loss_whatever_the_draw_enters(kind) -> None:
+def test_the_gradient_is_that_of_the_loss_through_every_draw(kind) -> None:
     """At one seed the loss is a smooth function of every parameter: a difference of it says what its gradient is."""
     vae, args, step = small(kind, weight=2.0), batch(), 1e-5
     direction = [torch.randn_like(p) for p in vae.parameters()]
@@ -191,7 +191,7 @@ def test_the_gradient_is_that_of_the_loss_whatever_the_draw_enters(kind) -> None
 
 
 @both
-def test_no_label_and_labels_that_are_missing_are_the_same(kind) -> None:
+def test_no_labels_and_missing_labels_are_the_same(kind) -> None:
     vae, (x, y) = small(kind, weight=2.0), batch()
     losses = []
     for args in ((x,), (x, torch.full_like(y, -1))):
@@ -221,7 +221,7 @@ def test_a_labelled_batch_is_a_sum_over_no_other_class(kind) -> None:
 
 
 @both
-def test_the_classifier_s_weight_is_at_the_auxiliary_variable_that_was_drawn(kind) -> None:
+def test_the_classification_term_uses_the_drawn_auxiliary_variable(kind) -> None:
     plain, weighted, (x, y) = small(kind), small(kind, weight=2.5), batch()
     weighted.load_state_dict(plain.state_dict())
     losses = []
@@ -236,7 +236,7 @@ def test_the_classifier_s_weight_is_at_the_auxiliary_variable_that_was_drawn(kin
 
 
 @both
-def test_estimates_leave_the_classifier_s_weight_out(kind) -> None:
+def test_estimates_omit_the_classification_term(kind) -> None:
     vae, data = small(kind, weight=3.0), [batch()]
     first = log_likelihood(vae.model, vae.guide, data, num_samples=20)
     vae.guide.classification_weight = 0.0
@@ -308,7 +308,7 @@ def test_a_discrete_auxiliary_variable_is_summed_over_as_well(kind) -> None:
 @both
 @particles
 @pytest.mark.usefixtures("uncompiled")
-def test_it_is_recorded(kind, num_particles) -> None:
+def test_training_is_recorded(kind, num_particles) -> None:
     vae, args = small(kind, weight=2.0), batch()
     engine = engine_of("compiled", objectives.EnumeratedELBO(num_particles=num_particles), vae.model, vae.guide, args)
     reference = TraceEnum_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
@@ -357,7 +357,7 @@ def test_weights_on_disk_and_copies_are_the_same_model(kind, tmp_path) -> None:
 
 
 @both
-def test_a_second_one_trains_by_pyro_s_own_svi(kind) -> None:
+def test_a_second_one_trains_by_pyro_s_svi(kind) -> None:
     for _ in range(2):
         vae, args = small(kind, weight=1.0), batch()
         before = [p.detach().clone() for p in vae.parameters()]
@@ -371,7 +371,7 @@ def test_a_second_one_trains_by_pyro_s_own_svi(kind) -> None:
 
 
 @both
-def test_its_sites_and_sizes(kind) -> None:
+def test_sites_and_sizes(kind) -> None:
     vae, (x, y) = small(kind), batch()
     order = ["label", "y", "z", "a", "x"] if kind is SDGM else ["label", "y", "z", "x", "a"]
     names = [name for name, site in poutine.trace(vae.model).get_trace(x, y).nodes.items() if site["type"] == "sample"]
@@ -387,7 +387,7 @@ def test_its_sites_and_sizes(kind) -> None:
 
 
 @both
-def test_what_does_not_fit_is_refused_in_one_line(kind) -> None:
+def test_mismatched_sizes_raise_one_line_errors(kind) -> None:
     first = (L + 1,) if kind is SDGM else (1, 4)
     cases = {
         "prior, likelihood, guide must share latent_dim, got prior=3": {"prior": StandardNormalPrior(3)},
@@ -422,7 +422,7 @@ def test_what_does_not_fit_is_refused_in_one_line(kind) -> None:
 
 
 @both
-def test_bad_calls_are_refused_in_one_line(kind) -> None:
+def test_bad_calls_raise_one_line_errors(kind) -> None:
     vae, (x, y) = small(kind), batch()
     for num_samples in (0, -3):
         with pytest.raises(ValueError, match=rf"^{kind.__name__}: num_samples must be at least 1, got"):
@@ -434,7 +434,7 @@ def test_bad_calls_are_refused_in_one_line(kind) -> None:
             vae.model(x, wrong)
 
 
-def test_any_guide_serves_as_its_parts() -> None:
+def test_any_guide_serves_as_a_component() -> None:
     pieces = pieces_of(ADGM)
     pieces["guide"] = PlanarFlowGuide(SHAPE, L, net=net(C, A))
     pieces["auxiliary"] = IAFGuide(SHAPE, A)

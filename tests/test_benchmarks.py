@@ -131,7 +131,7 @@ def test_memory(module):
     assert 50 < memory["before"] <= memory["peak"] < 1024
 
 
-def test_memory_that_grows_with_the_samples_is_refused(module, monkeypatch):
+def test_memory_that_grows_with_the_samples_fails(module, monkeypatch):
     memory = module("memory")
     for growth, fine in ((0, True), (100, False)):
         rows = {20: {"before": 500.0, "peak": 600.0}, 200: {"before": 500.0, "peak": 600.0 + growth}}
@@ -140,7 +140,7 @@ def test_memory_that_grows_with_the_samples_is_refused(module, monkeypatch):
             assert len(memory.measure_memory((200, 20), width=8)) == 4
 
 
-def test_work_is_the_textbooks(module):
+def test_work_is_the_textbook_count(module):
     """784-W-L and back: 2mnk per product, twice backward but for the gradient by the data; Adam moves 7 tensors."""
     roofline, (width, latent, batch) = module("roofline"), (8, 2, 4)
     pair = module("programs").mlp(width, latent)
@@ -181,7 +181,7 @@ def test_programs_train_under_svi(name, module):
 
 
 @pytest.mark.parametrize("seeded", [True, False])
-def test_the_check_refuses_another_loss(seeded, module):
+def test_the_check_rejects_another_loss(seeded, module):
     pair = module("programs").mlp(8, 2)
     pool = torch.bernoulli(torch.full((3, 4, 784), 0.5))
     reference = module("baselines").svi("Pyro", pair, pool, pair.pyro_loss, validate=True)

@@ -43,7 +43,7 @@ def test_the_exact_posterior_passes(correlated: bool) -> None:
         ({"shift": -0.3}, "shifted down"),
     ],
 )
-def test_another_guide_fails_in_its_shape(guide: dict[str, float], shape: str) -> None:
+def test_another_guide_fails_with_its_histogram_shape(guide: dict[str, float], shape: str) -> None:
     result = simulation_based_calibration(LinearGaussian(**guide).vae)  # type: ignore[arg-type]
     assert not result.passes()
     assert result.shapes() == [shape] * 3
@@ -69,7 +69,7 @@ def test_probabilities_are_calibrated() -> None:
         assert abs(share - level) < 4.5 * math.sqrt(level * (1 - level) / 200)
 
 
-def test_discrete_latents_break_their_ties_at_random() -> None:
+def test_ties_of_discrete_latents_are_broken_at_random() -> None:
     prior, guide = priors.CategoricalPrior(6, categories=3), guides.CategoricalGuide((5,), 6, categories=3)
     likelihood = BernoulliLikelihood(6, (5,))
     for parameter in [*guide.parameters(), *likelihood.parameters()]:
@@ -79,7 +79,7 @@ def test_discrete_latents_break_their_ties_at_random() -> None:
     assert len(result.ranks.unique()) > 90
 
 
-def test_equal_values_have_every_rank_alike() -> None:
+def test_equal_values_have_uniform_ranks() -> None:
     prior, guide = priors.CategoricalPrior(1), guides.CategoricalGuide((5,), 1)  # z is 1 for sure
     vae = VAE(prior, BernoulliLikelihood(1, (5,)), guide)
     result = simulation_based_calibration(vae, num_samples=3, num_bins=4)
@@ -94,7 +94,7 @@ def test_a_guide_without_a_density_is_ranked() -> None:
         assert simulation_based_calibration(VAE(prior, likelihood, guide)).ranks.shape == (1000, 2)
 
 
-def test_the_seed_makes_the_ranks_and_nothing_else_notices(exact: LinearGaussian) -> None:
+def test_the_seed_decides_the_ranks_and_global_state_stays(exact: LinearGaussian) -> None:
     state = torch.get_rng_state()
     one, other = (simulation_based_calibration(exact.vae, seed=3) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
@@ -122,7 +122,7 @@ def test_the_chi_square_is_that_of_the_counts() -> None:
     assert result.p_values().item() == pytest.approx(0.84914503608460956, abs=1e-12)
 
 
-def test_probabilities_are_corrected_as_holm_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probabilities_have_holm_s_correction(monkeypatch: pytest.MonkeyPatch) -> None:
     result = ranks(torch.zeros(1, 4))
     monkeypatch.setattr(Calibration, "p_values", lambda self: torch.tensor([0.03, 0.004, 0.9, 0.025]))
     # 4 * 0.004, 3 * 0.025, and no less than that for the next
@@ -165,7 +165,7 @@ def test_it_is_saved_with_its_protocol(exact: LinearGaussian, tmp_path: Any) -> 
     assert "ranks uniform      yes: 0 of 3" in str(again)
 
 
-def test_settings_that_cannot_be_tested_are_refused(exact: LinearGaussian) -> None:
+def test_untestable_settings_raise(exact: LinearGaussian) -> None:
     with pytest.raises(ValueError, match="num_bins must be at least 2 and divide num_samples"):
         simulation_based_calibration(exact.vae, num_samples=100)
     with pytest.raises(ValueError, match="num_simulations must be at least 5"):

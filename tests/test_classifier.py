@@ -46,7 +46,7 @@ def test_the_errors_of_the_means() -> None:
     assert result.gain(other, "error")[0] == pytest.approx(result.error_rate - other.error_rate)
 
 
-def test_a_class_that_was_ruled_out_costs_without_end() -> None:
+def test_a_class_of_probability_zero_has_infinite_cross_entropy() -> None:
     result = classification(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), labels=torch.tensor([1, 1]))
     assert result.cross_entropy.tolist() == [math.inf, pytest.approx(math.log(2))]
     assert result.brier.tolist() == [2.0, 0.5]
@@ -144,7 +144,7 @@ class Moody(nn.Module):
         return torch.tensor([0.0, 1.0] if self.training else [1.0, 0.0]).expand(len(x), 2)
 
 
-def test_it_is_in_eval_mode_and_is_put_back() -> None:
+def test_it_runs_in_eval_mode_and_restores_the_mode() -> None:
     classifier = Moody()
     before = torch.get_rng_state()
     result = classification(classifier, torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))
@@ -213,12 +213,12 @@ def test_labels_must_be_classes(labels: list[float] | None, message: str) -> Non
         (torch.tensor([[torch.nan, 0.5], [0.5, 0.5], [0.5, 0.5]]), "got row 0"),
     ],
 )
-def test_probabilities_must_be_some(probabilities: Tensor, message: str) -> None:
+def test_probabilities_must_be_valid(probabilities: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=f"^classification: probabilities .*{message}"):
         classification(probabilities, labels=torch.zeros(3, dtype=torch.int64))
 
 
-def test_data_and_bins_must_be_there() -> None:
+def test_data_and_bins_are_required() -> None:
     with pytest.raises(ValueError, match="data must be given to a classifier, got None"):
         classification(Moody(), labels=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="num_bins must be at least 1, got num_bins=0"):
@@ -242,7 +242,7 @@ def test_the_interval_is_students() -> None:
     assert wide.interval == pytest.approx(stats.t.interval(0.99, 9, loc=4.4, scale=stats.sem(errors)))
 
 
-def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     draws = torch.randn(2000, 4).tolist()
     held = sum(abs(interval.mean) < interval.margin for interval in map(mean_interval, draws))
     assert abs(held - 1900) < 4.5 * math.sqrt(2000 * 0.95 * 0.05)

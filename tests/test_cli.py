@@ -43,7 +43,7 @@ def _refused(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> s
     return lines[0]
 
 
-def test_train_writes_the_whole_run(trained: Path) -> None:
+def test_train_writes_the_run_folder(trained: Path) -> None:
     names = {p.name for p in trained.iterdir()}
     assert {"config.yaml", "weights.safetensors", "state.pt", "metrics.jsonl", "figures"} <= names
     figures = {p.name for p in (trained / "figures").iterdir()}
@@ -103,7 +103,7 @@ def test_options_reach_the_constructors(tmp_path: Path) -> None:
     )
 
 
-def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> None:
+def test_a_chosen_class_has_no_defaults_of_the_default_class(tmp_path: Path) -> None:
     argv = ["--data", "frey_faces", "--data.root", "x", "--optimizer", "Adagrad", "--guide.net", "GatedMLP"]
     options = parse_args(argv)
     assert options.data.init_args.binarize == "none"
@@ -153,7 +153,7 @@ def test_the_output_starts_at_the_mean_of_the_data(start: bool, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
+def test_resuming_with_more_epochs_equals_the_longer_run(tmp_path: Path) -> None:
     assert main(["train", *QUICK, "--out", str(tmp_path / "short")]) == 0
     assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "4"]) == 0
     assert main(["train", *QUICK, "--epochs", "4", "--out", str(tmp_path / "long")]) == 0
@@ -161,7 +161,7 @@ def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
     assert all(torch.equal(short[k], long[k]) for k in short)
 
 
-def test_evaluate_takes_the_first_images_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_uses_only_the_first_images(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained), "--num_samples", "6", "--num_data", "30"]) == 0
     assert "num_data=30" in capsys.readouterr().out
     result = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
@@ -171,7 +171,7 @@ def test_evaluate_takes_the_first_images_alone(trained: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
-def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path: Path) -> None:
+def test_refit_trains_another_guide_and_preserves_the_model(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "refit"
     argv = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
     argv += ["--device", "auto", "--seed", "3"]
@@ -191,7 +191,7 @@ def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_refit_keeps_the_guide_that_a_vamp_prior_goes_through(tmp_path: Path) -> None:
+def test_refit_preserves_the_guide_of_a_vamp_prior(tmp_path: Path) -> None:
     vamp = ["--prior", "VampPrior", "--prior.num_components", "4", "--guide.net.hidden", "[6]"]
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     assert main(["train", *QUICK, *vamp, "--out", str(first)]) == 0
@@ -208,7 +208,7 @@ def test_refit_keeps_the_guide_that_a_vamp_prior_goes_through(tmp_path: Path) ->
         assert type(vae.prior.guide.net).__name__ == "MLP"
 
 
-def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path, capsys) -> None:
+def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_path: Path, capsys) -> None:
     line = _refused(capsys, "refit", str(trained), "--likelihood.net", "GatedMLP")
     assert line.startswith("refit: data, prior and likelihood must be those of the run, got --likelihood.net")
     assert "arguments are required: RUN" in _refused(capsys, "refit")
@@ -261,7 +261,7 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
         (["--resume", "/no/run"], "the run folder must exist, got /no/run"),
     ],
 )
-def test_bad_input_gets_one_line_and_leaves_nothing(
+def test_bad_input_prints_one_line_and_writes_nothing(
     argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -271,7 +271,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuda_must_be_available(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cuda must be available" in _refused(capsys, "train", "--device", "cuda")
 
 
@@ -281,14 +281,14 @@ def test_a_run_folder_is_never_overwritten(trained: Path, capsys: pytest.Capture
     assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
 
 
-def test_resume_stands_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_accepts_no_other_options(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "only --epochs" in _refused(capsys, "train", "--resume", str(trained), "--optimizer.lr", "1")
     assert "must stand without --out" in _refused(capsys, "train", "--resume", str(trained), "--out", "x")
 
 
 @pytest.mark.parametrize("command", [["evaluate", "--num_samples", "7"], ["sample"], ["train"]])
 @pytest.mark.parametrize("damage", ["weights", "foreign", "config", "evil"])
-def test_damaged_and_foreign_runs_are_refused(
+def test_damaged_and_foreign_runs_are_rejected(
     command: list[str], damage: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
@@ -323,7 +323,7 @@ def test_user_components_work_by_import_path_and_need_trust_to_load(
     assert main(["evaluate", run, "--num_samples", "3", "--trust", "mine"]) == 0
 
 
-def test_an_abbreviated_option_does_not_get_round_the_check(
+def test_an_abbreviated_option_does_not_bypass_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "evilmod.py").write_text("raise SystemExit('executed')")
@@ -348,7 +348,7 @@ def test_a_loaded_run_downloads_nothing(trained: Path, tmp_path: Path, capsys: p
     assert not (tmp_path / "victim").exists()
 
 
-def test_missing_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_arguments_print_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["evaluate"], ["sample", "--num"], ["train", "--resume"], ["evaluate", "x", "--split", "all"]):
         assert f"See pyro-vae {argv[0]} --help" in _refused(capsys, *argv)
 
@@ -407,9 +407,7 @@ def test_a_bug_outside_a_run_is_logged_in_a_temporary_file(monkeypatch: pytest.M
     log.unlink()
 
 
-def test_a_bug_in_a_component_of_the_user_is_shown_as_such(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+def test_a_bug_in_a_user_component_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (tmp_path / "broken.py").write_text(PLANTED)
     monkeypatch.syspath_prepend(tmp_path)
     line = _refused(capsys, "train", *QUICK, "--guide", "broken.Broken", "--out", str(tmp_path / "run"), code=70)
@@ -437,7 +435,7 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     assert done.stderr == "train: latent_dim must be at least 1, got latent_dim=0.\n"
 
 
-def test_no_space_left_is_one_line(
+def test_a_full_disk_prints_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(handle: int) -> None:
@@ -448,7 +446,7 @@ def test_no_space_left_is_one_line(
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_runs_end_bit_for_bit_as_the_whole(tmp_path: Path) -> None:
+def test_killed_and_resumed_runs_equal_the_uninterrupted_run_bit_for_bit(tmp_path: Path) -> None:
     assert kill_and_resume(tmp_path, kills=3, per_run=3, seed=1) == 0
 
 

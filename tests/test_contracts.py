@@ -163,7 +163,7 @@ def test_the_tables_name_only_classes_that_exist():
 
 
 @each(*CONVENTIONS)
-def test_it_carries_its_role(cls):
+def test_it_has_one_base_class_and_its_suffix(cls):
     bases = (networks.Network, priors.Prior, likelihoods.Likelihood, guides.Guide)
     assert sum(issubclass(cls, base) for base in bases) == 1
     if not issubclass(cls, networks.Network):
@@ -196,7 +196,7 @@ def test_outputs_follow_the_dtype(cls, dtype):
 
 
 @each(*CONVENTIONS)
-def test_built_in_float32_it_moves_to_float64(cls):
+def test_it_moves_from_float32_to_float64(cls):
     torch.set_default_dtype(torch.float32)
     module = build(cls)
     assert all(out.dtype == torch.float32 for out in outputs(module))
@@ -212,7 +212,7 @@ def test_outputs_follow_the_device(cls):
 
 
 @each(*CONVENTIONS)
-def test_a_saved_state_is_the_whole_state(cls):
+def test_a_saved_state_is_complete(cls):
     module, other = shake(build(cls)), build(cls)
     other.load_state_dict(load(save(module.state_dict())))
     assert same(outputs(module), outputs(other))
@@ -262,7 +262,7 @@ def test_gradients_reach_every_input(cls):
 
 
 @each(networks)
-def test_network_refuses_another_shape(cls):
+def test_network_raises_on_another_shape(cls):
     net = build(cls)
     message = rf"^{cls.__name__}: the input must end in in_shape={re.escape(str(net.in_shape))}, got shape="
     for shape in ((B, *net.in_shape, 1), (B, *net.in_shape[:-1], net.in_shape[-1] + 1), net.in_shape[1:]):
@@ -307,7 +307,7 @@ def test_prior_is_differentiable_in_z(cls):
 
 
 @each(priors)
-def test_prior_refuses_no_dimensions(cls):
+def test_prior_raises_on_zero_dimensions(cls):
     if cls.__name__ in SPECIAL:
         pytest.skip("built by arguments of its own")
     with pytest.raises(ValueError, match=rf"^{cls.__name__}: latent_dim must be at least 1, got latent_dim=0\."):
@@ -330,7 +330,7 @@ def test_likelihood_shapes(cls, batch):
 
 @batches
 @each(likelihoods)
-def test_log_prob_of_its_own_draw_is_finite(cls, batch):
+def test_log_prob_of_a_draw_is_finite(cls, batch):
     p = build(cls)(3 * torch.randn(*batch, L))
     x = p.sample((20,))  # (20, *batch, *data_shape); validation is on: the draws are in the support
     assert p.log_prob(x).shape == (20, *batch)
@@ -372,7 +372,7 @@ def test_initialise_mean_starts_at_the_mean(cls):
 
 
 @each(likelihoods)
-def test_the_offset_is_no_parameter_and_is_saved(cls):
+def test_the_offset_is_a_saved_buffer(cls):
     likelihood = build(cls)
     parameters = [p.clone() for p in likelihood.parameters()]
     likelihood.initialise_mean(torch.rand(DATA_SHAPE))
@@ -382,14 +382,14 @@ def test_the_offset_is_no_parameter_and_is_saved(cls):
 
 
 @each(likelihoods)
-def test_initialise_mean_refuses_another_shape(cls):
+def test_initialise_mean_raises_on_another_shape(cls):
     message = rf"^{cls.__name__}: mean must have shape \(1, 7, 5\), got \(7, 5\)\. Pass the mean"
     with pytest.raises(ValueError, match=message):
         build(cls).initialise_mean(torch.rand(7, 5))
 
 
 @each(likelihoods)
-def test_likelihood_refuses_sizes_that_are_not_positive(cls):
+def test_likelihood_raises_on_sizes_that_are_not_positive(cls):
     if cls.__name__ in SPECIAL:
         pytest.skip("built by arguments of its own")
     for arguments in ((0, DATA_SHAPE), (L, ()), (L, (1, 0))):
@@ -427,7 +427,7 @@ def test_draws_are_differentiable_or_their_densities_are(cls):
 
 
 @each(guides)
-def test_each_datum_has_its_own_posterior(cls):
+def test_each_datum_has_a_separate_posterior(cls):
     guide = build(cls).eval()
     x = torch.rand(B, *DATA_SHAPE)
     other = torch.cat([torch.rand(1, *DATA_SHAPE), x[1:]])
@@ -442,7 +442,7 @@ def test_each_datum_has_its_own_posterior(cls):
 
 
 @each(guides)
-def test_a_datum_alone_has_the_same_posterior(cls):
+def test_the_posterior_of_a_datum_does_not_depend_on_its_batch(cls):
     if cls.random_posterior:
         pytest.skip("a batch of another size draws other random numbers")
     guide = build(cls).eval()
@@ -484,7 +484,7 @@ def test_guide_is_a_pyro_program(cls):
 
 
 @each(guides)
-def test_guide_refuses_sizes_that_are_not_positive(cls):
+def test_guide_raises_on_sizes_that_are_not_positive(cls):
     if cls.__name__ in SPECIAL:
         pytest.skip("built by arguments of its own")
     for arguments in ((DATA_SHAPE, 0), ((), L), ((1, 0), L)):
@@ -523,13 +523,13 @@ def fields_are_described(item):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=names)
-def test_all_names_what_is_there(folder):
+def test_all_lists_existing_names(folder):
     assert len(set(folder.__all__)) == len(folder.__all__)
     assert all(hasattr(folder, name) for name in folder.__all__)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=names)
-def test_the_package_means_the_same_by_the_same_name(folder):
+def test_a_name_is_the_same_object_throughout_the_package(folder):
     for name in {*folder.__all__} & {*pyro_vae.__all__}:
         assert getattr(pyro_vae, name) is getattr(folder, name)
 

@@ -59,7 +59,7 @@ def collapsed(guide: guides.Guide) -> VAE:
     return VAE(StandardNormalPrior(8), BernoulliLikelihood(8, (5,)), guide)
 
 
-def test_draws_that_estimate_the_means_are_no_activity() -> None:
+def test_sampling_noise_of_the_means_is_not_activity() -> None:
     vae = collapsed(guides.AuxiliaryGuide((5,), 8))
     result = latent_diagnostics(vae, torch.rand(400, 5).round(), num_samples=25)
     # The variance of a mean of 25 draws, 0.04, would be above the threshold; its standard error over 400 data is 0.003.
@@ -68,7 +68,7 @@ def test_draws_that_estimate_the_means_are_no_activity() -> None:
     assert result.active_units <= 8
 
 
-def test_collapse_is_told_with_remedies_that_exist() -> None:
+def test_collapse_is_reported_with_existing_remedies() -> None:
     result = latent_diagnostics(collapsed(guides.DiagonalNormalGuide((5,), 8)), torch.rand(50, 5).round())
     advice = result.advice()
     assert "collapsed: 0 of 8" in advice
@@ -79,7 +79,7 @@ def test_collapse_is_told_with_remedies_that_exist() -> None:
     assert hasattr(Likelihood, "initialise_mean")
 
 
-def test_few_active_units_are_told() -> None:
+def test_few_active_units_are_reported() -> None:
     case = LinearGaussian(latent_dim=5)
     assert "units" not in latent_diagnostics(case.vae, case.data(40)).advice()
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_few_active_units_are_told() -> None:
 
 
 @pytest.mark.parametrize("option", ["batch_size", "num_samples", "num_decomposed", "num_draws"])
-def test_numbers_that_are_too_small_are_refused(option: str) -> None:
+def test_numbers_that_are_too_small_raise(option: str) -> None:
     case = LinearGaussian()
     with pytest.raises(ValueError, match=f"latent_diagnostics: {option} must be at least"):
         latent_diagnostics(case.vae, case.data(4), **{option: -1})

@@ -76,7 +76,7 @@ COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.s
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_the_commands_of_the_evaluation_page_are_understood(arguments: list[str], tmp_path: Path) -> None:
+def test_the_commands_of_the_evaluation_page_are_parsed(arguments: list[str], tmp_path: Path) -> None:
     _, command, *rest = arguments
     absent = [word.replace("runs/", f"{tmp_path}/").replace("table", f"{tmp_path}/table") for word in rest]
     with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):  # nothing but the run is missing
@@ -165,7 +165,7 @@ CAUSES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_what_cannot_be_recorded_is_said_as_quoted(cause: str) -> None:
+def test_the_quoted_recording_errors_are_raised(cause: str) -> None:
     more, message = CAUSES[cause]
     (row,) = [line for line in REFUSED.splitlines() if f"`{cause}`" in line or (cause == "NumPy" and "NumPy" in line)]
     assert message in row or ("the same" in row and message == LOOKS)

@@ -88,14 +88,14 @@ def test_training_draws_the_figure_of_its_estimate(trained: Path) -> None:
     assert (trained / "figures" / "log_likelihood-test-guide-5-seed0.png").is_file()
 
 
-def test_the_methods_here_are_those_of_a_vae() -> None:
+def test_the_tested_methods_are_those_of_a_vae() -> None:
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
     assert set(SMALL) == {name for name, method in METHODS.items() if method.applies(vae)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SMALL)
-def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_method_saves_its_results_and_figures(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--method", method, *SMALL[method], "--num_data", "12"]
     assert main(["evaluate", str(run), *arguments]) == 0
     shown = capsys.readouterr().out
@@ -181,7 +181,7 @@ def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
     assert line == "--inflate: must come with --proposal inflated, got 1.5 alone."
 
 
-def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gaps_accept_a_result_as_log_likelihood(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ais = run / f"{FILES['ais'][0]}.json"
     assert main(["evaluate", str(run), "--method", "ais", *ANNEALING, "--num_data", "12"]) == 0
     arguments = ["--method", "gaps", *SMALL["gaps"], "--log_likelihood", str(ais)]
@@ -228,14 +228,14 @@ def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytes
         (["--proposal", "inflated", "--inflate", "-1"], "--inflate: must be positive and finite"),
     ],
 )
-def test_a_wrong_word_gets_one_line_and_writes_nothing(
+def test_wrong_arguments_print_one_line_and_write_nothing(
     arguments: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(capsys, run, *arguments)
 
 
 @pytest.mark.filterwarnings("always")
-def test_a_result_without_finite_numbers_is_kept_without_a_figure(
+def test_a_result_without_finite_numbers_is_saved_without_a_figure(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(result, **options):
@@ -310,7 +310,7 @@ def _histogram(result: BrightPixels, *, caption: str = "") -> Figure:
     return figure
 
 
-def test_a_new_evaluation_needs_its_own_file_and_one_line(
+def test_a_new_evaluation_needs_one_file_and_one_line(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evaluation, "bright_pixels", bright_pixels, raising=False)

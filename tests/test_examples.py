@@ -74,7 +74,7 @@ def test_every_example_is_in_the_list():
 
 
 @pytest.mark.parametrize("name", ARGS)
-def test_is_short_and_says_how_to_run_it(name):
+def test_is_short_and_documents_its_command(name):
     text = (EXAMPLES / name).read_text()
     assert len(text.splitlines()) < 150
     assert f"python examples/{name}" in text
@@ -160,7 +160,7 @@ def test_vae_digits(output):
     assert check_result(output("vae_digits.py")) > -35  # 64 log(2) = 44 with fair coins as pixels
 
 
-def test_vae_digits_saves_figures_where_asked(output, tmp_path):
+def test_vae_digits_saves_figures_to_the_given_folder(output, tmp_path):
     output("vae_digits.py", "--out", str(tmp_path / "figures"))
     figures = list((tmp_path / "figures").glob("*.png"))
     assert len(figures) >= 4
@@ -257,7 +257,7 @@ def test_compare_guides_fits_every_guide_to_one_model(output, tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_guides_knows_every_guide_and_goes_on_where_it_stopped(capsys, tmp_path):
+def test_compare_guides_lists_every_guide_and_resumes(capsys, tmp_path):
     folder = ["--out", str(tmp_path / "comparison")]
     main_of("compare_guides.py")([*ARGS["compare_guides.py"], *folder])
     first = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "comparison").glob("*.json")}
@@ -342,5 +342,5 @@ def test_frey_faces_on_frey_faces(output):
     check_grey(text, levels=256)
 
 
-def test_examples_leave_the_path_alone():
+def test_examples_do_not_change_the_path():
     assert [path.name for path in EXAMPLES.glob("*.py") if "sys.path" in path.read_text()] == []

@@ -248,7 +248,7 @@ def test_the_scalar_root_is_found_at_the_extremes(dtype) -> None:
     assert torch.equal(a.sign(), r.sign())
 
 
-def test_the_constraint_is_smooth_onto_and_kept() -> None:
+def test_the_constraint_is_smooth_invertible_and_satisfied() -> None:
     t = torch.cat([-torch.logspace(-9, 6, 100).flip(0), torch.zeros(1), torch.logspace(-9, 6, 100)])
     gain, q = tanh.above_minus_one(t)
     assert (q > 0).all()
@@ -336,7 +336,7 @@ def test_gradients_outside_a_spline_are_finite() -> None:
 
 @pytest.mark.parametrize("hidden", [(), (7,), (9, 8), (2,)])
 @pytest.mark.parametrize("context_dim", [0, 2])
-def test_made_knows_only_what_comes_before(hidden, context_dim) -> None:
+def test_made_depends_only_on_previous_components(hidden, context_dim) -> None:
     made = MADE(4, 2, hidden=hidden, context_dim=context_dim)
     context = torch.randn(context_dim) if context_dim else None
     depends = jacobian(lambda z: made(z, context), torch.randn(4)).ne(0)  # (2, 4, 4)
@@ -430,7 +430,7 @@ def test_guides_have_the_gradients_of_finite_differences(name) -> None:
 
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
 @guides
-def test_guides_keep_shapes(name, batch) -> None:
+def test_guides_preserve_shapes(name, batch) -> None:
     q = guide_of(name, 3).posterior(torch.randn(*batch, D))
     for sample in ((), (2,), (2, 3)):
         z = q.rsample(sample)
@@ -488,7 +488,7 @@ def test_only_foreign_values_are_inverted() -> None:
     assert (flow.forwards, flow.inverses) == (3, 4)
 
 
-def test_a_draw_without_a_graph_has_a_density_with_one() -> None:
+def test_a_detached_draw_has_a_differentiable_density() -> None:
     u = torch.randn(3).requires_grad_()
     flow = Counted(PlanarFlow(u, torch.randn(3), torch.randn(1)))
     q = FlowDistribution(standard(3), [flow])
@@ -504,7 +504,7 @@ def test_a_draw_without_a_graph_has_a_density_with_one() -> None:
     torch.testing.assert_close(gradient, again)
 
 
-def test_a_distribution_keeps_one_draw() -> None:
+def test_a_distribution_caches_one_draw() -> None:
     q = FlowDistribution(standard(3), [flow_of("planar", 3)])
     wide = q.expand((B,))
     draws = [weakref.ref((q, wide)[i % 2].rsample((7,))) for i in range(100)]
@@ -530,7 +530,7 @@ def test_expanding_broadcasts(name) -> None:
     assert wide.expand((2, K, B)).rsample().shape == (2, K, B, 3)
 
 
-def test_values_that_are_not_finite_are_refused() -> None:
+def test_nonfinite_values_raise() -> None:
     q = FlowDistribution(standard(3), [flow_of("affine", 3)])
     for distribution in (q, q.expand((B,))):
         with pytest.raises(ValueError, match=r"support .* of the distribution FlowDistribution"):
@@ -581,7 +581,7 @@ def prior_of(kind, dim):
 
 
 @kinds
-def test_the_flow_prior_is_normalized_and_draws_from_itself(kind) -> None:
+def test_the_flow_prior_is_normalized_and_its_draws_follow_it(kind) -> None:
     p = prior_of(kind, 2)()
     z = p.sample((1000,))
     assert (p.log_prob(z.clone()) - p.log_prob(z)).abs().max() < 1e-6
@@ -675,7 +675,7 @@ def test_a_flow_closes_the_gap_that_a_diagonal_guide_must_leave(name) -> None:
     assert -4.5 * error < gap < 0.2 * problem.diagonal_gap - 4.5 * error
 
 
-def test_the_diagonal_guide_leaves_it() -> None:
+def test_the_diagonal_guide_leaves_the_gap() -> None:
     problem = Correlated()
     gap, error = problem.gap(DiagonalNormalGuide((4,), 2, net=linear))
     assert problem.diagonal_gap > 0.5
@@ -701,7 +701,7 @@ assert "zuko" not in sys.modules
 
 
 @pytest.mark.slow
-def test_building_flows_changes_no_validation() -> None:
+def test_building_flows_does_not_change_validation() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
@@ -753,7 +753,7 @@ def test_building_flows_changes_no_validation() -> None:
         (partial(FlowPrior, 1, kind="coupling"), r"^FlowPrior: kind='coupling' must have at least 2 dimensions, got l"),
     ],
 )
-def test_what_cannot_be_built_is_refused(build, message) -> None:
+def test_invalid_arguments_raise(build, message) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 

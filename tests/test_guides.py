@@ -124,7 +124,7 @@ def test_log_scales_are_bounded(guide, size):
 
 
 @pytest.mark.parametrize("guide", [FullRankNormalGuide, LowRankNormalGuide, MixtureOfNormalsGuide, AuxiliaryGuide])
-def test_bounds_out_of_order_are_refused(guide):
+def test_bounds_out_of_order_raise(guide):
     with pytest.raises(
         ValueError, match=rf"^{guide.__name__}: log_scale_bounds must be \(low, high\) with low < high, got"
     ):
@@ -188,7 +188,7 @@ def calm(net, log_scale):
 
 
 @pytest.mark.parametrize("name", GUESSED)
-def test_the_log_likelihood_holds_whatever_the_reverse_model_is(name):
+def test_the_log_likelihood_is_right_for_any_reverse_model(name):
     # The auxiliary guide knows nothing of the model: its posterior must be near the prior.
     model = LinearGaussian(latent_dim=2, dim=5, scale=3.0 if name == "auxiliary" else 1.0, correlated=True)
     guide = GUESSED[name]((5,), 2)
@@ -214,7 +214,7 @@ def test_gradients_within_the_guide_are_recorded_for_evaluation(name):
     torch.testing.assert_close(recorded.log_likelihood, eager.log_likelihood, rtol=1e-9, atol=0)
 
 
-def test_the_steps_bring_draws_nearer_to_the_posterior():
+def test_steps_move_draws_towards_the_posterior():
     """From a normal at the wrong place, at the same reverse model: the position alone is looked at."""
     model = LinearGaussian(latent_dim=2, dim=5, scale=1.0, correlated=True)
     x = model.data(50)
@@ -227,7 +227,7 @@ def test_the_steps_bring_draws_nearer_to_the_posterior():
     assert distances[1] < 0.5 * distances[0]
 
 
-def test_tempering_cools_to_one_what_starts_hot():
+def test_tempering_is_the_quadratic_schedule():
     guide = bernoulli_vae(SMOOTH["tempered"]).guide
     joint = guide.posterior(torch.rand(4, 5)).joint
     heat = joint.base_dist.base_dist.scale[:, 2:]  # of the momentum, (4, 2)
@@ -251,7 +251,7 @@ def test_a_foreign_value_has_the_density_of_the_draw():
 
 
 @pytest.mark.parametrize("guide", [HMCGuide, SemiAmortizedGuide])
-def test_a_guide_that_asks_for_its_model_says_so(guide):
+def test_a_guide_that_needs_its_model_raises_without_it(guide):
     with pytest.raises(
         RuntimeError, match=rf"^{guide.__name__}: the guide must be attached to a model, got none\. Build a"
     ):
@@ -274,7 +274,7 @@ def test_a_guide_that_asks_for_its_model_says_so(guide):
         (CategoricalGuide, {"straight_through": True}, "straight_through must go with relaxed samples, got estimator"),
     ],
 )
-def test_bad_arguments_are_refused(guide, options, message):
+def test_bad_arguments_raise(guide, options, message):
     with pytest.raises(ValueError, match=f"^{guide.__name__}: {message}"):
         guide((5,), 2, **options)
 
@@ -472,7 +472,7 @@ def test_a_categorical_vae_trains(objective, estimator):
     assert evidence(vae, x).mean() > before + 0.8
 
 
-def test_too_many_combinations_are_refused():
+def test_too_many_combinations_raise():
     with pytest.raises(
         ValueError, match=r"^IndependentOneHotCategorical: at most 4096 combinations can be enumerated, got 10\*\*4\."
     ):

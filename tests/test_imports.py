@@ -14,7 +14,7 @@ from tools.imports import PACKAGE, allowed, circles, file_graph, folder_of, impo
 TYPE_CHECKING_ONLY = [["_core/pair.py", "_core/rows.py"], ["training/checkpoint.py", "training/trainer.py"]]
 
 
-def test_the_rule_is_of_the_package_under_test():
+def test_the_rule_covers_the_package_under_test():
     assert Path(pyro_vae.__file__).parent == PACKAGE
 
 
@@ -62,7 +62,7 @@ def test_circles_are_strongly_connected_components(graph, expected):
         ("_core", "from pyro_vae.networks import MLP"),
     ],
 )
-def test_the_rule_catches(user, source):
+def test_the_rule_detects_violations(user, source):
     (_, used), *_ = imported_folders(ast.parse(source))
     assert not allowed(user, used)
 
@@ -139,6 +139,6 @@ def test_importing_does_not_load(heavy, probe):
     assert heavy not in probe["modules"]
 
 
-def test_everything_promised_is_there():
+def test_every_public_name_exists():
     assert [name for name in pyro_vae.__all__ if not hasattr(pyro_vae, name)] == []
     assert len(set(pyro_vae.__all__)) == len(pyro_vae.__all__)

@@ -74,7 +74,7 @@ def test_the_sum_s_gradient_is_the_closed_form(objective, num_particles):
     assert (estimates - expected).abs().max() < 1e-9
 
 
-def test_a_label_does_not_move_the_classifier_without_the_weight():
+def test_labels_do_not_move_the_classifier_without_the_classification_term():
     mixture, x = case("enumerate", 2)
     assert gradients(objectives.EnumeratedELBO(), mixture, x, torch.tensor([1, 2])).abs().max() == 0
     mixture, x = case("enumerate", 2, classification_weight=2.0)
@@ -91,7 +91,7 @@ def test_the_score_function_agrees_in_expectation(baseline, num_particles):
     assert z_scores(gradients(objective, mixture, x), exact(mixture, x)).abs().max() < 4.5
 
 
-def test_score_function_and_relaxation_leave_labelled_rows_alone():
+def test_sampled_estimators_are_exact_on_labelled_rows():
     y = torch.tensor([1, 0])
     for objective, estimator in ((objectives.ScoreFunction(baseline="none"), "score"), (Trace_ELBO(), "relaxed")):
         mixture, x = case(estimator, 2, classification_weight=0.5)
@@ -115,7 +115,7 @@ def test_the_relaxation_agrees_as_its_temperature_falls():
 
 
 @pytest.mark.parametrize("label", [-2, 3])
-def test_a_class_that_does_not_exist_is_refused_where_pyro_validates(label):
+def test_a_nonexistent_class_raises_under_validation(label):
     mixture, x = case("enumerate", 2)
     y = torch.tensor([0, label])
     for program in (mixture.vae.model, mixture.vae.guide):

@@ -26,7 +26,7 @@ def check_scores(z: Tensor) -> None:
     assert abs(z.std() - 1) < 4.5 / math.sqrt(2 * len(z))
 
 
-def test_the_classifier_has_no_part_in_it() -> None:
+def test_the_classifier_is_not_used() -> None:
     case = MixtureOfLinearGaussians(temper=0.0)
     x, _ = case.data(9)
     assert (estimate(case, x).probabilities() - case.class_posterior(x)).abs().max() < 1e-9
@@ -114,7 +114,7 @@ def test_a_pair_of_functions_with_observed_labels() -> None:
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_recording_gives_the_same() -> None:
+def test_a_recording_gives_the_same_result() -> None:
     case = MixtureOfLinearGaussians(inflate=1.3)
     x, _ = case.data(8)
     eager, recorded = (estimate(case, x, num_samples=14, engine=engine) for engine in ("eager", "compiled"))
@@ -124,7 +124,7 @@ def test_a_recording_gives_the_same() -> None:
 # data and protocol
 
 
-def test_labels_that_come_with_the_data_are_not_looked_at() -> None:
+def test_labels_of_the_data_are_ignored() -> None:
     case = MixtureOfLinearGaussians(inflate=1.3)
     x, y = case.data(8)
     plain = estimate(case, x)
@@ -134,7 +134,7 @@ def test_labels_that_come_with_the_data_are_not_looked_at() -> None:
         torch.testing.assert_close(estimate(case, other).log_joint, plain.log_joint, rtol=1e-9, atol=1e-9)
 
 
-def test_seeds_are_kept_and_nothing_else_changes() -> None:
+def test_the_seed_decides_and_global_state_stays() -> None:
     case = MixtureOfLinearGaussians(inflate=1.3, classification_weight=5.0)
     x, _ = case.data(8)
     before = torch.get_rng_state()
@@ -166,7 +166,7 @@ def test_it_is_saved_with_its_protocol(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("num_samples", [5, 100])
-def test_too_few_samples_tell_nothing_of_the_tail(num_samples: int) -> None:
+def test_the_tail_of_too_few_samples_is_unknown(num_samples: int) -> None:
     case = MixtureOfLinearGaussians(inflate=0.3)  # far too narrow
     x, _ = case.data(8)
     result = estimate(case, x, num_samples=num_samples)
@@ -191,7 +191,7 @@ def test_sizes_are_positive(name: str) -> None:
         estimate(case, case.data(4)[0], **{name: 0})
 
 
-def test_the_engine_is_known() -> None:
+def test_an_unknown_engine_raises() -> None:
     case = MixtureOfLinearGaussians()
     with pytest.raises(ValueError, match=r"^class_posterior: engine must be one of 'auto', 'eager', 'compiled', got"):
         estimate(case, case.data(4)[0], engine="fast")

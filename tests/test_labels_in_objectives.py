@@ -67,7 +67,7 @@ def loss_of(vae, objective, *args):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
-def test_the_classifier_s_term_is_beside_the_bound_and_linear(name):
+def test_the_classification_term_is_added_and_linear(name):
     """On labelled data: loss and gradient grow by the weight times those of the mean cross entropy, whatever the bound.
 
     At equal random numbers the loss is bound + weight * term for every weight, and labels leave q(y | a, x) no other
@@ -92,7 +92,7 @@ def test_the_classifier_s_term_is_beside_the_bound_and_linear(name):
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_the_terms_are_the_bound_s_alone(name):
+def test_the_terms_are_those_of_the_bound_only(name):
     x, y = torch.randn(4, 5), torch.tensor([0, 2, -1, 1])
     terms = []
     for weight in (0.0, WEIGHT):
@@ -162,7 +162,7 @@ def test_weights_are_the_model_s_in_train_mode_too():
     assert (weights - case.log_evidence(x, y)).abs().max() < 1e-9
 
 
-def test_a_float64_model_takes_labels_under_torch_s_own_dtype():
+def test_a_float64_model_takes_labels_under_torch_s_default_dtype():
     case = MixtureOfLinearGaussians(classification_weight=1.0)
     x, y = case.data(6)
     torch.set_default_dtype(torch.float32)
@@ -198,7 +198,7 @@ def value_and_gradient(objective, programs, logits, x):
 
 
 @pytest.mark.parametrize("how", ["logits", "mask", "poutine"])
-def test_it_is_pyro_s_at_no_probability_and_under_masks(how):
+def test_it_is_exact_at_zero_probability_and_under_masks(how):
     logits = torch.tensor([[0.3, -0.2, 0.6], [0.1, 0.9, -0.5]])
     if how == "logits":
         logits[0, 1] = -torch.inf
@@ -226,7 +226,7 @@ def expected(logits, x, how):
     return -(q * f).sum()
 
 
-def test_a_datum_that_is_no_number_is_not_lost():
+def test_a_nan_datum_makes_the_loss_nan():
     logits, objective = torch.zeros(2, 3), objectives.EnumeratedELBO()
     programs, x = pair(logits), torch.zeros(2)
     with pyro.validation_enabled(False):
@@ -235,7 +235,7 @@ def test_a_datum_that_is_no_number_is_not_lost():
         assert torch.tensor(objective.loss(*programs, x)).isnan()
 
 
-def test_drawing_in_parts_is_refused():
+def test_sampled_enumeration_raises():
     programs = pair(torch.zeros(2, 3), infer={"enumerate": "parallel", "num_samples": 5})
     with pytest.raises(ValueError, match=r"^EnumeratedELBO: an enumerated site must be summed over exactly, got "):
         objectives.EnumeratedELBO().loss(*programs, torch.zeros(2))
@@ -267,7 +267,7 @@ def test_two_sites_are_summed_over_in_all_combinations():
 
 @pytest.mark.parametrize("label", [-2, 3])
 @pytest.mark.parametrize("objective", [objectives.EnumeratedELBO, objectives.TraceEnumELBO])
-def test_a_label_that_is_no_class_stops_a_training_after_the_first_batch_too(objective, label):
+def test_an_invalid_label_stops_training_in_any_batch(objective, label):
     case = MixtureOfLinearGaussians()
     x, y = case.data(8)
     wrong = y.clone()
@@ -291,7 +291,7 @@ class Folded(nn.Module):
 
 
 @pytest.mark.parametrize("optimizer", [partial(Adam, lr=0.1), partial(AdamW, lr=0.1), partial(SGD, lr=0.01)])
-def test_gradients_reach_the_numbers_that_they_are_of(optimizer):
+def test_fused_optimizers_pair_gradients_with_their_parameters(optimizer):
     """Torch's fused optimizers pair gradient and parameter by their place in memory."""
     torch.manual_seed(3)
     model, x = Folded(), torch.randn(6, 4)
@@ -307,7 +307,7 @@ def test_gradients_reach_the_numbers_that_they_are_of(optimizer):
         assert (parameter - other).abs().max() < 1e-9
 
 
-def test_a_monitor_keeps_its_numbers_and_nothing_else(exact):
+def test_a_monitor_stores_only_its_numbers(exact):
     x = exact.data(20)
     result = fit(exact.vae.model, exact.vae.guide, x, epochs=2, batch_size=10, monitor=lambda: {"mine": torch.ones(())})
     assert [record["mine"] for record in result.history] == [1.0, 1.0]

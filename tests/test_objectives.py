@@ -95,7 +95,7 @@ def test_weights_apply_to_the_terms(kind: type[Objective], beta: float, weight: 
     assert loss.item() == pytest.approx(float(beta * terms.kl - weight * terms.reconstruction), abs=1e-9)
 
 
-def test_beta_zero_gives_the_prior_no_say(exact: LinearGaussian) -> None:
+def test_beta_zero_ignores_the_prior(exact: LinearGaussian) -> None:
     x = exact.data(5)
     layer = exact.vae.guide.net.layers[0]
     torch.manual_seed(3)
@@ -119,7 +119,7 @@ def test_the_schedule_moves_beta(exact: LinearGaussian) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_one_objective_serves_models_of_other_plates(exact: LinearGaussian, kind: type[Objective]) -> None:
+def test_one_objective_serves_models_of_different_plates(exact: LinearGaussian, kind: type[Objective]) -> None:
     objective = kind(num_particles=3)
     x = exact.data(4)
 
@@ -156,14 +156,14 @@ def test_a_subsampled_plate_scales_the_loss_and_not_the_terms(kind: type[Objecti
     assert loss.item() == pytest.approx(10 * float(objective.terms.kl - objective.terms.reconstruction))
 
 
-def test_svi_takes_it(exact: LinearGaussian) -> None:
+def test_svi_accepts_it(exact: LinearGaussian) -> None:
     for kind in ALL:
         svi = SVI(exact.vae.model, exact.vae.guide, pyro.optim.Adam({"lr": 1e-3}), kind())
         assert math.isfinite(svi.step(exact.data(5)))
         assert math.isfinite(svi.evaluate_loss(exact.data(5)))
 
 
-def test_mean_field_refuses_what_has_no_closed_form(exact: LinearGaussian) -> None:
+def test_mean_field_raises_without_a_closed_form(exact: LinearGaussian) -> None:
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", pyro.distributions.StudentT(5.0, torch.zeros(3), torch.ones(3)).to_event(1))
@@ -173,7 +173,7 @@ def test_mean_field_refuses_what_has_no_closed_form(exact: LinearGaussian) -> No
 
 
 @pytest.mark.filterwarnings("ignore:Failed to verify mean field")
-def test_mean_field_refuses_the_other_order() -> None:
+def test_mean_field_raises_on_another_order_of_sites() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             a = pyro.sample("a", Normal(0.0, 1.0))
@@ -198,7 +198,7 @@ def test_mean_field_refuses_the_other_order() -> None:
         ({"num_particles": 0}, "num_particles must be at least 1"),
     ],
 )
-def test_bad_weights_are_refused(options: dict, message: str) -> None:
+def test_bad_weights_raise(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         objectives.BetaELBO(**options)
 

@@ -149,7 +149,7 @@ def test_a_subsampled_plate_scales_the_bound_outside() -> None:
 
 
 @bounds
-def test_masks_leave_data_out(make) -> None:
+def test_masks_exclude_data(make) -> None:
     seen, x = torch.tensor([True, False, True]), torch.randn(3)
 
     def model(x):
@@ -203,7 +203,7 @@ def test_inner_plates_are_summed_within_the_logarithm_and_shared_ones_are_data()
     assert loss == pytest.approx(-float((weight.logsumexp(0) - math.log(4)).sum()), abs=1e-9)
 
 
-def test_renyi_meets_its_limits() -> None:
+def test_renyi_has_its_limits() -> None:
     case = LinearGaussian(inflate=1.5, shift=0.3)
     x, results = case.data(6), {}
     for alpha in (0.0, 1.0, 1 - 1e-7, 1 + 1e-7, -1e4, -math.inf, math.inf, 1e4):
@@ -427,7 +427,7 @@ class Borrowing(nn.Module):
 
 
 @split
-def test_parameters_that_the_guide_borrows_of_the_model_are_the_guide_s_in_its_density(kind, function) -> None:
+def test_model_parameters_used_by_the_guide_count_as_the_guide_s(kind, function) -> None:
     pair, x = Layered(ladder=True), torch.randn(5, 4)
     guide, definition = Borrowing(pair), Definition(function, 3)
     assert_same(kind(num_particles=3), definition, pair.model, guide, list(pair.parameters()), x)
@@ -530,7 +530,7 @@ def test_svi_trains_plain_functions_and_modules(exact: LinearGaussian, kind) -> 
         assert_same(kind(num_particles=3), definition, model, guide, parameters, x)
 
 
-def test_running_statistics_move_once_and_are_left_alone_by_the_first_look() -> None:
+def test_running_statistics_are_updated_once_at_the_first_step() -> None:
     pair, x = Layered(ladder=True), torch.randn(5, 4)
     pair.dropout = nn.BatchNorm1d(6, momentum=0.1)
     means = []
@@ -560,7 +560,7 @@ def test_free_bits_without_bits_is_the_elbo() -> None:
     assert terms.kl.dim() == 0
 
 
-def test_free_bits_hold_the_kl_of_each_group_up() -> None:
+def test_free_bits_bound_the_kl_of_each_group_from_below() -> None:
     case = LinearGaussian()
     x = case.data(6)
     q = case.vae.encode(x)
@@ -807,7 +807,7 @@ def _discrete(exact):
 
 
 @pytest.mark.parametrize("case", [_scaled_apart, _incomplete, _enumerated, _discrete])
-def test_pairs_without_a_bound_are_refused(exact, case) -> None:
+def test_pairs_without_a_bound_raise(exact, case) -> None:
     model, guide, message = case(exact)
     x = torch.ones(3, 4 if case in (_enumerated, _discrete) else 7)
     for kind in (IWAE, StickingTheLanding):
@@ -815,7 +815,7 @@ def test_pairs_without_a_bound_are_refused(exact, case) -> None:
             kind().differentiable_loss(model, guide, x)
 
 
-def test_what_an_objective_does_not_hold_for_is_refused() -> None:
+def test_programs_outside_an_objective_s_assumptions_raise() -> None:
     layered, x = Layered(True), torch.randn(5, 4)
     for objective in (BetaTC(num_data=5), InfoVAE()):
         with pytest.raises(ValueError, match=r"must have one latent site, got .*z2.* Use ELBO or BetaELBO"):
@@ -868,6 +868,6 @@ def test_sleep_needs_observed_values_that_are_arguments(exact: LinearGaussian) -
         (partial(InfoVAE, bandwidth=0.0), "InfoVAE: bandwidth must be positive"),
     ],
 )
-def test_options_out_of_range_are_refused(make, message) -> None:
+def test_options_out_of_range_raise(make, message) -> None:
     with pytest.raises(ValueError, match=message):
         make()

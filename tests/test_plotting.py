@@ -111,7 +111,7 @@ def test_training_curves_show_the_history():
         ([{"epoch": 1, "elbo": -1.0}, {"epoch": 2}, {"epoch": 3, "elbo": -2.0, "kl": 1.0}], ["ELBO", "Rate"]),
     ],
 )
-def test_training_curves_draw_the_terms_there_are(history, names):
+def test_training_curves_draw_the_recorded_terms(history, names):
     assert [y.split("\n")[0] for _, y in labels(plots.training_curves(history))] == names
 
 
@@ -143,7 +143,7 @@ def test_twenty_epochs_have_a_linear_axis_with_whole_ticks():
 
 
 @pytest.mark.parametrize("history", [[], [{"epoch": 1, "lr": 1.0}], [{"epoch": 1, "elbo": float("inf")}]])
-def test_a_history_without_numbers_is_refused(history):
+def test_a_history_without_numbers_raises(history):
     with pytest.raises(ValueError, match=r"^training_curves: history must hold a finite elbo or loss, got"):
         plots.training_curves(history)
 
@@ -165,7 +165,7 @@ def test_a_grid_shows_each_image_at_its_place_and_clamps(caplog):
 
 
 @pytest.mark.parametrize("images", [torch.rand(4, 2, 5, 5), torch.rand(4, 5), torch.rand(2, 4, 3, 5, 5)])
-def test_other_shapes_are_refused(images):
+def test_other_shapes_raise(images):
     with pytest.raises(ValueError, match=r"^image_grid: data must be images .*got data_shape=.*\. Draw other data"):
         plots.image_grid(images, columns=2)
 
@@ -181,7 +181,7 @@ def test_reconstructions_show_the_data_above_their_means(data_shape):
     torch.testing.assert_close(rows[1], vae.reconstruct(x[:5]).reshape(5, 4, 6))
 
 
-def test_samples_are_means_and_depend_on_their_seed_alone():
+def test_samples_are_means_and_depend_only_on_their_seed():
     vae = make_vae()
     first, again, other = (pixels(plots.samples(vae, num=7, seed=s)) for s in (1, 1, 2))
     assert first.shape == (3 * 5 + 1, 3 * 7 + 1, 3)
@@ -224,7 +224,7 @@ def test_the_manifold_decodes_the_normal_quantiles(monkeypatch):
         (lambda: plots.latent_scatter(torch.rand(3, 2), torch.zeros(4)), r"^latent_scatter: .*labels=\(4,\)"),
     ],
 )
-def test_bad_arguments_are_refused(draw, message):
+def test_bad_arguments_raise(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
 
@@ -242,7 +242,7 @@ def test_many_dimensions_are_drawn_by_principal_components():
     torch.testing.assert_close(shown.abs(), waves[:, :2].abs(), rtol=0, atol=1e-9)
 
 
-def test_two_dimensions_are_drawn_as_they_are_with_a_colour_per_class():
+def test_two_dimensions_are_drawn_directly_with_a_colour_per_class():
     means, classes = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]), torch.tensor([3, 8, 3, 5])
     figure = plots.latent_scatter(means, classes)
     points = figure.axes[0].collections[0]
@@ -308,13 +308,13 @@ def test_guides_are_compared_on_one_axis_by_paired_differences():
 
 
 @pytest.mark.parametrize("results", [{"one": 9}, {"one": 9, "other": 8}], ids=["one", "other data"])
-def test_results_of_different_data_are_refused(results):
+def test_results_of_different_data_raise(results):
     by_guide = {name: make_result(log_likelihood=torch.zeros(size)) for name, size in results.items()}
     with pytest.raises(ValueError, match=r"^guide_comparison: results must be"):
         plots.guide_comparison(by_guide)
 
 
-def test_infinite_estimates_are_left_out_of_the_bars_and_none_at_all_is_refused():
+def test_infinite_estimates_are_omitted_and_no_finite_one_raises():
     values = torch.tensor([-float("inf"), -1.0, -2.0])
     figure = plots.log_likelihood_histogram(make_result(log_likelihood=values))
     assert sum(p.get_height() for p in figure.axes[0].patches if hasattr(p, "get_height")) == 2
@@ -336,7 +336,7 @@ def test_infinite_estimates_are_left_out_of_the_bars_and_none_at_all_is_refused(
         (1, (2, 4, 6), {"reconstructions", "samples", "manifold"}),
     ],
 )
-def test_save_figures_draws_what_applies(tmp_path, latent_dim, data_shape, missing):
+def test_save_figures_draws_the_applicable_figures(tmp_path, latent_dim, data_shape, missing):
     vae, splits = make_vae(latent_dim, data_shape), make_splits(data_shape)
     files = plots.save_figures(tmp_path / "new", vae, splits, HISTORY, result=make_result())
     assert [path.stem for path in files] == [name for name in FILES if name not in missing]
@@ -355,7 +355,7 @@ def test_save_figures_again_gives_the_same_files(tmp_path):
 @pytest.mark.parametrize(
     ("caption", "shown"), [("", "Noise, fixed binarization, BernoulliLikelihood, data seed 7"), ("title", "title")]
 )
-def test_the_caption_is_the_protocol_or_as_given(tmp_path, monkeypatch, caption, shown):
+def test_the_caption_is_the_protocol_or_the_argument(tmp_path, monkeypatch, caption, shown):
     captions = {}
     store = lambda figure, path: captions.update({path.stem: figure.get_supxlabel()})  # noqa: E731
     monkeypatch.setattr(plots.save, "save_png", store)
@@ -363,7 +363,7 @@ def test_the_caption_is_the_protocol_or_as_given(tmp_path, monkeypatch, caption,
     assert captions == dict.fromkeys(["reconstructions", "samples", "manifold", "latents", "active_units"], shown)
 
 
-def test_nothing_else_changes(tmp_path, untouched):
+def test_model_mode_and_global_state_stay(tmp_path, untouched):
     with torch.random.fork_rng():
         vae, splits = make_vae(), make_splits()
     vae.train()
@@ -398,7 +398,7 @@ def test_a_model_in_double_precision_is_drawn(tmp_path):
     assert plots.save_figures(tmp_path, make_vae().double(), make_splits(), [])
 
 
-def test_figures_are_a_column_wide_at_print_resolution_with_nothing_cut_off():
+def test_figures_have_column_width_print_resolution_and_no_clipping():
     caption = "Noise, dynamic binarization, BernoulliLikelihood, seed 0"
     classes = torch.arange(40) % 10
     figures = [
@@ -413,7 +413,7 @@ def test_figures_are_a_column_wide_at_print_resolution_with_nothing_cut_off():
         assert is_whole(figure)
 
 
-def test_a_figure_looks_the_same_whatever_the_settings_when_it_is_saved():
+def test_figures_are_saved_independently_of_the_current_settings():
     pictures = []
     for size in (5, 20):
         figure, buffer = plots.training_curves(HISTORY), io.BytesIO()

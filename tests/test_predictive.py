@@ -89,7 +89,7 @@ def test_ties_count_half() -> None:
     assert result.set_p_values().tolist() == [0.5]
 
 
-def test_data_of_another_spread_are_found_out(exact: LinearGaussian) -> None:
+def test_data_of_another_spread_are_detected(exact: LinearGaussian) -> None:
     x = exact.data(50)
     good = posterior_predictive_check(exact.vae, x)
     assert good.advice() == ""
@@ -123,7 +123,7 @@ def test_every_guide_and_batch_size_works() -> None:
     assert len(batches) == 7
 
 
-def test_the_seed_makes_it_and_nothing_else_notices(exact: LinearGaussian) -> None:
+def test_the_seed_decides_and_global_state_stays(exact: LinearGaussian) -> None:
     x, state = exact.data(5), torch.get_rng_state()
     one, other = (posterior_predictive_check(exact.vae, x, seed=2, num_samples=9) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
@@ -141,7 +141,7 @@ def test_it_is_saved_with_its_protocol(exact: LinearGaussian, tmp_path: Any) -> 
     assert "log p(x|z)" in str(again)
 
 
-def test_what_cannot_be_checked_is_refused(exact: LinearGaussian) -> None:
+def test_bad_arguments_raise(exact: LinearGaussian) -> None:
     x = exact.data(4)
     with pytest.raises(ValueError, match=r"one number per datum, got \(4, 7\) of 'whole'"):
         posterior_predictive_check(exact.vae, x, statistics={"whole": lambda x: x})

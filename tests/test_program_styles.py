@@ -145,7 +145,7 @@ def test_running_statistics_and_dropout_in_training_are_those_of_the_modules(sty
     assert any(bool((b != 0).any()) for module in pairs[1].modules for b in module.buffers())
 
 
-def test_pairs_whose_modules_share_names_are_trained_and_measured_apart() -> None:
+def test_pairs_whose_modules_share_names_train_and_evaluate_separately() -> None:
     """``pyro.module`` keeps the first module that it receives under a name until the process ends."""
     x, closure = data(), next(style for style in STYLES if style.name == "closure")
     first, second = closure.build(), closure.build(**OFF)
@@ -166,7 +166,7 @@ def _train(pair: Written, run: Any, epochs: int, **options: Any) -> None:
 
 
 @EVERY_STYLE
-def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(style: Style, tmp_path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(style: Style, tmp_path) -> None:
     whole = style.build(noisy=True, **OFF)
     _train(whole, tmp_path / "whole", 4)
     expected = whole.snapshot()
@@ -262,7 +262,7 @@ def test_losses_and_gradients_do_not_depend_on_the_style(style: Style, family: s
 
 
 @pytest.mark.parametrize("family", ["MeanFieldELBO", "BetaTC", "InfoVAE"])
-def test_a_mask_that_is_true_is_no_mask(family: str) -> None:
+def test_a_mask_of_true_changes_nothing(family: str) -> None:
     (style,) = [style for style in STYLES if style.name == "wrapped-twice"]
     assert _close(_loss(family, style.build(**OFF), data())[0], _reference(family)[0])
 
@@ -337,7 +337,7 @@ def _is_refused(style: Style, name: str) -> bool:
 
 @EVERY_EVALUATION
 @EVERY_STYLE
-def test_evaluations_do_not_depend_on_the_style_and_leave_no_trace(style: Style, name: str) -> None:
+def test_evaluations_do_not_depend_on_the_style_or_change_state(style: Style, name: str) -> None:
     pair = _noisy(style, **OFF)
     with _unnoticed(pair):
         if _is_refused(style, name):
@@ -437,7 +437,7 @@ def test_objectives_with_particles_agree_with_draws_one_by_one(kind: type[Awkwar
             assert a is None or _close(a, b)
 
 
-def test_an_examination_leaves_the_graph_of_an_earlier_loss_intact() -> None:
+def test_tracing_the_programs_preserves_the_graph_of_an_earlier_loss() -> None:
     """Batch normalization in eval mode keeps its statistics for the backward pass."""
     program, (args, _) = _awkward(WideNorm)
     first = objectives.ELBO().differentiable_loss(program.model, program.guide, *args)
@@ -512,7 +512,7 @@ def test_fit_and_its_validation_count_the_data(kind: type[Awkward], family: str)
     assert record["validation_elbo"] == pytest.approx(float(torch.cat(truth[::-1]).mean()), abs=1e-9)
 
 
-def test_an_argument_as_long_as_the_batch_that_is_no_data_is_not_divided() -> None:
+def test_a_parameter_argument_of_the_batch_s_length_is_not_split() -> None:
     program, (args, _) = _awkward(Table)
     pair = examine(objectives.ELBO(), program.model, program.guide, args, Owners(model=program.model))
     assert data_axes(pair).dims == (None, 0)
@@ -645,7 +645,7 @@ def test_fit_brings_an_autoguide_to_the_posterior(name: str, family: str) -> Non
 
 
 @EVERY_AUTOGUIDE
-def test_an_autoguide_refuses_a_part_of_its_data(name: str) -> None:
+def test_an_autoguide_raises_on_part_of_its_data(name: str) -> None:
     x = torch.tensor([1.0, -0.5, 0.3, 0.8])
     guide = AUTOGUIDES[name](_one_normal)
     fit(_one_normal, guide, x, epochs=1, batch_size=4, engine="eager")
@@ -667,7 +667,7 @@ def test_the_advice_after_a_batch_that_is_too_small_can_be_followed(name: str) -
 
 
 @EVERY_AUTOGUIDE
-def test_annealing_does_not_ask_an_autoguide_for_its_density(name: str) -> None:
+def test_annealing_does_not_need_the_density_of_an_autoguide(name: str) -> None:
     x = torch.tensor([1.0, -0.5, 0.3])
     guide = AUTOGUIDES[name](_one_normal)
     guide(x)
@@ -698,7 +698,7 @@ def _shared_latent(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["AutoNormal", "AutoDiagonalNormal", "AutoMultivariateNormal", "AutoDelta"])
-def test_an_autoguide_of_a_global_latent_is_refused_as_such(name: str) -> None:
+def test_an_autoguide_of_a_global_latent_raises(name: str) -> None:
     guide = AutoDelta(_shared_latent) if name == "AutoDelta" else AUTOGUIDES[name](_shared_latent)
     guide(torch.zeros(3))
     reason = r": every site must be within one vectorised plate over the data, got \[.*'loc'"
@@ -729,7 +729,7 @@ def _numbers(num: int = 8) -> Tensor:
 
 
 @pytest.mark.parametrize("family", PER_DATUM)
-def test_a_scale_that_changes_is_refused_where_it_would_be_wrong(family: str) -> None:
+def test_a_changing_scale_raises_if_the_loss_would_be_wrong(family: str) -> None:
     objective, x = FAMILIES[family](), _numbers()
     objective.loss(_annealed_model, _annealed_guide, x, 1.0)
     with pytest.raises(ValueError, match=rf"^{family}: all sites must have one scale, .* Use ELBO or BetaELBO"):
@@ -740,7 +740,7 @@ def test_a_scale_that_changes_is_refused_where_it_would_be_wrong(family: str) ->
 
 
 @pytest.mark.parametrize("family", ["ELBO", "BetaELBO"])
-def test_a_scale_that_changes_is_followed_by_what_is_linear_in_it(family: str) -> None:
+def test_losses_linear_in_the_scale_follow_its_changes(family: str) -> None:
     x, objective = _numbers(), getattr(objectives, family)()
     for beta in (1.0, 0.1, 0.4):
         losses = []
@@ -771,7 +771,7 @@ LATE = [partial(_with_late_latent, is_model=is_model) for is_model in (True, Fal
 
 
 @EVERY_FAMILY
-def test_a_latent_that_appears_in_the_model_alone_is_refused_by_name(family: str) -> None:
+def test_a_late_latent_in_the_model_only_raises_by_name(family: str) -> None:
     objective, x = FAMILIES[family](), _numbers().unsqueeze(1).repeat(1, 2)
     for _ in range(2):
         objective.loss(*LATE, x, False, "model")
@@ -780,7 +780,7 @@ def test_a_latent_that_appears_in_the_model_alone_is_refused_by_name(family: str
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"EnumeratedELBO"}))
-def test_fit_refuses_a_latent_that_appears_in_the_model_alone_by_name(family: str) -> None:
+def test_fit_raises_on_a_late_latent_in_the_model_only(family: str) -> None:
     x = _numbers().unsqueeze(1).repeat(1, 2)
     batches = [(x, False, "model"), (x, True, "model")]
     with pytest.raises(ValueError, match="late"):
@@ -794,7 +794,7 @@ SEVERAL_SITES = sorted(set(FAMILIES) - {"BetaTC", "InfoVAE"})
     ("family", "where"),
     [*((f, "both") for f in SEVERAL_SITES), *((f, "flattened") for f in SEVERAL_SITES if f in PER_DATUM)],
 )
-def test_a_latent_that_appears_in_both_programs_is_followed(family: str, where: str) -> None:
+def test_a_late_latent_in_both_programs_is_included(family: str, where: str) -> None:
     x, losses = _numbers().unsqueeze(1).repeat(1, 2), []
     for first in (False, True):
         objective = FAMILIES[family]()
@@ -828,7 +828,7 @@ class _Masked(Softmax):
 
 @pytest.mark.parametrize("flattens", [False, True])
 @pytest.mark.parametrize("family", sorted(set(BOUNDS) - {"ELBO"}))
-def test_a_mask_that_appears_is_followed(family: str, flattens: bool) -> None:
+def test_a_late_mask_is_applied(family: str, flattens: bool) -> None:
     program = _Masked(flattens)
     program.set_exact()
     (x,), objective = program.batch(BATCH), FAMILIES[family]()
@@ -837,7 +837,7 @@ def test_a_mask_that_appears_is_followed(family: str, flattens: bool) -> None:
         assert objective.loss(program.model, program.guide, x, masked) == pytest.approx(-float(expected), abs=1e-9)
 
 
-def test_a_mask_that_appears_is_followed_by_fit() -> None:
+def test_a_late_mask_is_applied_by_fit() -> None:
     program = _Masked(False)
     program.set_exact()
     (x,) = program.batch(BATCH)
@@ -957,7 +957,7 @@ def test_bounds_have_the_density_of_the_draws(name: str, family: str) -> None:
 
 
 @pytest.mark.parametrize("sign", [0.0, 1.0])
-def test_latents_without_the_log_determinant_of_their_map_are_refused(sign: float) -> None:
+def test_latents_without_the_log_determinant_of_their_map_raise(sign: float) -> None:
     model, _, encoder = _exact_pair("following")
     guide, x = partial(_following, encoder, sign=sign), data()
     for owner, run in {

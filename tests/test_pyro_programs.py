@@ -80,7 +80,7 @@ def test_names_are_unique() -> None:
 
 
 @EVERY_PAIR
-def test_a_pair_is_built_anew_with_the_same_numbers(pair: PyroPair) -> None:
+def test_building_a_pair_again_gives_the_same_numbers(pair: PyroPair) -> None:
     results = []
     for _ in range(2):
         pyro.clear_param_store()
@@ -239,7 +239,7 @@ def test_the_log_weights_are_those_of_draws_one_by_one(pair: PyroPair, number: i
     assert weights.total.shape == (NUM, program.num_data(*args))
 
 
-def test_a_program_that_runs_only_enumerated_is_refused_in_one_line() -> None:
+def test_a_program_that_runs_only_enumerated_raises_a_one_line_error() -> None:
     """The model cannot run with a sampled class."""
     (program,) = [pair.build() for pair in PAIRS if pair.name == "jivae"]
     with pytest.raises(ValueError, match=r"^log_weights: the model must run on a batch, got RuntimeError") as error:
@@ -249,7 +249,7 @@ def test_a_program_that_runs_only_enumerated_is_refused_in_one_line() -> None:
 
 @EVERY_BATCH
 @pytest.mark.parametrize("pair", GLOBAL, ids=repr)
-def test_latents_of_all_data_are_refused_by_that_reason(pair: PyroPair, number: int) -> None:
+def test_latents_shared_by_all_data_raise_with_that_reason(pair: PyroPair, number: int) -> None:
     program = pair.build()
     with pytest.raises(ValueError, match=r"^log_weights: every site must be within one vectorised plate over the data"):
         ImportanceWeights(program.model, program.guide, program.batches[number])

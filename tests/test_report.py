@@ -72,7 +72,7 @@ def page_of(run: Path) -> Page:
     return Page((run / "report.html").read_text())
 
 
-def test_the_page_needs_nothing_but_itself(run: Path) -> None:
+def test_the_page_is_self_contained(run: Path) -> None:
     page = page_of(run)
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base", "form"} == set()
     for tag, attributes in page.tags:
@@ -83,7 +83,7 @@ def test_the_page_needs_nothing_but_itself(run: Path) -> None:
     assert "default-src 'none'" in page.of("meta")[1]["content"]
 
 
-def test_every_image_says_what_it_shows_and_links_lead_to_sections(run: Path) -> None:
+def test_images_have_descriptions_and_links_have_targets(run: Path) -> None:
     page = page_of(run)
     images = page.of("img")
     assert len(images) >= 6
@@ -93,7 +93,7 @@ def test_every_image_says_what_it_shows_and_links_lead_to_sections(run: Path) ->
     assert len(page.of("h1")) == 1
 
 
-def test_what_comes_from_the_configuration_is_escaped(run: Path) -> None:
+def test_configuration_values_are_escaped(run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["model_from"] = "<script>alert('x')</script>"
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -157,7 +157,7 @@ def test_every_result_of_the_folder_is_on_the_page(run: Path) -> None:
     assert "--method ais" not in page.text
 
 
-def test_an_annealed_result_of_other_data_is_not_set_beside_the_importance_estimate(run: Path) -> None:
+def test_annealed_and_importance_estimates_of_other_data_are_not_compared(run: Path) -> None:
     base = LogLikelihood.load(run / RESULT)
     rest = [torch.ones(30)] * 5
     protocol = {**base.protocol, "num_data": 30, "num_distributions": 10, "split": "validation"}
@@ -192,7 +192,7 @@ def test_a_file_elsewhere_is_replaced_only_when_asked(
     assert out.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_damaged_result_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_result_is_rejected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / RESULT).write_text((run / RESULT).read_text()[:100])
     assert main(["report", str(run)]) == 2
     assert "must be a complete result of pyro-vae evaluate" in capsys.readouterr().err

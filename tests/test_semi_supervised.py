@@ -76,7 +76,7 @@ def test_the_exact_guide_gives_the_evidence(
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_one_datum_and_unlabelled_ones_alone(mixture: MixtureOfLinearGaussians, name: str) -> None:
+def test_one_datum_and_only_unlabelled_data(mixture: MixtureOfLinearGaussians, name: str) -> None:
     for kind in KINDS:
         args, evidence = batch(mixture, kind, num=1)
         loss = OBJECTIVES[name](1).loss(mixture.vae.model, mixture.vae.guide, *args)
@@ -84,7 +84,7 @@ def test_one_datum_and_unlabelled_ones_alone(mixture: MixtureOfLinearGaussians, 
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_classification_term_counts_in_training_alone(name: str) -> None:
+def test_the_classification_term_applies_only_in_training(name: str) -> None:
     case = MixtureOfLinearGaussians(classification_weight=7.0)
     args, evidence = batch(case, "mixed")
     x, y = args

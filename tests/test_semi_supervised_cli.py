@@ -90,7 +90,7 @@ def parse_net(*argv: str) -> object:
     return factory_options(instantiate(parse_args(list(argv)))["guide"])[1]["net"]
 
 
-def test_the_options_of_a_factory_are_seen_through_partials() -> None:
+def test_factory_options_are_detected_through_partials() -> None:
     kind, options = factory_options(parse_net("--guide.net.hidden", "[7]"))
     assert kind is MLP
     assert (options["hidden"], options["activation"]) == ((7,), "tanh")
@@ -148,7 +148,7 @@ def test_the_validation_error_of_every_epoch_is_that_of_the_classifier(m2: Path)
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_the_longer_one_bit_for_bit(m2: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_longer_one_bit_for_bit(m2: Path, tmp_path: Path) -> None:
     argv = [*M2, "--data.label_seed", "3", "--alpha", "0.5"]
     assert main([*argv, "--epochs", "1", "--out", str(tmp_path / "short")]) == 0
     assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "2"]) == 0
@@ -171,7 +171,7 @@ def test_other_estimators_priors_and_guides_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> None:
+def test_a_guide_is_refitted_and_the_model_preserved(m2: Path, tmp_path: Path) -> None:
     argv = ["--epochs", "1", "--num_samples", "5", "--batch_size", "450", "--guide.net.hidden", "[5]"]
     assert main(["refit", str(m2), *argv, "--out", str(tmp_path / "refit")]) == 0
     before, after = RunFolder(m2).load_weights(), RunFolder(tmp_path / "refit").load_weights()
@@ -203,7 +203,7 @@ def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> Non
         (["--seeds", "0", "--resume", "x"], "--seeds: must stand without --resume"),
     ],
 )
-def test_bad_input_gets_one_line_and_leaves_nothing(
+def test_bad_input_prints_one_line_and_writes_nothing(
     argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -246,7 +246,7 @@ def test_several_seeds_are_resumed_and_averaged(tmp_path: Path, capsys: pytest.C
 # Evaluation
 
 
-def test_methods_that_need_a_vae_are_refused_and_others_serve(m2: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_that_need_a_vae_are_rejected_and_others_run(m2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for method in ("gaps", "diagnostics"):
         line = refused(capsys, "evaluate", str(m2), "--method", method)
         assert line.startswith(f"evaluate: --method {method} requires a VAE, got a model with classes")
@@ -371,7 +371,7 @@ def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, caps
         (["one.png", "--seed", "-1"], "--seed: must be in"),
     ],
 )
-def test_images_that_cannot_be_classified_are_refused(
+def test_images_that_cannot_be_classified_are_rejected(
     argv: list[str],
     message: str,
     m2: Path,
@@ -415,7 +415,7 @@ def test_m1_must_be_a_vae_of_the_same_images(vae: Path, m2: Path, capsys: pytest
     check_same_data(Digits(), Digits(labels=100, label_seed=3), "run")
 
 
-def test_latents_that_carry_nothing_are_left_out() -> None:
+def test_inactive_latents_are_omitted() -> None:
     from pyro_vae.likelihoods import BernoulliLikelihood
 
     vae = build_vae((1, 8, 8), 3, StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide)
@@ -431,7 +431,7 @@ def test_latents_that_carry_nothing_are_left_out() -> None:
         active_latents(vae, train)
 
 
-def test_latents_keep_labels_and_are_sampled_for_every_batch() -> None:
+def test_latents_preserve_labels_and_are_sampled_for_every_batch() -> None:
     from pyro_vae.likelihoods import BernoulliLikelihood
 
     pieces = StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide

@@ -112,7 +112,7 @@ def test_both_halves_are_shared_not_copied():
     assert {id(p) for p in (*case.lower.vae.parameters(), *case.mixture.vae.parameters())} <= names
 
 
-def test_it_trains_as_a_whole_and_keeps_its_state(uncompiled):
+def test_it_trains_jointly_and_restores_its_state(uncompiled):
     case = Case()
     twin = copy.deepcopy(case.stack)
     x, y = case.stack.sample(30), torch.full((30,), -1)
@@ -150,7 +150,7 @@ def vae_of(guide, prior=None):
         (IAFGuide, 3, [0, 1, 2], "got guide=IAFGuide, prior=StandardNormalPrior. Omit active"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(lower, dim, active, message):
+def test_mismatched_sizes_raise_one_line_errors(lower, dim, active, message):
     active = None if active is None else torch.tensor(active, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"^StackedVAE: ") as error:
         StackedVAE(vae_of(lower), idle(dim), active)
@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_refused_in_one_line(lower, dim, active, message):
     assert "\n" not in str(error.value)
 
 
-def test_latents_may_be_taken_in_another_order():
+def test_latents_may_be_selected_in_another_order():
     case, order = Case(), torch.tensor([2, 0, 1])
     lower = LinearGaussian(latent_dim=3, dim=7, inflate=1.2)
     stack, x = StackedVAE(lower.vae, case.mixture.vae, order), torch.randn(5, 7)
@@ -171,7 +171,7 @@ def test_latents_may_be_taken_in_another_order():
         StackedVAE(vae_of(IAFGuide), idle(4), torch.tensor([1, 0, 2, 3]))
 
 
-def test_any_guide_serves_where_nothing_is_left_out():
+def test_any_guide_serves_if_all_latents_are_used():
     stack = StackedVAE(vae_of(IAFGuide), idle(4))
     x = torch.rand(3, 5).round()
     assert torch.isfinite(objectives.EnumeratedELBO()(stack.model, stack.guide)(x))

@@ -172,7 +172,7 @@ CHANGES = {  # what may happen to an optimizer between two steps
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("kind", [Adam, AdamW])
-def test_an_update_is_the_optimizer_s_own_step(kind, change) -> None:
+def test_an_update_equals_the_optimizer_s_step(kind, change) -> None:
     results = []
     for by_update in (True, False):
         torch.manual_seed(5)
@@ -208,7 +208,7 @@ def _guide_of_parameters(x) -> None:
         pyro.sample("z", dist.Normal(x, spread))
 
 
-def test_parameters_of_pyro_s_store_are_trained_alike(engines: list) -> None:
+def test_parameters_of_pyro_s_store_train_equally(engines: list) -> None:
     results = []
     for name in ("eager", "compiled", "cuda-graph"):
         pyro.clear_param_store()
@@ -334,7 +334,7 @@ def _kept_by(engine) -> list[torch.Tensor]:
 
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(("where", "optimizer", "bad"), BAD_STEPS)
-def test_a_step_that_is_not_finite_changes_nothing(where: str, optimizer: str, bad: int) -> None:
+def test_a_nonfinite_step_changes_nothing(where: str, optimizer: str, bad: int) -> None:
     factory, batches = FACTORIES[optimizer], list(torch.randn(13, 4))
     expected = _engine("eager", where, factory, batches[0])
     losses = _steps_taken(expected, batches[:bad] + batches[bad + 1 :])
@@ -349,7 +349,7 @@ def test_a_step_that_is_not_finite_changes_nothing(where: str, optimizer: str, b
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_steps_after_a_bad_one_are_not_taken() -> None:
+def test_steps_after_a_nonfinite_one_are_skipped() -> None:
     batches = list(torch.randn(12, 4))
     batches[6][1] = 99.0
     for name in ("eager", "compiled", "cuda-graph"):
@@ -478,7 +478,9 @@ def _identical(one: VAE, two: VAE) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", RESUMED)
 @pytest.mark.parametrize("name", ["eager", "compiled", "cuda-graph"])
-def test_a_resumed_run_is_the_whole_run_bit_for_bit(name: str, case: str, engines, monkeypatch, tmp_path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
+    name: str, case: str, engines, monkeypatch, tmp_path
+) -> None:
     options, step = RESUMED[case]
     resumed = _interrupted(monkeypatch, name, options, step, run=tmp_path / "run")
     assert _identical(_train(name, options), resumed)
@@ -493,7 +495,7 @@ def test_a_compiled_run_is_resumed_bit_for_bit(monkeypatch, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("first", ["eager", "compiled", "cuda-graph"])
-def test_a_run_resumes_with_its_own_engine(first: str, engines: list, monkeypatch, tmp_path) -> None:
+def test_a_run_resumes_with_its_engine(first: str, engines: list, monkeypatch, tmp_path) -> None:
     built, build_engine = [], trainer.build_engine
     monkeypatch.setattr(
         trainer, "build_engine", lambda name, *args, **kw: built.append(name) or build_engine(name, *args, **kw)
@@ -525,5 +527,5 @@ def test_a_restored_learning_rate_moves_to_the_device_of_the_parameters() -> Non
 
 
 @pytest.mark.slow
-def test_a_killed_compiled_run_ends_bit_for_bit_as_the_whole(tmp_path) -> None:
+def test_a_killed_compiled_run_equals_the_uninterrupted_run_bit_for_bit(tmp_path) -> None:
     assert kill_and_resume(tmp_path, kills=2, per_run=2, seed=1, engine="compiled") == 0

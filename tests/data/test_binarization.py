@@ -32,7 +32,7 @@ def test_none_changes_nothing(split):
     assert binarize(wild, "none", split=split, seed=0) is wild
 
 
-def test_dynamic_keeps_the_training_pixels_and_draws_anew():
+def test_dynamic_preserves_the_training_pixels_and_draws_every_time():
     train = binarize(GREY, "dynamic", split="train", seed=0)
     assert train.dynamic
     assert train.max_value == 255
@@ -79,12 +79,12 @@ def test_threshold_is_strictly_above_a_half(split):
 
 @pytest.mark.parametrize("protocol", [p for p in PROTOCOLS if p != "none"])
 @pytest.mark.parametrize("pixel", [-0.1, 1.1, float("nan")])
-def test_floating_pixels_outside_the_unit_interval_are_refused(protocol, pixel, raises):
+def test_floating_pixels_outside_the_unit_interval_raise(protocol, pixel, raises):
     with raises(ValueError, "Dataset", "[0, 1]", f"{pixel:g}", "binarize='none'", protocol):
         binarize(ImageSet(torch.tensor([[0.5, pixel]])), protocol, split="train", seed=0)
 
 
-def test_streams_depend_on_seed_and_name_alone(untouched):
+def test_streams_depend_only_on_seed_and_name(untouched):
     def draw(seed, name):
         return torch.randint(2**31, (4,), generator=stream(seed, name)).tolist()
 

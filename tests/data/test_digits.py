@@ -27,6 +27,6 @@ def test_test_split_is_pinned():
     assert test.labels[:8].tolist() == [4, 9, 0, 2, 8, 4, 4, 7]
 
 
-def test_refuses_a_root(raises):
+def test_raises_on_a_root(raises):
     with raises(ValueError, "Digits", "root must be None", "'data'", "Files(root)"):
         Digits("data")
