@@ -90,7 +90,7 @@ class Written:
     Attributes:
         model: Pyro model.
         guide: Pyro guide.
-        modules: those that hold parameters; none for some styles.
+        modules: modules with parameters; empty for some styles.
         tensors: the parameters as they are now, by the names of :func:`numbers`.
     """
 
@@ -110,10 +110,10 @@ class Style:
     """A style.
 
     Attributes:
-        name: of the style.
+        name: name of the style.
         write: writes the pair from parameters, with dropout and batch normalization if ``noisy``.
         modular: whether modules hold the parameters, so that there is a mode.
-        traits: what is particular to it: ``"function"`` for a guide that is no module nor a method of one, ``"bare"``
+        traits: particular properties: ``"function"`` for a guide that is no module nor a method of one, ``"bare"``
             for parameters that neither a module nor Pyro's store holds.
     """
 

@@ -216,7 +216,7 @@ def test_a_vamp_prior_at_the_data_is_the_aggregate_posterior() -> None:
     result = latent_diagnostics(small(prior, guide), prior.pseudo_inputs.detach(), num_decomposed=8)
     assert result.marginal_kl is not None
     assert torch.allclose(result.marginal_kl, torch.zeros(8), atol=1e-10)
-    assert result.reconstruction is None  # not binary: p(x | z) is no probability of theirs
+    assert result.reconstruction is None  # not binary: p(x | z) is undefined for them
     assert "support" in result.protocol["unavailable"]["elbo"]
 
 

@@ -175,7 +175,7 @@ def test_a_guide_that_misses_a_mode_misleads_importance_sampling_and_not_anneali
     x = torch.linspace(1.5, 5, 20).unsqueeze(-1)
     exact = _evidence_of_two_modes(x)
     importance = log_likelihood(two_modes, one_mode, x, num_samples=5000, engine="eager")
-    assert (importance.log_likelihood - exact + math.log(2)).abs().max() < 0.02  # half of the evidence is not there
+    assert (importance.log_likelihood - exact + math.log(2)).abs().max() < 0.02  # half of the evidence is missing
     sizes = {"num_distributions": 200, "num_chains": 400, "engine": "eager"}
     annealed = annealed_log_likelihood(two_modes, one_mode, x, **sizes)
     assert _z_scores(annealed, exact).abs().max() < 4.5

@@ -1,4 +1,4 @@
-"""ADGM and SDGM: exact where everything is normal given y, and as M2 is in all that has to do with labels."""
+"""ADGM and SDGM: exact values if all variables are normal given y, and labels handled as by M2."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def batch(num=6):
 
 
 def bounds(num_particles):
-    """Three ways to the same bound: a product of all values, Pyro's with terms, Pyro's."""
+    """Three implementations of the bound: all values enumerated, Pyro's with terms, Pyro's."""
     pyros = TraceEnum_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
     enumerated = [cls(num_particles=num_particles) for cls in (objectives.EnumeratedELBO, objectives.TraceEnumELBO)]
     return [*enumerated, pyros]
@@ -93,7 +93,7 @@ def test_every_bound_is_the_evidence_under_the_exact_posterior(kind, num_particl
 
 @both
 def test_the_auxiliary_variable_matters_in_the_exact_case(kind) -> None:
-    """So that the tests above are of something: a has to do with y and z, and its density does not cancel by itself."""
+    """Check that a depends on y and z and that its density does not cancel, so that the tests above have power."""
     case = LinearAuxiliary(kind)
     x, _ = case.data(7)
     a = case.vae.auxiliary.posterior(x).sample((2,))
@@ -126,7 +126,7 @@ def test_the_class_is_averaged_over_the_auxiliary_variable(kind) -> None:
         spread = case.vae.classifier.net(x, q.sample((1000,))).softmax(-1).squeeze(-2).std(0)
         probabilities, at_mean = case.vae.classify(x, num_samples=num), case.vae.classify(x, num_samples=None)
         assert (at_mean - case.vae.classifier.net(x, q.mean).softmax(-1).squeeze(-2)).abs().max() < 1e-12
-    common = exact > 0.05  # the mean of what is rarely above 0 is not normal
+    common = exact > 0.05  # the mean of a variable that is rarely above 0 is not normal
     assert ((probabilities - exact) / spread * num**0.5)[common].abs().max() < 4.5
     assert ((at_mean - exact) / spread * num**0.5)[common].abs().max() > 10
     assert (probabilities.sum(-1) - 1).abs().max() < 1e-12
@@ -171,7 +171,7 @@ def test_the_bounds_agree_and_so_do_their_gradients(kind, num_particles, labels)
 
 @both
 def test_the_gradient_is_that_of_the_loss_through_every_draw(kind) -> None:
-    """At one seed the loss is a smooth function of every parameter: a difference of it says what its gradient is."""
+    """At a fixed seed the loss is smooth in every parameter, so that finite differences give its gradient."""
     vae, args, step = small(kind, weight=2.0), batch(), 1e-5
     direction = [torch.randn_like(p) for p in vae.parameters()]
 
@@ -264,7 +264,7 @@ def test_the_score_function_has_the_enumerated_gradient_in_expectation(kind) -> 
     estimate, second = gradients(drawn.vae, score)
     error = (first + second).sqrt()
     assert ((estimate - exact) / error).abs().max() < 4.5
-    assert (exact.abs() / error).max() > 4.5  # there is a gradient to be found
+    assert (exact.abs() / error).max() > 4.5  # the exact gradient is not zero
 
 
 @both

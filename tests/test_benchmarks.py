@@ -1,4 +1,4 @@
-"""The benchmarks run, on tiny models, and their records hold what they print; the work they count is the textbook's."""
+"""Benchmarks run on tiny models, record what they print, and count operations as textbooks do."""
 
 import importlib
 import json
@@ -23,13 +23,13 @@ PYRO = ("Pyro SVI.step", "Pyro SVI.step, no validation", "Pyro JitTrace_ELBO")
 
 @pytest.fixture(autouse=True)
 def _fresh_process(clean_state):
-    """A benchmark is a program: it starts with torch's own default dtype, not with that of the tests."""
-    torch.set_default_dtype(torch.float32)  # clean_state puts it back
+    """Run the benchmark with torch's default dtype, float32, as a program does."""
+    torch.set_default_dtype(torch.float32)  # clean_state restores float64
 
 
 @pytest.fixture
 def module(monkeypatch):
-    """Imports a file of the benchmarks, which find one another as scripts do."""
+    """Import a file of the benchmarks with their folder on the path, as for scripts."""
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     before = set(sys.modules)
     yield importlib.import_module
@@ -39,7 +39,7 @@ def module(monkeypatch):
 
 
 def run(script, args, folder):
-    """What a script prints and what it records."""
+    """Run a script and return its output and its record."""
     record = folder / "record.json"
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script), *TINY, *args, "--out", str(record)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # tests run side by side
@@ -57,7 +57,7 @@ def strings(value):
 
 
 def check_record(record, script):
-    assert [s for s in strings(record) if re.search(r"(^|[\s='\"])[/~]", s)] == []  # no path of this machine
+    assert [s for s in strings(record) if re.search(r"(^|[\s='\"])[/~]", s)] == []  # no absolute path
     assert record["date"] == "2000-01-01"
     assert record["command"].startswith(f"python benchmarks/{script} --date 2000-01-01")
     assert record["machine"]["torch"] == torch.__version__.split("+")[0]
@@ -104,7 +104,7 @@ def test_likelihood(tmp_path):
 
 
 def test_image_by_image_is_unbiased(module):
-    """Where the encoder is the prior, the mean weight is that of p(x | z), known for a decoder that looks at no z."""
+    """If the encoder is the prior and the decoder ignores z, the mean weight is p(x | z) in closed form."""
     estimators, pair = module("estimators"), module("programs").mlp(8, 2)
     with torch.no_grad():
         for layer in (pair.guide.net.layers[-1], pair.model.likelihood.net.layers[-1]):
@@ -196,7 +196,7 @@ def test_the_check_rejects_another_loss(seeded, module):
 
 
 def test_groups_of_steps_are_the_same_steps(module):
-    """What the CUDA-graph engine is given, here taken by the eager one."""
+    """Run the batches of the CUDA-graph engine by the eager one."""
     pair, engines = module("programs").mlp(8, 2), module("our_engines")
     pool = torch.bernoulli(torch.full((3, 4, 784), 0.5))
     candidate = engines.engine_candidate("eager", pair, pool, engine="eager")

@@ -1,4 +1,4 @@
-"""Figures of bounds show the right numbers and refuse the wrong results."""
+"""Figures of bounds show the right numbers and raise on results without bounds."""
 
 from __future__ import annotations
 

@@ -73,14 +73,14 @@ def test_ties_of_discrete_latents_are_broken_at_random() -> None:
     prior, guide = priors.CategoricalPrior(6, categories=3), guides.CategoricalGuide((5,), 6, categories=3)
     likelihood = BernoulliLikelihood(6, (5,))
     for parameter in [*guide.parameters(), *likelihood.parameters()]:
-        torch.nn.init.zeros_(parameter)  # nothing is told of z: the posterior is the prior
+        torch.nn.init.zeros_(parameter)  # x does not depend on z: the posterior is the prior
     result = simulation_based_calibration(VAE(prior, likelihood, guide))
     assert result.passes()
     assert len(result.ranks.unique()) > 90
 
 
 def test_equal_values_have_uniform_ranks() -> None:
-    prior, guide = priors.CategoricalPrior(1), guides.CategoricalGuide((5,), 1)  # z is 1 for sure
+    prior, guide = priors.CategoricalPrior(1), guides.CategoricalGuide((5,), 1)  # z is 1 with probability 1
     vae = VAE(prior, BernoulliLikelihood(1, (5,)), guide)
     result = simulation_based_calibration(vae, num_samples=3, num_bins=4)
     assert sorted(result.ranks.unique().tolist()) == [0, 1, 2, 3]
@@ -130,7 +130,7 @@ def test_probabilities_have_holm_s_correction(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_scores_are_standard_for_uniform_ranks() -> None:
-    u = torch.randint(0, 4, (500, 4_000))  # few values, so that the discreteness is seen
+    u = torch.randint(0, 4, (500, 4_000))  # few values, so that discreteness matters
     shift, spread = ranks(u, num_samples=3, num_bins=4).scores()
     for score in (shift, spread):
         assert abs(float(score.mean())) < 4.5 / math.sqrt(4_000)

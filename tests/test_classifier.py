@@ -137,10 +137,10 @@ def test_the_exact_classifier_of_a_mixture() -> None:
 
 
 class Moody(nn.Module):
-    """Certain of class 1 while it trains, and of class 0 otherwise."""
+    """Predict class 1 with certainty in train mode, and class 0 in eval mode."""
 
     def classify(self, x: Tensor) -> Tensor:
-        torch.rand(1)  # and it draws, which nobody is to notice
+        torch.rand(1)  # the global random state must not change
         return torch.tensor([0.0, 1.0] if self.training else [1.0, 0.0]).expand(len(x), 2)
 
 

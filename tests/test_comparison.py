@@ -52,7 +52,7 @@ def make(tmp_path: Path) -> Make:
     return create
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
     assert main(["compare", *map(str, arguments)]) == 2
     shown = capsys.readouterr()
@@ -189,7 +189,7 @@ def test_errors_print_one_line_and_write_nothing(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b, out = make("a", importance()), make("b", importance(binarize="fixed")), tmp_path / "table.md"
-    line = refused(capsys, a, b, "--out", out)
+    line = error_line(capsys, a, b, "--out", out)
     assert line.startswith(f"compare: a column must have one protocol, got binarize=dynamic in {a} and binarize=fixed")
     assert "--mixed" in line
     assert not out.exists()
@@ -199,14 +199,14 @@ def test_errors_print_one_line_and_write_nothing(
 
 def test_it_needs_runs_with_results(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a, empty, damaged = make("a", importance()), make("empty"), make("damaged", importance())
-    assert refused(capsys, a, empty).endswith(f"Make one: pyro-vae evaluate {empty} --split test.")
-    assert "runs must be distinct" in refused(capsys, a, a)
-    assert "the run folder must exist" in refused(capsys, a, a.with_name("missing"))
-    assert "arguments are required: RUN" in refused(capsys)
+    assert error_line(capsys, a, empty).endswith(f"Make one: pyro-vae evaluate {empty} --split test.")
+    assert "runs must be distinct" in error_line(capsys, a, a)
+    assert "the run folder must exist" in error_line(capsys, a, a.with_name("missing"))
+    assert "arguments are required: RUN" in error_line(capsys)
     (damaged / "importance-0.json").write_text('{"per_datum": {"log_likelihood": 3}}')
-    assert "must be a complete result" in refused(capsys, a, damaged)
+    assert "must be a complete result" in error_line(capsys, a, damaged)
     (damaged / "importance-0.json").write_text("{")
-    assert "must be a complete result" in refused(capsys, a, damaged)
+    assert "must be a complete result" in error_line(capsys, a, damaged)
 
 
 def test_other_json_files_are_skipped(make: Make) -> None:
@@ -235,18 +235,18 @@ def test_a_file_has_the_numbers_and_is_never_replaced_silently(
     else:
         assert "a\\|1" in text
         assert "-2.250 ± 0.050" in text
-    assert "must not exist yet" in refused(capsys, a, b, "--out", out)
+    assert "must not exist yet" in error_line(capsys, a, b, "--out", out)
     assert main(["compare", str(a), str(b), "--out", str(out), "--overwrite"]) == 0
     assert out.read_text() == text
 
 
 def test_options_without_effect_are_rejected(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a = make("a", importance())
-    assert refused(capsys, a, "--overwrite").startswith("--overwrite: must come with --out")
-    assert refused(capsys, a, "--out", "x.txt").startswith("--out: must end in .csv, .md, .json")
+    assert error_line(capsys, a, "--overwrite").startswith("--overwrite: must come with --out")
+    assert error_line(capsys, a, "--out", "x.txt").startswith("--out: must end in .csv, .md, .json")
 
 
 def test_files_of_the_user_are_distinguished(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     config = "data: {{class_path: pyro_vae.Files, init_args: {{root: {}}}}}"
     a, b = (make(n, importance(dataset="Files"), config=config.format(f"{n}.npz")) for n in ("a", "b"))
-    assert "got data_file=a.npz in" in refused(capsys, a, b)
+    assert "got data_file=a.npz in" in error_line(capsys, a, b)

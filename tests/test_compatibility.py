@@ -1,4 +1,4 @@
-"""Objectives that are invalid for a model and a guide are refused, and the error names one to use instead."""
+"""Objectives that are invalid for a model and a guide raise, and the error names a valid one."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_fit_checks_before_the_first_step() -> None:
 
     pair, x = Pair(), torch.randn(20)
     before = pair.layer.weight.clone()
-    with pytest.raises(ValueError, match="Use EnumeratedELBO"):  # and no warning of Pyro's before
+    with pytest.raises(ValueError, match="Use EnumeratedELBO"):  # without a preceding warning of Pyro
         fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=ELBO())
     assert torch.equal(pair.layer.weight, before)
     fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=TraceEnumELBO())
@@ -165,7 +165,7 @@ def test_fit_checks_before_the_first_step() -> None:
 
 
 def test_an_autoguide_s_auxiliary_site_needs_no_reverse_model() -> None:
-    """Its other sites follow from it, one to one, and carry the Jacobian."""
+    """Its other sites are bijections of it, with the Jacobian in their densities."""
 
     def model(x):
         scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))

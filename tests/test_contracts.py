@@ -1,4 +1,4 @@
-"""What every network, prior, likelihood and guide keeps; a class in a folder's ``__all__`` is tested from then on.
+"""Contract of every network, prior, likelihood and guide: all classes in the ``__all__`` of their folders are tested.
 
 A class is built by its folder's convention (``CONVENTIONS``); one that needs other arguments has a line in ``SPECIAL``.
 """
@@ -33,7 +33,7 @@ def small(in_shape, out_shape):
 
 
 def log_joint(x, z):
-    """A model for the guides that ask for one: log p(x, z) up to a constant, not quadratic in z."""
+    """Joint density log p(x, z), up to a constant and not quadratic in z, for guides that need the model."""
     return -(z - x.flatten(-3)[..., :L]).square().sum(-1) - 0.1 * z.pow(4).sum(-1)
 
 
@@ -349,7 +349,7 @@ def test_likelihood_is_differentiable_in_z(cls):
 @each(likelihoods)
 def test_likelihood_draws_have_its_mean(cls):
     n = 4000
-    # In the middle, where no pixel's draws are so skewed that their mean is not yet normal.
+    # Moderate outputs: no pixel's draws are so skewed that their mean is not yet normal.
     p = build(cls).initialise_mean(0.3 + 0.4 * torch.rand(DATA_SHAPE))(torch.randn(L).mul(0.1))
     draws = p.sample((n,))
     z = (draws.mean(0) - p.mean) / (draws.std(0) / math.sqrt(n))
@@ -511,12 +511,12 @@ def sections(item):
 
 
 def is_record(item):
-    """What a function returns or raises, rather than what a user builds."""
+    """Whether the class is a result or an error, which users do not construct."""
     return inspect.isclass(item) and (is_dataclass(item) or issubclass(item, (tuple, Exception)))
 
 
 def fields_are_described(item):
-    """In a section, or each by a string of its own."""
+    """Whether fields are described in a section, or each by a string below it."""
     return bool(sections(item) & {"Attributes", "Args"}) or inspect.getsource(item).count('"""') >= 2 + 2 * len(
         item.__annotations__
     )
@@ -536,7 +536,7 @@ def test_a_name_is_the_same_object_throughout_the_package(folder):
 
 @surface(DOCUMENTED)
 def test_the_docstring_is_complete(item):
-    """Its own: a summary, what goes in or comes out, and where it is from or how it is used."""
+    """Whether the docstring has a summary, arguments or returns, and references or an example."""
     assert item.__dict__.get("__doc__") if inspect.isclass(item) else item.__doc__
     assert item.__doc__.strip().splitlines()[0].endswith(".")
     if is_record(item):

@@ -1,6 +1,6 @@
-"""What docs/ says is so: its Python runs, its files exist, its commands parse, its numbers are the recorded ones.
+"""Check docs/: Python runs, files exist, commands parse, numbers are the recorded ones.
 
-What docs/engine.md says cannot be recorded is refused as it says.
+Programs that docs/engine.md lists as not recordable raise the quoted errors.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.s
 def test_the_commands_of_the_evaluation_page_are_parsed(arguments: list[str], tmp_path: Path) -> None:
     _, command, *rest = arguments
     absent = [word.replace("runs/", f"{tmp_path}/").replace("table", f"{tmp_path}/table") for word in rest]
-    with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):  # nothing but the run is missing
+    with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):  # only the run is missing
         {"evaluate": evaluate, "report": write_report, "compare": compare_runs}[command](absent)
 
 

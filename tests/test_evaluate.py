@@ -74,7 +74,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def refused(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> str:
     """Evaluate, which must fail with one line and write nothing."""
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     capsys.readouterr()
@@ -107,7 +107,7 @@ def test_each_method_saves_its_results_and_figures(method: str, run: Path, capsy
         assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"result: {run / name}.json" in shown
         assert f"figure: {run / 'figures' / name}.png" in shown
-    assert "--overwrite" in refused(capsys, run, *arguments)
+    assert "--overwrite" in error_line(capsys, run, *arguments)
     assert main(["evaluate", str(run), *arguments, "--overwrite"]) == 0
 
 
@@ -177,7 +177,7 @@ def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
     for factor in ("1.2", "1.5"):
         result = Result.load(run / f"log_likelihood-test-inflated-30-x{factor}-seed0-first12.json")
         assert factor in result.protocol["proposal"]
-    line = refused(capsys, run, *small, "--inflate", "1.5")
+    line = error_line(capsys, run, *small, "--inflate", "1.5")
     assert line == "--inflate: must come with --proposal inflated, got 1.5 alone."
 
 
@@ -189,14 +189,14 @@ def test_gaps_accept_a_result_as_log_likelihood(run: Path, capsys: pytest.Captur
     (path,) = run.glob(f"gaps-*-by-{ais.stem}-*.json")
     expected = Result.load(ais).log_likelihood  # type: ignore[attr-defined]
     assert torch.equal(Result.load(path).log_likelihood, expected)  # type: ignore[attr-defined]
-    line = refused(capsys, run, *arguments, "--num_data", "11")
+    line = error_line(capsys, run, *arguments, "--num_data", "11")
     assert line.startswith("--log_likelihood: must be of this model and these data, got num_data=12")
     content = json.loads(ais.read_text())
     content["protocol"]["prior"] = "Another"
     ais.write_text(json.dumps(content))
     path.unlink()
-    assert "got prior=Another" in refused(capsys, run, *arguments, "--num_data", "12")
-    assert "No such file" in refused(capsys, run, *arguments[:-1], "/nowhere.json")
+    assert "got prior=Another" in error_line(capsys, run, *arguments, "--num_data", "12")
+    assert "No such file" in error_line(capsys, run, *arguments[:-1], "/nowhere.json")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_gaps_accept_a_result_as_log_likelihood(run: Path, capsys: pytest.Captur
 def test_wrong_arguments_print_one_line_and_write_nothing(
     arguments: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in refused(capsys, run, *arguments)
+    assert message in error_line(capsys, run, *arguments)
 
 
 @pytest.mark.filterwarnings("always")
@@ -273,7 +273,7 @@ def test_the_methods_agree_with_the_library(run: Path) -> None:
 
 @dataclass(frozen=True)
 class BrightPixels(Result):
-    """An evaluation in a file of its own: class, function and figure."""
+    """A new evaluation in a separate file: class, function and figure."""
 
     method: ClassVar[str] = "bright_pixels"
     title: ClassVar[str] = "Share of bright pixels"

@@ -1,4 +1,4 @@
-"""Every example runs, on a small command line, and prints what it says it shows."""
+"""Every example runs with small arguments and prints the results that its docstring announces."""
 
 import importlib.util
 import math
@@ -33,8 +33,8 @@ NUMBER = r"(-?\d+\.\d+(?:e[+-]\d+)?|nan|-?inf)"
 
 @pytest.fixture(autouse=True)
 def _fresh_process(clean_state):
-    """An example is a program: it starts with torch's own default dtype, not with that of the tests."""
-    torch.set_default_dtype(torch.float32)  # clean_state puts it back
+    """Run the example with torch's default dtype, float32, as a program does."""
+    torch.set_default_dtype(torch.float32)  # clean_state restores float64
 
 
 def main_of(name):
@@ -47,7 +47,7 @@ def main_of(name):
 
 @pytest.fixture
 def output(capsys, tmp_path, monkeypatch):
-    """``output(name, *more)``: what an example prints; fails where it writes a file nobody asked for."""
+    """``output(name, *more)`` returns the output of an example, and fails if it writes an unrequested file."""
 
     def run(name, *more):
         folder = tmp_path / "empty"
@@ -61,7 +61,7 @@ def output(capsys, tmp_path, monkeypatch):
 
 
 def numbers(text, pattern):
-    """The finite numbers of the one match of ``pattern``, in which NUMBER stands for a number."""
+    """Return the finite numbers in the only match of ``pattern``, in which NUMBER matches a number."""
     matches = re.findall(pattern.replace("NUMBER", NUMBER), text)
     assert len(matches) == 1, (pattern, text)
     values = [float(value) for value in (matches[0] if isinstance(matches[0], tuple) else matches)]
@@ -301,7 +301,7 @@ def test_two_modes(output):
         assert abs(float(value) - float(exact) - error[name]) < 0.002  # three rounded numbers
     for name in (two, "importance, prior", "annealed from the prior"):
         assert abs(error[name]) < 4.5 * noise[name] + 0.001, text
-    for name in (guide, "annealed from the guide"):  # wrong by half of p(x), by their own errors very sure of it
+    for name in (guide, "annealed from the guide"):  # wrong by half of p(x), with small error estimates
         assert abs(error[name] + math.log(2)) < 4.5 * noise[name] + 0.005, text
     assert noise[guide] < 0.005 < 0.02 < noise[four], text
     assert all(rows[name][5] == "0" for name in (guide, two))
@@ -320,7 +320,7 @@ def check_grey(text, levels):
     logistic = text[text.index("DiscretizedLogisticLikelihood") :]
     elbo, _ = numbers(logistic, r"-ELBO +NUMBER \+- NUMBER bits per dimension")
     value, error = numbers(logistic, r"-log p\(x\) +NUMBER \+- NUMBER bits per dimension")
-    assert 0 < value < elbo < math.log2(levels)  # a code, and better than none
+    assert 0 < value < elbo < math.log2(levels)  # shorter than a uniform code
     assert error > 0
     density = text[text.index("NormalLikelihood") : text.index("DiscretizedLogisticLikelihood")]
     assert (

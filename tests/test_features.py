@@ -1,4 +1,4 @@
-"""The transformer obeys scikit-learn's rules, and gives the exact latents of the model that has them in closed form."""
+"""The transformer passes scikit-learn's checks, and its features are exact for the linear-Gaussian model."""
 
 import copy
 import pickle
@@ -100,7 +100,7 @@ def test_draws_are_those_of_the_posterior(exact, x):
     mean, variance = exact.posterior_mean(x[:1])[0].numpy(), exact.posterior_variance().numpy()
     assert np.abs((draws.mean(0) - mean) / np.sqrt(variance / 4000)).max() < 4.5
     assert np.abs((draws.var(0) / variance - 1) / np.sqrt(2 / 4000)).max() < 4.5
-    assert np.abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 4.5 / np.sqrt(4000)  # every datum has its own noise
+    assert np.abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 4.5 / np.sqrt(4000)  # independent noise per datum
 
 
 def test_draws_follow_random_state(fitted, x):
@@ -123,7 +123,7 @@ def test_a_posterior_without_a_mean_in_closed_form_is_averaged():
 
 
 def test_only_active_dimensions_are_features(exact, x):
-    with torch.no_grad():  # z_1 is no longer about x: its posterior mean is 0.3 for all
+    with torch.no_grad():  # z_1 no longer depends on x: its posterior mean is 0.3 for all
         exact.vae.guide.net.layers[0].weight[1] = 0
         exact.vae.guide.net.layers[0].bias[1] = 0.3
     fitted = VAETransformer.from_vae(exact.vae, x.numpy(), active_threshold=0.1)

@@ -83,7 +83,7 @@ def test_loss_is_per_datum_and_exact_on_a_ragged_last_batch() -> None:
     case = LinearGaussian()
     x = case.data(10)
     record = fit(case.vae.model, case.vae.guide, x, epochs=1, batch_size=4, optimizer=partial(SGD, lr=0.0)).history[0]
-    truth = float(case.log_prob(x).mean())  # the guide is exact, so each batch's ELBO is
+    truth = float(case.log_prob(x).mean())  # the guide is exact, so each batch's ELBO is, too
     assert record["loss"] == pytest.approx(-truth, abs=1e-9)
     assert record["elbo"] == pytest.approx(truth, abs=1e-9)
     assert record["reconstruction"] - record["kl"] == pytest.approx(truth, abs=1e-9)

@@ -1,4 +1,4 @@
-"""Flows are invertible, know their determinants, and make distributions that can be drawn from and evaluated."""
+"""Flows are invertible with exact determinants, and define distributions that can be sampled and evaluated."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ BATCHES = [(), (B,), (K, B)]
 
 
 def some(n):
-    """Columns of Q: fewer than components where there are several."""
+    """Number of columns of Q: fewer than components, if there are several components."""
     return max(1, n - 1)
 
 
 def before(matrix, z):
-    """A strictly lower triangular matrix times z: the i-th entry knows the components before the i-th."""
+    """Multiply z by a strictly lower triangular matrix: entry i depends on the components before i."""
     return (matrix.tril(-1) @ z.unsqueeze(-1)).squeeze(-1)
 
 
@@ -186,7 +186,7 @@ def test_in_single_precision_it_stays_invertible(name) -> None:
 
 @flows
 def test_foreign_values_have_exact_gradients(name) -> None:
-    """Of log q(z), to the value and to the parameters: what estimators that stop the gradient through z rely on."""
+    """Check gradients of log q(z) by value and parameters, which estimators that stop the gradient through z need."""
     params, value = params_of(name, 3, (2,)), torch.randn(K, 2, 3)
     inputs = [t.requires_grad_() for t in (value, *params)]
 
@@ -213,7 +213,7 @@ def test_the_density_integrates_to_one(name, dim) -> None:
 
 
 def integrals(q, dim, weights, reach=9.0):
-    """Of weight(z) q(z) over a box, by the midpoint rule."""
+    """Integrals of weight(z) q(z) over a box, by the midpoint rule."""
     points = 20_000 if dim == 1 else 600
     axis = reach * ((torch.arange(points) + 0.5) / points * 2 - 1)
     z = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
@@ -233,7 +233,7 @@ def assert_density_is_that_of_the_draws(q) -> None:
         assert abs(draws.mean().item() - mean) < 4.5 * draws.std().item() / math.sqrt(len(z)) + 1e-2
 
 
-# ---------------------------------------------------------------- the single ones
+# ---------------------------------------------------------------- single flows
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -295,7 +295,7 @@ def test_orthogonal_matrices_are_orthogonal() -> None:
 
 
 def test_splines_agree_with_zuko(monkeypatch) -> None:
-    # Importing it changes torch's distributions; the test's end undoes that.
+    # Importing zuko changes torch's distributions; monkeypatch restores them.
     monkeypatch.setattr(Distribution, "_validate_args", Distribution._validate_args)
     monkeypatch.setattr(Distribution, "arg_constraints", Distribution.__dict__["arg_constraints"])
     from zuko.transforms import MonotonicRQSTransform
@@ -375,7 +375,7 @@ def test_the_density_of_a_draw_is_that_of_its_value(name) -> None:
 
 @guides
 def test_the_gradient_of_a_draws_density_is_total(name) -> None:
-    """Through the parameters and through the draw, as if it had been inverted."""
+    """Check gradients through the parameters and through the draw, as if the flow had been inverted."""
     guide, x = guide_of(name, 4), torch.randn(B, D)
     q = guide.posterior(x)
     z = q.rsample((5,))
@@ -537,7 +537,7 @@ def test_nonfinite_values_raise() -> None:
             distribution.log_prob(torch.full((3,), torch.nan))
 
 
-# ---------------------------------------------------------------- what a pass costs
+# ---------------------------------------------------------------- cost of a pass
 
 
 def passes_of(modules):

@@ -82,7 +82,7 @@ def test_the_split_of_a_diagonal_guide_is_the_analytic_one(inflate: float, shift
     agrees(result.elbo, case.log_prob(x) - family - amortization, result.elbo_error)
     agrees(result.best_elbo, case.log_prob(x) - family, result.best_elbo_error, below=MISSED)
     assert torch.equal(result.standard_error, torch.zeros(6))
-    assert result.best_elbo_error.max() < 0.02  # of which 4.5 are small against the gaps above
+    assert result.best_elbo_error.max() < 0.02  # 4.5 of these are small against the gaps above
     assert result.amortization_error.max() < 0.05
 
 
@@ -105,7 +105,7 @@ def test_the_exact_guide_has_no_gaps() -> None:
     assert (result.elbo - case.log_prob(x)).abs().max() < 1e-9
     assert (result.log_likelihood - case.log_prob(x)).abs().max() < 1e-4
     for gap in (result.approximation, result.amortization, result.late_gain):
-        assert gap.abs().max() < 1e-4  # Adam leaves an optimum by its step size, and comes back as that falls
+        assert gap.abs().max() < 1e-4  # Adam moves off an optimum by its step size, and returns as that decays
 
 
 def test_an_inflated_full_rank_guide_has_only_an_amortization_gap() -> None:
@@ -206,7 +206,7 @@ def test_the_copy_is_separate_if_the_prior_contains_the_guide() -> None:
     prior = VampPrior(inner, num_components=3)
     vae = VAE(prior, BernoulliLikelihood(2, (6,)), inner)
     before = copy.deepcopy(vae.state_dict())
-    method = vae.guide.forward  # of a method a copy is made for each datum
+    method = vae.guide.forward  # a method is copied for each datum
     (local, *_) = local_guides(ImportanceWeights(vae.model, method, (torch.ones(2, 6),)), method)
     assert not {id(t) for t in local.free} & {id(p) for p in vae.parameters()}
     inference_gaps(vae.model, vae.guide.forward, torch.ones(2, 6), **QUICK)

@@ -37,7 +37,7 @@ SMALL = partial(MLP, hidden=(6,))
 
 @pytest.fixture
 def correlated() -> LinearGaussian:
-    """A linear-Gaussian VAE with a correlated posterior, which its guide is."""
+    """A linear-Gaussian VAE with a correlated posterior and the exact guide."""
     return LinearGaussian(latent_dim=3, dim=7, correlated=True)
 
 
@@ -189,14 +189,14 @@ def calm(net, log_scale):
 
 @pytest.mark.parametrize("name", GUESSED)
 def test_the_log_likelihood_is_right_for_any_reverse_model(name):
-    # The auxiliary guide knows nothing of the model: its posterior must be near the prior.
+    # The auxiliary guide does not depend on the model: its posterior must be near the prior.
     model = LinearGaussian(latent_dim=2, dim=5, scale=3.0 if name == "auxiliary" else 1.0, correlated=True)
     guide = GUESSED[name]((5,), 2)
     if name == "auxiliary":
         calm(guide.net.out, log_scale=0.5)
     else:
         set_diagonal(guide.net, model, inflate=2.0)
-    calm(guide.reverse.out, log_scale=-0.5)  # a proposal wider than what is weighed
+    calm(guide.reverse.out, log_scale=-0.5)  # a proposal wider than its target
     vae, x = model.vae.with_guide(guide), model.data(6)
     result = log_likelihood(vae.model, vae.guide, x, num_samples=5000, chunk_size=500)
     assert ((result.log_likelihood - model.log_prob(x)) / result.standard_error).abs().max() < 4.5
@@ -215,7 +215,7 @@ def test_gradients_within_the_guide_are_recorded_for_evaluation(name):
 
 
 def test_steps_move_draws_towards_the_posterior():
-    """From a normal at the wrong place, at the same reverse model: the position alone is looked at."""
+    """Start from a normal with a wrong mean and keep the reverse model: only positions are compared."""
     model = LinearGaussian(latent_dim=2, dim=5, scale=1.0, correlated=True)
     x = model.data(50)
     distances = []
@@ -391,7 +391,7 @@ def test_the_log_likelihood_is_that_of_the_categorical_model(estimator):
 
 
 class Rows(nn.Module):
-    """Logits of their own for every row of a batch, so that a batch of one datum is a sample of gradients."""
+    """Separate logits for every row of a batch, so that a batch of one repeated datum is a sample of gradients."""
 
     def __init__(self, logits, rows):
         super().__init__()

@@ -29,7 +29,7 @@ PRECISION = float(W.square().sum() / SIGMA**2)  # of p(x | z1) as a normal in z1
 
 
 class Affine(nn.Module):
-    """(loc, log scale) linear in x, and in a context where there is one."""
+    """(loc, log scale) linear in x, and in the context if there is one."""
 
     def __init__(self, weight, variance, bias=0.0, context=0.0) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def test_the_estimate_agrees_under_a_wide_guide(kind) -> None:
     assert z.abs().max() < 4.5
 
 
-@pytest.mark.filterwarnings("ignore:Failed to verify mean field")  # Pyro warns, then it is refused
+@pytest.mark.filterwarnings("ignore:Failed to verify mean field")  # Pyro warns before the error is raised
 def test_the_order_of_the_sites_decides_on_the_analytic_kl() -> None:
     x = torch.randn(4, 3)
     down, up = chain(exact_guide("top-down")), chain(exact_guide("bottom-up"))

@@ -115,7 +115,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def probe():
-    """What a fresh interpreter says of its state before and after importing the package."""
+    """Report the state of a fresh interpreter before and after importing the package."""
     import json
 
     code = PROBE.replace("PARENT", repr(str(PACKAGE.parent)))

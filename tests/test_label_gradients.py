@@ -1,6 +1,6 @@
 """Gradients by the classifier's logits: summed over y, by the score function, and relaxed, against the closed form.
 
-Every row has logits of its own, so that the gradients of the rows are independent draws of one estimator. With the
+Every row has separate logits, so that the gradients of the rows are independent draws of one estimator. With the
 exact q(z | x, y), log p(x, y, z) - log q(z | x, y) is log p(x, y) for every z, and the gradient has a closed form.
 """
 
@@ -19,7 +19,7 @@ LOGITS = torch.tensor([0.3, -0.8, 0.6], dtype=torch.float64)
 
 
 class Free(nn.Module):
-    """The logits of every row, whatever the datum."""
+    """Logits of every row, independent of the datum."""
 
     def __init__(self, rows):
         super().__init__()
@@ -38,14 +38,14 @@ def case(estimator, rows, **options):
 
 
 def exact(mixture, x):
-    """Of the unlabelled bound by one row's logits: q_c (f_c - E_q f), with f = log p(x, y) - log q(y)."""
+    """Gradient of the unlabelled bound by one row's logits: q_c (f_c - E_q f), with f = log p(x, y) - log q(y)."""
     q = LOGITS.softmax(-1)
     f = mixture.log_joint(x[0]) - q.log()
     return q * (f - (q * f).sum())
 
 
 def gradients(objective, mixture, *args):
-    """Of the bound, ``(rows, C)``."""
+    """Gradients of the bound by the logits, ``(rows, C)``."""
     loss = objective.differentiable_loss(mixture.vae.model, mixture.vae.guide, *args)
     (gradient,) = torch.autograd.grad(-loss, [mixture.vae.classifier.net.logits])
     return gradient.squeeze(1)

@@ -1,4 +1,4 @@
-"""Log p(x, y), log p(x) and p(y | x) by importance sampling: exact, or within their own errors."""
+"""Log p(x, y), log p(x) and p(y | x) by importance sampling: exact, or within their errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_wide_guide_is_unbiased_within_its_errors() -> None:
     each = (result.log_joint + result.log_joint_error.square() / 2 - case.log_joint(x)) / result.log_joint_error
     check_scores(each.flatten())
     correlation = torch.corrcoef(each.T)[0, 1:].abs().max()
-    assert correlation < 4.5 / math.sqrt(len(x))  # the classes' draws are their own
+    assert correlation < 4.5 / math.sqrt(len(x))  # the draws of the classes are independent
     low = result.standard_error.square() / 2
     check_scores((result.log_likelihood + low - case.log_prob(x)) / result.standard_error)
     unsure = case.class_posterior(x).max(-1).values < 0.95
@@ -59,7 +59,7 @@ def test_log_p_of_x_agrees_with_the_log_likelihood_without_labels() -> None:
     error = math.hypot(summed.monte_carlo_error(), drawn.monte_carlo_error())
     assert abs(summed.mean() - drawn.mean()) < 4.5 * error
     sure = MixtureOfLinearGaussians(temper=0.5)
-    assert estimate(sure, x).standard_error.max() < 1e-7  # nothing of y is left to chance
+    assert estimate(sure, x).standard_error.max() < 1e-7  # y is not sampled
 
 
 def test_one_class_is_the_log_likelihood_of_labelled_data() -> None:
@@ -130,7 +130,7 @@ def test_labels_of_the_data_are_ignored() -> None:
     plain = estimate(case, x)
     paired = data.ImageSet(x, torch.where(y == 0, -1, y), paired=True)
     for other in (paired, [(x[:4], y[:4]), (x[4:], y[4:])], [x[:4], x[4:]]):
-        # To rounding: views of x and rows that are gathered lie elsewhere in memory.
+        # Up to rounding: views of x and gathered rows have other memory layouts.
         torch.testing.assert_close(estimate(case, other).log_joint, plain.log_joint, rtol=1e-9, atol=1e-9)
 
 

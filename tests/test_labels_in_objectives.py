@@ -1,4 +1,4 @@
-"""Labels under every objective: the classifier's term beside the bound, whole and once, and sums that stay right."""
+"""Labels under every objective: the classification term is added exactly once, and sums over classes are exact."""
 
 import math
 from functools import partial
@@ -68,10 +68,10 @@ def loss_of(vae, objective, *args):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 def test_the_classification_term_is_added_and_linear(name):
-    """On labelled data: loss and gradient grow by the weight times those of the mean cross entropy, whatever the bound.
+    """On labelled data loss and gradient grow by the weight times those of the mean cross entropy, for every bound.
 
-    At equal random numbers the loss is bound + weight * term for every weight, and labels leave q(y | a, x) no other
-    gradient than the term's.
+    At equal random numbers the loss is bound + weight * term for every weight, and the only gradient of
+    q(y | a, x) on labelled data is the term's.
     """
     x, y = torch.randn(4, 5), torch.tensor([0, 2, 1, 1])
     losses = {w: loss_of(adgm(estimator_of(name), w), BOUNDS[name](), x, y) for w in (0.0, 1.0, WEIGHT)}
@@ -106,7 +106,7 @@ TRIPLES = torch.cartesian_prod(*[torch.arange(3)] * 3).T  # (K, 27), all draws o
 
 
 class EveryTriple(Categorical):
-    """Draws a different triple of values for each of 27 data."""
+    """Draw a different triple of values for each of 27 data."""
 
     def sample(self, sample_shape=()):
         return TRIPLES[torch.arange(self.batch_shape[0]) % 3] if len(self.batch_shape) > 1 else TRIPLES[0]
@@ -216,7 +216,7 @@ def test_it_is_exact_at_zero_probability_and_under_masks(how):
 
 
 def expected(logits, x, how):
-    """By hand: a masked y is drawn all the same, and its log-probabilities count nothing."""
+    """By hand: a masked y is still drawn, and its log-probabilities count nothing."""
     q = logits.softmax(-1)
     log_x = Normal(torch.arange(3.0), 1.0).log_prob(x.unsqueeze(-1))
     prior = torch.tensor([0.1, 0.4, -0.3]).log_softmax(-1)

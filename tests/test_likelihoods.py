@@ -1,4 +1,4 @@
-"""Likelihoods: they are normalised, exact where there is an exact value, and finite far away from it."""
+"""Likelihoods are normalised, equal exact values, and are finite in the tails."""
 
 import math
 
@@ -74,7 +74,7 @@ def test_discretized_logistic_is_a_difference_of_cdfs(loc, scale, levels):
     upper = np.where(np.arange(levels) == levels - 1, np.inf, x + half)
     lower = np.where(np.arange(levels) == 0, -np.inf, x - half)
     q = stats.logistic(loc, scale)
-    # Of the two differences the one that cancels less.
+    # The one of the two differences that cancels less.
     expected = np.where(x < loc, q.cdf(upper) - q.cdf(lower), q.sf(lower) - q.sf(upper))
     actual = DiscretizedLogistic(tensor(loc), tensor(scale), levels).log_prob(grid(levels)).exp()
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-300)
@@ -356,7 +356,7 @@ def test_categorical_starts_at_the_mean_exactly(levels, shape):
 
 
 def test_categorical_starts_at_the_largest_entropy():
-    """Of all distributions of levels with that mean: moving mass without moving the mean lowers the entropy."""
+    """Largest entropy among distributions of levels with that mean: moving mass at a fixed mean lowers it."""
     logits = (
         CategoricalLikelihood(2, (1,), levels=9, net=Zero).initialise_mean(torch.tensor([0.3]))(torch.zeros(2)).logits
     )
@@ -689,7 +689,7 @@ def test_mixture_of_logistics_mean_of_the_first_channel_is_exact(num_channels, l
 
 
 def test_mixture_of_logistics_mean_is_exact_between_black_and_white():
-    """There a logistic of many levels is its loc on average, and the mean of an affine map is the map of the mean."""
+    """For many levels the mean of a logistic is its loc, and the mean of an affine map is the map of the mean."""
     p = MixtureOfLogistics(
         torch.randn(3, 1), 0.4 + 0.2 * torch.rand(3, 3, 1), torch.full((3, 3, 1), 0.02), torch.rand(3, 3, 1), (3, 1), 40
     )

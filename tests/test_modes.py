@@ -177,7 +177,7 @@ def test_a_recording_follows_changed_numbers(kind: str, uncompiled: None) -> Non
         torch.manual_seed(0)
         pair, x, hyper = Hidden(), torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), {"beta": 0.1}
         pair.settings, pair.schedule = {"beta": 0.1}, [0.1]
-        pair.weight.requires_grad_(False)  # of no use here
+        pair.weight.requires_grad_(False)  # not used here
 
         def beta(pair=pair, hyper=hyper):
             places = {"attribute": pair, "dictionary": pair.settings, "list": pair.schedule, "closure": hyper}

@@ -37,7 +37,7 @@ def arrays(net):
 
 
 def randomize(net):
-    """Biases too: their initial zeros would hide a missing one."""
+    """Randomise biases, too: their initial zeros would hide a missing one."""
     with torch.no_grad():
         for p in net.parameters():
             p.normal_(0.0, 0.5)

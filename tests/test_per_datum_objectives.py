@@ -1,4 +1,4 @@
-"""Objectives formed per datum: exact bounds, exact gradients in expectation, scales, masks, layers, refusals."""
+"""Objectives formed per datum: exact bounds, exact gradients in expectation, scales, masks, layers, errors."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def flat(tensors):
 @pytest.mark.parametrize("batch", [1, 6])
 def test_at_the_exact_posterior_every_bound_is_the_evidence(exact: LinearGaussian, make, batch: int) -> None:
     objective, x = make(), exact.data(batch)
-    for rows in (x, x[:1]):  # a ragged batch after a whole one
+    for rows in (x, x[:1]):  # a ragged batch after a full one
         loss = loss_of(objective, exact, rows)
         assert loss.item() == pytest.approx(-float(exact.log_prob(rows).sum()), abs=1e-9)
         terms = objective.terms
@@ -134,7 +134,7 @@ def _subsampled(size):
 
 
 def test_a_subsampled_plate_scales_the_bound_outside() -> None:
-    """With a guide that is not exact, where a scale within the logarithm would show."""
+    """The guide is not exact, so that a scale within the logarithm would change the bound."""
     x, objective = torch.randn(50), IWAE(num_particles=4)
     model, guide = _subsampled(10)
     objective.differentiable_loss(model, guide, x)  # looks at the programs
@@ -354,7 +354,7 @@ def test_other_options_agree_with_their_definition(make, function) -> None:
         assert (a - b).abs().max() < 1e-9 * b.abs().max().clamp_min(1)
 
 
-# ---------------------------------------------------------------- layers, auxiliary variables, parameters held
+# ---------------------------------------------------------------- layers, auxiliary variables, frozen parameters
 
 
 class Layered(nn.Module):
@@ -416,7 +416,7 @@ def test_several_layers_agree_with_the_definition(kind, function, ladder) -> Non
 
 
 class Borrowing(nn.Module):
-    """A guide with modules of the model that are not its parts."""
+    """A guide that uses modules of the model without registering them."""
 
     def __init__(self, pair: Layered) -> None:
         super().__init__()
@@ -466,7 +466,7 @@ def test_auxiliary_variables_agree_with_the_definition(kind, function) -> None:
 
 @pytest.mark.parametrize("kind", [StickingTheLanding, DoublyReparameterized])
 def test_dropout_in_the_guide_is_the_same_for_draws_and_densities(kind) -> None:
-    """With the mask drawn once by hand, as a module without random numbers of its own."""
+    """With the mask drawn once by hand, as a module without random numbers."""
     torch.manual_seed(1)
     pair, x = Layered(ladder=True, dropout=0.4).train(), torch.randn(5, 4)
     plain = Layered(ladder=True)
@@ -542,7 +542,7 @@ def test_running_statistics_are_updated_once_at_the_first_step() -> None:
     assert torch.equal(*means)
 
 
-# ---------------------------------------------------------------- the KL taken apart
+# ---------------------------------------------------------------- decomposition of the KL
 
 
 def test_free_bits_without_bits_is_the_elbo() -> None:
@@ -613,7 +613,7 @@ def test_free_bits_of_layers_in_another_order_are_by_the_draws() -> None:
 
 
 def test_beta_tc_with_one_datum_per_posterior_is_exact() -> None:
-    """Where all data are one, q(z) is q(z | x): no information, and no correlation of a diagonal posterior."""
+    """If all data are equal, q(z) is q(z | x): no information, and no correlation of a diagonal posterior."""
     case = LinearGaussian(inflate=1.3, shift=0.2)
     x = case.data(1).expand(6, -1)
     objective = BetaTC(num_data=1, alpha=7.0, beta=9.0, gamma=2.0)
@@ -785,7 +785,7 @@ def test_the_guide_s_ratio_falls_with_particles_for_iwae_and_not_for_dreg() -> N
     assert ratios[IWAE, 100, "model"] > 2 * ratios[IWAE, 1, "model"]
 
 
-# ---------------------------------------------------------------- refusals
+# ---------------------------------------------------------------- errors
 
 
 def _scaled_apart(exact):

@@ -1,4 +1,4 @@
-"""Every planted bug can be planted, and the tests that must notice it exist."""
+"""Every bug can be planted, and the tests that must detect it exist."""
 
 from __future__ import annotations
 

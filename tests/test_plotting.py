@@ -161,7 +161,7 @@ def test_a_grid_shows_each_image_at_its_place_and_clamps(caplog):
     fourth = shown[2 + 30 : 2 + 30 + 28, 2 : 2 + 20].permute(2, 0, 1)
     assert torch.equal(fourth, images[3].clamp(0, 1))
     assert (shown[32:60, 46:66] == 1).all()  # the sixth place is empty
-    assert not caplog.records  # matplotlib clips too, and complains
+    assert not caplog.records  # matplotlib clips too, with a warning
 
 
 @pytest.mark.parametrize("images", [torch.rand(4, 2, 5, 5), torch.rand(4, 5), torch.rand(2, 4, 3, 5, 5)])

@@ -69,7 +69,7 @@ def test_the_discrepancy_has_the_law_of_a_chi_square(exact: LinearGaussian) -> N
     x = exact.data(20)
     result = posterior_predictive_check(exact.vae, x, num_samples=S)
     assert result.statistics == ["mean", "standard deviation", "largest", "log p(x|z)"]
-    # log p(x_rep | z) = const - chi^2_7 / 2 whatever z
+    # log p(x_rep | z) = const - chi^2_7 / 2 for every z
     const = -7 * math.log(exact.scale) - 3.5 * math.log(2 * math.pi)
     assert float((result.replicated_mean[:, -1] - (const - 3.5)).abs().max()) < 4.5 * math.sqrt(14) / 2 / math.sqrt(S)
     z = exact.vae.encode(x).sample((S,))

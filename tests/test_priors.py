@@ -1,4 +1,4 @@
-"""Priors: mixtures are what they say, pseudo-inputs learn, and p(z) is normalised."""
+"""Priors: mixtures equal their definitions, pseudo-inputs train, and p(z) is normalised."""
 
 from __future__ import annotations
 

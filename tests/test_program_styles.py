@@ -225,14 +225,14 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }
 PER_DATUM = sorted(set(FAMILIES) - {"ELBO", "MeanFieldELBO", "BetaELBO"})
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
-HOLDING = ("StickingTheLanding", "DoublyReparameterized")  # what takes the parameters of q as constants
+HOLDING = ("StickingTheLanding", "DoublyReparameterized")  # these hold the parameters of q constant
 
 
 def _loss(family: str, pair: Written, x: Tensor, *, seed: int = 5) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Loss and gradient at a seed."""
     objective = FAMILIES[family]()
     torch.manual_seed(7)
-    objective.differentiable_loss(pair.model, pair.guide, x)  # an objective looks for the plates at its first call
+    objective.differentiable_loss(pair.model, pair.guide, x)  # an objective detects the plates at its first call
     torch.manual_seed(seed)
     loss = objective.differentiable_loss(pair.model, pair.guide, x)
     tensors = pair.tensors()
@@ -490,7 +490,7 @@ def test_log_likelihood_without_a_closed_form_is_that_of_draws_one_by_one(kind: 
 @pytest.mark.parametrize("family", ["ELBO-1", "ELBO-3", "IWAE-3", "StickingTheLanding-3"])
 @WITH_CLOSED_FORM
 def test_fit_and_its_validation_count_the_data(kind: type[Awkward], family: str) -> None:
-    """At the exact posterior the loss per datum is the mean of minus log p(x), whatever the order of dimensions."""
+    """At the exact posterior the loss per datum is the mean of minus log p(x), for any order of dimensions."""
     program, batches = _awkward(kind, exact=True)
     name, num = family.split("-")
     truth = [program.log_evidence(*args) for args in batches]
@@ -564,7 +564,7 @@ def _mixed_evidence(x: Tensor) -> Tensor:
 
 def _autoguide(name: str) -> Any:
     """Wider than the posterior of the mixed data, with nonzero values of all parameters, correlations included."""
-    scale = 1.7 if name == "AutoLowRankMultivariateNormal" else 1.2  # of the first, half of the variance is its own
+    scale = 1.7 if name == "AutoLowRankMultivariateNormal" else 1.2  # half of its variance is diagonal
     options = {} if name == "AutoIAFNormal" else {"init_loc_fn": init_to_median, "init_scale": scale}
     guide = AUTOGUIDES[name](_mixed_model, **options)
     guide(MIXED)
@@ -734,7 +734,7 @@ def test_a_changing_scale_raises_if_the_loss_would_be_wrong(family: str) -> None
     objective.loss(_annealed_model, _annealed_guide, x, 1.0)
     with pytest.raises(ValueError, match=rf"^{family}: all sites must have one scale, .* Use ELBO or BetaELBO"):
         objective.loss(_annealed_model, _annealed_guide, x, 0.1)
-    if family != "EnumeratedELBO":  # which has nothing to sum here
+    if family != "EnumeratedELBO":  # there is nothing to sum here
         with pytest.raises(ValueError, match=rf"^{family}: all sites must have one scale"):
             fit(_annealed_model, _annealed_guide, [(x, 1.0), (x, 0.1)], objective=FAMILIES[family](), **ONCE)
 
@@ -775,7 +775,7 @@ def test_a_late_latent_in_the_model_only_raises_by_name(family: str) -> None:
     objective, x = FAMILIES[family](), _numbers().unsqueeze(1).repeat(1, 2)
     for _ in range(2):
         objective.loss(*LATE, x, False, "model")
-    with pytest.raises((ValueError, UserWarning), match="late"):  # Pyro's own ELBOs warn
+    with pytest.raises((ValueError, UserWarning), match="late"):  # Pyro's ELBOs warn
         objective.loss(*LATE, x, True, "model")
 
 
@@ -913,7 +913,7 @@ def _following(encoder: Encoder, x: Tensor, *, sign: float = -1.0) -> None:
         pyro.sample("z", Delta(loc + scale * a, log_density=log_density, event_dim=1))
 
 
-DENSITIES: dict[str, tuple[Callable[..., None], float]] = {  # with what they add to the loss of a datum
+DENSITIES: dict[str, tuple[Callable[..., None], float]] = {  # with their contributions to the loss of a datum
     "masked": (_masked_draws, 0.0),
     "no-density": (_no_density, 0.0),
     "masked-distribution": (_masked_distribution, 0.0),

@@ -66,7 +66,7 @@ def test_the_curve_rises_to_the_estimate() -> None:
     assert (result.curve[:, 0] - result.elbo).abs().max() < EXACT
     assert torch.equal(result.curve[:, -1], result.log_likelihood)
     means = result.curve.mean(0)
-    assert (means.diff()[:4] > 0).all()  # of sizes with many blocks; few make for noise
+    assert (means.diff()[:4] > 0).all()  # only sizes with many blocks; few blocks are noisy
     assert means[-1] > means[4]
     assert [entry["num_samples"] for entry in result.summary()["curve"]] == result.curve_sizes()
 
@@ -357,7 +357,7 @@ def test_enumeration_by_samples_is_not_a_sum() -> None:
 def test_a_widened_distribution_has_its_scale_multiplied_about_its_centre(make) -> None:
     from pyro_vae.evaluation.inflation import _widened
 
-    fn = make()  # here, where numbers are float64
+    fn = make()  # within the test, under float64
     wide = _widened(fn, 1.5)
     assert (wide.variance - 2.25 * fn.variance).abs().max() < EXACT
     assert (wide.mean - fn.mean).abs().max() < EXACT

@@ -30,8 +30,8 @@ RATE = 1e-3
 def _pyro_loss(program: Built, batch: Batch, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
     """Pyro's own loss at a seed, a sum over the data, and all parameters that it depends on, unconstrained.
 
-    Those that Pyro knows have its names; others, trained by an optimizer of torch's, are numbered. The first run is
-    for Pyro: it looks for the plates and makes the parameters that are made at the first call, and may draw more
+    Those in Pyro's store have its names; others, trained by an optimizer of torch's, are numbered. The first run is
+    for Pyro: it detects the plates and creates the parameters that are created at the first call, and may draw more
     random numbers for that.
     """
     objective = program.objective()
@@ -84,7 +84,7 @@ def test_building_a_pair_again_gives_the_same_numbers(pair: PyroPair) -> None:
     results = []
     for _ in range(2):
         pyro.clear_param_store()
-        torch.rand(3)  # the generator is somewhere else each time
+        torch.rand(3)  # the generator's state differs each time
         program = pair.build()
         assert _equal(program.args, program.batches[0])
         loss, parameters = _pyro_loss(program, program.args)

@@ -1,4 +1,4 @@
-"""A recording equals the function or is refused, and leaves the process unchanged."""
+"""A recording equals the function or raises, and does not change the state of the process."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_batch_statistics_advance_as_in_eager_mode() -> None:
         assert same([replayed(x), *norms[0].buffers()], [norms[1](x), *norms[1].buffers()])
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 WEIGHT, SEEDS = torch.ones(3), count()
 LOOKS = {
@@ -241,11 +241,11 @@ def test_nonfinite_numbers_of_the_program_are_recorded() -> None:
     assert torch.equal(replayed(torch.ones(3))[0], torch.zeros(3))
 
 
-# ---------------------------------------------------------------- no trace
+# ---------------------------------------------------------------- no change of state
 
 
 def process() -> dict:
-    """Everything that recording patches, sets or draws from."""
+    """The state that recording patches, sets or draws from."""
     import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
     import torch._inductor.config as inductor
@@ -293,7 +293,7 @@ def _fails_at(call: int):
 @pytest.mark.parametrize("call", [0, 1, 2, 3])  # 0: none; the first run, the recorded one, the one that compares
 def test_a_recording_changes_no_state(call: int, validate: bool) -> None:
     gradient, state = _fails_at(call)
-    Replayed(lambda x: x, [])(torch.ones(3))  # what torch loads at its first recording
+    Replayed(lambda x: x, [])(torch.ones(3))  # loads the modules of torch's first recording
     held = [t.detach().clone() for t in state]
     with pyro.validation_enabled(validate):
         before = process()

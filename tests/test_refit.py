@@ -1,4 +1,4 @@
-"""Another guide for a trained model: the model stays as it is, and the guide finds the posterior."""
+"""Another guide for a trained model: the model does not change, and the guide reaches the posterior."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_prior_through_the_old_guide_preserves_it() -> None:
     assert torch.equal(other.prior().log_prob(z), before)
 
 
-@pytest.mark.filterwarnings("ignore:.*got no gradient")  # the guide has a network of a context for its top layer too
+@pytest.mark.filterwarnings("ignore:.*got no gradient")  # the guide has a context network for its top layer, too
 def test_layers_are_refitted() -> None:
     vae = chain(exact_guide("bottom-up"))
     other, _ = refit_guide(vae, exact_guide("top-down"), vae.sample(8), epochs=1, batch_size=4, progress=False)

@@ -1,4 +1,4 @@
-"""Schedules: the values at their corners, the unit they count in, what they refuse."""
+"""Schedules: the values at their corners, their units, and errors."""
 
 import pytest
 

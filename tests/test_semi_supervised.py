@@ -20,7 +20,7 @@ def mixture() -> MixtureOfLinearGaussians:
 
 
 def batch(case: MixtureOfLinearGaussians, kind: str, num: int = 8) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What the programs are called with, and the evidence of it, ``(B,)``."""
+    """Arguments of the programs, and their evidence, ``(B,)``."""
     x, y = case.data(num)
     if kind != "labelled":
         y = torch.full_like(y, -1) if kind != "mixed" else torch.where(torch.arange(num) % 3 == 0, -1, y)

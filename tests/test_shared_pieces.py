@@ -1,4 +1,4 @@
-"""Pieces that meet in unusual ways: a guide within the prior, dropout, auxiliary sites under weights, mixed kinds."""
+"""Unusual combinations: a guide within the prior, dropout, auxiliary sites under weights, mixed types."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_guide_within_the_prior_stays_the_same_module(objective) -> None:
 
 
 def test_the_guide_s_gradient_includes_that_of_the_prior() -> None:
-    """At equal noise STL's gradient is the ELBO's but for the score of q, which is found here by itself."""
+    """At equal noise STL's gradient is the ELBO's without the score of q, which is computed separately."""
     vae, x = vamp_vae(), torch.rand(8, 5).bernoulli()
     parameters = list(vae.parameters())
     torch.manual_seed(5)

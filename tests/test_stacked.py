@@ -24,7 +24,7 @@ OBJECTIVES = {
 
 
 def idle(dim):
-    """An M2 of ``dim`` latents that says that they are standard normal, with its exact guide."""
+    """An M2 of ``dim`` latents under which they are standard normal, with its exact guide."""
     net = partial(ContextNetwork, context_dim=3, net=partial(MLP, hidden=()), hidden=(4,))
     likelihood = NormalLikelihood(2, (dim,), net=net, scale=1.0)
     guide = DiagonalNormalGuide((dim,), 2, net=net)

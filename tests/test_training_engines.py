@@ -136,7 +136,7 @@ def _assert_close(one, two, tolerance: float = 1e-10) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_engine_takes_the_same_steps(case: str, engines: list, monkeypatch) -> None:
-    if "unfused" in case or "RMSprop" in case:  # on a CPU they look at the number of their step
+    if "unfused" in case or "RMSprop" in case:  # on a CPU they read their step count
         monkeypatch.setattr(select, "CudaGraphEngine", partial(_graph_engine, capture=lambda body: body))
     results = {}
     for name in ("eager", "compiled", "cuda-graph"):
@@ -158,7 +158,7 @@ def _other(optimizer: torch.optim.Optimizer) -> dict:
     return state
 
 
-CHANGES = {  # what may happen to an optimizer between two steps
+CHANGES = {  # possible changes of an optimizer between two steps
     "nothing": lambda optimizer: None,
     "another state": lambda optimizer: optimizer.load_state_dict(_other(optimizer)),
     "another rate": lambda optimizer: optimizer.param_groups[0].update(lr=1e-3, weight_decay=0.3),
@@ -304,13 +304,13 @@ def _engine(name: str, where: str, factory, like: torch.Tensor, clip_norm: float
         return EagerEngine(loss, optimizer, clip_norm=clip_norm)
     if name == "compiled":
         return CompiledEngine(loss, optimizer, Batch((like,)), clip_norm=clip_norm)
-    taped = optimizer.defaults.get("fused")  # the others look at numbers where they run on a CPU
+    taped = optimizer.defaults.get("fused")  # on a CPU the others read tensor values
     play = capture if taped else lambda body: body
     return _graph_engine(loss, optimizer, Batch((like,)), clip_norm=clip_norm, capture=play)
 
 
 def _steps_taken(engine, batches: list) -> list[float | None]:
-    """The losses; None for a step that is not taken, after which a stepwise engine leaves the buffers to its caller."""
+    """The losses; None for a skipped step, after which the caller of a stepwise engine restores the buffers."""
     losses: list[float | None] = []
     while len(losses) < len(batches):
         rest = [Step([Batch((x,))]) for x in batches[len(losses) :]]

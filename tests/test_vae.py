@@ -1,4 +1,4 @@
-"""The VAE speaks Pyro: sites, plates, Predictive, relations; and plain torch: encode, decode, sample."""
+"""The VAE's Pyro interface (sites, plates, Predictive, relations) and torch interface (encode, decode, sample)."""
 
 import copy
 import math
@@ -377,7 +377,7 @@ def test_the_guide_raises_on_bounds_out_of_order(bounds):
 
 
 def test_svi_trains_a_copy_the_same_way(vae, x):
-    """Nothing outside the modules decides: the same seed gives the same losses."""
+    """Losses depend only on the modules and the seed."""
     twin = copy.deepcopy(vae)
 
     def losses(v):

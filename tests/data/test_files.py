@@ -1,4 +1,4 @@
-"""Files: npz and npy layouts, and every refusal."""
+"""Files: npz and npy layouts, and every error."""
 
 import numpy as np
 import pytest

@@ -69,7 +69,7 @@ def test_dynamic_pixels_are_one_with_probability_u_over_max(scale):
     assert ((frequency - exact).abs()[inside] < 4.5 * error[inside]).all()
     assert torch.equal(frequency[~inside], exact[~inside])  # 0 and max_value are never noisy
     total = ((frequency - exact)[inside] / error[inside]).sum() / max(1, inside.sum()) ** 0.5
-    assert abs(total) < 4.5  # a bias common to all pixels would show here first
+    assert abs(total) < 4.5  # most sensitive to a bias common to all pixels
 
 
 @pytest.mark.parametrize("noise", [0.0, 1 - 2**-24], ids=["least", "most"])

@@ -1,4 +1,4 @@
-"""Labels are chosen in equal numbers per class, by seed alone."""
+"""Labels are selected in equal numbers per class, depending only on the seed."""
 
 from itertools import pairwise
 
@@ -28,7 +28,7 @@ def test_every_class_has_equally_many(num_labels, seed):
 def test_the_seed_selects_the_classes_with_the_remainder():
     numbers = [counts(LABELS, choose_labels(LABELS, 22, seed=seed)) for seed in range(20)]
     assert all(sorted(each) == [4, 4, 4, 5, 5] for each in numbers)
-    assert all(len({each[c] for each in numbers}) == 2 for c in range(5))  # no class always, none never
+    assert all(len({each[c] for each in numbers}) == 2 for c in range(5))  # both counts occur in each class
 
 
 def test_a_smaller_selection_is_a_subset_of_a_larger_one():
