@@ -77,10 +77,10 @@ def test_without_a_density_it_raises() -> None:
 # the decomposition of the ELBO
 
 
-def parts(vae: VAE, x: Tensor, **how: Any) -> aggregate.Decomposition:
+def parts(vae: VAE, x: Tensor, **changes: Any) -> aggregate.Decomposition:
     options: dict[str, Any] = {"num_data": None, "num_draws": 3, "batch_size": 4, "seed": 5}
     with evaluating(vae), isolated_rng(0):
-        return decompose(vae, x, **{**options, **how})
+        return decompose(vae, x, **{**options, **changes})
 
 
 @pytest.mark.parametrize("inflate", [1.0, 1.7])

@@ -71,8 +71,8 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_estimates_agree_with_the_closed_form_and_errors_are_calibrated(name) -> None:
-    latent_dim, dim, how, start, scale, num_distributions = CASES[name]
-    case = LinearGaussian(latent_dim, dim, scale=scale, **how)
+    latent_dim, dim, options, start, scale, num_distributions = CASES[name]
+    case = LinearGaussian(latent_dim, dim, scale=scale, **options)
     num_data = {2: 200, 10: 100, 50: 40}[latent_dim]  # of 50 dimensions, 200 data took two minutes
     x = case.data(num_data)
     sizes = {"num_distributions": num_distributions, "num_chains": 32, "batch_size": num_data, "engine": "eager"}

@@ -172,15 +172,15 @@ def test_data_used_other_than_as_observed_values_raise(model, args) -> None:
 
 def test_reverse_chains_start_at_the_exact_draw(monkeypatch) -> None:
     module = importlib.import_module("pyro_vae.evaluation.bidirectional")
-    case, seen = LinearGaussian(3, 7), {}
+    case, recorded = LinearGaussian(3, 7), {}
     simulate_really, reverse_really = module.simulate, module.Annealer.reverse
 
     def simulate_and_keep(*args):
-        seen["drawn"] = simulate_really(*args)
-        return seen["drawn"]
+        recorded["drawn"] = simulate_really(*args)
+        return recorded["drawn"]
 
     def reverse_and_keep(self, u, *args):
-        seen["u"] = u
+        recorded["u"] = u
         return reverse_really(self, u, *args)
 
     monkeypatch.setattr(module, "simulate", simulate_and_keep)
@@ -190,10 +190,10 @@ def test_reverse_chains_start_at_the_exact_draw(monkeypatch) -> None:
     for parting in (0, module.DECORRELATION_STEPS):
         monkeypatch.setattr(module, "DECORRELATION_STEPS", parting)
         sandwich(case.vae.model, None, x, batch_size=200, **sizes)
-        z, chains = seen["drawn"].trace.nodes["z"]["value"], seen["u"]
+        z, chains = recorded["drawn"].trace.nodes["z"]["value"], recorded["u"]
         assert (torch.equal(chains, z.expand(3, -1, -1))) == (parting == 0)
         # Each chain is still a sample from the posterior; after decorrelation the chains differ.
-        score = (chains - case.posterior_mean(seen["drawn"].args[0])) / case.posterior_variance().sqrt()
+        score = (chains - case.posterior_mean(recorded["drawn"].args[0])) / case.posterior_variance().sqrt()
         assert (score.mean(1).abs() < 4.5 / 200**0.5).all()
         assert ((score.var(1) - 1).abs() < 4.5 * (2 / 200) ** 0.5).all()
     product = (score[0] * score[1]).mean(0)

@@ -95,8 +95,8 @@ def test_counts_are_printed_and_errors_coloured() -> None:
     counts = result.confusion()
     printed = {(int(t.get_position()[1]), int(t.get_position()[0])): int(t.get_text()) for t in ax.texts}
     assert printed == {(r, c): int(counts[r, c]) for r in range(4) for c in range(4) if counts[r, c]}
-    shown = torch.tensor(ax.images[0].get_array())
-    assert torch.equal(shown, counts.double() * (1 - torch.eye(4)))
+    values = torch.tensor(ax.images[0].get_array())
+    assert torch.equal(values, counts.double() * (1 - torch.eye(4)))
     assert [t.get_text() for t in ax.get_yticklabels()] == ["ant", "bee", "cat", "dog"]
     assert ax.get_title() == f"Error {result.error_rate:.2f} ± {result.sampling_error('error'):.2f} %"
 

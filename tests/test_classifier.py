@@ -136,7 +136,7 @@ def test_the_exact_classifier_of_a_mixture() -> None:
         assert not result.probabilities.requires_grad
 
 
-class Moody(nn.Module):
+class ModeDependent(nn.Module):
     """Predict class 1 with certainty in train mode, and class 0 in eval mode."""
 
     def classify(self, x: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Moody(nn.Module):
 
 
 def test_it_runs_in_eval_mode_and_restores_the_mode() -> None:
-    classifier = Moody()
+    classifier = ModeDependent()
     before = torch.get_rng_state()
     result = classification(classifier, torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))
     assert result.error_rate == 0
@@ -220,7 +220,7 @@ def test_probabilities_must_be_valid(probabilities: Tensor, message: str) -> Non
 
 def test_data_and_bins_are_required() -> None:
     with pytest.raises(ValueError, match="data must be given to a classifier, got None"):
-        classification(Moody(), labels=torch.zeros(3, dtype=torch.int64))
+        classification(ModeDependent(), labels=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="num_bins must be at least 1, got num_bins=0"):
         classification(HALF, labels=torch.tensor([0, 1, 1]), num_bins=0)
     with pytest.raises(ValueError, match=r"at most the number of data for .*, got num_bins=4 for 3 data"):
@@ -244,8 +244,8 @@ def test_the_interval_is_students() -> None:
 
 def test_the_interval_has_its_nominal_coverage() -> None:
     draws = torch.randn(2000, 4).tolist()
-    held = sum(abs(interval.mean) < interval.margin for interval in map(mean_interval, draws))
-    assert abs(held - 1900) < 4.5 * math.sqrt(2000 * 0.95 * 0.05)
+    covered = sum(abs(interval.mean) < interval.margin for interval in map(mean_interval, draws))
+    assert abs(covered - 1900) < 4.5 * math.sqrt(2000 * 0.95 * 0.05)
 
 
 def test_one_draw_has_no_interval() -> None:

@@ -55,9 +55,9 @@ def make(tmp_path: Path) -> Make:
 def error_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
     assert main(["compare", *map(str, arguments)]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    (line,) = shown.err.strip().splitlines()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
     return line
 
 
@@ -180,9 +180,9 @@ def test_it_prints_an_aligned_table_with_its_protocol(make: Make, capsys: pytest
 def test_gains_are_over_the_first_run_that_has_a_number(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a, b, c = make("a", annealed()), make("b", importance()), make("c", importance(0.1))
     assert main(["compare", str(a), str(b), str(c)]) == 0
-    shown = capsys.readouterr().out
-    assert "+0.250 +- 0.065" in shown
-    assert f"from {b}, paired by datum" in shown
+    output = capsys.readouterr().out
+    assert "+0.250 +- 0.065" in output
+    assert f"from {b}, paired by datum" in output
 
 
 def test_errors_print_one_line_and_write_nothing(

@@ -129,7 +129,7 @@ def drawn(q, shape=()):
     return z, q.log_prob(z)
 
 
-def shake(module):
+def perturb(module):
     """Move the whole saved state away from where a fresh instance starts."""
     with torch.no_grad():
         for tensor in module.state_dict().values():
@@ -213,20 +213,20 @@ def test_outputs_follow_the_device(cls):
 
 @each(*CONVENTIONS)
 def test_a_saved_state_is_complete(cls):
-    module, other = shake(build(cls)), build(cls)
+    module, other = perturb(build(cls)), build(cls)
     other.load_state_dict(load(save(module.state_dict())))
     assert same(outputs(module), outputs(other))
 
 
 @each(*CONVENTIONS)
 def test_a_deep_copy_is_equal_and_independent(cls):
-    module = shake(build(cls))
+    module = perturb(build(cls))
     before = [out.clone() for out in outputs(module)]
     twin = copy.deepcopy(module)
     assert same(outputs(twin), before)
     state, copied = ({t.data_ptr() for t in (*m.parameters(), *m.buffers())} for m in (module, twin))
     assert not state & copied
-    shake(twin)
+    perturb(twin)
     assert same(outputs(module), before)
     assert not list(module.parameters()) or not same(outputs(twin), before)
 

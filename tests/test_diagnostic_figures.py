@@ -22,9 +22,9 @@ from tests.linear_gaussian import LinearGaussian
 SETTINGS = dict(matplotlib.rcParams)
 
 
-def make_diagnostics(**how):
+def make_diagnostics(**options):
     case = LinearGaussian(inflate=1.3)
-    return latent_diagnostics(case.vae, case.data(40), **how)
+    return latent_diagnostics(case.vae, case.data(40), **options)
 
 
 def flow_diagnostics():

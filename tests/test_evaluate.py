@@ -98,15 +98,15 @@ def test_the_tested_methods_are_those_of_a_vae() -> None:
 def test_each_method_saves_its_results_and_figures(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--method", method, *SMALL[method], "--num_data", "12"]
     assert main(["evaluate", str(run), *arguments]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name, kind in zip(FILES[method], METHODS[method].results, strict=True):
         result = Result.load(run / f"{name}.json")
         assert type(result) is kind
         assert result.protocol["split"] == "test"
         assert result.protocol["dataset"] == "Digits"
         assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert f"result: {run / name}.json" in shown
-        assert f"figure: {run / 'figures' / name}.png" in shown
+        assert f"result: {run / name}.json" in output
+        assert f"figure: {run / 'figures' / name}.png" in output
     assert "--overwrite" in error_line(capsys, run, *arguments)
     assert main(["evaluate", str(run), *arguments, "--overwrite"]) == 0
 
@@ -243,25 +243,25 @@ def test_a_result_without_finite_numbers_is_saved_without_a_figure(
 
     monkeypatch.setattr("pyro_vae.plotting.result_figure", fail)
     assert main(["evaluate", str(run), "--num_samples", "3", "--num_data", "4"]) == 0
-    shown = capsys.readouterr()
-    assert "figure: none" in shown.out
-    assert shown.err == "warning: no figure: bound_curve: no.\n"
+    captured = capsys.readouterr()
+    assert "figure: none" in captured.out
+    assert captured.err == "warning: no figure: bound_curve: no.\n"
     assert (run / "log_likelihood-test-guide-3-seed0-first4.json").is_file()
 
 
 def test_help_groups_the_options_by_method_with_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--help"]) == 0
-    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
-    sections = re.split(r"--method (?=\w+: )", shown)[1:]
+    output = re.sub(r"\s+", " ", capsys.readouterr().out)
+    sections = re.split(r"--method (?=\w+: )", output)[1:]
     assert [section.split(":")[0] for section in sections] == list(METHODS)
     for section, method in zip(sections, METHODS.values(), strict=True):
         for option in method.options:
             assert f"--{option.name} " in section
             assert option.default is None or f"(default {option.default})" in section
     assert main(["evaluate", "--method", "gaps", "-h"]) == 0
-    shown = capsys.readouterr().out
-    assert "--num_particles" in shown
-    assert "--num_chains" not in shown
+    output = capsys.readouterr().out
+    assert "--num_particles" in output
+    assert "--num_chains" not in output
 
 
 def test_the_methods_agree_with_the_library(run: Path) -> None:

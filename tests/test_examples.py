@@ -249,8 +249,8 @@ def test_compare_guides_fits_every_guide_to_one_model(output, tmp_path):
     folder = ["--out", str(tmp_path / "comparison")]
     two = ["--guides", "DiagonalNormalGuide", "IAFGuide"]
     text = output("compare_guides.py", *two, *folder)
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "comparison").iterdir()}
-    assert {"table.txt", "guides.png", "DiagonalNormalGuide.json"} <= kept.keys()
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "comparison").iterdir()}
+    assert {"table.txt", "guides.png", "DiagonalNormalGuide.json"} <= saved.keys()
     rows = re.findall(rf"^(.+?) +ELBO +{NUMBER} \(gain {SIGNED}", text, re.MULTILINE)
     assert [name for name, _, _ in rows] == ["DiagonalNormalGuide", "IAFGuide"], text
     assert float(rows[0][2]) == 0
@@ -284,8 +284,8 @@ def test_inference_gaps_splits_the_gap_of_every_guide(output, tmp_path):
         assert abs(float(bound) - float(elbo) - gaps) < 0.003  # four rounded numbers
         assert abs(float(share) / 100 - float(amortization) / gaps) < 0.01
     assert len({row[1] for row in rows}) == 1  # one log p(x)
-    kept = {path.name for path in (tmp_path / "gaps").iterdir()}
-    assert kept == {"gaps.png", "diagonal-normal.json", "full-rank-normal.json", "diagonal-small-encoder.json"}
+    saved = {path.name for path in (tmp_path / "gaps").iterdir()}
+    assert saved == {"gaps.png", "diagonal-normal.json", "full-rank-normal.json", "diagonal-small-encoder.json"}
 
 
 @pytest.mark.slow

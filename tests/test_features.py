@@ -255,14 +255,14 @@ def test_nothing_global_changes():
 
 
 def test_any_optimizer_is_called_with_the_learning_rate():
-    seen = []
+    rates = []
 
     def optimizer(parameters, lr):
-        seen.append(lr)
+        rates.append(lr)
         return torch.optim.SGD(parameters, lr=lr)
 
     VAETransformer(2, **{**QUICK, "optimizer": optimizer, "lr": 1e-4}).fit(real())
-    assert seen == [1e-4]
+    assert rates == [1e-4]
 
 
 @pytest.mark.parametrize(

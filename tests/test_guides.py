@@ -45,7 +45,7 @@ def precision_of(model):
     return torch.linalg.inv(model.posterior_covariance())
 
 
-def least_gap(model):
+def best_diagonal_gap(model):
     """KL(q || p(z | x)) of the best diagonal normal: it has the posterior's mean and the precision's diagonal."""
     precision = precision_of(model)
     return 0.5 * (precision.diagonal().log().sum() - precision.logdet())
@@ -76,8 +76,8 @@ def test_the_best_diagonal_guide_leaves_the_analytic_gap(correlated):
     vae = correlated.vae.with_guide(DiagonalNormalGuide((7,), 3, net=LINEAR))
     set_diagonal(vae.guide.net, correlated)
     weights = log_weights(vae.model, vae.guide, x, num_samples=n).squeeze(-1)
-    z = (weights.mean() - correlated.log_prob(x) + least_gap(correlated)) / (weights.std() / math.sqrt(n))
-    assert least_gap(correlated) > 0.3
+    z = (weights.mean() - correlated.log_prob(x) + best_diagonal_gap(correlated)) / (weights.std() / math.sqrt(n))
+    assert best_diagonal_gap(correlated) > 0.3
     assert abs(z.item()) < 4.5
 
 
@@ -180,7 +180,7 @@ GUESSED = {
 
 
 @torch.no_grad()
-def calm(net, log_scale):
+def shrink(net, log_scale):
     """The network still depends on its inputs, but less."""
     last, n = net.layers[-1], net.out_size // 2
     last.weight.mul_(0.2)
@@ -193,10 +193,10 @@ def test_the_log_likelihood_is_right_for_any_reverse_model(name):
     model = LinearGaussian(latent_dim=2, dim=5, scale=3.0 if name == "auxiliary" else 1.0, correlated=True)
     guide = GUESSED[name]((5,), 2)
     if name == "auxiliary":
-        calm(guide.net.out, log_scale=0.5)
+        shrink(guide.net.out, log_scale=0.5)
     else:
         set_diagonal(guide.net, model, inflate=2.0)
-    calm(guide.reverse.out, log_scale=-0.5)  # a proposal wider than its target
+    shrink(guide.reverse.out, log_scale=-0.5)  # a proposal wider than its target
     vae, x = model.vae.with_guide(guide), model.data(6)
     result = log_likelihood(vae.model, vae.guide, x, num_samples=5000, chunk_size=500)
     assert ((result.log_likelihood - model.log_prob(x)) / result.standard_error).abs().max() < 4.5
@@ -293,7 +293,7 @@ def test_many_steps_reach_the_best_diagonal_guide():
         return torch.distributions.kl_divergence(dist.MultivariateNormal(q.mean, q.variance.diag_embed()), posterior)
 
     with torch.no_grad():
-        excess, before = (gap(q) - least_gap(correlated) for q in (vae.encode(x), guide.guide.posterior(x)))
+        excess, before = (gap(q) - best_diagonal_gap(correlated) for q in (vae.encode(x), guide.guide.posterior(x)))
     assert before.min() > 0.5
     assert (excess > -1e-9).all()
     assert excess.max() < 0.03

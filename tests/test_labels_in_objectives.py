@@ -197,32 +197,32 @@ def value_and_gradient(objective, programs, logits, x):
     return loss.detach(), torch.autograd.grad(loss, logits)[0]
 
 
-@pytest.mark.parametrize("how", ["logits", "mask", "poutine"])
-def test_it_is_exact_at_zero_probability_and_under_masks(how):
+@pytest.mark.parametrize("variant", ["logits", "mask", "poutine"])
+def test_it_is_exact_at_zero_probability_and_under_masks(variant):
     logits = torch.tensor([[0.3, -0.2, 0.6], [0.1, 0.9, -0.5]])
-    if how == "logits":
+    if variant == "logits":
         logits[0, 1] = -torch.inf
     logits.requires_grad_()
     hidden = torch.tensor([True, False])
-    options = {"logits": {}, "mask": {"hidden": hidden}, "poutine": {"mask": hidden}}[how]
+    options = {"logits": {}, "mask": {"hidden": hidden}, "poutine": {"mask": hidden}}[variant]
     programs, x = pair(logits, **options), torch.tensor([0.4, 1.7])
     enumerated = value_and_gradient(objectives.EnumeratedELBO(), programs, logits, x)
     traced = value_and_gradient(objectives.TraceEnumELBO(), programs, logits, x)
-    exact = expected(logits.detach(), x, how)
+    exact = expected(logits.detach(), x, variant)
     assert abs(enumerated[0] - exact) < 1e-9
-    if how == "logits":
+    if variant == "logits":
         assert abs(traced[0] - exact) < 1e-9
         assert (enumerated[1] - traced[1]).abs().max() < 1e-9
 
 
-def expected(logits, x, how):
+def expected(logits, x, variant):
     """By hand: a masked y is still drawn, and its log-probabilities count nothing."""
     q = logits.softmax(-1)
     log_x = Normal(torch.arange(3.0), 1.0).log_prob(x.unsqueeze(-1))
     prior = torch.tensor([0.1, 0.4, -0.3]).log_softmax(-1)
-    seen = torch.tensor([[1.0], [0.0 if how != "logits" else 1.0]])
-    in_model = seen if how == "mask" else torch.ones(2, 1)
-    f = log_x + in_model * prior - seen * q.clamp_min(1e-300).log()
+    unmasked = torch.tensor([[1.0], [0.0 if variant != "logits" else 1.0]])
+    in_model = unmasked if variant == "mask" else torch.ones(2, 1)
+    f = log_x + in_model * prior - unmasked * q.clamp_min(1e-300).log()
     return -(q * f).sum()
 
 

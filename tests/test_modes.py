@@ -136,9 +136,9 @@ def test_a_later_datum_without_its_dimension_raises() -> None:
 
 def test_data_stored_in_a_model_raise_if_the_arguments_are_shuffled() -> None:
     x = torch.randn(20, 4)
-    held = pyro.condition(lambda y: _line(y), data={"x": x})
+    conditioned = pyro.condition(lambda y: _line(y), data={"x": x})
     with pytest.raises(ValueError, match="all values per datum must be arguments"):
-        fit(held, _line_guide, x, epochs=1, batch_size=20, engine="eager", progress=False)
+        fit(conditioned, _line_guide, x, epochs=1, batch_size=20, engine="eager", progress=False)
 
 
 @pytest.mark.parametrize(

@@ -150,14 +150,14 @@ def test_a_subsampled_plate_scales_the_bound_outside() -> None:
 
 @bounds
 def test_masks_exclude_data(make) -> None:
-    seen, x = torch.tensor([True, False, True]), torch.randn(3)
+    unmasked, x = torch.tensor([True, False, True]), torch.randn(3)
 
     def model(x):
-        with pyro.plate("data", 3), poutine.mask(mask=seen):
+        with pyro.plate("data", 3), poutine.mask(mask=unmasked):
             pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
 
     def guide(x):
-        with pyro.plate("data", 3), poutine.mask(mask=seen):
+        with pyro.plate("data", 3), poutine.mask(mask=unmasked):
             pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
 
     objective = make()
@@ -165,7 +165,7 @@ def test_masks_exclude_data(make) -> None:
         with pytest.raises(ValueError, match=r"without a mask, got .* Use ELBO or BetaELBO\.$"):
             objective.loss(model, guide, x)
         return
-    expected = -float(dist.Normal(0.0, 2**0.5).log_prob(x)[seen].sum())
+    expected = -float(dist.Normal(0.0, 2**0.5).log_prob(x)[unmasked].sum())
     assert objective.loss(model, guide, x) == pytest.approx(expected, abs=1e-9)
 
 
@@ -581,20 +581,20 @@ def test_free_bits_bound_the_kl_of_each_group_from_below() -> None:
 @pytest.mark.parametrize("groups", ["dimension", "site"])
 def test_free_bits_omit_the_kl_of_masked_data(groups, nats) -> None:
     """KL(N(m, 1) || N(0, 1)) is m^2 / 2; that of the masked datum, by far the largest, must count as 0."""
-    seen, loc = torch.tensor([True, False, True]), torch.tensor([[1.0, 0.4], [6.0, 9.0], [-2.0, 0.2]])
+    unmasked, loc = torch.tensor([True, False, True]), torch.tensor([[1.0, 0.4], [6.0, 9.0], [-2.0, 0.2]])
 
     def model(x):
-        with pyro.plate("data", 3), poutine.mask(mask=seen):
+        with pyro.plate("data", 3), poutine.mask(mask=unmasked):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
 
     def guide(x):
-        with pyro.plate("data", 3), poutine.mask(mask=seen):
+        with pyro.plate("data", 3), poutine.mask(mask=unmasked):
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
     objective = FreeBits(nats=nats, groups=groups, num_particles=2)
     loss = objective.loss(model, guide, torch.randn(3))
-    kl = (loc[seen].square() / 2).sum(0) / 3  # (L,), the mean over the batch
+    kl = (loc[unmasked].square() / 2).sum(0) / 3  # (L,), the mean over the batch
     kl = (kl if groups == "dimension" else kl.sum()).clamp_min(nats).sum()
     assert loss == pytest.approx(float(3 * kl - objective.terms.reconstruction), abs=1e-9)
 

@@ -156,11 +156,11 @@ def test_a_grid_shows_each_image_at_its_place_and_clamps(caplog):
     with matplotlib.rc_context({"image.origin": "lower"}):
         figure = plots.image_grid(images, columns=3)
     assert figure.axes[0].images[0].origin == "upper"
-    shown = pixels(figure)
-    assert shown.shape == (2 * 28 + 3 * 2, 3 * 20 + 4 * 2, 3)
-    fourth = shown[2 + 30 : 2 + 30 + 28, 2 : 2 + 20].permute(2, 0, 1)
+    image = pixels(figure)
+    assert image.shape == (2 * 28 + 3 * 2, 3 * 20 + 4 * 2, 3)
+    fourth = image[2 + 30 : 2 + 30 + 28, 2 : 2 + 20].permute(2, 0, 1)
     assert torch.equal(fourth, images[3].clamp(0, 1))
-    assert (shown[32:60, 46:66] == 1).all()  # the sixth place is empty
+    assert (image[32:60, 46:66] == 1).all()  # the sixth place is empty
     assert not caplog.records  # matplotlib clips too, with a warning
 
 
@@ -174,8 +174,8 @@ def test_other_shapes_raise(images):
 def test_reconstructions_show_the_data_above_their_means(data_shape):
     vae, x = make_vae(data_shape=data_shape), torch.rand(9, *data_shape)
     figure = plots.reconstructions(vae, x, num=5)
-    shown = pixels(figure)[..., 0]
-    rows = [torch.stack([shown[t : t + 4, 1 + 7 * i : 7 + 7 * i] for i in range(5)]) for t in (1, 6)]
+    image = pixels(figure)[..., 0]
+    rows = [torch.stack([image[t : t + 4, 1 + 7 * i : 7 + 7 * i] for i in range(5)]) for t in (1, 6)]
     assert torch.equal(rows[0], x[:5].reshape(5, 4, 6))
     torch.manual_seed(0)
     torch.testing.assert_close(rows[1], vae.reconstruct(x[:5]).reshape(5, 4, 6))
@@ -191,16 +191,16 @@ def test_samples_are_means_and_depend_only_on_their_seed():
 
 
 def test_the_manifold_decodes_the_normal_quantiles(monkeypatch):
-    vae, seen = make_vae(), []
+    vae, latents = make_vae(), []
     forward = vae.likelihood.forward
-    monkeypatch.setattr(vae.likelihood, "forward", lambda z: (seen.append(z), forward(z))[1])
+    monkeypatch.setattr(vae.likelihood, "forward", lambda z: (latents.append(z), forward(z))[1])
     figure = plots.manifold(vae, num=5)
-    grid = torch.distributions.Normal(0, 1).cdf(seen[0]).reshape(5, 5, 2)  # rows from the top
+    grid = torch.distributions.Normal(0, 1).cdf(latents[0]).reshape(5, 5, 2)  # rows from the top
     levels = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
     torch.testing.assert_close(grid[..., 0], levels.expand(5, 5))
     torch.testing.assert_close(grid[..., 1], levels.flip(0)[:, None].expand(5, 5))
-    shown = pixels(figure)[:4, -6:, 0]
-    torch.testing.assert_close(shown, forward(seen[0][4]).mean[0].detach())
+    image = pixels(figure)[:4, -6:, 0]
+    torch.testing.assert_close(image, forward(latents[0][4]).mean[0].detach())
     ax = figure.axes[0]
     ticks = {t.get_text(): p for t, p in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)}
     assert ticks["\N{MINUS SIGN}1"] == pytest.approx(0.158655, abs=1e-5)
@@ -238,8 +238,8 @@ def test_many_dimensions_are_drawn_by_principal_components():
     turn = torch.linalg.qr(torch.randn(5, 3, dtype=torch.float64, generator=torch.manual_seed(0))).Q  # (5, 3)
     figure = plots.latent_scatter(waves @ turn.T + 10)
     assert labels(figure) == [("PC 1 (64% of variance)", "PC 2 (29% of variance)")]
-    shown = torch.tensor(figure.axes[0].collections[0].get_offsets())  # (400, 2)
-    torch.testing.assert_close(shown.abs(), waves[:, :2].abs(), rtol=0, atol=1e-9)
+    points = torch.tensor(figure.axes[0].collections[0].get_offsets())  # (400, 2)
+    torch.testing.assert_close(points.abs(), waves[:, :2].abs(), rtol=0, atol=1e-9)
 
 
 def test_two_dimensions_are_drawn_directly_with_a_colour_per_class():
@@ -375,11 +375,11 @@ def test_model_mode_and_global_state_stay(tmp_path, untouched):
 
 
 def test_the_model_is_drawn_in_eval_mode_and_its_mode_restored_after_an_error():
-    vae, seen = make_vae(), []
+    vae, modes = make_vae(), []
     vae.train()
-    handle = vae.likelihood.net.register_forward_hook(lambda net, *_: seen.append(net.training))
+    handle = vae.likelihood.net.register_forward_hook(lambda net, *_: modes.append(net.training))
     plots.samples(vae)
-    assert seen == [False]
+    assert modes == [False]
     handle.remove()
     with pytest.raises(ValueError, match="broken"):
         plots.reconstructions(vae, Broken(torch.rand(2, 1, 4, 6)))

@@ -298,7 +298,7 @@ EVERY_EVALUATION = pytest.mark.parametrize("name", EVALUATIONS)
 
 
 @contextmanager
-def _unnoticed(pair: Written) -> Iterator[None]:
+def _unchanged_state(pair: Written) -> Iterator[None]:
     """Context that asserts that random state, modes, tensors and Pyro's store stay unchanged."""
 
     def state() -> tuple[Tensor, dict[str, Tensor], list[bool], dict[str, int]]:
@@ -331,7 +331,7 @@ def _reference_result(name: str) -> dict[str, Tensor]:
     return EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2).tensors()
 
 
-def _is_refused(style: Style, name: str) -> bool:
+def _raises(style: Style, name: str) -> bool:
     return name == "gaps" and "function" in style.traits
 
 
@@ -339,8 +339,8 @@ def _is_refused(style: Style, name: str) -> bool:
 @EVERY_STYLE
 def test_evaluations_do_not_depend_on_the_style_or_change_state(style: Style, name: str) -> None:
     pair = _noisy(style, **OFF)
-    with _unnoticed(pair):
-        if _is_refused(style, name):
+    with _unchanged_state(pair):
+        if _raises(style, name):
             message = r"^inference_gaps: the guide must be a module whose parameters .*, got a function"
             with pytest.raises(ValueError, match=message):
                 EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2)
@@ -360,7 +360,7 @@ def test_with_the_exact_posterior_evaluations_are_the_evidence(style: Style) -> 
         "ais-from-guide": ("log_likelihood", "mean_log_weight"),
         "gaps": ("elbo",),
     }.items():
-        if not _is_refused(style, name):
+        if not _raises(style, name):
             result = EVALUATIONS[name](pair.model, pair.guide, x)
             for column in columns:
                 assert _close(getattr(result, column), expected), (name, column)
@@ -459,9 +459,9 @@ def test_the_exact_posterior_gives_the_evidence_however_a_program_runs(kind: typ
     program, batches = _awkward(kind, exact=True)
     expected = torch.cat([program.log_evidence(*args) for args in batches])
     for name in ("log_likelihood", "ais-from-guide"):
-        how = {"num_samples": 7, "chunk_size": 4} if name == "log_likelihood" else FEW | {"start": "guide"}
+        options = {"num_samples": 7, "chunk_size": 4} if name == "log_likelihood" else FEW | {"start": "guide"}
         evaluate: Any = log_likelihood if name == "log_likelihood" else annealed_log_likelihood
-        result = evaluate(program.model, program.guide, batches, **how)
+        result = evaluate(program.model, program.guide, batches, **options)
         assert _close(result.log_likelihood, expected), name
         assert result.protocol.get("way", "vectorised") == program.way, name
 
@@ -752,18 +752,18 @@ def test_losses_linear_in_the_scale_follow_its_changes(family: str) -> None:
     assert math.isfinite(history[0]["loss"])
 
 
-def _with_late_latent(x: Tensor, late: bool, where: str, *, is_model: bool) -> None:
+def _with_late_latent(x: Tensor, late: bool, place: str, *, is_model: bool) -> None:
     """A pair with a latent ``late`` that exists only if ``late`` is set: in the model alone, or in both programs."""
     with pyro.plate("data", len(x)):
         if is_model:
             z = pyro.sample("z", Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
         else:
             z = pyro.sample("z", Normal(pyro.param("slope", torch.tensor(0.4)) * x[:, :1], 0.7).to_event(1))
-        if late and (is_model or where != "model"):
+        if late and (is_model or place != "model"):
             z = z + pyro.sample("late", Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
         if is_model:
             loc = z + torch.tensor([0.5, -0.5])
-            loc = depends_on_dims(loc) if where == "flattened" else loc
+            loc = depends_on_dims(loc) if place == "flattened" else loc
             pyro.sample("x", Normal(loc, 1.0).to_event(1), obs=x)
 
 
@@ -791,16 +791,16 @@ SEVERAL_SITES = sorted(set(FAMILIES) - {"BetaTC", "InfoVAE"})
 
 
 @pytest.mark.parametrize(
-    ("family", "where"),
+    ("family", "place"),
     [*((f, "both") for f in SEVERAL_SITES), *((f, "flattened") for f in SEVERAL_SITES if f in PER_DATUM)],
 )
-def test_a_late_latent_in_both_programs_is_included(family: str, where: str) -> None:
+def test_a_late_latent_in_both_programs_is_included(family: str, place: str) -> None:
     x, losses = _numbers().unsqueeze(1).repeat(1, 2), []
     for first in (False, True):
         objective = FAMILIES[family]()
-        objective.loss(*LATE, x, first, where)
+        objective.loss(*LATE, x, first, place)
         torch.manual_seed(5)
-        losses.append(objective.differentiable_loss(*LATE, x, True, where).detach())
+        losses.append(objective.differentiable_loss(*LATE, x, True, place).detach())
     assert _close(*losses)
 
 

@@ -36,7 +36,7 @@ EXACT = 1e-9
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("latent_dim", "dim", "how"),
+    ("latent_dim", "dim", "options"),
     [
         (2, 7, {"inflate": 1.0, "shift": 0.2}),
         (2, 7, {"inflate": 1.5}),
@@ -46,8 +46,8 @@ EXACT = 1e-9
         (50, 54, {"inflate": 1.1}),
     ],
 )
-def test_estimates_agree_with_the_closed_form_and_errors_are_calibrated(latent_dim, dim, how) -> None:
-    case = LinearGaussian(latent_dim, dim, **how)
+def test_estimates_agree_with_the_closed_form_and_errors_are_calibrated(latent_dim, dim, options) -> None:
+    case = LinearGaussian(latent_dim, dim, **options)
     x = case.data(400)
     result = log_likelihood(case.vae.model, case.vae.guide, x, num_samples=2000, chunk_size=500, engine="eager")
     z = (result.log_likelihood - case.log_prob(x)) / result.standard_error

@@ -48,13 +48,13 @@ def _pyro_loss(program: Built, batch: Batch, seed: int = 0) -> tuple[Tensor, dic
 
 def _leaves(loss: Tensor) -> list[Tensor]:
     """The leaves of the loss, in the order of the graph."""
-    nodes, seen = [loss.grad_fn], {}
+    nodes, visited = [loss.grad_fn], {}
     while nodes:
         node = nodes.pop()
-        if node is not None and node not in seen:
-            seen[node] = getattr(node, "variable", None)
+        if node is not None and node not in visited:
+            visited[node] = getattr(node, "variable", None)
             nodes.extend(parent for parent, _ in node.next_functions)
-    return [leaf for leaf in seen.values() if leaf is not None]
+    return [leaf for leaf in visited.values() if leaf is not None]
 
 
 def _gradients(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor | None]:

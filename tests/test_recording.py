@@ -250,9 +250,9 @@ def process() -> dict:
     import torch._functorch.config as functorch
     import torch._inductor.config as inductor
 
-    held = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "pyro"}
+    modules = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "pyro"}
     return {
-        **{(name, k): id(v) for name, module in held.items() for k, v in vars(module).items()},
+        **{(name, k): id(v) for name, module in modules.items() for k, v in vars(module).items()},
         "distributions": dict(vars(torch.distributions.Distribution)),
         "settings": pyro.settings.get(),
         "validation": torch.distributions.Distribution._validate_args,
@@ -294,7 +294,7 @@ def _fails_at(call: int):
 def test_a_recording_changes_no_state(call: int, validate: bool) -> None:
     gradient, state = _fails_at(call)
     Replayed(lambda x: x, [])(torch.ones(3))  # loads the modules of torch's first recording
-    held = [t.detach().clone() for t in state]
+    saved = [t.detach().clone() for t in state]
     with pyro.validation_enabled(validate):
         before = process()
         if call:
@@ -303,7 +303,7 @@ def test_a_recording_changes_no_state(call: int, validate: bool) -> None:
         else:
             Replayed(gradient, state).prepare(torch.randn(4, 7, generator=torch.Generator()))
         assert changed(before, process()) == []
-    assert same(held, [t.detach() for t in state])
+    assert same(saved, [t.detach() for t in state])
 
 
 @pytest.mark.slow

@@ -44,14 +44,14 @@ def test_a_frozen_model_is_evaluated_without_dropout_and_restored() -> None:
     net = partial(MLP, hidden=(6,), dropout=0.5)
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,), net=net), DiagonalNormalGuide((5,), 2)).train()
     vae.likelihood.net.layers[0].weight.requires_grad_(False)
-    seen = []
-    vae.likelihood.register_forward_hook(lambda module, *_: seen.append(module.training))
+    modes = []
+    vae.likelihood.register_forward_hook(lambda module, *_: modes.append(module.training))
     guide = DiagonalNormalGuide((5,), 2, net=net)
-    guide.register_forward_hook(lambda module, *_: seen.append(("guide", module.training)))
+    guide.register_forward_hook(lambda module, *_: modes.append(("guide", module.training)))
     refit_guide(vae, guide, torch.ones(8, 5), epochs=1, batch_size=4, progress=False, engine="eager")
-    assert True not in seen
-    assert False in seen
-    assert ("guide", True) in seen
+    assert True not in modes
+    assert False in modes
+    assert ("guide", True) in modes
     assert vae.likelihood.training
     assert not vae.likelihood.net.layers[0].weight.requires_grad
     assert vae.likelihood.net.layers[0].bias.requires_grad

@@ -124,8 +124,8 @@ def test_it_names_the_missing_results_and_the_commands_that_make_them(run: Path)
 def test_the_worst_explained_images_are_those_of_the_lowest_estimate(run: Path) -> None:
     result = LogLikelihood.load(run / RESULT)
     page = page_of(run)
-    shown = page.text.split("Pareto k without unit")[1].split("The same images")[0]
-    rows = re.findall(r"^(\d+)(\N{MINUS SIGN}\d+\.\d{3})", shown, re.MULTILINE)
+    section = page.text.split("Pareto k without unit")[1].split("The same images")[0]
+    rows = re.findall(r"^(\d+)(\N{MINUS SIGN}\d+\.\d{3})", section, re.MULTILINE)
     worst = result.log_likelihood.argsort()[:10].tolist()
     assert [int(number) for number, _ in rows] == worst
     values = [float(value.replace("\N{MINUS SIGN}", "-")) for _, value in rows]

@@ -233,13 +233,13 @@ def test_several_seeds_are_resumed_and_averaged(tmp_path: Path, capsys: pytest.C
     errors = [json.loads(f.read_text())["error"]["mean"] for f in files]
     assert f"mean test error in %: {np.mean(errors):.2f} +- " in output
     files[1].unlink()  # as after a killed evaluation
-    kept = (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns
+    modified = (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns
     assert main(argv) == 0
     again = capsys.readouterr().out
     assert "m2-0, finished" in again
     assert "m2-4, resumed" in again
     assert again.splitlines()[-1] == output.splitlines()[-1]
-    assert (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns == kept
+    assert (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns == modified
     assert "of the same options, got another alpha" in error_line(capsys, *argv, "--alpha", "0.7")
 
 

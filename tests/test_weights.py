@@ -52,19 +52,19 @@ def test_scaling_is_omitted(exact: LinearGaussian) -> None:
 
 
 def test_masks_are_applied() -> None:
-    seen = torch.tensor([True, False, True])
+    unmasked = torch.tensor([True, False, True])
 
     def model(x):
-        with pyro.plate("data", 3), pyro.poutine.mask(mask=seen):
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=unmasked):
             z = pyro.sample("z", Normal(0.0, 1.0))
             pyro.sample("x", Normal(z, 1.0), obs=x)
 
     def guide(x):
-        with pyro.plate("data", 3), pyro.poutine.mask(mask=seen):
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=unmasked):
             pyro.sample("z", Normal(x / 2, 0.5**0.5))
 
     x = torch.randn(3)
-    expected = torch.where(seen, Normal(0.0, 2**0.5).log_prob(x), 0.0)
+    expected = torch.where(unmasked, Normal(0.0, 2**0.5).log_prob(x), 0.0)
     assert (log_weights(model, guide, x, num_samples=4) - expected).abs().max() < 1e-12
 
 

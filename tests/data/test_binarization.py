@@ -96,13 +96,13 @@ def test_streams_depend_only_on_seed_and_name(untouched):
 
 def test_hold_out_is_a_partition_by_seed(untouched):
     with untouched():
-        kept, held = hold_out(50, 20, seed=0, name="test")
-    assert (len(kept), len(held)) == (30, 20)
-    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(50))
-    assert held.tolist() != list(range(20))
-    assert held.tolist() == sorted(held.tolist())
-    assert held.tolist() == hold_out(50, 20, seed=0, name="test")[1].tolist()
-    assert held.tolist() != hold_out(50, 20, seed=1, name="test")[1].tolist()
+        training, held_out = hold_out(50, 20, seed=0, name="test")
+    assert (len(training), len(held_out)) == (30, 20)
+    assert sorted([*training.tolist(), *held_out.tolist()]) == list(range(50))
+    assert held_out.tolist() != list(range(20))
+    assert held_out.tolist() == sorted(held_out.tolist())
+    assert held_out.tolist() == hold_out(50, 20, seed=0, name="test")[1].tolist()
+    assert held_out.tolist() != hold_out(50, 20, seed=1, name="test")[1].tolist()
 
 
 def test_a_default_device_does_not_matter():
