@@ -1,4 +1,4 @@
-"""What holds in every test: float64, a fixed seed, an empty parameter store, validation on, one thread."""
+"""Settings of every test: float64, a fixed seed, an empty parameter store, validation on, one thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def clean_state() -> Iterator[None]:
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recordings are replayed operation by operation, which takes milliseconds where compiling takes seconds."""
+    """Replay recordings operation by operation, in milliseconds instead of the seconds that compiling takes."""
     monkeypatch.setattr(recording, "_compile", lambda graph, inputs: graph)
 
 
@@ -43,5 +43,5 @@ def exact() -> LinearGaussian:
 
 @pytest.fixture
 def single_precision() -> None:
-    """Torch's own default dtype, for what is run as a user would; ``clean_state`` puts that of the tests back."""
+    """Set torch's default dtype, float32, for scripts run as by a user; ``clean_state`` restores float64."""
     torch.set_default_dtype(torch.float32)

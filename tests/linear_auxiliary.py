@@ -73,7 +73,7 @@ class LinearAuxiliary:
         self.skip = kind is SDGM
         self._join()
         if blind:
-            gain, offset, _ = self.given(A, X)
+            gain, offset, _ = self.conditional(A, X)
             self.g -= offset.squeeze(-1) / (1 - (gain @ self.u).item() * self.skip)
             self._join()
         self.vae = self._build(kind, inflate, temper, estimator, options)
@@ -92,7 +92,7 @@ class LinearAuxiliary:
         self.mean = torch.cat([torch.zeros(3, 1), mean_a.unsqueeze(-1), mean_x], -1)
         self.covariance = factor @ factor.T
 
-    def given(self, of: slice, by: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def conditional(self, of: slice, by: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Gain, offset of each class and covariance of one part given another."""
         gain = self.covariance[of, by] @ torch.linalg.inv(self.covariance[by, by])
         return (
@@ -110,7 +110,7 @@ class LinearAuxiliary:
         prior = CategoricalPrior(3, learn=True)
         with torch.no_grad():
             prior.logits.copy_(self.logits.unsqueeze(0))
-        gain, offset, variance = self.given(Z, AX)
+        gain, offset, variance = self.conditional(Z, AX)
         q_z = normal(inflate**2 * variance, torch.zeros(1), gain[:, 1:], offset.T, gain[:, :1])
         constant, weight = self._class_logits(AX)
         q_y = Affine(*(temper * t.unsqueeze(0) for t in (constant, weight[:, 1:], weight[:, :1])))
@@ -130,7 +130,7 @@ class LinearAuxiliary:
 
     def _mixture(self, inflate: float) -> Affine:
         """q(a | x), (C, 3): loc, log scale and logit of each."""
-        gain, offset, variance = self.given(A, X)
+        gain, offset, variance = self.conditional(A, X)
         constant, weight = self._class_logits(X)
         log_scale = (inflate * variance.sqrt()).log().squeeze().expand(3)
         slope = torch.stack([gain.expand(3, 3), torch.zeros(3, 3), weight], 1)  # (C, 3, D)

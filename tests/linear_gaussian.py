@@ -1,4 +1,4 @@
-"""The model that has a closed form for everything: x = W z + b + sigma eps, z ~ N(0, I)."""
+"""Linear-Gaussian model, all quantities in closed form: x = W z + b + sigma eps, z ~ N(0, I)."""
 
 from __future__ import annotations
 

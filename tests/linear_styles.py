@@ -90,7 +90,7 @@ class Written:
     Attributes:
         model: Pyro model.
         guide: Pyro guide.
-        modules: those that hold parameters; none for some styles.
+        modules: modules with parameters; empty for some styles.
         tensors: the parameters as they are now, by the names of :func:`numbers`.
     """
 
@@ -110,10 +110,10 @@ class Style:
     """A style.
 
     Attributes:
-        name: of the style.
+        name: name of the style.
         write: writes the pair from parameters, with dropout and batch normalization if ``noisy``.
         modular: whether modules hold the parameters, so that there is a mode.
-        traits: what is particular to it: ``"function"`` for a guide that is no module nor a method of one, ``"bare"``
+        traits: particular properties: ``"function"`` for a guide that is no module nor a method of one, ``"bare"``
             for parameters that neither a module nor Pyro's store holds.
     """
 
@@ -218,9 +218,17 @@ def _pyro_modules(start: dict[str, Tensor], *, noisy: bool) -> Written:
     model, guide = _PyroModel(Decoder(start, noisy=noisy)), _PyroGuide(Encoder(start, noisy=noisy))
 
     def tensors() -> dict[str, Tensor]:
-        mine = {"weight": model.output.weight, "bias": model.output.bias, "log_sigma": model.sigma_unconstrained}
-        its = {"gain": guide.reader.weight, "offset": guide.reader.bias, "log_scale": guide.scale_unconstrained}
-        return {**mine, **its}
+        model_tensors = {
+            "weight": model.output.weight,
+            "bias": model.output.bias,
+            "log_sigma": model.sigma_unconstrained,
+        }
+        guide_tensors = {
+            "gain": guide.reader.weight,
+            "offset": guide.reader.bias,
+            "log_scale": guide.scale_unconstrained,
+        }
+        return {**model_tensors, **guide_tensors}
 
     return Written(model, guide, (model, guide), tensors)
 

@@ -15,7 +15,7 @@ from pyro_vae.priors import CategoricalPrior, StandardNormalPrior
 
 
 class AffinePerClass(nn.Module):
-    """A network of a value and a class: A_y v + a_y, for one-hot y.
+    """Affine network of a value and a class: A_y v + a_y, for one-hot y.
 
     Args:
         weight: ``(C, *out_shape, I)``.
@@ -47,7 +47,7 @@ class Quadratic(nn.Module):
 
 
 class MixtureOfLinearGaussians:
-    """An M2 with known weights, its exact evidence and class posterior, and guides that are exact or off by so much.
+    """An M2 with known weights, its exact evidence and class posterior, and guides that are exact or perturbed.
 
     The columns of every W_c are orthogonal, so that the posterior of z in each class is a diagonal normal.
 
@@ -81,7 +81,7 @@ class MixtureOfLinearGaussians:
         scales = 0.4 + torch.rand(num_classes, 1, latent_dim, generator=g)
         self.weight = torch.stack(columns) * scales  # (C, D, L)
         self.bias = 0.6 * torch.randn(num_classes, dim, generator=g)  # (C, D); the classes overlap
-        self.logits = torch.randn(num_classes, generator=g)  # of p(y), on purpose not normalised
+        self.logits = torch.randn(num_classes, generator=g)  # of p(y), deliberately not normalised
         self.scale, self.num_classes = scale, num_classes
         label_prior = CategoricalPrior(num_classes, learn=True)
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """Objectives by their definitions, in plain torch on Pyro's traces, with the random numbers in the package's order.
 
-Gradients are put together from derivatives at fixed draws and through them: nothing here holds a parameter, hooks a
-gradient or knows of plates other than those of the particles and of the data.
+Gradients are sums of derivatives at fixed draws and through them: no parameter is frozen, no gradient is hooked, and
+the only plates are those of the particles and of the data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a CUDA graph does, on a CPU: capturing runs nothing for good, replaying runs operations and no Python."""
+"""Simulation of CUDA graphs on a CPU: capturing has no effect, replaying repeats operations without Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOKS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.defaul
 
 
 class Tape(TorchDispatchMode):
-    """Keeps the operations that are done within it, each with the memory that it reads and writes."""
+    """Record the operations within the context, each with the memory that it reads and writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,14 +32,14 @@ class Tape(TorchDispatchMode):
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put back what was written over."""
+        """Restore the overwritten memory."""
         for tensor, value in reversed(self.before):
             tensor.detach().copy_(value)
         self.before = []
 
     @torch.no_grad()
     def replay(self) -> None:
-        """Do the operations again, into the same memory."""
+        """Repeat the operations in the same memory."""
         for func, args, kwargs, result in self.operations:
             for held, new in zip(tree_leaves(result), tree_leaves(func(*args, **kwargs)), strict=True):
                 if isinstance(held, Tensor) and held.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
@@ -58,7 +58,7 @@ def capture(body: Callable[[], None]) -> Callable[[], None]:
 
 def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
     """The tensors that an operation changes."""
-    if func is torch.ops.aten.native_batch_norm.default:  # whose schema does not tell
+    if func is torch.ops.aten.native_batch_norm.default:  # the schema does not report mutation
         yield from (args[3], args[4])
     for number, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:

@@ -50,7 +50,7 @@ def test_it_is_the_mixture_of_the_posteriors(correlated: bool) -> None:
     assert torch.allclose(each, posterior(case, x, std=std).log_prob(z), atol=1e-10)
 
 
-def test_blocks_make_no_difference(exact: LinearGaussian, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_does_not_matter(exact: LinearGaussian, monkeypatch: pytest.MonkeyPatch) -> None:
     q, z = AggregatePosterior([exact.vae.encode(exact.data(20))]), torch.randn(9, 3)
     joint, each = q.log_densities(z)
     for pairs in (1, 150):
@@ -61,14 +61,14 @@ def test_blocks_make_no_difference(exact: LinearGaussian, monkeypatch: pytest.Mo
         torch.testing.assert_close(each_again, each, rtol=1e-9, atol=1e-9)
 
 
-def test_far_away_it_has_a_logarithm() -> None:
+def test_its_log_density_is_finite_far_away() -> None:
     q = AggregatePosterior([Independent(Normal(torch.zeros(3, 2), 1e-3), 1)])
     far = q.log_prob(torch.ones(1, 2))
     assert torch.allclose(far, Normal(0.0, 1e-3).log_prob(torch.ones(1)) * 2)
     assert far < -9e5
 
 
-def test_without_a_density_it_is_refused() -> None:
+def test_without_a_density_it_raises() -> None:
     q = guides.AuxiliaryGuide((4,), 2).posterior(torch.zeros(3, 4))
     with pytest.raises(NotImplementedError, match="closed form"):
         AggregatePosterior([q]).log_prob(torch.zeros(1, 2))
@@ -77,15 +77,15 @@ def test_without_a_density_it_is_refused() -> None:
 # the decomposition of the ELBO
 
 
-def parts(vae: VAE, x: Tensor, **how: Any) -> aggregate.Decomposition:
+def parts(vae: VAE, x: Tensor, **changes: Any) -> aggregate.Decomposition:
     options: dict[str, Any] = {"num_data": None, "num_draws": 3, "batch_size": 4, "seed": 5}
     with evaluating(vae), isolated_rng(0):
-        return decompose(vae, x, **{**options, **how})
+        return decompose(vae, x, **{**options, **changes})
 
 
 @pytest.mark.parametrize("inflate", [1.0, 1.7])
 @pytest.mark.parametrize("correlated", [False, True])
-def test_the_parts_add_up_at_every_draw(inflate: float, correlated: bool) -> None:
+def test_the_terms_add_up_at_every_draw(inflate: float, correlated: bool) -> None:
     case = LinearGaussian(inflate=inflate, correlated=correlated)
     t = parts(case.vae, case.data(10)).terms
     assert set(t) == set(TERMS)
@@ -102,27 +102,27 @@ def test_with_the_exact_posterior_every_draw_has_the_evidence(exact: LinearGauss
 
 
 @pytest.mark.parametrize("correlated", [False, True])
-def test_one_datum_has_no_information_and_the_rest_is_known(correlated: bool) -> None:
+def test_the_decomposition_of_one_datum_is_exact(correlated: bool) -> None:
     case = LinearGaussian(correlated=correlated)
-    found = latent_diagnostics(case.vae, case.data(1), num_draws=20_000)
+    result = latent_diagnostics(case.vae, case.data(1), num_draws=20_000)
     covariance = case.posterior_covariance()
-    assert found.mean("information") == pytest.approx(0.0, abs=1e-12)
+    assert result.mean("information") == pytest.approx(0.0, abs=1e-12)
     # For a normal: minus half the log-determinant of its correlation matrix.
     correlation = 0.5 * (covariance.diagonal().log().sum() - covariance.logdet())
     kl = kl_per_dimension(case.vae.encode(case.data(1)), case.vae.prior(), 2)
     assert kl is not None
     assert (
-        abs(found.mean("total_correlation") - correlation) < 4.5 * found.monte_carlo_error("total_correlation") + 1e-9
+        abs(result.mean("total_correlation") - correlation) < 4.5 * result.monte_carlo_error("total_correlation") + 1e-9
     )
-    assert found.kl is not None
-    assert abs(found.mean("dimension_kl") - found.kl.sum()) < 4.5 * found.monte_carlo_error("dimension_kl")
+    assert result.kl is not None
+    assert abs(result.mean("dimension_kl") - result.kl.sum()) < 4.5 * result.monte_carlo_error("dimension_kl")
 
 
 @pytest.mark.parametrize("correlated", [False, True])
-def test_they_are_those_of_independent_draws_of_the_mixture(correlated: bool) -> None:
+def test_the_terms_match_independent_draws_of_the_mixture(correlated: bool) -> None:
     case = LinearGaussian(latent_dim=2, scale=0.3, inflate=1.3, correlated=correlated)
     x, s = case.data(7), 20_000
-    found = latent_diagnostics(case.vae, x, num_draws=2_000)
+    result = latent_diagnostics(case.vae, x, num_draws=2_000)
     covariance = case.posterior_covariance() * 1.69
     q = MultivariateNormal(case.posterior_mean(x), covariance)
     torch.manual_seed(11)
@@ -138,8 +138,10 @@ def test_they_are_those_of_independent_draws_of_the_mixture(correlated: bool) ->
         "dimension_kl": product - log_p,
     }
     for name, values in expected.items():
-        error = math.hypot(found.monte_carlo_error(name), float(values.std(0).square().sum().sqrt() / 7 / math.sqrt(s)))
-        assert abs(found.mean(name) - values.mean()) < 4.5 * error, name
+        error = math.hypot(
+            result.monte_carlo_error(name), float(values.std(0).square().sum().sqrt() / 7 / math.sqrt(s))
+        )
+        assert abs(result.mean(name) - values.mean()) < 4.5 * error, name
 
 
 def test_the_errors_are_the_spread_over_seeds() -> None:
@@ -154,13 +156,13 @@ def test_the_errors_are_the_spread_over_seeds() -> None:
 
 def test_information_saturates_at_the_log_of_the_number_of_data() -> None:
     case = LinearGaussian(scale=1e-3)
-    found = latent_diagnostics(case.vae, case.data(64), batch_size=10)
-    assert found.information is not None
-    assert found.information_bound == pytest.approx(math.log(64))
-    assert float(found.information.max()) <= math.log(64) + 1e-12
-    assert found.mean("information") == pytest.approx(math.log(64), abs=1e-3)
-    assert found.saturated
-    assert "at its bound" in found.advice()
+    result = latent_diagnostics(case.vae, case.data(64), batch_size=10)
+    assert result.information is not None
+    assert result.information_bound == pytest.approx(math.log(64))
+    assert float(result.information.max()) <= math.log(64) + 1e-12
+    assert result.mean("information") == pytest.approx(math.log(64), abs=1e-3)
+    assert result.saturated
+    assert "at its bound" in result.advice()
     blurred = latent_diagnostics(LinearGaussian(scale=2.0).vae, case.data(64))
     assert not blurred.saturated
     assert blurred.advice() == ""
@@ -182,58 +184,58 @@ def binary(num: int) -> Tensor:
 
 
 @pytest.mark.parametrize("cls", concrete(guides), ids=lambda cls: cls.__name__)
-def test_every_guide_has_its_parts_or_a_reason(cls: type[guides.Guide]) -> None:
+def test_every_guide_has_its_terms_or_a_reason(cls: type[guides.Guide]) -> None:
     prior = priors.CategoricalPrior(3) if cls.discrete else None
-    found = latent_diagnostics(small(prior, cls((5,), 3)), binary(12), batch_size=5, num_samples=9)
-    reasons = found.protocol["unavailable"]
-    assert set(found.available) | set(reasons) == set(TERMS)
-    assert not set(found.available) & set(reasons)
+    result = latent_diagnostics(small(prior, cls((5,), 3)), binary(12), batch_size=5, num_samples=9)
+    reasons = result.protocol["unavailable"]
+    assert set(result.available) | set(reasons) == set(TERMS)
+    assert not set(result.available) & set(reasons)
     if not cls.has_density:
-        assert found.available == ["reconstruction"]
+        assert result.available == ["reconstruction"]
         assert "density" in reasons["information"]
         return
-    assert found.available == list(TERMS if cls.has_marginals else TERMS[:5])
-    assert (found.kl is not None) == cls.has_marginals
-    assert found.information is not None
-    assert found.mean("information") < found.information_bound
-    assert torch.allclose(found.information + found.marginal_kl, found.rate, atol=1e-9)  # type: ignore[operator, arg-type]
+    assert result.available == list(TERMS if cls.has_marginals else TERMS[:5])
+    assert (result.kl is not None) == cls.has_marginals
+    assert result.information is not None
+    assert result.mean("information") < result.information_bound
+    assert torch.allclose(result.information + result.marginal_kl, result.rate, atol=1e-9)  # type: ignore[operator, arg-type]
 
 
-def test_total_correlation_needs_no_prior_that_factorises() -> None:
+def test_total_correlation_allows_priors_that_do_not_factorise() -> None:
     guide = guides.DiagonalNormalGuide((5,), 3)
     for prior in (VampPrior(guide, num_components=4), priors.MixtureOfNormalsPrior(3), priors.FlowPrior(3)):
-        found = latent_diagnostics(small(prior, guide), binary(12))
-        assert found.available == list(TERMS[:6])
-        assert "prior" in found.protocol["unavailable"]["dimension_kl"]
+        result = latent_diagnostics(small(prior, guide), binary(12))
+        assert result.available == list(TERMS[:6])
+        assert "prior" in result.protocol["unavailable"]["dimension_kl"]
 
 
 def test_a_vamp_prior_at_the_data_is_the_aggregate_posterior() -> None:
     guide = guides.DiagonalNormalGuide((5,), 3)
     x = torch.rand(8, 5) * 0.9 + 0.05
     prior = VampPrior(guide, num_components=8).initialise_pseudo_inputs(x)
-    found = latent_diagnostics(small(prior, guide), prior.pseudo_inputs.detach(), num_decomposed=8)
-    assert found.marginal_kl is not None
-    assert torch.allclose(found.marginal_kl, torch.zeros(8), atol=1e-10)
-    assert found.reconstruction is None  # not binary: p(x | z) is no probability of theirs
-    assert "support" in found.protocol["unavailable"]["elbo"]
+    result = latent_diagnostics(small(prior, guide), prior.pseudo_inputs.detach(), num_decomposed=8)
+    assert result.marginal_kl is not None
+    assert torch.allclose(result.marginal_kl, torch.zeros(8), atol=1e-10)
+    assert result.reconstruction is None  # not binary: p(x | z) is undefined for them
+    assert "support" in result.protocol["unavailable"]["elbo"]
 
 
-def test_the_first_data_are_taken_apart() -> None:
+def test_the_first_data_are_decomposed() -> None:
     case = LinearGaussian()
     x = case.data(30)
-    found = latent_diagnostics(case.vae, x, num_decomposed=13, batch_size=5)
+    result = latent_diagnostics(case.vae, x, num_decomposed=13, batch_size=5)
     alone = latent_diagnostics(case.vae, x[:13], batch_size=5)
-    assert found.protocol["num_decomposed"] == 13
-    assert found.protocol["num_data"] == 30
+    assert result.protocol["num_decomposed"] == 13
+    assert result.protocol["num_data"] == 30
     for name in (*TERMS, "term_errors", "draws"):
-        assert torch.allclose(getattr(found, name), getattr(alone, name), rtol=1e-9, atol=1e-9), name
+        assert torch.allclose(getattr(result, name), getattr(alone, name), rtol=1e-9, atol=1e-9), name
     without = latent_diagnostics(case.vae, x, num_decomposed=0)
     assert without.available == []
     # Other batch sizes: matrix products of another shape round differently.
-    torch.testing.assert_close(without.means, found.means, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(without.means, result.means, rtol=1e-9, atol=1e-9)
 
 
-def test_by_default_fewer_where_a_flow_is_inverted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_fewer_data_if_a_flow_is_inverted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregate, "MAX_DATA_INVERTED", 6)
     monkeypatch.setattr(aggregate, "MAX_DATA", 9)
     flow = latent_diagnostics(small(guide=guides.PlanarFlowGuide((5,), 3)), binary(20), batch_size=4)
@@ -253,14 +255,14 @@ def test_iterables_and_batch_sizes_give_the_same_posterior() -> None:
 
 def test_it_is_saved_with_its_protocol(tmp_path: Any) -> None:
     case = LinearGaussian()
-    found = latent_diagnostics(case.vae, case.data(12), protocol={"dataset": "simulated"})
-    found.save(tmp_path / "diagnostics.json")
+    result = latent_diagnostics(case.vae, case.data(12), protocol={"dataset": "simulated"})
+    result.save(tmp_path / "diagnostics.json")
     again = Result.load(tmp_path / "diagnostics.json")
     assert isinstance(again, LatentDiagnostics)
-    assert again.summary() == found.summary()
-    assert again.protocol == found.protocol
+    assert again.summary() == result.summary()
+    assert again.protocol == result.protocol
     assert again.protocol["dataset"] == "simulated"
-    assert torch.allclose(again.term_errors, found.term_errors)  # type: ignore[arg-type]
+    assert torch.allclose(again.term_errors, result.term_errors)  # type: ignore[arg-type]
     assert "information" in str(again)
     assert len(again) == 12
 
@@ -270,11 +272,11 @@ def test_it_is_saved_with_its_protocol(tmp_path: Any) -> None:
 
 def test_marginals_are_those_of_the_distribution() -> None:
     q = guides.MixtureOfNormalsGuide((5,), 2, num_components=3).posterior(3 * torch.randn(4, 5))
-    found = marginal_distributions(q)
-    assert found is not None
-    assert found.batch_shape == (4, 2)
-    assert torch.allclose(found.mean, q.mean)
-    assert torch.allclose(found.variance, q.variance)
+    marginals = marginal_distributions(q)
+    assert marginals is not None
+    assert marginals.batch_shape == (4, 2)
+    assert torch.allclose(marginals.mean, q.mean)
+    assert torch.allclose(marginals.variance, q.variance)
     one = guides.MixtureOfNormalsGuide((5,), 1, num_components=3).posterior(3 * torch.randn(4, 5))
     z, single = torch.randn(6, 4, 1), marginal_distributions(one)
     assert single is not None
@@ -297,11 +299,11 @@ def test_moments_without_a_closed_form_are_those_of_draws() -> None:
 def test_the_kl_of_marginals_without_a_formula_is_estimated() -> None:
     q = guides.MixtureOfNormalsGuide((5,), 2, num_components=1).posterior(torch.randn(4, 5))
     p = priors.StandardNormalPrior(2)()
-    found = kl_per_dimension(q, p, 50_000)
+    kl = kl_per_dimension(q, p, 50_000)
     exact = kl_per_dimension(Independent(Normal(q.mean, q.variance.sqrt()), 1), p, 2)
-    assert found is not None
+    assert kl is not None
     assert exact is not None
     log_ratio = Normal(q.mean, q.variance.sqrt())
     z = log_ratio.sample((50_000,))
     error = (log_ratio.log_prob(z) - Normal(0.0, 1.0).log_prob(z)).std(0) / math.sqrt(50_000)
-    assert bool(((found - exact).abs() < 4.5 * error).all())
+    assert bool(((kl - exact).abs() < 4.5 * error).all())

@@ -71,8 +71,8 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_estimates_agree_with_the_closed_form_and_errors_are_calibrated(name) -> None:
-    latent_dim, dim, how, start, scale, num_distributions = CASES[name]
-    case = LinearGaussian(latent_dim, dim, scale=scale, **how)
+    latent_dim, dim, options, start, scale, num_distributions = CASES[name]
+    case = LinearGaussian(latent_dim, dim, scale=scale, **options)
     num_data = {2: 200, 10: 100, 50: 40}[latent_dim]  # of 50 dimensions, 200 data took two minutes
     x = case.data(num_data)
     sizes = {"num_distributions": num_distributions, "num_chains": 32, "batch_size": num_data, "engine": "eager"}
@@ -137,7 +137,7 @@ def test_compiled_and_eager_chains_are_the_same() -> None:
     assert (eager.log_weights - compiled.log_weights).abs().max() < 1e-8
 
 
-def test_results_are_kept(tmp_path) -> None:
+def test_results_are_saved_and_loaded(tmp_path) -> None:
     case = LinearGaussian(2, 7)
     sizes = {"num_distributions": 8, "num_chains": 3, "engine": "eager"}
     result = annealed_log_likelihood(case.vae.model, None, case.data(5), protocol={"dataset": "made"}, **sizes)
@@ -175,7 +175,7 @@ def test_a_guide_that_misses_a_mode_misleads_importance_sampling_and_not_anneali
     x = torch.linspace(1.5, 5, 20).unsqueeze(-1)
     exact = _evidence_of_two_modes(x)
     importance = log_likelihood(two_modes, one_mode, x, num_samples=5000, engine="eager")
-    assert (importance.log_likelihood - exact + math.log(2)).abs().max() < 0.02  # half of the evidence is not there
+    assert (importance.log_likelihood - exact + math.log(2)).abs().max() < 0.02  # half of the evidence is missing
     sizes = {"num_distributions": 200, "num_chains": 400, "engine": "eager"}
     annealed = annealed_log_likelihood(two_modes, one_mode, x, **sizes)
     assert _z_scores(annealed, exact).abs().max() < 4.5
@@ -242,7 +242,7 @@ def _labelled(infer):
     return model
 
 
-def test_a_discrete_site_is_summed_out_or_refused() -> None:
+def test_a_discrete_site_is_summed_out_or_raises() -> None:
     x = torch.linspace(-3, 3, 10)
     parts = torch.stack([dist.Normal(m, math.hypot(1, 0.5)).log_prob(x) for m in (-1.0, 1.0)])
     exact = (parts + torch.tensor([0.3, 0.7]).log().unsqueeze(-1)).logsumexp(0)
@@ -254,7 +254,7 @@ def test_a_discrete_site_is_summed_out_or_refused() -> None:
         annealed_log_likelihood(_labelled({}), None, x, **sizes)
 
 
-def test_a_support_that_moves_is_refused() -> None:
+def test_a_support_that_moves_raises() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             top = pyro.sample("top", dist.Uniform(1.0, 2.0))
@@ -284,12 +284,12 @@ def _up_to_one_number(x):
         (_up_to_one_number, "the support of a latent site must be the same for every batch"),
     ],
 )
-def test_a_support_that_the_data_move_is_refused(model, message) -> None:
+def test_a_support_that_the_data_move_raises(model, message) -> None:
     with pytest.raises(ValueError, match=message):
         annealed_log_likelihood(model, None, torch.arange(1.0, 7.0), num_distributions=4, batch_size=3, engine="eager")
 
 
-def test_a_guide_of_narrower_support_is_no_start() -> None:
+def test_starting_from_a_guide_of_narrower_support_raises() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Uniform(0.0, 2.0))
@@ -303,7 +303,7 @@ def test_a_guide_of_narrower_support_is_no_start() -> None:
         annealed_log_likelihood(model, guide, torch.ones(3), start="guide", num_distributions=4, engine="eager")
 
 
-def test_programs_that_are_random_inside_are_refused() -> None:
+def test_programs_with_inner_randomness_raise() -> None:
     def noisy_model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -330,7 +330,7 @@ def test_programs_that_are_random_inside_are_refused() -> None:
     assert len(log_likelihood(model, noisy_guide, x, num_samples=2)) == 4  # by itself it is a proposal like any other
 
 
-def test_chains_do_not_enter_where_the_density_is_no_number() -> None:
+def test_chains_do_not_enter_regions_of_nan_density() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -369,13 +369,13 @@ def _log_densities(model, u, args):
     return PathDensities(prior, prior + x["fn"].log_prob(x["value"]))
 
 
-def test_of_two_distributions_no_acceptance_is_known() -> None:
+def test_two_distributions_have_no_acceptance_rate() -> None:
     case = LinearGaussian(2, 7)
     result = annealed_log_likelihood(case.vae.model, None, case.data(3), num_distributions=2, engine="eager")
     assert result.acceptance.isnan().all()
 
 
-def test_a_guide_without_a_density_is_no_start() -> None:
+def test_starting_from_a_guide_without_a_density_raises() -> None:
     from pyro_vae import VAE
     from pyro_vae.guides import AuxiliaryGuide
     from pyro_vae.likelihoods import NormalLikelihood
@@ -399,19 +399,19 @@ def test_a_guide_without_a_density_is_no_start() -> None:
         ({"engine": "jit"}, "engine must be one of 'auto', 'eager', 'compiled', got engine='jit'"),
     ],
 )
-def test_wrong_options_are_refused(options, message) -> None:
+def test_wrong_options_raise(options, message) -> None:
     case = LinearGaussian(2, 7)
     with pytest.raises(ValueError, match=f"^annealed_log_likelihood: {message}"):
         annealed_log_likelihood(case.vae.model, case.vae.guide, case.data(3), **options)
 
 
-def test_the_guide_is_needed_where_chains_start_from_it() -> None:
+def test_the_guide_is_needed_if_chains_start_from_it() -> None:
     case = LinearGaussian(2, 7)
     with pytest.raises(ValueError, match="there must be a guide for start='guide', got guide=None"):
         annealed_log_likelihood(case.vae.model, None, case.data(3), start="guide")
 
 
-def test_a_widened_guide_is_a_start() -> None:
+def test_chains_start_from_a_widened_guide() -> None:
     case = LinearGaussian(2, 7)
     x = case.data(50)
     sizes = {"num_distributions": 30, "num_chains": 50, "engine": "eager"}

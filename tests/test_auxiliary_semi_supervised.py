@@ -1,4 +1,4 @@
-"""ADGM and SDGM: exact where everything is normal given y, and as M2 is in all that has to do with labels."""
+"""ADGM and SDGM: exact values if all variables are normal given y, and labels handled as by M2."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def batch(num=6):
 
 
 def bounds(num_particles):
-    """Three ways to the same bound: a product of all values, Pyro's with terms, Pyro's."""
+    """Three implementations of the bound: all values enumerated, Pyro's with terms, Pyro's."""
     pyros = TraceEnum_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
-    ours = [cls(num_particles=num_particles) for cls in (objectives.EnumeratedELBO, objectives.TraceEnumELBO)]
-    return [*ours, pyros]
+    enumerated = [cls(num_particles=num_particles) for cls in (objectives.EnumeratedELBO, objectives.TraceEnumELBO)]
+    return [*enumerated, pyros]
 
 
 # ---------------------------------------------------------------- exact
@@ -93,7 +93,7 @@ def test_every_bound_is_the_evidence_under_the_exact_posterior(kind, num_particl
 
 @both
 def test_the_auxiliary_variable_matters_in_the_exact_case(kind) -> None:
-    """So that the tests above are of something: a has to do with y and z, and its density does not cancel by itself."""
+    """Check that a depends on y and z and that its density does not cancel, so that the tests above have power."""
     case = LinearAuxiliary(kind)
     x, _ = case.data(7)
     a = case.vae.auxiliary.posterior(x).sample((2,))
@@ -107,7 +107,7 @@ def test_the_auxiliary_variable_matters_in_the_exact_case(kind) -> None:
 
 @both
 @pytest.mark.parametrize("labelled", [False, True])
-def test_the_estimate_agrees_where_the_guide_is_wide(kind, labelled) -> None:
+def test_the_estimate_agrees_under_a_wide_guide(kind, labelled) -> None:
     case = LinearAuxiliary(kind, blind=labelled, inflate=1.4, temper=0.7)
     x, y = case.data(40)
     args = (x, torch.where(torch.arange(40) < 30, y, -1)) if labelled else (x,)
@@ -124,22 +124,22 @@ def test_the_class_is_averaged_over_the_auxiliary_variable(kind) -> None:
     exact, q = case.log_joint(x).softmax(-1), case.vae.auxiliary.posterior(x)
     with torch.no_grad():
         spread = case.vae.classifier.net(x, q.sample((1000,))).softmax(-1).squeeze(-2).std(0)
-        found, at_mean = case.vae.classify(x, num_samples=num), case.vae.classify(x, num_samples=None)
+        probabilities, at_mean = case.vae.classify(x, num_samples=num), case.vae.classify(x, num_samples=None)
         assert (at_mean - case.vae.classifier.net(x, q.mean).softmax(-1).squeeze(-2)).abs().max() < 1e-12
-    common = exact > 0.05  # the mean of what is rarely above 0 is not normal
-    assert ((found - exact) / spread * num**0.5)[common].abs().max() < 4.5
+    common = exact > 0.05  # the mean of a variable that is rarely above 0 is not normal
+    assert ((probabilities - exact) / spread * num**0.5)[common].abs().max() < 4.5
     assert ((at_mean - exact) / spread * num**0.5)[common].abs().max() > 10
-    assert (found.sum(-1) - 1).abs().max() < 1e-12
+    assert (probabilities.sum(-1) - 1).abs().max() < 1e-12
 
 
 @both
 def test_samples_are_of_the_model(kind) -> None:
     case = LinearAuxiliary(kind)
     num = 6000
-    for given in range(C):
-        x = case.vae.sample(y=torch.full((num,), given))
+    for label in range(C):
+        x = case.vae.sample(y=torch.full((num,), label))
         error = (case.covariance.diagonal()[2:] / num).sqrt()
-        assert ((x.mean(0) - case.mean[given, 2:]) / error).abs().max() < 4.5
+        assert ((x.mean(0) - case.mean[label, 2:]) / error).abs().max() < 4.5
     x, mean = case.vae.sample(num), case.vae.sample(num, mean=True)
     weights = case.logits.softmax(-1)
     centre = weights @ case.mean[:, 2:]
@@ -159,19 +159,19 @@ def test_the_bounds_agree_and_so_do_their_gradients(kind, num_particles, labels)
     vae = small(kind, weight=2.0)
     x, y = batch()
     args = {"none": (x,), "some": (x, y), "all": (x, y.clamp_min(0))}[labels]
-    found = []
+    results = []
     for objective in bounds(num_particles):
         torch.manual_seed(1)
         loss = objective.differentiable_loss(vae.model, vae.guide, *args)
-        found.append((loss.detach(), *torch.autograd.grad(loss, list(vae.parameters()))))
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-9)
-    assert all(gradient.any() for gradient in found[0][1:])
+        results.append((loss.detach(), *torch.autograd.grad(loss, list(vae.parameters()))))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=1e-9)
+    assert all(gradient.any() for gradient in results[0][1:])
 
 
 @both
-def test_the_gradient_is_that_of_the_loss_whatever_the_draw_enters(kind) -> None:
-    """At one seed the loss is a smooth function of every parameter: a difference of it says what its gradient is."""
+def test_the_gradient_is_that_of_the_loss_through_every_draw(kind) -> None:
+    """At a fixed seed the loss is smooth in every parameter, so that finite differences give its gradient."""
     vae, args, step = small(kind, weight=2.0), batch(), 1e-5
     direction = [torch.randn_like(p) for p in vae.parameters()]
 
@@ -181,17 +181,17 @@ def test_the_gradient_is_that_of_the_loss_whatever_the_draw_enters(kind) -> None
 
     gradient = torch.autograd.grad(loss(), list(vae.parameters()))
     slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
-    found = []
+    losses = []
     with torch.no_grad():
         for factor in (1, -2):
             for p, d in zip(vae.parameters(), direction, strict=True):
                 p += factor * step * d
-            found.append(loss())
-    assert abs((found[0] - found[1]) / (2 * step) / slope - 1) < 1e-5
+            losses.append(loss())
+    assert abs((losses[0] - losses[1]) / (2 * step) / slope - 1) < 1e-5
 
 
 @both
-def test_no_label_and_labels_that_are_missing_are_the_same(kind) -> None:
+def test_no_labels_and_missing_labels_are_the_same(kind) -> None:
     vae, (x, y) = small(kind, weight=2.0), batch()
     losses = []
     for args in ((x,), (x, torch.full_like(y, -1))):
@@ -221,7 +221,7 @@ def test_a_labelled_batch_is_a_sum_over_no_other_class(kind) -> None:
 
 
 @both
-def test_the_classifier_s_weight_is_at_the_auxiliary_variable_that_was_drawn(kind) -> None:
+def test_the_classification_term_uses_the_drawn_auxiliary_variable(kind) -> None:
     plain, weighted, (x, y) = small(kind), small(kind, weight=2.5), batch()
     weighted.load_state_dict(plain.state_dict())
     losses = []
@@ -236,7 +236,7 @@ def test_the_classifier_s_weight_is_at_the_auxiliary_variable_that_was_drawn(kin
 
 
 @both
-def test_estimates_leave_the_classifier_s_weight_out(kind) -> None:
+def test_estimates_omit_the_classification_term(kind) -> None:
     vae, data = small(kind, weight=3.0), [batch()]
     first = log_likelihood(vae.model, vae.guide, data, num_samples=20)
     vae.guide.classification_weight = 0.0
@@ -264,7 +264,7 @@ def test_the_score_function_has_the_enumerated_gradient_in_expectation(kind) -> 
     estimate, second = gradients(drawn.vae, score)
     error = (first + second).sqrt()
     assert ((estimate - exact) / error).abs().max() < 4.5
-    assert (exact.abs() / error).max() > 4.5  # there is a gradient to be found
+    assert (exact.abs() / error).max() > 4.5  # the exact gradient is not zero
 
 
 @both
@@ -287,15 +287,15 @@ def test_the_other_estimators_train_everything(kind, estimator, objective) -> No
 def test_a_discrete_auxiliary_variable_is_summed_over_as_well(kind) -> None:
     pieces = pieces_of(kind)
     pieces["auxiliary"] = CategoricalGuide(SHAPE, A, net=partial(MLP, hidden=(6,)))
-    given = {"net": net(C)} if kind is SDGM else {"net": net(C, L)}
-    pieces["auxiliary_model"] = CategoricalGuide((L,) if kind is SDGM else SHAPE, A, **given)
+    options = {"net": net(C)} if kind is SDGM else {"net": net(C, L)}
+    pieces["auxiliary_model"] = CategoricalGuide((L,) if kind is SDGM else SHAPE, A, **options)
     vae, args = kind(**pieces, classification_weight=2.0), batch()
-    found = []
+    estimates = []
     for objective, infer in ((objectives.EnumeratedELBO, {"enumerate": "parallel"}), (objectives.ELBO, {})):
         vae.classifier.infer = vae.auxiliary.infer = infer
         losses = [objective(num_particles=20).loss(vae.model, vae.guide, *args) for _ in range(50)]
-        found.append(torch.tensor(losses))
-    summed, drawn = found
+        estimates.append(torch.tensor(losses))
+    summed, drawn = estimates
     error = ((summed.var() + drawn.var()) / 50).sqrt()
     assert abs(summed.mean() - drawn.mean()) < 4.5 * error < 2
     assert summed.var() < drawn.var()
@@ -308,7 +308,7 @@ def test_a_discrete_auxiliary_variable_is_summed_over_as_well(kind) -> None:
 @both
 @particles
 @pytest.mark.usefixtures("uncompiled")
-def test_it_is_recorded(kind, num_particles) -> None:
+def test_training_is_recorded(kind, num_particles) -> None:
     vae, args = small(kind, weight=2.0), batch()
     engine = engine_of("compiled", objectives.EnumeratedELBO(num_particles=num_particles), vae.model, vae.guide, args)
     reference = TraceEnum_ELBO(num_particles=num_particles, max_plate_nesting=1, vectorize_particles=True)
@@ -357,7 +357,7 @@ def test_weights_on_disk_and_copies_are_the_same_model(kind, tmp_path) -> None:
 
 
 @both
-def test_a_second_one_trains_by_pyro_s_own_svi(kind) -> None:
+def test_a_second_one_trains_by_pyro_s_svi(kind) -> None:
     for _ in range(2):
         vae, args = small(kind, weight=1.0), batch()
         before = [p.detach().clone() for p in vae.parameters()]
@@ -371,7 +371,7 @@ def test_a_second_one_trains_by_pyro_s_own_svi(kind) -> None:
 
 
 @both
-def test_its_sites_and_sizes(kind) -> None:
+def test_sites_and_sizes(kind) -> None:
     vae, (x, y) = small(kind), batch()
     order = ["label", "y", "z", "a", "x"] if kind is SDGM else ["label", "y", "z", "x", "a"]
     names = [name for name, site in poutine.trace(vae.model).get_trace(x, y).nodes.items() if site["type"] == "sample"]
@@ -387,7 +387,7 @@ def test_its_sites_and_sizes(kind) -> None:
 
 
 @both
-def test_what_does_not_fit_is_refused_in_one_line(kind) -> None:
+def test_mismatched_sizes_raise_one_line_errors(kind) -> None:
     first = (L + 1,) if kind is SDGM else (1, 4)
     cases = {
         "prior, likelihood, guide must share latent_dim, got prior=3": {"prior": StandardNormalPrior(3)},
@@ -422,7 +422,7 @@ def test_what_does_not_fit_is_refused_in_one_line(kind) -> None:
 
 
 @both
-def test_bad_calls_are_refused_in_one_line(kind) -> None:
+def test_bad_calls_raise_one_line_errors(kind) -> None:
     vae, (x, y) = small(kind), batch()
     for num_samples in (0, -3):
         with pytest.raises(ValueError, match=rf"^{kind.__name__}: num_samples must be at least 1, got"):
@@ -434,7 +434,7 @@ def test_bad_calls_are_refused_in_one_line(kind) -> None:
             vae.model(x, wrong)
 
 
-def test_any_guide_serves_as_its_parts() -> None:
+def test_any_guide_serves_as_a_component() -> None:
     pieces = pieces_of(ADGM)
     pieces["guide"] = PlanarFlowGuide(SHAPE, L, net=net(C, A))
     pieces["auxiliary"] = IAFGuide(SHAPE, A)

@@ -1,4 +1,4 @@
-"""The benchmarks run, on tiny models, and their records hold what they print; the work they count is the textbook's."""
+"""Benchmarks run on tiny models, record what they print, and count operations as textbooks do."""
 
 import importlib
 import json
@@ -23,13 +23,13 @@ PYRO = ("Pyro SVI.step", "Pyro SVI.step, no validation", "Pyro JitTrace_ELBO")
 
 @pytest.fixture(autouse=True)
 def _fresh_process(clean_state):
-    """A benchmark is a program: it starts with torch's own default dtype, not with that of the tests."""
-    torch.set_default_dtype(torch.float32)  # clean_state puts it back
+    """Run the benchmark with torch's default dtype, float32, as a program does."""
+    torch.set_default_dtype(torch.float32)  # clean_state restores float64
 
 
 @pytest.fixture
 def module(monkeypatch):
-    """Imports a file of the benchmarks, which find one another as scripts do."""
+    """Import a file of the benchmarks with their folder on the path, as for scripts."""
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     before = set(sys.modules)
     yield importlib.import_module
@@ -39,7 +39,7 @@ def module(monkeypatch):
 
 
 def run(script, args, folder):
-    """What a script prints and what it records."""
+    """Run a script and return its output and its record."""
     record = folder / "record.json"
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script), *TINY, *args, "--out", str(record)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # tests run side by side
@@ -57,7 +57,7 @@ def strings(value):
 
 
 def check_record(record, script):
-    assert [s for s in strings(record) if re.search(r"(^|[\s='\"])[/~]", s)] == []  # no path of this machine
+    assert [s for s in strings(record) if re.search(r"(^|[\s='\"])[/~]", s)] == []  # no absolute path
     assert record["date"] == "2000-01-01"
     assert record["command"].startswith(f"python benchmarks/{script} --date 2000-01-01")
     assert record["machine"]["torch"] == torch.__version__.split("+")[0]
@@ -68,16 +68,16 @@ def test_speed(tmp_path, module):
     text, record = run("speed.py", SPEED, tmp_path)
     check_record(record, "speed.py")
     (case,) = record["cases"]
-    found = {c["name"]: c for c in case["candidates"]}
-    measured = {name for name, c in found.items() if c["milliseconds"]}
+    candidates = {c["name"]: c for c in case["candidates"]}
+    measured = {name for name, c in candidates.items() if c["milliseconds"]}
     assert measured >= {*PYRO, "torch eager", "torch compiled", "pyro_vae eager", "pyro_vae compiled"}
     for name in measured:
-        low, middle, high = found[name]["milliseconds"]
+        low, middle, high = candidates[name]["milliseconds"]
         assert 0 < low <= middle <= high
         row = next(line for line in text.splitlines() if re.match(rf"mlp +8 +4 +{re.escape(name)}  ", line))
         assert f"{middle:.3g} [{low:.3g}, {high:.3g}]" in row
-        assert found[name]["note"] == ""  # no engine fell back
-    assert found["Pyro SVI.step"]["speedup"] == [1, 1, 1]
+        assert candidates[name]["note"] == ""  # no engine fell back
+    assert candidates["Pyro SVI.step"]["speedup"] == [1, 1, 1]
     assert re.search(r"^mlp +8 +4 +13,396 ", text, re.MULTILINE)  # the roofline
     record["cases"].append({**case, "batch": 8})
     record["ranks"] = [{"program": "mlp", "batch": 4, "ranks": n, "examples_per_second": [1, 2, 3]} for n in (1, 2)]
@@ -92,19 +92,19 @@ def test_likelihood(tmp_path):
     check_record(record, "likelihood.py")
     (case,) = record["cases"]
     assert len(case["estimators"]) == 10
-    for found in case["estimators"]:
-        assert f"20       {found['name']}  " in text
-        assert found["milliseconds_per_image"][1] > 0
-        assert len(found["ratios"]) == 4
-        assert found["ratios"].get(found["name"], [1, 1, 1]) == [1, 1, 1]
-        if "copies" in found["name"]:  # other draws
-            assert abs(found["off_by"]) < 4.5 * 2**0.5 * found["monte_carlo_error"]
-        elif "products" not in found["name"]:
-            assert found["largest_difference"] < (1 if "bf16" in found["name"] else 0.01)
+    for estimator in case["estimators"]:
+        assert f"20       {estimator['name']}  " in text
+        assert estimator["milliseconds_per_image"][1] > 0
+        assert len(estimator["ratios"]) == 4
+        assert estimator["ratios"].get(estimator["name"], [1, 1, 1]) == [1, 1, 1]
+        if "copies" in estimator["name"]:  # other draws
+            assert abs(estimator["off_by"]) < 4.5 * 2**0.5 * estimator["monte_carlo_error"]
+        elif "products" not in estimator["name"]:
+            assert estimator["largest_difference"] < (1 if "bf16" in estimator["name"] else 0.01)
 
 
 def test_image_by_image_is_unbiased(module):
-    """Where the encoder is the prior, the mean weight is that of p(x | z), known for a decoder that looks at no z."""
+    """If the encoder is the prior and the decoder ignores z, the mean weight is p(x | z) in closed form."""
     estimators, pair = module("estimators"), module("programs").mlp(8, 2)
     with torch.no_grad():
         for layer in (pair.guide.net.layers[-1], pair.model.likelihood.net.layers[-1]):
@@ -120,18 +120,18 @@ def test_the_products_are_those_of_the_decodings(module):
     estimators, pair = module("estimators"), module("programs").mlp(8, 2)
     x = torch.zeros(8, 784)
     products = estimators.Products(pair, 4)
-    found = module("roofline").work_of(lambda: products.run(estimators.Clock(x, 4), 20, 3))
-    assert found.operations == 2 * 20 * 8 * (2 * 8 + 8 * 784)  # two per weight, sample and image
+    work = module("roofline").work_of(lambda: products.run(estimators.Clock(x, 4), 20, 3))
+    assert work.operations == 2 * 20 * 8 * (2 * 8 + 8 * 784)  # two per weight, sample and image
     assert products.best_chunk(5, x.device) == 5
 
 
 @pytest.mark.slow
 def test_memory(module):
-    found = module("memory")._in_new_process("eager", 20, {"width": 8, "latent_dim": 2, "batch": 4, "chunk": 5})
-    assert 50 < found["before"] <= found["peak"] < 1024
+    memory = module("memory")._in_new_process("eager", 20, {"width": 8, "latent_dim": 2, "batch": 4, "chunk": 5})
+    assert 50 < memory["before"] <= memory["peak"] < 1024
 
 
-def test_memory_that_grows_with_the_samples_is_refused(module, monkeypatch):
+def test_memory_that_grows_with_the_samples_fails(module, monkeypatch):
     memory = module("memory")
     for growth, fine in ((0, True), (100, False)):
         rows = {20: {"before": 500.0, "peak": 600.0}, 200: {"before": 500.0, "peak": 600.0 + growth}}
@@ -140,16 +140,16 @@ def test_memory_that_grows_with_the_samples_is_refused(module, monkeypatch):
             assert len(memory.measure_memory((200, 20), width=8)) == 4
 
 
-def test_work_is_the_textbooks(module):
+def test_work_is_the_textbook_count(module):
     """784-W-L and back: 2mnk per product, twice backward but for the gradient by the data; Adam moves 7 tensors."""
     roofline, (width, latent, batch) = module("roofline"), (8, 2, 4)
     pair = module("programs").mlp(width, latent)
     x = torch.bernoulli(torch.full((batch, 784), 0.5))
     loss = pair.pyro_loss().differentiable_loss(pair.model, pair.guide, x)
-    found = roofline.work_of(lambda: pair.pyro_loss().differentiable_loss(pair.model, pair.guide, x).backward())
+    work = roofline.work_of(lambda: pair.pyro_loss().differentiable_loss(pair.model, pair.guide, x).backward())
     products = 784 * width + width * 2 * latent + latent * width + width * 784
     assert loss > 0
-    assert found.operations == 2 * batch * (3 * products - 784 * width)
+    assert work.operations == 2 * batch * (3 * products - 784 * width)
     total = sum(p.numel() for p in pair.parameters())
     assert roofline.adam(pair.parameters()) == roofline.Work(0, 7 * 4 * total)
     peaks = roofline.Peaks(operations=1e9, bandwidth=1e9, memory_bandwidth=1.0)
@@ -181,7 +181,7 @@ def test_programs_train_under_svi(name, module):
 
 
 @pytest.mark.parametrize("seeded", [True, False])
-def test_the_check_refuses_another_loss(seeded, module):
+def test_the_check_rejects_another_loss(seeded, module):
     pair = module("programs").mlp(8, 2)
     pool = torch.bernoulli(torch.full((3, 4, 784), 0.5))
     reference = module("baselines").svi("Pyro", pair, pool, pair.pyro_loss, validate=True)
@@ -196,7 +196,7 @@ def test_the_check_refuses_another_loss(seeded, module):
 
 
 def test_groups_of_steps_are_the_same_steps(module):
-    """What the CUDA-graph engine is given, here taken by the eager one."""
+    """Run the batches of the CUDA-graph engine by the eager one."""
     pair, engines = module("programs").mlp(8, 2), module("our_engines")
     pool = torch.bernoulli(torch.full((3, 4, 784), 0.5))
     candidate = engines.engine_candidate("eager", pair, pool, engine="eager")
@@ -225,5 +225,5 @@ def test_the_pool_is_binary_and_different(module):
 
 
 def test_the_command_names_no_folder(module):
-    found = module("report").command(["/here/benchmarks/speed.py", "--root", "/there/data", "--out=../x/y.json"])
-    assert found == "python benchmarks/speed.py --root data --out=y.json"
+    command = module("report").command(["/here/benchmarks/speed.py", "--root", "/there/data", "--out=../x/y.json"])
+    assert command == "python benchmarks/speed.py --root data --out=y.json"

@@ -1,4 +1,4 @@
-"""Figures of bounds show the right numbers and refuse the wrong results."""
+"""Figures of bounds show the right numbers and raise on results without bounds."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_the_band_is_the_standard_error_of_the_remaining_gain() -> None:
     assert len(heights) > 4
 
 
-def test_a_result_without_a_curve_is_refused() -> None:
+def test_a_result_without_a_curve_raises() -> None:
     with pytest.raises(ValueError, match="bound_curve: result must have a curve, got None"):
         plotting.bound_curve(importance(curve=None))
 
 
-def test_pareto_shapes_count_every_datum_and_refuse_unknown_ones() -> None:
+def test_pareto_shapes_count_every_datum_and_unknown_ones_raise() -> None:
     figure = plotting.pareto_shapes(importance(), caption=LONG)
     assert sum(patch.get_height() for patch in figure.axes[0].patches) == 6
     assert is_whole(figure)

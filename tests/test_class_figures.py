@@ -68,8 +68,8 @@ def test_the_calibration_error_is_in_the_caption() -> None:
     result = make_result()
     figure = plots.reliability_diagram(result, caption="Simulated")
     bins = result.reliability()
-    words = " ".join(figure.get_supxlabel().split())
-    assert words == f"ECE {bins.error:.4f} in 15 bins ({bins.floor:.4f} on average if calibrated). Simulated"
+    caption = " ".join(figure.get_supxlabel().split())
+    assert caption == f"ECE {bins.error:.4f} in 15 bins ({bins.floor:.4f} on average if calibrated). Simulated"
 
 
 def test_few_data_have_wide_error_bars() -> None:
@@ -95,13 +95,13 @@ def test_counts_are_printed_and_errors_coloured() -> None:
     counts = result.confusion()
     printed = {(int(t.get_position()[1]), int(t.get_position()[0])): int(t.get_text()) for t in ax.texts}
     assert printed == {(r, c): int(counts[r, c]) for r in range(4) for c in range(4) if counts[r, c]}
-    shown = torch.tensor(ax.images[0].get_array())
-    assert torch.equal(shown, counts.double() * (1 - torch.eye(4)))
+    values = torch.tensor(ax.images[0].get_array())
+    assert torch.equal(values, counts.double() * (1 - torch.eye(4)))
     assert [t.get_text() for t in ax.get_yticklabels()] == ["ant", "bee", "cat", "dog"]
     assert ax.get_title() == f"Error {result.error_rate:.2f} ± {result.sampling_error('error'):.2f} %"
 
 
-def test_many_classes_have_colours_alone() -> None:
+def test_many_classes_have_no_printed_counts() -> None:
     (ax,) = plots.confusion_matrix(make_result(classes=40)).axes
     assert not ax.texts
     assert len(ax.get_xticks()) <= 20
@@ -189,7 +189,7 @@ def points(ax) -> list[Tensor]:
     return [torch.tensor(c.get_offsets().filled()) for c in ax.collections]
 
 
-def test_clusters_are_apart_and_have_their_names() -> None:
+def test_clusters_are_separate_and_labelled() -> None:
     x, y = make_clusters()
     (ax,) = plots.class_embedding(x, y, names=["a", "b", "c"], perplexity=10).axes
     unknown, *classes = points(ax)
@@ -233,7 +233,7 @@ def test_more_than_ten_classes_differ_by_their_marker() -> None:
         ({"names": ["a"]}, "every class must have a name, got 1 names"),
     ],
 )
-def test_bad_features_are_refused(changes: dict[str, object], message: str) -> None:
+def test_bad_features_raise(changes: dict[str, object], message: str) -> None:
     x, y = make_clusters()
     with pytest.raises(ValueError, match=f"^class_embedding: .*{message}"):
         plots.class_embedding(**{"features": x, "labels": y, **changes})

@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _refused(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> str:
+def _error_line(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> str:
     """Run a command line that must fail with one line on standard error."""
     capsys.readouterr()
     assert main(list(argv)) == code
@@ -43,7 +43,7 @@ def _refused(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> s
     return lines[0]
 
 
-def test_train_writes_the_whole_run(trained: Path) -> None:
+def test_train_writes_the_run_folder(trained: Path) -> None:
     names = {p.name for p in trained.iterdir()}
     assert {"config.yaml", "weights.safetensors", "state.pt", "metrics.jsonl", "figures"} <= names
     figures = {p.name for p in (trained / "figures").iterdir()}
@@ -60,7 +60,7 @@ def test_evaluate_prints_and_saves_the_number(trained: Path, capsys: pytest.Capt
     result = json.loads((trained / "log_likelihood-validation-guide-30-seed0.json").read_text())
     assert f"validation log-likelihood  {result['log_likelihood']['mean']:.3f} nats" in output
     assert result["protocol"]["num_data"] == 150
-    message = _refused(capsys, "evaluate", str(trained), "--num_samples", "30", "--split", "validation")
+    message = _error_line(capsys, "evaluate", str(trained), "--num_samples", "30", "--split", "validation")
     assert "--overwrite" in message
     assert main(["evaluate", str(trained), "--num_samples", "30", "--split", "validation", "--overwrite"]) == 0
 
@@ -69,7 +69,7 @@ def test_sample_writes_images(trained: Path, tmp_path: Path, capsys: pytest.Capt
     for suffix in ("npz", "png"):
         out = tmp_path / f"images.{suffix}"
         assert main(["sample", str(trained), "--num", "6", "--draws", "--out", str(out)]) == 0
-        assert "must not exist yet" in _refused(capsys, "sample", str(trained), "--out", str(out))
+        assert "must not exist yet" in _error_line(capsys, "sample", str(trained), "--out", str(out))
     images = np.load(tmp_path / "images.npz")["images"]
     assert images.shape == (6, 1, 8, 8)
     assert set(np.unique(images)) == {0.0, 1.0}
@@ -103,7 +103,7 @@ def test_options_reach_the_constructors(tmp_path: Path) -> None:
     )
 
 
-def test_a_chosen_class_keeps_nothing_of_the_default_class(tmp_path: Path) -> None:
+def test_a_chosen_class_has_no_defaults_of_the_default_class(tmp_path: Path) -> None:
     argv = ["--data", "frey_faces", "--data.root", "x", "--optimizer", "Adagrad", "--guide.net", "GatedMLP"]
     options = parse_args(argv)
     assert options.data.init_args.binarize == "none"
@@ -153,7 +153,7 @@ def test_the_output_starts_at_the_mean_of_the_data(start: bool, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
+def test_resuming_with_more_epochs_equals_the_longer_run(tmp_path: Path) -> None:
     assert main(["train", *QUICK, "--out", str(tmp_path / "short")]) == 0
     assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "4"]) == 0
     assert main(["train", *QUICK, "--epochs", "4", "--out", str(tmp_path / "long")]) == 0
@@ -161,17 +161,17 @@ def test_resume_with_more_epochs_is_the_longer_run(tmp_path: Path) -> None:
     assert all(torch.equal(short[k], long[k]) for k in short)
 
 
-def test_evaluate_takes_the_first_images_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_uses_only_the_first_images(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained), "--num_samples", "6", "--num_data", "30"]) == 0
     assert "num_data=30" in capsys.readouterr().out
     result = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
     assert len(result["per_datum"]["elbo"]) == 30
-    line = _refused(capsys, "evaluate", str(trained), "--num_data", "0")
+    line = _error_line(capsys, "evaluate", str(trained), "--num_data", "0")
     assert line == "--num_data: must be at least 1, got 0. Use 1000."
 
 
 @pytest.mark.slow
-def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path: Path) -> None:
+def test_refit_trains_another_guide_and_preserves_the_model(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "refit"
     argv = ["--epochs", "2", "--num_samples", "5", "--guide.net", "GatedMLP", "--guide.net.hidden", "[7]"]
     argv += ["--device", "auto", "--seed", "3"]
@@ -191,7 +191,7 @@ def test_refit_trains_another_guide_and_keeps_the_model(trained: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_refit_keeps_the_guide_that_a_vamp_prior_goes_through(tmp_path: Path) -> None:
+def test_refit_preserves_the_guide_of_a_vamp_prior(tmp_path: Path) -> None:
     vamp = ["--prior", "VampPrior", "--prior.num_components", "4", "--guide.net.hidden", "[6]"]
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     assert main(["train", *QUICK, *vamp, "--out", str(first)]) == 0
@@ -208,12 +208,12 @@ def test_refit_keeps_the_guide_that_a_vamp_prior_goes_through(tmp_path: Path) ->
         assert type(vae.prior.guide.net).__name__ == "MLP"
 
 
-def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path, capsys) -> None:
-    line = _refused(capsys, "refit", str(trained), "--likelihood.net", "GatedMLP")
+def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_path: Path, capsys) -> None:
+    line = _error_line(capsys, "refit", str(trained), "--likelihood.net", "GatedMLP")
     assert line.startswith("refit: data, prior and likelihood must be those of the run, got --likelihood.net")
-    assert "arguments are required: RUN" in _refused(capsys, "refit")
+    assert "arguments are required: RUN" in _error_line(capsys, "refit")
     out = ["--out", str(tmp_path / "run")]
-    line = _refused(capsys, "train", *QUICK, "--latent_dim", "4", "--model_from", str(trained), *out)
+    line = _error_line(capsys, "train", *QUICK, "--latent_dim", "4", "--model_from", str(trained), *out)
     assert line.startswith(f"model_from: {trained} must hold a model with the same prior and likelihood, got another")
 
 
@@ -261,34 +261,34 @@ def test_refit_refuses_what_would_change_the_model(trained: Path, tmp_path: Path
         (["--resume", "/no/run"], "the run folder must exist, got /no/run"),
     ],
 )
-def test_bad_input_gets_one_line_and_leaves_nothing(
+def test_bad_input_prints_one_line_and_writes_nothing(
     argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    assert message in _refused(capsys, "train", *([] if "--resume" in argv else QUICK), *argv)
+    assert message in _error_line(capsys, "train", *([] if "--resume" in argv else QUICK), *argv)
     assert not any(p.is_file() for p in tmp_path.rglob("*"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "cuda must be available" in _refused(capsys, "train", "--device", "cuda")
+def test_cuda_must_be_available(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cuda must be available" in _error_line(capsys, "train", "--device", "cuda")
 
 
 def test_a_run_folder_is_never_overwritten(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
-    assert "must not exist yet" in _refused(capsys, "train", *QUICK, "--out", str(trained))
+    assert "must not exist yet" in _error_line(capsys, "train", *QUICK, "--out", str(trained))
     assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
 
 
-def test_resume_stands_alone(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "only --epochs" in _refused(capsys, "train", "--resume", str(trained), "--optimizer.lr", "1")
-    assert "must stand without --out" in _refused(capsys, "train", "--resume", str(trained), "--out", "x")
+def test_resume_accepts_no_other_options(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "only --epochs" in _error_line(capsys, "train", "--resume", str(trained), "--optimizer.lr", "1")
+    assert "must stand without --out" in _error_line(capsys, "train", "--resume", str(trained), "--out", "x")
 
 
 @pytest.mark.parametrize("command", [["evaluate", "--num_samples", "7"], ["sample"], ["train"]])
 @pytest.mark.parametrize("damage", ["weights", "foreign", "config", "evil"])
-def test_damaged_and_foreign_runs_are_refused(
+def test_damaged_and_foreign_runs_are_rejected(
     command: list[str], damage: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
@@ -306,7 +306,7 @@ def test_damaged_and_foreign_runs_are_refused(
     else:
         (run / "config.yaml").write_text(config.replace("pyro_vae.guides.DiagonalNormalGuide", "antigravity.Guide"))
     argv = ["train", "--resume", str(run)] if command == ["train"] else [command[0], str(run), *command[1:]]
-    _refused(capsys, *argv)
+    _error_line(capsys, *argv)
     assert "antigravity" not in sys.modules
 
 
@@ -319,11 +319,11 @@ def test_user_components_work_by_import_path_and_need_trust_to_load(
     monkeypatch.syspath_prepend(tmp_path)
     run = str(tmp_path / "run")
     assert main(["train", *QUICK, "--guide", "mine.MyGuide", "--out", run]) == 0
-    assert "--trust mine" in _refused(capsys, "evaluate", run, "--num_samples", "3")
+    assert "--trust mine" in _error_line(capsys, "evaluate", run, "--num_samples", "3")
     assert main(["evaluate", run, "--num_samples", "3", "--trust", "mine"]) == 0
 
 
-def test_an_abbreviated_option_does_not_get_round_the_check(
+def test_an_abbreviated_option_does_not_bypass_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "evilmod.py").write_text("raise SystemExit('executed')")
@@ -331,7 +331,7 @@ def test_an_abbreviated_option_does_not_get_round_the_check(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for argv in (["--conf", "evil.yaml"], ["--conf=evil.yaml"], ["--config", "evil.yaml"], ["--config=evil.yaml"]):
-        _refused(capsys, "train", *argv)
+        _error_line(capsys, "train", *argv)
     assert "evilmod" not in sys.modules
 
 
@@ -344,13 +344,13 @@ def test_a_loaded_run_downloads_nothing(trained: Path, tmp_path: Path, capsys: p
     config["data"] = {"class_path": "pyro_vae.MNIST", "init_args": {"root": str(tmp_path / "victim")}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     for argv in (["evaluate", str(run)], ["sample", str(run)], ["train", "--resume", str(run)]):
-        assert "nothing is downloaded" in _refused(capsys, *argv)
+        assert "nothing is downloaded" in _error_line(capsys, *argv)
     assert not (tmp_path / "victim").exists()
 
 
-def test_missing_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_arguments_print_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["evaluate"], ["sample", "--num"], ["train", "--resume"], ["evaluate", "x", "--split", "all"]):
-        assert f"See pyro-vae {argv[0]} --help" in _refused(capsys, *argv)
+        assert f"See pyro-vae {argv[0]} --help" in _error_line(capsys, *argv)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_missing_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> N
     ],
 )
 def test_unknown_arguments_of_other_commands(command: list[str], message: str, capsys) -> None:
-    assert message in _refused(capsys, *command)
+    assert message in _error_line(capsys, *command)
 
 
 @pytest.mark.parametrize(
@@ -375,8 +375,8 @@ def test_the_help_of_a_component_names_its_options(argv: list[str], texts: list[
     assert main(["train", *argv]) == 0
     page = capsys.readouterr().out
     assert [text for text in texts if text not in page] == []
-    assert "must be one of AuxiliaryGuide" in _refused(capsys, "train", "--guide.help", "Nope")
-    assert "must be one of" in _refused(capsys, "train", "--epochs.help")
+    assert "must be one of AuxiliaryGuide" in _error_line(capsys, "train", "--guide.help", "Nope")
+    assert "must be one of" in _error_line(capsys, "train", "--epochs.help")
 
 
 PLANTED = "from pyro_vae.guides import DiagonalNormalGuide\nclass Broken(DiagonalNormalGuide):\n    'A guide.'\n"
@@ -388,7 +388,7 @@ def test_a_bug_is_logged_in_the_run_folder(trained: Path, monkeypatch: pytest.Mo
     code = compile("def sample(self, *args, **options):\n    return {}['missing']", vae_module.__file__, "exec")
     exec(code, names)
     monkeypatch.setattr(vae_module.VAE, "sample", names["sample"])
-    line = _refused(capsys, "sample", str(trained), "--seed", "7", code=70)
+    line = _error_line(capsys, "sample", str(trained), "--seed", "7", code=70)
     log = trained / "error.log"
     assert line == f"pyro-vae: KeyError: 'missing'. This is a bug in pyro_vae: please report it with the log {log}."
     text = log.read_text()
@@ -400,19 +400,17 @@ def test_a_bug_is_logged_in_the_run_folder(trained: Path, monkeypatch: pytest.Mo
 
 def test_a_bug_outside_a_run_is_logged_in_a_temporary_file(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("pyro_vae.cli.train_options.check_seed", lambda seed: int("no number"))
-    line = _refused(capsys, "train", *QUICK, code=70)
+    line = _error_line(capsys, "train", *QUICK, code=70)
     assert line.startswith("pyro-vae: ValueError: invalid literal for int()")  # not raised on purpose
     log = Path(line.split(" in ")[-1].rstrip("."))
     assert "Traceback" in log.read_text()
     log.unlink()
 
 
-def test_a_bug_in_a_component_of_the_user_is_shown_as_such(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+def test_a_bug_in_a_user_component_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (tmp_path / "broken.py").write_text(PLANTED)
     monkeypatch.syspath_prepend(tmp_path)
-    line = _refused(capsys, "train", *QUICK, "--guide", "broken.Broken", "--out", str(tmp_path / "run"), code=70)
+    line = _error_line(capsys, "train", *QUICK, "--guide", "broken.Broken", "--out", str(tmp_path / "run"), code=70)
     assert line.startswith(f"pyro-vae: KeyError: 'missing', in {tmp_path}/broken.py, line 5. The traceback is in ")
     Path(line.split(" is in ")[-1].rstrip(".")).unlink()
 
@@ -424,8 +422,8 @@ def test_help_names_the_commands_and_options(capsys: pytest.CaptureFixture[str])
     output = capsys.readouterr().out
     for word in ("--likelihood", "--resume", "--out", "BernoulliLikelihood", "--lr_schedule"):
         assert word in output
-    assert _refused(capsys, "fly") == "pyro-vae: unknown command fly; see pyro-vae --help."
-    assert _refused(capsys, "trian") == "pyro-vae: unknown command trian; did you mean train?"
+    assert _error_line(capsys, "fly") == "pyro-vae: unknown command fly; see pyro-vae --help."
+    assert _error_line(capsys, "trian") == "pyro-vae: unknown command trian; did you mean train?"
 
 
 @pytest.mark.slow
@@ -437,18 +435,18 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     assert done.stderr == "train: latent_dim must be at least 1, got latent_dim=0.\n"
 
 
-def test_no_space_left_is_one_line(
+def test_a_full_disk_prints_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    assert "No space left" in _refused(capsys, "train", *QUICK, "--out", str(tmp_path / "run"))
+    assert "No space left" in _error_line(capsys, "train", *QUICK, "--out", str(tmp_path / "run"))
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_runs_end_bit_for_bit_as_the_whole(tmp_path: Path) -> None:
+def test_killed_and_resumed_runs_equal_the_uninterrupted_run_bit_for_bit(tmp_path: Path) -> None:
     assert kill_and_resume(tmp_path, kills=3, per_run=3, seed=1) == 0
 
 

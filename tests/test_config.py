@@ -24,7 +24,7 @@ from pyro_vae.experiments.config import read_config
         ("label_prior", "categoricalprior", "CategoricalPrior"),
     ],
 )
-def test_names_are_found_whatever_their_case(kind: str, name: str, expected: str) -> None:
+def test_names_are_case_insensitive(kind: str, name: str, expected: str) -> None:
     assert exact_name(kind, name) == expected
 
 
@@ -32,7 +32,7 @@ def arguments(kind: str, value: object) -> dict:
     return resolve(kind, value)["init_args"]
 
 
-def test_a_chosen_class_has_its_own_defaults_and_not_those_of_the_default_class() -> None:
+def test_a_chosen_class_has_its_defaults_and_not_those_of_the_default_class() -> None:
     assert arguments("data", "frey_faces")["binarize"] == "none"
     assert arguments("optimizer", "adagrad")["lr"] == 0.01
     assert arguments("net", "gated_mlp") == {"hidden": (300, 300), "dropout": 0.0}
@@ -48,7 +48,7 @@ def test_values_that_are_not_names_are_unchanged(value: object) -> None:
     assert resolve("beta", value) == value
 
 
-def test_an_option_is_set_in_the_component_it_belongs_to() -> None:
+def test_an_option_is_set_in_its_component() -> None:
     options = {"epochs": 1, "guide": resolve("guide", "iaf_guide")}
     assign(options, "guide.net", "gated_mlp")
     assign(options, "guide", {"num_flows": 2})
@@ -71,7 +71,7 @@ def test_the_run_of_m1_is_a_path() -> None:
         resolve("classifier", "DiagonalNormalGuide")
 
 
-def test_unknown_names_are_listed_against_the_known() -> None:
+def test_errors_list_unknown_and_valid_names() -> None:
     message = r"guide: must be one of AuxiliaryGuide, .*DiagonalNormalGuide, .*got 'Nope'"
     with pytest.raises(ValueError, match=message):
         exact_name("guide", "Nope")
@@ -121,13 +121,13 @@ def test_a_configuration_of_this_package_is_read() -> None:
         "a: [unclosed",
     ],
 )
-def test_text_that_could_import_code_is_refused(text: str) -> None:
+def test_text_that_could_import_code_raises(text: str) -> None:
     with pytest.raises(ValueError, match=r"config\.yaml: must") as error:
         read_config(text, "config.yaml")
     assert "\n" not in str(error.value).replace("\\n", "")
 
 
-def test_trust_opens_one_package_only() -> None:
+def test_trust_allows_only_one_package() -> None:
     text = "guide: {class_path: mine.guides.MyGuide}"
     assert read_config(text, "c", trust=["mine"])["guide"]["class_path"] == "mine.guides.MyGuide"
     with pytest.raises(ValueError, match="--trust mine"):

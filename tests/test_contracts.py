@@ -1,4 +1,4 @@
-"""What every network, prior, likelihood and guide keeps; a class in a folder's ``__all__`` is tested from then on.
+"""Contract of every network, prior, likelihood and guide: all classes in the ``__all__`` of their folders are tested.
 
 A class is built by its folder's convention (``CONVENTIONS``); one that needs other arguments has a line in ``SPECIAL``.
 """
@@ -33,7 +33,7 @@ def small(in_shape, out_shape):
 
 
 def log_joint(x, z):
-    """A model for the guides that ask for one: log p(x, z) up to a constant, not quadratic in z."""
+    """Joint density log p(x, z), up to a constant and not quadratic in z, for guides that need the model."""
     return -(z - x.flatten(-3)[..., :L]).square().sum(-1) - 0.1 * z.pow(4).sum(-1)
 
 
@@ -66,8 +66,8 @@ SPECIAL = {
 
 def public(folder):
     """The classes and functions of ``__all__``, without type aliases."""
-    found = [getattr(folder, name) for name in folder.__all__]
-    return [f for f in found if (inspect.isclass(f) or inspect.isfunction(f)) and typing.get_origin(f) is None]
+    items = [getattr(folder, name) for name in folder.__all__]
+    return [f for f in items if (inspect.isclass(f) or inspect.isfunction(f)) and typing.get_origin(f) is None]
 
 
 def concrete(folder):
@@ -129,7 +129,7 @@ def drawn(q, shape=()):
     return z, q.log_prob(z)
 
 
-def shake(module):
+def perturb(module):
     """Move the whole saved state away from where a fresh instance starts."""
     with torch.no_grad():
         for tensor in module.state_dict().values():
@@ -163,7 +163,7 @@ def test_the_tables_name_only_classes_that_exist():
 
 
 @each(*CONVENTIONS)
-def test_it_carries_its_role(cls):
+def test_it_has_one_base_class_and_its_suffix(cls):
     bases = (networks.Network, priors.Prior, likelihoods.Likelihood, guides.Guide)
     assert sum(issubclass(cls, base) for base in bases) == 1
     if not issubclass(cls, networks.Network):
@@ -196,7 +196,7 @@ def test_outputs_follow_the_dtype(cls, dtype):
 
 
 @each(*CONVENTIONS)
-def test_built_in_float32_it_moves_to_float64(cls):
+def test_it_moves_from_float32_to_float64(cls):
     torch.set_default_dtype(torch.float32)
     module = build(cls)
     assert all(out.dtype == torch.float32 for out in outputs(module))
@@ -212,21 +212,21 @@ def test_outputs_follow_the_device(cls):
 
 
 @each(*CONVENTIONS)
-def test_a_saved_state_is_the_whole_state(cls):
-    module, other = shake(build(cls)), build(cls)
+def test_a_saved_state_is_complete(cls):
+    module, other = perturb(build(cls)), build(cls)
     other.load_state_dict(load(save(module.state_dict())))
     assert same(outputs(module), outputs(other))
 
 
 @each(*CONVENTIONS)
 def test_a_deep_copy_is_equal_and_independent(cls):
-    module = shake(build(cls))
+    module = perturb(build(cls))
     before = [out.clone() for out in outputs(module)]
     twin = copy.deepcopy(module)
     assert same(outputs(twin), before)
     state, copied = ({t.data_ptr() for t in (*m.parameters(), *m.buffers())} for m in (module, twin))
     assert not state & copied
-    shake(twin)
+    perturb(twin)
     assert same(outputs(module), before)
     assert not list(module.parameters()) or not same(outputs(twin), before)
 
@@ -262,7 +262,7 @@ def test_gradients_reach_every_input(cls):
 
 
 @each(networks)
-def test_network_refuses_another_shape(cls):
+def test_network_raises_on_another_shape(cls):
     net = build(cls)
     message = rf"^{cls.__name__}: the input must end in in_shape={re.escape(str(net.in_shape))}, got shape="
     for shape in ((B, *net.in_shape, 1), (B, *net.in_shape[:-1], net.in_shape[-1] + 1), net.in_shape[1:]):
@@ -307,7 +307,7 @@ def test_prior_is_differentiable_in_z(cls):
 
 
 @each(priors)
-def test_prior_refuses_no_dimensions(cls):
+def test_prior_raises_on_zero_dimensions(cls):
     if cls.__name__ in SPECIAL:
         pytest.skip("built by arguments of its own")
     with pytest.raises(ValueError, match=rf"^{cls.__name__}: latent_dim must be at least 1, got latent_dim=0\."):
@@ -330,7 +330,7 @@ def test_likelihood_shapes(cls, batch):
 
 @batches
 @each(likelihoods)
-def test_log_prob_of_its_own_draw_is_finite(cls, batch):
+def test_log_prob_of_a_draw_is_finite(cls, batch):
     p = build(cls)(3 * torch.randn(*batch, L))
     x = p.sample((20,))  # (20, *batch, *data_shape); validation is on: the draws are in the support
     assert p.log_prob(x).shape == (20, *batch)
@@ -349,7 +349,7 @@ def test_likelihood_is_differentiable_in_z(cls):
 @each(likelihoods)
 def test_likelihood_draws_have_its_mean(cls):
     n = 4000
-    # In the middle, where no pixel's draws are so skewed that their mean is not yet normal.
+    # Moderate outputs: no pixel's draws are so skewed that their mean is not yet normal.
     p = build(cls).initialise_mean(0.3 + 0.4 * torch.rand(DATA_SHAPE))(torch.randn(L).mul(0.1))
     draws = p.sample((n,))
     z = (draws.mean(0) - p.mean) / (draws.std(0) / math.sqrt(n))
@@ -373,7 +373,7 @@ def test_initialise_mean_starts_at_the_mean(cls):
 
 
 @each(likelihoods)
-def test_the_offset_is_no_parameter_and_is_saved(cls):
+def test_the_offset_is_a_saved_buffer(cls):
     likelihood = build(cls)
     parameters = [p.clone() for p in likelihood.parameters()]
     likelihood.initialise_mean(torch.rand(DATA_SHAPE))
@@ -383,14 +383,14 @@ def test_the_offset_is_no_parameter_and_is_saved(cls):
 
 
 @each(likelihoods)
-def test_initialise_mean_refuses_another_shape(cls):
+def test_initialise_mean_raises_on_another_shape(cls):
     message = rf"^{cls.__name__}: mean must have shape \(1, 7, 5\), got \(7, 5\)\. Pass the mean"
     with pytest.raises(ValueError, match=message):
         build(cls).initialise_mean(torch.rand(7, 5))
 
 
 @each(likelihoods)
-def test_likelihood_refuses_sizes_that_are_not_positive(cls):
+def test_likelihood_raises_on_sizes_that_are_not_positive(cls):
     if cls.__name__ in SPECIAL:
         pytest.skip("built by arguments of its own")
     for arguments in ((0, DATA_SHAPE), (L, ()), (L, (1, 0))):
@@ -428,7 +428,7 @@ def test_draws_are_differentiable_or_their_densities_are(cls):
 
 
 @each(guides)
-def test_each_datum_has_its_own_posterior(cls):
+def test_each_datum_has_a_separate_posterior(cls):
     guide = build(cls).eval()
     x = torch.rand(B, *DATA_SHAPE)
     other = torch.cat([torch.rand(1, *DATA_SHAPE), x[1:]])
@@ -443,7 +443,7 @@ def test_each_datum_has_its_own_posterior(cls):
 
 
 @each(guides)
-def test_a_datum_alone_has_the_same_posterior(cls):
+def test_the_posterior_of_a_datum_does_not_depend_on_its_batch(cls):
     if cls.random_posterior:
         pytest.skip("a batch of another size draws other random numbers")
     guide = build(cls).eval()
@@ -485,7 +485,7 @@ def test_guide_is_a_pyro_program(cls):
 
 
 @each(guides)
-def test_guide_refuses_sizes_that_are_not_positive(cls):
+def test_guide_raises_on_sizes_that_are_not_positive(cls):
     if cls.__name__ in SPECIAL:
         pytest.skip("built by arguments of its own")
     for arguments in ((DATA_SHAPE, 0), ((), L), ((1, 0), L)):
@@ -512,32 +512,32 @@ def sections(item):
 
 
 def is_record(item):
-    """What a function returns or raises, rather than what a user builds."""
+    """Whether the class is a result or an error, which users do not construct."""
     return inspect.isclass(item) and (is_dataclass(item) or issubclass(item, (tuple, Exception)))
 
 
 def fields_are_described(item):
-    """In a section, or each by a string of its own."""
+    """Whether fields are described in a section, or each by a string below it."""
     return bool(sections(item) & {"Attributes", "Args"}) or inspect.getsource(item).count('"""') >= 2 + 2 * len(
         item.__annotations__
     )
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=names)
-def test_all_names_what_is_there(folder):
+def test_all_lists_existing_names(folder):
     assert len(set(folder.__all__)) == len(folder.__all__)
     assert all(hasattr(folder, name) for name in folder.__all__)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=names)
-def test_the_package_means_the_same_by_the_same_name(folder):
+def test_a_name_is_the_same_object_throughout_the_package(folder):
     for name in {*folder.__all__} & {*pyro_vae.__all__}:
         assert getattr(pyro_vae, name) is getattr(folder, name)
 
 
 @surface(DOCUMENTED)
 def test_the_docstring_is_complete(item):
-    """Its own: a summary, what goes in or comes out, and where it is from or how it is used."""
+    """Whether the docstring has a summary, arguments or returns, and references or an example."""
     assert item.__dict__.get("__doc__") if inspect.isclass(item) else item.__doc__
     assert item.__doc__.strip().splitlines()[0].endswith(".")
     if is_record(item):

@@ -22,9 +22,9 @@ from tests.linear_gaussian import LinearGaussian
 SETTINGS = dict(matplotlib.rcParams)
 
 
-def make_diagnostics(**how):
+def make_diagnostics(**options):
     case = LinearGaussian(inflate=1.3)
-    return latent_diagnostics(case.vae, case.data(40), **how)
+    return latent_diagnostics(case.vae, case.data(40), **options)
 
 
 def flow_diagnostics():
@@ -45,7 +45,7 @@ def widths(ax):
 # the ELBO
 
 
-def test_the_bars_are_the_parts_and_add_up_to_the_elbo():
+def test_the_bars_are_the_terms_and_add_up_to_the_elbo():
     d = make_diagnostics()
     (ax,) = plots.elbo_decomposition(d).axes
     names = ["reconstruction", "information", "total_correlation", "dimension_kl"]
@@ -71,7 +71,7 @@ def test_without_margins_the_marginal_kl_is_one_bar():
     assert widths(ax) == pytest.approx([-d.mean("reconstruction"), d.mean("information"), d.mean("marginal_kl")])
 
 
-def test_without_a_density_there_is_no_decomposition():
+def test_a_guide_without_a_density_has_no_decomposition():
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), guides.AuxiliaryGuide((5,), 2))
     with pytest.raises(ValueError, match="no density in closed form"):
         plots.elbo_decomposition(latent_diagnostics(vae, torch.ones(9, 5)))
@@ -113,7 +113,7 @@ def test_samples_and_a_positive_number_are_needed():
 # the ranks
 
 
-def test_ranks_are_drawn_the_worst_first_with_their_band():
+def test_ranks_are_drawn_worst_first_with_their_band():
     c = make_ranks()
     figure = plots.rank_histograms(c)
     assert [ax.get_ylabel() for ax in figure.axes] == ["$z_{2}$\ncount", "$z_{3}$\ncount", "$z_{1}$\ncount"]
@@ -152,7 +152,7 @@ def test_every_statistic_has_its_probabilities():
     assert abs(sum(bar.get_height() for bar in axes[0].patches) - 60) < 1e-9
 
 
-def test_captions_are_below_and_settings_stay():
+def test_captions_are_below_and_matplotlib_settings_stay():
     case = LinearGaussian()
     for figure in (
         plots.elbo_decomposition(make_diagnostics(), caption="Simulated"),

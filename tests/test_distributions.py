@@ -45,7 +45,7 @@ def test_a_mixture_is_the_sum_of_its_components():
     torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_mixture_normalises_and_knows_its_moments():
+def test_a_mixture_is_normalised_and_has_its_moments():
     q = MixtureOfNormals(*a_mixture())
     points, step = grid()
     p = q.log_prob(points).exp() * step**2
@@ -55,7 +55,7 @@ def test_a_mixture_normalises_and_knows_its_moments():
     torch.testing.assert_close((p.unsqueeze(-1) * (points - mean).square()).sum(0), q.variance, rtol=0, atol=1e-9)
 
 
-def test_draws_of_a_mixture_are_its_own():
+def test_draws_of_a_mixture_have_its_distribution():
     q = MixtureOfNormals(*(p.detach() for p in a_mixture(spread=3.0)))
     z = q.sample((20_000,))
     uniform = conditional_cdf(z, q.logits, q.locs, q.scales)  # (N, L), independent and uniform
@@ -140,9 +140,9 @@ def test_pathwise_and_score_function_gradients_of_a_mixture_agree():
     p = MixtureOfNormals(*parameters)
     exact = grad((p.mean * a + p.variance + p.mean.square()).sum(), parameters)
     for samples in (pathwise, score):
-        for found, expected in zip(samples, exact, strict=True):
-            error = found.std(0) / math.sqrt(n)
-            assert ((found.mean(0) - expected) / error).abs().max() < 4.5
+        for values, expected in zip(samples, exact, strict=True):
+            error = values.std(0) / math.sqrt(n)
+            assert ((values.mean(0) - expected) / error).abs().max() < 4.5
     assert all(one.std(0).mean() < two.std(0).mean() for one, two in pairwise((pathwise[1], score[1])))
 
 
@@ -205,7 +205,7 @@ def leapfrog(step, num, heat=0.0):
 
 
 @pytest.mark.parametrize("heat", [0.0, -1.0])
-def test_leapfrog_steps_are_taken_back_and_their_volume_is_known(heat):
+def test_leapfrog_steps_have_their_inverse_and_jacobian(heat):
     transform, start = leapfrog(0.2, 5, heat), torch.randn(6, 4)
     end = transform(start)
     assert (end - start).abs().max() > 0.3
@@ -216,7 +216,7 @@ def test_leapfrog_steps_are_taken_back_and_their_volume_is_known(heat):
         torch.testing.assert_close(jacobian.slogdet().logabsdet, volume, rtol=1e-9, atol=1e-9)
 
 
-def test_leapfrog_keeps_the_energy_to_second_order():
+def test_leapfrog_preserves_the_energy_to_second_order():
     def energy(pair):
         return -banana(pair[..., :2]) + pair[..., 2:].square().sum(-1) / 2
 
@@ -240,7 +240,7 @@ def test_leapfrog_is_differentiable_both_ways():
     assert torch.autograd.gradcheck(both, (start, step))
 
 
-def test_a_gradient_does_not_need_gradients_to_be_on():
+def test_gradients_are_available_under_no_grad():
     z = torch.randn(3, 2, requires_grad=True)
     slope = gradient(banana, z)
     with torch.no_grad():
@@ -307,7 +307,7 @@ def test_relaxed_draws_lie_between_and_their_gradient_is_that_of_finite_differen
     torch.testing.assert_close(log_prob, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_an_impossible_category_does_no_harm():
+def test_an_impossible_category_has_finite_densities_and_gradients():
     logits = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
     p = IndependentOneHotCategorical(logits, validate_args=False)
     z = torch.eye(3)
@@ -318,6 +318,6 @@ def test_an_impossible_category_does_no_harm():
 
 
 @pytest.mark.parametrize("value", [[0.5, 0.4, 0.0], [1.5, -0.5, 0.0], [1.0, 1.0, 0.0]])
-def test_values_that_are_no_probabilities_are_outside_the_support(value):
+def test_values_that_are_not_probabilities_are_outside_the_support(value):
     with pytest.raises(ValueError, match="within the support"):
         IndependentOneHotCategorical(torch.zeros(1, 3)).log_prob(torch.tensor(value))

@@ -1,6 +1,6 @@
-"""What docs/ says is so: its Python runs, its files exist, its commands parse, its numbers are the recorded ones.
+"""Check docs/: Python runs, files exist, commands parse, numbers are the recorded ones.
 
-What docs/engine.md says cannot be recorded is refused as it says.
+Programs that docs/engine.md lists as not recordable raise the quoted errors.
 """
 
 from __future__ import annotations
@@ -75,20 +75,20 @@ def test_the_python_of_the_page_on_few_labels_runs_in_order() -> None:
 COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_the_commands_of_the_evaluation_page_are_understood(words: list[str], tmp_path: Path) -> None:
-    _, command, *rest = words
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_the_commands_of_the_evaluation_page_are_parsed(arguments: list[str], tmp_path: Path) -> None:
+    _, command, *rest = arguments
     absent = [word.replace("runs/", f"{tmp_path}/").replace("table", f"{tmp_path}/table") for word in rest]
-    with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):  # nothing but the run is missing
+    with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path)):  # only the run is missing
         {"evaluate": evaluate, "report": write_report, "compare": compare_runs}[command](absent)
 
 
 def test_the_evaluation_page_quotes_the_recorded_numbers() -> None:
     two_modes = (ROOT / "examples/two_modes.py").read_text()
     table = re.findall(r"([+-]\d\.\d{3}) \+- +(\d\.\d{3})", EVALUATION.split("```text")[1].split("```")[0])
-    told = re.findall(r"(-\d\.\d{3}) \+- (\d\.\d{3})", two_modes)
-    assert len(told) == 6
-    assert set(told) <= set(table)
+    quoted = re.findall(r"(-\d\.\d{3}) \+- (\d\.\d{3})", two_modes)
+    assert len(quoted) == 6
+    assert set(quoted) <= set(table)
     run = json.loads((ROOT / "benchmarks/results/mnist-1l-elbo/result.json").read_text())["results"][0]
     row = next(line for line in EVALUATION.splitlines() if "mnist-1l-elbo" in line)
     assert f"{run['elbo']['mean']:.2f}" in row
@@ -103,9 +103,9 @@ def test_the_methods_that_the_evaluation_page_names_exist() -> None:
 
 @pytest.mark.parametrize("page", [PAGE, EVALUATION, LABELS], ids=["engine", "evaluation", "semi_supervised"])
 def test_its_files_exist(page: str) -> None:
-    found = re.findall(r"`(?:python )?((?:examples|benchmarks|docs)/[\w./-]+)`", page)
-    assert found
-    assert [path for path in found if not (ROOT / path).exists()] == []
+    paths = re.findall(r"`(?:python )?((?:examples|benchmarks|docs)/[\w./-]+)`", page)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_it_names_the_engines_and_when_auto_compiles() -> None:
@@ -162,7 +162,7 @@ CAUSES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_what_cannot_be_recorded_is_said_as_quoted(cause: str) -> None:
+def test_the_quoted_recording_errors_are_raised(cause: str) -> None:
     more, message = CAUSES[cause]
     (row,) = [line for line in REFUSED.splitlines() if f"`{cause}`" in line or (cause == "NumPy" and "NumPy" in line)]
     assert message in row or ("the same" in row and message == LOOKS)

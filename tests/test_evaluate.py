@@ -74,11 +74,11 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def refused(capsys: pytest.CaptureFixture[str], run: Path, *words: str) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> str:
     """Evaluate, which must fail with one line and write nothing."""
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     capsys.readouterr()
-    assert main(["evaluate", str(run), *words]) == 2
+    assert main(["evaluate", str(run), *arguments]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
     return line
@@ -88,27 +88,27 @@ def test_training_draws_the_figure_of_its_estimate(trained: Path) -> None:
     assert (trained / "figures" / "log_likelihood-test-guide-5-seed0.png").is_file()
 
 
-def test_the_methods_here_are_those_of_a_vae() -> None:
+def test_the_tested_methods_are_those_of_a_vae() -> None:
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
     assert set(SMALL) == {name for name, method in METHODS.items() if method.applies(vae)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SMALL)
-def test_each_method_keeps_its_results_and_figures(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--method", method, *SMALL[method], "--num_data", "12"]
-    assert main(["evaluate", str(run), *words]) == 0
-    shown = capsys.readouterr().out
+def test_each_method_saves_its_results_and_figures(method: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--method", method, *SMALL[method], "--num_data", "12"]
+    assert main(["evaluate", str(run), *arguments]) == 0
+    output = capsys.readouterr().out
     for name, kind in zip(FILES[method], METHODS[method].results, strict=True):
         result = Result.load(run / f"{name}.json")
         assert type(result) is kind
         assert result.protocol["split"] == "test"
         assert result.protocol["dataset"] == "Digits"
         assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert f"result: {run / name}.json" in shown
-        assert f"figure: {run / 'figures' / name}.png" in shown
-    assert "--overwrite" in refused(capsys, run, *words)
-    assert main(["evaluate", str(run), *words, "--overwrite"]) == 0
+        assert f"result: {run / name}.json" in output
+        assert f"figure: {run / 'figures' / name}.png" in output
+    assert "--overwrite" in error_line(capsys, run, *arguments)
+    assert main(["evaluate", str(run), *arguments, "--overwrite"]) == 0
 
 
 def test_every_option_reaches_the_function(
@@ -123,11 +123,11 @@ def test_every_option_reaches_the_function(
 
     monkeypatch.setitem(METHODS, "ais", method_of(function, stem=METHODS["ais"].stem))
     numbers = {"num_distributions": 7, "num_chains": 3, "num_steps": 4, "batch_size": 6, "seed": 5, "num_data": 9}
-    words = {"start": "guide", "schedule": "linear", "engine": "eager"}
-    argv = [word for name, value in (numbers | words).items() for word in (f"--{name}", str(value))]
+    choices = {"start": "guide", "schedule": "linear", "engine": "eager"}
+    argv = [word for name, value in (numbers | choices).items() for word in (f"--{name}", str(value))]
     before = sorted(run.rglob("*"))
     assert main(["evaluate", str(run), "--method", "ais", *argv]) == 130
-    assert {name: passed[name] for name in numbers | words} == numbers | words
+    assert {name: passed[name] for name in numbers | choices} == numbers | choices
     assert passed["protocol"]["split"] == "test"
     assert sorted(run.rglob("*")) == before  # interrupted: nothing was written
 
@@ -177,30 +177,30 @@ def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
     for factor in ("1.2", "1.5"):
         result = Result.load(run / f"log_likelihood-test-inflated-30-x{factor}-seed0-first12.json")
         assert factor in result.protocol["proposal"]
-    line = refused(capsys, run, *small, "--inflate", "1.5")
+    line = error_line(capsys, run, *small, "--inflate", "1.5")
     assert line == "--inflate: must come with --proposal inflated, got 1.5 alone."
 
 
-def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gaps_accept_a_result_as_log_likelihood(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ais = run / f"{FILES['ais'][0]}.json"
     assert main(["evaluate", str(run), "--method", "ais", *ANNEALING, "--num_data", "12"]) == 0
-    words = ["--method", "gaps", *SMALL["gaps"], "--log_likelihood", str(ais)]
-    assert main(["evaluate", str(run), *words, "--num_data", "12"]) == 0
+    arguments = ["--method", "gaps", *SMALL["gaps"], "--log_likelihood", str(ais)]
+    assert main(["evaluate", str(run), *arguments, "--num_data", "12"]) == 0
     (path,) = run.glob(f"gaps-*-by-{ais.stem}-*.json")
     expected = Result.load(ais).log_likelihood  # type: ignore[attr-defined]
     assert torch.equal(Result.load(path).log_likelihood, expected)  # type: ignore[attr-defined]
-    line = refused(capsys, run, *words, "--num_data", "11")
+    line = error_line(capsys, run, *arguments, "--num_data", "11")
     assert line.startswith("--log_likelihood: must be of this model and these data, got num_data=12")
     content = json.loads(ais.read_text())
     content["protocol"]["prior"] = "Another"
     ais.write_text(json.dumps(content))
     path.unlink()
-    assert "got prior=Another" in refused(capsys, run, *words, "--num_data", "12")
-    assert "No such file" in refused(capsys, run, *words[:-1], "/nowhere.json")
+    assert "got prior=Another" in error_line(capsys, run, *arguments, "--num_data", "12")
+    assert "No such file" in error_line(capsys, run, *arguments[:-1], "/nowhere.json")
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (
             ["--method", "ais", "--num_samples", "3"],
@@ -228,14 +228,14 @@ def test_gaps_take_the_result_that_stands_for_the_truth(run: Path, capsys: pytes
         (["--proposal", "inflated", "--inflate", "-1"], "--inflate: must be positive and finite"),
     ],
 )
-def test_a_wrong_word_gets_one_line_and_writes_nothing(
-    words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_arguments_print_one_line_and_write_nothing(
+    arguments: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in refused(capsys, run, *words)
+    assert message in error_line(capsys, run, *arguments)
 
 
 @pytest.mark.filterwarnings("always")
-def test_a_result_without_finite_numbers_is_kept_without_a_figure(
+def test_a_result_without_finite_numbers_is_saved_without_a_figure(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(result, **options):
@@ -243,25 +243,25 @@ def test_a_result_without_finite_numbers_is_kept_without_a_figure(
 
     monkeypatch.setattr("pyro_vae.plotting.result_figure", fail)
     assert main(["evaluate", str(run), "--num_samples", "3", "--num_data", "4"]) == 0
-    shown = capsys.readouterr()
-    assert "figure: none" in shown.out
-    assert shown.err == "warning: no figure: bound_curve: no.\n"
+    captured = capsys.readouterr()
+    assert "figure: none" in captured.out
+    assert captured.err == "warning: no figure: bound_curve: no.\n"
     assert (run / "log_likelihood-test-guide-3-seed0-first4.json").is_file()
 
 
 def test_help_groups_the_options_by_method_with_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--help"]) == 0
-    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
-    sections = re.split(r"--method (?=\w+: )", shown)[1:]
+    output = re.sub(r"\s+", " ", capsys.readouterr().out)
+    sections = re.split(r"--method (?=\w+: )", output)[1:]
     assert [section.split(":")[0] for section in sections] == list(METHODS)
     for section, method in zip(sections, METHODS.values(), strict=True):
         for option in method.options:
             assert f"--{option.name} " in section
             assert option.default is None or f"(default {option.default})" in section
     assert main(["evaluate", "--method", "gaps", "-h"]) == 0
-    shown = capsys.readouterr().out
-    assert "--num_particles" in shown
-    assert "--num_chains" not in shown
+    output = capsys.readouterr().out
+    assert "--num_particles" in output
+    assert "--num_chains" not in output
 
 
 def test_the_methods_agree_with_the_library(run: Path) -> None:
@@ -273,7 +273,7 @@ def test_the_methods_agree_with_the_library(run: Path) -> None:
 
 @dataclass(frozen=True)
 class BrightPixels(Result):
-    """An evaluation in a file of its own: class, function and figure."""
+    """A new evaluation in a separate file: class, function and figure."""
 
     method: ClassVar[str] = "bright_pixels"
     title: ClassVar[str] = "Share of bright pixels"
@@ -310,7 +310,7 @@ def _histogram(result: BrightPixels, *, caption: str = "") -> Figure:
     return figure
 
 
-def test_a_new_evaluation_needs_its_own_file_and_one_line(
+def test_a_new_evaluation_needs_one_file_and_one_line(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evaluation, "bright_pixels", bright_pixels, raising=False)

@@ -1,4 +1,4 @@
-"""Every example runs, on a small command line, and prints what it says it shows."""
+"""Every example runs with small arguments and prints the results that its docstring announces."""
 
 import importlib.util
 import math
@@ -33,8 +33,8 @@ NUMBER = r"(-?\d+\.\d+(?:e[+-]\d+)?|nan|-?inf)"
 
 @pytest.fixture(autouse=True)
 def _fresh_process(clean_state):
-    """An example is a program: it starts with torch's own default dtype, not with that of the tests."""
-    torch.set_default_dtype(torch.float32)  # clean_state puts it back
+    """Run the example with torch's default dtype, float32, as a program does."""
+    torch.set_default_dtype(torch.float32)  # clean_state restores float64
 
 
 def main_of(name):
@@ -47,7 +47,7 @@ def main_of(name):
 
 @pytest.fixture
 def output(capsys, tmp_path, monkeypatch):
-    """``output(name, *more)``: what an example prints; fails where it writes a file nobody asked for."""
+    """``output(name, *more)`` returns the output of an example, and fails if it writes an unrequested file."""
 
     def run(name, *more):
         folder = tmp_path / "empty"
@@ -61,10 +61,10 @@ def output(capsys, tmp_path, monkeypatch):
 
 
 def numbers(text, pattern):
-    """The finite numbers of the one match of ``pattern``, in which NUMBER stands for a number."""
-    found = re.findall(pattern.replace("NUMBER", NUMBER), text)
-    assert len(found) == 1, (pattern, text)
-    values = [float(value) for value in (found[0] if isinstance(found[0], tuple) else found)]
+    """Return the finite numbers in the only match of ``pattern``, in which NUMBER matches a number."""
+    matches = re.findall(pattern.replace("NUMBER", NUMBER), text)
+    assert len(matches) == 1, (pattern, text)
+    values = [float(value) for value in (matches[0] if isinstance(matches[0], tuple) else matches)]
     assert all(map(math.isfinite, values)), (pattern, text)
     return values
 
@@ -74,7 +74,7 @@ def test_every_example_is_in_the_list():
 
 
 @pytest.mark.parametrize("name", ARGS)
-def test_is_short_and_says_how_to_run_it(name):
+def test_is_short_and_documents_its_command(name):
     text = (EXAMPLES / name).read_text()
     assert len(text.splitlines()) < 150
     assert f"python examples/{name}" in text
@@ -160,11 +160,11 @@ def test_vae_digits(output):
     assert check_result(output("vae_digits.py")) > -35  # 64 log(2) = 44 with fair coins as pixels
 
 
-def test_vae_digits_saves_figures_where_asked(output, tmp_path):
+def test_vae_digits_saves_figures_to_the_given_folder(output, tmp_path):
     output("vae_digits.py", "--out", str(tmp_path / "figures"))
-    found = list((tmp_path / "figures").glob("*.png"))
-    assert len(found) >= 4
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in found)
+    figures = list((tmp_path / "figures").glob("*.png"))
+    assert len(figures) >= 4
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
 
 
 def test_vae_mnist(output):
@@ -224,11 +224,9 @@ def test_svi_loop_trains_both(output):
     losses = re.findall(rf"first epoch {NUMBER}, of the last {NUMBER} \(train", text)
     assert len(losses) == 2, text
     assert all(float(last) < float(first) - 0.5 for first, last in losses), text
-    found = re.findall(
-        rf"log-likelihood {NUMBER} \+- {NUMBER} Monte Carlo, \+- {NUMBER} over data; ELBO {NUMBER}", text
-    )
-    assert len(found) == 2, text
-    assert all(-40 < float(elbo) < float(value) < 0 for value, *_, elbo in found), text
+    rows = re.findall(rf"log-likelihood {NUMBER} \+- {NUMBER} Monte Carlo, \+- {NUMBER} over data; ELBO {NUMBER}", text)
+    assert len(rows) == 2, text
+    assert all(-40 < float(elbo) < float(value) < 0 for value, *_, elbo in rows), text
 
 
 @pytest.mark.slow
@@ -251,15 +249,15 @@ def test_compare_guides_fits_every_guide_to_one_model(output, tmp_path):
     folder = ["--out", str(tmp_path / "comparison")]
     two = ["--guides", "DiagonalNormalGuide", "IAFGuide"]
     text = output("compare_guides.py", *two, *folder)
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "comparison").iterdir()}
-    assert {"table.txt", "guides.png", "DiagonalNormalGuide.json"} <= kept.keys()
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "comparison").iterdir()}
+    assert {"table.txt", "guides.png", "DiagonalNormalGuide.json"} <= saved.keys()
     rows = re.findall(rf"^(.+?) +ELBO +{NUMBER} \(gain {SIGNED}", text, re.MULTILINE)
     assert [name for name, _, _ in rows] == ["DiagonalNormalGuide", "IAFGuide"], text
     assert float(rows[0][2]) == 0
 
 
 @pytest.mark.slow
-def test_compare_guides_knows_every_guide_and_goes_on_where_it_stopped(capsys, tmp_path):
+def test_compare_guides_lists_every_guide_and_resumes(capsys, tmp_path):
     folder = ["--out", str(tmp_path / "comparison")]
     main_of("compare_guides.py")([*ARGS["compare_guides.py"], *folder])
     first = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "comparison").glob("*.json")}
@@ -286,30 +284,30 @@ def test_inference_gaps_splits_the_gap_of_every_guide(output, tmp_path):
         assert abs(float(bound) - float(elbo) - gaps) < 0.003  # four rounded numbers
         assert abs(float(share) / 100 - float(amortization) / gaps) < 0.01
     assert len({row[1] for row in rows}) == 1  # one log p(x)
-    kept = {path.name for path in (tmp_path / "gaps").iterdir()}
-    assert kept == {"gaps.png", "diagonal-normal.json", "full-rank-normal.json", "diagonal-small-encoder.json"}
+    saved = {path.name for path in (tmp_path / "gaps").iterdir()}
+    assert saved == {"gaps.png", "diagonal-normal.json", "full-rank-normal.json", "diagonal-small-encoder.json"}
 
 
 @pytest.mark.slow
 def test_two_modes(output):
     text = output("two_modes.py")
     cells = rf"{NUMBER} +{NUMBER} +{SIGNED} \+- +{NUMBER} +(\S+) +(\d+)?(?:%|n/a)"
-    found = {name: row for name, *row in re.findall(rf"^(.+?) +{cells}$", text, re.MULTILINE)}
-    error, noise = ({name: float(row[i]) for name, row in found.items()} for i in (2, 3))
+    rows = {name: row for name, *row in re.findall(rf"^(.+?) +{cells}$", text, re.MULTILINE)}
+    error, noise = ({name: float(row[i]) for name, row in rows.items()} for i in (2, 3))
     guide, two, three, four = (
         f"importance, {n}" for n in ("one-mode guide", "two guides mixed", "scale x 3", "scale x 4")
     )
-    for name, (value, exact, *_) in found.items():
+    for name, (value, exact, *_) in rows.items():
         assert abs(float(value) - float(exact) - error[name]) < 0.002  # three rounded numbers
     for name in (two, "importance, prior", "annealed from the prior"):
         assert abs(error[name]) < 4.5 * noise[name] + 0.001, text
-    for name in (guide, "annealed from the guide"):  # wrong by half of p(x), by their own errors very sure of it
+    for name in (guide, "annealed from the guide"):  # wrong by half of p(x), with small error estimates
         assert abs(error[name] + math.log(2)) < 4.5 * noise[name] + 0.005, text
     assert noise[guide] < 0.005 < 0.02 < noise[four], text
-    assert all(found[name][5] == "0" for name in (guide, two))
-    assert float(found[guide][4]) < 0.5 < 0.7 < float(found[four][4])
-    assert int(found[three][5]) > 0
-    assert int(found[four][5]) > 50
+    assert all(rows[name][5] == "0" for name in (guide, two))
+    assert float(rows[guide][4]) < 0.5 < 0.7 < float(rows[four][4])
+    assert int(rows[three][5]) > 0
+    assert int(rows[four][5]) > 50
     gap, gap_error = numbers(text, r"sandwich from the prior: gap NUMBER \+- NUMBER nats")
     assert abs(gap) < 4.5 * gap_error < 0.5, text
     assert numbers(text, r"sandwich from the guide: gap NUMBER \+- NUMBER nats")[0] > 1
@@ -322,7 +320,7 @@ def check_grey(text, levels):
     logistic = text[text.index("DiscretizedLogisticLikelihood") :]
     elbo, _ = numbers(logistic, r"-ELBO +NUMBER \+- NUMBER bits per dimension")
     value, error = numbers(logistic, r"-log p\(x\) +NUMBER \+- NUMBER bits per dimension")
-    assert 0 < value < elbo < math.log2(levels)  # a code, and better than none
+    assert 0 < value < elbo < math.log2(levels)  # shorter than a uniform code
     assert error > 0
     density = text[text.index("NormalLikelihood") : text.index("DiscretizedLogisticLikelihood")]
     assert (
@@ -344,5 +342,5 @@ def test_frey_faces_on_frey_faces(output):
     check_grey(text, levels=256)
 
 
-def test_examples_leave_the_path_alone():
+def test_examples_do_not_change_the_path():
     assert [path.name for path in EXAMPLES.glob("*.py") if "sys.path" in path.read_text()] == []

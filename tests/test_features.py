@@ -1,4 +1,4 @@
-"""The transformer obeys scikit-learn's rules, and gives the exact latents of the model that has them in closed form."""
+"""The transformer passes scikit-learn's checks, and its features are exact for the linear-Gaussian model."""
 
 import copy
 import pickle
@@ -36,14 +36,14 @@ def real(num=40, dim=5, dtype=np.float64):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([VAETransformer(2, epochs=2, num_samples=20)])
-def test_scikit_learns_own_checks(estimator, check):
+def test_scikit_learn_s_checks(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([VAETransformer(2, features="sample", active_threshold=0.0, epochs=1)])
-def test_scikit_learns_own_checks_of_draws(estimator, check, single_precision):
+def test_scikit_learn_s_checks_of_draws(estimator, check, single_precision):
     check(estimator)
 
 
@@ -77,7 +77,7 @@ def test_the_score_is_the_exact_log_likelihood(exact, x, fitted):
 
 
 @pytest.mark.parametrize("num_samples", [1, 400, 2300])
-def test_the_score_is_the_packages_own_estimate_and_exact_within_its_error(num_samples):
+def test_the_score_is_the_package_s_estimate_and_exact_within_its_error(num_samples):
     wide = LinearGaussian(inflate=1.3)
     x = wide.data(1)
     result = VAETransformer.from_vae(wide.vae, num_samples=num_samples, random_state=3).score_samples(x.numpy())
@@ -87,7 +87,7 @@ def test_the_score_is_the_packages_own_estimate_and_exact_within_its_error(num_s
         assert abs(result[0] - float(wide.log_prob(x))) < 4.5 * float(same.standard_error[0])
 
 
-def test_the_score_of_a_datum_is_its_own():
+def test_the_score_of_a_datum_does_not_depend_on_the_others():
     wide = LinearGaussian(inflate=1.3)
     x = wide.data(1005).numpy()  # more than a block
     whole = VAETransformer.from_vae(wide.vae, num_samples=5).score_samples(x)
@@ -100,7 +100,7 @@ def test_draws_are_those_of_the_posterior(exact, x):
     mean, variance = exact.posterior_mean(x[:1])[0].numpy(), exact.posterior_variance().numpy()
     assert np.abs((draws.mean(0) - mean) / np.sqrt(variance / 4000)).max() < 4.5
     assert np.abs((draws.var(0) / variance - 1) / np.sqrt(2 / 4000)).max() < 4.5
-    assert np.abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 4.5 / np.sqrt(4000)  # every datum has its own noise
+    assert np.abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 4.5 / np.sqrt(4000)  # independent noise per datum
 
 
 def test_draws_follow_random_state(fitted, x):
@@ -122,8 +122,8 @@ def test_a_posterior_without_a_mean_in_closed_form_is_averaged():
     assert np.abs((result - draws.mean(0).detach().numpy()) / error).max() < 4.5
 
 
-def test_only_active_dimensions_are_kept(exact, x):
-    with torch.no_grad():  # z_1 is no longer about x: its posterior mean is 0.3 for all
+def test_only_active_dimensions_are_features(exact, x):
+    with torch.no_grad():  # z_1 no longer depends on x: its posterior mean is 0.3 for all
         exact.vae.guide.net.layers[0].weight[1] = 0
         exact.vae.guide.net.layers[0].bias[1] = 0.3
     fitted = VAETransformer.from_vae(exact.vae, x.numpy(), active_threshold=0.1)
@@ -157,13 +157,13 @@ def test_the_tags_report_random_features(features, random):
     assert get_tags(VAETransformer(features=features)).non_deterministic == random
 
 
-def test_features_have_the_dtype_of_the_data_whatever_that_of_a_trained_vae(fitted, x):
+def test_features_have_the_dtype_of_the_data_not_of_a_trained_vae(fitted, x):
     x = x.numpy().astype(np.float32)
     for result in (fitted.transform(x), fitted.score_samples(x), fitted.inverse_transform(fitted.transform(x))):
         assert result.dtype == np.float32
 
 
-def test_fit_is_the_packages_own_training():
+def test_fit_trains_as_the_package_does():
     x = real()
     result = VAETransformer(3, epochs=4, batch_size=16, lr=2e-3, random_state=5, **PARTS).fit(x)
     vae = build_vae((5,), 3, StandardNormalPrior, PARTS["likelihood"], PARTS["guide"], seed=5)
@@ -255,14 +255,14 @@ def test_nothing_global_changes():
 
 
 def test_any_optimizer_is_called_with_the_learning_rate():
-    seen = []
+    rates = []
 
     def optimizer(parameters, lr):
-        seen.append(lr)
+        rates.append(lr)
         return torch.optim.SGD(parameters, lr=lr)
 
     VAETransformer(2, **{**QUICK, "optimizer": optimizer, "lr": 1e-4}).fit(real())
-    assert seen == [1e-4]
+    assert rates == [1e-4]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_loss_is_per_datum_and_exact_on_a_ragged_last_batch() -> None:
     case = LinearGaussian()
     x = case.data(10)
     record = fit(case.vae.model, case.vae.guide, x, epochs=1, batch_size=4, optimizer=partial(SGD, lr=0.0)).history[0]
-    truth = float(case.log_prob(x).mean())  # the guide is exact, so each batch's ELBO is
+    truth = float(case.log_prob(x).mean())  # the guide is exact, so each batch's ELBO is, too
     assert record["loss"] == pytest.approx(-truth, abs=1e-9)
     assert record["elbo"] == pytest.approx(truth, abs=1e-9)
     assert -record["distortion"] - record["rate"] == pytest.approx(truth, abs=1e-9)
@@ -175,7 +175,7 @@ def test_plain_functions_with_pyro_param_train_and_resume(tmp_path) -> None:
     assert pyro.param("loc").item() == learned
 
 
-def test_pyros_own_elbo_and_a_loader_are_taken() -> None:
+def test_pyro_s_elbo_and_a_loader_are_accepted() -> None:
     x = torch.randn(30, 4)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=7)
     vae = _vae()
@@ -255,7 +255,7 @@ class _Guide(torch.nn.Module):
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_a_value_that_is_not_finite_stops_and_names_site_datum_and_step(gradient: bool, tmp_path) -> None:
+def test_a_nonfinite_value_stops_and_names_site_datum_and_step(gradient: bool, tmp_path) -> None:
     x = torch.randn(40)
     x[23] = 99.0
     model, guide = _Poisoned(gradient), _Guide()
@@ -273,7 +273,7 @@ def test_a_value_that_is_not_finite_stops_and_names_site_datum_and_step(gradient
     assert torch.equal(state["weights"]["model.loc"], model.loc)
 
 
-def test_ctrl_c_saves_and_resume_ends_where_the_whole_run_does(tmp_path) -> None:
+def test_a_run_resumed_after_ctrl_c_equals_the_uninterrupted_run(tmp_path) -> None:
     before = signal.getsignal(signal.SIGINT)
     x = torch.randn(60, 4)
     torch.manual_seed(0)
@@ -341,14 +341,14 @@ def test_fused_optimizers_give_the_same_weights() -> None:
         ({"tensorboard": True}, "tensorboard requires a run folder"),
     ],
 )
-def test_bad_arguments_are_refused(options: dict, message: str) -> None:
+def test_bad_arguments_raise(options: dict, message: str) -> None:
     vae = _vae()
     with pytest.raises(ValueError, match=message) as error:
         fit(vae.model, vae.guide, torch.randn(10, 4), **{"batch_size": 5, **options})
     assert "\n" not in str(error.value)
 
 
-def test_nothing_to_train_and_no_data_are_refused() -> None:
+def test_no_parameters_and_no_data_raise() -> None:
     with pytest.raises(ValueError, match="must have parameters to train"):
         fit(_model_without_parameters, _guide_without_parameters, torch.randn(10), batch_size=5)
     vae = _vae()
@@ -402,7 +402,7 @@ def test_a_loader_resumes_exactly(step: int, shuffle: bool, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("objective", [BetaELBO(beta=LinearWarmUp(4)), Trace_ELBO()])
-def test_records_are_those_of_the_whole_run_when_stopped_at_the_end_of_an_epoch(objective, tmp_path) -> None:
+def test_records_are_complete_after_a_stop_at_the_end_of_an_epoch(objective, tmp_path) -> None:
     x, whole = torch.randn(20, 4), _vae()
     stopped = copy.deepcopy(whole)
     options = {"epochs": 3, "batch_size": 5, "objective": objective}
@@ -434,7 +434,7 @@ def test_a_folder_with_metrics_but_no_state_is_not_new(tmp_path) -> None:
         ({"epochs": 1}, "epochs must not be fewer"),
     ],
 )
-def test_a_run_resumes_only_as_what_it_was(changed: dict, message: str, tmp_path) -> None:
+def test_a_run_resumes_only_with_its_settings(changed: dict, message: str, tmp_path) -> None:
     vae, x = _vae(), torch.randn(20, 4)
     options = {"epochs": 2, "batch_size": 5, "optimizer": FAST, "run": tmp_path / "run"}
     fit(vae.model, vae.guide, x, **options)
@@ -442,7 +442,7 @@ def test_a_run_resumes_only_as_what_it_was(changed: dict, message: str, tmp_path
         fit(vae.model, vae.guide, x, **{**options, "resume": True, **changed})
 
 
-def test_a_step_that_is_not_finite_leaves_running_statistics_alone(tmp_path) -> None:
+def test_a_nonfinite_step_does_not_change_running_statistics(tmp_path) -> None:
     class Normed(_Guide):
         def __init__(self) -> None:
             super().__init__()
@@ -461,7 +461,7 @@ def test_a_step_that_is_not_finite_leaves_running_statistics_alone(tmp_path) -> 
     assert not guide.training
 
 
-def test_data_out_of_the_support_stop_the_first_epoch_in_any_batch() -> None:
+def test_data_outside_the_support_stop_the_first_epoch_in_any_batch() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             pyro.sample("x", pyro.distributions.Bernoulli(logits=pyro.sample("z", Normal(0.0, 1.0))), obs=x)
@@ -491,7 +491,7 @@ class _Classic(torch.nn.Module):
             pyro.sample("z", Normal(self.encoder(x), 0.5).to_event(1))
 
 
-def test_the_second_vae_of_the_tutorial_s_dialect_trains_and_resumes(tmp_path) -> None:
+def test_the_second_vae_of_the_tutorial_style_trains_and_resumes(tmp_path) -> None:
     x = torch.randn(20, 4)
     for name in ("first", "second"):
         vae = _Classic()
@@ -502,7 +502,7 @@ def test_the_second_vae_of_the_tutorial_s_dialect_trains_and_resumes(tmp_path) -
         assert not vae.training
 
 
-def test_a_name_that_another_module_took_in_the_store_does_not_keep_a_module_from_training() -> None:
+def test_a_module_trains_if_its_name_in_the_store_is_taken() -> None:
     x = torch.randn(20, 4)
     for _ in range(2):
         vae = _Classic()
@@ -511,7 +511,7 @@ def test_a_name_that_another_module_took_in_the_store_does_not_keep_a_module_fro
         assert all(not torch.equal(p, value) for p, value in zip(vae.parameters(), before, strict=True))
 
 
-def test_beta_moves_by_whole_epochs_where_their_length_is_unknown() -> None:
+def test_beta_changes_by_whole_epochs_if_their_length_is_unknown() -> None:
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
             yield from torch.ones(12, 4)
@@ -522,14 +522,14 @@ def test_beta_moves_by_whole_epochs_where_their_length_is_unknown() -> None:
     assert [r["beta"] for r in history] == pytest.approx([0.0, 0.1, 0.2])
 
 
-def test_data_that_would_be_misread_are_refused() -> None:
+def test_ambiguous_data_raise() -> None:
     vae, x = _vae(), torch.randn(20, 4)
     for wrong in ((x, x), torch.utils.data.TensorDataset(x), iter([x]), (b for b in [x])):
         with pytest.raises(ValueError, match="Wrap it: DataLoader"):
             fit(vae.model, vae.guide, wrong)
 
 
-def test_a_pair_that_cannot_be_validated_is_refused_before_it_trains() -> None:
+def test_a_pair_that_cannot_be_validated_raises_before_training() -> None:
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))

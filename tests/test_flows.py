@@ -1,4 +1,4 @@
-"""Flows are invertible, know their determinants, and make distributions that can be drawn from and evaluated."""
+"""Flows are invertible with exact determinants, and define distributions that can be sampled and evaluated."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ BATCHES = [(), (B,), (K, B)]
 
 
 def some(n):
-    """Columns of Q: fewer than components where there are several."""
+    """Number of columns of Q: fewer than components, if there are several components."""
     return max(1, n - 1)
 
 
 def before(matrix, z):
-    """A strictly lower triangular matrix times z: the i-th entry knows the components before the i-th."""
+    """Multiply z by a strictly lower triangular matrix: entry i depends on the components before i."""
     return (matrix.tril(-1) @ z.unsqueeze(-1)).squeeze(-1)
 
 
@@ -186,7 +186,7 @@ def test_in_single_precision_it_stays_invertible(name) -> None:
 
 @flows
 def test_foreign_values_have_exact_gradients(name) -> None:
-    """Of log q(z), to the value and to the parameters: what estimators that stop the gradient through z rely on."""
+    """Check gradients of log q(z) by value and parameters, which estimators that stop the gradient through z need."""
     params, value = params_of(name, 3, (2,)), torch.randn(K, 2, 3)
     inputs = [t.requires_grad_() for t in (value, *params)]
 
@@ -213,7 +213,7 @@ def test_the_density_integrates_to_one(name, dim) -> None:
 
 
 def integrals(q, dim, weights, reach=9.0):
-    """Of weight(z) q(z) over a box, by the midpoint rule."""
+    """Integrals of weight(z) q(z) over a box, by the midpoint rule."""
     points = 20_000 if dim == 1 else 600
     axis = reach * ((torch.arange(points) + 0.5) / points * 2 - 1)
     z = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
@@ -233,7 +233,7 @@ def assert_density_is_that_of_the_draws(q) -> None:
         assert abs(draws.mean().item() - mean) < 4.5 * draws.std().item() / math.sqrt(len(z)) + 1e-2
 
 
-# ---------------------------------------------------------------- the single ones
+# ---------------------------------------------------------------- single flows
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -248,7 +248,7 @@ def test_the_scalar_root_is_found_at_the_extremes(dtype) -> None:
     assert torch.equal(a.sign(), r.sign())
 
 
-def test_the_constraint_is_smooth_onto_and_kept() -> None:
+def test_the_constraint_is_smooth_invertible_and_satisfied() -> None:
     t = torch.cat([-torch.logspace(-9, 6, 100).flip(0), torch.zeros(1), torch.logspace(-9, 6, 100)])
     gain, q = tanh.above_minus_one(t)
     assert (q > 0).all()
@@ -295,18 +295,18 @@ def test_orthogonal_matrices_are_orthogonal() -> None:
 
 
 def test_splines_agree_with_zuko(monkeypatch) -> None:
-    # Importing it changes torch's distributions; the test's end undoes that.
+    # Importing zuko changes torch's distributions; monkeypatch restores them.
     monkeypatch.setattr(Distribution, "_validate_args", Distribution._validate_args)
     monkeypatch.setattr(Distribution, "arg_constraints", Distribution.__dict__["arg_constraints"])
     from zuko.transforms import MonotonicRQSTransform
 
     raw, z = torch.randn(B, 14), 3 * torch.randn(100, B)
-    ours = RationalQuadraticSpline(raw, bound=4.0)
-    theirs = MonotonicRQSTransform(*raw.split([5, 5, 4], -1), bound=4.0)
-    theirs.horizontal, theirs.vertical, theirs.derivatives = ours.x, ours.y, ours.slopes
-    y, log_slope = theirs.call_and_ladj(z)
-    torch.testing.assert_close(ours.forward(z), (y, log_slope))
-    torch.testing.assert_close(ours.inverse(z)[0], theirs.inv(z))
+    spline = RationalQuadraticSpline(raw, bound=4.0)
+    reference = MonotonicRQSTransform(*raw.split([5, 5, 4], -1), bound=4.0)
+    reference.horizontal, reference.vertical, reference.derivatives = spline.x, spline.y, spline.slopes
+    y, log_slope = reference.call_and_ladj(z)
+    torch.testing.assert_close(spline.forward(z), (y, log_slope))
+    torch.testing.assert_close(spline.inverse(z)[0], reference.inv(z))
     assert (z.abs() > 4).any()
 
 
@@ -336,7 +336,7 @@ def test_gradients_outside_a_spline_are_finite() -> None:
 
 @pytest.mark.parametrize("hidden", [(), (7,), (9, 8), (2,)])
 @pytest.mark.parametrize("context_dim", [0, 2])
-def test_made_knows_only_what_comes_before(hidden, context_dim) -> None:
+def test_made_depends_only_on_previous_components(hidden, context_dim) -> None:
     made = MADE(4, 2, hidden=hidden, context_dim=context_dim)
     context = torch.randn(context_dim) if context_dim else None
     depends = jacobian(lambda z: made(z, context), torch.randn(4)).ne(0)  # (2, 4, 4)
@@ -375,16 +375,16 @@ def test_the_density_of_a_draw_is_that_of_its_value(name) -> None:
 
 @guides
 def test_the_gradient_of_a_draws_density_is_total(name) -> None:
-    """Through the parameters and through the draw, as if it had been inverted."""
+    """Check gradients through the parameters and through the draw, as if the flow had been inverted."""
     guide, x = guide_of(name, 4), torch.randn(B, D)
     q = guide.posterior(x)
     z = q.rsample((5,))
     leaves = [p for p in guide.parameters() if p.requires_grad]
-    own, inverted = (
+    direct, inverted = (
         torch.autograd.grad(q.log_prob(value).sin().sum(), leaves, retain_graph=True, allow_unused=True)
         for value in (z, z.clone())
     )
-    for one, other in zip(own, inverted, strict=True):
+    for one, other in zip(direct, inverted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
@@ -430,7 +430,7 @@ def test_guides_have_the_gradients_of_finite_differences(name) -> None:
 
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
 @guides
-def test_guides_keep_shapes(name, batch) -> None:
+def test_guides_preserve_shapes(name, batch) -> None:
     q = guide_of(name, 3).posterior(torch.randn(*batch, D))
     for sample in ((), (2,), (2, 3)):
         z = q.rsample(sample)
@@ -480,15 +480,15 @@ def test_only_foreign_values_are_inverted() -> None:
     q = FlowDistribution(standard(3), [flow])
     first, z = q.rsample((5,)), q.rsample((5,))
     wide = q.expand((5,))
-    own = wide.rsample()
-    torch.testing.assert_close(q.log_prob(own), wide.log_prob(own), rtol=1e-9, atol=1e-9)
+    draw = wide.rsample()
+    torch.testing.assert_close(q.log_prob(draw), wide.log_prob(draw), rtol=1e-9, atol=1e-9)
     assert (flow.forwards, flow.inverses) == (3, 0), "they share what was drawn last"
-    for value in (first, z, own.clone(), own.detach()):
+    for value in (first, z, draw.clone(), draw.detach()):
         q.log_prob(value)
     assert (flow.forwards, flow.inverses) == (3, 4)
 
 
-def test_a_draw_without_a_graph_has_a_density_with_one() -> None:
+def test_a_detached_draw_has_a_differentiable_density() -> None:
     u = torch.randn(3).requires_grad_()
     flow = Counted(PlanarFlow(u, torch.randn(3), torch.randn(1)))
     q = FlowDistribution(standard(3), [flow])
@@ -504,7 +504,7 @@ def test_a_draw_without_a_graph_has_a_density_with_one() -> None:
     torch.testing.assert_close(gradient, again)
 
 
-def test_a_distribution_keeps_one_draw() -> None:
+def test_a_distribution_caches_one_draw() -> None:
     q = FlowDistribution(standard(3), [flow_of("planar", 3)])
     wide = q.expand((B,))
     draws = [weakref.ref((q, wide)[i % 2].rsample((7,))) for i in range(100)]
@@ -530,14 +530,14 @@ def test_expanding_broadcasts(name) -> None:
     assert wide.expand((2, K, B)).rsample().shape == (2, K, B, 3)
 
 
-def test_values_that_are_not_finite_are_refused() -> None:
+def test_nonfinite_values_raise() -> None:
     q = FlowDistribution(standard(3), [flow_of("affine", 3)])
     for distribution in (q, q.expand((B,))):
         with pytest.raises(ValueError, match=r"support .* of the distribution FlowDistribution"):
             distribution.log_prob(torch.full((3,), torch.nan))
 
 
-# ---------------------------------------------------------------- what a pass costs
+# ---------------------------------------------------------------- cost of a pass
 
 
 def passes_of(modules):
@@ -581,7 +581,7 @@ def prior_of(kind, dim):
 
 
 @kinds
-def test_the_flow_prior_is_normalized_and_draws_from_itself(kind) -> None:
+def test_the_flow_prior_is_normalized_and_its_draws_follow_it(kind) -> None:
     p = prior_of(kind, 2)()
     z = p.sample((1000,))
     assert (p.log_prob(z.clone()) - p.log_prob(z)).abs().max() < 1e-6
@@ -675,7 +675,7 @@ def test_a_flow_closes_the_gap_that_a_diagonal_guide_must_leave(name) -> None:
     assert -4.5 * error < gap < 0.2 * problem.diagonal_gap - 4.5 * error
 
 
-def test_the_diagonal_guide_leaves_it() -> None:
+def test_the_diagonal_guide_leaves_the_gap() -> None:
     problem = Correlated()
     gap, error = problem.gap(DiagonalNormalGuide((4,), 2, net=linear))
     assert problem.diagonal_gap > 0.5
@@ -701,7 +701,7 @@ assert "zuko" not in sys.modules
 
 
 @pytest.mark.slow
-def test_building_flows_changes_no_validation() -> None:
+def test_building_flows_does_not_change_validation() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
@@ -753,7 +753,7 @@ def test_building_flows_changes_no_validation() -> None:
         (partial(FlowPrior, 1, kind="coupling"), r"^FlowPrior: kind='coupling' must have at least 2 dimensions, got l"),
     ],
 )
-def test_what_cannot_be_built_is_refused(build, message) -> None:
+def test_invalid_arguments_raise(build, message) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 

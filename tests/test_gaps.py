@@ -82,18 +82,18 @@ def test_the_split_of_a_diagonal_guide_is_the_analytic_one(inflate: float, shift
     agrees(result.elbo, case.log_prob(x) - family - amortization, result.elbo_error)
     agrees(result.best_elbo, case.log_prob(x) - family, result.best_elbo_error, below=MISSED)
     assert torch.equal(result.standard_error, torch.zeros(6))
-    assert result.best_elbo_error.max() < 0.02  # of which 4.5 are small against the gaps above
+    assert result.best_elbo_error.max() < 0.02  # 4.5 of these are small against the gaps above
     assert result.amortization_error.max() < 0.05
 
 
 @pytest.mark.parametrize("from_best", [True, False])
 def test_the_stated_errors_are_the_spread(from_best: bool) -> None:
-    noise, own = torch.randn(2, 400, 5000)  # a column is a repetition
-    guide, best = 0.8 * noise + 0.3 * own, 0.6 * noise - 0.1 * own.square()
-    found = gaps_of(guide, best, torch.full((5000,), from_best))
+    noise, independent = torch.randn(2, 400, 5000)  # a column is a repetition
+    guide, best = 0.8 * noise + 0.3 * independent, 0.6 * noise - 0.1 * independent.square()
+    result = gaps_of(guide, best, torch.full((5000,), from_best))
     errors = {name: f"{name}_error" for name in ("elbo", "best_elbo", "approximation", "amortization")}
     for name, error in {**errors, "log_likelihood": "standard_error"}.items():
-        ratio = found[name].var() / found[error].square().mean()
+        ratio = result[name].var() / result[error].square().mean()
         # The variance of 5000 normals has a relative error of sqrt(2 / 5000); 0.02: delta method, 400 draws.
         assert abs(float(ratio) - 1) < 4.5 * math.sqrt(2 / 5000) + 0.02, name
 
@@ -105,10 +105,10 @@ def test_the_exact_guide_has_no_gaps() -> None:
     assert (result.elbo - case.log_prob(x)).abs().max() < 1e-9
     assert (result.log_likelihood - case.log_prob(x)).abs().max() < 1e-4
     for gap in (result.approximation, result.amortization, result.late_gain):
-        assert gap.abs().max() < 1e-4  # Adam leaves an optimum by its step size, and comes back as that falls
+        assert gap.abs().max() < 1e-4  # Adam moves off an optimum by its step size, and returns as that decays
 
 
-def test_an_inflated_full_rank_guide_has_an_amortization_gap_alone() -> None:
+def test_an_inflated_full_rank_guide_has_only_an_amortization_gap() -> None:
     case = LinearGaussian(correlated=True, inflate=1.5, shift=0.2)
     x = case.data(4)
     result = inference_gaps(case.vae.model, case.vae.guide, x, num_samples=4000, num_steps=500, chunk_size=500, lr=0.02)
@@ -118,7 +118,7 @@ def test_an_inflated_full_rank_guide_has_an_amortization_gap_alone() -> None:
     agrees(result.amortization, kl, result.amortization_error, below=MISSED)
 
 
-def test_importance_sampling_stands_for_log_p_without_a_result() -> None:
+def test_without_a_result_log_p_is_estimated_by_importance_sampling() -> None:
     case = LinearGaussian(latent_dim=2, correlated=True, scale=1.5)  # so that the best member's weights have a variance
     vae, x = diagonal_on(case, shift=1.5), case.data(8)
     result = inference_gaps(vae.model, vae.guide, x, num_samples=4000, num_steps=400, chunk_size=500, lr=0.05)
@@ -131,13 +131,13 @@ def test_importance_sampling_stands_for_log_p_without_a_result() -> None:
 
 def test_the_gaps_are_the_textbook_formula() -> None:
     guide, best = torch.randn(2, 300, 3)
-    found = gaps_of(guide, best, torch.tensor([True, False, True]))
+    result = gaps_of(guide, best, torch.tensor([True, False, True]))
     chosen = torch.stack([best[:, 0], guide[:, 1], best[:, 2]], -1)
-    assert torch.allclose(found["log_likelihood"], chosen.exp().mean(0).log())
-    assert torch.allclose(found["standard_error"], chosen.exp().std(0) / chosen.exp().mean(0) / math.sqrt(300))
-    assert torch.allclose(found["amortization"], (best - guide).mean(0))
-    assert torch.allclose(found["amortization_error"], (best - guide).std(0) / math.sqrt(300))
-    assert torch.allclose(found["approximation"], chosen.exp().mean(0).log() - best.mean(0))
+    assert torch.allclose(result["log_likelihood"], chosen.exp().mean(0).log())
+    assert torch.allclose(result["standard_error"], chosen.exp().std(0) / chosen.exp().mean(0) / math.sqrt(300))
+    assert torch.allclose(result["amortization"], (best - guide).mean(0))
+    assert torch.allclose(result["amortization_error"], (best - guide).std(0) / math.sqrt(300))
+    assert torch.allclose(result["approximation"], chosen.exp().mean(0).log() - best.mean(0))
 
 
 def bernoulli_vae(guide: nn.Module) -> VAE:
@@ -169,7 +169,7 @@ def test_any_guide_gains_from_local_optimisation(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_copy_of_the_guide_finds_what_local_parameters_find() -> None:
+def test_a_copy_of_the_guide_reaches_the_bound_of_local_parameters() -> None:
     """The diagonal normal as a plain module, which is optimised by copies as any other guide."""
     case = LinearGaussian(latent_dim=2, correlated=True)
     vae, x = diagonal_on(case, inflate=1.3, shift=0.3), case.data(3)
@@ -200,13 +200,13 @@ def test_a_copy_of_the_guide_shares_the_model() -> None:
         assert not {id(t) for t in local.free} & {id(p) for p in vae.parameters()}
 
 
-def test_a_copy_is_the_guides_own_also_where_the_prior_holds_it() -> None:
+def test_the_copy_is_separate_if_the_prior_contains_the_guide() -> None:
     guide = guides.AuxiliaryGuide((6,), 2)
     inner = DiagonalNormalGuide((6,), 2)
     prior = VampPrior(inner, num_components=3)
     vae = VAE(prior, BernoulliLikelihood(2, (6,)), inner)
     before = copy.deepcopy(vae.state_dict())
-    method = vae.guide.forward  # of a method a copy is made for each datum
+    method = vae.guide.forward  # a method is copied for each datum
     (local, *_) = local_guides(ImportanceWeights(vae.model, method, (torch.ones(2, 6),)), method)
     assert not {id(t) for t in local.free} & {id(p) for p in vae.parameters()}
     inference_gaps(vae.model, vae.guide.forward, torch.ones(2, 6), **QUICK)
@@ -215,7 +215,7 @@ def test_a_copy_is_the_guides_own_also_where_the_prior_holds_it() -> None:
 
 
 @pytest.mark.parametrize("name", [*KINDS, "diagonal"])
-def test_nothing_is_changed(name: str) -> None:
+def test_model_and_guide_do_not_change(name: str) -> None:
     vae = bernoulli_vae({**KINDS, "diagonal": DiagonalNormalGuide}[name]((6,), 2))
     vae.train()
     vae.likelihood.eval()
@@ -234,14 +234,14 @@ def test_nothing_is_changed(name: str) -> None:
     assert len(pyro.get_param_store()) == 0
 
 
-def test_the_seed_is_the_result() -> None:
+def test_the_seed_decides_the_result() -> None:
     vae, x = bernoulli_vae(DiagonalNormalGuide((6,), 2)), torch.rand(5, 6).round()
     one, same, other = (inference_gaps(vae.model, vae.guide, x, seed=seed, batch_size=2, **QUICK) for seed in (1, 1, 2))
     assert all(torch.equal(value, same.tensors()[name]) for name, value in one.tensors().items())
     assert not torch.equal(one.elbo, other.elbo)
 
 
-def test_an_optimisation_that_does_harm_is_not_kept() -> None:
+def test_an_optimisation_that_lowers_the_bound_is_discarded() -> None:
     case = LinearGaussian(correlated=True)
     vae, x = diagonal_on(case), case.data(4)
     result = inference_gaps(vae.model, vae.guide, x, num_samples=200, num_steps=20, lr=5.0)
@@ -249,7 +249,7 @@ def test_an_optimisation_that_does_harm_is_not_kept() -> None:
     assert torch.equal(result.best_elbo, result.elbo)
 
 
-def test_a_model_of_ones_own_with_two_latents_and_two_arguments() -> None:
+def test_a_user_model_with_two_latents_and_two_arguments() -> None:
     def model(x: Tensor, shift: Tensor) -> None:
         with pyro.plate("rows", len(x)):
             a = pyro.sample("a", dist.Normal(shift, 1.0))
@@ -275,7 +275,7 @@ def test_a_model_of_ones_own_with_two_latents_and_two_arguments() -> None:
     agrees(result.best_elbo, best, result.best_elbo_error, below=MISSED)
 
 
-def test_refusals() -> None:
+def test_bad_arguments_raise() -> None:
     vae, x = bernoulli_vae(DiagonalNormalGuide((6,), 2)), torch.ones(3, 6)
     with pytest.raises(ValueError, match=r"inference_gaps: the guide must be a module whose .*got a function"):
         inference_gaps(vae.model, lambda x: vae.guide(x), x, **QUICK)
@@ -311,7 +311,7 @@ def test_saves_and_loads(tmp_path) -> None:
     assert result.summary()["elbo"]["monte_carlo_error"] == pytest.approx(0.01 / math.sqrt(3))
 
 
-def test_says_it_in_words() -> None:
+def test_the_summary_explains_the_gaps() -> None:
     text = str(example_result(1.0))
     assert "approximation       1.000 +- 0.006 Monte Carlo, +- 0.000 over data" in text
     assert "amortization        0.500 +- 0.006 Monte Carlo" in text
@@ -321,7 +321,7 @@ def test_says_it_in_words() -> None:
     assert len({len(line) for line in table}) == 1
 
 
-def test_bars_are_the_means_one_on_the_other() -> None:
+def test_bars_are_the_stacked_means() -> None:
     figure = gap_bars({"diagonal": example_result(1.0), "flow": example_result(0.25)})
     bars = figure.axes[0].patches
     assert [bar.get_width() for bar in bars] == pytest.approx([1.0, 0.25, 0.5, 0.5])

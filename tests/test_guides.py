@@ -37,7 +37,7 @@ SMALL = partial(MLP, hidden=(6,))
 
 @pytest.fixture
 def correlated() -> LinearGaussian:
-    """A linear-Gaussian VAE with a correlated posterior, which its guide is."""
+    """A linear-Gaussian VAE with a correlated posterior and the exact guide."""
     return LinearGaussian(latent_dim=3, dim=7, correlated=True)
 
 
@@ -45,7 +45,7 @@ def precision_of(model):
     return torch.linalg.inv(model.posterior_covariance())
 
 
-def least_gap(model):
+def best_diagonal_gap(model):
     """KL(q || p(z | x)) of the best diagonal normal: it has the posterior's mean and the precision's diagonal."""
     precision = precision_of(model)
     return 0.5 * (precision.diagonal().log().sum() - precision.logdet())
@@ -76,8 +76,8 @@ def test_the_best_diagonal_guide_leaves_the_analytic_gap(correlated):
     vae = correlated.vae.with_guide(DiagonalNormalGuide((7,), 3, net=LINEAR))
     set_diagonal(vae.guide.net, correlated)
     weights = log_weights(vae.model, vae.guide, x, num_samples=n).squeeze(-1)
-    z = (weights.mean() - correlated.log_prob(x) + least_gap(correlated)) / (weights.std() / math.sqrt(n))
-    assert least_gap(correlated) > 0.3
+    z = (weights.mean() - correlated.log_prob(x) + best_diagonal_gap(correlated)) / (weights.std() / math.sqrt(n))
+    assert best_diagonal_gap(correlated) > 0.3
     assert abs(z.item()) < 4.5
 
 
@@ -124,7 +124,7 @@ def test_log_scales_are_bounded(guide, size):
 
 
 @pytest.mark.parametrize("guide", [FullRankNormalGuide, LowRankNormalGuide, MixtureOfNormalsGuide, AuxiliaryGuide])
-def test_bounds_out_of_order_are_refused(guide):
+def test_bounds_out_of_order_raise(guide):
     with pytest.raises(
         ValueError, match=rf"^{guide.__name__}: log_scale_bounds must be \(low, high\) with low < high, got"
     ):
@@ -180,7 +180,7 @@ GUESSED = {
 
 
 @torch.no_grad()
-def calm(net, log_scale):
+def shrink(net, log_scale):
     """The network still depends on its inputs, but less."""
     last, n = net.layers[-1], net.out_size // 2
     last.weight.mul_(0.2)
@@ -188,15 +188,15 @@ def calm(net, log_scale):
 
 
 @pytest.mark.parametrize("name", GUESSED)
-def test_the_log_likelihood_holds_whatever_the_reverse_model_is(name):
-    # The auxiliary guide knows nothing of the model: its posterior must be near the prior.
+def test_the_log_likelihood_is_right_for_any_reverse_model(name):
+    # The auxiliary guide does not depend on the model: its posterior must be near the prior.
     model = LinearGaussian(latent_dim=2, dim=5, scale=3.0 if name == "auxiliary" else 1.0, correlated=True)
     guide = GUESSED[name]((5,), 2)
     if name == "auxiliary":
-        calm(guide.net.out, log_scale=0.5)
+        shrink(guide.net.out, log_scale=0.5)
     else:
         set_diagonal(guide.net, model, inflate=2.0)
-    calm(guide.reverse.out, log_scale=-0.5)  # a proposal wider than what is weighed
+    shrink(guide.reverse.out, log_scale=-0.5)  # a proposal wider than its target
     vae, x = model.vae.with_guide(guide), model.data(6)
     result = log_likelihood(vae.model, vae.guide, x, num_samples=5000, chunk_size=500)
     assert ((result.log_likelihood - model.log_prob(x)) / result.standard_error).abs().max() < 4.5
@@ -214,8 +214,8 @@ def test_gradients_within_the_guide_are_recorded_for_evaluation(name):
     torch.testing.assert_close(recorded.log_likelihood, eager.log_likelihood, rtol=1e-9, atol=0)
 
 
-def test_the_steps_bring_draws_nearer_to_the_posterior():
-    """From a normal at the wrong place, at the same reverse model: the position alone is looked at."""
+def test_steps_move_draws_towards_the_posterior():
+    """Start from a normal with a wrong mean and keep the reverse model: only positions are compared."""
     model = LinearGaussian(latent_dim=2, dim=5, scale=1.0, correlated=True)
     x = model.data(50)
     distances = []
@@ -227,7 +227,7 @@ def test_the_steps_bring_draws_nearer_to_the_posterior():
     assert distances[1] < 0.5 * distances[0]
 
 
-def test_tempering_cools_to_one_what_starts_hot():
+def test_tempering_is_the_quadratic_schedule():
     guide = bernoulli_vae(SMOOTH["tempered"]).guide
     joint = guide.posterior(torch.rand(4, 5)).joint
     heat = joint.base_dist.base_dist.scale[:, 2:]  # of the momentum, (4, 2)
@@ -245,13 +245,13 @@ def test_a_foreign_value_has_the_density_of_the_draw():
     vae = bernoulli_vae(SMOOTH["tempered"])
     joint = vae.encode(torch.rand(4, 5).bernoulli()).joint
     pair = joint.rsample((3,))
-    own, foreign = joint.log_prob(pair), joint.log_prob(pair.detach().clone())
-    torch.testing.assert_close(own, foreign, rtol=1e-9, atol=1e-9)
+    direct, foreign = joint.log_prob(pair), joint.log_prob(pair.detach().clone())
+    torch.testing.assert_close(direct, foreign, rtol=1e-9, atol=1e-9)
     assert all(g.any() for g in grad(foreign.sum(), list(vae.guide.net.parameters())))
 
 
 @pytest.mark.parametrize("guide", [HMCGuide, SemiAmortizedGuide])
-def test_a_guide_that_asks_for_its_model_says_so(guide):
+def test_a_guide_that_needs_its_model_raises_without_it(guide):
     with pytest.raises(
         RuntimeError, match=rf"^{guide.__name__}: the guide must be attached to a model, got none\. Build a"
     ):
@@ -274,7 +274,7 @@ def test_a_guide_that_asks_for_its_model_says_so(guide):
         (CategoricalGuide, {"straight_through": True}, "straight_through must go with relaxed samples, got estimator"),
     ],
 )
-def test_bad_arguments_are_refused(guide, options, message):
+def test_bad_arguments_raise(guide, options, message):
     with pytest.raises(ValueError, match=f"^{guide.__name__}: {message}"):
         guide((5,), 2, **options)
 
@@ -293,7 +293,7 @@ def test_many_steps_reach_the_best_diagonal_guide():
         return torch.distributions.kl_divergence(dist.MultivariateNormal(q.mean, q.variance.diag_embed()), posterior)
 
     with torch.no_grad():
-        excess, before = (gap(q) - least_gap(correlated) for q in (vae.encode(x), guide.guide.posterior(x)))
+        excess, before = (gap(q) - best_diagonal_gap(correlated) for q in (vae.encode(x), guide.guide.posterior(x)))
     assert before.min() > 0.5
     assert (excess > -1e-9).all()
     assert excess.max() < 0.03
@@ -391,7 +391,7 @@ def test_the_log_likelihood_is_that_of_the_categorical_model(estimator):
 
 
 class Rows(nn.Module):
-    """Logits of their own for every row of a batch, so that a batch of one datum is a sample of gradients."""
+    """Separate logits for every row of a batch, so that a batch of one repeated datum is a sample of gradients."""
 
     def __init__(self, logits, rows):
         super().__init__()
@@ -472,7 +472,7 @@ def test_a_categorical_vae_trains(objective, estimator):
     assert evidence(vae, x).mean() > before + 0.8
 
 
-def test_too_many_combinations_are_refused():
+def test_too_many_combinations_raise():
     with pytest.raises(
         ValueError, match=r"^IndependentOneHotCategorical: at most 4096 combinations can be enumerated, got 10\*\*4\."
     ):

@@ -29,7 +29,7 @@ PRECISION = float(W.square().sum() / SIGMA**2)  # of p(x | z1) as a normal in z1
 
 
 class Affine(nn.Module):
-    """(loc, log scale) linear in x, and in a context where there is one."""
+    """(loc, log scale) linear in x, and in the context if there is one."""
 
     def __init__(self, weight, variance, bias=0.0, context=0.0) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def test_every_weight_is_the_evidence_under_the_exact_posterior(kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_estimate_agrees_where_the_guide_is_wide(kind) -> None:
+def test_the_estimate_agrees_under_a_wide_guide(kind) -> None:
     vae = chain(exact_guide(kind))
     with torch.no_grad():
         for layer in vae.guide.layers:
@@ -109,7 +109,7 @@ def test_the_estimate_agrees_where_the_guide_is_wide(kind) -> None:
     assert z.abs().max() < 4.5
 
 
-@pytest.mark.filterwarnings("ignore:Failed to verify mean field")  # Pyro warns, then it is refused
+@pytest.mark.filterwarnings("ignore:Failed to verify mean field")  # Pyro warns before the error is raised
 def test_the_order_of_the_sites_decides_on_the_analytic_kl() -> None:
     x = torch.randn(4, 3)
     down, up = chain(exact_guide("top-down")), chain(exact_guide("bottom-up"))
@@ -160,7 +160,7 @@ def test_three_layers_train_record_and_evaluate(skip, num_particles) -> None:
 
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_recorded(kind) -> None:
+def test_training_is_recorded(kind) -> None:
     vae, x = chain(exact_guide(kind)), torch.randn(4, 3)
     engine = engine_of("compiled", objectives.ELBO(num_particles=3), vae.model, vae.guide, (x,))
     assert_agrees(engine, Trace_ELBO(num_particles=3, vectorize_particles=True), (x,))
@@ -176,7 +176,7 @@ def test_a_ladder_shares_the_model_s_conditionals_without_owning_them() -> None:
     assert twin.guide._conditionals[0] is twin.model.conditionals[0]
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
+def test_mismatched_sizes_raise() -> None:
     d = DiagonalNormalGuide
     prior, likelihood = StandardNormalPrior(2), BernoulliLikelihood(3, (5,))
     up = BottomUpGuide([d((5,), 3), d((3,), 2)])

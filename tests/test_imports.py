@@ -12,7 +12,7 @@ import pyro_vae
 from tools.imports import PACKAGE, allowed, circles, file_graph, folder_of, imported_folders, main, package_files
 
 
-def test_the_rule_is_of_the_package_under_test():
+def test_the_rule_covers_the_package_under_test():
     assert Path(pyro_vae.__file__).parent == PACKAGE
 
 
@@ -62,7 +62,7 @@ def test_circles_are_strongly_connected_components(graph, expected):
         ("_core", "from pyro_vae.networks import MLP"),
     ],
 )
-def test_the_rule_catches(user, source):
+def test_the_rule_detects_violations(user, source):
     (_, used), *_ = imported_folders(ast.parse(source))
     assert not allowed(user, used)
 
@@ -115,7 +115,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def probe():
-    """What a fresh interpreter says of its state before and after importing the package."""
+    """Report the state of a fresh interpreter before and after importing the package."""
     import json
 
     code = PROBE.replace("PARENT", repr(str(PACKAGE.parent)))
@@ -139,6 +139,6 @@ def test_importing_does_not_load(heavy, probe):
     assert heavy not in probe["modules"]
 
 
-def test_everything_promised_is_there():
+def test_every_public_name_exists():
     assert [name for name in pyro_vae.__all__ if not hasattr(pyro_vae, name)] == []
     assert len(set(pyro_vae.__all__)) == len(pyro_vae.__all__)

@@ -1,6 +1,6 @@
 """Gradients by the classifier's logits: summed over y, by the score function, and relaxed, against the closed form.
 
-Every row has logits of its own, so that the gradients of the rows are independent draws of one estimator. With the
+Every row has separate logits, so that the gradients of the rows are independent draws of one estimator. With the
 exact q(z | x, y), log p(x, y, z) - log q(z | x, y) is log p(x, y) for every z, and the gradient has a closed form.
 """
 
@@ -19,7 +19,7 @@ LOGITS = torch.tensor([0.3, -0.8, 0.6], dtype=torch.float64)
 
 
 class Free(nn.Module):
-    """The logits of every row, whatever the datum."""
+    """Logits of every row, independent of the datum."""
 
     def __init__(self, rows):
         super().__init__()
@@ -38,21 +38,21 @@ def case(estimator, rows, **options):
 
 
 def exact(mixture, x):
-    """Of the unlabelled bound by one row's logits: q_c (f_c - E_q f), with f = log p(x, y) - log q(y)."""
+    """Gradient of the unlabelled bound by one row's logits: q_c (f_c - E_q f), with f = log p(x, y) - log q(y)."""
     q = LOGITS.softmax(-1)
     f = mixture.log_joint(x[0]) - q.log()
     return q * (f - (q * f).sum())
 
 
 def gradients(objective, mixture, *args):
-    """Of the bound, ``(rows, C)``."""
+    """Gradients of the bound by the logits, ``(rows, C)``."""
     loss = objective.differentiable_loss(mixture.vae.model, mixture.vae.guide, *args)
-    (found,) = torch.autograd.grad(-loss, [mixture.vae.classifier.net.logits])
-    return found.squeeze(1)
+    (gradient,) = torch.autograd.grad(-loss, [mixture.vae.classifier.net.logits])
+    return gradient.squeeze(1)
 
 
-def z_scores(found, expected):
-    return (found.mean(0) - expected) / (found.std(0) / math.sqrt(len(found)))
+def z_scores(estimates, expected):
+    return (estimates.mean(0) - expected) / (estimates.std(0) / math.sqrt(len(estimates)))
 
 
 @pytest.mark.parametrize("num_particles", [1, 4])
@@ -68,13 +68,13 @@ def z_scores(found, expected):
 def test_the_sum_s_gradient_is_the_closed_form(objective, num_particles):
     mixture, x = case("enumerate", 4, classification_weight=1.7)
     y = torch.tensor([-1, 2, -1, 0])
-    found = gradients(objective(num_particles), mixture, x, y)
+    estimates = gradients(objective(num_particles), mixture, x, y)
     q, label = LOGITS.softmax(-1), torch.eye(3)[y]
     expected = torch.where((y == -1).unsqueeze(-1), exact(mixture, x), 1.7 * (label - q))
-    assert (found - expected).abs().max() < 1e-9
+    assert (estimates - expected).abs().max() < 1e-9
 
 
-def test_a_label_does_not_move_the_classifier_without_the_weight():
+def test_labels_do_not_move_the_classifier_without_the_classification_term():
     mixture, x = case("enumerate", 2)
     assert gradients(objectives.EnumeratedELBO(), mixture, x, torch.tensor([1, 2])).abs().max() == 0
     mixture, x = case("enumerate", 2, classification_weight=2.0)
@@ -91,31 +91,31 @@ def test_the_score_function_agrees_in_expectation(baseline, num_particles):
     assert z_scores(gradients(objective, mixture, x), exact(mixture, x)).abs().max() < 4.5
 
 
-def test_score_function_and_relaxation_leave_labelled_rows_alone():
+def test_sampled_estimators_are_exact_on_labelled_rows():
     y = torch.tensor([1, 0])
     for objective, estimator in ((objectives.ScoreFunction(baseline="none"), "score"), (Trace_ELBO(), "relaxed")):
         mixture, x = case(estimator, 2, classification_weight=0.5)
-        found = gradients(objective, mixture, x, y)
-        assert (found - 0.5 * (torch.eye(3)[y] - LOGITS.softmax(-1))).abs().max() < 1e-9
+        estimates = gradients(objective, mixture, x, y)
+        assert (estimates - 0.5 * (torch.eye(3)[y] - LOGITS.softmax(-1))).abs().max() < 1e-9
 
 
 def test_the_relaxation_agrees_as_its_temperature_falls():
-    found = {}
+    estimates = {}
     for temperature in (3.0, 1.0, 0.2, 0.05):
         mixture, x = case("relaxed", ROWS)
         mixture.vae.classifier.temperature.fill_(temperature)
-        found[temperature] = gradients(objectives.ELBO(), mixture, x)
+        estimates[temperature] = gradients(objectives.ELBO(), mixture, x)
         expected = exact(mixture, x)
-    bias = {t: (g.mean(0) - expected).norm() for t, g in found.items()}
-    assert z_scores(found[3.0], expected).abs().max() > 20, "there is a bias"
-    assert z_scores(found[1.0], expected).abs().max() > 10
+    bias = {t: (g.mean(0) - expected).norm() for t, g in estimates.items()}
+    assert z_scores(estimates[3.0], expected).abs().max() > 20, "there is a bias"
+    assert z_scores(estimates[1.0], expected).abs().max() > 10
     assert bias[3.0] > bias[1.0] > bias[0.2]
-    assert z_scores(found[0.05], expected).abs().max() < 4.5
-    assert found[0.05].std() > found[0.2].std() > found[1.0].std(), "the variance is the price"
+    assert z_scores(estimates[0.05], expected).abs().max() < 4.5
+    assert estimates[0.05].std() > estimates[0.2].std() > estimates[1.0].std(), "the variance is the price"
 
 
 @pytest.mark.parametrize("label", [-2, 3])
-def test_a_class_that_does_not_exist_is_refused_where_pyro_validates(label):
+def test_a_nonexistent_class_raises_under_validation(label):
     mixture, x = case("enumerate", 2)
     y = torch.tensor([0, label])
     for program in (mixture.vae.model, mixture.vae.guide):

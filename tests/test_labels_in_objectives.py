@@ -1,4 +1,4 @@
-"""Labels under every objective: the classifier's term beside the bound, whole and once, and sums that stay right."""
+"""Labels under every objective: the classification term is added exactly once, and sums over classes are exact."""
 
 import math
 from functools import partial
@@ -61,23 +61,23 @@ def adgm(estimator, weight):
 def loss_of(vae, objective, *args):
     torch.manual_seed(11)
     loss = objective.differentiable_loss(vae.model, vae.guide, *args)
-    found = torch.autograd.grad(loss, list(vae.classifier.parameters()), allow_unused=True)
-    return loss.detach(), [torch.zeros(()) if g is None else g for g in found]
+    gradients = torch.autograd.grad(loss, list(vae.classifier.parameters()), allow_unused=True)
+    return loss.detach(), [torch.zeros(()) if g is None else g for g in gradients]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
-def test_the_classifier_s_term_is_beside_the_bound_and_linear(name):
-    """On labelled data: loss and gradient grow by the weight times those of the mean cross entropy, whatever the bound.
+def test_the_classification_term_is_added_and_linear(name):
+    """On labelled data loss and gradient grow by the weight times those of the mean cross entropy, for every bound.
 
-    At equal random numbers the loss is bound + weight * term for every weight, and labels leave q(y | a, x) no other
-    gradient than the term's.
+    At equal random numbers the loss is bound + weight * term for every weight, and the only gradient of
+    q(y | a, x) on labelled data is the term's.
     """
     x, y = torch.randn(4, 5), torch.tensor([0, 2, 1, 1])
-    found = {w: loss_of(adgm(estimator_of(name), w), BOUNDS[name](), x, y) for w in (0.0, 1.0, WEIGHT)}
-    term = found[1.0][0] - found[0.0][0]
+    losses = {w: loss_of(adgm(estimator_of(name), w), BOUNDS[name](), x, y) for w in (0.0, 1.0, WEIGHT)}
+    term = losses[1.0][0] - losses[0.0][0]
     assert term > 1
-    assert abs(found[WEIGHT][0] - found[0.0][0] - WEIGHT * term) < 1e-9
+    assert abs(losses[WEIGHT][0] - losses[0.0][0] - WEIGHT * term) < 1e-9
     reference = adgm(estimator_of(name), WEIGHT)
     torch.manual_seed(11)
     with poutine.trace() as trace, pyro.plate("num_particles_vectorized", 3, dim=-2):
@@ -85,14 +85,14 @@ def test_the_classifier_s_term_is_beside_the_bound_and_linear(name):
     if name not in (*ENUMERATE, "ELBO", "BetaELBO"):  # these draw in another order
         loss = trace.trace.nodes["classification"]["fn"].log_factor.mean(0).sum()
         assert abs(loss - WEIGHT * term) < 1e-9
-    for zero, one, many in zip(found[0.0][1], found[1.0][1], found[WEIGHT][1], strict=True):
+    for zero, one, many in zip(losses[0.0][1], losses[1.0][1], losses[WEIGHT][1], strict=True):
         assert zero.abs().max() < 1e-12
         assert (many - WEIGHT * one).abs().max() < 1e-9
-    assert max(g.abs().max() for g in found[1.0][1]) > 0.01
+    assert max(g.abs().max() for g in losses[1.0][1]) > 0.01
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_the_terms_are_the_bound_s_alone(name):
+def test_the_terms_are_those_of_the_bound_only(name):
     x, y = torch.randn(4, 5), torch.tensor([0, 2, -1, 1])
     terms = []
     for weight in (0.0, WEIGHT):
@@ -106,7 +106,7 @@ TRIPLES = torch.cartesian_prod(*[torch.arange(3)] * 3).T  # (K, 27), all draws o
 
 
 class EveryTriple(Categorical):
-    """Draws a different triple of values for each of 27 data."""
+    """Draw a different triple of values for each of 27 data."""
 
     def sample(self, sample_shape=()):
         return TRIPLES[torch.arange(self.batch_shape[0]) % 3] if len(self.batch_shape) > 1 else TRIPLES[0]
@@ -150,19 +150,19 @@ def test_the_score_s_gradient_of_a_term_that_depends_on_the_draws_is_unbiased(ma
     programs = [poutine.scale(p, probability.detach()) for p in with_cost(log_joint, logits, cost)]
     loss = make(num_particles=3).differentiable_loss(*programs, torch.zeros(27))
     assert abs(loss - exact) < 1e-9
-    found, expected = (torch.stack(torch.autograd.grad(value, [logits, cost])) for value in (loss, exact))
-    assert (found - expected).abs().max() < 1e-9
+    gradient, expected = (torch.stack(torch.autograd.grad(value, [logits, cost])) for value in (loss, exact))
+    assert (gradient - expected).abs().max() < 1e-9
 
 
 def test_weights_are_the_model_s_in_train_mode_too():
     case = MixtureOfLinearGaussians(classification_weight=WEIGHT)
     x, y = case.data(6)
     assert case.vae.guide.training
-    found = log_weights(case.vae.model, case.vae.guide, (x, y), num_samples=4)
-    assert (found - case.log_evidence(x, y)).abs().max() < 1e-9
+    weights = log_weights(case.vae.model, case.vae.guide, (x, y), num_samples=4)
+    assert (weights - case.log_evidence(x, y)).abs().max() < 1e-9
 
 
-def test_a_float64_model_takes_labels_under_torch_s_own_dtype():
+def test_a_float64_model_takes_labels_under_torch_s_default_dtype():
     case = MixtureOfLinearGaussians(classification_weight=1.0)
     x, y = case.data(6)
     torch.set_default_dtype(torch.float32)
@@ -197,36 +197,36 @@ def value_and_gradient(objective, programs, logits, x):
     return loss.detach(), torch.autograd.grad(loss, logits)[0]
 
 
-@pytest.mark.parametrize("how", ["logits", "mask", "poutine"])
-def test_it_is_pyro_s_at_no_probability_and_under_masks(how):
+@pytest.mark.parametrize("variant", ["logits", "mask", "poutine"])
+def test_it_is_exact_at_zero_probability_and_under_masks(variant):
     logits = torch.tensor([[0.3, -0.2, 0.6], [0.1, 0.9, -0.5]])
-    if how == "logits":
+    if variant == "logits":
         logits[0, 1] = -torch.inf
     logits.requires_grad_()
     hidden = torch.tensor([True, False])
-    options = {"logits": {}, "mask": {"hidden": hidden}, "poutine": {"mask": hidden}}[how]
+    options = {"logits": {}, "mask": {"hidden": hidden}, "poutine": {"mask": hidden}}[variant]
     programs, x = pair(logits, **options), torch.tensor([0.4, 1.7])
-    ours = value_and_gradient(objectives.EnumeratedELBO(), programs, logits, x)
-    theirs = value_and_gradient(objectives.TraceEnumELBO(), programs, logits, x)
-    exact = expected(logits.detach(), x, how)
-    assert abs(ours[0] - exact) < 1e-9
-    if how == "logits":
-        assert abs(theirs[0] - exact) < 1e-9
-        assert (ours[1] - theirs[1]).abs().max() < 1e-9
+    enumerated = value_and_gradient(objectives.EnumeratedELBO(), programs, logits, x)
+    traced = value_and_gradient(objectives.TraceEnumELBO(), programs, logits, x)
+    exact = expected(logits.detach(), x, variant)
+    assert abs(enumerated[0] - exact) < 1e-9
+    if variant == "logits":
+        assert abs(traced[0] - exact) < 1e-9
+        assert (enumerated[1] - traced[1]).abs().max() < 1e-9
 
 
-def expected(logits, x, how):
-    """By hand: a masked y is drawn all the same, and its log-probabilities count nothing."""
+def expected(logits, x, variant):
+    """By hand: a masked y is still drawn, and its log-probabilities count nothing."""
     q = logits.softmax(-1)
     log_x = Normal(torch.arange(3.0), 1.0).log_prob(x.unsqueeze(-1))
     prior = torch.tensor([0.1, 0.4, -0.3]).log_softmax(-1)
-    seen = torch.tensor([[1.0], [0.0 if how != "logits" else 1.0]])
-    in_model = seen if how == "mask" else torch.ones(2, 1)
-    f = log_x + in_model * prior - seen * q.clamp_min(1e-300).log()
+    unmasked = torch.tensor([[1.0], [0.0 if variant != "logits" else 1.0]])
+    in_model = unmasked if variant == "mask" else torch.ones(2, 1)
+    f = log_x + in_model * prior - unmasked * q.clamp_min(1e-300).log()
     return -(q * f).sum()
 
 
-def test_a_datum_that_is_no_number_is_not_lost():
+def test_a_nan_datum_makes_the_loss_nan():
     logits, objective = torch.zeros(2, 3), objectives.EnumeratedELBO()
     programs, x = pair(logits), torch.zeros(2)
     with pyro.validation_enabled(False):
@@ -235,7 +235,7 @@ def test_a_datum_that_is_no_number_is_not_lost():
         assert torch.tensor(objective.loss(*programs, x)).isnan()
 
 
-def test_drawing_in_parts_is_refused():
+def test_sampled_enumeration_raises():
     programs = pair(torch.zeros(2, 3), infer={"enumerate": "parallel", "num_samples": 5})
     with pytest.raises(ValueError, match=r"^EnumeratedELBO: an enumerated site must be summed over exactly, got "):
         objectives.EnumeratedELBO().loss(*programs, torch.zeros(2))
@@ -256,10 +256,10 @@ def test_two_sites_are_summed_over_in_all_combinations():
             pyro.sample("b", Bernoulli(0.2 + 0.3 * y.to(x)), infer={"enumerate": "parallel"})
 
     x = torch.randn(4)
-    ours = value_and_gradient(objectives.EnumeratedELBO(num_particles=2), (model, guide), logits, x)
-    theirs = value_and_gradient(TraceEnum_ELBO(max_plate_nesting=1), (model, guide), logits, x)
-    assert abs(ours[0] - theirs[0]) < 1e-9
-    assert (ours[1] - theirs[1]).abs().max() < 1e-9
+    enumerated = value_and_gradient(objectives.EnumeratedELBO(num_particles=2), (model, guide), logits, x)
+    reference = value_and_gradient(TraceEnum_ELBO(max_plate_nesting=1), (model, guide), logits, x)
+    assert abs(enumerated[0] - reference[0]) < 1e-9
+    assert (enumerated[1] - reference[1]).abs().max() < 1e-9
 
 
 # ---------------------------------------------------------------- training
@@ -267,7 +267,7 @@ def test_two_sites_are_summed_over_in_all_combinations():
 
 @pytest.mark.parametrize("label", [-2, 3])
 @pytest.mark.parametrize("objective", [objectives.EnumeratedELBO, objectives.TraceEnumELBO])
-def test_a_label_that_is_no_class_stops_a_training_after_the_first_batch_too(objective, label):
+def test_an_invalid_label_stops_training_in_any_batch(objective, label):
     case = MixtureOfLinearGaussians()
     x, y = case.data(8)
     wrong = y.clone()
@@ -291,7 +291,7 @@ class Folded(nn.Module):
 
 
 @pytest.mark.parametrize("optimizer", [partial(Adam, lr=0.1), partial(AdamW, lr=0.1), partial(SGD, lr=0.01)])
-def test_gradients_reach_the_numbers_that_they_are_of(optimizer):
+def test_fused_optimizers_pair_gradients_with_their_parameters(optimizer):
     """Torch's fused optimizers pair gradient and parameter by their place in memory."""
     torch.manual_seed(3)
     model, x = Folded(), torch.randn(6, 4)
@@ -303,11 +303,11 @@ def test_gradients_reach_the_numbers_that_they_are_of(optimizer):
         (Trace_ELBO().differentiable_loss(twin, lambda x: None, x) / 6).backward()
         slow.step()
     fit(model, lambda x: None, x, epochs=3, batch_size=6, optimizer=optimizer, engine="eager")
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        assert (ours - theirs).abs().max() < 1e-9
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert (parameter - other).abs().max() < 1e-9
 
 
-def test_a_monitor_keeps_its_numbers_and_nothing_else(exact):
+def test_a_monitor_stores_only_its_numbers(exact):
     x = exact.data(20)
     result = fit(exact.vae.model, exact.vae.guide, x, epochs=2, batch_size=10, monitor=lambda: {"mine": torch.ones(())})
     assert [record["mine"] for record in result.history] == [1.0, 1.0]

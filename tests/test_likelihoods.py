@@ -1,4 +1,4 @@
-"""Likelihoods: they are normalised, exact where there is an exact value, and finite far away from it."""
+"""Likelihoods are normalised, equal exact values, and are finite in the tails."""
 
 import math
 
@@ -74,7 +74,7 @@ def test_discretized_logistic_is_a_difference_of_cdfs(loc, scale, levels):
     upper = np.where(np.arange(levels) == levels - 1, np.inf, x + half)
     lower = np.where(np.arange(levels) == 0, -np.inf, x - half)
     q = stats.logistic(loc, scale)
-    # Of the two differences the one that cancels less.
+    # The one of the two differences that cancels less.
     expected = np.where(x < loc, q.cdf(upper) - q.cdf(lower), q.sf(lower) - q.sf(upper))
     actual = DiscretizedLogistic(tensor(loc), tensor(scale), levels).log_prob(grid(levels)).exp()
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-300)
@@ -131,7 +131,7 @@ def test_discretized_logistic_tails_are_exponential():
 
 
 @pytest.mark.parametrize("loc", [3e3, 1e5])
-def test_discretized_logistic_keeps_its_bin_width_in_float32(loc):
+def test_discretized_logistic_preserves_its_bin_width_in_float32(loc):
     exact = DiscretizedLogistic(tensor(loc), tensor(1.0), 256).log_prob(grid(256))
     loc, scale = tensor(loc, dtype=torch.float32), tensor(1.0, dtype=torch.float32)
     single = DiscretizedLogistic(loc, scale, 256).log_prob(grid(256, dtype=torch.float32))
@@ -155,18 +155,18 @@ def test_the_grid_is_the_support(levels, dtype):
 
 
 @pytest.mark.parametrize("value", [0.5, 0.1, -1 / 255, 256 / 255, 1.5 / 255, float("nan")])
-def test_values_off_the_grid_are_refused(value):
+def test_values_off_the_grid_raise(value):
     with pytest.raises(ValueError, match="support"):
         DiscretizedLogistic(tensor(0.5), tensor(0.1), 256, validate_args=True).log_prob(tensor(value))
 
 
 @pytest.mark.parametrize(("loc", "scale"), [(0.5, 0.0), (0.5, -1.0), (float("nan"), 1.0)])
-def test_bad_parameters_are_refused(loc, scale):
+def test_bad_parameters_raise(loc, scale):
     with pytest.raises(ValueError, match=r"parameter (loc|scale)"):
         DiscretizedLogistic(tensor(loc), tensor(scale), 256, validate_args=True)
 
 
-def test_expand_keeps_levels_values_and_validation():
+def test_expand_preserves_levels_values_and_validation():
     p = DiscretizedLogistic(torch.rand(4), tensor(0.1), 16, validate_args=True)
     wide = p.expand((3, 4))
     assert type(wide) is DiscretizedLogistic
@@ -206,7 +206,7 @@ def test_discretized_logistic_likelihood_is_the_product_over_pixels():
 
 
 @pytest.mark.parametrize(("levels", "min_scale"), [(1, 1e-3), (256, 0.0), (256, -1.0), (256, float("nan"))])
-def test_discretized_logistic_likelihood_refuses(levels, min_scale):
+def test_discretized_logistic_likelihood_raises(levels, min_scale):
     rule = (
         "levels must be at least 2, got levels=1" if levels < 2 else f"min_scale must be positive, got .*={min_scale}"
     )
@@ -262,7 +262,7 @@ def test_categorical_channels_of_an_image_are_level_by_level():
     assert likelihood(torch.zeros(2)).log_prob(x).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_categorical_of_other_data_asks_for_its_levels_first():
+def test_categorical_of_other_data_raises_before_its_levels_are_set():
     assert CategoricalLikelihood(2, (6,), levels=7).net.out_shape == (7, 6)
     assert CategoricalLikelihood(2, (6, 5), levels=7).net.out_shape == (7, 6, 5)
     assert CategoricalLikelihood(2, (1, 28, 20), net=GatedConvDecoder).net.out_shape == (256, 28, 20)
@@ -300,7 +300,7 @@ def test_categorical_draws_have_their_probabilities():
     assert z.abs().max() < 4.5
 
 
-def test_categorical_expand_keeps_levels_values_and_validation():
+def test_categorical_expand_preserves_levels_values_and_validation():
     p = CategoricalLevels(torch.randn(4, 5, 3, 2), 2, validate_args=True)
     wide = p.expand((6, 4))
     assert (wide.batch_shape, wide.event_shape, wide.levels) == ((6, 4), (3, 2), 5)
@@ -340,7 +340,7 @@ def test_the_mean_of_a_tilted_uniform_is_the_integral(slope):
         assert log_density(tensor(slope), tensor(x)).item() == pytest.approx(log_p, rel=1e-9, abs=1e-12)
 
 
-def test_the_slope_is_solved_for_also_at_the_ends():
+def test_the_slope_is_exact_at_the_ends():
     mean = torch.tensor([0.0, 1e-3, 0.2, 0.5, 0.51, 1 - 1e-3, 1.0])
     for of in (tilted_mean, lambda s: tilted_grid_mean(s, 2), lambda s: tilted_grid_mean(s, 256)):
         torch.testing.assert_close(of(slope_of_mean(of, mean)), mean.clamp(1e-3, 1 - 1e-3), rtol=1e-12, atol=1e-12)
@@ -356,7 +356,7 @@ def test_categorical_starts_at_the_mean_exactly(levels, shape):
 
 
 def test_categorical_starts_at_the_largest_entropy():
-    """Of all distributions of levels with that mean: moving mass without moving the mean lowers the entropy."""
+    """Largest entropy among distributions of levels with that mean: moving mass at a fixed mean lowers it."""
     logits = (
         CategoricalLikelihood(2, (1,), levels=9, net=Zero).initialise_mean(torch.tensor([0.3]))(torch.zeros(2)).logits
     )
@@ -390,19 +390,19 @@ def test_continuous_bernoulli_in_float32_is_near(logit):
     x = torch.tensor([0.0, 1e-3, 0.3, 0.5, 0.75, 1.0], dtype=torch.float32)
     logits = torch.full((6,), logit, dtype=torch.float32, requires_grad=True)
     exact = ContinuousBernoulli(logits.detach().double().requires_grad_())
-    mine, log_prob = ContinuousBernoulli(logits).log_prob(x), exact.log_prob(x.double())
-    torch.testing.assert_close(mine.double(), log_prob, rtol=1e-6, atol=1e-6)
+    value, log_prob = ContinuousBernoulli(logits).log_prob(x), exact.log_prob(x.double())
+    torch.testing.assert_close(value.double(), log_prob, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ContinuousBernoulli(logits).mean.double(), exact.mean, rtol=0, atol=1e-7)
-    (g,) = torch.autograd.grad(mine.sum(), logits)
+    (g,) = torch.autograd.grad(value.sum(), logits)
     torch.testing.assert_close(g.double(), x.double() - exact.mean, rtol=0, atol=1e-6)
 
 
-def test_continuous_bernoulli_equals_torch_where_torch_is_exact():
+def test_continuous_bernoulli_equals_torch_in_torch_s_exact_range():
     logits = torch.cat([torch.linspace(-12, -0.1, 20), torch.linspace(0.1, 12, 20)])
-    mine, theirs = ContinuousBernoulli(logits), torch.distributions.ContinuousBernoulli(logits=logits)
+    distribution, reference = ContinuousBernoulli(logits), torch.distributions.ContinuousBernoulli(logits=logits)
     x = torch.rand(7, 40)
-    torch.testing.assert_close(mine.log_prob(x), theirs.log_prob(x), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(mine.mean, theirs.mean, rtol=1e-9, atol=0)
+    torch.testing.assert_close(distribution.log_prob(x), reference.log_prob(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(distribution.mean, reference.mean, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("logit", [0.0, 1e-3, -0.49, 0.51, -3.0, 30.0, -400.0])
@@ -444,7 +444,7 @@ def test_continuous_bernoulli_draws_stay_inside(dtype):
     assert p.log_prob(draws).isfinite().all()
 
 
-def test_continuous_bernoulli_start_at_is_exact():
+def test_continuous_bernoulli_initialise_mean_is_exact():
     mean = torch.tensor([0.0, 1e-3, 0.2, 0.4999, 0.5, 0.5001, 1 - 1e-3, 1.0])
     likelihood = ContinuousBernoulliLikelihood(2, (8,), net=Zero).initialise_mean(mean)
     actual = likelihood(torch.randn(4, 2)).mean
@@ -459,12 +459,12 @@ def test_continuous_bernoulli_likelihood_is_the_product_over_pixels():
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_continuous_bernoulli_refuses_values_outside(value):
+def test_continuous_bernoulli_raises_on_values_outside_the_support(value):
     with pytest.raises(ValueError, match="support"):
         ContinuousBernoulliLikelihood(2, (3,))(torch.zeros(2)).log_prob(torch.full((3,), value))
 
 
-def test_continuous_bernoulli_expand_keeps_values_and_validation():
+def test_continuous_bernoulli_expand_preserves_values_and_validation():
     p = ContinuousBernoulli(torch.randn(4), validate_args=True)
     wide, x = p.expand((3, 4)), torch.rand(3, 4)
     assert wide.sample((2,)).shape == (2, 3, 4)
@@ -576,7 +576,7 @@ def test_beta_binomial_concentration_is_bounded():
     np.testing.assert_allclose(concentration, 10 * np.exp([-7, 0, 7]), rtol=1e-12)
 
 
-def test_beta_binomial_expand_keeps_levels_values_and_validation():
+def test_beta_binomial_expand_preserves_levels_values_and_validation():
     p = BetaBinomialLevels(torch.randn(4), tensor(3.0), 16, validate_args=True)
     wide = p.expand((3, 4))
     x = wide.sample((2,))
@@ -603,7 +603,7 @@ def test_likelihoods_of_levels_are_probabilities_of_a_grid(cls):
 
 
 @pytest.mark.parametrize("cls", [BetaBinomialLikelihood, CategoricalLikelihood, MixtureOfLogisticsLikelihood])
-def test_likelihoods_of_levels_refuse_values_off_the_grid(cls):
+def test_likelihoods_of_levels_raise_on_values_off_the_grid(cls):
     p = cls(2, (3,), levels=16)(torch.zeros(2))
     for value in (0.5, -1 / 15, 16 / 15, float("nan")):
         with pytest.raises(ValueError, match="support"):
@@ -689,7 +689,7 @@ def test_mixture_of_logistics_mean_of_the_first_channel_is_exact(num_channels, l
 
 
 def test_mixture_of_logistics_mean_is_exact_between_black_and_white():
-    """There a logistic of many levels is its loc on average, and the mean of an affine map is the map of the mean."""
+    """For many levels the mean of a logistic is its loc, and the mean of an affine map is the map of the mean."""
     p = MixtureOfLogistics(
         torch.randn(3, 1), 0.4 + 0.2 * torch.rand(3, 3, 1), torch.full((3, 3, 1), 0.02), torch.rand(3, 3, 1), (3, 1), 40
     )
@@ -753,7 +753,7 @@ def test_mixture_of_logistics_likelihood_reads_component_by_component():
 
 
 @pytest.mark.parametrize(("num_components", "min_scale"), [(0, 1e-3), (5, 0.0), (5, float("nan"))])
-def test_mixture_of_logistics_likelihood_refuses(num_components, min_scale):
+def test_mixture_of_logistics_likelihood_raises(num_components, min_scale):
     rule = "num_components must be at least 1" if num_components < 1 else "min_scale must be positive and finite"
     message = f"^MixtureOfLogisticsLikelihood: {rule}, got "
     with pytest.raises(ValueError, match=message):
@@ -845,14 +845,14 @@ def test_location_and_scale_are_finite_far_away(cls, loc, dtype):
 @families
 @pytest.mark.parametrize("argument", ["scale", "min_scale"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_scale_that_is_not_positive_is_refused(cls, argument, value):
+def test_a_nonpositive_scale_raises(cls, argument, value):
     message = rf"^{cls.__name__}: {argument} must be positive and finite, got {argument}={value}\. Use .* 0.1\.$"
     with pytest.raises(ValueError, match=message):
         cls(2, (3,), **{argument: value})
 
 
 @families
-def test_another_word_for_a_scale_is_refused(cls):
+def test_an_unknown_scale_option_raises(cls):
     message = rf"^{cls.__name__}: scale must be one of 'global', 'pixel', 'network', got .*\. Or use a number\.$"
     with pytest.raises(ValueError, match=message):
         cls(2, (3,), scale="local")
@@ -891,7 +891,7 @@ def test_bernoulli_likelihood_at_extreme_logits(logit, dtype):
 
 
 @pytest.mark.parametrize("value", [0.5, 1 / 255, -1.0, 2.0])
-def test_bernoulli_likelihood_refuses_grey(value):
+def test_bernoulli_likelihood_raises_on_grey_values(value):
     with pytest.raises(ValueError, match="support"):
         BernoulliLikelihood(2, (3,))(torch.zeros(2)).log_prob(torch.full((3,), value))
 
@@ -899,26 +899,26 @@ def test_bernoulli_likelihood_refuses_grey(value):
 # ---------------------------------------------------------------- initialise_mean
 
 
-def test_bernoulli_start_at_is_exact_within_the_clamp():
+def test_bernoulli_initialise_mean_is_exact_within_the_clamp():
     mean = torch.tensor([0.0, 1e-3, 0.2, 0.5, 1 - 1e-3, 1.0])
     likelihood = BernoulliLikelihood(2, (6,), net=Zero).initialise_mean(mean)
     actual = likelihood(torch.randn(4, 2)).mean
     torch.testing.assert_close(actual, mean.clamp(1e-3, 1 - 1e-3).expand(4, 6), rtol=1e-12, atol=0)
 
 
-def test_normal_start_at_is_exact():
+def test_normal_initialise_mean_is_exact():
     mean = torch.rand(6)
     likelihood = NormalLikelihood(2, (6,), net=Zero).initialise_mean(mean)
     assert torch.equal(likelihood(torch.randn(4, 2)).mean, mean.expand(4, 6))
 
 
-def test_start_at_twice_is_start_at_once():
+def test_initialise_mean_is_idempotent():
     likelihood = (
         NormalLikelihood(2, (6,), net=Zero).initialise_mean(torch.rand(6)).initialise_mean(torch.full((6,), 0.25))
     )
     assert torch.equal(likelihood(torch.randn(4, 2)).mean, torch.full((4, 6), 0.25))
 
 
-def test_start_at_takes_a_mean_of_another_dtype():
+def test_initialise_mean_takes_a_mean_of_another_dtype():
     likelihood = NormalLikelihood(2, (6,), net=Zero).initialise_mean(torch.full((6,), 0.25, dtype=torch.float32))
     assert likelihood(torch.zeros(2)).mean.dtype == torch.float64

@@ -61,7 +61,7 @@ def test_the_monte_carlo_error_is_the_spread_over_seeds() -> None:
     assert result.monte_carlo_error() == pytest.approx(float((result.standard_error**2).sum()) ** 0.5 / 40)
 
 
-def test_the_parts_of_the_elbo_are_exact() -> None:
+def test_the_terms_of_the_elbo_are_exact() -> None:
     case = LinearGaussian(inflate=1.4, shift=0.3)
     x = case.data(20)
     result = _estimate(case, x, num_samples=20_000, chunk_size=5000)
@@ -120,7 +120,7 @@ def test_more_samples_tighten_the_bound() -> None:
     assert gaps[1] > gaps[2] > -0.01
 
 
-def test_the_naive_estimator_agrees_where_it_works_and_is_flagged_where_it_does_not() -> None:
+def test_the_naive_estimator_agrees_or_is_flagged() -> None:
     easy = LinearGaussian(latent_dim=1, dim=2, scale=1.0)
     x = easy.data(50)
     result = _estimate(easy, x, num_samples=5000, chunk_size=5000, proposal="prior")
@@ -143,7 +143,7 @@ def test_seed_decides_and_the_global_generator_stays() -> None:
     assert not torch.equal(a.log_likelihood, c.log_likelihood)
 
 
-def test_modules_are_evaluated_without_dropout_and_get_their_mode_back(exact: LinearGaussian) -> None:
+def test_modules_are_evaluated_without_dropout_and_their_mode_is_restored(exact: LinearGaussian) -> None:
     exact.vae.guide.net.layers.insert(0, torch.nn.Dropout(0.9))
     exact.vae.train()
     x = exact.data(5)
@@ -166,7 +166,7 @@ def test_sizes_must_be_positive(exact: LinearGaussian, name: str) -> None:
         _estimate(exact, exact.data(3), **{name: 0})
 
 
-def test_empty_data_are_refused(exact: LinearGaussian) -> None:
+def test_empty_data_raise(exact: LinearGaussian) -> None:
     with pytest.raises(ValueError, match="data must not be empty"):
         _estimate(exact, [])
     with pytest.raises(ValueError, match="data must not be empty"):
@@ -196,7 +196,7 @@ def test_bits_per_dim_is_nats_over_dimensions_and_log_two(exact: LinearGaussian)
     assert result.bits_per_dim() == pytest.approx(-float(exact.log_prob(x).mean()) / 7 / math.log(2))
 
 
-def test_a_datum_out_of_the_support_is_refused_in_any_batch() -> None:
+def test_a_datum_outside_the_support_raises_in_any_batch() -> None:
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (3,)), DiagonalNormalGuide((3,), 2))
     x = torch.ones(50, 3)
     x[37, 1] = 7.0
@@ -222,14 +222,14 @@ def test_methods_of_a_module_are_evaluated_without_dropout_too(exact: LinearGaus
     assert pair.dropout.training
 
 
-def test_rate_keeps_its_digits_beside_a_large_distortion() -> None:
+def test_rate_is_precise_despite_a_large_distortion() -> None:
     ratio = torch.tensor([[-0.34], [-0.34]], dtype=torch.float32)
     summary = WeightSummary(2)
     summary.add(LogWeights(torch.full((2, 1), -5.2e6, dtype=torch.float32), ratio))
     assert float(summary.result()["rate"]) == pytest.approx(0.34, abs=1e-6)
 
 
-def test_data_without_any_likelihood_are_shown_as_such() -> None:
+def test_data_of_zero_likelihood_are_reported() -> None:
     log_w = torch.full((100, 2), -torch.inf)
     log_w[3, 1] = -5.0
     summary = WeightSummary(100)
@@ -241,7 +241,7 @@ def test_data_without_any_likelihood_are_shown_as_such() -> None:
     assert result["pareto_k"].tolist() == [math.inf, math.inf]
 
 
-def test_torch_s_own_validation_flag_stays(exact: LinearGaussian) -> None:
+def test_torch_s_validation_flag_stays(exact: LinearGaussian) -> None:
     distributions = torch.distributions.Distribution
     distributions.set_default_validate_args(False)  # as importing zuko does
     try:
@@ -251,7 +251,7 @@ def test_torch_s_own_validation_flag_stays(exact: LinearGaussian) -> None:
         distributions.set_default_validate_args(True)
 
 
-def test_a_gain_is_the_mean_of_the_differences_and_its_error_theirs(exact: LinearGaussian) -> None:
+def test_a_gain_is_the_mean_difference_with_its_standard_error(exact: LinearGaussian) -> None:
     x = exact.data(30)
     one, other = (log_likelihood(exact.vae.model, exact.vae.guide, x[:n], num_samples=3) for n in (30, 29))
     shifted = dataclasses.replace(one, elbo=one.elbo + 0.5 + torch.linspace(-1, 1, 30))

@@ -52,7 +52,7 @@ class Rows(nn.Module):
 
 
 @pytest.mark.parametrize(("flattens", "way", "level"), [(True, "flattened", "INFO"), (False, "looped", "WARNING")])
-def test_the_way_is_in_the_protocol_and_in_one_line_of_the_log(
+def test_the_execution_mode_is_in_the_protocol_and_the_log(
     flattens: bool, way: str, level: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pair, x = Rows(flattens), torch.randn(5, 3)
@@ -128,17 +128,17 @@ def _line_guide(x, n=None, **plate):
         pyro.sample("z", dist.Normal(x / 2 + shift, 0.5**0.5).to_event(1))
 
 
-def test_a_later_datum_without_its_dimension_is_refused() -> None:
+def test_a_later_datum_without_its_dimension_raises() -> None:
     x = torch.randn(6, 4)
     with pytest.raises(ValueError, match="observed data must have a dimension for the plate of the data"):
         fit(_line, _line_guide, [x[:5], x[5]], epochs=1, engine="eager", progress=False)
 
 
-def test_data_that_a_model_holds_itself_are_refused_where_the_arguments_are_shuffled() -> None:
+def test_data_stored_in_a_model_raise_if_the_arguments_are_shuffled() -> None:
     x = torch.randn(20, 4)
-    held = pyro.condition(lambda y: _line(y), data={"x": x})
+    conditioned = pyro.condition(lambda y: _line(y), data={"x": x})
     with pytest.raises(ValueError, match="all values per datum must be arguments"):
-        fit(held, _line_guide, x, epochs=1, batch_size=20, engine="eager", progress=False)
+        fit(conditioned, _line_guide, x, epochs=1, batch_size=20, engine="eager", progress=False)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_data_that_a_model_holds_itself_are_refused_where_the_arguments_are_shuf
         (lambda x: dist.Bernoulli(torch.ones(len(x))), lambda: dist.Bernoulli(0.5)),
     ],
 )
-def test_a_guide_that_leaves_values_out_is_refused(drawn, model) -> None:
+def test_a_guide_without_values_for_every_latent_raises(drawn, model) -> None:
     def program(x):
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(pyro.sample("z", model()).to(x), 1.0), obs=x)
@@ -170,14 +170,14 @@ def test_a_guide_that_leaves_values_out_is_refused(drawn, model) -> None:
 
 
 @pytest.mark.parametrize("kind", ["attribute", "dictionary", "list", "closure"])
-def test_a_number_that_changes_is_followed_by_the_recording(kind: str, uncompiled: None) -> None:
+def test_a_recording_follows_changed_numbers(kind: str, uncompiled: None) -> None:
     """For each place where programs store settings, the compiled engine gives the losses of the eager one."""
     losses = {}
     for engine in ("eager", "compiled"):
         torch.manual_seed(0)
         pair, x, hyper = Hidden(), torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), {"beta": 0.1}
         pair.settings, pair.schedule = {"beta": 0.1}, [0.1]
-        pair.weight.requires_grad_(False)  # of no use here
+        pair.weight.requires_grad_(False)  # not used here
 
         def beta(pair=pair, hyper=hyper):
             places = {"attribute": pair, "dictionary": pair.settings, "list": pair.schedule, "closure": hyper}
@@ -203,7 +203,7 @@ def test_a_number_that_changes_is_followed_by_the_recording(kind: str, uncompile
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-9)
 
 
-def test_parameters_that_are_frozen_meanwhile_are_refused_by_name() -> None:
+def test_parameters_frozen_after_recording_raise_by_name() -> None:
     pair, x = Hidden(), torch.randn(40, 3)
 
     def freeze():
@@ -214,7 +214,7 @@ def test_parameters_that_are_frozen_meanwhile_are_refused_by_name() -> None:
         fit(pair.model, pair.guide, x, epochs=2, batch_size=20, monitor=freeze, engine="eager", progress=False)
 
 
-def test_rows_of_a_plate_with_an_order_of_its_own_are_in_the_order_of_the_data() -> None:
+def test_rows_of_a_shuffled_plate_are_in_the_order_of_the_data() -> None:
     x, order = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([3, 1, 0, 2])
 
     def model(x):
@@ -229,7 +229,7 @@ def test_rows_of_a_plate_with_an_order_of_its_own_are_in_the_order_of_the_data()
     assert (log_weights(model, guide, x, 3) - exact).abs().max() < 1e-9
 
 
-def test_a_draw_counts_as_long_as_one_of_two_masks_counts_it() -> None:
+def test_a_draw_counts_if_one_of_two_masks_includes_it() -> None:
     """A sample counts unless both sites are masked, with the density of the distribution that it was drawn from."""
     x, guide_mask, model_mask = (
         torch.randn(4),

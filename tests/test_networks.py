@@ -37,7 +37,7 @@ def arrays(net):
 
 
 def randomize(net):
-    """Biases too: their initial zeros would hide a missing one."""
+    """Randomise biases, too: their initial zeros would hide a missing one."""
     with torch.no_grad():
         for p in net.parameters():
             p.normal_(0.0, 0.5)
@@ -220,7 +220,7 @@ def test_images_of_any_size(size, channels):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_batch_is_its_data_one_by_one(name):
+def test_a_batch_equals_its_data_one_by_one(name):
     net = randomize(NETWORKS[name]())
     x = torch.randn(2, 3, *net.in_shape)
     one_by_one = torch.stack([torch.stack([net(datum) for datum in row]) for row in x])
@@ -425,7 +425,7 @@ def test_the_seed_decides_the_weights():
         (lambda: MLP((3,), (3,))(torch.zeros(())), r"MLP: the input must end in in_shape=\(3,\), got shape=\(\)\."),
     ],
 )
-def test_bad_arguments_get_one_line(build, message):
+def test_bad_arguments_raise_one_line_errors(build, message):
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         build()
     assert "\n" not in str(caught.value)
@@ -434,7 +434,7 @@ def test_bad_arguments_get_one_line(build, message):
 
 @pytest.mark.parametrize("cls", [MLP, GatedMLP])
 @pytest.mark.parametrize("dropout", [-0.1, 1.5])
-def test_bad_dropout_gets_the_house_message(cls, dropout):
+def test_bad_dropout_raises_with_the_class_name(cls, dropout):
     with pytest.raises(ValueError, match="dropout") as caught:
         cls((3,), (3,), dropout=dropout)
     assert str(caught.value).startswith(f"{cls.__name__}: dropout must be")

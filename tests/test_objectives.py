@@ -69,9 +69,9 @@ def test_value_and_gradient_in_expectation(kind: type[Objective]) -> None:
 def test_elbo_is_pyros_at_equal_seeds() -> None:
     case = LinearGaussian(inflate=1.3)
     x = case.data(5)
-    for ours, theirs in ((ELBO(), Trace_ELBO()), (MeanFieldELBO(), TraceMeanField_ELBO())):
+    for elbo, pyro_elbo in ((ELBO(), Trace_ELBO()), (MeanFieldELBO(), TraceMeanField_ELBO())):
         results = []
-        for objective in (ours, theirs):
+        for objective in (elbo, pyro_elbo):
             torch.manual_seed(3)
             loss = objective.differentiable_loss(case.vae.model, case.vae.guide, x)
             results.append((loss, torch.autograd.grad(loss, list(case.vae.parameters()))))
@@ -95,7 +95,7 @@ def test_weights_apply_to_the_terms(kind: type[Objective], beta: float, weight: 
     assert loss.item() == pytest.approx(float(beta * terms.kl - weight * terms.reconstruction), abs=1e-9)
 
 
-def test_beta_zero_gives_the_prior_no_say(exact: LinearGaussian) -> None:
+def test_beta_zero_ignores_the_prior(exact: LinearGaussian) -> None:
     x = exact.data(5)
     layer = exact.vae.guide.net.layers[0]
     torch.manual_seed(3)
@@ -104,8 +104,8 @@ def test_beta_zero_gives_the_prior_no_say(exact: LinearGaussian) -> None:
     z = exact.vae.encode(x).rsample()
     expected = -exact.vae.decode(z).log_prob(x).sum()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-9)
-    found, truth = (torch.autograd.grad(value, layer.weight)[0] for value in (loss, expected))
-    assert (found - truth).abs().max() < 1e-9
+    gradient, truth = (torch.autograd.grad(value, layer.weight)[0] for value in (loss, expected))
+    assert (gradient - truth).abs().max() < 1e-9
 
 
 def test_the_schedule_moves_beta(exact: LinearGaussian) -> None:
@@ -119,7 +119,7 @@ def test_the_schedule_moves_beta(exact: LinearGaussian) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_one_objective_serves_models_of_other_plates(exact: LinearGaussian, kind: type[Objective]) -> None:
+def test_one_objective_serves_models_of_different_plates(exact: LinearGaussian, kind: type[Objective]) -> None:
     objective = kind(num_particles=3)
     x = exact.data(4)
 
@@ -135,10 +135,10 @@ def test_one_objective_serves_models_of_other_plates(exact: LinearGaussian, kind
     for _ in range(2):
         exact_loss = -float(exact.log_prob(x).sum())
         _loss(objective, exact, x)
-        found = objective.differentiable_loss(model, guide, y).item()
+        loss = objective.differentiable_loss(model, guide, y).item()
         if not objective.analytic_kl:
             assert _loss(objective, exact, x).item() == pytest.approx(exact_loss, abs=1e-9)
-            assert found == pytest.approx(-float(Normal(0.0, 2**0.5).log_prob(y).sum()), abs=1e-9)
+            assert loss == pytest.approx(-float(Normal(0.0, 2**0.5).log_prob(y).sum()), abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -156,14 +156,14 @@ def test_a_subsampled_plate_scales_the_loss_and_not_the_terms(kind: type[Objecti
     assert loss.item() == pytest.approx(10 * float(objective.terms.kl - objective.terms.reconstruction))
 
 
-def test_svi_takes_it(exact: LinearGaussian) -> None:
+def test_svi_accepts_it(exact: LinearGaussian) -> None:
     for kind in ALL:
         svi = SVI(exact.vae.model, exact.vae.guide, pyro.optim.Adam({"lr": 1e-3}), kind())
         assert math.isfinite(svi.step(exact.data(5)))
         assert math.isfinite(svi.evaluate_loss(exact.data(5)))
 
 
-def test_mean_field_refuses_what_has_no_closed_form(exact: LinearGaussian) -> None:
+def test_mean_field_raises_without_a_closed_form(exact: LinearGaussian) -> None:
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", pyro.distributions.StudentT(5.0, torch.zeros(3), torch.ones(3)).to_event(1))
@@ -173,7 +173,7 @@ def test_mean_field_refuses_what_has_no_closed_form(exact: LinearGaussian) -> No
 
 
 @pytest.mark.filterwarnings("ignore:Failed to verify mean field")
-def test_mean_field_refuses_the_other_order() -> None:
+def test_mean_field_raises_on_another_order_of_sites() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             a = pyro.sample("a", Normal(0.0, 1.0))
@@ -198,7 +198,7 @@ def test_mean_field_refuses_the_other_order() -> None:
         ({"num_particles": 0}, "num_particles must be at least 1"),
     ],
 )
-def test_bad_weights_are_refused(options: dict, message: str) -> None:
+def test_bad_weights_raise(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         objectives.BetaELBO(**options)
 

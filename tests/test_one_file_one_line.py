@@ -273,7 +273,7 @@ def test_the_contract_tests_cover_new_components(copy: Path) -> None:
         assert len(tests) >= {"guides": 15, "evaluation": 1, "objectives": 2}.get(folder, 10), f"{name}: {tests}"
 
 
-def test_new_components_are_found_by_name(copy: Path) -> None:
+def test_new_components_are_available_by_name(copy: Path) -> None:
     config = run(copy, "-c", USE)
     for name in OPTIONS[1::2]:
         assert f".{name}\n" in config

@@ -57,11 +57,11 @@ def none_changed(module, before):
 
 def check_trains(vae, x, *, others=()):
     """SVI lowers the loss by more than a nat, changes every parameter of ``vae`` and none of ``others``."""
-    mine, theirs = snapshot(vae), [snapshot(other) for other in others]
+    initial, others_initial = snapshot(vae), [snapshot(other) for other in others]
     first, last = train(vae, x)
     assert last < first - 1.0
-    assert all_changed(vae, mine)
-    assert all(none_changed(other, before) for other, before in zip(others, theirs, strict=True))
+    assert all_changed(vae, initial)
+    assert all(none_changed(other, before) for other, before in zip(others, others_initial, strict=True))
 
 
 def test_two_vaes_train_one_after_the_other(x):
@@ -86,7 +86,7 @@ def test_a_deep_copy_made_before_training_trains(x):
     check_trains(twin, x, others=[vae])
 
 
-def test_a_deep_copy_made_after_training_trains_on_its_own(x):
+def test_a_deep_copy_made_after_training_trains_independently(x):
     vae = build()
     train(vae, x, steps=3)
     twin = copy.deepcopy(vae)
@@ -94,7 +94,7 @@ def test_a_deep_copy_made_after_training_trains_on_its_own(x):
     check_trains(vae, x, others=[twin])
 
 
-def test_a_swapped_guide_trains_and_leaves_the_old_one(x):
+def test_a_swapped_guide_trains_and_the_old_one_does_not_change(x):
     vae = build()
     train(vae, x, steps=3)
     swapped = vae.with_guide(DiagonalNormalGuide(DATA_SHAPE, 2, net=net))
@@ -104,14 +104,14 @@ def test_a_swapped_guide_trains_and_leaves_the_old_one(x):
     assert all_changed(vae.model, model)  # the model is one and the same
 
 
-def test_the_first_vae_trains_on_after_a_swap(x):
+def test_the_first_vae_trains_after_a_swap(x):
     vae = build()
     swapped = vae.with_guide(DiagonalNormalGuide(DATA_SHAPE, 2, net=net))
     train(swapped, x, steps=3)
     check_trains(vae, x, others=[swapped.guide])
 
 
-def test_a_guide_alone_trains_where_the_model_is_frozen(x):
+def test_only_the_guide_trains_if_the_model_is_frozen(x):
     vae = build()
     vae.model.requires_grad_(False)
     before = snapshot(vae.guide)
@@ -139,7 +139,7 @@ def test_parameters_thawed_later_train(x):
     check_trains(vae, x)
 
 
-def test_every_parameter_is_in_the_store_once_under_a_name_of_its_own(x):
+def test_every_parameter_is_in_the_store_once_under_a_unique_name(x):
     vaes = [build(), build()]
     for vae in vaes:
         train(vae, x, steps=2)
@@ -149,7 +149,7 @@ def test_every_parameter_is_in_the_store_once_under_a_name_of_its_own(x):
     assert {id(p) for p in stored.values()} == {id(p) for p in expected}
 
 
-def test_the_name_says_class_and_parameter():
+def test_the_name_contains_class_and_parameter():
     guide = DiagonalNormalGuide(DATA_SHAPE, 2, net=net)
     register(guide)
     names = [name.split("$$$") for name in pyro.get_param_store().keys()]  # noqa: SIM118
@@ -158,7 +158,7 @@ def test_the_name_says_class_and_parameter():
     assert [key for _, key in names] == [key for key, _ in guide.named_parameters()]
 
 
-def test_registering_twice_keeps_the_name():
+def test_registering_twice_preserves_the_name():
     guide = DiagonalNormalGuide(DATA_SHAPE, 2, net=net)
     register(guide)
     names = set(pyro.get_param_store())
@@ -166,7 +166,7 @@ def test_registering_twice_keeps_the_name():
     assert set(pyro.get_param_store()) == names
 
 
-def test_training_goes_on_after_the_store_is_cleared(x):
+def test_training_continues_after_the_store_is_cleared(x):
     vae = build()
     train(vae, x, steps=2)
     pyro.clear_param_store()

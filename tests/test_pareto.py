@@ -17,7 +17,7 @@ def _k(log_weights: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 1.0, 1.5])
-def test_the_shape_of_pareto_weights_is_found(k: float) -> None:
+def test_the_shape_of_pareto_weights_is_estimated(k: float) -> None:
     log_weights = -k * torch.rand(20_000, 100).log()
     estimates = _k(log_weights)
     m = tail_length(20_000)
@@ -39,7 +39,7 @@ TAILS = {
 
 @pytest.mark.parametrize("num_samples", [25, 100, 2500])
 @pytest.mark.parametrize("tail", TAILS)
-def test_it_is_the_shape_that_arviz_gives(tail: str, num_samples: int) -> None:
+def test_the_shape_equals_arviz_s(tail: str, num_samples: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # announces its next version at import
         import arviz
@@ -57,7 +57,7 @@ def test_a_factor_on_the_weights_changes_nothing() -> None:
     assert torch.allclose(_k(log_weights), _k(log_weights - 3000.0), atol=1e-9)
 
 
-def test_equal_weights_and_few_samples_are_named_as_such() -> None:
+def test_equal_weights_and_few_samples_are_flagged() -> None:
     assert torch.equal(_k(torch.zeros(100, 2)), torch.full((2,), -torch.inf))
     assert _k(torch.randn(24, 2)).isnan().all()
     assert _k(torch.randn(25, 2)).isfinite().all()

@@ -1,4 +1,4 @@
-"""Objectives formed per datum: exact bounds, exact gradients in expectation, scales, masks, layers, refusals."""
+"""Objectives formed per datum: exact bounds, exact gradients in expectation, scales, masks, layers, errors."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def loss_of(objective, case, x):
 def gradients_of(objective, case, x):
     guide, model = list(case.vae.guide.parameters()), list(case.vae.model.parameters())
     loss = loss_of(objective, case, x)
-    found = torch.autograd.grad(loss, [*model, *guide])
-    return loss.detach(), found[: len(model)], found[len(model) :]
+    gradients = torch.autograd.grad(loss, [*model, *guide])
+    return loss.detach(), gradients[: len(model)], gradients[len(model) :]
 
 
 def flat(tensors):
@@ -84,7 +84,7 @@ def flat(tensors):
 @pytest.mark.parametrize("batch", [1, 6])
 def test_at_the_exact_posterior_every_bound_is_the_evidence(exact: LinearGaussian, make, batch: int) -> None:
     objective, x = make(), exact.data(batch)
-    for rows in (x, x[:1]):  # a ragged batch after a whole one
+    for rows in (x, x[:1]):  # a ragged batch after a full one
         loss = loss_of(objective, exact, rows)
         assert loss.item() == pytest.approx(-float(exact.log_prob(rows).sum()), abs=1e-9)
         terms = objective.terms
@@ -112,13 +112,13 @@ def test_a_scale_multiplies_the_bound_outside(exact: LinearGaussian, make, scale
 @bounds
 def test_a_scale_multiplies_the_gradient(make) -> None:
     case, objective = LinearGaussian(inflate=1.3, shift=0.2), make()
-    x, parameters, found = case.data(5), list(case.vae.parameters()), []
+    x, parameters, gradients = case.data(5), list(case.vae.parameters()), []
     for factor in (1.0, 0.25):
         model, guide = (poutine.scale(program, factor) for program in (case.vae.model, case.vae.guide))
         torch.manual_seed(3)
-        found.append(flat(torch.autograd.grad(objective.differentiable_loss(model, guide, x), parameters)))
-    assert found[0].abs().max() > 0.1
-    assert (found[1] - 0.25 * found[0]).abs().max() < 1e-9 * found[0].abs().max()
+        gradients.append(flat(torch.autograd.grad(objective.differentiable_loss(model, guide, x), parameters)))
+    assert gradients[0].abs().max() > 0.1
+    assert (gradients[1] - 0.25 * gradients[0]).abs().max() < 1e-9 * gradients[0].abs().max()
 
 
 def _subsampled(size):
@@ -134,7 +134,7 @@ def _subsampled(size):
 
 
 def test_a_subsampled_plate_scales_the_bound_outside() -> None:
-    """With a guide that is not exact, where a scale within the logarithm would show."""
+    """The guide is not exact, so that a scale within the logarithm would change the bound."""
     x, objective = torch.randn(50), IWAE(num_particles=4)
     model, guide = _subsampled(10)
     objective.differentiable_loss(model, guide, x)  # looks at the programs
@@ -149,15 +149,15 @@ def test_a_subsampled_plate_scales_the_bound_outside() -> None:
 
 
 @bounds
-def test_masks_leave_data_out(make) -> None:
-    seen, x = torch.tensor([True, False, True]), torch.randn(3)
+def test_masks_exclude_data(make) -> None:
+    unmasked, x = torch.tensor([True, False, True]), torch.randn(3)
 
     def model(x):
-        with pyro.plate("data", 3), poutine.mask(mask=seen):
+        with pyro.plate("data", 3), poutine.mask(mask=unmasked):
             pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
 
     def guide(x):
-        with pyro.plate("data", 3), poutine.mask(mask=seen):
+        with pyro.plate("data", 3), poutine.mask(mask=unmasked):
             pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
 
     objective = make()
@@ -165,7 +165,7 @@ def test_masks_leave_data_out(make) -> None:
         with pytest.raises(ValueError, match=r"without a mask, got .* Use ELBO or BetaELBO\.$"):
             objective.loss(model, guide, x)
         return
-    expected = -float(dist.Normal(0.0, 2**0.5).log_prob(x)[seen].sum())
+    expected = -float(dist.Normal(0.0, 2**0.5).log_prob(x)[unmasked].sum())
     assert objective.loss(model, guide, x) == pytest.approx(expected, abs=1e-9)
 
 
@@ -203,32 +203,32 @@ def test_inner_plates_are_summed_within_the_logarithm_and_shared_ones_are_data()
     assert loss == pytest.approx(-float((weight.logsumexp(0) - math.log(4)).sum()), abs=1e-9)
 
 
-def test_renyi_meets_its_limits() -> None:
+def test_renyi_has_its_limits() -> None:
     case = LinearGaussian(inflate=1.5, shift=0.3)
-    x, found = case.data(6), {}
+    x, results = case.data(6), {}
     for alpha in (0.0, 1.0, 1 - 1e-7, 1 + 1e-7, -1e4, -math.inf, math.inf, 1e4):
         torch.manual_seed(3)
-        found[alpha] = gradients_of(Renyi(alpha=alpha, num_particles=5), case, x)
+        results[alpha] = gradients_of(Renyi(alpha=alpha, num_particles=5), case, x)
     for alpha, kind in ((0.0, IWAE), (1.0, ELBO)):
         objective = kind(num_particles=5)
         loss_of(objective, case, x)
         torch.manual_seed(3)
         assert all(
             (a - b).abs().max() < 1e-9
-            for a, b in zip(map(flat_or, found[alpha]), map(flat_or, gradients_of(objective, case, x)), strict=True)
+            for a, b in zip(map(flat_or, results[alpha]), map(flat_or, gradients_of(objective, case, x)), strict=True)
         )
     torch.manual_seed(3)
     weight = definitions.draws(case.vae.model, case.vae.guide, 5, x).weight.detach()
-    assert float(found[-math.inf][0] + weight.max(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
-    assert float(found[math.inf][0] + weight.min(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
+    assert float(results[-math.inf][0] + weight.max(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
+    assert float(results[math.inf][0] + weight.min(0).values.sum()) == pytest.approx(0.0, abs=1e-9)
     for near, limit, tolerance in (
         (1 - 1e-7, 1.0, 1e-4),
         (1 + 1e-7, 1.0, 1e-4),
         (-1e4, -math.inf, 2e-3),
         (1e4, math.inf, 2e-3),
     ):
-        assert abs(found[near][0] - found[limit][0]) < tolerance
-        assert (flat(found[near][2]) - flat(found[limit][2])).abs().max() < 10 * tolerance + 1e-6
+        assert abs(results[near][0] - results[limit][0]) < tolerance
+        assert (flat(results[near][2]) - flat(results[limit][2])).abs().max() < 10 * tolerance + 1e-6
 
 
 def flat_or(value):
@@ -252,9 +252,9 @@ def test_at_the_exact_posterior_the_guide_s_gradient_is_zero_for_every_draw(exac
 def _mean_gradient(objective, case, x, *, repeats=60, copies=200):
     """Mean and standard error of the gradient per datum, of many independent copies of one datum."""
     rows = x.expand(copies, -1)
-    found = [flat((*m, *g)) / copies for _, m, g in (gradients_of(objective, case, rows) for _ in range(repeats))]
-    found = torch.stack(found)
-    return found.mean(0), found.std(0) / math.sqrt(repeats)
+    gradients = [flat((*m, *g)) / copies for _, m, g in (gradients_of(objective, case, rows) for _ in range(repeats))]
+    gradients = torch.stack(gradients)
+    return gradients.mean(0), gradients.std(0) / math.sqrt(repeats)
 
 
 def _exact_elbo_gradient(case, x):
@@ -344,17 +344,17 @@ DEFINED = {
 @pytest.mark.parametrize(("make", "function"), DEFINED.values(), ids=DEFINED)
 def test_other_options_agree_with_their_definition(make, function) -> None:
     case = LinearGaussian(inflate=1.3, shift=0.2)
-    x, mine, theirs = case.data(5), make(num_particles=3), Definition(function, 3)
-    loss_of(mine, case, x)  # looks at the programs
-    found = []
-    for objective in (mine, theirs):
+    x, tested, definition = case.data(5), make(num_particles=3), Definition(function, 3)
+    loss_of(tested, case, x)  # looks at the programs
+    results = []
+    for objective in (tested, definition):
         torch.manual_seed(3)
-        found.append([flat_or(value) for value in gradients_of(objective, case, x)])
-    for a, b in zip(*found, strict=True):
+        results.append([flat_or(value) for value in gradients_of(objective, case, x)])
+    for a, b in zip(*results, strict=True):
         assert (a - b).abs().max() < 1e-9 * b.abs().max().clamp_min(1)
 
 
-# ---------------------------------------------------------------- layers, auxiliary variables, parameters held
+# ---------------------------------------------------------------- layers, auxiliary variables, frozen parameters
 
 
 class Layered(nn.Module):
@@ -395,14 +395,14 @@ SPLIT = {
 split = pytest.mark.parametrize(("kind", "function"), SPLIT.values(), ids=SPLIT)
 
 
-def assert_same(mine, theirs, model, guide, parameters, x) -> None:
-    mine.loss(model, guide, x)
-    found = []
-    for objective in (mine, theirs):
+def assert_same(tested, definition, model, guide, parameters, x) -> None:
+    tested.loss(model, guide, x)
+    results = []
+    for objective in (tested, definition):
         torch.manual_seed(3)
         loss = objective.differentiable_loss(model, guide, x)
-        found.append([loss.detach(), *torch.autograd.grad(loss, parameters, allow_unused=True)])
-    for a, b in zip(*found, strict=True):
+        results.append([loss.detach(), *torch.autograd.grad(loss, parameters, allow_unused=True)])
+    for a, b in zip(*results, strict=True):
         assert (a is None) == (b is None)
         assert a is None or (a - b).abs().max() < 1e-10 * b.abs().max().clamp_min(1)
 
@@ -411,12 +411,12 @@ def assert_same(mine, theirs, model, guide, parameters, x) -> None:
 @pytest.mark.parametrize("ladder", [False, True])
 def test_several_layers_agree_with_the_definition(kind, function, ladder) -> None:
     pair, x = Layered(ladder), torch.randn(5, 4)
-    theirs = Definition(function, 3)
-    assert_same(kind(num_particles=3), theirs, pair.model, pair.guide, list(pair.parameters()), x)
+    definition = Definition(function, 3)
+    assert_same(kind(num_particles=3), definition, pair.model, pair.guide, list(pair.parameters()), x)
 
 
 class Borrowing(nn.Module):
-    """A guide with modules of the model that are not its parts."""
+    """A guide that uses modules of the model without registering them."""
 
     def __init__(self, pair: Layered) -> None:
         super().__init__()
@@ -427,10 +427,10 @@ class Borrowing(nn.Module):
 
 
 @split
-def test_parameters_that_the_guide_borrows_of_the_model_are_the_guide_s_in_its_density(kind, function) -> None:
+def test_model_parameters_used_by_the_guide_count_as_the_guide_s(kind, function) -> None:
     pair, x = Layered(ladder=True), torch.randn(5, 4)
-    guide, theirs = Borrowing(pair), Definition(function, 3)
-    assert_same(kind(num_particles=3), theirs, pair.model, guide, list(pair.parameters()), x)
+    guide, definition = Borrowing(pair), Definition(function, 3)
+    assert_same(kind(num_particles=3), definition, pair.model, guide, list(pair.parameters()), x)
 
 
 class Augmented(Guide):
@@ -466,7 +466,7 @@ def test_auxiliary_variables_agree_with_the_definition(kind, function) -> None:
 
 @pytest.mark.parametrize("kind", [StickingTheLanding, DoublyReparameterized])
 def test_dropout_in_the_guide_is_the_same_for_draws_and_densities(kind) -> None:
-    """With the mask drawn once by hand, as a module without random numbers of its own."""
+    """With the mask drawn once by hand, as a module without random numbers."""
     torch.manual_seed(1)
     pair, x = Layered(ladder=True, dropout=0.4).train(), torch.randn(5, 4)
     plain = Layered(ladder=True)
@@ -525,24 +525,24 @@ def test_svi_trains_plain_functions_and_modules(exact: LinearGaussian, kind) -> 
     pyro.clear_param_store()
     if kind is StickingTheLanding:
         model(x), guide(x)
-        theirs = Definition(definitions.sticking_the_landing, 3)
+        definition = Definition(definitions.sticking_the_landing, 3)
         parameters = [pyro.get_param_store()._params[k] for k in ("w", "a", "s")]
-        assert_same(kind(num_particles=3), theirs, model, guide, parameters, x)
+        assert_same(kind(num_particles=3), definition, model, guide, parameters, x)
 
 
-def test_running_statistics_move_once_and_are_left_alone_by_the_first_look() -> None:
+def test_running_statistics_are_updated_once_at_the_first_step() -> None:
     pair, x = Layered(ladder=True), torch.randn(5, 4)
     pair.dropout = nn.BatchNorm1d(6, momentum=0.1)
-    found = []
+    means = []
     for objective in (IWAE(num_particles=2), StickingTheLanding(num_particles=2)):
         pair.dropout.reset_running_stats()
         objective.differentiable_loss(pair.train().model, pair.guide, x)
-        found.append(pair.dropout.running_mean.clone())
+        means.append(pair.dropout.running_mean.clone())
         assert int(pair.dropout.num_batches_tracked) == 1
-    assert torch.equal(*found)
+    assert torch.equal(*means)
 
 
-# ---------------------------------------------------------------- the KL taken apart
+# ---------------------------------------------------------------- decomposition of the KL
 
 
 def test_free_bits_without_bits_is_the_elbo() -> None:
@@ -560,7 +560,7 @@ def test_free_bits_without_bits_is_the_elbo() -> None:
     assert terms.kl.dim() == 0
 
 
-def test_free_bits_hold_the_kl_of_each_group_up() -> None:
+def test_free_bits_bound_the_kl_of_each_group_from_below() -> None:
     case = LinearGaussian()
     x = case.data(6)
     q = case.vae.encode(x)
@@ -581,20 +581,20 @@ def test_free_bits_hold_the_kl_of_each_group_up() -> None:
 @pytest.mark.parametrize("groups", ["dimension", "site"])
 def test_free_bits_omit_the_kl_of_masked_data(groups, nats) -> None:
     """KL(N(m, 1) || N(0, 1)) is m^2 / 2; that of the masked datum, by far the largest, must count as 0."""
-    seen, loc = torch.tensor([True, False, True]), torch.tensor([[1.0, 0.4], [6.0, 9.0], [-2.0, 0.2]])
+    unmasked, loc = torch.tensor([True, False, True]), torch.tensor([[1.0, 0.4], [6.0, 9.0], [-2.0, 0.2]])
 
     def model(x):
-        with pyro.plate("data", 3), poutine.mask(mask=seen):
+        with pyro.plate("data", 3), poutine.mask(mask=unmasked):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
 
     def guide(x):
-        with pyro.plate("data", 3), poutine.mask(mask=seen):
+        with pyro.plate("data", 3), poutine.mask(mask=unmasked):
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
     objective = FreeBits(nats=nats, groups=groups, num_particles=2)
     loss = objective.loss(model, guide, torch.randn(3))
-    kl = (loc[seen].square() / 2).sum(0) / 3  # (L,), the mean over the batch
+    kl = (loc[unmasked].square() / 2).sum(0) / 3  # (L,), the mean over the batch
     kl = (kl if groups == "dimension" else kl.sum()).clamp_min(nats).sum()
     assert loss == pytest.approx(float(3 * kl - objective.terms.reconstruction), abs=1e-9)
 
@@ -613,7 +613,7 @@ def test_free_bits_of_layers_in_another_order_are_by_the_draws() -> None:
 
 
 def test_beta_tc_with_one_datum_per_posterior_is_exact() -> None:
-    """Where all data are one, q(z) is q(z | x): no information, and no correlation of a diagonal posterior."""
+    """If all data are equal, q(z) is q(z | x): no information, and no correlation of a diagonal posterior."""
     case = LinearGaussian(inflate=1.3, shift=0.2)
     x = case.data(1).expand(6, -1)
     objective = BetaTC(num_data=1, alpha=7.0, beta=9.0, gamma=2.0)
@@ -625,14 +625,14 @@ def test_beta_tc_follows_a_schedule(exact: LinearGaussian) -> None:
     x, objective = exact.data(5), BetaTC(num_data=5, beta=LinearWarmUp(10, unit="epochs"))
     state = objective.state(x)
     loss_of(objective, exact, x)
-    found = []
+    losses = []
     for epoch in (0.0, 5.0, 20.0):
         objective.set_progress(step=0, epoch=epoch)
         torch.manual_seed(3)
-        found.append(loss_of(objective, exact, x).item())
+        losses.append(loss_of(objective, exact, x).item())
     assert float(state[0]) == 1.0
-    assert found[1] == pytest.approx((found[0] + found[2]) / 2, abs=1e-9)
-    assert abs(found[2] - found[0]) > 1e-3
+    assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2, abs=1e-9)
+    assert abs(losses[2] - losses[0]) > 1e-3
 
 
 def test_the_discrepancy_in_expectation_is_that_of_the_normals() -> None:
@@ -647,10 +647,10 @@ def test_the_discrepancy_in_expectation_is_that_of_the_normals() -> None:
     exact = expected_kernel(0 * loc, 2 * scale**2) + expected_kernel(0 * loc, 2 * torch.ones(dim))
     exact = exact - 2 * expected_kernel(loc, 1 + scale**2)
     objective = InfoVAE(kernel="rbf", bandwidth=h2**0.5)
-    found = torch.stack(
+    estimates = torch.stack(
         [objective._mmd(loc + scale * torch.randn(1, n, dim), torch.randn(1, n, dim)) for _ in range(400)]
     )
-    assert abs(found.mean() - exact) < 4.5 * found.std() / 20
+    assert abs(estimates.mean() - exact) < 4.5 * estimates.std() / 20
     assert exact > 0.1
 
 
@@ -682,8 +682,8 @@ class Discrete(nn.Module):
 
 
 def _gradient(loss, program):
-    found = torch.autograd.grad(loss, list(program.parameters()), allow_unused=True)
-    return flat([torch.zeros_like(p) if g is None else g for g, p in zip(found, program.parameters(), strict=True)])
+    gradients = torch.autograd.grad(loss, list(program.parameters()), allow_unused=True)
+    return flat([torch.zeros_like(p) if g is None else g for g, p in zip(gradients, program.parameters(), strict=True)])
 
 
 DISCRETE = {
@@ -705,11 +705,11 @@ def test_the_gradient_of_a_discrete_guide_in_expectation(make, order) -> None:
         exact = -(log_q.exp().T @ log_q.exp() * (pairs - math.log(2))).sum()
     copies, objective = 300, make()
     losses = [objective.differentiable_loss(program.model, program.guide, x.expand(copies, -1)) for _ in range(60)]
-    found = torch.stack([_gradient(loss, program) / copies for loss in losses])
+    gradients = torch.stack([_gradient(loss, program) / copies for loss in losses])
     value = torch.stack(losses).detach() / copies
     assert abs(value.mean() - exact) < 4.5 * value.std() / 60**0.5
-    error = found.std(0) / 60**0.5
-    assert ((found.mean(0) - _gradient(exact, program)).abs() < 4.5 * error + 1e-9).all()
+    error = gradients.std(0) / 60**0.5
+    assert ((gradients.mean(0) - _gradient(exact, program)).abs() < 4.5 * error + 1e-9).all()
 
 
 @pytest.mark.parametrize("kind", [EnumeratedELBO, TraceEnumELBO])
@@ -748,14 +748,14 @@ def test_the_ratio_of_a_known_gradient() -> None:
     guide.weight = nn.Parameter(torch.zeros(2))
     state = torch.get_rng_state()
     groups = {"all": [guide.weight]}
-    found = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
+    result = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
     assert torch.equal(torch.get_rng_state(), state)
     assert guide.weight.grad is None
     exact = torch.tensor([3.0, 0.25])
-    assert ((found.snr - exact).abs() < 4.5 * found.standard_error).all()
-    assert (found.standard_error - (1 / 4000 + exact**2 / 8000).sqrt()).abs().max() < 1e-3
+    assert ((result.snr - exact).abs() < 4.5 * result.standard_error).all()
+    assert (result.standard_error - (1 / 4000 + exact**2 / 8000).sqrt()).abs().max() < 1e-3
     again = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
-    assert torch.equal(found.snr, again.snr)
+    assert torch.equal(result.snr, again.snr)
     drawn.clear()
     few = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=3, groups=groups)["all"]
     assert (few.std - torch.stack(drawn).std(0)).abs().max() < 1e-12
@@ -768,7 +768,7 @@ def test_the_ratio_of_a_known_gradient() -> None:
 def test_the_guide_s_ratio_falls_with_particles_for_iwae_and_not_for_dreg() -> None:
     case = LinearGaussian(latent_dim=2, dim=5, inflate=1.1, shift=0.05)
     x = case.data(4)
-    found = {}
+    ratios = {}
     for kind in (IWAE, DoublyReparameterized):
         for num in (1, 100):
             groups = gradient_snr(case.vae.model, case.vae.guide, x, kind(num_particles=num), num_draws=400)
@@ -778,14 +778,14 @@ def test_the_guide_s_ratio_falls_with_particles_for_iwae_and_not_for_dreg() -> N
                 "guide.net.layers.0.weight",
                 "model.likelihood.net.layers.0.bias",
             } <= groups.keys()
-            found[kind, num] = groups["guide"].quantile(0.5)
-            found[kind, num, "model"] = groups["model"].quantile(0.5)
-    assert found[IWAE, 100] < 0.4 * found[IWAE, 1]
-    assert found[DoublyReparameterized, 100] > 1.5 * found[DoublyReparameterized, 1]
-    assert found[IWAE, 100, "model"] > 2 * found[IWAE, 1, "model"]
+            ratios[kind, num] = groups["guide"].quantile(0.5)
+            ratios[kind, num, "model"] = groups["model"].quantile(0.5)
+    assert ratios[IWAE, 100] < 0.4 * ratios[IWAE, 1]
+    assert ratios[DoublyReparameterized, 100] > 1.5 * ratios[DoublyReparameterized, 1]
+    assert ratios[IWAE, 100, "model"] > 2 * ratios[IWAE, 1, "model"]
 
 
-# ---------------------------------------------------------------- refusals
+# ---------------------------------------------------------------- errors
 
 
 def _scaled_apart(exact):
@@ -807,7 +807,7 @@ def _discrete(exact):
 
 
 @pytest.mark.parametrize("case", [_scaled_apart, _incomplete, _enumerated, _discrete])
-def test_pairs_without_a_bound_are_refused(exact, case) -> None:
+def test_pairs_without_a_bound_raise(exact, case) -> None:
     model, guide, message = case(exact)
     x = torch.ones(3, 4 if case in (_enumerated, _discrete) else 7)
     for kind in (IWAE, StickingTheLanding):
@@ -815,7 +815,7 @@ def test_pairs_without_a_bound_are_refused(exact, case) -> None:
             kind().differentiable_loss(model, guide, x)
 
 
-def test_what_an_objective_does_not_hold_for_is_refused() -> None:
+def test_programs_outside_an_objective_s_assumptions_raise() -> None:
     layered, x = Layered(True), torch.randn(5, 4)
     for objective in (BetaTC(num_data=5), InfoVAE()):
         with pytest.raises(ValueError, match=r"must have one latent site, got .*z2.* Use ELBO or BetaELBO"):
@@ -868,6 +868,6 @@ def test_sleep_needs_observed_values_that_are_arguments(exact: LinearGaussian) -
         (partial(InfoVAE, bandwidth=0.0), "InfoVAE: bandwidth must be positive"),
     ],
 )
-def test_options_out_of_range_are_refused(make, message) -> None:
+def test_options_out_of_range_raise(make, message) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Every planted bug can be planted, and the tests that must notice it exist."""
+"""Every bug can be planted, and the tests that must detect it exist."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_saved_bugs_are_those_that_were_loaded(tmp_path: Path) -> None:
         ("a.py", "not there", None),
     ],
 )
-def test_a_bug_is_planted_where_its_text_is(file: str, text: str, planted_in: str | None) -> None:
+def test_a_bug_is_planted_in_the_file_of_its_text(file: str, text: str, planted_in: str | None) -> None:
     assert locate(Bug(file, text, "pass", []), SOURCES) == planted_in
 
 

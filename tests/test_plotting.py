@@ -82,9 +82,9 @@ def untouched():
 
 
 def test_a_long_caption_is_wrapped_within_the_figure():
-    words = " ".join(["$binarization_{"] * 30)
-    figure = plots.image_grid(torch.rand(4, 1, 8, 8), columns=2, caption=words)
-    assert figure.get_supxlabel().split() == words.split()
+    caption = " ".join(["$binarization_{"] * 30)
+    figure = plots.image_grid(torch.rand(4, 1, 8, 8), columns=2, caption=caption)
+    assert figure.get_supxlabel().split() == caption.split()
     assert is_whole(figure)
 
 
@@ -111,7 +111,7 @@ def test_training_curves_show_the_history():
         ([{"epoch": 1, "elbo": -1.0}, {"epoch": 2}, {"epoch": 3, "elbo": -2.0, "rate": 1.0}], ["ELBO", "Rate"]),
     ],
 )
-def test_training_curves_draw_the_terms_there_are(history, names):
+def test_training_curves_draw_the_recorded_terms(history, names):
     assert [y.split("\n")[0] for _, y in labels(plots.training_curves(history))] == names
 
 
@@ -143,7 +143,7 @@ def test_twenty_epochs_have_a_linear_axis_with_whole_ticks():
 
 
 @pytest.mark.parametrize("history", [[], [{"epoch": 1, "lr": 1.0}], [{"epoch": 1, "elbo": float("inf")}]])
-def test_a_history_without_numbers_is_refused(history):
+def test_a_history_without_numbers_raises(history):
     with pytest.raises(ValueError, match=r"^training_curves: history must hold a finite elbo or loss, got"):
         plots.training_curves(history)
 
@@ -156,16 +156,16 @@ def test_a_grid_shows_each_image_at_its_place_and_clamps(caplog):
     with matplotlib.rc_context({"image.origin": "lower"}):
         figure = plots.image_grid(images, columns=3)
     assert figure.axes[0].images[0].origin == "upper"
-    shown = pixels(figure)
-    assert shown.shape == (2 * 28 + 3 * 2, 3 * 20 + 4 * 2, 3)
-    fourth = shown[2 + 30 : 2 + 30 + 28, 2 : 2 + 20].permute(2, 0, 1)
+    image = pixels(figure)
+    assert image.shape == (2 * 28 + 3 * 2, 3 * 20 + 4 * 2, 3)
+    fourth = image[2 + 30 : 2 + 30 + 28, 2 : 2 + 20].permute(2, 0, 1)
     assert torch.equal(fourth, images[3].clamp(0, 1))
-    assert (shown[32:60, 46:66] == 1).all()  # the sixth place is empty
-    assert not caplog.records  # matplotlib clips too, and complains
+    assert (image[32:60, 46:66] == 1).all()  # the sixth place is empty
+    assert not caplog.records  # matplotlib clips too, with a warning
 
 
 @pytest.mark.parametrize("images", [torch.rand(4, 2, 5, 5), torch.rand(4, 5), torch.rand(2, 4, 3, 5, 5)])
-def test_other_shapes_are_refused(images):
+def test_other_shapes_raise(images):
     with pytest.raises(ValueError, match=r"^image_grid: data must be images .*got data_shape=.*\. Draw other data"):
         plots.image_grid(images, columns=2)
 
@@ -174,14 +174,14 @@ def test_other_shapes_are_refused(images):
 def test_reconstructions_show_the_data_above_their_means(data_shape):
     vae, x = make_vae(data_shape=data_shape), torch.rand(9, *data_shape)
     figure = plots.reconstructions(vae, x, num=5)
-    shown = pixels(figure)[..., 0]
-    rows = [torch.stack([shown[t : t + 4, 1 + 7 * i : 7 + 7 * i] for i in range(5)]) for t in (1, 6)]
+    image = pixels(figure)[..., 0]
+    rows = [torch.stack([image[t : t + 4, 1 + 7 * i : 7 + 7 * i] for i in range(5)]) for t in (1, 6)]
     assert torch.equal(rows[0], x[:5].reshape(5, 4, 6))
     torch.manual_seed(0)
     torch.testing.assert_close(rows[1], vae.reconstruct(x[:5]).reshape(5, 4, 6))
 
 
-def test_samples_are_means_and_depend_on_their_seed_alone():
+def test_samples_are_means_and_depend_only_on_their_seed():
     vae = make_vae()
     first, again, other = (pixels(plots.samples(vae, num=7, seed=s)) for s in (1, 1, 2))
     assert first.shape == (3 * 5 + 1, 3 * 7 + 1, 3)
@@ -191,16 +191,16 @@ def test_samples_are_means_and_depend_on_their_seed_alone():
 
 
 def test_the_manifold_decodes_the_normal_quantiles(monkeypatch):
-    vae, seen = make_vae(), []
+    vae, latents = make_vae(), []
     forward = vae.likelihood.forward
-    monkeypatch.setattr(vae.likelihood, "forward", lambda z: (seen.append(z), forward(z))[1])
+    monkeypatch.setattr(vae.likelihood, "forward", lambda z: (latents.append(z), forward(z))[1])
     figure = plots.manifold(vae, num=5)
-    grid = torch.distributions.Normal(0, 1).cdf(seen[0]).reshape(5, 5, 2)  # rows from the top
+    grid = torch.distributions.Normal(0, 1).cdf(latents[0]).reshape(5, 5, 2)  # rows from the top
     levels = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
     torch.testing.assert_close(grid[..., 0], levels.expand(5, 5))
     torch.testing.assert_close(grid[..., 1], levels.flip(0)[:, None].expand(5, 5))
-    shown = pixels(figure)[:4, -6:, 0]
-    torch.testing.assert_close(shown, forward(seen[0][4]).mean[0].detach())
+    image = pixels(figure)[:4, -6:, 0]
+    torch.testing.assert_close(image, forward(latents[0][4]).mean[0].detach())
     ax = figure.axes[0]
     ticks = {t.get_text(): p for t, p in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)}
     assert ticks["\N{MINUS SIGN}1"] == pytest.approx(0.158655, abs=1e-5)
@@ -224,7 +224,7 @@ def test_the_manifold_decodes_the_normal_quantiles(monkeypatch):
         (lambda: plots.latent_scatter(torch.rand(3, 2), torch.zeros(4)), r"^latent_scatter: .*labels=\(4,\)"),
     ],
 )
-def test_bad_arguments_are_refused(draw, message):
+def test_bad_arguments_raise(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
 
@@ -238,11 +238,11 @@ def test_many_dimensions_are_drawn_by_principal_components():
     turn = torch.linalg.qr(torch.randn(5, 3, dtype=torch.float64, generator=torch.manual_seed(0))).Q  # (5, 3)
     figure = plots.latent_scatter(waves @ turn.T + 10)
     assert labels(figure) == [("PC 1 (64% of variance)", "PC 2 (29% of variance)")]
-    shown = torch.tensor(figure.axes[0].collections[0].get_offsets())  # (400, 2)
-    torch.testing.assert_close(shown.abs(), waves[:, :2].abs(), rtol=0, atol=1e-9)
+    points = torch.tensor(figure.axes[0].collections[0].get_offsets())  # (400, 2)
+    torch.testing.assert_close(points.abs(), waves[:, :2].abs(), rtol=0, atol=1e-9)
 
 
-def test_two_dimensions_are_drawn_as_they_are_with_a_colour_per_class():
+def test_two_dimensions_are_drawn_directly_with_a_colour_per_class():
     means, classes = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]), torch.tensor([3, 8, 3, 5])
     figure = plots.latent_scatter(means, classes)
     points = figure.axes[0].collections[0]
@@ -308,13 +308,13 @@ def test_guides_are_compared_on_one_axis_by_paired_differences():
 
 
 @pytest.mark.parametrize("results", [{"one": 9}, {"one": 9, "other": 8}], ids=["one", "other data"])
-def test_results_of_different_data_are_refused(results):
+def test_results_of_different_data_raise(results):
     by_guide = {name: make_result(log_likelihood=torch.zeros(size)) for name, size in results.items()}
     with pytest.raises(ValueError, match=r"^guide_comparison: results must be"):
         plots.guide_comparison(by_guide)
 
 
-def test_infinite_estimates_are_left_out_of_the_bars_and_none_at_all_is_refused():
+def test_infinite_estimates_are_omitted_and_no_finite_one_raises():
     values = torch.tensor([-float("inf"), -1.0, -2.0])
     figure = plots.log_likelihood_histogram(make_result(log_likelihood=values))
     assert sum(p.get_height() for p in figure.axes[0].patches if hasattr(p, "get_height")) == 2
@@ -336,7 +336,7 @@ def test_infinite_estimates_are_left_out_of_the_bars_and_none_at_all_is_refused(
         (1, (2, 4, 6), {"reconstructions", "samples", "manifold"}),
     ],
 )
-def test_save_figures_draws_what_applies(tmp_path, latent_dim, data_shape, missing):
+def test_save_figures_draws_the_applicable_figures(tmp_path, latent_dim, data_shape, missing):
     vae, splits = make_vae(latent_dim, data_shape), make_splits(data_shape)
     files = plots.save_figures(tmp_path / "new", vae, splits, HISTORY, result=make_result())
     assert [path.stem for path in files] == [name for name in FILES if name not in missing]
@@ -355,7 +355,7 @@ def test_save_figures_again_gives_the_same_files(tmp_path):
 @pytest.mark.parametrize(
     ("caption", "shown"), [("", "Noise, fixed binarization, BernoulliLikelihood, data seed 7"), ("title", "title")]
 )
-def test_the_caption_is_the_protocol_or_as_given(tmp_path, monkeypatch, caption, shown):
+def test_the_caption_is_the_protocol_or_the_argument(tmp_path, monkeypatch, caption, shown):
     captions = {}
     store = lambda figure, path: captions.update({path.stem: figure.get_supxlabel()})  # noqa: E731
     monkeypatch.setattr(plots.save, "save_png", store)
@@ -363,7 +363,7 @@ def test_the_caption_is_the_protocol_or_as_given(tmp_path, monkeypatch, caption,
     assert captions == dict.fromkeys(["reconstructions", "samples", "manifold", "latents", "active_units"], shown)
 
 
-def test_nothing_else_changes(tmp_path, untouched):
+def test_model_mode_and_global_state_stay(tmp_path, untouched):
     with torch.random.fork_rng():
         vae, splits = make_vae(), make_splits()
     vae.train()
@@ -375,11 +375,11 @@ def test_nothing_else_changes(tmp_path, untouched):
 
 
 def test_the_model_is_drawn_in_eval_mode_and_its_mode_restored_after_an_error():
-    vae, seen = make_vae(), []
+    vae, modes = make_vae(), []
     vae.train()
-    handle = vae.likelihood.net.register_forward_hook(lambda net, *_: seen.append(net.training))
+    handle = vae.likelihood.net.register_forward_hook(lambda net, *_: modes.append(net.training))
     plots.samples(vae)
-    assert seen == [False]
+    assert modes == [False]
     handle.remove()
     with pytest.raises(ValueError, match="broken"):
         plots.reconstructions(vae, Broken(torch.rand(2, 1, 4, 6)))
@@ -398,7 +398,7 @@ def test_a_model_in_double_precision_is_drawn(tmp_path):
     assert plots.save_figures(tmp_path, make_vae().double(), make_splits(), [])
 
 
-def test_figures_are_a_column_wide_at_print_resolution_with_nothing_cut_off():
+def test_figures_have_column_width_print_resolution_and_no_clipping():
     caption = "Noise, dynamic binarization, BernoulliLikelihood, seed 0"
     classes = torch.arange(40) % 10
     figures = [
@@ -413,7 +413,7 @@ def test_figures_are_a_column_wide_at_print_resolution_with_nothing_cut_off():
         assert is_whole(figure)
 
 
-def test_a_figure_looks_the_same_whatever_the_settings_when_it_is_saved():
+def test_figures_are_saved_independently_of_the_current_settings():
     pictures = []
     for size in (5, 20):
         figure, buffer = plots.training_curves(HISTORY), io.BytesIO()

@@ -32,64 +32,64 @@ def replicated(case: LinearGaussian, x: Tensor) -> Normal:
 
 def test_probabilities_are_those_of_the_normal(exact: LinearGaussian) -> None:
     x = exact.data(30)
-    found = posterior_predictive_check(exact.vae, x, statistics=mean, num_samples=S, batch_size=7, chunk_size=999)
+    result = posterior_predictive_check(exact.vae, x, statistics=mean, num_samples=S, batch_size=7, chunk_size=999)
     law = replicated(exact, x)
     p = 1 - law.cdf(x.mean(-1))
-    assert found.statistics == ["mean"]
-    assert torch.allclose(found.observed[:, 0], x.mean(-1))
-    assert float(((found.p_values[:, 0] - p) / (p * (1 - p) / S).sqrt()).abs().max()) < 4.5
-    assert float(((found.replicated_mean[:, 0] - law.mean) / law.stddev * math.sqrt(S)).abs().max()) < 4.5
-    assert float((found.replicated_std[:, 0] / law.stddev - 1).abs().max()) < 4.5 / math.sqrt(2 * S)
+    assert result.statistics == ["mean"]
+    assert torch.allclose(result.observed[:, 0], x.mean(-1))
+    assert float(((result.p_values[:, 0] - p) / (p * (1 - p) / S).sqrt()).abs().max()) < 4.5
+    assert float(((result.replicated_mean[:, 0] - law.mean) / law.stddev * math.sqrt(S)).abs().max()) < 4.5
+    assert float((result.replicated_std[:, 0] / law.stddev - 1).abs().max()) < 4.5 / math.sqrt(2 * S)
     # The set's mean is that of 30 independent normals.
     of_set = Normal(law.mean.mean(), law.variance.sum().sqrt() / 30)
     whole = 1 - of_set.cdf(x.mean())
-    assert abs(float(found.set_p_values()[0] - whole)) < 4.5 * math.sqrt(whole * (1 - whole) / S)
-    assert torch.allclose(found.set_observed, x.mean().expand(S, 1))
-    assert float(found.set_replicated.std()) / float(of_set.stddev) == pytest.approx(1, abs=4.5 / math.sqrt(2 * S))
+    assert abs(float(result.set_p_values()[0] - whole)) < 4.5 * math.sqrt(whole * (1 - whole) / S)
+    assert torch.allclose(result.set_observed, x.mean().expand(S, 1))
+    assert float(result.set_replicated.std()) / float(of_set.stddev) == pytest.approx(1, abs=4.5 / math.sqrt(2 * S))
 
 
 def test_the_prior_predictive_check_is_of_the_margin(exact: LinearGaussian) -> None:
     x = exact.data(30)
-    found = posterior_predictive_check(exact.vae, x, statistics=mean, num_samples=S, source="prior")
+    result = posterior_predictive_check(exact.vae, x, statistics=mean, num_samples=S, source="prior")
     w, one = exact.weight, torch.full((7,), 1 / 7)
     variance = one @ (w @ w.T) @ one + exact.scale**2 / 7
     p = 1 - Normal(exact.bias.mean(), variance.sqrt()).cdf(x.mean(-1))
-    assert float(((found.p_values[:, 0] - p) / (p * (1 - p) / S).sqrt()).abs().max()) < 4.5
+    assert float(((result.p_values[:, 0] - p) / (p * (1 - p) / S).sqrt()).abs().max()) < 4.5
     assert "log p(x|z)" not in posterior_predictive_check(exact.vae, x, source="prior", num_samples=9).statistics
 
 
 def test_over_data_of_the_model_prior_probabilities_are_uniform(exact: LinearGaussian) -> None:
-    found = posterior_predictive_check(exact.vae, exact.data(2_000), source="prior", num_samples=100)
-    u = found.p_values[:, 0]
+    result = posterior_predictive_check(exact.vae, exact.data(2_000), source="prior", num_samples=100)
+    u = result.p_values[:, 0]
     assert abs(float(u.mean()) - 0.5) < 4.5 * math.sqrt(1 / 12 / 2_000)
     assert abs(float((u < 0.25).double().mean()) - 0.25) < 4.5 * math.sqrt(0.1875 / 2_000) + 0.01  # 100 replicates
 
 
 def test_the_discrepancy_has_the_law_of_a_chi_square(exact: LinearGaussian) -> None:
     x = exact.data(20)
-    found = posterior_predictive_check(exact.vae, x, num_samples=S)
-    assert found.statistics == ["mean", "standard deviation", "largest", "log p(x|z)"]
-    # log p(x_rep | z) = const - chi^2_7 / 2 whatever z
+    result = posterior_predictive_check(exact.vae, x, num_samples=S)
+    assert result.statistics == ["mean", "standard deviation", "largest", "log p(x|z)"]
+    # log p(x_rep | z) = const - chi^2_7 / 2 for every z
     const = -7 * math.log(exact.scale) - 3.5 * math.log(2 * math.pi)
-    assert float((found.replicated_mean[:, -1] - (const - 3.5)).abs().max()) < 4.5 * math.sqrt(14) / 2 / math.sqrt(S)
+    assert float((result.replicated_mean[:, -1] - (const - 3.5)).abs().max()) < 4.5 * math.sqrt(14) / 2 / math.sqrt(S)
     z = exact.vae.encode(x).sample((S,))
     likelihood = exact.vae.decode(z).log_prob(x).detach()
     error = likelihood.std(0) * math.sqrt(2 / S)
-    assert float(((found.observed[:, -1] - likelihood.mean(0)) / error).abs().max()) < 4.5
+    assert float(((result.observed[:, -1] - likelihood.mean(0)) / error).abs().max()) < 4.5
     # P(chi^2_7 < 2 (const - log p(x | z))) given z, so the mean over z is the probability.
     p = torch.special.gammainc(torch.tensor(3.5), const - likelihood).mean(0)
-    assert float(((found.p_values[:, -1] - p) * math.sqrt(S)).abs().max()) < 4.5 * 0.5 * math.sqrt(2)
-    assert float(found.set_observed[:, -1].std()) > 0
+    assert float(((result.p_values[:, -1] - p) * math.sqrt(S)).abs().max()) < 4.5 * 0.5 * math.sqrt(2)
+    assert float(result.set_observed[:, -1].std()) > 0
 
 
 def test_ties_count_half() -> None:
     vae = VAE(priors.StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), guides.DiagonalNormalGuide((5,), 2))
-    found = posterior_predictive_check(vae, torch.ones(6, 5), statistics=lambda x: 0 * x.sum(-1), num_samples=9)
-    assert found.p_values.tolist() == [[0.5]] * 6
-    assert found.set_p_values().tolist() == [0.5]
+    result = posterior_predictive_check(vae, torch.ones(6, 5), statistics=lambda x: 0 * x.sum(-1), num_samples=9)
+    assert result.p_values.tolist() == [[0.5]] * 6
+    assert result.set_p_values().tolist() == [0.5]
 
 
-def test_data_of_another_spread_are_found_out(exact: LinearGaussian) -> None:
+def test_data_of_another_spread_are_detected(exact: LinearGaussian) -> None:
     x = exact.data(50)
     good = posterior_predictive_check(exact.vae, x)
     assert good.advice() == ""
@@ -116,14 +116,14 @@ def test_default_statistics() -> None:
 def test_every_guide_and_batch_size_works() -> None:
     prior, likelihood, x = priors.StandardNormalPrior(2), BernoulliLikelihood(2, (1, 3, 4)), torch.ones(7, 1, 3, 4)
     for guide in (guides.AuxiliaryGuide((1, 3, 4), 2), guides.HMCGuide((1, 3, 4), 2)):
-        found = posterior_predictive_check(VAE(prior, likelihood, guide), x, num_samples=5, batch_size=3, chunk_size=2)
-        assert found.observed.shape == (7, 5)
-        assert found.set_replicated.shape == (5, 5)
+        result = posterior_predictive_check(VAE(prior, likelihood, guide), x, num_samples=5, batch_size=3, chunk_size=2)
+        assert result.observed.shape == (7, 5)
+        assert result.set_replicated.shape == (5, 5)
     batches = posterior_predictive_check(VAE(prior, likelihood, guide), [x[:3], x[3:]], num_samples=3)
     assert len(batches) == 7
 
 
-def test_the_seed_makes_it_and_nothing_else_notices(exact: LinearGaussian) -> None:
+def test_the_seed_decides_and_global_state_stays(exact: LinearGaussian) -> None:
     x, state = exact.data(5), torch.get_rng_state()
     one, other = (posterior_predictive_check(exact.vae, x, seed=2, num_samples=9) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
@@ -132,16 +132,16 @@ def test_the_seed_makes_it_and_nothing_else_notices(exact: LinearGaussian) -> No
 
 
 def test_it_is_saved_with_its_protocol(exact: LinearGaussian, tmp_path: Any) -> None:
-    found = posterior_predictive_check(exact.vae, exact.data(12), num_samples=20, protocol={"dataset": "simulated"})
-    found.save(tmp_path / "predictive.json")
+    result = posterior_predictive_check(exact.vae, exact.data(12), num_samples=20, protocol={"dataset": "simulated"})
+    result.save(tmp_path / "predictive.json")
     again = Result.load(tmp_path / "predictive.json")
     assert isinstance(again, PredictiveCheck)
-    assert again.summary() == found.summary()
-    assert again.protocol == found.protocol
+    assert again.summary() == result.summary()
+    assert again.protocol == result.protocol
     assert "log p(x|z)" in str(again)
 
 
-def test_what_cannot_be_checked_is_refused(exact: LinearGaussian) -> None:
+def test_bad_arguments_raise(exact: LinearGaussian) -> None:
     x = exact.data(4)
     with pytest.raises(ValueError, match=r"one number per datum, got \(4, 7\) of 'whole'"):
         posterior_predictive_check(exact.vae, x, statistics={"whole": lambda x: x})

@@ -1,4 +1,4 @@
-"""Priors: mixtures are what they say, pseudo-inputs learn, and p(z) is normalised."""
+"""Priors: mixtures equal their definitions, pseudo-inputs train, and p(z) is normalised."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def test_densities_by_matrix_products_are_those_of_the_normals(dtype, tolerance)
     loc, z = torch.randn(50, 40).to(dtype), torch.randn(3, 7, 40).to(dtype)
     scale = torch.linspace(-3, 1, 40).exp().expand(50, 40).to(dtype)
     expected = Normal(loc, scale).to_event(1).log_prob(z.unsqueeze(-2))  # down to tens of thousands of nats
-    found = log_normals(z, loc, scale)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    log_density = log_normals(z, loc, scale)
+    assert log_density.dtype == dtype
+    torch.testing.assert_close(log_density, expected, rtol=tolerance, atol=tolerance)
     near = loc[:, None] + 0.01 * scale[:, None] * torch.randn(50, 1, 40).to(dtype)
     exact = Normal(loc.double(), scale.double()).to_event(1).log_prob(near.squeeze(1).double())
-    found = log_normals(near.squeeze(1), loc, scale).diagonal().double()
-    torch.testing.assert_close(found, exact, rtol=tolerance, atol=tolerance)
+    log_density = log_normals(near.squeeze(1), loc, scale).diagonal().double()
+    torch.testing.assert_close(log_density, exact, rtol=tolerance, atol=tolerance)
 
 
-def test_a_prior_through_a_guide_that_is_no_normal_is_the_same_mixture() -> None:
+def test_a_prior_through_a_non_normal_guide_is_the_same_mixture() -> None:
     guide = FullRankNormalGuide((5,), 2, net=small)
     prior, z = VampPrior(guide, num_components=3), torch.randn(4, 2)
     q = guide.posterior(prior.pseudo_inputs).log_prob(z.unsqueeze(1))
@@ -71,14 +71,14 @@ def test_vamp_draws_come_from_that_mixture() -> None:
     assert ((z.var(0) - variance) / error).abs().max() < 4.5
 
 
-def test_gradients_reach_pseudo_inputs_and_guide_from_the_prior_alone() -> None:
+def test_the_prior_has_gradients_to_pseudo_inputs_and_guide() -> None:
     prior = vamp()
     prior().log_prob(torch.randn(4, 2)).sum().backward()
     assert prior.raw.grad.flatten(1).any(1).all()
     assert all(p.grad.any() for p in prior.guide.parameters())
 
 
-def test_pseudo_inputs_start_at_the_data_and_keep_within_bounds() -> None:
+def test_pseudo_inputs_start_at_the_data_and_stay_within_bounds() -> None:
     x = torch.rand(2, 5)
     prior = vamp().initialise_pseudo_inputs(x)
     torch.testing.assert_close(prior.pseudo_inputs, x[[0, 1, 0]].clamp(0.02, 0.98), rtol=1e-9, atol=1e-9)
@@ -95,7 +95,7 @@ def test_pseudo_inputs_start_at_the_data_and_keep_within_bounds() -> None:
         vamp(0)
 
 
-def test_a_vae_trains_pseudo_inputs_and_swapping_the_guide_keeps_the_prior() -> None:
+def test_pseudo_inputs_train_and_swapping_the_guide_preserves_the_prior() -> None:
     prior = vamp()
     vae = VAE(prior, BernoulliLikelihood(2, (5,), net=small), prior.guide)
     before, z = prior.raw.detach().clone(), torch.randn(6, 2)
@@ -107,7 +107,7 @@ def test_a_vae_trains_pseudo_inputs_and_swapping_the_guide_keeps_the_prior() -> 
     assert len({id(p) for p in vae.parameters()}) == len(list(vae.parameters()))
 
 
-def test_pseudo_inputs_of_another_shape_are_refused() -> None:
+def test_pseudo_inputs_of_another_shape_raise() -> None:
     with pytest.raises(ValueError, match=r"^VAE: likelihood, guide and pseudo-inputs must share data_shape, got"):
         VAE(vamp(), BernoulliLikelihood(2, (6,)), DiagonalNormalGuide((6,), 2))
 

@@ -83,8 +83,8 @@ OFF = {"inflate": 1.4, "shift": 0.3}  # a guide that is not the posterior
 ONCE: dict[str, Any] = {"epochs": 1, "batch_size": 8, "optimizer": partial(SGD, lr=0.1), "seed": 4, "engine": "eager"}
 
 
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    return found.shape == wanted.shape and bool((found - wanted).abs().max() < 1e-9)
+def _close(value: Tensor, expected: Tensor) -> bool:
+    return value.shape == expected.shape and bool((value - expected).abs().max() < 1e-9)
 
 
 # Training
@@ -124,28 +124,28 @@ def test_one_step_moves_every_parameter_along_its_gradient(style: Style, engine:
     x = data()
     pair = style.build(**OFF)
     fit(pair.model, pair.guide, x, **(ONCE | {"engine": engine}))
-    wanted = _hand_written_step(x, rate=0.1, seed=4)
-    found = pair.tensors()
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        assert _close(found[name].detach(), wanted[name]), name
+    expected = _hand_written_step(x, rate=0.1, seed=4)
+    values = pair.tensors()
+    assert values.keys() == expected.keys()
+    for name in expected:
+        assert _close(values[name].detach(), expected[name]), name
 
 
 @MODULAR
 def test_running_statistics_and_dropout_in_training_are_those_of_the_modules(style: Style) -> None:
-    x, found = data(), []
+    x, pairs = data(), []
     for each in (MODULE, style):
         pair = each.build(noisy=True, **OFF)
         fit(pair.model, pair.guide, x, **(ONCE | {"epochs": 3, "batch_size": 4}))
-        found.append(pair)
+        pairs.append(pair)
         assert not any(part.training for module in pair.modules for part in module.modules())
-    reference, mine = (list(pair.snapshot().values()) for pair in found)
-    assert len(mine) == len(reference) == 9  # six parameters, three statistics
-    assert all(_close(a, b) for a, b in zip(mine, reference, strict=True))
-    assert any(bool((b != 0).any()) for module in found[1].modules for b in module.buffers())
+    reference, values = (list(pair.snapshot().values()) for pair in pairs)
+    assert len(values) == len(reference) == 9  # six parameters, three statistics
+    assert all(_close(a, b) for a, b in zip(values, reference, strict=True))
+    assert any(bool((b != 0).any()) for module in pairs[1].modules for b in module.buffers())
 
 
-def test_pairs_whose_modules_share_names_are_trained_and_measured_apart() -> None:
+def test_pairs_whose_modules_share_names_train_and_evaluate_separately() -> None:
     """``pyro.module`` keeps the first module that it receives under a name until the process ends."""
     x, closure = data(), next(style for style in STYLES if style.name == "closure")
     first, second = closure.build(), closure.build(**OFF)
@@ -153,8 +153,8 @@ def test_pairs_whose_modules_share_names_are_trained_and_measured_apart() -> Non
     fit(first.model, first.guide, x, **ONCE)
     trained = first.snapshot()
     fit(second.model, second.guide, x, **ONCE)
-    wanted = _hand_written_step(x, rate=0.1, seed=4)
-    assert all(_close(tensor.detach(), wanted[name]) for name, tensor in second.tensors().items())
+    expected = _hand_written_step(x, rate=0.1, seed=4)
+    assert all(_close(tensor.detach(), expected[name]) for name, tensor in second.tensors().items())
     assert all(torch.equal(tensor, trained[name]) for name, tensor in first.snapshot().items())
     third = closure.build()
     assert _close(log_likelihood(third.model, third.guide, x, num_samples=3).log_likelihood, log_evidence(x))
@@ -166,17 +166,17 @@ def _train(pair: Written, run: Any, epochs: int, **options: Any) -> None:
 
 
 @EVERY_STYLE
-def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(style: Style, tmp_path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(style: Style, tmp_path) -> None:
     whole = style.build(noisy=True, **OFF)
     _train(whole, tmp_path / "whole", 4)
-    wanted = whole.snapshot()
+    expected = whole.snapshot()
     pyro.clear_param_store()
     _train(style.build(noisy=True, **OFF), tmp_path / "parts", 2)
     pyro.clear_param_store()
     resumed = style.build(noisy=True)  # from other numbers: those of the run folder replace them
     _train(resumed, tmp_path / "parts", 4, resume=True)
-    found = resumed.snapshot()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    values = resumed.snapshot()
+    assert all(torch.equal(values[name], expected[name]) for name in expected)
 
 
 @MODULAR
@@ -185,10 +185,10 @@ def test_a_checkpoint_holds_the_buffers(style: Style, tmp_path) -> None:
     _train(pair, tmp_path / "run", 1)
     saved = torch.load(tmp_path / "run" / "state.pt", weights_only=True)["weights"]
     for kind in ("running_mean", "running_var", "num_batches_tracked"):
-        (mine,) = [b for module in pair.modules for name, b in module.named_buffers() if name.endswith(kind)]
+        (buffer,) = [b for module in pair.modules for name, b in module.named_buffers() if name.endswith(kind)]
         stored = [t for name, t in saved.items() if name.endswith(kind)]
         assert stored  # twice, if both programs have the module
-        assert all(torch.equal(tensor, mine) for tensor in stored)
+        assert all(torch.equal(tensor, buffer) for tensor in stored)
 
 
 def test_parameters_in_another_layout_of_memory_are_trained_once(tmp_path) -> None:
@@ -198,8 +198,8 @@ def test_parameters_in_another_layout_of_memory_are_trained_once(tmp_path) -> No
     layer = pair.modules[0].linear
     layer.weight = torch.nn.Parameter(layer.weight.detach().T.contiguous().T)
     fit(pair.model, pair.guide, x, run=tmp_path / "run", **ONCE)
-    wanted = _hand_written_step(x, rate=0.1, seed=4)
-    assert all(_close(tensor.detach(), wanted[name]) for name, tensor in pair.tensors().items())
+    expected = _hand_written_step(x, rate=0.1, seed=4)
+    assert all(_close(tensor.detach(), expected[name]) for name, tensor in pair.tensors().items())
     assert len(torch.load(tmp_path / "run" / "state.pt", weights_only=True)["weights"]) == 6
 
 
@@ -225,14 +225,14 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }
 PER_DATUM = sorted(set(FAMILIES) - {"ELBO", "MeanFieldELBO", "BetaELBO"})
 EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
-HOLDING = ("StickingTheLanding", "DoublyReparameterized")  # what takes the parameters of q as constants
+HOLDING = ("StickingTheLanding", "DoublyReparameterized")  # these hold the parameters of q constant
 
 
 def _loss(family: str, pair: Written, x: Tensor, *, seed: int = 5) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Loss and gradient at a seed."""
     objective = FAMILIES[family]()
     torch.manual_seed(7)
-    objective.differentiable_loss(pair.model, pair.guide, x)  # an objective looks for the plates at its first call
+    objective.differentiable_loss(pair.model, pair.guide, x)  # an objective detects the plates at its first call
     torch.manual_seed(seed)
     loss = objective.differentiable_loss(pair.model, pair.guide, x)
     tensors = pair.tensors()
@@ -248,21 +248,21 @@ def _reference(family: str) -> tuple[Tensor, dict[str, Tensor | None]]:
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"MeanFieldELBO", "BetaTC", "InfoVAE"}))
 @EVERY_STYLE
 def test_losses_and_gradients_do_not_depend_on_the_style(style: Style, family: str) -> None:
-    pair, (wanted, gradients) = style.build(**OFF), _reference(family)
+    pair, (expected, gradients) = style.build(**OFF), _reference(family)
     if "bare" in style.traits and family in HOLDING:
         with pytest.raises(ValueError, match=rf"^{family}: "):
             _loss(family, pair, data())
         return
-    loss, found = _loss(family, pair, data())
-    assert _close(loss, wanted)
+    loss, computed = _loss(family, pair, data())
+    assert _close(loss, expected)
     for name, gradient in gradients.items():
-        mine = found[name]
-        assert (mine is None) == (gradient is None), name
-        assert mine is None or _close(mine, gradient), name
+        value = computed[name]
+        assert (value is None) == (gradient is None), name
+        assert value is None or _close(value, gradient), name
 
 
 @pytest.mark.parametrize("family", ["MeanFieldELBO", "BetaTC", "InfoVAE"])
-def test_a_mask_that_is_true_is_no_mask(family: str) -> None:
+def test_a_mask_of_true_changes_nothing(family: str) -> None:
     (style,) = [style for style in STYLES if style.name == "wrapped-twice"]
     assert _close(_loss(family, style.build(**OFF), data())[0], _reference(family)[0])
 
@@ -298,7 +298,7 @@ EVERY_EVALUATION = pytest.mark.parametrize("name", EVALUATIONS)
 
 
 @contextmanager
-def _unnoticed(pair: Written) -> Iterator[None]:
+def _unchanged_state(pair: Written) -> Iterator[None]:
     """Context that asserts that random state, modes, tensors and Pyro's store stay unchanged."""
 
     def state() -> tuple[Tensor, dict[str, Tensor], list[bool], dict[str, int]]:
@@ -331,43 +331,43 @@ def _reference_result(name: str) -> dict[str, Tensor]:
     return EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2).tensors()
 
 
-def _is_refused(style: Style, name: str) -> bool:
+def _raises(style: Style, name: str) -> bool:
     return name == "gaps" and "function" in style.traits
 
 
 @EVERY_EVALUATION
 @EVERY_STYLE
-def test_evaluations_do_not_depend_on_the_style_and_leave_no_trace(style: Style, name: str) -> None:
+def test_evaluations_do_not_depend_on_the_style_or_change_state(style: Style, name: str) -> None:
     pair = _noisy(style, **OFF)
-    with _unnoticed(pair):
-        if _is_refused(style, name):
+    with _unchanged_state(pair):
+        if _raises(style, name):
             message = r"^inference_gaps: the guide must be a module whose parameters .*, got a function"
             with pytest.raises(ValueError, match=message):
                 EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2)
             return
-        found = EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2).tensors()
-    wanted = _reference_result(name)
-    for key in wanted:
-        torch.testing.assert_close(found[key], wanted[key], rtol=0, atol=1e-9, equal_nan=True, msg=key)
+        values = EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2).tensors()
+    expected = _reference_result(name)
+    for key in expected:
+        torch.testing.assert_close(values[key], expected[key], rtol=0, atol=1e-9, equal_nan=True, msg=key)
 
 
 @EVERY_STYLE
 def test_with_the_exact_posterior_evaluations_are_the_evidence(style: Style) -> None:
     x, pair = data(5), _noisy(style)
-    wanted = log_evidence(x)
+    expected = log_evidence(x)
     for name, columns in {
         "log_likelihood": ("log_likelihood", "elbo"),
         "ais-from-guide": ("log_likelihood", "mean_log_weight"),
         "gaps": ("elbo",),
     }.items():
-        if not _is_refused(style, name):
+        if not _raises(style, name):
             result = EVALUATIONS[name](pair.model, pair.guide, x)
             for column in columns:
-                assert _close(getattr(result, column), wanted), (name, column)
+                assert _close(getattr(result, column), expected), (name, column)
             assert result.protocol.get("way", "vectorised") == "vectorised"
     quiet = style.build()
     weights = log_weights(quiet.model, quiet.guide, x, num_samples=3)
-    assert _close(weights.detach(), wanted.expand(3, 5))
+    assert _close(weights.detach(), expected.expand(3, 5))
 
 
 # Programs that cannot take a particle dimension
@@ -429,15 +429,15 @@ def test_objectives_with_particles_agree_with_draws_one_by_one(kind: type[Awkwar
     for args in batches:
         torch.manual_seed(5)
         loss = objective.differentiable_loss(program.model, program.guide, *args)
-        wanted, surrogate = _by_hand(family, _Draws(program, args, seed=5))
-        assert _close(loss.detach(), wanted.detach())
+        expected, surrogate = _by_hand(family, _Draws(program, args, seed=5))
+        assert _close(loss.detach(), expected.detach())
         gradients = [torch.autograd.grad(value, parameters, allow_unused=True) for value in (loss, surrogate)]
-        for mine, theirs in zip(*gradients, strict=True):
-            assert (mine is None) == (theirs is None)
-            assert mine is None or _close(mine, theirs)
+        for a, b in zip(*gradients, strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or _close(a, b)
 
 
-def test_an_examination_leaves_the_graph_of_an_earlier_loss_intact() -> None:
+def test_tracing_the_programs_preserves_the_graph_of_an_earlier_loss() -> None:
     """Batch normalization in eval mode keeps its statistics for the backward pass."""
     program, (args, _) = _awkward(WideNorm)
     first = objectives.ELBO().differentiable_loss(program.model, program.guide, *args)
@@ -457,12 +457,12 @@ def test_log_weights_agree_with_draws_one_by_one(kind: type[Awkward]) -> None:
 @WITH_CLOSED_FORM
 def test_the_exact_posterior_gives_the_evidence_however_a_program_runs(kind: type[Awkward]) -> None:
     program, batches = _awkward(kind, exact=True)
-    wanted = torch.cat([program.log_evidence(*args) for args in batches])
+    expected = torch.cat([program.log_evidence(*args) for args in batches])
     for name in ("log_likelihood", "ais-from-guide"):
-        how = {"num_samples": 7, "chunk_size": 4} if name == "log_likelihood" else FEW | {"start": "guide"}
+        options = {"num_samples": 7, "chunk_size": 4} if name == "log_likelihood" else FEW | {"start": "guide"}
         evaluate: Any = log_likelihood if name == "log_likelihood" else annealed_log_likelihood
-        result = evaluate(program.model, program.guide, batches, **how)
-        assert _close(result.log_likelihood, wanted), name
+        result = evaluate(program.model, program.guide, batches, **options)
+        assert _close(result.log_likelihood, expected), name
         assert result.protocol.get("way", "vectorised") == program.way, name
 
 
@@ -490,7 +490,7 @@ def test_log_likelihood_without_a_closed_form_is_that_of_draws_one_by_one(kind: 
 @pytest.mark.parametrize("family", ["ELBO-1", "ELBO-3", "IWAE-3", "StickingTheLanding-3"])
 @WITH_CLOSED_FORM
 def test_fit_and_its_validation_count_the_data(kind: type[Awkward], family: str) -> None:
-    """At the exact posterior the loss per datum is the mean of minus log p(x), whatever the order of dimensions."""
+    """At the exact posterior the loss per datum is the mean of minus log p(x), for any order of dimensions."""
     program, batches = _awkward(kind, exact=True)
     name, num = family.split("-")
     truth = [program.log_evidence(*args) for args in batches]
@@ -512,7 +512,7 @@ def test_fit_and_its_validation_count_the_data(kind: type[Awkward], family: str)
     assert record["validation_elbo"] == pytest.approx(float(torch.cat(truth[::-1]).mean()), abs=1e-9)
 
 
-def test_an_argument_as_long_as_the_batch_that_is_no_data_is_not_divided() -> None:
+def test_a_parameter_argument_of_the_batch_s_length_is_not_split() -> None:
     program, (args, _) = _awkward(Table)
     pair = examine(objectives.ELBO(), program.model, program.guide, args, Owners(model=program.model))
     assert data_axes(pair).dims == (None, 0)
@@ -520,14 +520,14 @@ def test_an_argument_as_long_as_the_batch_that_is_no_data_is_not_divided() -> No
 
 @pytest.mark.parametrize("kind", [Softmax, TimeMajor, Chain])
 def test_engines_give_the_same_numbers_however_a_program_runs(kind: type[Awkward], uncompiled: None) -> None:
-    found = []
+    results = []
     for engine in ("eager", "compiled"):
         torch.manual_seed(0)
         program, (args, _) = _awkward(kind)
         options = ONCE | {"engine": engine, "objective": objectives.IWAE(num_particles=NUM)}
         fit(program.model, program.guide, [args], **options)
-        found.append(list(program.parameters()))
-    assert all(_close(a.detach(), b.detach()) for a, b in zip(*found, strict=True))
+        results.append(list(program.parameters()))
+    assert all(_close(a.detach(), b.detach()) for a, b in zip(*results, strict=True))
 
 
 # Autoguides
@@ -564,7 +564,7 @@ def _mixed_evidence(x: Tensor) -> Tensor:
 
 def _autoguide(name: str) -> Any:
     """Wider than the posterior of the mixed data, with nonzero values of all parameters, correlations included."""
-    scale = 1.7 if name == "AutoLowRankMultivariateNormal" else 1.2  # of the first, half of the variance is its own
+    scale = 1.7 if name == "AutoLowRankMultivariateNormal" else 1.2  # half of its variance is diagonal
     options = {} if name == "AutoIAFNormal" else {"init_loc_fn": init_to_median, "init_scale": scale}
     guide = AUTOGUIDES[name](_mixed_model, **options)
     guide(MIXED)
@@ -581,13 +581,15 @@ def test_the_densities_of_an_autoguide_add_up_to_pyro_s(name: str) -> None:
     importance = ImportanceWeights(_mixed_model, guide, (MIXED,))
     with torch.no_grad():
         weights, latent = importance.sample_with_latents(NUM, (MIXED,))
-        own = poutine.trace(guide).get_trace(MIXED)
-        drawn = [k for k, site in own.nodes.items() if site["type"] == "sample" and site["infer"].get("is_auxiliary")]
+        guide_trace = poutine.trace(guide).get_trace(MIXED)
+        drawn = [
+            k for k, site in guide_trace.nodes.items() if site["type"] == "sample" and site["infer"].get("is_auxiliary")
+        ]
         for k in range(NUM):
             at = poutine.Trace()
             for key in drawn:
-                value = latent.nodes[key]["value"][k].reshape(own.nodes[key]["value"].shape)
-                at.add_node(key, **{**own.nodes[key], "value": value})
+                value = latent.nodes[key]["value"][k].reshape(guide_trace.nodes[key]["value"].shape)
+                at.add_node(key, **{**guide_trace.nodes[key], "value": value})
             q = poutine.trace(poutine.replay(guide, trace=at)).get_trace(MIXED)
             p = poutine.trace(poutine.replay(_mixed_model, trace=q)).get_trace(MIXED)
             assert _close(weights.total[k].sum(), torch.as_tensor(p.log_prob_sum() - q.log_prob_sum()))
@@ -643,7 +645,7 @@ def test_fit_brings_an_autoguide_to_the_posterior(name: str, family: str) -> Non
 
 
 @EVERY_AUTOGUIDE
-def test_an_autoguide_refuses_a_part_of_its_data(name: str) -> None:
+def test_an_autoguide_raises_on_part_of_its_data(name: str) -> None:
     x = torch.tensor([1.0, -0.5, 0.3, 0.8])
     guide = AUTOGUIDES[name](_one_normal)
     fit(_one_normal, guide, x, epochs=1, batch_size=4, engine="eager")
@@ -665,7 +667,7 @@ def test_the_advice_after_a_batch_that_is_too_small_can_be_followed(name: str) -
 
 
 @EVERY_AUTOGUIDE
-def test_annealing_does_not_ask_an_autoguide_for_its_density(name: str) -> None:
+def test_annealing_does_not_need_the_density_of_an_autoguide(name: str) -> None:
     x = torch.tensor([1.0, -0.5, 0.3])
     guide = AUTOGUIDES[name](_one_normal)
     guide(x)
@@ -696,7 +698,7 @@ def _shared_latent(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["AutoNormal", "AutoDiagonalNormal", "AutoMultivariateNormal", "AutoDelta"])
-def test_an_autoguide_of_a_global_latent_is_refused_as_such(name: str) -> None:
+def test_an_autoguide_of_a_global_latent_raises(name: str) -> None:
     guide = AutoDelta(_shared_latent) if name == "AutoDelta" else AUTOGUIDES[name](_shared_latent)
     guide(torch.zeros(3))
     reason = r": every site must be within one vectorised plate over the data, got \[.*'loc'"
@@ -727,18 +729,18 @@ def _numbers(num: int = 8) -> Tensor:
 
 
 @pytest.mark.parametrize("family", PER_DATUM)
-def test_a_scale_that_changes_is_refused_where_it_would_be_wrong(family: str) -> None:
+def test_a_changing_scale_raises_if_the_loss_would_be_wrong(family: str) -> None:
     objective, x = FAMILIES[family](), _numbers()
     objective.loss(_annealed_model, _annealed_guide, x, 1.0)
     with pytest.raises(ValueError, match=rf"^{family}: all sites must have one scale, .* Use ELBO or BetaELBO"):
         objective.loss(_annealed_model, _annealed_guide, x, 0.1)
-    if family != "EnumeratedELBO":  # which has nothing to sum here
+    if family != "EnumeratedELBO":  # there is nothing to sum here
         with pytest.raises(ValueError, match=rf"^{family}: all sites must have one scale"):
             fit(_annealed_model, _annealed_guide, [(x, 1.0), (x, 0.1)], objective=FAMILIES[family](), **ONCE)
 
 
 @pytest.mark.parametrize("family", ["ELBO", "BetaELBO"])
-def test_a_scale_that_changes_is_followed_by_what_is_linear_in_it(family: str) -> None:
+def test_losses_linear_in_the_scale_follow_its_changes(family: str) -> None:
     x, objective = _numbers(), getattr(objectives, family)()
     for beta in (1.0, 0.1, 0.4):
         losses = []
@@ -750,18 +752,18 @@ def test_a_scale_that_changes_is_followed_by_what_is_linear_in_it(family: str) -
     assert math.isfinite(history[0]["loss"])
 
 
-def _with_late_latent(x: Tensor, late: bool, where: str, *, is_model: bool) -> None:
+def _with_late_latent(x: Tensor, late: bool, place: str, *, is_model: bool) -> None:
     """A pair with a latent ``late`` that exists only if ``late`` is set: in the model alone, or in both programs."""
     with pyro.plate("data", len(x)):
         if is_model:
             z = pyro.sample("z", Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
         else:
             z = pyro.sample("z", Normal(pyro.param("slope", torch.tensor(0.4)) * x[:, :1], 0.7).to_event(1))
-        if late and (is_model or where != "model"):
+        if late and (is_model or place != "model"):
             z = z + pyro.sample("late", Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
         if is_model:
             loc = z + torch.tensor([0.5, -0.5])
-            loc = depends_on_dims(loc) if where == "flattened" else loc
+            loc = depends_on_dims(loc) if place == "flattened" else loc
             pyro.sample("x", Normal(loc, 1.0).to_event(1), obs=x)
 
 
@@ -769,16 +771,16 @@ LATE = [partial(_with_late_latent, is_model=is_model) for is_model in (True, Fal
 
 
 @EVERY_FAMILY
-def test_a_latent_that_appears_in_the_model_alone_is_refused_by_name(family: str) -> None:
+def test_a_late_latent_in_the_model_only_raises_by_name(family: str) -> None:
     objective, x = FAMILIES[family](), _numbers().unsqueeze(1).repeat(1, 2)
     for _ in range(2):
         objective.loss(*LATE, x, False, "model")
-    with pytest.raises((ValueError, UserWarning), match="late"):  # Pyro's own ELBOs warn
+    with pytest.raises((ValueError, UserWarning), match="late"):  # Pyro's ELBOs warn
         objective.loss(*LATE, x, True, "model")
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"EnumeratedELBO"}))
-def test_fit_refuses_a_latent_that_appears_in_the_model_alone_by_name(family: str) -> None:
+def test_fit_raises_on_a_late_latent_in_the_model_only(family: str) -> None:
     x = _numbers().unsqueeze(1).repeat(1, 2)
     batches = [(x, False, "model"), (x, True, "model")]
     with pytest.raises(ValueError, match="late"):
@@ -789,16 +791,16 @@ SEVERAL_SITES = sorted(set(FAMILIES) - {"BetaTC", "InfoVAE"})
 
 
 @pytest.mark.parametrize(
-    ("family", "where"),
+    ("family", "place"),
     [*((f, "both") for f in SEVERAL_SITES), *((f, "flattened") for f in SEVERAL_SITES if f in PER_DATUM)],
 )
-def test_a_latent_that_appears_in_both_programs_is_followed(family: str, where: str) -> None:
+def test_a_late_latent_in_both_programs_is_included(family: str, place: str) -> None:
     x, losses = _numbers().unsqueeze(1).repeat(1, 2), []
     for first in (False, True):
         objective = FAMILIES[family]()
-        objective.loss(*LATE, x, first, where)
+        objective.loss(*LATE, x, first, place)
         torch.manual_seed(5)
-        losses.append(objective.differentiable_loss(*LATE, x, True, where).detach())
+        losses.append(objective.differentiable_loss(*LATE, x, True, place).detach())
     assert _close(*losses)
 
 
@@ -826,16 +828,16 @@ class _Masked(Softmax):
 
 @pytest.mark.parametrize("flattens", [False, True])
 @pytest.mark.parametrize("family", sorted(set(BOUNDS) - {"ELBO"}))
-def test_a_mask_that_appears_is_followed(family: str, flattens: bool) -> None:
+def test_a_late_mask_is_applied(family: str, flattens: bool) -> None:
     program = _Masked(flattens)
     program.set_exact()
     (x,), objective = program.batch(BATCH), FAMILIES[family]()
     for masked in (False, True, False):
-        wanted = program.log_evidence(x)[program.mask(x) | (not masked)].sum()
-        assert objective.loss(program.model, program.guide, x, masked) == pytest.approx(-float(wanted), abs=1e-9)
+        expected = program.log_evidence(x)[program.mask(x) | (not masked)].sum()
+        assert objective.loss(program.model, program.guide, x, masked) == pytest.approx(-float(expected), abs=1e-9)
 
 
-def test_a_mask_that_appears_is_followed_by_fit() -> None:
+def test_a_late_mask_is_applied_by_fit() -> None:
     program = _Masked(False)
     program.set_exact()
     (x,) = program.batch(BATCH)
@@ -843,8 +845,8 @@ def test_a_mask_that_appears_is_followed_by_fit() -> None:
     for objective in (objectives.ELBO(), objectives.IWAE(num_particles=NUM)):
         options = ONCE | {"optimizer": partial(SGD, lr=0.0), "objective": objective}
         record = fit(program.model, program.guide, [(x, False), (x, True)], **options).history[0]
-        wanted = -(truth.sum() + truth[program.mask(x)].sum()) / (2 * BATCH)
-        assert record["loss"] == pytest.approx(float(wanted), abs=1e-9)
+        expected = -(truth.sum() + truth[program.mask(x)].sum()) / (2 * BATCH)
+        assert record["loss"] == pytest.approx(float(expected), abs=1e-9)
 
 
 # Guides whose density is not that of their samples
@@ -911,7 +913,7 @@ def _following(encoder: Encoder, x: Tensor, *, sign: float = -1.0) -> None:
         pyro.sample("z", Delta(loc + scale * a, log_density=log_density, event_dim=1))
 
 
-DENSITIES: dict[str, tuple[Callable[..., None], float]] = {  # with what they add to the loss of a datum
+DENSITIES: dict[str, tuple[Callable[..., None], float]] = {  # with their contributions to the loss of a datum
     "masked": (_masked_draws, 0.0),
     "no-density": (_no_density, 0.0),
     "masked-distribution": (_masked_distribution, 0.0),
@@ -947,15 +949,15 @@ def test_bounds_have_the_density_of_the_draws(name: str, family: str) -> None:
             FAMILIES[family]().differentiable_loss(model, guide, x)
         return
     loss = FAMILIES[family]().differentiable_loss(model, guide, x)
-    wanted = -log_evidence(x).sum() + len(x) * DENSITIES[name][1]
-    assert _close(loss.detach(), wanted)
+    expected = -log_evidence(x).sum() + len(x) * DENSITIES[name][1]
+    assert _close(loss.detach(), expected)
     if family in HOLDING:
         for gradient in torch.autograd.grad(loss, list(encoder.parameters())):
             assert gradient.abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("sign", [0.0, 1.0])
-def test_latents_without_the_log_determinant_of_their_map_are_refused(sign: float) -> None:
+def test_latents_without_the_log_determinant_of_their_map_raise(sign: float) -> None:
     model, _, encoder = _exact_pair("following")
     guide, x = partial(_following, encoder, sign=sign), data()
     for owner, run in {

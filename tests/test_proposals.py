@@ -36,7 +36,7 @@ EXACT = 1e-9
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("latent_dim", "dim", "how"),
+    ("latent_dim", "dim", "options"),
     [
         (2, 7, {"inflate": 1.0, "shift": 0.2}),
         (2, 7, {"inflate": 1.5}),
@@ -46,8 +46,8 @@ EXACT = 1e-9
         (50, 54, {"inflate": 1.1}),
     ],
 )
-def test_estimates_agree_with_the_closed_form_and_errors_are_calibrated(latent_dim, dim, how) -> None:
-    case = LinearGaussian(latent_dim, dim, **how)
+def test_estimates_agree_with_the_closed_form_and_errors_are_calibrated(latent_dim, dim, options) -> None:
+    case = LinearGaussian(latent_dim, dim, **options)
     x = case.data(400)
     result = log_likelihood(case.vae.model, case.vae.guide, x, num_samples=2000, chunk_size=500, engine="eager")
     z = (result.log_likelihood - case.log_prob(x)) / result.standard_error
@@ -66,7 +66,7 @@ def test_the_curve_rises_to_the_estimate() -> None:
     assert (result.curve[:, 0] - result.elbo).abs().max() < EXACT
     assert torch.equal(result.curve[:, -1], result.log_likelihood)
     means = result.curve.mean(0)
-    assert (means.diff()[:4] > 0).all()  # of sizes with many blocks; few make for noise
+    assert (means.diff()[:4] > 0).all()  # only sizes with many blocks; few blocks are noisy
     assert means[-1] > means[4]
     assert [entry["num_samples"] for entry in result.summary()["curve"]] == result.curve_sizes()
 
@@ -81,7 +81,7 @@ def test_each_bound_is_the_mean_over_blocks(chunks) -> None:
     assert (curve.result() - torch.stack(blocks, -1)).abs().max() < EXACT
 
 
-def test_a_number_that_is_no_power_of_two_leaves_incomplete_blocks_out() -> None:
+def test_sizes_other_than_powers_of_two_omit_incomplete_blocks() -> None:
     log_w = torch.randn(11, 2)
     curve = BoundCurve()
     curve.add(log_w)
@@ -90,7 +90,7 @@ def test_a_number_that_is_no_power_of_two_leaves_incomplete_blocks_out() -> None
     assert (curve.result()[:, 1] - pairs).abs().max() < EXACT
 
 
-def test_many_chunks_are_those_of_one() -> None:
+def test_the_chunk_size_does_not_matter() -> None:
     log_w, zero = torch.randn(2600, 3), torch.zeros(2600, 3)
     whole, parts = WeightSummary(2600), WeightSummary(2600)
     whole.add(LogWeights(log_w, zero))
@@ -163,7 +163,7 @@ def test_every_guide_can_be_widened_and_stays_unbiased(guide) -> None:
     )
 
 
-def test_what_has_no_scale_is_refused() -> None:
+def test_distributions_without_a_scale_raise() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Gamma(1.0, 1.0))
@@ -270,7 +270,7 @@ def test_a_discrete_site_that_the_guide_lacks_is_summed_out(engine) -> None:
     assert (result.elbo + result.distortion + result.rate).abs().max() < EXACT
 
 
-def test_the_parts_of_an_enumerated_weight_are_the_likelihood_and_the_prior() -> None:
+def test_the_terms_of_an_enumerated_weight_are_likelihood_and_prior() -> None:
     from pyro_vae.evaluation.weights import ImportanceWeights
 
     x = torch.linspace(-4, 4, 5)
@@ -332,7 +332,7 @@ def test_masks_and_inner_plates_of_an_enumerated_model(seen, labelled) -> None:
     assert result.standard_error.max() < 0.05
 
 
-def test_a_number_of_samples_instead_of_all_values_is_no_sum() -> None:
+def test_enumeration_by_samples_is_not_a_sum() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", dist.Bernoulli(0.3), infer={"enumerate": "parallel", "num_samples": 3})
@@ -357,7 +357,7 @@ def test_a_number_of_samples_instead_of_all_values_is_no_sum() -> None:
 def test_a_widened_distribution_has_its_scale_multiplied_about_its_centre(make) -> None:
     from pyro_vae.evaluation.inflation import _widened
 
-    fn = make()  # here, where numbers are float64
+    fn = make()  # within the test, under float64
     wide = _widened(fn, 1.5)
     assert (wide.variance - 2.25 * fn.variance).abs().max() < EXACT
     assert (wide.mean - fn.mean).abs().max() < EXACT
@@ -367,7 +367,7 @@ def test_a_widened_distribution_has_its_scale_multiplied_about_its_centre(make) 
     assert (change + max(1, fn.event_shape.numel()) * math.log(1.5)).abs().max() < EXACT
 
 
-def test_a_transformed_guide_is_widened_where_it_starts() -> None:
+def test_a_transformed_guide_is_widened_at_its_base_distribution() -> None:
     from pyro_vae.evaluation.inflation import _widened
 
     wide, same = _widened(dist.LogNormal(0.5, 0.4), 1.5), dist.LogNormal(0.5, 0.6)
@@ -459,6 +459,6 @@ def _empty_guide(x):
         (_nested, _nested_guide, "summed out must be in the plate of the data alone, got site 'y' in 2 plates"),
     ],
 )
-def test_pairs_without_weights_per_datum_are_refused(model, guide, message) -> None:
+def test_pairs_without_weights_per_datum_raise(model, guide, message) -> None:
     with pytest.raises(ValueError, match=rf"^\w+: .*{message}"):
         log_likelihood(model, guide, torch.ones(4), num_samples=2, data_plate="data", engine="eager")

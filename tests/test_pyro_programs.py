@@ -30,8 +30,8 @@ RATE = 1e-3
 def _pyro_loss(program: Built, batch: Batch, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
     """Pyro's own loss at a seed, a sum over the data, and all parameters that it depends on, unconstrained.
 
-    Those that Pyro knows have its names; others, trained by an optimizer of torch's, are numbered. The first run is
-    for Pyro: it looks for the plates and makes the parameters that are made at the first call, and may draw more
+    Those in Pyro's store have its names; others, trained by an optimizer of torch's, are numbered. The first run is
+    for Pyro: it detects the plates and creates the parameters that are created at the first call, and may draw more
     random numbers for that.
     """
     objective = program.objective()
@@ -48,26 +48,26 @@ def _pyro_loss(program: Built, batch: Batch, seed: int = 0) -> tuple[Tensor, dic
 
 def _leaves(loss: Tensor) -> list[Tensor]:
     """The leaves of the loss, in the order of the graph."""
-    nodes, seen = [loss.grad_fn], {}
+    nodes, visited = [loss.grad_fn], {}
     while nodes:
         node = nodes.pop()
-        if node is not None and node not in seen:
-            seen[node] = getattr(node, "variable", None)
+        if node is not None and node not in visited:
+            visited[node] = getattr(node, "variable", None)
             nodes.extend(parent for parent, _ in node.next_functions)
-    return [leaf for leaf in seen.values() if leaf is not None]
+    return [leaf for leaf in visited.values() if leaf is not None]
 
 
 def _gradients(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor | None]:
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return dict(zip(parameters, found, strict=True))
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return dict(zip(parameters, gradients, strict=True))
 
 
-def _equal(mine: Any, theirs: Any) -> bool:
-    if isinstance(mine, Tensor):
-        return torch.equal(mine, theirs)
-    if isinstance(mine, tuple | list):  # a PackedSequence too
-        return len(mine) == len(theirs) and all(map(_equal, mine, theirs))
-    return all(_equal(mine[key], theirs[key]) for key in mine) if isinstance(mine, dict) else mine == theirs
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple | list):  # a PackedSequence too
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return all(_equal(a[key], b[key]) for key in a) if isinstance(a, dict) else a == b
 
 
 # The table itself
@@ -80,11 +80,11 @@ def test_names_are_unique() -> None:
 
 
 @EVERY_PAIR
-def test_a_pair_is_built_anew_with_the_same_numbers(pair: PyroPair) -> None:
+def test_building_a_pair_again_gives_the_same_numbers(pair: PyroPair) -> None:
     results = []
     for _ in range(2):
         pyro.clear_param_store()
-        torch.rand(3)  # the generator is somewhere else each time
+        torch.rand(3)  # the generator's state differs each time
         program = pair.build()
         assert _equal(program.args, program.batches[0])
         loss, parameters = _pyro_loss(program, program.args)
@@ -188,8 +188,8 @@ def _per_datum(trace: Trace, names: list[str], plate: Any) -> Tensor:
 
 
 def _names(trace: Trace, *, observed: bool) -> list[str]:
-    found = (s for s in trace.nodes.values() if s["type"] == "sample" and type(s["fn"]).__name__ != "_Subsample")
-    return [s["name"] for s in found if s["is_observed"] == observed and not s["infer"].get("_deterministic")]
+    sites = (s for s in trace.nodes.values() if s["type"] == "sample" and type(s["fn"]).__name__ != "_Subsample")
+    return [s["name"] for s in sites if s["is_observed"] == observed and not s["infer"].get("_deterministic")]
 
 
 def _one_draw(program: Built, args: Batch, latent: Trace, number: int, plate: Any) -> Tensor:
@@ -220,8 +220,8 @@ def _joint(model: Any, args: Batch, trace: Trace, summed: list[str], value: Tens
     at = trace.copy()
     for name in summed:
         at.nodes[name] = {**trace.nodes[name], "value": value}
-    found = poutine.trace(poutine.replay(model, trace=at)).get_trace(*args)
-    return _per_datum(found, _names(found, observed=False) + _names(found, observed=True), plate)
+    replayed = poutine.trace(poutine.replay(model, trace=at)).get_trace(*args)
+    return _per_datum(replayed, _names(replayed, observed=False) + _names(replayed, observed=True), plate)
 
 
 @pytest.mark.slow
@@ -234,12 +234,12 @@ def test_the_log_weights_are_those_of_draws_one_by_one(pair: PyroPair, number: i
     with importance.pair.owners.evaluating():
         weights, latent = importance.sample_with_latents(NUM, args)
         for draw in range(NUM):
-            wanted = _one_draw(program, args, latent, draw, importance.plate)
-            torch.testing.assert_close(weights.total[draw], wanted, rtol=1e-9, atol=1e-9)
+            expected = _one_draw(program, args, latent, draw, importance.plate)
+            torch.testing.assert_close(weights.total[draw], expected, rtol=1e-9, atol=1e-9)
     assert weights.total.shape == (NUM, program.num_data(*args))
 
 
-def test_a_program_that_runs_only_enumerated_is_refused_in_one_line() -> None:
+def test_a_program_that_runs_only_enumerated_raises_a_one_line_error() -> None:
     """The model cannot run with a sampled class."""
     (program,) = [pair.build() for pair in PAIRS if pair.name == "jivae"]
     with pytest.raises(ValueError, match=r"^log_weights: the model must run on a batch, got RuntimeError") as error:
@@ -249,7 +249,7 @@ def test_a_program_that_runs_only_enumerated_is_refused_in_one_line() -> None:
 
 @EVERY_BATCH
 @pytest.mark.parametrize("pair", GLOBAL, ids=repr)
-def test_latents_of_all_data_are_refused_by_that_reason(pair: PyroPair, number: int) -> None:
+def test_latents_shared_by_all_data_raise_with_that_reason(pair: PyroPair, number: int) -> None:
     program = pair.build()
     with pytest.raises(ValueError, match=r"^log_weights: every site must be within one vectorised plate over the data"):
         ImportanceWeights(program.model, program.guide, program.batches[number])

@@ -1,4 +1,4 @@
-"""A recording equals the function or is refused, and leaves the process unchanged."""
+"""A recording equals the function or raises, and does not change the state of the process."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def same(one, two) -> bool:
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_random_numbers_are_the_function_s_own(draw) -> None:
+def test_random_numbers_equal_the_function_s(draw) -> None:
     replayed = Replayed(draw, [])
     replayed.prepare(torch.rand(4, 3))
     x = torch.rand(4, 3)
@@ -69,7 +69,7 @@ def test_random_numbers_are_the_function_s_own(draw) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_random_numbers_are_the_function_s_own() -> None:
+def test_compiled_random_numbers_equal_the_function_s() -> None:
     def everything(x):
         return {name: draw(x) for name, draw in DRAWS.items()}
 
@@ -80,7 +80,7 @@ def test_compiled_random_numbers_are_the_function_s_own() -> None:
         torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-15)
 
 
-def test_state_is_read_anew_and_gradients_are_recorded() -> None:
+def test_current_state_is_read_and_gradients_are_recorded() -> None:
     weight, offset = nn.Parameter(torch.rand(3)), torch.rand(3)
 
     def function(x):
@@ -123,7 +123,7 @@ def test_only_the_first_recording_is_compiled(monkeypatch) -> None:
     assert compiled == [4]
 
 
-def test_batch_statistics_advance_as_they_do_eagerly() -> None:
+def test_batch_statistics_advance_as_in_eager_mode() -> None:
     norms = [nn.BatchNorm1d(3), nn.BatchNorm1d(3)]
     replayed = Replayed(norms[0], list(norms[0].buffers()) + list(norms[0].parameters()))
     replayed.prepare(torch.randn(4, 3))
@@ -133,7 +133,7 @@ def test_batch_statistics_advance_as_they_do_eagerly() -> None:
         assert same([replayed(x), *norms[0].buffers()], [norms[1](x), *norms[1].buffers()])
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 WEIGHT, SEEDS = torch.ones(3), count()
 LOOKS = {
@@ -153,7 +153,7 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
-def test_a_program_that_looks_at_a_value_is_refused_by_its_place(look) -> None:
+def test_a_program_that_reads_a_value_raises_with_the_line(look) -> None:
     with pytest.raises(RecordingError) as error:
         Replayed(look, [WEIGHT]).prepare(torch.rand(3))
     line = look.__code__.co_firstlineno
@@ -179,12 +179,12 @@ class _Counter:
     ],
     ids=["python", "numpy", "counter", "generator"],
 )
-def test_numbers_that_are_not_torch_s_are_refused(function) -> None:
+def test_random_numbers_of_other_libraries_raise(function) -> None:
     with pytest.raises(RecordingError, match=r"^two runs at one state of torch's generators differ; draw with torch"):
         Replayed(function, []).prepare(torch.rand(3))
 
 
-def test_a_generator_of_its_own_that_starts_anew_is_no_part_of_a_recording() -> None:
+def test_a_reseeded_private_generator_cannot_be_recorded() -> None:
     recorded = Replayed(lambda x: x * torch.rand(3, generator=torch.Generator().manual_seed(1)), [])
     with pytest.raises(RecordingError, match=r"^the recording does not reproduce the program's numbers$"):
         recorded.prepare(torch.rand(3))
@@ -195,7 +195,7 @@ def test_arguments_must_be_tensors_or_hashable() -> None:
         Replayed(lambda x, y: x, [])(torch.ones(3), [1, 2])
 
 
-def test_numbers_that_are_never_the_same_are_refused_after_a_while(monkeypatch) -> None:
+def test_arguments_that_always_change_raise_eventually(monkeypatch) -> None:
     monkeypatch.setattr(recording, "_MAX_RECORDINGS", 3)
     scaled = Replayed(lambda x, factor: factor * x, [])
     for factor in (1.0, 2.0, 3.0):
@@ -207,7 +207,7 @@ def test_numbers_that_are_never_the_same_are_refused_after_a_while(monkeypatch) 
     assert torch.equal(scaled(torch.ones(2), 2.0), torch.full((2,), 2.0))
 
 
-def test_an_error_of_the_recorder_is_one_line_with_its_place() -> None:
+def test_a_recorder_error_is_one_line_with_the_source_line() -> None:
     def function(x):
         if torch.overrides._get_current_function_mode_stack():  # at the recording, not at the first run
             raise KeyError("several\nlines")
@@ -225,7 +225,7 @@ def _off_by(graph, inputs, *, error: float):
 
 
 @pytest.mark.parametrize(("error", "refused"), [(1e-2, True), (float("nan"), True), (1e-9, False)])
-def test_a_recording_with_other_numbers_is_refused(monkeypatch, error: float, refused: bool) -> None:
+def test_a_recording_with_other_numbers_raises(monkeypatch, error: float, refused: bool) -> None:
     monkeypatch.setattr(recording, "_compile", partial(_off_by, error=error))
     wrong = Recorded(lambda x: (x.sum(), x.exp()), [])
     if refused:
@@ -235,24 +235,24 @@ def test_a_recording_with_other_numbers_is_refused(monkeypatch, error: float, re
         assert torch.allclose(wrong(torch.ones(3))[1], torch.ones(3).exp())
 
 
-def test_numbers_that_are_not_finite_may_be_recorded_where_they_are_the_program_s() -> None:
+def test_nonfinite_numbers_of_the_program_are_recorded() -> None:
     replayed = Replayed(lambda x: (x.log(), (x - x.log()).sum()), [])
     assert replayed(torch.zeros(3))[1] == torch.inf
     assert torch.equal(replayed(torch.ones(3))[0], torch.zeros(3))
 
 
-# ---------------------------------------------------------------- no trace
+# ---------------------------------------------------------------- no change of state
 
 
 def process() -> dict:
-    """Everything that recording patches, sets or draws from."""
+    """The state that recording patches, sets or draws from."""
     import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
     import torch._inductor.config as inductor
 
-    held = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "pyro"}
+    modules = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "pyro"}
     return {
-        **{(name, k): id(v) for name, module in held.items() for k, v in vars(module).items()},
+        **{(name, k): id(v) for name, module in modules.items() for k, v in vars(module).items()},
         "distributions": dict(vars(torch.distributions.Distribution)),
         "settings": pyro.settings.get(),
         "validation": torch.distributions.Distribution._validate_args,
@@ -291,10 +291,10 @@ def _fails_at(call: int):
 
 @pytest.mark.parametrize("validate", [True, False])
 @pytest.mark.parametrize("call", [0, 1, 2, 3])  # 0: none; the first run, the recorded one, the one that compares
-def test_a_recording_leaves_no_trace(call: int, validate: bool) -> None:
+def test_a_recording_changes_no_state(call: int, validate: bool) -> None:
     gradient, state = _fails_at(call)
-    Replayed(lambda x: x, [])(torch.ones(3))  # what torch loads at its first recording
-    held = [t.detach().clone() for t in state]
+    Replayed(lambda x: x, [])(torch.ones(3))  # loads the modules of torch's first recording
+    saved = [t.detach().clone() for t in state]
     with pyro.validation_enabled(validate):
         before = process()
         if call:
@@ -303,12 +303,12 @@ def test_a_recording_leaves_no_trace(call: int, validate: bool) -> None:
         else:
             Replayed(gradient, state).prepare(torch.randn(4, 7, generator=torch.Generator()))
         assert changed(before, process()) == []
-    assert same(held, [t.detach() for t in state])
+    assert same(saved, [t.detach() for t in state])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_compilation_leaves_no_trace(fails: bool) -> None:
+def test_a_compilation_changes_no_state(fails: bool) -> None:
     gradient, state = _fails_at(0)
     function = (lambda x: x[x > 0]) if fails else gradient  # no code for a shape that depends on a value
     Recorded(lambda x: x + 1, [])(torch.ones(3))
@@ -322,7 +322,7 @@ def test_a_compilation_leaves_no_trace(fails: bool) -> None:
     assert changed(before, process()) == []
 
 
-def test_a_replay_draws_and_leaves_nothing_else() -> None:
+def test_a_replay_changes_only_the_generator() -> None:
     gradient, state = _fails_at(0)
     replayed, x = Replayed(gradient, state), torch.randn(4, 7)
     replayed.prepare(x)
@@ -331,7 +331,7 @@ def test_a_replay_draws_and_leaves_nothing_else() -> None:
     assert changed(before, process()) == ["generators"]
 
 
-def test_recordable_puts_everything_back_when_something_fails() -> None:
+def test_recordable_restores_everything_after_an_error() -> None:
     def fail() -> None:
         with recordable():
             assert changed(before, process())

@@ -1,4 +1,4 @@
-"""Another guide for a trained model: the model stays as it is, and the guide finds the posterior."""
+"""Another guide for a trained model: the model does not change, and the guide reaches the posterior."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ adam = partial(torch.optim.Adam, lr=5e-2)
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 @pytest.mark.usefixtures("uncompiled")
-def test_a_refitted_guide_finds_the_posterior_and_leaves_the_model_alone(exact: LinearGaussian, engine) -> None:
+def test_a_refitted_guide_reaches_the_posterior_and_the_model_does_not_change(exact: LinearGaussian, engine) -> None:
     x = exact.data(200)
     before = copy.deepcopy(exact.vae.state_dict())
     exact.vae.likelihood.eval()
@@ -41,18 +41,18 @@ def test_a_refitted_guide_finds_the_posterior_and_leaves_the_model_alone(exact: 
     assert gap.mean() < 0.05
 
 
-def test_a_frozen_model_is_evaluated_without_dropout_and_is_itself_again_afterwards() -> None:
+def test_a_frozen_model_is_evaluated_without_dropout_and_restored() -> None:
     net = partial(MLP, hidden=(6,), dropout=0.5)
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,), net=net), DiagonalNormalGuide((5,), 2)).train()
     vae.likelihood.net.layers[0].weight.requires_grad_(False)
-    seen = []
-    vae.likelihood.register_forward_hook(lambda module, *_: seen.append(module.training))
+    modes = []
+    vae.likelihood.register_forward_hook(lambda module, *_: modes.append(module.training))
     guide = DiagonalNormalGuide((5,), 2, net=net)
-    guide.register_forward_hook(lambda module, *_: seen.append(("guide", module.training)))
+    guide.register_forward_hook(lambda module, *_: modes.append(("guide", module.training)))
     refit_guide(vae, guide, torch.ones(8, 5), epochs=1, batch_size=4, progress=False, engine="eager")
-    assert True not in seen
-    assert False in seen
-    assert ("guide", True) in seen
+    assert True not in modes
+    assert False in modes
+    assert ("guide", True) in modes
     assert vae.likelihood.training
     assert not vae.likelihood.net.layers[0].weight.requires_grad
     assert vae.likelihood.net.layers[0].bias.requires_grad
@@ -65,7 +65,7 @@ def test_an_interrupted_refit_leaves_the_model_trainable() -> None:
     assert all(p.requires_grad for p in vae.parameters())
 
 
-def test_a_prior_that_goes_through_the_old_guide_keeps_it() -> None:
+def test_a_prior_through_the_old_guide_preserves_it() -> None:
     guide = DiagonalNormalGuide((5,), 2)
     vae = VAE(VampPrior(guide, num_components=4), BernoulliLikelihood(2, (5,)), guide)
     z = torch.randn(6, 2)
@@ -76,14 +76,14 @@ def test_a_prior_that_goes_through_the_old_guide_keeps_it() -> None:
     assert torch.equal(other.prior().log_prob(z), before)
 
 
-@pytest.mark.filterwarnings("ignore:.*got no gradient")  # the guide has a network of a context for its top layer too
-def test_layers_are_refitted_too() -> None:
+@pytest.mark.filterwarnings("ignore:.*got no gradient")  # the guide has a context network for its top layer, too
+def test_layers_are_refitted() -> None:
     vae = chain(exact_guide("bottom-up"))
     other, _ = refit_guide(vae, exact_guide("top-down"), vae.sample(8), epochs=1, batch_size=4, progress=False)
     assert other.model.likelihood is vae.model.likelihood
 
 
-def test_a_guide_of_other_data_is_refused() -> None:
+def test_a_guide_of_other_data_raises() -> None:
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
     with pytest.raises(ValueError, match=r"^VAE: likelihood and guide must share data_shape"):
         refit_guide(vae, DiagonalNormalGuide((6,), 2), torch.ones(8, 5))

@@ -72,7 +72,7 @@ def page_of(run: Path) -> Page:
     return Page((run / "report.html").read_text())
 
 
-def test_the_page_needs_nothing_but_itself(run: Path) -> None:
+def test_the_page_is_self_contained(run: Path) -> None:
     page = page_of(run)
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base", "form"} == set()
     for tag, attributes in page.tags:
@@ -83,7 +83,7 @@ def test_the_page_needs_nothing_but_itself(run: Path) -> None:
     assert "default-src 'none'" in page.of("meta")[1]["content"]
 
 
-def test_every_image_says_what_it_shows_and_links_lead_to_sections(run: Path) -> None:
+def test_images_have_descriptions_and_links_have_targets(run: Path) -> None:
     page = page_of(run)
     images = page.of("img")
     assert len(images) >= 6
@@ -93,7 +93,7 @@ def test_every_image_says_what_it_shows_and_links_lead_to_sections(run: Path) ->
     assert len(page.of("h1")) == 1
 
 
-def test_what_comes_from_the_configuration_is_escaped(run: Path) -> None:
+def test_configuration_values_are_escaped(run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["model_from"] = "<script>alert('x')</script>"
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -124,8 +124,8 @@ def test_it_names_the_missing_results_and_the_commands_that_make_them(run: Path)
 def test_the_worst_explained_images_are_those_of_the_lowest_estimate(run: Path) -> None:
     result = LogLikelihood.load(run / RESULT)
     page = page_of(run)
-    shown = page.text.split("Pareto k without unit")[1].split("The same images")[0]
-    rows = re.findall(r"^(\d+)(\N{MINUS SIGN}\d+\.\d{3})", shown, re.MULTILINE)
+    section = page.text.split("Pareto k without unit")[1].split("The same images")[0]
+    rows = re.findall(r"^(\d+)(\N{MINUS SIGN}\d+\.\d{3})", section, re.MULTILINE)
     worst = result.log_likelihood.argsort()[:10].tolist()
     assert [int(number) for number, _ in rows] == worst
     values = [float(value.replace("\N{MINUS SIGN}", "-")) for _, value in rows]
@@ -157,7 +157,7 @@ def test_every_result_of_the_folder_is_on_the_page(run: Path) -> None:
     assert "--method ais" not in page.text
 
 
-def test_an_annealed_result_of_other_data_is_not_set_beside_the_importance_estimate(run: Path) -> None:
+def test_annealed_and_importance_estimates_of_other_data_are_not_compared(run: Path) -> None:
     base = LogLikelihood.load(run / RESULT)
     rest = [torch.ones(30)] * 5
     protocol = {**base.protocol, "num_data": 30, "num_distributions": 10, "split": "validation"}
@@ -177,13 +177,13 @@ def test_a_file_elsewhere_is_replaced_only_when_asked(
     out = tmp_path / "page.html"
     out.write_text("mine")
     capsys.readouterr()
-    for words, message in (
+    for arguments, message in (
         (["--out", str(out)], "must not exist yet"),
         (["--out", str(tmp_path / "page.pdf")], "must end in .html"),
         (["--overwrite"], "must come with --out"),
         (["--method", "ais"], "unknown option --method"),
     ):
-        assert main(["report", str(run), *words]) == 2
+        assert main(["report", str(run), *arguments]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert message in line
     assert out.read_text() == "mine"
@@ -192,7 +192,7 @@ def test_a_file_elsewhere_is_replaced_only_when_asked(
     assert out.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_damaged_result_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_result_is_rejected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / RESULT).write_text((run / RESULT).read_text()[:100])
     assert main(["report", str(run)]) == 2
     assert "must be a complete result of pyro-vae evaluate" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Schedules: the values at their corners, the unit they count in, what they refuse."""
+"""Schedules: the values at their corners, their units, and errors."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_linear_warm_up_can_go_down():
 
 
 @pytest.mark.parametrize("cls", [LinearWarmUp, CyclicalSchedule])
-def test_the_unit_says_what_is_counted(cls):
+def test_the_unit_selects_the_counter(cls):
     steps, epochs = cls(200, unit="steps"), cls(200, unit="epochs")
     for progress in (0, 10, 50, 199, 200, 330, 10_000):
         assert steps(step=progress, epoch=0.0) == epochs(step=0, epoch=float(progress))
@@ -85,7 +85,7 @@ def test_rising_is_a_fraction(rising):
 
 
 @pytest.mark.parametrize("cls", [LinearWarmUp, CyclicalSchedule])
-def test_an_unknown_unit_is_refused(cls):
+def test_an_unknown_unit_raises(cls):
     with pytest.raises(ValueError, match=rf"^{cls.__name__}: unit must be"):
         cls(10, unit="epoch")
 

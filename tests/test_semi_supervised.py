@@ -20,7 +20,7 @@ def mixture() -> MixtureOfLinearGaussians:
 
 
 def batch(case: MixtureOfLinearGaussians, kind: str, num: int = 8) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What the programs are called with, and the evidence of it, ``(B,)``."""
+    """Arguments of the programs, and their evidence, ``(B,)``."""
     x, y = case.data(num)
     if kind != "labelled":
         y = torch.full_like(y, -1) if kind != "mixed" else torch.where(torch.arange(num) % 3 == 0, -1, y)
@@ -76,7 +76,7 @@ def test_the_exact_guide_gives_the_evidence(
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_one_datum_and_unlabelled_ones_alone(mixture: MixtureOfLinearGaussians, name: str) -> None:
+def test_one_datum_and_only_unlabelled_data(mixture: MixtureOfLinearGaussians, name: str) -> None:
     for kind in KINDS:
         args, evidence = batch(mixture, kind, num=1)
         loss = OBJECTIVES[name](1).loss(mixture.vae.model, mixture.vae.guide, *args)
@@ -84,7 +84,7 @@ def test_one_datum_and_unlabelled_ones_alone(mixture: MixtureOfLinearGaussians, 
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_classification_term_counts_in_training_alone(name: str) -> None:
+def test_the_classification_term_applies_only_in_training(name: str) -> None:
     case = MixtureOfLinearGaussians(classification_weight=7.0)
     args, evidence = batch(case, "mixed")
     x, y = args
@@ -113,8 +113,8 @@ def test_a_wrong_guide_gives_a_lower_bound(name: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_is_the_evidence(mixture: MixtureOfLinearGaussians, kind: str) -> None:
     args, evidence = batch(mixture, kind)
-    found = log_weights(mixture.vae.model, mixture.vae.guide, args, 5)
-    assert (found - evidence).abs().max() < 1e-9
+    weights = log_weights(mixture.vae.model, mixture.vae.guide, args, 5)
+    assert (weights - evidence).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("num_samples", [1, 4, 20])

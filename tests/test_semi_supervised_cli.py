@@ -47,7 +47,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """Run a command line that must fail with one line on standard error."""
     capsys.readouterr()
     assert main(list(argv)) == 2
@@ -60,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_a_perceptron_of_both_inputs_is_that_of_their_concatenation() -> None:
-    net = with_context(lambda i, o: None, 3)  # any factory is taken
+    net = with_context(lambda i, o: None, 3)  # any factory is accepted
     assert callable(net)
     context = with_context(MLP, 3)((2, 4), (5,))
     plain = MLP((11,), (5,))
@@ -69,8 +69,8 @@ def test_a_perceptron_of_both_inputs_is_that_of_their_concatenation() -> None:
     with torch.no_grad():
         first.weight.copy_(torch.cat([context.net.layers[0].weight, context.context[0].weight], -1))
         first.bias.copy_(context.net.layers[0].bias)
-        for theirs, ours in zip(rest, [m for m in context.out.layers if isinstance(m, torch.nn.Linear)], strict=True):
-            theirs.load_state_dict(ours.state_dict())
+        for target, source in zip(rest, [m for m in context.out.layers if isinstance(m, torch.nn.Linear)], strict=True):
+            target.load_state_dict(source.state_dict())
     both = torch.cat([x.flatten(1).expand(3, 6, 8), c], -1)
     torch.testing.assert_close(context(x, c), plain(both))
 
@@ -90,7 +90,7 @@ def parse_net(*argv: str) -> object:
     return factory_options(instantiate(parse_args(list(argv)))["guide"])[1]["net"]
 
 
-def test_the_options_of_a_factory_are_seen_through_partials() -> None:
+def test_factory_options_are_detected_through_partials() -> None:
     kind, options = factory_options(parse_net("--guide.net.hidden", "[7]"))
     assert kind is MLP
     assert (options["hidden"], options["activation"]) == ((7,), "tanh")
@@ -148,7 +148,7 @@ def test_the_validation_error_of_every_epoch_is_that_of_the_classifier(m2: Path)
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_the_longer_one_bit_for_bit(m2: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_longer_one_bit_for_bit(m2: Path, tmp_path: Path) -> None:
     argv = [*M2, "--data.label_seed", "3", "--alpha", "0.5"]
     assert main([*argv, "--epochs", "1", "--out", str(tmp_path / "short")]) == 0
     assert main(["train", "--resume", str(tmp_path / "short"), "--epochs", "2"]) == 0
@@ -171,7 +171,7 @@ def test_other_estimators_priors_and_guides_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> None:
+def test_a_guide_is_refitted_and_the_model_preserved(m2: Path, tmp_path: Path) -> None:
     argv = ["--epochs", "1", "--num_samples", "5", "--batch_size", "450", "--guide.net.hidden", "[5]"]
     assert main(["refit", str(m2), *argv, "--out", str(tmp_path / "refit")]) == 0
     before, after = RunFolder(m2).load_weights(), RunFolder(tmp_path / "refit").load_weights()
@@ -203,11 +203,11 @@ def test_a_guide_is_refitted_and_the_model_kept(m2: Path, tmp_path: Path) -> Non
         (["--seeds", "0", "--resume", "x"], "--seeds: must stand without --resume"),
     ],
 )
-def test_bad_input_gets_one_line_and_leaves_nothing(
+def test_bad_input_prints_one_line_and_writes_nothing(
     argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert message in refused(capsys, "train", *argv)
+    assert message in error_line(capsys, "train", *argv)
     assert not any(tmp_path.rglob("*"))
 
 
@@ -232,23 +232,23 @@ def test_several_seeds_are_resumed_and_averaged(tmp_path: Path, capsys: pytest.C
     files = [tmp_path / f"m2-{s}" / "classification-test-classifier-seed0.json" for s in (0, 4)]
     errors = [json.loads(f.read_text())["error"]["mean"] for f in files]
     assert f"mean test error in %: {np.mean(errors):.2f} +- " in output
-    files[1].unlink()  # as if it had been killed before
-    kept = (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns
+    files[1].unlink()  # as after a killed evaluation
+    modified = (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns
     assert main(argv) == 0
     again = capsys.readouterr().out
     assert "m2-0, finished" in again
     assert "m2-4, resumed" in again
     assert again.splitlines()[-1] == output.splitlines()[-1]
-    assert (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns == kept
-    assert "of the same options, got another alpha" in refused(capsys, *argv, "--alpha", "0.7")
+    assert (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns == modified
+    assert "of the same options, got another alpha" in error_line(capsys, *argv, "--alpha", "0.7")
 
 
 # Evaluation
 
 
-def test_methods_that_need_a_vae_are_refused_and_others_serve(m2: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_that_need_a_vae_are_rejected_and_others_run(m2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for method in ("gaps", "diagnostics"):
-        line = refused(capsys, "evaluate", str(m2), "--method", method)
+        line = error_line(capsys, "evaluate", str(m2), "--method", method)
         assert line.startswith(f"evaluate: --method {method} requires a VAE, got a model with classes")
     few = ["--num_data", "4", "--num_distributions", "5", "--num_chains", "2", "--engine", "eager"]
     assert main(["evaluate", str(m2), "--method", "ais", *few]) == 0
@@ -272,8 +272,8 @@ def test_the_class_posterior_comes_with_its_error(m2: Path, capsys: pytest.Captu
 @pytest.mark.slow
 def test_a_vae_has_no_classes(vae: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["evaluate", str(vae), "--method", "classification"], ["sample", str(vae), "--label", "1"]):
-        assert "must be of a model with classes, got a VAE" in refused(capsys, *argv)
-    assert "must be of a model with classes" in refused(capsys, "classify", str(vae), "--split", "test")
+        assert "must be of a model with classes, got a VAE" in error_line(capsys, *argv)
+    assert "must be of a model with classes" in error_line(capsys, "classify", str(vae), "--split", "test")
 
 
 def test_the_labelled_training_images_are_evaluated(m2: Path) -> None:
@@ -303,7 +303,7 @@ def test_samples_of_one_class(m2: Path, tmp_path: Path, capsys: pytest.CaptureFi
     out = tmp_path / "three.npz"
     assert main(["sample", str(m2), "--label", "3", "--num", "5", "--out", str(out)]) == 0
     assert np.load(out)["images"].shape == (5, 1, 8, 8)
-    assert "--label: must be in 0..9, got 10" in refused(capsys, "sample", str(m2), "--label", "10")
+    assert "--label: must be in 0..9, got 10" in error_line(capsys, "sample", str(m2), "--label", "10")
 
 
 # Classify
@@ -311,7 +311,7 @@ def test_samples_of_one_class(m2: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Image files of a digit in several formats, and files that are refused."""
+    """Image files of a digit in several formats, and files that are rejected."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -339,7 +339,7 @@ def test_probabilities_are_those_of_the_classifier(m2: Path, images: Path, tmp_p
     expected = load_run(m2).vae.classify(x)
     torch.testing.assert_close(p[-1:], expected)  # zeros and ones are binary already
     torch.testing.assert_close(p[0:1], expected)  # and black and white of a picture
-    torch.testing.assert_close(p[1:4], p[4:7])  # 0..16 and [0, 1] are drawn alike
+    torch.testing.assert_close(p[1:4], p[4:7])  # 0..16 and [0, 1] give equal draws
     assert [row["class"] for row in result["images"]] == p.argmax(-1).tolist()
 
 
@@ -372,7 +372,7 @@ def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, caps
         (["one.png", "--seed", "-1"], "--seed: must be in"),
     ],
 )
-def test_images_that_cannot_be_classified_are_refused(
+def test_images_that_cannot_be_classified_are_rejected(
     argv: list[str],
     message: str,
     m2: Path,
@@ -381,7 +381,7 @@ def test_images_that_cannot_be_classified_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(images)
-    assert message in refused(capsys, "classify", str(m2), *argv)
+    assert message in error_line(capsys, "classify", str(m2), *argv)
 
 
 # M1+M2
@@ -411,12 +411,12 @@ def test_m2_on_the_latents_of_a_run(vae: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_m1_must_be_a_vae_of_the_same_images(vae: Path, m2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = ["--data.seed", "1", "--m1", str(vae), "--out", "never"]
-    assert "--m1: the run must be of the same data, got seed=0" in refused(capsys, *M2, *other)
-    assert "--m1: the run must be of a VAE, got M2" in refused(capsys, *M2, "--m1", str(m2), "--out", "never")
+    assert "--m1: the run must be of the same data, got seed=0" in error_line(capsys, *M2, *other)
+    assert "--m1: the run must be of a VAE, got M2" in error_line(capsys, *M2, "--m1", str(m2), "--out", "never")
     check_same_data(Digits(), Digits(labels=100, label_seed=3), "run")
 
 
-def test_latents_that_carry_nothing_are_left_out() -> None:
+def test_inactive_latents_are_omitted() -> None:
     from pyro_vae.likelihoods import BernoulliLikelihood
 
     vae = build_vae((1, 8, 8), 3, StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide)
@@ -432,7 +432,7 @@ def test_latents_that_carry_nothing_are_left_out() -> None:
         active_latents(vae, train)
 
 
-def test_latents_keep_labels_and_are_sampled_for_every_batch() -> None:
+def test_latents_preserve_labels_and_are_sampled_for_every_batch() -> None:
     from pyro_vae.likelihoods import BernoulliLikelihood
 
     pieces = StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide

@@ -1,4 +1,4 @@
-"""Pieces that meet in unusual ways: a guide within the prior, dropout, auxiliary sites under weights, mixed kinds."""
+"""Unusual combinations: a guide within the prior, dropout, auxiliary sites under weights, mixed types."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def vamp_vae(guide=guides.DiagonalNormalGuide, **options) -> VAE:
 
 
 @pytest.mark.parametrize("objective", [StickingTheLanding(), DoublyReparameterized(num_particles=3)], ids=kind)
-def test_a_guide_that_is_a_part_of_the_prior_stays_itself(objective) -> None:
+def test_a_guide_within_the_prior_stays_the_same_module(objective) -> None:
     vae, x = vamp_vae(), torch.rand(8, 5).bernoulli()
     before = list(vae.parameters())
     values = [p.detach().clone() for p in before]
@@ -48,26 +48,26 @@ def test_a_guide_that_is_a_part_of_the_prior_stays_itself(objective) -> None:
     assert all((p != v).any() for p, v in zip(before, values, strict=True))
 
 
-def test_the_prior_s_share_of_the_guide_s_gradient_is_there() -> None:
-    """At equal noise STL's gradient is the ELBO's but for the score of q, which is found here by itself."""
+def test_the_guide_s_gradient_includes_that_of_the_prior() -> None:
+    """At equal noise STL's gradient is the ELBO's without the score of q, which is computed separately."""
     vae, x = vamp_vae(), torch.rand(8, 5).bernoulli()
     parameters = list(vae.parameters())
     torch.manual_seed(5)
-    found = torch.autograd.grad(StickingTheLanding().differentiable_loss(vae.model, vae.guide, x), parameters)
+    gradients = torch.autograd.grad(StickingTheLanding().differentiable_loss(vae.model, vae.guide, x), parameters)
     torch.manual_seed(5)
     trace = poutine.trace(vae.guide).get_trace(x)
     z = trace.nodes["z"]["value"]
     log_q, log_p = vae.encode(x).log_prob(z), vae.model.log_joint(x, z)
     score = vae.encode(x).log_prob(z.detach())
     expected = torch.autograd.grad((log_q - log_p - score).sum(), parameters, allow_unused=True)
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+    for value, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(value, reference, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("num_particles", [1, 3])
 @pytest.mark.parametrize("guide", [guides.AuxiliaryGuide, guides.HMCGuide])
 @pytest.mark.parametrize(("beta", "weight"), [(4.0, 1.0), (0.0, 1.0), (0.5, 3.0), (1.0, 0.0)])
-def test_the_reverse_model_is_weighed_as_a_part_of_the_kl(guide, beta, weight, num_particles) -> None:
+def test_the_weight_of_the_kl_applies_to_the_reverse_model(guide, beta, weight, num_particles) -> None:
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,), net=small), guide((5,), 2, net=small))
     objective = BetaELBO(beta=beta, reconstruction_weight=weight, num_particles=num_particles)
     loss = objective.differentiable_loss(vae.model, vae.guide, torch.rand(8, 5).bernoulli())
@@ -105,7 +105,7 @@ def test_a_learned_prior_without_paths_has_no_discrepancy() -> None:
         InfoVAE().differentiable_loss(vae.model, vae.guide, torch.ones(4, 5))
 
 
-def test_dropout_that_would_part_a_draw_from_its_density_is_refused() -> None:
+def test_dropout_that_differs_between_draw_and_density_raises() -> None:
     dropping = partial(MLP, hidden=(6,), dropout=0.3)
     with pytest.raises(ValueError, match=r"^AuxiliaryGuide: net must not have dropout"):
         guides.AuxiliaryGuide((5,), 2, net=dropping)
@@ -116,7 +116,7 @@ def test_dropout_that_would_part_a_draw_from_its_density_is_refused() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["score", "relaxed"])
-def test_a_density_over_a_probability_is_refused(estimator) -> None:
+def test_a_density_over_a_probability_raises(estimator) -> None:
     guide = guides.CategoricalGuide((5,), 6, categories=3, estimator=estimator, net=small)
     vae, x = VAE(StandardNormalPrior(6), BernoulliLikelihood(6, (5,), net=small), guide), torch.ones(4, 5)
     message = r": a latent site must be discrete in both programs or in none, got site 'z' continuous in the model"
@@ -130,7 +130,7 @@ def test_a_density_over_a_probability_is_refused(estimator) -> None:
 
 
 @pytest.mark.parametrize("objective", [ScoreFunction, VIMCO, ReweightedWakeSleep, WakeSleep])
-def test_a_score_of_relaxed_draws_is_refused(objective) -> None:
+def test_a_score_of_relaxed_draws_raises(objective) -> None:
     guide = guides.CategoricalGuide((5,), 6, categories=3, estimator="relaxed", net=small)
     vae = VAE(CategoricalPrior(6, categories=3), BernoulliLikelihood(6, (5,), net=small), guide).train()
     with pytest.raises(ValueError, match=rf"^{objective.__name__}: samples must be from the density of their site"):
@@ -140,7 +140,7 @@ def test_a_score_of_relaxed_draws_is_refused(objective) -> None:
 @pytest.mark.parametrize(
     "guide", [guides.IAFGuide, guides.SplineFlowGuide, guides.PlanarFlowGuide, guides.SylvesterFlowGuide]
 )
-def test_a_vamp_prior_goes_through_every_flow(guide) -> None:
+def test_a_vamp_prior_works_through_every_flow(guide) -> None:
     vae, z = vamp_vae(guide), torch.randn(4, 7, 2)
     u = vae.prior.pseudo_inputs
     apart = torch.stack([vae.guide.posterior(u[k]).log_prob(z) for k in range(3)])
@@ -150,14 +150,14 @@ def test_a_vamp_prior_goes_through_every_flow(guide) -> None:
 
 
 @pytest.mark.parametrize("guide", [guides.HMCGuide, guides.SemiAmortizedGuide])
-def test_a_vamp_prior_does_not_go_through_a_guide_that_asks_the_model(guide) -> None:
-    made = guide((5,), 2)
+def test_a_vamp_prior_through_a_guide_that_needs_the_model_raises(guide) -> None:
+    module = guide((5,), 2)
     message = rf"^VAE: the guide of a VampPrior must not depend on the model, .*{guide.__name__}"
     with pytest.raises(ValueError, match=message):
-        VAE(VampPrior(made, num_components=3), BernoulliLikelihood(2, (5,)), made)
+        VAE(VampPrior(module, num_components=3), BernoulliLikelihood(2, (5,)), module)
 
 
-def test_a_layer_tells_pyro_how_it_is_inferred() -> None:
+def test_a_layer_passes_infer_to_its_site() -> None:
     layers = [guides.CategoricalGuide((5,), 6, categories=3, net=small), guides.DiagonalNormalGuide((6,), 2, net=small)]
     trace = poutine.trace(BottomUpGuide(layers)).get_trace(torch.ones(4, 5))
     assert trace.nodes["z1"]["infer"].get("enumerate") == "parallel"
@@ -187,7 +187,7 @@ def test_steps_on_a_flow_in_the_prior_have_second_derivatives() -> None:
     torch.testing.assert_close((gradient * direction).sum(), numeric, rtol=1e-5, atol=1e-9)
 
 
-def test_a_continuous_guide_of_a_discrete_prior_is_refused_in_one_line() -> None:
+def test_a_continuous_guide_of_a_discrete_prior_raises_a_one_line_error() -> None:
     guide = guides.DiagonalNormalGuide((5,), 6, net=small)
     vae, x = VAE(CategoricalPrior(6, categories=3), BernoulliLikelihood(6, (5,), net=small), guide), torch.ones(4, 5)
     for attempt in (
@@ -208,7 +208,7 @@ def test_categories_must_be_shared() -> None:
         VAE(CategoricalPrior(6, categories=3), BernoulliLikelihood(6, (5,)), guide)
 
 
-def test_layers_and_their_guides_are_of_their_kind() -> None:
+def test_layers_and_their_guides_have_their_types() -> None:
     with pytest.raises(ValueError, match=r"^BottomUpGuide: every layer must be an AmortizedGuide, got HMCGuide"):
         BottomUpGuide([guides.HMCGuide((5,), 3), guides.DiagonalNormalGuide((3,), 2)])
     conditionals = [guides.DiagonalNormalGuide((2,), 3)]

@@ -24,7 +24,7 @@ OBJECTIVES = {
 
 
 def idle(dim):
-    """An M2 of ``dim`` latents that says that they are standard normal, with its exact guide."""
+    """An M2 of ``dim`` latents under which they are standard normal, with its exact guide."""
     net = partial(ContextNetwork, context_dim=3, net=partial(MLP, hidden=()), hidden=(4,))
     likelihood = NormalLikelihood(2, (dim,), net=net, scale=1.0)
     guide = DiagonalNormalGuide((dim,), 2, net=net)
@@ -49,8 +49,8 @@ def test_over_an_idle_m2_it_is_m1(exact, objective, active):
         expected = exact.log_prob(x).sum() + labels
         loss = OBJECTIVES[objective]().loss(stack.model, stack.guide, *args)
         assert abs(loss + expected) < 1e-9
-    found = log_likelihood(stack.model, stack.guide, x, num_samples=7, chunk_size=3)
-    assert (found.log_likelihood - exact.log_prob(x)).abs().max() < 1e-9
+    result = log_likelihood(stack.model, stack.guide, x, num_samples=7, chunk_size=3)
+    assert (result.log_likelihood - exact.log_prob(x)).abs().max() < 1e-9
 
 
 class Case:
@@ -79,11 +79,11 @@ def test_the_log_likelihood_is_the_closed_form():
     case = Case()
     x, y = case.stack.sample(200), torch.arange(200) % 3
     for data, expected in ((x, case.log_prob(x)), ([(x, y)], case.log_prob(x, y))):
-        found = log_likelihood(case.stack.model, case.stack.guide, data, num_samples=4000)
-        z = (found.log_likelihood - expected) / found.standard_error
+        result = log_likelihood(case.stack.model, case.stack.guide, data, num_samples=4000)
+        z = (result.log_likelihood - expected) / result.standard_error
         assert z.abs().max() < 4.5
         assert 0.8 < z.std() < 1.2
-        assert found.standard_error.mean() < 0.05
+        assert result.standard_error.mean() < 0.05
 
 
 def test_samples_of_a_class_have_its_moments():
@@ -97,11 +97,11 @@ def test_samples_of_a_class_have_its_moments():
 def test_the_class_probabilities_are_means_over_draws():
     case = Case()
     x = case.stack.sample(5)
-    found = case.stack.classify(x, num_samples=4000)
-    assert (found.sum(-1) - 1).abs().max() < 1e-12
+    probabilities = case.stack.classify(x, num_samples=4000)
+    assert (probabilities.sum(-1) - 1).abs().max() < 1e-12
     q = case.lower.vae.encode(x)
     draws = case.mixture.vae.classify(q.sample((4000,))[..., case.active])  # (4000, 5, 3)
-    assert ((found - draws.mean(0)) / (draws.std(0) * (2 / 4000) ** 0.5)).abs().max() < 4.5
+    assert ((probabilities - draws.mean(0)) / (draws.std(0) * (2 / 4000) ** 0.5)).abs().max() < 4.5
     assert (
         case.stack.classify(x, num_samples=None) - case.mixture.vae.classify(q.mean[:, case.active])
     ).abs().max() == 0
@@ -113,7 +113,7 @@ def test_both_halves_are_shared_not_copied():
     assert {id(p) for p in (*case.lower.vae.parameters(), *case.mixture.vae.parameters())} <= names
 
 
-def test_it_trains_as_a_whole_and_keeps_its_state(uncompiled):
+def test_it_trains_jointly_and_restores_its_state(uncompiled):
     case = Case()
     twin = copy.deepcopy(case.stack)
     x, y = case.stack.sample(30), torch.full((30,), -1)
@@ -151,7 +151,7 @@ def vae_of(guide, prior=None):
         (IAFGuide, 3, [0, 1, 2], "got guide=IAFGuide, prior=StandardNormalPrior. Omit active"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(lower, dim, active, message):
+def test_mismatched_sizes_raise_one_line_errors(lower, dim, active, message):
     active = None if active is None else torch.tensor(active, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"^StackedVAE: ") as error:
         StackedVAE(vae_of(lower), idle(dim), active)
@@ -159,20 +159,20 @@ def test_what_does_not_fit_is_refused_in_one_line(lower, dim, active, message):
     assert "\n" not in str(error.value)
 
 
-def test_latents_may_be_taken_in_another_order():
+def test_latents_may_be_selected_in_another_order():
     case, order = Case(), torch.tensor([2, 0, 1])
     lower = LinearGaussian(latent_dim=3, dim=7, inflate=1.2)
     stack, x = StackedVAE(lower.vae, case.mixture.vae, order), torch.randn(5, 7)
     expected = case.mixture.vae.classify(lower.vae.encode(x).mean[:, order])
     assert (stack.classify(x, num_samples=None) - expected).abs().max() == 0
-    found = torch.stack([stack.sample(y=torch.full((20_000,), c)).mean(0) for c in range(3)])
+    means = torch.stack([stack.sample(y=torch.full((20_000,), c)).mean(0) for c in range(3)])
     loc = case.mixture.bias @ lower.weight[:, order].T + lower.bias
-    assert (found - loc).abs().max() < 4.5 * 2.5 / 20_000**0.5  # of standard deviations below 2.5
+    assert (means - loc).abs().max() < 4.5 * 2.5 / 20_000**0.5  # of standard deviations below 2.5
     with pytest.raises(ValueError, match=r"^StackedVAE: latents can be left out or reordered"):
         StackedVAE(vae_of(IAFGuide), idle(4), torch.tensor([1, 0, 2, 3]))
 
 
-def test_any_guide_serves_where_nothing_is_left_out():
+def test_any_guide_serves_if_all_latents_are_used():
     stack = StackedVAE(vae_of(IAFGuide), idle(4))
     x = torch.rand(3, 5).round()
     assert torch.isfinite(objectives.EnumeratedELBO()(stack.model, stack.guide)(x))

@@ -136,7 +136,7 @@ def _assert_close(one, two, tolerance: float = 1e-10) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_engine_takes_the_same_steps(case: str, engines: list, monkeypatch) -> None:
-    if "unfused" in case or "RMSprop" in case:  # on a CPU they look at the number of their step
+    if "unfused" in case or "RMSprop" in case:  # on a CPU they read their step count
         monkeypatch.setattr(select, "CudaGraphEngine", partial(_graph_engine, capture=lambda body: body))
     results = {}
     for name in ("eager", "compiled", "cuda-graph"):
@@ -158,7 +158,7 @@ def _other(optimizer: torch.optim.Optimizer) -> dict:
     return state
 
 
-CHANGES = {  # what may happen to an optimizer between two steps
+CHANGES = {  # possible changes of an optimizer between two steps
     "nothing": lambda optimizer: None,
     "another state": lambda optimizer: optimizer.load_state_dict(_other(optimizer)),
     "another rate": lambda optimizer: optimizer.param_groups[0].update(lr=1e-3, weight_decay=0.3),
@@ -172,7 +172,7 @@ CHANGES = {  # what may happen to an optimizer between two steps
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("kind", [Adam, AdamW])
-def test_an_update_is_the_optimizer_s_own_step(kind, change) -> None:
+def test_an_update_equals_the_optimizer_s_step(kind, change) -> None:
     results = []
     for by_update in (True, False):
         torch.manual_seed(5)
@@ -208,7 +208,7 @@ def _guide_of_parameters(x) -> None:
         pyro.sample("z", dist.Normal(x, spread))
 
 
-def test_parameters_of_pyro_s_store_are_trained_alike(engines: list) -> None:
+def test_parameters_of_pyro_s_store_train_equally(engines: list) -> None:
     results = []
     for name in ("eager", "compiled", "cuda-graph"):
         pyro.clear_param_store()
@@ -262,19 +262,19 @@ class Poisoned(nn.Module):
     It has no branch and no noise: engines may draw more before they read that a step was not taken.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, place: str) -> None:
         super().__init__()
-        self.loc, self.norm, self.where = nn.Parameter(torch.tensor(0.5)), nn.BatchNorm1d(1), where
+        self.loc, self.norm, self.place = nn.Parameter(torch.tensor(0.5)), nn.BatchNorm1d(1), place
 
     def forward(self, x):
         bad = (x > 90).to(x)
         loc = self.loc + self.norm(x.unsqueeze(-1)).squeeze(-1)
-        if self.where == "loss":
+        if self.place == "loss":
             loc = loc / (1 - bad)
-        if self.where == "gradient":  # the value of a square root at 0 is finite, its slope is not
+        if self.place == "gradient":  # the value of a square root at 0 is finite, its slope is not
             loc = loc + ((self.loc - self.loc.detach()) * bad + (1 - bad)).sqrt() - (1 - bad)
         with pyro.plate("data", len(x)):
-            if self.where == "support":
+            if self.place == "support":
                 pyro.sample("x", dist.Bernoulli(logits=loc), obs=(x > 0).to(x) - 0.5 * bad)
             else:
                 pyro.sample("x", dist.Normal(loc, 1.0), obs=x.clamp(max=1.0))
@@ -290,27 +290,27 @@ FACTORIES = {
 
 
 BAD_STEPS = [  # with a stride of 4 there are three steps before the first graph, then groups of four
-    *((where, "fused Adam", bad) for where in PLACES for bad in (0, 3, 6)),
+    *((place, "fused Adam", bad) for place in PLACES for bad in (0, 3, 6)),
     *(("loss", optimizer, bad) for optimizer in ("fused momentum", "momentum", "RMSprop") for bad in (0, 11)),
 ]
 
 
-def _engine(name: str, where: str, factory, like: torch.Tensor, clip_norm: float | None = None):
+def _engine(name: str, place: str, factory, like: torch.Tensor, clip_norm: float | None = None):
     torch.manual_seed(5)
-    model = Poisoned(where)
+    model = Poisoned(place)
     loss = LossFunction(objectives.ELBO(), model, _nothing, list(model.parameters()), list(model.buffers()))
     optimizer = factory(loss.parameters)
     if name == "eager":
         return EagerEngine(loss, optimizer, clip_norm=clip_norm)
     if name == "compiled":
         return CompiledEngine(loss, optimizer, Batch((like,)), clip_norm=clip_norm)
-    taped = optimizer.defaults.get("fused")  # the others look at numbers where they run on a CPU
+    taped = optimizer.defaults.get("fused")  # on a CPU the others read tensor values
     play = capture if taped else lambda body: body
     return _graph_engine(loss, optimizer, Batch((like,)), clip_norm=clip_norm, capture=play)
 
 
 def _steps_taken(engine, batches: list) -> list[float | None]:
-    """The losses; None for a step that is not taken, after which a stepwise engine leaves the buffers to its caller."""
+    """The losses; None for a skipped step, after which the caller of a stepwise engine restores the buffers."""
     losses: list[float | None] = []
     while len(losses) < len(batches):
         rest = [Step([Batch((x,))]) for x in batches[len(losses) :]]
@@ -328,20 +328,20 @@ def _steps_taken(engine, batches: list) -> list[float | None]:
 def _kept_by(engine) -> list[torch.Tensor]:
     """Parameters, running statistics, and the optimizer's state."""
     state = engine.optimizer.state_dict()["state"]
-    kept = [v for values in state.values() for _, v in sorted(values.items()) if isinstance(v, torch.Tensor)]
-    return [t.detach().clone() for t in (*engine.loss.parameters, *engine.loss.buffers, *kept)]
+    tensors = [v for values in state.values() for _, v in sorted(values.items()) if isinstance(v, torch.Tensor)]
+    return [t.detach().clone() for t in (*engine.loss.parameters, *engine.loss.buffers, *tensors)]
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize(("where", "optimizer", "bad"), BAD_STEPS)
-def test_a_step_that_is_not_finite_changes_nothing(where: str, optimizer: str, bad: int) -> None:
+@pytest.mark.parametrize(("place", "optimizer", "bad"), BAD_STEPS)
+def test_a_nonfinite_step_changes_nothing(place: str, optimizer: str, bad: int) -> None:
     factory, batches = FACTORIES[optimizer], list(torch.randn(13, 4))
-    expected = _engine("eager", where, factory, batches[0])
+    expected = _engine("eager", place, factory, batches[0])
     losses = _steps_taken(expected, batches[:bad] + batches[bad + 1 :])
     poisoned = [x.clone() for x in batches]
     poisoned[bad][1] = 99.0
     for name in ("eager", "compiled", "cuda-graph"):
-        engine = _engine(name, where, factory, batches[0])
+        engine = _engine(name, place, factory, batches[0])
         results = _steps_taken(engine, poisoned)
         assert results.pop(bad) is None
         assert results == pytest.approx(losses, rel=1e-12)
@@ -349,7 +349,7 @@ def test_a_step_that_is_not_finite_changes_nothing(where: str, optimizer: str, b
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_steps_after_a_bad_one_are_not_taken() -> None:
+def test_steps_after_a_nonfinite_one_are_skipped() -> None:
     batches = list(torch.randn(12, 4))
     batches[6][1] = 99.0
     for name in ("eager", "compiled", "cuda-graph"):
@@ -370,9 +370,9 @@ def test_the_gradient_is_clipped_before_the_step() -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("place", PLACES)
 def test_every_engine_stops_at_the_same_datum_with_the_same_message(
-    where: str, accumulate: int, engines: list, tmp_path
+    place: str, accumulate: int, engines: list, tmp_path
 ):
     x = torch.randn(60)
     order = next(iter(Batches(x, 60, shuffle_seed=0).epoch())).index.tolist()
@@ -381,7 +381,7 @@ def test_every_engine_stops_at_the_same_datum_with_the_same_message(
     results = {}
     for name in ("eager", "compiled", "cuda-graph"):
         torch.manual_seed(5)
-        model, run = Poisoned(where), tmp_path / name
+        model, run = Poisoned(place), tmp_path / name
         engines.clear()
         with pytest.raises((NonFiniteError, ValueError)) as error:
             fit(model, _nothing, x, epochs=2, batch_size=5, accumulate=accumulate, engine=name, run=run)
@@ -389,14 +389,14 @@ def test_every_engine_stops_at_the_same_datum_with_the_same_message(
         results[name] = (str(error.value), list(engines), list(model.state_dict().values()), state)
         assert len(engines) == step
         assert not model.training
-        if where != "support":
+        if place != "support":
             assert (error.value.datum, error.value.step) == (datum, step)
-            assert error.value.site == ("x" if where == "loss" else None)
+            assert error.value.site == ("x" if place == "loss" else None)
             assert state["progress"]["step"] == step
     message, losses, weights, _ = results["eager"]
     assert "\n" not in message
-    assert ("site 'x'" in message) == (where != "gradient")
-    assert ("the gradient of model.loc for datum" in message) == (where == "gradient")
+    assert ("site 'x'" in message) == (place != "gradient")
+    assert ("the gradient of model.loc for datum" in message) == (place == "gradient")
     for name in ("compiled", "cuda-graph"):
         assert results[name][0] == message
         assert results[name][1] == pytest.approx(losses, rel=1e-12)
@@ -478,7 +478,9 @@ def _identical(one: VAE, two: VAE) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", RESUMED)
 @pytest.mark.parametrize("name", ["eager", "compiled", "cuda-graph"])
-def test_a_resumed_run_is_the_whole_run_bit_for_bit(name: str, case: str, engines, monkeypatch, tmp_path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
+    name: str, case: str, engines, monkeypatch, tmp_path
+) -> None:
     options, step = RESUMED[case]
     resumed = _interrupted(monkeypatch, name, options, step, run=tmp_path / "run")
     assert _identical(_train(name, options), resumed)
@@ -493,7 +495,7 @@ def test_a_compiled_run_is_resumed_bit_for_bit(monkeypatch, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("first", ["eager", "compiled", "cuda-graph"])
-def test_a_run_resumes_with_its_own_engine(first: str, engines: list, monkeypatch, tmp_path) -> None:
+def test_a_run_resumes_with_its_engine(first: str, engines: list, monkeypatch, tmp_path) -> None:
     built, build_engine = [], trainer.build_engine
     monkeypatch.setattr(
         trainer, "build_engine", lambda name, *args, **kw: built.append(name) or build_engine(name, *args, **kw)
@@ -525,5 +527,5 @@ def test_a_restored_learning_rate_moves_to_the_device_of_the_parameters() -> Non
 
 
 @pytest.mark.slow
-def test_a_killed_compiled_run_ends_bit_for_bit_as_the_whole(tmp_path) -> None:
+def test_a_killed_compiled_run_equals_the_uninterrupted_run_bit_for_bit(tmp_path) -> None:
     assert kill_and_resume(tmp_path, kills=2, per_run=2, seed=1, engine="compiled") == 0

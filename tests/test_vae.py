@@ -1,4 +1,4 @@
-"""The VAE speaks Pyro: sites, plates, Predictive, relations; and plain torch: encode, decode, sample."""
+"""The VAE's Pyro interface (sites, plates, Predictive, relations) and torch interface (encode, decode, sample)."""
 
 import copy
 import math
@@ -186,7 +186,7 @@ def test_model_and_guide_are_modules_and_hold_every_parameter(vae):
     assert {id(p) for piece in pieces for p in piece.parameters()} == everything
 
 
-def test_the_pieces_are_the_ones_given():
+def test_the_components_are_the_arguments():
     prior, likelihood = StandardNormalPrior(L), NormalLikelihood(L, DATA_SHAPE)
     guide = DiagonalNormalGuide(DATA_SHAPE, L)
     vae = VAE(prior, likelihood, guide)
@@ -214,7 +214,7 @@ def test_state_dict_moves_to_another_vae(vae, x):
     assert torch.equal(other.decode(z).mean, vae.decode(z).mean)
 
 
-def test_a_vae_has_no_state_of_its_own(vae):
+def test_a_vae_has_no_additional_state(vae):
     keys = [*(f"model.{key}" for key in vae.model.state_dict()), *(f"guide.{key}" for key in vae.guide.state_dict())]
     assert list(vae.state_dict()) == keys
 
@@ -228,14 +228,14 @@ def test_with_guide_shares_the_model_and_nothing_else(vae, x):
     assert swapped is not vae
     assert swapped.guide is guide
     assert vae.guide is not guide
-    mine, theirs = vae.model.state_dict(), swapped.model.state_dict()
-    assert mine.keys() == theirs.keys()
-    assert all(mine[key].data_ptr() == theirs[key].data_ptr() for key in mine)
+    state, swapped_state = vae.model.state_dict(), swapped.model.state_dict()
+    assert state.keys() == swapped_state.keys()
+    assert all(state[key].data_ptr() == swapped_state[key].data_ptr() for key in state)
     pointers = {tensor.data_ptr() for tensor in vae.guide.state_dict().values()}
     assert not pointers & {tensor.data_ptr() for tensor in guide.state_dict().values()}
 
 
-def test_with_guide_sees_a_later_step_of_the_model(vae):
+def test_with_guide_follows_later_steps_of_the_model(vae):
     swapped = vae.with_guide(DiagonalNormalGuide(DATA_SHAPE, L, net=net))
     with torch.no_grad():
         vae.likelihood.offset.add_(1.0)
@@ -244,7 +244,7 @@ def test_with_guide_sees_a_later_step_of_the_model(vae):
     assert torch.equal(vae.decode(z).mean, swapped.decode(z).mean)
 
 
-def test_with_guide_refuses_another_shape(vae):
+def test_with_guide_raises_on_another_shape(vae):
     with pytest.raises(ValueError, match=r"^VAE: likelihood and guide must share data_shape"):
         vae.with_guide(DiagonalNormalGuide((7,), L))
     with pytest.raises(ValueError, match=r"^VAE: prior, likelihood and guide must share latent_dim"):
@@ -263,13 +263,13 @@ def test_shapes(vae, batch):
     assert vae.reconstruct(x).shape == (*batch, *DATA_SHAPE)
 
 
-def test_encode_and_decode_are_the_pieces(vae, x):
+def test_encode_and_decode_are_guide_and_likelihood(vae, x):
     z = torch.randn(B, L)
     assert torch.equal(vae.encode(x).mean, vae.guide.posterior(x).mean)
     assert torch.equal(vae.decode(z).mean, vae.likelihood(z).mean)
 
 
-def test_encode_keeps_the_gradient(vae, x):
+def test_encode_preserves_the_gradient(vae, x):
     vae.decode(vae.encode(x).rsample()).log_prob(x).sum().backward()
     assert all(p.grad is not None for p in vae.parameters())
 
@@ -301,14 +301,14 @@ def test_reconstruct_is_the_mean_at_one_draw(vae, x):
     assert not actual.requires_grad
 
 
-def test_sampling_leaves_the_parameter_store_alone(vae, x):
+def test_sampling_does_not_change_the_parameter_store(vae, x):
     vae.sample(3)
     vae.reconstruct(x)
     vae.decode(vae.encode(x).rsample())
     assert len(pyro.get_param_store()) == 0
 
 
-def test_sampling_keeps_the_mode(vae, x):
+def test_sampling_preserves_the_mode(vae, x):
     for training in (True, False):
         vae.train(training)
         vae.sample(2)
@@ -339,7 +339,7 @@ def test_data_shapes_must_agree():
         VAE(StandardNormalPrior(L), BernoulliLikelihood(L, (1, 6)), DiagonalNormalGuide((6,), L))
 
 
-def test_data_of_another_shape_are_refused(vae):
+def test_data_of_another_shape_raise(vae):
     with pytest.raises(ValueError, match=r"^MLP: the input must end in in_shape=\(1, 3, 2\), got shape=\(4, 6\)\."):
         vae.encode(torch.zeros(B, 6))
     with pytest.raises(ValueError, match=r"^MLP: the input must end in in_shape=\(3,\), got shape=\(4, 2\)\."):
@@ -356,7 +356,7 @@ def test_the_guide_reads_loc_and_log_scale_from_its_network(vae, x):
     torch.testing.assert_close(vae.encode(x).log_prob(z), expected.sum(-1), rtol=1e-12, atol=1e-12)
 
 
-def test_the_guide_keeps_its_log_scale_within_bounds(x):
+def test_the_guide_bounds_its_log_scale(x):
     guide = DiagonalNormalGuide(DATA_SHAPE, L, log_scale_bounds=(-3, 1))
     with torch.no_grad():
         for parameter in guide.parameters():
@@ -367,7 +367,7 @@ def test_the_guide_keeps_its_log_scale_within_bounds(x):
 
 
 @pytest.mark.parametrize("bounds", [(1.0, -3.0), (0.0, 0.0), (float("nan"), 1.0)])
-def test_the_guide_refuses_bounds_out_of_order(bounds):
+def test_the_guide_raises_on_bounds_out_of_order(bounds):
     message = r"^DiagonalNormalGuide: log_scale_bounds must be \(low, high\) with low < high, got log_scale_.* Use for"
     with pytest.raises(ValueError, match=message):
         DiagonalNormalGuide(DATA_SHAPE, L, log_scale_bounds=bounds)
@@ -377,7 +377,7 @@ def test_the_guide_refuses_bounds_out_of_order(bounds):
 
 
 def test_svi_trains_a_copy_the_same_way(vae, x):
-    """Nothing outside the modules decides: the same seed gives the same losses."""
+    """Losses depend only on the modules and the seed."""
     twin = copy.deepcopy(vae)
 
     def losses(v):

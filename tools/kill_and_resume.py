@@ -59,26 +59,26 @@ OPTIONS = [
 ]
 
 
-def _train(words: list[str]) -> None:
+def _train(arguments: list[str]) -> None:
     """Run ``pyro-vae train`` in this process; its output is discarded."""
     from pyro_vae.cli.main import main
 
     torch.set_num_threads(1)  # the threads of two processes would wait for one another
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    sys.exit(main(["train", *words]))
+    sys.exit(main(["train", *arguments]))
 
 
-def _started(words: list[str]) -> BaseProcess:
-    process = FRESH.Process(target=_train, args=(words,))
+def _started(arguments: list[str]) -> BaseProcess:
+    process = FRESH.Process(target=_train, args=(arguments,))
     process.start()
     return process
 
 
-def _killed(words: list[str], run: Path, after: float) -> bool:
+def _killed(arguments: list[str], run: Path, after: float) -> bool:
     """Train and kill ``after`` seconds after the first new checkpoint; whether the training was still running."""
     before = _age(run)
-    process = _started(words)
+    process = _started(arguments)
     while process.is_alive() and _age(run) == before:
         time.sleep(0.005)
     time.sleep(after)
@@ -93,11 +93,11 @@ def _age(run: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
-def _finish(words: list[str]) -> None:
-    process = _started(words)
+def _finish(arguments: list[str]) -> None:
+    process = _started(arguments)
     process.join()
     if process.exitcode != 0:
-        raise RuntimeError(f"kill_and_resume: pyro-vae train {' '.join(words)} failed.")
+        raise RuntimeError(f"kill_and_resume: pyro-vae train {' '.join(arguments)} failed.")
 
 
 def _steps(run: Path) -> int:
@@ -120,9 +120,9 @@ def _same(a: Path, b: Path) -> bool:
 
 def _kill_once(run: Path, options: list[str], length: float, generator: random.Random) -> bool:
     """Start or resume the run and kill it at a random moment; whether that was before its end."""
-    words = ["--resume", str(run)] if run.exists() else [*options, "--out", str(run)]
+    arguments = ["--resume", str(run)] if run.exists() else [*options, "--out", str(run)]
     moment = generator.uniform(0.0, 0.4) * length
-    alive = _killed(words, run, moment)
+    alive = _killed(arguments, run, moment)
     print(f"killed at step {_steps(run)}" if alive else "ended before the kill", flush=True)
     return alive
 

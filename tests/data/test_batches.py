@@ -13,13 +13,13 @@ def _order(seed: int, epoch: int, start: int = 0) -> list[int]:
     return [i for batch in batches.epoch(epoch, start=start) for i in batch.index.tolist()]
 
 
-def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
+def test_every_epoch_and_seed_has_a_distinct_order() -> None:
     orders = [tuple(_order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)]
     assert len(set(orders)) == 6
     assert all(sorted(order) == list(range(50)) for order in orders)
 
 
-def test_an_order_is_repeated_from_any_start_and_leaves_the_generator() -> None:
+def test_an_order_is_repeated_from_any_start_without_the_global_generator() -> None:
     before = torch.get_rng_state()
     assert _order(3, 4)[14:] == _order(3, 4, start=2)
     assert torch.equal(before, torch.get_rng_state())
@@ -30,7 +30,7 @@ def test_without_a_seed_the_order_is_that_of_the_data() -> None:
     assert torch.equal(torch.cat(args), torch.arange(10.0))
 
 
-def test_a_batch_without_data_is_refused():
+def test_an_empty_batch_raises():
     for options in ({}, {"index": torch.arange(3)}, {"fetch": lambda index: (index,)}):
         with pytest.raises(ValueError, match=r"Batch: must have args, or index and fetch"):
             Batch(**options)

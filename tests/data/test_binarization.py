@@ -32,7 +32,7 @@ def test_none_changes_nothing(split):
     assert binarize(wild, "none", split=split, seed=0) is wild
 
 
-def test_dynamic_keeps_the_training_pixels_and_draws_anew():
+def test_dynamic_preserves_the_training_pixels_and_draws_every_time():
     train = binarize(GREY, "dynamic", split="train", seed=0)
     assert train.dynamic
     assert train.max_value == 255
@@ -79,12 +79,12 @@ def test_threshold_is_strictly_above_a_half(split):
 
 @pytest.mark.parametrize("protocol", [p for p in PROTOCOLS if p != "none"])
 @pytest.mark.parametrize("pixel", [-0.1, 1.1, float("nan")])
-def test_floating_pixels_outside_the_unit_interval_are_refused(protocol, pixel, raises):
+def test_floating_pixels_outside_the_unit_interval_raise(protocol, pixel, raises):
     with raises(ValueError, "Dataset", "[0, 1]", f"{pixel:g}", "binarize='none'", protocol):
         binarize(ImageSet(torch.tensor([[0.5, pixel]])), protocol, split="train", seed=0)
 
 
-def test_streams_depend_on_seed_and_name_alone(untouched):
+def test_streams_depend_only_on_seed_and_name(untouched):
     def draw(seed, name):
         return torch.randint(2**31, (4,), generator=stream(seed, name)).tolist()
 
@@ -96,13 +96,13 @@ def test_streams_depend_on_seed_and_name_alone(untouched):
 
 def test_hold_out_is_a_partition_by_seed(untouched):
     with untouched():
-        kept, held = hold_out(50, 20, seed=0, name="test")
-    assert (len(kept), len(held)) == (30, 20)
-    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(50))
-    assert held.tolist() != list(range(20))
-    assert held.tolist() == sorted(held.tolist())
-    assert held.tolist() == hold_out(50, 20, seed=0, name="test")[1].tolist()
-    assert held.tolist() != hold_out(50, 20, seed=1, name="test")[1].tolist()
+        training, held_out = hold_out(50, 20, seed=0, name="test")
+    assert (len(training), len(held_out)) == (30, 20)
+    assert sorted([*training.tolist(), *held_out.tolist()]) == list(range(50))
+    assert held_out.tolist() != list(range(20))
+    assert held_out.tolist() == sorted(held_out.tolist())
+    assert held_out.tolist() == hold_out(50, 20, seed=0, name="test")[1].tolist()
+    assert held_out.tolist() != hold_out(50, 20, seed=1, name="test")[1].tolist()
 
 
 def test_a_default_device_does_not_matter():

@@ -118,7 +118,7 @@ def test_load_follows_the_protocol_in_every_part(protocol):
     assert splits.protocol["binarize"] == protocol
 
 
-def test_load_is_reproducible_and_leaves_the_random_state(untouched):
+def test_load_is_reproducible_and_does_not_change_the_random_state(untouched):
     torch.manual_seed(0)
     with untouched():
         a = Digits(seed=2, binarize="fixed").load()
@@ -140,12 +140,12 @@ def test_splits_move():
 
 
 @pytest.mark.parametrize("validation", [30, 31])
-def test_refuses_a_validation_as_large_as_the_training_part(validation, raises):
+def test_raises_on_a_validation_as_large_as_the_training_part(validation, raises):
     with raises(ValueError, "Numbered", "30 training images", f"validation={validation}"):
         Numbered(validation=validation).load()
 
 
-def test_refuses_a_wrong_constructor(raises):
+def test_raises_on_a_wrong_constructor(raises):
     with raises(ValueError, "Numbered", "validation=-1"):
         Numbered(validation=-1)
     with raises(ValueError, "Numbered", "'dynamic', 'fixed', 'threshold', 'none'", "'static'"):

@@ -21,12 +21,12 @@ def test_all_images_once_with_their_labels():
 
 
 def test_test_split_is_pinned():
-    # the published numbers of the project rest on these images: a change of the split must be seen
+    # the published numbers of the project are for these images: a change of the split must fail
     test = Digits(binarize="none").load().test
     assert int(test.images.sum(dtype=torch.int64)) == 92013
     assert test.labels[:8].tolist() == [4, 9, 0, 2, 8, 4, 4, 7]
 
 
-def test_refuses_a_root(raises):
+def test_raises_on_a_root(raises):
     with raises(ValueError, "Digits", "root must be None", "'data'", "Files(root)"):
         Digits("data")

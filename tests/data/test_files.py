@@ -1,4 +1,4 @@
-"""Files: npz and npy layouts, and every refusal."""
+"""Files: npz and npy layouts, and every error."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_labels_follow_their_images(save):
         assert part.labels.dtype == torch.int64
 
 
-def test_own_test_part(save):
+def test_separate_test_part(save):
     arrays = {"train": numbered(6, 2, 2), "test": numbered(3, 2, 2, start=100)}
     splits = Files(save(**arrays), validation=0, binarize="none").load()
     assert numbers(splits.train) == list(range(6))
@@ -65,7 +65,7 @@ def test_own_test_part(save):
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "longdouble"])
-def test_floating_data_stay_as_they_are(save, dtype):
+def test_floating_data_do_not_change(save, dtype):
     images = numbered(12, 2, 2, dtype=dtype) * -7
     splits = Files(save(images=images), binarize="none", validation=0, test=2).load()
     values = splits.train.batch(slice(None), dtype=torch.float64).flatten(1)[:, 0].tolist()
@@ -146,30 +146,30 @@ NAN[[5, 7], 1, 0] = np.nan, np.inf
         ({"train": IMAGES, "test": IMAGES[:0]}, ["test must hold", "zero-length data"]),
     ],
 )
-def test_refuses(save, arrays, words, raises):
+def test_raises_on_bad_arrays(save, arrays, words, raises):
     with raises(ValueError, "Files", *words):
         Files(save(**arrays)).load()
 
 
-def test_refuses_to_binarize_wild_floats(save, raises):
+def test_raises_on_binarizing_floats_outside_the_unit_interval(save, raises):
     with raises(ValueError, "Dataset", "[0, 1]", "pixels from 0 to 1", "binarize='none'"):
         Files(save(images=IMAGES.astype(float))).load()
 
 
 @pytest.mark.parametrize("test", [0, 12, 13, -1])
-def test_refuses_a_wrong_test_size(save, test, raises):
+def test_raises_on_a_wrong_test_size(save, test, raises):
     with raises(ValueError, "Files", "12 images", f"test={test}"):
         Files(save(images=IMAGES), test=test).load()
 
 
-def test_refuses_one_image_and_too_large_a_validation(save, raises):
+def test_raises_on_one_image_and_on_too_large_a_validation(save, raises):
     with raises(ValueError, "Files", "less than the 1 images"):
         Files(save(images=IMAGES[:1])).load()
     with raises(ValueError, "Files", "10 training images", "validation=10"):
         Files(save(images=IMAGES), validation=10).load()
 
 
-def test_refuses_a_test_size_next_to_a_test_part(save, raises):
+def test_raises_on_a_test_size_next_to_a_test_part(save, raises):
     with raises(ValueError, "Files", "test=2"):
         Files(save(train=IMAGES, test=IMAGES), test=2).load()
 

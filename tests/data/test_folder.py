@@ -102,7 +102,7 @@ def test_images_next_to_classes(tmp_path, raises):
         load(tmp_path)
 
 
-def test_train_and_test_are_no_classes(tmp_path, raises):
+def test_train_and_test_are_not_classes(tmp_path, raises):
     write(tmp_path / "train" / "a.png", 1)
     write(tmp_path / "test" / "a.png", 1)
     with raises(ValueError, "Files", "folders train and test", "npz"):

@@ -13,7 +13,7 @@ def faces():
 
 
 @pytest.mark.parametrize("place", ["FreyFaces/frey_faces.npz", "frey_faces.npz", "renamed.npz"])
-def test_found_in_folder_or_given(tmp_path, place, faces):
+def test_file_in_the_folder_or_as_argument(tmp_path, place, faces):
     path = tmp_path / place
     path.parent.mkdir(exist_ok=True)
     np.savez(path, images=faces)

@@ -39,14 +39,14 @@ def test_grey_batch_is_u_over_max_value(grey):
     assert digits.batch([0]).tolist() == [[0.0, 0.5, 1.0]]
 
 
-def test_floating_batch_is_as_it_is_whatever_max_value():
+def test_floating_batch_ignores_max_value():
     images = torch.tensor([[-3.0, 0.25], [7.5, 1e6]], dtype=torch.float64)
     batch = ImageSet(images).batch([1, 0], dtype=torch.float64)
     assert torch.equal(batch, images[[1, 0]])
     assert ImageSet(images).batch([0]).dtype == torch.get_default_dtype()
 
 
-def test_subset_takes_images_and_labels_in_order(grey):
+def test_subset_has_images_and_labels_in_order(grey):
     part = grey.subset(torch.tensor([4, 2]))
     assert part.labels.tolist() == [4, 2]
     assert torch.equal(part.images, grey.images[[4, 2]])
@@ -69,11 +69,11 @@ def test_dynamic_pixels_are_one_with_probability_u_over_max(scale):
     assert ((frequency - exact).abs()[inside] < 4.5 * error[inside]).all()
     assert torch.equal(frequency[~inside], exact[~inside])  # 0 and max_value are never noisy
     total = ((frequency - exact)[inside] / error[inside]).sum() / max(1, inside.sum()) ** 0.5
-    assert abs(total) < 4.5  # a bias common to all pixels would show here first
+    assert abs(total) < 4.5  # most sensitive to a bias common to all pixels
 
 
 @pytest.mark.parametrize("noise", [0.0, 1 - 2**-24], ids=["least", "most"])
-def test_extreme_noise_leaves_black_and_white_certain(noise, monkeypatch):
+def test_extreme_noise_does_not_change_black_and_white(noise, monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.full(shape, noise))
     for scale in range(1, 256):
         images = ImageSet(torch.tensor([[0, scale]], dtype=torch.uint8), max_value=scale, dynamic=True)
@@ -97,7 +97,7 @@ def test_dynamic_draws_are_independent_over_pixels_and_calls():
         assert abs(agreement - 0.5) < 4.5 * (0.25 / count) ** 0.5
 
 
-def test_dynamic_batch_follows_its_generator_alone(grey, untouched):
+def test_dynamic_batch_depends_only_on_its_generator(grey, untouched):
     images = dataclasses.replace(grey, dynamic=True)
     with untouched():
         a, b = (images.batch([0, 5], generator=torch.Generator().manual_seed(7)) for _ in range(2))
@@ -164,11 +164,11 @@ U8 = torch.zeros(2, 3, dtype=torch.uint8)
         ({"images": U8, "labels": torch.zeros(2)}, ["labels", "torch.float32"]),
     ],
 )
-def test_refuses(arguments, words, raises):
+def test_raises_on_bad_arguments(arguments, words, raises):
     with raises(ValueError, "ImageSet", *words):
         ImageSet(**arguments)
 
 
-def test_refuses_an_empty_subset(grey, raises):
+def test_raises_on_an_empty_subset(grey, raises):
     with raises(ValueError, "ImageSet", "zero-length data"):
         grey.subset([])

@@ -1,4 +1,4 @@
-"""Labels are chosen in equal numbers per class, by seed alone."""
+"""Labels are selected in equal numbers per class, depending only on the seed."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ def counts(labels, positions):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("num_labels", [5, 20, 60])
-def test_every_class_has_as_many(num_labels, seed):
+def test_every_class_has_equally_many(num_labels, seed):
     positions = choose_labels(LABELS, num_labels, seed=seed)
     assert positions.shape == (num_labels,)
     assert positions.dtype == torch.int64
@@ -25,18 +25,18 @@ def test_every_class_has_as_many(num_labels, seed):
     assert counts(LABELS, positions) == [num_labels // 5] * 5
 
 
-def test_the_remainder_goes_to_classes_that_the_seed_chooses():
+def test_the_seed_selects_the_classes_with_the_remainder():
     numbers = [counts(LABELS, choose_labels(LABELS, 22, seed=seed)) for seed in range(20)]
     assert all(sorted(each) == [4, 4, 4, 5, 5] for each in numbers)
-    assert all(len({each[c] for each in numbers}) == 2 for c in range(5))  # no class always, none never
+    assert all(len({each[c] for each in numbers}) == 2 for c in range(5))  # both counts occur in each class
 
 
-def test_a_smaller_choice_is_part_of_a_larger_one():
+def test_a_smaller_selection_is_a_subset_of_a_larger_one():
     choices = [set(choose_labels(LABELS, n, seed=3).tolist()) for n in (5, 8, 10, 23, 60)]
     assert all(a < b for a, b in pairwise(choices))
 
 
-def test_depends_on_the_seed_alone():
+def test_depends_only_on_the_seed():
     state = torch.get_rng_state()
     first = choose_labels(LABELS, 20, seed=1)
     torch.manual_seed(7)
@@ -47,7 +47,7 @@ def test_depends_on_the_seed_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_every_datum_of_a_class_is_as_likely():
+def test_every_datum_of_a_class_is_equally_likely():
     draws = torch.zeros(60, dtype=torch.float64)
     for seed in range(600):
         draws[choose_labels(LABELS, 20, seed=seed)] += 1  # 4 of 12
@@ -61,13 +61,13 @@ def test_a_class_does_not_depend_on_the_others():
     assert small[LABELS[small] < 4].tolist() == large[more[large] < 4].tolist()
 
 
-def test_classes_are_chosen_from_independently():
+def test_classes_are_sampled_independently():
     ranks = choose_labels(LABELS, 20, seed=0).div(5, rounding_mode="floor")  # which of its class's twelve each is
     of = LABELS[choose_labels(LABELS, 20, seed=0)]
     assert len({tuple(ranks[of == label].tolist()) for label in range(5)}) > 1  # five of 495 equally likely sets
 
 
-def test_unknown_labels_are_never_chosen():
+def test_missing_labels_are_never_selected():
     labels = LABELS.clone()
     labels[10:] = -1
     assert choose_labels(labels, 10, seed=0).tolist() == list(range(10))
@@ -103,7 +103,7 @@ def test_of_a_data_set():
     ],
     ids=lambda value: None if isinstance(value, torch.Tensor) else str(value)[:20],
 )
-def test_bad_input_is_one_line(labels, num_labels, message):
+def test_bad_input_raises_one_line_errors(labels, num_labels, message):
     with pytest.raises(ValueError, match=message) as caught:
         choose_labels(labels, num_labels, seed=0)
     assert "\n" not in str(caught.value)

@@ -48,7 +48,7 @@ class TopicDecoder(nn.Module):
 
 
 class ProdLDA(nn.Module):
-    """As Pyro's ``prodlda`` tutorial: documents as counts of words, whose total is read off the batch."""
+    """As Pyro's ``prodlda`` tutorial: documents as counts of words, with the maximal total of the batch."""
 
     def __init__(self, words: int = 5, topics: int = 3) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ProdLDA(nn.Module):
             loc = documents.new_zeros((documents.shape[0], self.topics))
             log_theta = pyro.sample("logtheta", dist.Normal(loc, torch.ones_like(loc)).to_event(1))
             probs = self.decoder(softmax(log_theta, -1))
-            most = int(documents.sum(-1).max())  # documents differ in length; the density is that of their own
+            most = int(documents.sum(-1).max())  # documents differ in length; the density uses the length of each
             pyro.sample("obs", dist.Multinomial(most, probs), obs=documents)
 
     def guide(self, documents: Tensor) -> None:

@@ -59,7 +59,7 @@ class ImageNet(nn.Module):
 class ConditionalVAE(nn.Module):
     """As Pyro's ``cvae`` example: ``plate("data")`` without a size, and the unknown pixels picked by a boolean index.
 
-    The baseline network is trained before; here it has no gradient.
+    The baseline network is trained beforehand; here it has no gradient.
     """
 
     def __init__(self, side: int = 2, z_dim: int = 2) -> None:

@@ -26,7 +26,7 @@ def mlp(*sizes: int) -> nn.Sequential:
 
 
 def join(tensors: Tensor | Sequence[Tensor]) -> Tensor:
-    """Side by side along the last dimension, once broadcast to one shape before it."""
+    """Broadcast to a common shape except for the last dimension, and concatenate along it."""
     if isinstance(tensors, Tensor):
         return tensors
     shape = torch.broadcast_shapes(*(t.shape[:-1] for t in tensors))

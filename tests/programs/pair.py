@@ -19,7 +19,7 @@ def _length_of_the_first(*args: Any) -> int:
 
 @dataclass(frozen=True)
 class Built:
-    """A new model and guide, with all that is needed to train them.
+    """A new model and guide, with batches and objective for training.
 
     Attributes:
         model: Pyro model.
@@ -28,9 +28,9 @@ class Built:
         objective: builds the objective of the published training.
         batches: two batches; the second has another length, most of the time, or other arguments such as labels.
         global_latents: whether a latent site is shared by all data, so that there are no weights per datum.
-        notes: what is unusual about the programs.
+        notes: unusual properties of the programs.
         num_data: number of data of a batch; for most programs the length of its first argument.
-        idle: how the names of those parameters end that have no gradient on the first batch.
+        idle: suffixes of the names of the parameters that have no gradient on the first batch.
     """
 
     model: Program
@@ -56,8 +56,8 @@ class PyroPair:
     """A kind of published program.
 
     Attributes:
-        name: of the kind.
-        build: makes the pair anew, with the same numbers at every call.
+        name: name of the kind.
+        build: returns a new pair with the same initial parameters and data at every call.
     """
 
     name: str

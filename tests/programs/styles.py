@@ -184,7 +184,7 @@ class Generator(PyroModule):
 
 
 class Recognizer(PyroModule):
-    """The guide, a module of its own."""
+    """The guide as a separate module."""
 
     def __init__(self) -> None:
         super().__init__()

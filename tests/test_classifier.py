@@ -27,31 +27,31 @@ def drawn(num: int = 500, classes: int = 4, *, sharpen: float = 1.0) -> tuple[Te
 
 def test_the_scores_are_those_of_scikit_learn() -> None:
     p, y = drawn()
-    found = classification(p, labels=y)
-    assert found.accuracy == pytest.approx(metrics.accuracy_score(y, p.argmax(-1)))
-    assert found.error_rate == pytest.approx(100 - 100 * metrics.accuracy_score(y, p.argmax(-1)))
-    assert found.mean("cross_entropy") == pytest.approx(metrics.log_loss(y, p))
-    assert torch.equal(found.confusion(), torch.tensor(metrics.confusion_matrix(y, p.argmax(-1))))
+    result = classification(p, labels=y)
+    assert result.accuracy == pytest.approx(metrics.accuracy_score(y, p.argmax(-1)))
+    assert result.error_rate == pytest.approx(100 - 100 * metrics.accuracy_score(y, p.argmax(-1)))
+    assert result.mean("cross_entropy") == pytest.approx(metrics.log_loss(y, p))
+    assert torch.equal(result.confusion(), torch.tensor(metrics.confusion_matrix(y, p.argmax(-1))))
     each = [metrics.brier_score_loss(y == c, p[:, c]) for c in range(4)]
-    assert found.mean("brier") == pytest.approx(sum(each))
+    assert result.mean("brier") == pytest.approx(sum(each))
 
 
 def test_the_errors_of_the_means() -> None:
     p, y = drawn()
-    found = classification(p, labels=y)
-    rate = found.error_rate / 100
-    assert found.sampling_error("error") == pytest.approx(100 * math.sqrt(rate * (1 - rate) / 499))
-    assert found.sampling_error("brier") == pytest.approx(float(found.brier.std()) / math.sqrt(500))
+    result = classification(p, labels=y)
+    rate = result.error_rate / 100
+    assert result.sampling_error("error") == pytest.approx(100 * math.sqrt(rate * (1 - rate) / 499))
+    assert result.sampling_error("brier") == pytest.approx(float(result.brier.std()) / math.sqrt(500))
     other = classification(drawn()[0], labels=y)
-    assert found.gain(other, "error")[0] == pytest.approx(found.error_rate - other.error_rate)
+    assert result.gain(other, "error")[0] == pytest.approx(result.error_rate - other.error_rate)
 
 
-def test_a_class_that_was_ruled_out_costs_without_end() -> None:
-    found = classification(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), labels=torch.tensor([1, 1]))
-    assert found.cross_entropy.tolist() == [math.inf, pytest.approx(math.log(2))]
-    assert found.brier.tolist() == [2.0, 0.5]
-    assert found.predictions.tolist() == [0, 0]
-    assert found.confusion().tolist() == [[0, 0], [2, 0]]
+def test_a_class_of_probability_zero_has_infinite_cross_entropy() -> None:
+    result = classification(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), labels=torch.tensor([1, 1]))
+    assert result.cross_entropy.tolist() == [math.inf, pytest.approx(math.log(2))]
+    assert result.brier.tolist() == [2.0, 0.5]
+    assert result.predictions.tolist() == [0, 0]
+    assert result.confusion().tolist() == [[0, 0], [2, 0]]
 
 
 # calibration
@@ -82,25 +82,25 @@ def test_bins_hold_their_upper_limit() -> None:
 
 def test_bins_of_equal_mass() -> None:
     p, y = drawn(103, sharpen=3.0)
-    found = classification(p, labels=y)
-    bins = found.reliability(num_bins=10, equal_mass=True)
+    result = classification(p, labels=y)
+    bins = result.reliability(num_bins=10, equal_mass=True)
     assert sorted(bins.counts.tolist()) == [10.0] * 7 + [11.0] * 3
     chunks = [torch.arange(103)[torch.arange(103) * 10 // 103 == b] for b in range(10)]
-    order = found.confidence.argsort()
-    hits = (found.error == 0).double()
-    expected = sum(len(c) / 103 * (hits[order[c]].mean() - found.confidence[order[c]].mean()).abs() for c in chunks)
+    order = result.confidence.argsort()
+    hits = (result.error == 0).double()
+    expected = sum(len(c) / 103 * (hits[order[c]].mean() - result.confidence[order[c]].mean()).abs() for c in chunks)
     assert bins.error == pytest.approx(float(expected), abs=1e-12)
-    assert bins.edges[0] == found.confidence.min()
-    assert bins.edges[-1] == found.confidence.max()
+    assert bins.edges[0] == result.confidence.min()
+    assert bins.edges[-1] == result.confidence.max()
     assert (bins.edges.diff() >= 0).all()
 
 
 def test_one_bin_is_the_gap_between_confidence_and_accuracy() -> None:
     p, y = drawn(sharpen=2.0)
-    found = classification(p, labels=y)
-    gap = abs(float(found.confidence.mean()) - found.accuracy)
-    assert found.reliability(num_bins=1).error == pytest.approx(gap)
-    assert found.reliability(num_bins=1, equal_mass=True).error == pytest.approx(gap)
+    result = classification(p, labels=y)
+    gap = abs(float(result.confidence.mean()) - result.accuracy)
+    assert result.reliability(num_bins=1).error == pytest.approx(gap)
+    assert result.reliability(num_bins=1, equal_mass=True).error == pytest.approx(gap)
 
 
 def test_the_floor_is_the_mean_error_of_calibrated_classifiers() -> None:
@@ -108,10 +108,10 @@ def test_the_floor_is_the_mean_error_of_calibrated_classifiers() -> None:
     errors = [
         classification(p, labels=torch.distributions.Categorical(p).sample()).reliability().error for _ in range(200)
     ]
-    found = torch.tensor(errors)
+    estimates = torch.tensor(errors)
     floor = classification(p, labels=torch.zeros(2000, dtype=torch.int64)).reliability().floor
     assert floor > 0.005
-    assert abs(float(found.mean()) - floor) < 4.5 * float(found.std()) / math.sqrt(200)
+    assert abs(float(estimates.mean()) - floor) < 4.5 * float(estimates.std()) / math.sqrt(200)
     sharp, y = drawn(2000, sharpen=3.0)
     assert classification(sharp, labels=y).reliability().error > 5 * floor
 
@@ -123,7 +123,7 @@ def test_the_exact_classifier_of_a_mixture() -> None:
     case = MixtureOfLinearGaussians()
     x, y = case.data(200)
     exact = case.class_posterior(x)
-    for found in (
+    for result in (
         classification(case.vae, x, y),
         classification(case.vae, data.ImageSet(x, y), batch_size=30),
         classification(case.vae, data.ImageSet(x, y, paired=True)),
@@ -131,24 +131,24 @@ def test_the_exact_classifier_of_a_mixture() -> None:
         classification(case.vae, [x[:50], x[50:]], y),
         classification(exact, data.ImageSet(x, y)),
     ):
-        assert (found.probabilities - exact).abs().max() < 1e-12
-        assert torch.equal(found.labels, y)
-        assert not found.probabilities.requires_grad
+        assert (result.probabilities - exact).abs().max() < 1e-12
+        assert torch.equal(result.labels, y)
+        assert not result.probabilities.requires_grad
 
 
-class Moody(nn.Module):
-    """Certain of class 1 while it trains, and of class 0 otherwise."""
+class ModeDependent(nn.Module):
+    """Predict class 1 with certainty in train mode, and class 0 in eval mode."""
 
     def classify(self, x: Tensor) -> Tensor:
-        torch.rand(1)  # and it draws, which nobody is to notice
+        torch.rand(1)  # the global random state must not change
         return torch.tensor([0.0, 1.0] if self.training else [1.0, 0.0]).expand(len(x), 2)
 
 
-def test_it_is_in_eval_mode_and_is_put_back() -> None:
-    classifier = Moody()
+def test_it_runs_in_eval_mode_and_restores_the_mode() -> None:
+    classifier = ModeDependent()
     before = torch.get_rng_state()
-    found = classification(classifier, torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))
-    assert found.error_rate == 0
+    result = classification(classifier, torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))
+    assert result.error_rate == 0
     assert classifier.training
     assert torch.equal(before, torch.get_rng_state())
 
@@ -166,19 +166,19 @@ def test_binary_images_are_drawn_by_the_seed() -> None:
 
 def test_it_is_saved_with_its_protocol(tmp_path) -> None:
     p, y = drawn()
-    found = classification(p, labels=y, num_bins=12, protocol={"data": "drawn"})
-    assert found.protocol == {"data": "drawn", "num_bins": 12, "num_data": 500, "num_classes": 4}
-    found.save(tmp_path / "found.json")
+    result = classification(p, labels=y, num_bins=12, protocol={"data": "drawn"})
+    assert result.protocol == {"data": "drawn", "num_bins": 12, "num_data": 500, "num_classes": 4}
+    result.save(tmp_path / "found.json")
     loaded = Result.load(tmp_path / "found.json")
     assert isinstance(loaded, Classification)
-    assert loaded.summary() == found.summary()
-    summary = found.summary()
-    assert summary["error"] == {"mean": found.error_rate, "sampling_error": found.sampling_error("error")}
-    assert summary["expected_calibration_error"] == found.reliability(num_bins=12).error
-    wrong = int((found.error > 0).sum())
-    assert f"error              {wrong / 5:.2f} +- " in str(found)
-    assert f"({wrong} of 500)" in str(found)
-    assert "in 12 bins" in str(found)
+    assert loaded.summary() == result.summary()
+    summary = result.summary()
+    assert summary["error"] == {"mean": result.error_rate, "sampling_error": result.sampling_error("error")}
+    assert summary["expected_calibration_error"] == result.reliability(num_bins=12).error
+    wrong = int((result.error > 0).sum())
+    assert f"error              {wrong / 5:.2f} +- " in str(result)
+    assert f"({wrong} of 500)" in str(result)
+    assert "in 12 bins" in str(result)
 
 
 # errors
@@ -213,14 +213,14 @@ def test_labels_must_be_classes(labels: list[float] | None, message: str) -> Non
         (torch.tensor([[torch.nan, 0.5], [0.5, 0.5], [0.5, 0.5]]), "got row 0"),
     ],
 )
-def test_probabilities_must_be_some(probabilities: Tensor, message: str) -> None:
+def test_probabilities_must_be_valid(probabilities: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=f"^classification: probabilities .*{message}"):
         classification(probabilities, labels=torch.zeros(3, dtype=torch.int64))
 
 
-def test_data_and_bins_must_be_there() -> None:
+def test_data_and_bins_are_required() -> None:
     with pytest.raises(ValueError, match="data must be given to a classifier, got None"):
-        classification(Moody(), labels=torch.zeros(3, dtype=torch.int64))
+        classification(ModeDependent(), labels=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="num_bins must be at least 1, got num_bins=0"):
         classification(HALF, labels=torch.tensor([0, 1, 1]), num_bins=0)
     with pytest.raises(ValueError, match=r"at most the number of data for .*, got num_bins=4 for 3 data"):
@@ -232,27 +232,27 @@ def test_data_and_bins_must_be_there() -> None:
 
 def test_the_interval_is_students() -> None:
     errors = [4.1, 3.7, 5.2, 4.4, 3.9, 4.8, 4.0, 4.3, 5.0, 4.6]
-    found = mean_interval(errors)
-    low, high = stats.t.interval(0.95, 9, loc=found.mean, scale=stats.sem(errors))
-    assert found.interval == pytest.approx((low, high))
-    assert found.mean == pytest.approx(4.4)
-    assert found.standard_deviation == pytest.approx(float(torch.tensor(errors).std()))
-    assert str(found) == "4.40 +- 0.35 (95% interval over 10 draws)"
+    interval = mean_interval(errors)
+    low, high = stats.t.interval(0.95, 9, loc=interval.mean, scale=stats.sem(errors))
+    assert interval.interval == pytest.approx((low, high))
+    assert interval.mean == pytest.approx(4.4)
+    assert interval.standard_deviation == pytest.approx(float(torch.tensor(errors).std()))
+    assert str(interval) == "4.40 +- 0.35 (95% interval over 10 draws)"
     wide = mean_interval(errors, level=0.99)
     assert wide.interval == pytest.approx(stats.t.interval(0.99, 9, loc=4.4, scale=stats.sem(errors)))
 
 
-def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     draws = torch.randn(2000, 4).tolist()
-    held = sum(abs(found.mean) < found.margin for found in map(mean_interval, draws))
-    assert abs(held - 1900) < 4.5 * math.sqrt(2000 * 0.95 * 0.05)
+    covered = sum(abs(interval.mean) < interval.margin for interval in map(mean_interval, draws))
+    assert abs(covered - 1900) < 4.5 * math.sqrt(2000 * 0.95 * 0.05)
 
 
 def test_one_draw_has_no_interval() -> None:
-    found = mean_interval([4.25])
-    assert (found.mean, found.num_draws) == (4.25, 1)
-    assert math.isnan(found.margin)
-    assert str(found) == "4.25 (1 draw)"
+    interval = mean_interval([4.25])
+    assert (interval.mean, interval.num_draws) == (4.25, 1)
+    assert math.isnan(interval.margin)
+    assert str(interval) == "4.25 (1 draw)"
 
 
 @pytest.mark.parametrize("errors", [[], [1.0, math.nan]])

@@ -21,7 +21,7 @@ def _run(optimizer, parameters, steps, update, schedule):
 @pytest.mark.parametrize("cls", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop])
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}])
 @pytest.mark.parametrize("fused", [True, False])
-def test_steps_are_the_optimizers_own(cls, options, fused):
+def test_steps_equal_the_optimizer_s(cls, options, fused):
     if cls is not torch.optim.RMSprop:
         options = {**options, "fused": fused}
     results = []
@@ -60,7 +60,7 @@ def test_the_kernel_is_called_and_hooks_are_honoured(monkeypatch):
     assert float(optimizer.state[parameters[0]]["step"]) == 4
 
 
-def test_a_parameter_without_gradient_stays():
+def test_a_parameter_without_gradient_does_not_change():
     parameters = [torch.ones(3), torch.ones(2)]
     update = Update(torch.optim.Adam(parameters, fused=True), parameters)
     parameters[0].grad = torch.ones(3)

@@ -1,4 +1,4 @@
-"""Log p(x, y), log p(x) and p(y | x) by importance sampling: exact, or within their own errors."""
+"""Log p(x, y), log p(x) and p(y | x) by importance sampling: exact, or within their errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_scores(z: Tensor) -> None:
     assert abs(z.std() - 1) < 4.5 / math.sqrt(2 * len(z))
 
 
-def test_the_classifier_has_no_part_in_it() -> None:
+def test_the_classifier_is_not_used() -> None:
     case = MixtureOfLinearGaussians(temper=0.0)
     x, _ = case.data(9)
     assert (estimate(case, x).probabilities() - case.class_posterior(x)).abs().max() < 1e-9
@@ -36,19 +36,19 @@ def test_the_classifier_has_no_part_in_it() -> None:
 def test_a_wide_guide_is_unbiased_within_its_errors() -> None:
     case = MixtureOfLinearGaussians(inflate=1.4, shift=0.1)
     x, _ = case.data(150)
-    found = estimate(case, x, num_samples=2000, chunk_size=500, batch_size=50)
+    result = estimate(case, x, num_samples=2000, chunk_size=500, batch_size=50)
     # log of an unbiased mean is biased by -Var / 2 = se^2 / 2 to second order.
-    each = (found.log_joint + found.log_joint_error.square() / 2 - case.log_joint(x)) / found.log_joint_error
+    each = (result.log_joint + result.log_joint_error.square() / 2 - case.log_joint(x)) / result.log_joint_error
     check_scores(each.flatten())
     correlation = torch.corrcoef(each.T)[0, 1:].abs().max()
-    assert correlation < 4.5 / math.sqrt(len(x))  # the classes' draws are their own
-    low = found.standard_error.square() / 2
-    check_scores((found.log_likelihood + low - case.log_prob(x)) / found.standard_error)
+    assert correlation < 4.5 / math.sqrt(len(x))  # the draws of the classes are independent
+    low = result.standard_error.square() / 2
+    check_scores((result.log_likelihood + low - case.log_prob(x)) / result.standard_error)
     unsure = case.class_posterior(x).max(-1).values < 0.95
     assert unsure.sum() > 50
-    off = (found.probabilities() - case.class_posterior(x)) / found.probability_errors()
+    off = (result.probabilities() - case.class_posterior(x)) / result.probability_errors()
     check_scores(off[unsure][:, 0])
-    assert found.monte_carlo_error() == pytest.approx(float(found.standard_error.square().sum()) ** 0.5 / 150)
+    assert result.monte_carlo_error() == pytest.approx(float(result.standard_error.square().sum()) ** 0.5 / 150)
 
 
 def test_log_p_of_x_agrees_with_the_log_likelihood_without_labels() -> None:
@@ -59,19 +59,21 @@ def test_log_p_of_x_agrees_with_the_log_likelihood_without_labels() -> None:
     error = math.hypot(summed.monte_carlo_error(), drawn.monte_carlo_error())
     assert abs(summed.mean() - drawn.mean()) < 4.5 * error
     sure = MixtureOfLinearGaussians(temper=0.5)
-    assert estimate(sure, x).standard_error.max() < 1e-7  # nothing of y is left to chance
+    assert estimate(sure, x).standard_error.max() < 1e-7  # y is not sampled
 
 
 def test_one_class_is_the_log_likelihood_of_labelled_data() -> None:
     case = MixtureOfLinearGaussians(num_classes=2, inflate=1.2)
     x, _ = case.data(5)
     options = {"num_samples": 50, "chunk_size": 50, "batch_size": 5}
-    found = estimate(case, x, num_classes=2, **options)
+    result = estimate(case, x, num_classes=2, **options)
     pairs = [(x, torch.zeros(5, dtype=torch.int64))]
     first = log_likelihood(case.vae.model, case.vae.guide, pairs, **options)
-    z = (found.log_joint[:, 0] - first.log_likelihood) / torch.hypot(found.log_joint_error[:, 0], first.standard_error)
+    z = (result.log_joint[:, 0] - first.log_likelihood) / torch.hypot(
+        result.log_joint_error[:, 0], first.standard_error
+    )
     assert z.abs().max() < 4.5
-    assert found.log_joint.shape == (5, 2)
+    assert result.log_joint.shape == (5, 2)
 
 
 def test_one_sample_has_no_error_and_a_class_without_weight_does_not_count() -> None:
@@ -80,12 +82,12 @@ def test_one_sample_has_no_error_and_a_class_without_weight_does_not_count() -> 
     assert estimate(case, x, num_samples=1).standard_error.isnan().all()
     impossible = torch.tensor([[-1.0, -2.0, -torch.inf]])
     error = torch.tensor([[0.3, 0.4, torch.inf]])
-    found = ClassPosterior(impossible, error, torch.ones(1, 3), torch.zeros(1, 3))
+    result = ClassPosterior(impossible, error, torch.ones(1, 3), torch.zeros(1, 3))
     p = torch.tensor([1.0, math.exp(-1)]) / (1 + math.exp(-1))
-    assert found.standard_error.item() == pytest.approx(math.hypot(0.3 * p[0], 0.4 * p[1]))
+    assert result.standard_error.item() == pytest.approx(math.hypot(0.3 * p[0], 0.4 * p[1]))
     change = float(p[0] * p[1]) * math.hypot(0.3, 0.4)  # p_0 = sigmoid(L_0 - L_1)
-    assert found.probability_errors()[0].tolist() == pytest.approx([change, change, 0.0])
-    assert found.entropy.item() == pytest.approx(-float((p * p.log()).sum()))
+    assert result.probability_errors()[0].tolist() == pytest.approx([change, change, 0.0])
+    assert result.entropy.item() == pytest.approx(-float((p * p.log()).sum()))
 
 
 # any pair of programs
@@ -106,13 +108,13 @@ def test_a_pair_of_functions_with_observed_labels() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", Normal(variance * (x - means[y]) / spread**2, math.sqrt(variance)).to_event(1))
 
-    found = class_posterior(model, guide, x, **SMALL)
+    result = class_posterior(model, guide, x, **SMALL)
     exact = MultivariateNormal(means, (1 + spread**2) * torch.eye(2)).log_prob(x.unsqueeze(1)) + probabilities.log()
-    assert (found.log_joint - exact).abs().max() < 1e-9
+    assert (result.log_joint - exact).abs().max() < 1e-9
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_recording_gives_the_same() -> None:
+def test_a_recording_gives_the_same_result() -> None:
     case = MixtureOfLinearGaussians(inflate=1.3)
     x, _ = case.data(8)
     eager, recorded = (estimate(case, x, num_samples=14, engine=engine) for engine in ("eager", "compiled"))
@@ -122,17 +124,17 @@ def test_a_recording_gives_the_same() -> None:
 # data and protocol
 
 
-def test_labels_that_come_with_the_data_are_not_looked_at() -> None:
+def test_labels_of_the_data_are_ignored() -> None:
     case = MixtureOfLinearGaussians(inflate=1.3)
     x, y = case.data(8)
     plain = estimate(case, x)
     paired = data.ImageSet(x, torch.where(y == 0, -1, y), paired=True)
     for other in (paired, [(x[:4], y[:4]), (x[4:], y[4:])], [x[:4], x[4:]]):
-        # To rounding: views of x and rows that are gathered lie elsewhere in memory.
+        # Up to rounding: views of x and gathered rows have other memory layouts.
         torch.testing.assert_close(estimate(case, other).log_joint, plain.log_joint, rtol=1e-9, atol=1e-9)
 
 
-def test_seeds_are_kept_and_nothing_else_changes() -> None:
+def test_the_seed_decides_and_global_state_stays() -> None:
     case = MixtureOfLinearGaussians(inflate=1.3, classification_weight=5.0)
     x, _ = case.data(8)
     before = torch.get_rng_state()
@@ -146,30 +148,30 @@ def test_seeds_are_kept_and_nothing_else_changes() -> None:
 def test_it_is_saved_with_its_protocol(tmp_path) -> None:
     case = MixtureOfLinearGaussians(inflate=1.3)
     x, y = case.data(8)
-    found = estimate(case, x, num_samples=40, protocol={"data": "drawn"})
+    result = estimate(case, x, num_samples=40, protocol={"data": "drawn"})
     expected = {"data": "drawn", "num_classes": 3, "num_samples": 40, "num_data": 8, "dimensions": 5}
-    assert expected.items() <= found.protocol.items()
-    assert found.protocol["discrete"] is False
-    found.save(tmp_path / "found.json")
+    assert expected.items() <= result.protocol.items()
+    assert result.protocol["discrete"] is False
+    result.save(tmp_path / "found.json")
     loaded = Result.load(tmp_path / "found.json")
     assert isinstance(loaded, ClassPosterior)
-    assert torch.equal(loaded.log_joint, found.log_joint)
-    assert loaded.summary() == found.summary()
-    assert found.summary()["log_likelihood"]["mean"] == pytest.approx(float(found.log_joint.logsumexp(-1).mean()))
-    assert sum(found.summary()["mean_class_posterior"]) == pytest.approx(1.0)
-    assert f"{found.mean():.3f} nats per datum, y summed out" in str(found)
-    assert "data=drawn" in str(found)
-    error = classification(found.probabilities(), labels=y).error_rate
-    assert error == pytest.approx(100 * float((found.log_joint.argmax(-1) != y).double().mean()))
+    assert torch.equal(loaded.log_joint, result.log_joint)
+    assert loaded.summary() == result.summary()
+    assert result.summary()["log_likelihood"]["mean"] == pytest.approx(float(result.log_joint.logsumexp(-1).mean()))
+    assert sum(result.summary()["mean_class_posterior"]) == pytest.approx(1.0)
+    assert f"{result.mean():.3f} nats per datum, y summed out" in str(result)
+    assert "data=drawn" in str(result)
+    error = classification(result.probabilities(), labels=y).error_rate
+    assert error == pytest.approx(100 * float((result.log_joint.argmax(-1) != y).double().mean()))
 
 
 @pytest.mark.parametrize("num_samples", [5, 100])
-def test_too_few_samples_tell_nothing_of_the_tail(num_samples: int) -> None:
+def test_the_tail_of_too_few_samples_is_unknown(num_samples: int) -> None:
     case = MixtureOfLinearGaussians(inflate=0.3)  # far too narrow
     x, _ = case.data(8)
-    found = estimate(case, x, num_samples=num_samples)
-    assert math.isnan(found.untrusted()) if num_samples < 25 else found.untrusted() > 0
-    assert ("unknown" in str(found)) == (num_samples < 25)
+    result = estimate(case, x, num_samples=num_samples)
+    assert math.isnan(result.untrusted()) if num_samples < 25 else result.untrusted() > 0
+    assert ("unknown" in str(result)) == (num_samples < 25)
 
 
 # errors
@@ -189,7 +191,7 @@ def test_sizes_are_positive(name: str) -> None:
         estimate(case, case.data(4)[0], **{name: 0})
 
 
-def test_the_engine_is_known() -> None:
+def test_an_unknown_engine_raises() -> None:
     case = MixtureOfLinearGaussians()
     with pytest.raises(ValueError, match=r"^class_posterior: engine must be one of 'auto', 'eager', 'compiled', got"):
         estimate(case, case.data(4)[0], engine="fast")

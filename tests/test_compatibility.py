@@ -1,4 +1,4 @@
-"""Objectives that are invalid for a model and a guide are refused, and the error names one to use instead."""
+"""Objectives that are invalid for a model and a guide raise, and the error names a valid one."""
 
 from __future__ import annotations
 
@@ -115,25 +115,25 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("objective", "model", "guide"), RIGHT.values(), ids=RIGHT)
-def test_right_pairs_pass_and_leave_no_trace(objective, model, guide) -> None:
+def test_valid_pairs_pass_without_side_effects(objective, model, guide) -> None:
     state = torch.get_rng_state()
     check_compatibility(objective, model, guide, (torch.randn(5, generator=torch.Generator().manual_seed(1)),))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(("objective", "model", "guide", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_pairs_are_refused(objective, model, guide, message) -> None:
+def test_invalid_pairs_raise(objective, model, guide, message) -> None:
     with pytest.raises(ValueError, match=f"^fit: .*{message}"):
         check_compatibility(objective, model, guide, (torch.randn(5),))
 
 
-def test_a_batch_with_labels_has_nothing_to_enumerate_and_is_right() -> None:
+def test_a_labelled_batch_without_enumerated_sites_is_valid() -> None:
     x = torch.randn(5)
     for objective in (TraceEnum_ELBO(max_plate_nesting=1), TraceEnumELBO()):
         check_compatibility(objective, _classes, _classifier(_sum), (x, x.gt(0).to(x)))
 
 
-def test_what_needs_the_whole_batch_is_not_shared(exact: LinearGaussian) -> None:
+def test_programs_that_need_the_whole_batch_are_not_distributed(exact: LinearGaussian) -> None:
     x = exact.data(4)
     for objective in (FreeBits(), BetaTC(num_data=4), InfoVAE(), ScoreFunction(baseline="batch")):
         check_compatibility(objective, exact.vae.model, exact.vae.guide, (x,))
@@ -142,7 +142,7 @@ def test_what_needs_the_whole_batch_is_not_shared(exact: LinearGaussian) -> None
     check_compatibility(ScoreFunction(baseline="none"), exact.vae.model, exact.vae.guide, (x,), alone=False)
 
 
-def test_fit_asks_before_the_first_step() -> None:
+def test_fit_checks_before_the_first_step() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -157,7 +157,7 @@ def test_fit_asks_before_the_first_step() -> None:
 
     pair, x = Pair(), torch.randn(20)
     before = pair.layer.weight.clone()
-    with pytest.raises(ValueError, match="Use EnumeratedELBO"):  # and no warning of Pyro's before
+    with pytest.raises(ValueError, match="Use EnumeratedELBO"):  # without a preceding warning of Pyro
         fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=ELBO())
     assert torch.equal(pair.layer.weight, before)
     fit(pair.model, pair.guide, x, epochs=1, batch_size=5, objective=TraceEnumELBO())
@@ -165,7 +165,7 @@ def test_fit_asks_before_the_first_step() -> None:
 
 
 def test_an_autoguide_s_auxiliary_site_needs_no_reverse_model() -> None:
-    """Its other sites follow from it, one to one, and carry the Jacobian."""
+    """Its other sites are bijections of it, with the Jacobian in their densities."""
 
     def model(x):
         scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
@@ -179,6 +179,6 @@ def test_an_autoguide_s_auxiliary_site_needs_no_reverse_model() -> None:
     assert ELBO(num_particles=50).loss(model, guide, x) < before
 
 
-def test_fit_names_what_to_use_instead_of_pyro_s_renyi(exact: LinearGaussian) -> None:
+def test_fit_names_the_alternative_to_pyro_s_renyi(exact: LinearGaussian) -> None:
     with pytest.raises(ValueError, match=r"^fit: objective must be .*, got RenyiELBO\. Use objectives\.Renyi"):
         fit(exact.vae.model, exact.vae.guide, exact.data(20), batch_size=10, objective=RenyiELBO())

@@ -43,7 +43,7 @@ def _vae(dropout=0.2, dim=6):
 
 @pytest.mark.parametrize("num_particles", [1, 4, 7])  # 7 and 3 are sizes of the batch and of a share too
 @pytest.mark.parametrize("shares", [[(0, 3), (3, 7)], [(0, 1), (1, 4), (4, 7)]])
-def test_the_shares_gradients_add_up_to_the_whole(num_particles, shares):
+def test_gradients_of_the_processes_add_up_to_that_of_the_batch(num_particles, shares):
     vae, x = _vae(), (torch.rand(7, 6) < 0.3).double()
     loss = LossFunction(ELBO(num_particles=num_particles), vae.model, vae.guide, list(vae.parameters()))
     loss.gradients(x)  # the first run determines the plates
@@ -84,7 +84,7 @@ def test_the_shares_gradients_add_up_to_the_whole(num_particles, shares):
     ],
 )
 @pytest.mark.parametrize(("place", "shape"), [((0, 1), (8, 2)), ((1, 1), (3, 8)), ((0, 3), (24, 2))])
-def test_a_share_draws_the_rows_of_the_whole(draw, place, shape):
+def test_a_process_draws_its_rows_of_the_whole_batch(draw, place, shape):
     dim, repeats = place
     p = torch.rand(shape)
 
@@ -100,12 +100,12 @@ def test_a_share_draws_the_rows_of_the_whole(draw, place, shape):
     torch.testing.assert_close(drawn, cut(whole), rtol=1e-9, atol=1e-9)
 
 
-def test_a_generator_without_a_known_shape_is_refused():
+def test_a_generator_without_a_known_shape_raises():
     with pytest.raises(ValueError, match="ranks: random numbers must be drawn by functions whose shape is known"):
         find_rows(lambda x: torch.distributions.Gamma(x, x).sample(), (torch.ones(5, 2),), Axes((0,)))
 
 
-def test_batch_statistics_and_shared_sites_are_refused():
+def test_batch_statistics_and_shared_sites_raise():
     import pyro
     import pyro.distributions as dist
 
@@ -141,7 +141,7 @@ def test_batch_statistics_and_shared_sites_are_refused():
         build_engine("cuda-graph", ELBO(), vae.model, vae.guide, adam, parameters, args=(x,), ranks=Ranks(0, 2))
 
 
-def test_shares_cover_a_batch_once():
+def test_processes_cover_a_batch_once():
     for size in (1, 2, 3, 5):
         for length in (0, 1, 4, 7, 10):
             rows = [i for rank in range(size) for i in Ranks(rank, size).share(length)]
@@ -156,12 +156,12 @@ def test_shares_cover_a_batch_once():
     assert take_rows(Batch((x,)), Ranks()) == ((x,), None, None)
 
 
-def _train(folder, *, words=OPTIONS):
-    assert main(["train", *(["--resume", str(folder)] if folder.exists() else [*words, "--out", str(folder)])]) == 0
+def _train(folder, *, arguments=OPTIONS):
+    assert main(["train", *(["--resume", str(folder)] if folder.exists() else [*arguments, "--out", str(folder)])]) == 0
 
 
-def _train_on_two(folder, *, words):
-    command = [*TORCHRUN, "-m", "pyro_vae", "train", *words, "--out", str(folder)]
+def _train_on_two(folder, *, arguments):
+    command = [*TORCHRUN, "-m", "pyro_vae", "train", *arguments, "--out", str(folder)]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
 
 
@@ -186,7 +186,7 @@ def _assert_same(a, b):
 def test_two_processes_train_as_one_and_one_resumes_for_two(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     _train(one)
-    first = _train_on_two(two, words=[*OPTIONS, "--epochs", "2"])
+    first = _train_on_two(two, arguments=[*OPTIONS, "--epochs", "2"])
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("run folder:") == 1
     config = (two / "config.yaml").read_text()
@@ -197,8 +197,17 @@ def test_two_processes_train_as_one_and_one_resumes_for_two(tmp_path):
 
 @pytest.mark.slow
 def test_a_dead_process_stops_the_others_with_a_message(tmp_path):
-    words = ["--epochs", "100000", "--latent_dim", "3", "--out", str(tmp_path / "run"), "--checkpoint_seconds", "0.1"]
-    command = [*TORCHRUN, "-m", "pyro_vae", "train", *words, "--engine", "eager"]
+    arguments = [
+        "--epochs",
+        "100000",
+        "--latent_dim",
+        "3",
+        "--out",
+        str(tmp_path / "run"),
+        "--checkpoint_seconds",
+        "0.1",
+    ]
+    command = [*TORCHRUN, "-m", "pyro_vae", "train", *arguments, "--engine", "eager"]
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as run:

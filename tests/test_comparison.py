@@ -52,12 +52,12 @@ def make(tmp_path: Path) -> Make:
     return create
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     capsys.readouterr()
-    assert main(["compare", *map(str, words)]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    (line,) = shown.err.strip().splitlines()
+    assert main(["compare", *map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.strip().splitlines()
     return line
 
 
@@ -86,7 +86,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("entry", DIFFERENT)
-def test_another_protocol_is_refused_with_the_entry_and_both_values(entry: str) -> None:
+def test_another_protocol_raises_with_the_entry_and_both_values(entry: str) -> None:
     others = {entry: DIFFERENT[entry]}
     with pytest.raises(ValueError, match="a column must have one protocol") as refusal:
         compare({"a": [importance()], "b": [importance(**others)]})
@@ -97,12 +97,12 @@ def test_another_protocol_is_refused_with_the_entry_and_both_values(entry: str) 
 
 
 @pytest.mark.parametrize("entry", ["dataset", "binarize", "data_seed", "num_data", "train", "test"])
-def test_there_is_no_gain_over_other_data(entry: str) -> None:
+def test_other_data_have_no_gain(entry: str) -> None:
     (table,) = compare({"a": [importance()], "b": [importance(**{entry: DIFFERENT[entry]})]}, mixed=True)
     assert all(cell.gain != cell.gain for row in table.rows for cell in row.cells.values())
 
 
-def test_there_is_a_gain_over_the_same_data_by_another_estimate() -> None:
+def test_another_estimate_on_the_same_data_has_a_gain() -> None:
     (table,) = compare({"a": [importance()], "b": [importance(0.1, num_samples=9)]}, mixed=True)
     assert table.rows[1].cells["log_likelihood"].gain == pytest.approx(0.25)
 
@@ -115,7 +115,7 @@ def test_resampled_training_images_are_not_paired() -> None:
         assert (gain == 0) is paired
 
 
-def test_of_several_results_those_that_all_runs_share_are_compared() -> None:
+def test_results_common_to_all_runs_are_compared() -> None:
     few, many = importance(num_samples=5), importance(num_samples=500)
     (table,) = compare({"a": [few, many], "b": [many], "c": [many, importance()]})
     assert table.protocol["num_samples"] == 500
@@ -123,13 +123,13 @@ def test_of_several_results_those_that_all_runs_share_are_compared() -> None:
     assert [t.protocol["num_samples"] for t in both] == [5, 500]
 
 
-def test_runs_that_share_pairwise_only_are_refused() -> None:
+def test_runs_that_share_results_only_pairwise_are_rejected() -> None:
     r = {n: importance(num_samples=n) for n in (1, 2, 3)}
     with pytest.raises(ValueError, match=r"got num_samples=\d in \w and num_samples=\d in \w \(importance\)"):
         compare({"a": [r[1], r[2]], "b": [r[2], r[3]], "c": [r[3], r[1]]})
 
 
-def test_the_two_runs_named_are_those_that_share_nothing() -> None:
+def test_the_error_names_two_runs_without_a_common_result() -> None:
     runs = {"a": [importance(), importance(num_samples=9)], "b": [importance()], "c": [importance(num_samples=9)]}
     with pytest.raises(ValueError, match="got num_samples=50 in b and num_samples=9 in c"):
         compare(runs)
@@ -147,7 +147,7 @@ def test_a_run_without_a_method_has_an_empty_row() -> None:
     assert tables[1].rows[1].cells == {}
 
 
-def test_a_sandwich_has_its_gap_and_no_pairs() -> None:
+def test_a_bidirectional_result_has_its_gap_and_no_pairs() -> None:
     lower, errors = torch.tensor([-3.0, -2.0, -1.0, 0.0]), torch.full((4,), 0.1)
     upper = lower + torch.tensor([1.0, 2.0, 3.0, 2.0])
     result = Sandwich(lower, upper, errors, errors, torch.ones(4), protocol=PROTOCOL)
@@ -180,16 +180,16 @@ def test_it_prints_an_aligned_table_with_its_protocol(make: Make, capsys: pytest
 def test_gains_are_over_the_first_run_that_has_a_number(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a, b, c = make("a", annealed()), make("b", importance()), make("c", importance(0.1))
     assert main(["compare", str(a), str(b), str(c)]) == 0
-    shown = capsys.readouterr().out
-    assert "+0.250 +- 0.065" in shown
-    assert f"from {b}, paired by datum" in shown
+    output = capsys.readouterr().out
+    assert "+0.250 +- 0.065" in output
+    assert f"from {b}, paired by datum" in output
 
 
-def test_it_refuses_in_one_line_and_writes_nothing(
+def test_errors_print_one_line_and_write_nothing(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b, out = make("a", importance()), make("b", importance(binarize="fixed")), tmp_path / "table.md"
-    line = refused(capsys, a, b, "--out", out)
+    line = error_line(capsys, a, b, "--out", out)
     assert line.startswith(f"compare: a column must have one protocol, got binarize=dynamic in {a} and binarize=fixed")
     assert "--mixed" in line
     assert not out.exists()
@@ -199,14 +199,14 @@ def test_it_refuses_in_one_line_and_writes_nothing(
 
 def test_it_needs_runs_with_results(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a, empty, damaged = make("a", importance()), make("empty"), make("damaged", importance())
-    assert refused(capsys, a, empty).endswith(f"Make one: pyro-vae evaluate {empty} --split test.")
-    assert "runs must be distinct" in refused(capsys, a, a)
-    assert "the run folder must exist" in refused(capsys, a, a.with_name("missing"))
-    assert "arguments are required: RUN" in refused(capsys)
+    assert error_line(capsys, a, empty).endswith(f"Make one: pyro-vae evaluate {empty} --split test.")
+    assert "runs must be distinct" in error_line(capsys, a, a)
+    assert "the run folder must exist" in error_line(capsys, a, a.with_name("missing"))
+    assert "arguments are required: RUN" in error_line(capsys)
     (damaged / "importance-0.json").write_text('{"per_datum": {"log_likelihood": 3}}')
-    assert "must be a complete result" in refused(capsys, a, damaged)
+    assert "must be a complete result" in error_line(capsys, a, damaged)
     (damaged / "importance-0.json").write_text("{")
-    assert "must be a complete result" in refused(capsys, a, damaged)
+    assert "must be a complete result" in error_line(capsys, a, damaged)
 
 
 def test_other_json_files_are_skipped(make: Make) -> None:
@@ -216,7 +216,7 @@ def test_other_json_files_are_skipped(make: Make) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "md", "json"])
-def test_a_file_holds_the_numbers_and_is_never_replaced_silently(
+def test_a_file_has_the_numbers_and_is_never_replaced_silently(
     suffix: str, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b, out = make("a|1", importance(), annealed()), make("b", importance(0.1)), tmp_path / f"t.{suffix}"
@@ -235,18 +235,18 @@ def test_a_file_holds_the_numbers_and_is_never_replaced_silently(
     else:
         assert "a\\|1" in text
         assert "-2.250 ± 0.050" in text
-    assert "must not exist yet" in refused(capsys, a, b, "--out", out)
+    assert "must not exist yet" in error_line(capsys, a, b, "--out", out)
     assert main(["compare", str(a), str(b), "--out", str(out), "--overwrite"]) == 0
     assert out.read_text() == text
 
 
-def test_options_that_would_do_nothing_are_refused(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_without_effect_are_rejected(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a = make("a", importance())
-    assert refused(capsys, a, "--overwrite").startswith("--overwrite: must come with --out")
-    assert refused(capsys, a, "--out", "x.txt").startswith("--out: must end in .csv, .md, .json")
+    assert error_line(capsys, a, "--overwrite").startswith("--overwrite: must come with --out")
+    assert error_line(capsys, a, "--out", "x.txt").startswith("--out: must end in .csv, .md, .json")
 
 
-def test_the_users_own_files_are_distinguished(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_the_user_are_distinguished(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     config = "data: {{class_path: pyro_vae.Files, init_args: {{root: {}}}}}"
     a, b = (make(n, importance(dataset="Files"), config=config.format(f"{n}.npz")) for n in ("a", "b"))
-    assert "got data_file=a.npz in" in refused(capsys, a, b)
+    assert "got data_file=a.npz in" in error_line(capsys, a, b)

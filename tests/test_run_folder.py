@@ -17,7 +17,7 @@ class _Evil:
         return (Path("executed").touch, ())
 
 
-def test_create_refuses_what_is_there_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_create_raises_on_existing_files_and_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(FileExistsError, match="must not exist yet"):
         RunFolder.create(tmp_path / "run", config="a: 1")
@@ -30,7 +30,7 @@ def test_a_missing_run_is_named(tmp_path: Path) -> None:
         RunFolder(tmp_path / "nothing")
 
 
-def test_state_and_weights_come_back(tmp_path: Path) -> None:
+def test_state_and_weights_are_restored(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     tensor = torch.randn(3, 4)
     run.save_weights({"a": tensor, "shared": tensor, "slice": tensor[:, 1]})
@@ -42,7 +42,7 @@ def test_state_and_weights_come_back(tmp_path: Path) -> None:
     assert (state["n"], state["none"]) == (3, None)
 
 
-def test_metrics_are_cut_back_to_the_state(tmp_path: Path) -> None:
+def test_metrics_are_truncated_to_the_state(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     run.append_metrics({"epoch": 1})
     run.save_state({})
@@ -52,7 +52,7 @@ def test_metrics_are_cut_back_to_the_state(tmp_path: Path) -> None:
     assert [r["epoch"] for r in run.metrics()] == [1]
 
 
-def test_metrics_without_a_state_start_anew(tmp_path: Path) -> None:
+def test_metrics_without_a_state_are_discarded(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     run.append_metrics({"epoch": 1})
     assert run.load_state() is None
@@ -61,7 +61,7 @@ def test_metrics_without_a_state_start_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["state.pt", "weights.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"not a file of ours", None, "half"])
-def test_damaged_files_get_one_line(tmp_path: Path, name: str, content: bytes | str | None) -> None:
+def test_damaged_files_raise_one_line_errors(tmp_path: Path, name: str, content: bytes | str | None) -> None:
     run = RunFolder.create(tmp_path / "run")
     run.save_state({"x": torch.ones(50)})
     run.save_weights({"x": torch.ones(50)})
@@ -88,7 +88,7 @@ def test_loading_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_state_of_another_format_is_refused(tmp_path: Path) -> None:
+def test_a_state_of_another_format_raises(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     torch.save({"format": 99}, run.path / "state.pt")
     with pytest.raises(ValueError, match="format 99"):
@@ -127,7 +127,7 @@ def test_a_link_is_not_followed_out_of_the_folder(tmp_path: Path) -> None:
     assert precious.read_text() == "keep me"
 
 
-def test_metrics_that_are_too_short_are_not_filled_up(tmp_path: Path) -> None:
+def test_metrics_that_are_too_short_are_not_padded(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     run.append_metrics({"epoch": 1, "validation_elbo": -float("inf")})
     run.save_state({})
@@ -136,7 +136,7 @@ def test_metrics_that_are_too_short_are_not_filled_up(tmp_path: Path) -> None:
     assert run.metrics() == []
 
 
-def test_metrics_that_are_not_finite_are_valid_json(tmp_path: Path) -> None:
+def test_nonfinite_metrics_are_valid_json(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     run.append_metrics({"a": float("-inf"), "b": float("nan")})
     assert run.metrics() == [{"a": "-inf", "b": None}]

@@ -45,26 +45,26 @@ def test_gradients_reach_model_and_guide(exact: LinearGaussian) -> None:
     assert all(p.grad is not None for p in exact.vae.parameters())
 
 
-def test_scaling_is_left_out(exact: LinearGaussian) -> None:
+def test_scaling_is_omitted(exact: LinearGaussian) -> None:
     x = exact.data(4)
     scaled = pyro.poutine.scale(exact.vae.model, 0.25), pyro.poutine.scale(exact.vae.guide, 0.25)
     assert (log_weights(*scaled, x, num_samples=2) - exact.log_prob(x)).abs().max() < 1e-9
 
 
-def test_masks_are_kept() -> None:
-    seen = torch.tensor([True, False, True])
+def test_masks_are_applied() -> None:
+    unmasked = torch.tensor([True, False, True])
 
     def model(x):
-        with pyro.plate("data", 3), pyro.poutine.mask(mask=seen):
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=unmasked):
             z = pyro.sample("z", Normal(0.0, 1.0))
             pyro.sample("x", Normal(z, 1.0), obs=x)
 
     def guide(x):
-        with pyro.plate("data", 3), pyro.poutine.mask(mask=seen):
+        with pyro.plate("data", 3), pyro.poutine.mask(mask=unmasked):
             pyro.sample("z", Normal(x / 2, 0.5**0.5))
 
     x = torch.randn(3)
-    expected = torch.where(seen, Normal(0.0, 2**0.5).log_prob(x), 0.0)
+    expected = torch.where(unmasked, Normal(0.0, 2**0.5).log_prob(x), 0.0)
     assert (log_weights(model, guide, x, num_samples=4) - expected).abs().max() < 1e-12
 
 
@@ -83,7 +83,7 @@ def _two_level_guide(x):
             pyro.sample("u", Normal((z + x) / 2, 0.5**0.5))
 
 
-def test_inner_plates_are_summed_and_the_data_plate_is_found() -> None:
+def test_inner_plates_are_summed_and_the_data_plate_is_detected() -> None:
     x = torch.randn(5, 3)
     torch.manual_seed(2)
     weights = log_weights(_two_level, _two_level_guide, x, num_samples=4)
@@ -215,13 +215,13 @@ def _deterministic_only(x):
         (_model, _global_guide, "and no other"),
     ],
 )
-def test_programs_without_weights_per_datum_are_refused(model, guide, reason: str) -> None:
+def test_programs_without_weights_per_datum_raise(model, guide, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as error:
         log_weights(model, guide, torch.randn(5))
     assert "\n" not in str(error.value)
 
 
-def test_a_given_subsample_is_allowed_and_its_scale_left_out() -> None:
+def test_a_given_subsample_is_allowed_and_its_scale_omitted() -> None:
     def model(x):
         with pyro.plate("data", 1000, subsample=torch.arange(len(x))):
             pyro.sample("x", Normal(pyro.sample("z", Normal(0.0, 1.0)), 1.0), obs=x)
@@ -244,7 +244,7 @@ def test_the_random_state_moves_only_by_the_draws(exact: LinearGaussian) -> None
     assert torch.equal(after, torch.rand(()))
 
 
-def test_an_accidental_product_of_data_and_samples_is_refused_whatever_their_numbers() -> None:
+def test_an_accidental_product_of_data_and_samples_raises() -> None:
     """A (B, 1) value of a scalar site has log-probabilities (B, B), which look like (samples, data)."""
     for num_samples in (1, 5, 7):
         with (
@@ -254,7 +254,7 @@ def test_an_accidental_product_of_data_and_samples_is_refused_whatever_their_num
             log_weights(_column, _guide, torch.randn(5), num_samples)
 
 
-def test_deterministic_sites_are_no_part_of_the_weights() -> None:
+def test_deterministic_sites_do_not_enter_the_weights() -> None:
     def model(x):
         scale = pyro.deterministic("scale", torch.tensor(2.0))
         with pyro.plate("data", len(x)):

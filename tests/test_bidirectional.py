@@ -106,7 +106,7 @@ def test_the_bracket_s_width_is_the_gap_or_zero_if_the_gap_is_negative(upper, hi
     assert result.summary()["bracket"] == {"low": -6.0, "high": high}
 
 
-def test_results_are_kept_and_simulated_ones_have_no_bracket(tmp_path) -> None:
+def test_results_are_saved_and_simulated_ones_have_no_bracket(tmp_path) -> None:
     case = LinearGaussian(2, 7)
     sizes = {"num_distributions": 5, "num_chains": 4, "engine": "eager"}
     for real in (True, False):
@@ -163,24 +163,24 @@ _X = torch.linspace(1, 3, 5)
     [(_forced, (torch.ones(5, 4),)), (_conditioned, (_X, _X)), (_twice, (_X,))],
     ids=["forced", "conditioned", "twice"],
 )
-def test_data_that_have_another_part_in_the_model_are_refused(model, args) -> None:
+def test_data_used_other_than_as_observed_values_raise(model, args) -> None:
     with pytest.raises(
         ValueError, match=r"^sandwich: the model must use the data only as the observed value of one site"
     ):
         sandwich(model, None, [args], num_distributions=5, engine="eager")
 
 
-def test_the_chains_go_back_from_the_exact_draw(monkeypatch) -> None:
+def test_reverse_chains_start_at_the_exact_draw(monkeypatch) -> None:
     module = importlib.import_module("pyro_vae.evaluation.bidirectional")
-    case, seen = LinearGaussian(3, 7), {}
+    case, recorded = LinearGaussian(3, 7), {}
     simulate_really, reverse_really = module.simulate, module.Annealer.reverse
 
     def simulate_and_keep(*args):
-        seen["drawn"] = simulate_really(*args)
-        return seen["drawn"]
+        recorded["drawn"] = simulate_really(*args)
+        return recorded["drawn"]
 
     def reverse_and_keep(self, u, *args):
-        seen["u"] = u
+        recorded["u"] = u
         return reverse_really(self, u, *args)
 
     monkeypatch.setattr(module, "simulate", simulate_and_keep)
@@ -190,10 +190,10 @@ def test_the_chains_go_back_from_the_exact_draw(monkeypatch) -> None:
     for parting in (0, module.DECORRELATION_STEPS):
         monkeypatch.setattr(module, "DECORRELATION_STEPS", parting)
         sandwich(case.vae.model, None, x, batch_size=200, **sizes)
-        z, chains = seen["drawn"].trace.nodes["z"]["value"], seen["u"]
+        z, chains = recorded["drawn"].trace.nodes["z"]["value"], recorded["u"]
         assert (torch.equal(chains, z.expand(3, -1, -1))) == (parting == 0)
         # Each chain is still a sample from the posterior; after decorrelation the chains differ.
-        score = (chains - case.posterior_mean(seen["drawn"].args[0])) / case.posterior_variance().sqrt()
+        score = (chains - case.posterior_mean(recorded["drawn"].args[0])) / case.posterior_variance().sqrt()
         assert (score.mean(1).abs() < 4.5 / 200**0.5).all()
         assert ((score.var(1) - 1).abs() < 4.5 * (2 / 200) ** 0.5).all()
     product = (score[0] * score[1]).mean(0)
@@ -211,7 +211,7 @@ def test_the_reverse_weights_are_unbiased_for_the_inverse_evidence() -> None:
     assert result.upper_chains.median() > 20
 
 
-def test_what_cannot_be_simulated_is_refused() -> None:
+def test_programs_that_cannot_be_simulated_raise() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
