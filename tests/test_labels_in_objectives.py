@@ -16,6 +16,7 @@ from pyro_vae import fit, log_weights, objectives
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide
 from pyro_vae.likelihoods import NormalLikelihood
 from pyro_vae.models import ADGM
+from pyro_vae.models.labels import pinned
 from pyro_vae.networks import MLP, ContextNetwork
 from pyro_vae.priors import StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
@@ -276,6 +277,14 @@ def test_an_invalid_label_stops_training_in_any_batch(objective, label):
         fit(case.vae.model, case.vae.guide, [(x, y), (x, wrong)], epochs=1, objective=objective(), engine="eager")
 
 
+def test_invalid_labels_make_the_loss_nan() -> None:
+    logits = torch.randn(4, 1, 3)
+    values = pinned(logits, torch.tensor([-1, 2, -2, 3])).squeeze(-2)
+    assert torch.equal(values[0], logits[0, 0])
+    assert values[1].exp().tolist() == [0, 0, 1]
+    assert values[2:].isnan().all()
+
+
 class Folded(nn.Module):
     """Parameters whose gradients are stored in another order than they are."""
 
@@ -286,7 +295,7 @@ class Folded(nn.Module):
 
     def forward(self, x):
         with pyro.plate("data", len(x)):
-            loc = torch.einsum("bi,oi->bo", x, self.wide.T @ self.turned)
+            loc = x @ (self.wide.T * torch.ones(4, 3)) @ self.turned
             pyro.sample("x", Normal(loc, 1.0).to_event(1), obs=x)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae import log_likelihood, objectives
 from pyro_vae.evaluation import class_posterior, log_weights
+from pyro_vae.models import classification_weight
 from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
 
 KINDS = ("unlabelled", "labelled", "mixed", "all missing")
@@ -134,3 +135,9 @@ def test_the_class_posterior_is_exact(mixture: MixtureOfLinearGaussians, num_sam
     assert (result.log_joint - mixture.log_joint(x)).abs().max() < 1e-9
     assert (result.log_likelihood - mixture.log_prob(x)).abs().max() < 1e-9
     assert (result.probabilities() - mixture.class_posterior(x)).abs().max() < 1e-9
+
+
+def test_the_classification_weight_is_that_of_the_paper() -> None:
+    """alpha = 0.1 N in the bound of N_l labelled data (Kingma et al., 2014, eq. 9): 0.1 N / N_l for each."""
+    assert classification_weight(50_000, 100) == pytest.approx(50.0)
+    assert classification_weight(1350, 40, alpha=0.5) == pytest.approx(0.5 * 1350 / 40)
