@@ -19,6 +19,7 @@ from pyro_vae.models import ADGM
 from pyro_vae.models.labels import pinned
 from pyro_vae.networks import MLP, ContextNetwork
 from pyro_vae.priors import StandardNormalPrior
+from pyro_vae.training import build_engine
 from tests.linear_gaussian import LinearGaussian
 from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
 
@@ -285,6 +286,18 @@ def test_invalid_labels_make_the_loss_nan() -> None:
     assert values[2:].isnan().all()
 
 
+class Turned(torch.autograd.Function):
+    """The identity, whose gradient is stored column by column."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.T.contiguous().T
+
+
 class Folded(nn.Module):
     """Parameters whose gradients are stored in another order than they are."""
 
@@ -295,8 +308,19 @@ class Folded(nn.Module):
 
     def forward(self, x):
         with pyro.plate("data", len(x)):
-            loc = x @ (self.wide.T * torch.ones(4, 3)) @ self.turned
+            loc = x @ Turned.apply(self.wide).T @ self.turned
             pyro.sample("x", Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def test_gradients_are_stored_like_their_parameters():
+    model, x = Folded(), torch.randn(6, 4)
+    parameters = list(model.parameters())
+    engine = build_engine("eager", Trace_ELBO(), model, lambda x: None, SGD(parameters), parameters, args=(x,))
+    plain = torch.autograd.grad(Trace_ELBO().differentiable_loss(model, lambda x: None, x) / 6, parameters)
+    assert plain[0].stride() != parameters[0].stride()
+    for parameter, gradient, expected in zip(parameters, engine.gradients((x,)).gradients, plain, strict=True):
+        assert gradient.stride() == parameter.stride()
+        assert torch.equal(gradient, expected)
 
 
 @pytest.mark.parametrize("optimizer", [partial(Adam, lr=0.1), partial(AdamW, lr=0.1), partial(SGD, lr=0.01)])
