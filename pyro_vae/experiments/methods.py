@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pyro_vae import evaluation
+from pyro_vae._core.checks import refusal
 from pyro_vae.evaluation import (
     Calibration,
     Classification,
@@ -126,10 +127,8 @@ def _reference(path: Path, trained: TrainedModel, options: Options) -> Result:
     differing = (key for key, value in expected.items() if key != "guide" and result.protocol.get(key) != value)
     wrong = next(differing, None)
     if wrong:
-        raise ValueError(
-            f"--log_likelihood: must be of this model and these data, got {wrong}={result.protocol.get(wrong)} "
-            f"in {path}, {expected[wrong]} here. Make one by --method ais."
-        )
+        got = f"{wrong}={result.protocol.get(wrong)} in {path}, {expected[wrong]} here"
+        raise refusal("--log_likelihood", "must be of this model and these data", got, "Make one by --method ais")
     return result
 
 
