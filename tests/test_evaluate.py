@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -18,7 +19,8 @@ from matplotlib.figure import Figure
 from pyro_vae import VAE, evaluation
 from pyro_vae.cli.main import main
 from pyro_vae.evaluation import LogLikelihood, Quantity, Result, annealed_log_likelihood
-from pyro_vae.experiments.evaluation_options import Option
+from pyro_vae.experiments import methods
+from pyro_vae.experiments.evaluation_options import Option, options_of
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.methods import METHODS, find_methods, method_of
 from pyro_vae.guides import DiagonalNormalGuide
@@ -331,3 +333,23 @@ def test_a_new_evaluation_needs_its_own_file_and_one_line(
     assert 'alt="Share of bright pixels"' in report
     assert result.caption() in report
     assert result.lines()[0] in report
+
+
+def test_a_new_keyword_of_the_diagnostics_becomes_an_option_that_reaches_the_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    received: dict[str, Any] = {}
+
+    def diagnostics(vae: Any, data: Any, *, num_tails: int = 3, seed: int = 0, protocol: Any = None) -> str:
+        received.update(num_tails=num_tails, seed=seed, protocol=protocol)
+        return "latent"
+
+    monkeypatch.setattr(methods, "latent_diagnostics", diagnostics)
+    for name in ("simulation_based_calibration", "posterior_predictive_check"):
+        monkeypatch.setattr(methods, name, lambda *args, **keywords: None)
+    assert [option.name for option in options_of(diagnostics)] == ["num_tails"]
+    trained = SimpleNamespace(vae=None, images=lambda split, num: None, protocol_of=lambda split: {"split": split})
+    method = METHODS["diagnostics"]
+    results = method.run(trained, {**method.defaults(), "num_tails": 7, "seed": 5})  # type: ignore[arg-type]
+    assert results[0] == "latent"
+    assert received == {"num_tails": 7, "seed": 5, "protocol": {"split": "test"}}

@@ -136,11 +136,10 @@ def _diagnostics(trained: TrainedModel, options: Options) -> list[Result]:
     """Latent diagnostics of the data, calibration on simulated data, and a predictive check."""
     images = trained.images(options["split"], options["num_data"])
     common: Options = {"seed": options["seed"], "protocol": trained.protocol_of(options["split"])}
-    latent = {key: options[key] for key in ("batch_size", "num_samples", "num_decomposed", "num_draws")}
-    ranks = {key: options[key] for key in ("num_simulations", "num_bins")}
+    ranks = {name: options[changes.get("name", name)] for name, changes in _SIMULATION.items()}
     return [
-        latent_diagnostics(trained.vae, images, **latent, **common),
-        simulation_based_calibration(trained.vae, num_samples=options["num_ranks"], **ranks, **common),
+        *_call(latent_diagnostics, trained, options),
+        simulation_based_calibration(trained.vae, **ranks, **common),
         posterior_predictive_check(trained.vae, images, num_samples=options["num_replicates"], **common),
     ]
 
