@@ -33,6 +33,20 @@ _BATCH_SIZE = 500
 
 def classify(argv: list[str]) -> None:
     """Print the most probable classes of images, and write all probabilities if a file is given."""
+    options = vars(_parser().parse_args(argv))
+    _check(options)
+    trained = load({key: options[key] for key in ("run", "device", "root", "trust")})
+    trained.require_classifier("classify")
+    inputs = _inputs(trained, options)
+    rows = [row for images in inputs for row in _rows(images, _probabilities(trained, images, options))]
+    if join().first:
+        say(_table(rows))
+        if options["out"]:
+            write_atomically(options["out"], _encoded(rows, options), overwrite=options["overwrite"])
+            say(f"\nprobabilities: {options['out']}")
+
+
+def _parser() -> Parser:
     parser = Parser(prog="pyro-vae classify", description=_DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="run folder of a semi-supervised model")
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
@@ -48,17 +62,7 @@ def classify(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="file for all probabilities, .csv or .json")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     add_place(parser)
-    options = vars(parser.parse_args(argv))
-    _check(options)
-    trained = load({key: options[key] for key in ("run", "device", "root", "trust")})
-    trained.require_classifier("classify")
-    inputs = _inputs(trained, options)
-    rows = [row for images in inputs for row in _rows(images, _probabilities(trained, images, options))]
-    if join().first:
-        say(_table(rows))
-        if options["out"]:
-            write_atomically(options["out"], _encoded(rows, options), overwrite=options["overwrite"])
-            say(f"\nprobabilities: {options['out']}")
+    return parser
 
 
 def _check(options: dict[str, Any]) -> None:
