@@ -167,7 +167,7 @@ def test_evaluate_takes_the_first_images_alone(trained: Path, capsys: pytest.Cap
     result = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
     assert len(result["per_datum"]["elbo"]) == 30
     line = _refused(capsys, "evaluate", str(trained), "--num_data", "0")
-    assert line == "--num_data: must be at least 1, got 0. Use 1000."
+    assert line == "evaluate: num_data must be at least 1, got num_data=0."
 
 
 @pytest.mark.slow
