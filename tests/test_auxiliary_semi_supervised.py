@@ -390,28 +390,30 @@ def test_sites_and_sizes(kind) -> None:
 def test_mismatched_sizes_raise_one_line_errors(kind) -> None:
     first = (L + 1,) if kind is SDGM else (1, 4)
     cases = {
-        "prior, likelihood, guide must share latent_dim, got prior=3": {"prior": StandardNormalPrior(3)},
-        r"likelihood, guide, classifier must share data_shape, got likelihood=\(1, 5\), guide=.*, classifier=\(4,\)": {
+        "prior, likelihood and guide must share latent_dim, got prior=3": {"prior": StandardNormalPrior(3)},
+        r"likelihood, guide and classifier must share data_shape, got likelihood=\(1, 5\), guide=.*=\(4,\)": {
             "classifier": CategoricalGuide((4,), C, net=net(A))
         },
-        r"likelihood, auxiliary must share data_shape, got likelihood=\(1, 5\), auxiliary=\(1, 4\)": {
+        r"likelihood and auxiliary must share data_shape, got likelihood=\(1, 5\), auxiliary=\(1, 4\)": {
             "auxiliary": DiagonalNormalGuide((1, 4), A)
         },
-        "auxiliary, auxiliary_model must share latent_dim, the size of a, got auxiliary=5, auxiliary_model=4": {
+        r"auxiliary and auxiliary_model must share latent_dim \(the size of a\), got auxiliary=5, auxiliary_model=4": {
             "auxiliary": DiagonalNormalGuide(SHAPE, 5)
         },
         rf"the model's p\(a \| ...\) must have data_shape=.*, got auxiliary_model=\({first[0]},": {
             "auxiliary_model": DiagonalNormalGuide(first, A, net=net(C))
         },
-        "classifier, label_prior must share the number of classes, got classifier=3, label_prior=4": {
+        r"classifier and label_prior must share latent_dim \(the number of classes\), got .*=3, .*=4": {
             "label_prior": CategoricalPrior(4)
         },
         "y must be one variable, whose categories are the classes, got": {
             "label_prior": CategoricalPrior(4, categories=2),
             "classifier": CategoricalGuide(SHAPE, 4, categories=2, net=net(A)),
         },
-        "classification_weight must not be negative, got classification_weight=-1": {"classification_weight": -1.0},
-        "classification_weight must not be negative, got classification_weight=nan": {
+        "classification_weight must be finite and at least 0, got classification_weight=-1": {
+            "classification_weight": -1.0
+        },
+        "classification_weight must be finite and at least 0, got classification_weight=nan": {
             "classification_weight": float("nan")
         },
     }

@@ -167,7 +167,7 @@ def test_evaluate_uses_only_the_first_images(trained: Path, capsys: pytest.Captu
     result = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
     assert len(result["per_datum"]["elbo"]) == 30
     line = _error_line(capsys, "evaluate", str(trained), "--num_data", "0")
-    assert line == "--num_data: must be at least 1, got 0. Use 1000."
+    assert line == "evaluate: num_data must be at least 1, got num_data=0."
 
 
 @pytest.mark.slow

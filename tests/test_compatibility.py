@@ -14,9 +14,14 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import nn
 
 from pyro_vae import fit
+from pyro_vae._core.owners import Owners
 from pyro_vae.objectives import ELBO, IWAE, BetaTC, FreeBits, InfoVAE, MeanFieldELBO, ScoreFunction, TraceEnumELBO
-from pyro_vae.training.compatibility import check_compatibility
+from pyro_vae.training.compatibility import check_additive, check_pair, examine
 from tests.linear_gaussian import LinearGaussian
+
+
+def _check(objective, model, guide, args) -> None:
+    check_pair(objective, examine(objective, model, guide, args, Owners(model=model, guide=guide)))
 
 
 def _plain(x):
@@ -117,29 +122,30 @@ WRONG = {
 @pytest.mark.parametrize(("objective", "model", "guide"), RIGHT.values(), ids=RIGHT)
 def test_valid_pairs_pass_without_side_effects(objective, model, guide) -> None:
     state = torch.get_rng_state()
-    check_compatibility(objective, model, guide, (torch.randn(5, generator=torch.Generator().manual_seed(1)),))
+    _check(objective, model, guide, (torch.randn(5, generator=torch.Generator().manual_seed(1)),))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(("objective", "model", "guide", "message"), WRONG.values(), ids=WRONG)
 def test_invalid_pairs_raise(objective, model, guide, message) -> None:
     with pytest.raises(ValueError, match=f"^fit: .*{message}"):
-        check_compatibility(objective, model, guide, (torch.randn(5),))
+        _check(objective, model, guide, (torch.randn(5),))
 
 
 def test_a_labelled_batch_without_enumerated_sites_is_valid() -> None:
     x = torch.randn(5)
     for objective in (TraceEnum_ELBO(max_plate_nesting=1), TraceEnumELBO()):
-        check_compatibility(objective, _classes, _classifier(_sum), (x, x.gt(0).to(x)))
+        _check(objective, _classes, _classifier(_sum), (x, x.gt(0).to(x)))
 
 
 def test_programs_that_need_the_whole_batch_are_not_distributed(exact: LinearGaussian) -> None:
     x = exact.data(4)
     for objective in (FreeBits(), BetaTC(num_data=4), InfoVAE(), ScoreFunction(baseline="batch")):
-        check_compatibility(objective, exact.vae.model, exact.vae.guide, (x,))
+        check_additive(objective, alone=True)
+        _check(objective, exact.vae.model, exact.vae.guide, (x,))
         with pytest.raises(ValueError, match="requires the whole batch in one process, got several"):
-            check_compatibility(objective, exact.vae.model, exact.vae.guide, (x,), alone=False)
-    check_compatibility(ScoreFunction(baseline="none"), exact.vae.model, exact.vae.guide, (x,), alone=False)
+            check_additive(objective, alone=False)
+    check_additive(ScoreFunction(baseline="none"), alone=False)
 
 
 def test_fit_checks_before_the_first_step() -> None:

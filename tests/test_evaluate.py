@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -18,7 +19,8 @@ from matplotlib.figure import Figure
 from pyro_vae import VAE, evaluation
 from pyro_vae.cli.main import main
 from pyro_vae.evaluation import LogLikelihood, Quantity, Result, annealed_log_likelihood
-from pyro_vae.experiments.evaluation_options import Option
+from pyro_vae.experiments import methods
+from pyro_vae.experiments.evaluation_options import Option, options_of
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.methods import METHODS, find_methods, method_of
 from pyro_vae.guides import DiagonalNormalGuide
@@ -216,16 +218,16 @@ def test_gaps_accept_a_result_as_log_likelihood(run: Path, capsys: pytest.Captur
         (["--method"], "expected one argument"),
         (["--bogus", "3"], "unknown option --bogus"),
         (["--num_sam", "3"], "unknown option --num_sam; did you mean --num_samples?"),
-        (["--num_samples", "0"], "--num_samples: must be at least 1, got 0. Use 5000."),
+        (["--num_samples", "0"], "evaluate: num_samples must be at least 1, got num_samples=0."),
         (["--num_samples", "many"], "invalid int value: 'many'"),
-        (["--method", "gaps", "--lr", "0"], "--lr: must be positive and finite, got 0"),
-        (["--method", "gaps", "--lr", "nan"], "--lr: must be positive and finite, got nan"),
+        (["--method", "gaps", "--lr", "0"], "evaluate: lr must be positive and finite, got lr=0.0"),
+        (["--method", "gaps", "--lr", "nan"], "evaluate: lr must be positive and finite, got lr=nan"),
         (["--method", "harmonic", "--num_samples", "33"], "num_samples must be a multiple of num_chains"),
         (["--seed", "-1"], "--seed: must be in 0..2^63-1, got -1"),
         (["--method", "ais", "--num_distributions", "1"], "num_distributions must be at least 2"),
         (["--method", "diagnostics", "--num_bins", "7"], "num_bins"),
         (["--inflate", "2"], "--inflate: must come with --proposal inflated"),
-        (["--proposal", "inflated", "--inflate", "-1"], "--inflate: must be positive and finite"),
+        (["--proposal", "inflated", "--inflate", "-1"], "evaluate: inflate must be positive and finite"),
     ],
 )
 def test_wrong_arguments_print_one_line_and_write_nothing(
@@ -331,3 +333,23 @@ def test_a_new_evaluation_needs_one_file_and_one_line(
     assert 'alt="Share of bright pixels"' in report
     assert result.caption() in report
     assert result.lines()[0] in report
+
+
+def test_a_new_keyword_of_the_diagnostics_becomes_an_option_that_reaches_the_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    received: dict[str, Any] = {}
+
+    def diagnostics(vae: Any, data: Any, *, num_tails: int = 3, seed: int = 0, protocol: Any = None) -> str:
+        received.update(num_tails=num_tails, seed=seed, protocol=protocol)
+        return "latent"
+
+    monkeypatch.setattr(methods, "latent_diagnostics", diagnostics)
+    for name in ("simulation_based_calibration", "posterior_predictive_check"):
+        monkeypatch.setattr(methods, name, lambda *args, **keywords: None)
+    assert [option.name for option in options_of(diagnostics)] == ["num_tails"]
+    trained = SimpleNamespace(vae=None, images=lambda split, num: None, protocol_of=lambda split: {"split": split})
+    method = METHODS["diagnostics"]
+    results = method.run(trained, {**method.defaults(), "num_tails": 7, "seed": 5})  # type: ignore[arg-type]
+    assert results[0] == "latent"
+    assert received == {"num_tails": 7, "seed": 5, "protocol": {"split": "test"}}

@@ -742,7 +742,7 @@ def test_building_flows_does_not_change_validation() -> None:
         (partial(IAFGuide, (3,), 2, num_flows=0), r"^IAFGuide: num_flows must be at least 1, got num_flows=0"),
         (
             partial(SplineFlowGuide, (3,), 2, bound=0.0),
-            r"^SplineFlowGuide: bound must be positive, got bound=0\.0\. Use",
+            r"^SplineFlowGuide: bound must be positive and finite, got bound=0\.0\. Use",
         ),
         (partial(SplineFlowGuide, (3,), 2, num_bins=0), r"^SplineFlowGuide: num_bins must be at least 1"),
         (

@@ -263,14 +263,14 @@ def test_a_guide_that_needs_its_model_raises_without_it(guide):
     [
         (AuxiliaryGuide, {"auxiliary_dim": 0}, "auxiliary_dim must be at least 1, got auxiliary_dim=0"),
         (HMCGuide, {"num_steps": 0}, "num_steps must be at least 1, got num_steps=0"),
-        (HMCGuide, {"step_size": 0.0}, "step_size must be positive, got step_size=0.0"),
+        (HMCGuide, {"step_size": 0.0}, "step_size must be positive and finite, got step_size=0.0"),
         (LowRankNormalGuide, {"rank": 0}, "rank must be at least 1, got rank=0"),
         (MixtureOfNormalsGuide, {"num_components": 0}, "num_components must be at least 1, got num_components=0"),
-        (SemiAmortizedGuide, {"lr": 0.0}, "lr must be positive, got lr=0.0"),
+        (SemiAmortizedGuide, {"lr": 0.0}, "lr must be positive and finite, got lr=0.0"),
         (SemiAmortizedGuide, {"guide": AuxiliaryGuide}, "guide must build an AmortizedGuide, whose"),
         (CategoricalGuide, {"categories": 3}, "latent_dim must be a multiple of categories, got latent_dim=2"),
         (CategoricalGuide, {"estimator": "exact"}, "estimator must be one of 'enumerate', 'score', 'relaxed', got"),
-        (CategoricalGuide, {"temperature": 0.0}, "temperature must be positive, got temperature=0.0"),
+        (CategoricalGuide, {"temperature": 0.0}, "temperature must be positive and finite, got temperature=0.0"),
         (CategoricalGuide, {"straight_through": True}, "straight_through must go with relaxed samples, got estimator"),
     ],
 )

@@ -207,9 +207,8 @@ def test_discretized_logistic_likelihood_is_the_product_over_pixels():
 
 @pytest.mark.parametrize(("levels", "min_scale"), [(1, 1e-3), (256, 0.0), (256, -1.0), (256, float("nan"))])
 def test_discretized_logistic_likelihood_raises(levels, min_scale):
-    rule = (
-        "levels must be at least 2, got levels=1" if levels < 2 else f"min_scale must be positive, got .*={min_scale}"
-    )
+    positive = f"min_scale must be positive and finite, got .*={min_scale}"
+    rule = "levels must be at least 2, got levels=1" if levels < 2 else positive
     message = rf"^DiscretizedLogisticLikelihood: {rule}\.$"
     with pytest.raises(ValueError, match=message):
         DiscretizedLogisticLikelihood(2, (3,), levels=levels, min_scale=min_scale)

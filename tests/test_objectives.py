@@ -193,8 +193,9 @@ def test_mean_field_raises_on_another_order_of_sites() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": -1.0}, "beta must not be negative, got beta=-1.0"),
-        ({"reconstruction_weight": -0.5}, "reconstruction_weight must not be negative"),
+        ({"beta": -1.0}, "beta must be finite and at least 0, got beta=-1.0"),
+        ({"beta": float("inf")}, "beta must be finite and at least 0, got beta=inf"),
+        ({"reconstruction_weight": -0.5}, "reconstruction_weight must be finite and at least 0"),
         ({"num_particles": 0}, "num_particles must be at least 1"),
     ],
 )

@@ -174,7 +174,7 @@ def test_distributions_without_a_scale_raise() -> None:
         match=r"^InflatedProposal: every .* must have a scale, got a Gamma. Use .* is.$",
     ):
         log_likelihood(model, InflatedProposal(prior_proposal(model), 1.2), torch.ones(3), num_samples=2)
-    with pytest.raises(ValueError, match=r"factor must be positive, got factor=0"):
+    with pytest.raises(ValueError, match=r"factor must be positive and finite, got factor=0"):
         InflatedProposal(model, 0)
 
 

@@ -74,7 +74,8 @@ def test_one_cycle_is_a_warm_up():
 @pytest.mark.parametrize("length", [0, -3, float("nan")])
 @pytest.mark.parametrize("cls", [LinearWarmUp, CyclicalSchedule])
 def test_length_must_be_positive(cls, length):
-    with pytest.raises(ValueError, match=rf"^{cls.__name__}: length must be positive, got length={length}\. Use .*\.$"):
+    message = rf"^{cls.__name__}: length must be positive and finite, got length={length}\. Use .*\.$"
+    with pytest.raises(ValueError, match=message):
         cls(length)
 
 

@@ -366,7 +366,7 @@ def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, caps
         ([], "either images or --split must be given, got neither"),
         (["one.png", "--split", "test"], "got both"),
         (["one.png", "--num_data", "3"], "--num_data: must come with --split"),
-        (["one.png", "--num_samples", "0"], "--num_samples: must be at least 1"),
+        (["one.png", "--num_samples", "0"], "classify: num_samples must be at least 1"),
         (["one.png", "--out", "x.txt"], "--out: must end in .csv or .json"),
         (["one.png", "--overwrite"], "--overwrite: must come with --out"),
         (["one.png", "--seed", "-1"], "--seed: must be in"),

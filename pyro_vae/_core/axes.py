@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pyro_vae._core.checks import require
+
 _MAX_CANDIDATES = 64
 
 
@@ -59,8 +61,8 @@ class Axes(NamedTuple):
 
     def _map(self, args: Any, kwargs: Any, function: Callable[[Tensor, int], Tensor]) -> Any:
         leaves, spec = flatten((args, kwargs))
-        if any(isinstance(leaf, PackedSequence) for leaf in leaves):
-            raise ValueError("data: rows of packed sequences cannot be taken.")
+        packed = any(isinstance(leaf, PackedSequence) for leaf in leaves)
+        require(not packed, "data", "rows can be taken of tensors only", "a packed sequence", "Pad it")
         mapped = [x if dim is None else function(x, dim) for x, dim in zip(leaves, self.dims, strict=True)]
         return tree_unflatten(mapped, spec)
 
@@ -99,8 +101,7 @@ def leading(args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Axes
     """
     leaves, _ = flatten((args, kwargs or {}))
     sizes = [leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()]
-    if not sizes:
-        raise ValueError("data: a batch must hold a tensor with the data in its first dimension, got none.")
+    require(bool(sizes), "data", "a batch must hold a tensor with the data in its first dimension", "none")
     return Axes(tuple(0 if _has_leading_size(leaf, sizes[0]) else None for leaf in leaves))
 
 

@@ -16,6 +16,8 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+from pyro_vae._core.checks import refusal
+
 
 @singledispatch
 def per_element(fn: Any, value: Tensor) -> Tensor:
@@ -29,10 +31,8 @@ def per_element(fn: Any, value: Tensor) -> Tensor:
     Raises:
         ValueError: the distribution does not have this form.
     """
-    raise ValueError(
-        "guide: the density must factorise over the data, got one "
-        f"{type(fn).__name__} for the latents of all data together. Use AutoNormal, or a guide with a plate."
-    )
+    rule, got = "the density must factorise over the data", f"one {type(fn).__name__} for the latents of all data"
+    raise refusal("guide", rule, got, "Use AutoNormal, or a guide with a plate")
 
 
 @per_element.register(Independent)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -35,6 +36,36 @@ def check_count(owner: str, at_least: int = 1, **counts: int | None) -> None:
         if isinstance(count, bool) or not isinstance(count, Integral):
             raise refusal(owner, f"{name} must be an integer", f"{name}={count!r}")
         require(count >= at_least, owner, f"{name} must be at least {at_least}", f"{name}={count}")
+
+
+def check_positive(owner: str, *, at_least_zero: bool = False, advice: str = "", **numbers: float | None) -> None:
+    """Require finite numbers above 0, or of at least 0; None, the default of an optional number, passes.
+
+    Raises:
+        ValueError: naming the first number that is not.
+    """
+    rule = "must be finite and at least 0" if at_least_zero else "must be positive and finite"
+    for name, number in numbers.items():
+        if number is not None:
+            valid = 0 < number < math.inf or (at_least_zero and number == 0)
+            require(valid, owner, f"{name} {rule}", f"{name}={number}", advice)
+
+
+def check_equal(owner: str, attribute: str, values: Mapping[str, object]) -> None:
+    """Require several pieces to share an attribute.
+
+    Args:
+        owner: name that the message begins with.
+        attribute: its name.
+        values: by the name of the piece.
+
+    Raises:
+        ValueError: with all values.
+    """
+    *names, last = values
+    got = ", ".join(f"{name}={value}" for name, value in values.items())
+    rule = f"{', '.join(names)} and {last} must share {attribute}"
+    require(len(set(values.values())) == 1, owner, rule, got, f"Build them with the same {attribute}")
 
 
 def check_choice(owner: str, name: str, value: Any, choices: Collection[Any], advice: str = "") -> None:

@@ -27,7 +27,6 @@ from pyro_vae._core.trace_checks import check_log_prob_shape
 from pyro_vae._core.traces import frames, losses, masked, observations, plate_size, sites
 
 Mode = Literal["vectorised", "flattened", "looped"]
-_SAMPLE_OR_SUM = "Sample it in the guide, or sum over it in the model"
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,8 @@ class Layout:
         others = [dim - event_dim for dim in range(-self.depth, 0) if dim not in self.dims]
         return value.sum(others) if others else value
 
-    def check_summed(self, site: Any) -> None:
-        """Require a site that can be summed out for each datum separately.
+    def check_summed(self, site: Any, advice: str) -> None:
+        """Require a site that can be summed out for each datum separately; ``advice`` is what to do otherwise.
 
         Raises:
             ValueError: the site is within plates other than those of the data.
@@ -139,7 +138,6 @@ class Layout:
         dims = {frame.dim for frame in frames(site).values() if frame.dim >= -self.depth}
         if dims != set(self.dims):
             rule = "a site that is summed out must be in the plate of the data alone"
-            advice = "Use TraceEnumELBO, or sample it" if "ELBO" in self.owner else _SAMPLE_OR_SUM
             raise refusal(self.owner, rule, f"site {site['name']!r} in {len(dims)} plates", advice)
 
     def broadcast(self, site: Any, value: Tensor, *, event_dim: int = 0) -> Tensor:

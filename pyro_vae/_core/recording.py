@@ -115,17 +115,11 @@ class Recorded:
             results.append(tree_flatten(self.function(*filled)))
             return results[-1][0]
 
-        from torch._guards import TracingContext
-        from torch._guards import tracing as in_context
-        from torch._subclasses.fake_tensor import FakeTensorMode
-        from torch.fx.experimental.proxy_tensor import make_fx  # loads sympy, so not with the package
-
-        one_mode = in_context(TracingContext(FakeTensorMode()))  # make_fx would build a mode for every value
         inputs = [*self.state, *(args[i] for i in positions)]
         with self._rehearsal():  # the first run may draw more: Pyro determines the plates of a model once
             self.function(*args)
-        with self._rehearsal(), _causes(), recordable(), one_mode:
-            graph = make_fx(flat, decomposition_table=DECOMPOSITIONS)(*inputs)
+        with self._rehearsal(), _causes(), recordable():
+            graph = _graph(flat, inputs)
         with self._rehearsal(), recordable():
             again, _ = tree_flatten(self.function(*args))
         values, spec = results[-1]
@@ -179,6 +173,16 @@ def _kind(argument: Any) -> Any:
             raise RecordingError(what) from None
         return type(argument), argument
     return tuple(argument.shape), argument.dtype, argument.device, argument.requires_grad, argument.stride()
+
+
+def _graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphModule:
+    from torch._guards import TracingContext
+    from torch._guards import tracing as in_context
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx  # loads sympy, so not with the package
+
+    with in_context(TracingContext(FakeTensorMode())):  # make_fx would build a mode for every value
+        return make_fx(function, decomposition_table=DECOMPOSITIONS)(*inputs)
 
 
 def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae._core.axes import Axes
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents, without_plates
 from pyro_vae._core.types import Program
@@ -49,7 +50,7 @@ def run(
     repeated = _in_sample_plate(program, num, layout) if layout.vectorised else program
     if layout.mode == "flattened" and num > 1:
         if axes is None:
-            raise ValueError(f"{layout.owner}: the data must be arguments of the programs, to be repeated.")
+            raise refusal(layout.owner, "the data must be arguments of the programs, to be repeated", "none")
         args, kwargs = axes.repeat_all(args, dict(kwargs), num)
     traces = []
     for number in range(num if layout.mode == "looped" else 1):

@@ -77,7 +77,7 @@ def check_kinds(owner: str, model_trace: Trace, guide_trace: Trace) -> None:
             in_model, in_guide = ("discrete" if kind else "continuous" for kind in kinds)
             got = f"site {site['name']!r} {in_model} in the model and {in_guide} in the guide"
             rule = "a latent site must be discrete in both programs or in none"
-            raise refusal(owner, rule, got, "Use CategoricalGuide with CategoricalPrior, others with each other")
+            raise refusal(owner, rule, got, "Use a prior and a guide that are both discrete or both continuous")
 
 
 def check_auxiliary(owner: str, guide_trace: Trace, outside: Collection[str], following: Collection[str]) -> None:

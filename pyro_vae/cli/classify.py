@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.cli.arguments import Parser
-from pyro_vae.cli.console import add_place, check_counts, check_seed, load, say
+from pyro_vae.cli.console import add_place, check_seed, load, say
 from pyro_vae.cli.tables import aligned, comma_separated
 from pyro_vae.data.inputs import Input, read_inputs
 from pyro_vae.evaluation.label_posterior import class_posterior
@@ -33,6 +33,20 @@ _BATCH_SIZE = 500
 
 def classify(argv: list[str]) -> None:
     """Print the most probable classes of images, and write all probabilities if a file is given."""
+    options = vars(_parser().parse_args(argv))
+    _check(options)
+    trained = load({key: options[key] for key in ("run", "device", "root", "trust")})
+    trained.require_classifier("classify")
+    inputs = _inputs(trained, options)
+    rows = [row for images in inputs for row in _rows(images, _probabilities(trained, images, options))]
+    if join().first:
+        say(_table(rows))
+        if options["out"]:
+            write_atomically(options["out"], _encoded(rows, options), overwrite=options["overwrite"])
+            say(f"\nprobabilities: {options['out']}")
+
+
+def _parser() -> Parser:
     parser = Parser(prog="pyro-vae classify", description=_DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="run folder of a semi-supervised model")
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
@@ -48,17 +62,7 @@ def classify(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="file for all probabilities, .csv or .json")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     add_place(parser)
-    options = vars(parser.parse_args(argv))
-    _check(options)
-    trained = load({key: options[key] for key in ("run", "device", "root", "trust")})
-    trained.require_classifier("classify")
-    inputs = _inputs(trained, options)
-    rows = [row for images in inputs for row in _rows(images, _probabilities(trained, images, options))]
-    if join().first:
-        say(_table(rows))
-        if options["out"]:
-            write_atomically(options["out"], _encoded(rows, options), overwrite=options["overwrite"])
-            say(f"\nprobabilities: {options['out']}")
+    return parser
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -67,7 +71,7 @@ def _check(options: dict[str, Any]) -> None:
     require(one, "classify", "either images or --split must be given", both)
     with_split = options["num_data"] is None or options["split"]
     require(with_split, "--num_data", "must come with --split", "it alone", "Give fewer images instead")
-    check_counts(options, num_data=100, num_samples=1000)
+    check_count("classify", num_data=options["num_data"], num_samples=options["num_samples"])
     check_seed(options["seed"])
     require(not out or out.suffix in _SUFFIXES, "--out", f"must end in {' or '.join(_SUFFIXES)}", out)
     require(not options["overwrite"] or out, "--overwrite", "must come with --out", "it alone")

@@ -53,10 +53,3 @@ def load(options: dict[str, Any]) -> TrainedModel:
 def check_seed(seed: int) -> None:
     """Require a seed that every random number generator accepts."""
     require(0 <= seed < 2**63, "--seed", "must be in 0..2^63-1", seed)
-
-
-def check_counts(options: dict[str, Any], **examples: int) -> None:
-    """Require counts of at least 1; ``examples`` are the options and a value to advise."""
-    for name, example in examples.items():
-        valid = options[name] is None or options[name] >= 1
-        require(valid, f"--{name}", "must be at least 1", options[name], f"Use {example}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from typing import Any
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_count, check_positive, require
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.arguments import Parser
-from pyro_vae.cli.console import add_place, check_counts, check_seed, load, say
+from pyro_vae.cli.console import add_place, check_seed, load, say
 from pyro_vae.cli.results import print_result, save_result
 from pyro_vae.experiments.methods import INFLATION, METHODS, Method
 from pyro_vae.experiments.results import result_path
@@ -69,14 +68,12 @@ def _refuse_other_options(method: Method, argv: list[str]) -> None:
 
 
 def _check(method: Method, options: dict[str, Any]) -> None:
-    counts = {o.name: o.default for o in method.options if isinstance(o.default, int)}
-    check_counts(options, **counts, num_data=1000)
+    counts = {o.name: options[o.name] for o in method.options if isinstance(o.default, int)}
+    check_count("evaluate", **counts, num_data=options["num_data"])
+    check_positive("evaluate", **{o.name: options[o.name] for o in method.options if o.type is float})
     check_seed(options["seed"])
     for option in method.options:
-        value = options[option.name]
-        if option.type is float and value is not None:
-            require(0 < value < math.inf, f"--{option.name}", "must be positive and finite", f"{value:g}")
-        if value is None:
+        if options[option.name] is None:
             options[option.name] = option.default
     if "inflate" in options:
         _set_inflation(options)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.files import write_atomically
-from pyro_vae.cli.console import check_counts, check_seed, load, run_parser, say
+from pyro_vae.cli.console import check_seed, load, run_parser, say
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.training import RunFolder
 
@@ -26,7 +26,7 @@ def sample(argv: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     parser.add_argument("--label", type=int, help="with a semi-supervised model: class of the images (default: all)")
     options = vars(parser.parse_args(argv))
-    check_counts(options, num=64)
+    check_count("sample", num=options["num"])
     check_seed(options["seed"])
     run = RunFolder(options["run"])
     suffix = "" if options["label"] is None else f"-label{options['label']}"

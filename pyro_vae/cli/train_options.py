@@ -76,7 +76,7 @@ def _read(argv: Sequence[str], trust: Iterable[str]) -> Iterator[tuple[str, Any]
         option, has_value, value = argument.partition("=")
         require(option.startswith("--"), "train", "options must begin with --", argument)
         if not has_value and (value := next(arguments, "--")).startswith("--"):
-            raise ValueError(f"{option}: must have a value. See pyro-vae train --help.")
+            raise refusal(option, "must have a value", "none", "See pyro-vae train --help")
         if option == "--config":
             yield from read_config(_text(value), value, trust=trust).items()
         else:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.distributed import join
 from pyro_vae._core.owners import Owners
@@ -99,6 +100,5 @@ class BatchedEvaluation:
 
     def _concatenate(self, results: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
         gathered = sorted(chain(*self.ranks.gather(results)), key=lambda result: result[0])
-        if not gathered:
-            raise ValueError(f"{self.owner}: data must not be empty, got no batch. Pass at least one datum.")
+        require(bool(gathered), self.owner, "data must not be empty", "no batch", "Pass at least one datum")
         return {key: torch.cat([result[key] for _, result in gathered]) for key in gathered[0][1]}

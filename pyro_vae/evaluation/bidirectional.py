@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer, AnnealingPath, Schedule, lower_bound
@@ -81,9 +82,8 @@ class Sandwich(Result):
             ValueError: the result has no real data.
         """
         if self.log_likelihood is None:
-            raise ValueError(
-                "Sandwich: the bracket must have real data, got simulated ones only. Call sandwich(..., real=True)."
-            )
+            rule, advice = "the bracket must have real data", "Call sandwich(..., real=True)"
+            raise refusal("Sandwich", rule, "simulated ones only", advice)
         return self.mean(), self.mean() + max(0.0, self.gap()[0])
 
     def _largest(self) -> float:

@@ -228,8 +228,7 @@ def labelled(images: ImageSet) -> ImageSet:
         ValueError: no class is known.
     """
     rows = torch.empty(0) if images.labels is None else (images.labels != -1).nonzero().squeeze(-1)
-    if not len(rows):
-        raise ValueError("classification: some classes of the images must be known, got none. Use another split.")
+    require(len(rows) > 0, _OWNER, "some classes of the images must be known", "none", "Use another split")
     return images if len(rows) == len(images) else images.subset(rows)
 
 

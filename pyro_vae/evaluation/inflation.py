@@ -21,7 +21,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_positive
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import OneLineError
 from pyro_vae._core.traces import is_point
@@ -62,7 +62,7 @@ class InflatedProposal(nn.Module):
 
     def __init__(self, guide: Callable[..., Any], factor: float) -> None:
         super().__init__()
-        require(factor > 0, "InflatedProposal", "factor must be positive", f"factor={factor}", "Use for example 1.2")
+        check_positive("InflatedProposal", factor=factor, advice="Use for example 1.2")
         self.guide, self.factor = guide, float(factor)
         self.owners = nn.ModuleList(Owners(guide=guide).modules.values())
 

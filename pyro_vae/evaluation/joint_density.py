@@ -43,7 +43,7 @@ class Joint:
     def __init__(self, layout: Layout, trace: Trace, summed: Collection[str]) -> None:
         self.summed = frozenset(summed)
         for name in sorted(self.summed):
-            layout.check_summed(trace.nodes[name])
+            layout.check_summed(trace.nodes[name], "Sample it in the guide, or sum over it in the model")
 
     def __call__(self, runs: Runs, num_samples: int, args: tuple[Any, ...], latent: Trace) -> Density:
         """The density at latents ``(K, *plates, *event)``; differentiable."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae.evaluation.caption import caption_of
 
@@ -138,10 +139,8 @@ class Result(ABC):
         Raises:
             ValueError: the results have different numbers of data.
         """
-        if len(self) != len(other):
-            raise ValueError(
-                f"{type(self).__name__}: both results must be of the same data, got {len(self)} and {len(other)} data."
-            )
+        rule, got = "both results must be of the same data", f"{len(self)} and {len(other)} data"
+        require(len(self) == len(other), type(self).__name__, rule, got)
         difference = getattr(self, name) - getattr(other, name)
         return float(difference.mean()), mean_error(difference)
 
@@ -171,10 +170,8 @@ class Result(ABC):
         method = content.get("method", "importance") if isinstance(content, dict) else None
         kind = next((k for k in (cls, *cls.__subclasses__()) if getattr(k, "method", None) == method), None)
         if kind is None or "per_datum" not in content:
-            raise ValueError(
-                f"{cls.__name__}: the file must hold a result of this kind, got {path} with method={method!r}. "
-                "Use Result.load for any kind."
-            )
+            rule, got = "the file must hold a result of this kind", f"{path} with method={method!r}"
+            raise refusal(cls.__name__, rule, got, "Use Result.load for any kind")
         tensors = {
             name: torch.tensor(_floats(rows), dtype=torch.float64) for name, rows in content["per_datum"].items()
         }

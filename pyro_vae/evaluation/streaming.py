@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import refusal
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.evaluation.weights import LogWeights
 
@@ -101,7 +102,7 @@ class WeightSummary:
         """The estimates per datum, ``(batch,)``, and their curve; see :class:`~pyro_vae.evaluation.LogLikelihood`."""
         self._flush()
         if self._log_sum is None:
-            raise ValueError("WeightSummary: weights must have been added, got none. Call add() first.")
+            raise refusal("WeightSummary", "weights must have been added", "none", "Call add() first")
         s = self.num_samples
         estimate, error, ess = _moments(self._log_sum, self._log_sum_squares, s)
         curve = self._curve.result()

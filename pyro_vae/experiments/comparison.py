@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import refusal, require
 from pyro_vae.evaluation import Quantity, Result
 from pyro_vae.evaluation.result import TOPICS
 from pyro_vae.experiments.methods import METHODS
@@ -186,10 +186,8 @@ def _protocol_error(kind: type[Result], runs: Mapping[str, Sequence[Result]]) ->
     ]
     (p, a), (q, b) = pairs[min(range(len(pairs)), key=ranks.__getitem__)]
     key, (first, second) = next(iter(_differences(a, b).items()))
-    return ValueError(
-        f"compare: a column must have one protocol, got {key}={first} in {p} and {key}={second} in {q} "
-        f"({kind.method}). Evaluate them alike, or pass --mixed."
-    )
+    got = f"{key}={first} in {p} and {key}={second} in {q} ({kind.method})"
+    return refusal("compare", "a column must have one protocol", got, "Evaluate them alike, or pass --mixed")
 
 
 def _cells(result: Result, base: Result) -> dict[str, Cell]:

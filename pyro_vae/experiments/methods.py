@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pyro_vae import evaluation
+from pyro_vae._core.checks import refusal
 from pyro_vae.evaluation import (
     Calibration,
     Classification,
@@ -126,10 +127,8 @@ def _reference(path: Path, trained: TrainedModel, options: Options) -> Result:
     differing = (key for key, value in expected.items() if key != "guide" and result.protocol.get(key) != value)
     wrong = next(differing, None)
     if wrong:
-        raise ValueError(
-            f"--log_likelihood: must be of this model and these data, got {wrong}={result.protocol.get(wrong)} "
-            f"in {path}, {expected[wrong]} here. Make one by --method ais."
-        )
+        got = f"{wrong}={result.protocol.get(wrong)} in {path}, {expected[wrong]} here"
+        raise refusal("--log_likelihood", "must be of this model and these data", got, "Make one by --method ais")
     return result
 
 
@@ -137,11 +136,10 @@ def _diagnostics(trained: TrainedModel, options: Options) -> list[Result]:
     """Latent diagnostics of the data, calibration on simulated data, and a predictive check."""
     images = trained.images(options["split"], options["num_data"])
     common: Options = {"seed": options["seed"], "protocol": trained.protocol_of(options["split"])}
-    latent = {key: options[key] for key in ("batch_size", "num_samples", "num_decomposed", "num_draws")}
-    ranks = {key: options[key] for key in ("num_simulations", "num_bins")}
+    ranks = {name: options[changes.get("name", name)] for name, changes in _SIMULATION.items()}
     return [
-        latent_diagnostics(trained.vae, images, **latent, **common),
-        simulation_based_calibration(trained.vae, num_samples=options["num_ranks"], **ranks, **common),
+        *_call(latent_diagnostics, trained, options),
+        simulation_based_calibration(trained.vae, **ranks, **common),
         posterior_predictive_check(trained.vae, images, num_samples=options["num_replicates"], **common),
     ]
 

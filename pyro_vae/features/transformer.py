@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from typing_extensions import Self
 
-from pyro_vae._core.checks import check_choice, require
+from pyro_vae._core.checks import check_choice, check_count, require
 from pyro_vae._core.owners import placement
 from pyro_vae.features.encoding import active_dimensions, as_array, decode, encode, log_likelihoods
 from pyro_vae.guides import DiagonalNormalGuide, Guide
@@ -140,7 +140,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if X is not None:
             return transformer.fit(X)
         advice = "Pass X, or active_threshold=None"
-        transformer._require(transformer.active_threshold is None, "active_threshold must have data", "X=None", advice)
+        rule = "active_threshold must have data"
+        require(transformer.active_threshold is None, cls.__name__, rule, "X=None", advice)
         transformer._check_options()
         transformer.vae_, transformer.history_ = vae, []
         transformer.n_features_in_ = math.prod(vae.data_shape)
@@ -188,7 +189,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         check_is_fitted(self)
         Z = check_array(X, dtype=FLOATS, estimator=self, input_name="X")
         num = self.active_.sum()
-        self._require(Z.shape[1] == num, f"X must have {num} features", f"{Z.shape[1]}", "Pass the result of transform")
+        rule, advice = f"X must have {num} features", "Pass the result of transform"
+        require(Z.shape[1] == num, type(self).__name__, rule, Z.shape[1], advice)
         full = np.empty((len(Z), len(self.active_)), dtype=Z.dtype)
         full[:, self.active_] = Z
         if not self.active_.all():
@@ -279,7 +281,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             return (num_features,)
         rule = f"X must have as many features as data_shape={tuple(shape)} has entries"
         advice = "Flatten each datum: X.reshape(len(X), -1)"
-        self._require(math.prod(shape) == num_features, rule, f"{num_features}", advice)
+        require(math.prod(shape) == num_features, type(self).__name__, rule, num_features, advice)
         return tuple(shape)
 
     def _seed(self) -> int:
@@ -289,10 +291,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _check_options(self) -> None:
         check_choice(type(self).__name__, "features", self.features, ("mean", "sample"))
-        for name in ("latent_dim", "epochs", "batch_size", "num_samples"):
-            value = getattr(self, name)
-            valid = isinstance(value, int | np.integer) and int(value) >= 1
-            self._require(valid, f"{name} must be a positive integer", f"{name}={value!r}")
-
-    def _require(self, holds: bool, rule: str, given: str, advice: str = "") -> None:
-        require(holds, type(self).__name__, rule, given, advice)
+        counts = {name: getattr(self, name) for name in ("latent_dim", "epochs", "batch_size", "num_samples")}
+        require(None not in counts.values(), type(self).__name__, f"{', '.join(counts)} must be integers", counts)
+        check_count(type(self).__name__, **counts)

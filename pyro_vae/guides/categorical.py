@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_vae._core.checks import check_choice, refusal, require
+from pyro_vae._core.checks import check_choice, check_positive, refusal
 from pyro_vae.distributions import IndependentOneHotCategorical, RelaxedIndependentOneHotCategorical
 from pyro_vae.distributions.one_hot import split_into_variables
 from pyro_vae.guides.base import AmortizedGuide
@@ -85,7 +85,7 @@ class CategoricalGuide(AmortizedGuide):
         super().__init__(data_shape, latent_dim, param_shape=shape, net=net)
         name = type(self).__name__
         check_choice(name, "estimator", estimator, get_args(Estimator))
-        require(temperature > 0, name, "temperature must be positive", f"temperature={temperature}", "Use 0.5")
+        check_positive(name, temperature=temperature, advice="Use 0.5")
         if straight_through and estimator != "relaxed":
             rule = "straight_through must go with relaxed samples"
             raise refusal(name, rule, f"estimator={estimator!r}", "Use estimator='relaxed'")

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import Normal, TransformedDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_count, refusal, require
+from pyro_vae._core.checks import check_count, check_positive, refusal
 from pyro_vae.distributions import AugmentedPosterior, Leapfrog
 from pyro_vae.guides.base import Guide, check_log_scale_bounds, diagonal_normal
 from pyro_vae.networks import MLP, ContextNetwork, NetworkFactory, Shape, build_network
@@ -76,7 +76,7 @@ class HMCGuide(Guide):
     ) -> None:
         super().__init__(data_shape, latent_dim)
         check_count("HMCGuide", num_steps=num_steps)
-        require(step_size > 0, "HMCGuide", "step_size must be positive", f"step_size={step_size}", "Use 0.1")
+        check_positive("HMCGuide", step_size=step_size, advice="Use 0.1")
         self.num_steps, self.tempering = num_steps, tempering
         self.log_scale_bounds = check_log_scale_bounds("HMCGuide", log_scale_bounds)
         self.net = build_network(net, self.data_shape, (2, latent_dim))

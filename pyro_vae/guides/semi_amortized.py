@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 
-from pyro_vae._core.checks import check_count, refusal, require
+from pyro_vae._core.checks import check_count, check_positive, refusal
 from pyro_vae.distributions import gradient
 from pyro_vae.guides.base import AmortizedGuide, Guide
 from pyro_vae.guides.diagonal_normal import DiagonalNormalGuide
@@ -77,8 +77,7 @@ class SemiAmortizedGuide(Guide):
     ) -> None:
         super().__init__(data_shape, latent_dim)
         check_count("SemiAmortizedGuide", num_steps=num_steps, num_particles=num_particles)
-        for name, value in (("lr", lr), ("clip_norm", clip_norm)):
-            require(value > 0, "SemiAmortizedGuide", f"{name} must be positive", f"{name}={value}")
+        check_positive("SemiAmortizedGuide", lr=lr, clip_norm=clip_norm)
         self.num_steps, self.lr, self.num_particles = num_steps, float(lr), num_particles
         self.clip_norm, self.unrolled = float(clip_norm), unrolled
         self.guide = guide(self.data_shape, latent_dim)

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_count, check_positive
 from pyro_vae.flows import AffineFlow, CouplingFlow, Flow, FlowDistribution, ReverseFlow
 from pyro_vae.flows.coupling import coupling_network
 from pyro_vae.guides.base import AmortizedGuide
@@ -61,7 +61,7 @@ class SplineFlowGuide(AmortizedGuide):
     ) -> None:
         super().__init__(data_shape, latent_dim, param_shape=(2 * latent_dim + context_dim,), net=net)
         check_count("SplineFlowGuide", num_flows=num_flows, context_dim=context_dim, num_bins=num_bins)
-        require(bound > 0, "SplineFlowGuide", "bound must be positive", f"bound={bound}", "Use for example 5.0")
+        check_positive("SplineFlowGuide", bound=bound, advice="Use for example 5.0")
         self.context_dim, self.bound = context_dim, float(bound)
         network = partial(coupling_network, latent_dim, hidden=hidden, num_bins=num_bins, context_dim=context_dim)
         self.couplings = nn.ModuleList(network() for _ in range(num_flows))

@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_count, check_positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.grey_levels import GreyLevels
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
@@ -122,8 +122,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
     ) -> None:
         super().__init__(latent_dim, data_shape)
         check_count("DiscretizedLogisticLikelihood", at_least=2, levels=levels)
-        rule, what = "min_scale must be positive", f"min_scale={min_scale}"
-        require(min_scale > 0, "DiscretizedLogisticLikelihood", rule, what)
+        check_positive("DiscretizedLogisticLikelihood", min_scale=min_scale)
         self.net = build_network(net, (latent_dim,), self.data_shape)
         self.levels, self.min_scale = levels, min_scale
         self.log_scale = nn.Parameter(torch.full(self.data_shape, _LOG_SCALE))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Literal, get_args
 
@@ -10,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_choice, require
+from pyro_vae._core.checks import check_choice, check_positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.grey_levels import stacked_shape, unstacked
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
@@ -47,13 +46,14 @@ class LocationScaleLikelihood(Likelihood):
         self.from_network = scale == "network"
         outputs = stacked_shape(2, self.data_shape) if self.from_network else self.data_shape
         self.net = build_network(net, (latent_dim,), outputs)
-        self.min_scale = self._check_positive("min_scale", min_scale)
+        self.min_scale, self.fixed_scale = float(min_scale), None if isinstance(scale, str) else float(scale)
+        advice = "Use for example 0.1"
+        check_positive(type(self).__name__, min_scale=min_scale, scale=self.fixed_scale, advice=advice)
         if isinstance(scale, str):
             check_choice(type(self).__name__, "scale", scale, get_args(LearnedScale), "Or use a number")
             shape = () if scale == "global" else self.data_shape
             # exp(-1.6) = 0.20: a typical standard deviation of pixels in [0, 1].
             self.log_scale = nn.Parameter(torch.full(shape, -1.6))
-        self.fixed_scale = None if isinstance(scale, str) else self._check_positive("scale", scale)
 
     @abstractmethod
     def family(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
@@ -73,8 +73,3 @@ class LocationScaleLikelihood(Likelihood):
 
     def mean_to_output(self, mean: Tensor) -> Tensor:
         return mean
-
-    def _check_positive(self, name: str, value: float) -> float:
-        rule, what = f"{name} must be positive and finite", f"{name}={value}"
-        require(0 < value < math.inf, type(self).__name__, rule, what, "Use for example 0.1")
-        return float(value)

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.nn.functional import softplus
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_count, check_positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
 from pyro_vae.likelihoods.grey_levels import GreyLevels
@@ -171,7 +171,7 @@ class MixtureOfLogisticsLikelihood(Likelihood):
         name = type(self).__name__
         check_count(name, num_components=num_components)
         check_count(name, at_least=2, levels=levels)
-        require(0 < min_scale < math.inf, name, "min_scale must be positive and finite", f"min_scale={min_scale}")
+        check_positive(name, min_scale=min_scale)
         self.num_components, self.levels, self.min_scale = num_components, levels, min_scale
         image = len(self.data_shape) == 3
         self.num_channels = c = self.data_shape[0] if image else 1

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import pyro
 from torch import Tensor
 
+from pyro_vae._core.checks import check_equal, require
 from pyro_vae._core.param_store import register
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
 from pyro_vae.likelihoods import Likelihood
@@ -113,13 +114,14 @@ class AuxiliarySemiSupervisedVAE(LabelledVAE, ABC):
         label_prior = CategoricalPrior(classifier.latent_dim) if label_prior is None else label_prior
         model = self.program(label_prior, prior, likelihood, auxiliary_model)
         super().__init__(model, AuxiliarySemiSupervisedGuide(classifier, guide, auxiliary, classification_weight))
-        self._require_equal("data_shape", {"likelihood": likelihood.data_shape, "auxiliary": auxiliary.data_shape})
+        name, shapes = type(self).__name__, {"likelihood": likelihood.data_shape, "auxiliary": auxiliary.data_shape}
+        check_equal(name, "data_shape", shapes)
         sizes = {"auxiliary": auxiliary.latent_dim, "auxiliary_model": auxiliary_model.latent_dim}
-        self._require_equal("latent_dim, the size of a", sizes)
+        check_equal(name, "latent_dim (the size of a)", sizes)
         expected = self.data_shape if model.of == "x" else (self.latent_dim,)
-        shape = {"auxiliary_model": auxiliary_model.data_shape}
+        shape = auxiliary_model.data_shape
         rule = f"the model's p(a | ...) must have data_shape={expected}, that of {model.of}"
-        self._require(rule, shape, auxiliary_model.data_shape == expected)
+        require(shape == expected, name, rule, f"auxiliary_model={shape}")
 
     @property
     def auxiliary(self) -> AmortizedGuide:

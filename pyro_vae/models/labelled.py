@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pyro
 import torch
@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution, Unit
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_count, check_equal, check_positive, require
 from pyro_vae._core.param_store import no_registration, register
 from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
@@ -133,8 +133,8 @@ class LabelledVAE(nn.Module, ABC):
         super().__init__()
         self.model, self.guide = model, guide
         self._check_sizes()
-        weight = {"classification_weight": guide.classification_weight}
-        self._require("classification_weight must not be negative", weight, guide.classification_weight >= 0)
+        weight = guide.classification_weight
+        check_positive(type(self).__name__, at_least_zero=True, classification_weight=weight)
 
     @abstractmethod
     def classify(self, x: Tensor) -> Tensor:
@@ -162,18 +162,13 @@ class LabelledVAE(nn.Module, ABC):
         latent = {"prior": model.prior, "likelihood": model.likelihood, "guide": guide.guide}
         shaped = {"likelihood": model.likelihood, "guide": guide.guide, "classifier": guide.classifier}
         classes = {"classifier": guide.classifier, "label_prior": model.label_prior}
-        self._require_equal("latent_dim", {name: piece.latent_dim for name, piece in latent.items()})
-        self._require_equal("data_shape", {name: piece.data_shape for name, piece in shaped.items()})
-        self._require_equal("the number of classes", {name: piece.latent_dim for name, piece in classes.items()})
-        categories = {name: piece.categories for name, piece in classes.items()}
+        name, num_classes = type(self).__name__, "latent_dim (the number of classes)"
+        check_equal(name, "latent_dim", {key: piece.latent_dim for key, piece in latent.items()})
+        check_equal(name, "data_shape", {key: piece.data_shape for key, piece in shaped.items()})
+        check_equal(name, num_classes, {key: piece.latent_dim for key, piece in classes.items()})
         single = all(piece.categories == piece.latent_dim for piece in classes.values())
-        self._require("y must be one variable, whose categories are the classes", categories, single)
-
-    def _require_equal(self, attribute: str, values: Mapping[str, object]) -> None:
-        self._require(f"{', '.join(values)} must share {attribute}", values, len(set(values.values())) == 1)
-
-    def _require(self, rule: str, values: Mapping[str, object], holds: bool) -> None:
-        require(holds, type(self).__name__, rule, ", ".join(f"{name}={value}" for name, value in values.items()))
+        got = ", ".join(f"{key}={piece.categories}" for key, piece in classes.items())
+        require(single, name, "y must be one variable, whose categories are the classes", got)
 
     @property
     def prior(self) -> Prior:

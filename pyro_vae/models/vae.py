@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_equal, require
 from pyro_vae._core.param_store import register
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -154,20 +152,13 @@ class VAE(nn.Module):
 
 def _check_pieces(prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
     pieces = {"prior": prior, "likelihood": likelihood, "guide": guide}
-    _check_equal("latent_dim", {name: piece.latent_dim for name, piece in pieces.items()})
+    check_equal("VAE", "latent_dim", {name: piece.latent_dim for name, piece in pieces.items()})
     categories = {name: getattr(pieces[name], "categories", None) for name in ("prior", "guide")}
     if None not in categories.values():
-        _check_equal("categories", categories)
+        check_equal("VAE", "categories", categories)
     shapes = {"likelihood": likelihood.data_shape, "guide": guide.data_shape}
     if isinstance(prior, VampPrior):
         shapes["pseudo-inputs"] = prior.data_shape
         rule, what = "the guide of a VampPrior must not depend on the model", f"guide={type(prior.guide).__name__}"
         require(not getattr(prior.guide, "needs_model", False), "VAE", rule, what, "Build the prior with another guide")
-    _check_equal("data_shape", shapes)
-
-
-def _check_equal(attribute: str, values: dict[str, Any]) -> None:
-    *names, last = values
-    rule = f"{', '.join(names)} and {last} must share {attribute}"
-    what = ", ".join(f"{name}={value}" for name, value in values.items())
-    require(len(set(values.values())) == 1, "VAE", rule, what, f"Build them with the same {attribute}")
+    check_equal("VAE", "data_shape", shapes)

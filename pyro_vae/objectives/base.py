@@ -9,7 +9,7 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.infer.elbo import logger
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_count, check_positive
 from pyro_vae._core.types import Program
 from pyro_vae.objectives.schedules import ConstantSchedule, Schedule
 
@@ -61,7 +61,7 @@ class Objective(PyroELBO):
         super().__init__(num_particles=num_particles, vectorize_particles=vectorized)
         check_count(type(self).__name__, at_least=self.min_particles, num_particles=num_particles)
         if not isinstance(beta, Schedule):
-            self._require("beta", beta, beta >= 0, "must not be negative")
+            check_positive(type(self).__name__, at_least_zero=True, beta=beta)
         self.schedule = beta if isinstance(beta, Schedule) else ConstantSchedule(beta)
         self.beta = self.schedule(0, 0.0)
         self._beta_tensor: Tensor | None = None
@@ -94,9 +94,6 @@ class Objective(PyroELBO):
     @property
     def _weight(self) -> float | Tensor:
         return self.beta if self._beta_tensor is None else self._beta_tensor
-
-    def _require(self, name: str, value: Any, holds: bool, rule: str, advice: str = "") -> None:
-        require(holds, type(self).__name__, f"{name} {rule}", f"{name}={value}", advice)
 
     def _guess_max_plate_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         level = logger.level

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count
+from pyro_vae._core.checks import check_count, check_positive
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents
 from pyro_vae.objectives.latent_structure import scalar_factors, single_latent
@@ -66,8 +66,7 @@ class BetaTC(PerDatumObjective):
     ) -> None:
         super().__init__(num_particles=num_particles, beta=beta)
         check_count("BetaTC", num_data=num_data)
-        for name, weight in (("alpha", alpha), ("gamma", gamma)):
-            self._require(name, weight, weight >= 0, "must not be negative")
+        check_positive("BetaTC", at_least_zero=True, alpha=alpha, gamma=gamma)
         self.num_data, self.alpha, self.gamma = num_data, float(alpha), float(gamma)
 
     def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:

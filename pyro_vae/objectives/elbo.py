@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import check_positive, refusal
 from pyro_vae._core.modes import takes_plate
 from pyro_vae._core.traces import masked, sites
 from pyro_vae._core.types import Program
@@ -27,9 +27,8 @@ class TraceObjective(Objective):
         self, *, num_particles: int = 1, beta: float | Schedule = 1.0, reconstruction_weight: float = 1.0
     ) -> None:
         super().__init__(num_particles=num_particles, beta=beta)
-        weight = float(reconstruction_weight)
-        self._require("reconstruction_weight", weight, weight >= 0, "must not be negative")
-        self.reconstruction_weight = weight
+        check_positive(type(self).__name__, at_least_zero=True, reconstruction_weight=reconstruction_weight)
+        self.reconstruction_weight = float(reconstruction_weight)
         self._pair: tuple[Program, Program] | None = None
         self._particle_terms: list[Terms] = []
 

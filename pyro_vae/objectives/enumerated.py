@@ -73,7 +73,7 @@ class EnumeratedELBO(PerDatumObjective):
         if len(layout.dims) > 1:
             raise refusal(layout.owner, "the data must be in one plate", f"{len(layout.dims)}", "Use TraceEnumELBO")
         for site in filter(_is_summed, latents(guide_trace)):
-            layout.check_summed(site)
+            layout.check_summed(site, "Use TraceEnumELBO, or sample it")
             if site["infer"].get("num_samples"):
                 rule, what = "an enumerated site must be summed over exactly", f"infer={site['infer']}"
                 raise refusal(layout.owner, rule, what, "Omit num_samples, or use TraceEnumELBO")

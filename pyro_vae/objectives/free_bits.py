@@ -9,7 +9,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae._core.checks import check_choice, refusal
+from pyro_vae._core.checks import check_choice, check_positive, refusal
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents, masked
 from pyro_vae.objectives.latent_structure import scalar_factors
@@ -57,7 +57,7 @@ class FreeBits(PerDatumObjective):
 
     def __init__(self, *, nats: float = 0.5, groups: Groups = "dimension", num_particles: int = 1) -> None:
         super().__init__(num_particles=num_particles)
-        self._require("nats", nats, nats >= 0, "must not be negative", "Use 0.1 to 2")
+        check_positive("FreeBits", at_least_zero=True, nats=nats, advice="Use 0.1 to 2")
         check_choice("FreeBits", "groups", groups, get_args(Groups))
         self.nats, self.groups = float(nats), groups
 

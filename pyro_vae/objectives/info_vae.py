@@ -8,7 +8,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.checks import check_choice, refusal
+from pyro_vae._core.checks import check_choice, check_positive, refusal, require
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.runs import stack_latents
 from pyro_vae._core.traces import latents
@@ -68,10 +68,11 @@ class InfoVAE(PerDatumObjective):
         num_particles: int = 1,
     ) -> None:
         super().__init__(num_particles=num_particles)
-        self._require("alpha", alpha, alpha <= 1, "must be at most 1")
-        self._require("mmd_weight", mmd_weight, alpha + mmd_weight >= 1, "must be at least 1 - alpha")
+        require(alpha <= 1, "InfoVAE", "alpha must be at most 1", f"alpha={alpha}")
+        valid = alpha + mmd_weight >= 1
+        require(valid, "InfoVAE", "mmd_weight must be at least 1 - alpha", f"mmd_weight={mmd_weight}")
         check_choice("InfoVAE", "kernel", kernel, get_args(Kernel))
-        self._require("bandwidth", bandwidth, bandwidth is None or bandwidth > 0, "must be positive or None")
+        check_positive("InfoVAE", bandwidth=bandwidth, advice="Use None for the default")
         self.alpha, self.mmd_weight = float(alpha), float(mmd_weight)
         self.kernel, self.bandwidth = kernel, bandwidth
 

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from pyro_vae._core.checks import require
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Programs
 
@@ -40,7 +41,7 @@ class Renyi(PerDatumObjective):
 
     def __init__(self, *, alpha: float = 0.5, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)
-        self._require("alpha", alpha, not math.isnan(alpha), "must be a number")
+        require(not math.isnan(alpha), "Renyi", "alpha must be a number", f"alpha={alpha}")
         self.alpha = float(alpha)
 
     def _estimate(self, programs: Programs) -> Estimate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal, TypeAlias, get_args
 
-from pyro_vae._core.checks import check_choice, require
+from pyro_vae._core.checks import check_choice, check_positive, require
 
 Unit: TypeAlias = Literal["steps", "epochs"]
 
@@ -108,5 +108,5 @@ class CyclicalSchedule(Schedule):
 
 
 def _check(name: str, length: float, unit: Unit) -> None:
-    require(length > 0, name, "length must be positive", f"length={length}", "Use a number of steps or epochs")
+    check_positive(name, length=length, advice="Use a number of steps or epochs")
     check_choice(name, "unit", unit, get_args(Unit))

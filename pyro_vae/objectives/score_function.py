@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_choice
+from pyro_vae._core.checks import check_choice, require
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective, log_mean_exp
 from pyro_vae.objectives.programs import Programs
 
@@ -54,7 +54,8 @@ class ScoreFunction(PerDatumObjective):
         super().__init__(num_particles=num_particles)
         check_choice("ScoreFunction", "baseline", baseline, get_args(Baseline))
         enough = num_particles > 1 or baseline != "leave-one-out"
-        self._require("num_particles", num_particles, enough, "must be at least 2 for 'leave-one-out'", "Use 4")
+        rule = "num_particles must be at least 2 for 'leave-one-out'"
+        require(enough, "ScoreFunction", rule, f"num_particles={num_particles}", "Use 4")
         self.baseline, self.additive = baseline, baseline != "batch"
 
     def _estimate(self, programs: Programs) -> Estimate:

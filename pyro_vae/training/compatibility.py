@@ -26,40 +26,6 @@ from pyro_vae.objectives import Objective
 from pyro_vae.objectives.per_datum import PerDatumObjective
 
 
-def check_compatibility(
-    objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], *, alone: bool = True
-) -> None:
-    """Raise on an objective whose loss or gradient would silently be wrong.
-
-    The programs are run once on the batch, without side effects.
-
-    Args:
-        objective: the objective.
-        model: Pyro model.
-        guide: Pyro guide.
-        args: a batch.
-        alone: whether one process trains; several share a batch.
-
-    Raises:
-        ValueError: the objective is invalid for this pair; the message names one to use instead.
-
-    References:
-        Pyro: deep universal probabilistic programming (Bingham et al., 2019). https://arxiv.org/abs/1810.09538
-
-    Example:
-        >>> import torch
-        >>> from pyro.infer import Trace_ELBO
-        >>> from pyro_vae import VAE
-        >>> from pyro_vae.guides import DiagonalNormalGuide
-        >>> from pyro_vae.likelihoods import BernoulliLikelihood
-        >>> from pyro_vae.priors import StandardNormalPrior
-        >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
-        >>> check_compatibility(Trace_ELBO(), vae.model, vae.guide, (torch.ones(7, 5),))
-    """
-    check_additive(objective, alone=alone)
-    check_pair(objective, examine(objective, model, guide, args, Owners(model=model, guide=guide)))
-
-
 def check_additive(objective: ELBO, *, alone: bool) -> None:
     """Raise on an objective that is not a sum over the data, if several processes share a batch.
 

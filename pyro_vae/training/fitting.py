@@ -12,7 +12,7 @@ from pyro.infer import ELBO as PyroELBO
 from torch import Tensor
 from torch.optim import Adam
 
-from pyro_vae._core.checks import check_choice, check_count, require
+from pyro_vae._core.checks import check_choice, check_count, check_positive, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import join
 from pyro_vae._core.owners import placement
@@ -185,9 +185,8 @@ def _train(
 
 
 def _check_settings(settings: Settings) -> None:
-    clip_norm, patience, validation = settings.clip_norm, settings.patience, settings.validation
-    positive = clip_norm is None or clip_norm > 0
-    require(positive, "fit", "clip_norm must be positive", f"clip_norm={clip_norm}", "Use None for no limit")
+    patience, validation = settings.patience, settings.validation
+    check_positive("fit", clip_norm=settings.clip_norm, advice="Use None for no limit")
     rule, advice = "patience requires validation data", "Pass some, or patience=None"
     require(patience is None or validation is not None, "fit", rule, "validation=None", advice)
     check_choice("fit", "lr_schedule_unit", settings.lr_schedule_unit, ("epoch", "step"))
