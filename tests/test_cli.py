@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from inspect import signature
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 import torch
 import yaml
 
+from pyro_vae.cli import errors
+from pyro_vae.cli import main as main_module
 from pyro_vae.cli.main import main
 from pyro_vae.cli.train_options import parse_args
 from pyro_vae.experiments.experiment import default_options, load_run
@@ -455,3 +458,24 @@ def test_pseudo_inputs_start_at_training_data(tmp_path: Path) -> None:
     assert main(["train", *QUICK, *vamp, "--out", str(tmp_path / "run")]) == 0
     u = load_run(tmp_path / "run").vae.prior.pseudo_inputs
     assert ((u - 0.02).abs().minimum((u - 0.98).abs()) < 1e-5).all()  # binary images, off the flat ends of the sigmoid
+
+
+def test_a_rejected_value_of_a_nested_component_is_the_users(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--objective", "BetaELBO", "--objective.beta", "LinearWarmUp", "--objective.beta.length", "0"]
+    line = _error_line(capsys, "train", *argv)
+    assert line.startswith("LinearWarmUp: length must be positive and finite, got length=0.0.")
+
+
+def test_a_component_may_exit_with_a_message(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def leave(argv: list[str]) -> None:
+        sys.exit("bye")
+
+    monkeypatch.setitem(main_module._COMMANDS, "sample", leave)
+    assert main(["sample"]) == 1
+    assert capsys.readouterr().err == "bye\n"
+
+
+def test_components_beside_the_dependencies_are_not_libraries() -> None:
+    site = sysconfig.get_path("purelib")
+    assert errors._is_library(f"{site}/torch/nn/modules/linear.py")
+    assert not errors._is_library(f"{site}/my_package/guide.py")

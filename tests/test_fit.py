@@ -547,3 +547,20 @@ def test_a_pair_that_cannot_be_validated_raises_before_training() -> None:
     ):
         fit(model, guide, torch.randn(20), validation=torch.randn(5), batch_size=5, epochs=1)
     assert len(calls) <= 2  # of the examination
+
+
+def test_an_iterable_is_read_once_before_the_first_epoch() -> None:
+    class Counted:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def __iter__(self):
+            self.count += 1
+            return iter([torch.randn(10, 4)] * 2)
+
+        def __len__(self) -> int:
+            return 2
+
+    batches, vae = Counted(), _vae()
+    fit(vae.model, vae.guide, batches, epochs=3, engine="eager")
+    assert batches.count == 1 + 3

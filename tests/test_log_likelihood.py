@@ -6,12 +6,13 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, data, log_likelihood
-from pyro_vae.evaluation import LogLikelihood
+from pyro_vae.evaluation import LogLikelihood, Result
 from pyro_vae.evaluation.streaming import WeightSummary
 from pyro_vae.evaluation.weights import LogWeights
 from pyro_vae.guides import DiagonalNormalGuide
@@ -261,3 +262,20 @@ def test_a_gain_is_the_mean_difference_with_its_standard_error(exact: LinearGaus
     assert one.gain(one) == (0.0, 0.0)
     with pytest.raises(ValueError, match=r"^LogLikelihood: both results must be of the same data, got 30 and 29 data"):
         one.gain(other)
+
+
+def test_numpy_integers_are_counts_and_seeds(exact: LinearGaussian, tmp_path) -> None:
+    x = exact.data(5)
+    sizes = {"num_samples": 6, "batch_size": 3, "chunk_size": 4, "seed": 2}
+    expected = log_likelihood(exact.vae.model, exact.vae.guide, x, **sizes)
+    sizes = {name: np.int64(size) for name, size in sizes.items()}
+    result = log_likelihood(exact.vae.model, exact.vae.guide, x, **sizes)
+    assert torch.equal(result.log_likelihood, expected.log_likelihood)
+    result.save(tmp_path / "result.json")
+    assert LogLikelihood.load(tmp_path / "result.json").protocol == expected.protocol
+
+
+def test_a_file_that_is_not_json_is_named(tmp_path) -> None:
+    (tmp_path / "result.json").write_text("nope")
+    with pytest.raises(ValueError, match=r"^Result: the file must be JSON, got .*result\.json"):
+        Result.load(tmp_path / "result.json")

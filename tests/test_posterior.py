@@ -221,3 +221,15 @@ def test_thinned_draws_lie_further_apart() -> None:
     x = case.data(1)
     rough, thin = (posterior_samples(case.vae.model, None, x, thinning=n, **sizes) for n in (1, 8))
     assert thin.effective_sample_size > 1.5 * rough.effective_sample_size
+
+
+def test_samples_that_coincide_give_no_harmonic_estimate() -> None:
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.ones(len(x), 1), 1e-17).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    sizes = {"num_samples": 64, "num_fitted": 64, "num_chains": 8, "num_steps": 2, "warmup": 2}
+    result = harmonic_log_likelihood(model, None, torch.zeros(2, 1), engine="eager", **sizes)
+    assert result.log_likelihood.isnan().all()
+    assert result.summary()["pareto_k_above_0.7"] == 1.0

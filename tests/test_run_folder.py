@@ -140,3 +140,10 @@ def test_nonfinite_metrics_are_valid_json(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     run.append_metrics({"a": float("-inf"), "b": float("nan")})
     assert run.metrics() == [{"a": "-inf", "b": None}]
+
+
+def test_a_damaged_line_of_metrics_is_named(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    (run.path / "metrics.jsonl").write_text('{"epoch": 1}\nnope\n')
+    with pytest.raises(ValueError, match=r"^RunFolder: metrics\.jsonl must hold one JSON record a line, got .*jsonl"):
+        run.metrics()

@@ -36,10 +36,11 @@ def isolated_rng(seed: int | None = None, *, validate: bool = False) -> Iterator
 def reseed(seed: int, number: int) -> None:
     """Seed the generators for the ``number``-th part of a computation, within :func:`isolated_rng`."""
     # (seed, number) = (0, 1) and (1, 0) must give different streams
-    _seed_all((seed * 1_000_003 + number) % 2**63)
+    _seed_all((int(seed) * 1_000_003 + number) % 2**63)
 
 
 def _seed_all(seed: int) -> None:
+    seed = int(seed)  # a NumPy integer, say
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # torch.manual_seed would also store a seed for uninitialised CUDA
         torch.cuda.manual_seed_all(seed)

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> None:
     """Write a file by temporary file, fsync and rename: a crash at any instant leaves the old file or the new one.
@@ -50,7 +52,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def json_ready(value: Any) -> Any:
-    """Replace NaN by None and infinities by strings that ``float`` parses, so that the value can be serialised as JSON.
+    """Replace NaN by None, infinities by strings that ``float`` parses, and NumPy scalars by numbers, for JSON.
 
     Example:
         >>> json_ready({"a": [1.0, float("inf")], "b": float("nan")})
@@ -60,6 +62,7 @@ def json_ready(value: Any) -> Any:
         return {key: json_ready(item) for key, item in value.items()}
     if isinstance(value, list):
         return [json_ready(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

@@ -22,8 +22,15 @@ from pyro_vae._core.version import __version__
 from pyro_vae.training import NonFiniteError
 
 _log_folder: ContextVar[Path | None] = ContextVar("log_folder", default=None)
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_SITES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
+_STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
+_DEPENDENCIES = {
+    *("torch", "torchvision", "pyro", "sklearn", "scipy", "safetensors", "jsonargparse", "matplotlib", "tqdm"),
+    *("numpy", "PIL", "yaml", "jinja2", "tabulate", "tensorboard", "sympy", "opt_einsum"),
+}
 _RERAISING = ("pyro_vae._core.pair", "pyro_vae._core.failures")  # modules that add the batch to a program's error
+# of the parser, for a component that is one of several types of an option; its own error is the last of the list
+_REJECTED_VALUE = re.compile(r"^Does not validate .*^  - (\w+: [^\n]+)\nGiven value type", re.DOTALL | re.MULTILINE)
 _OUT_OF_MEMORY = re.compile("can't allocate memory|not enough memory|Storage size calculation overflowed")
 
 
@@ -46,6 +53,8 @@ def describe(error: Exception, argv: Sequence[str]) -> tuple[str, int]:
         return str(origin), 1
     if isinstance(origin, MemoryError | torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(origin)):
         return f"pyro-vae: out of memory ({_shortened(origin)}). Use a smaller batch or model.", 2
+    if reason := _REJECTED_VALUE.search(str(origin)):
+        return reason[1], 2
     if isinstance(origin, OSError) or _is_deliberate(origin):
         return one_line(error), 2
     return _report(error, origin, argv), 70
@@ -107,8 +116,11 @@ def _innermost(error: BaseException) -> TracebackType:
 
 
 def _is_library(filename: str) -> bool:
-    package = str(Path(__file__).parents[1])
-    return filename.startswith(("<", *_LIBRARIES)) and not filename.startswith(package)
+    """Whether a file belongs to Python or to a dependency; components of the user may be installed beside these."""
+    site = next((site for site in _SITES if filename.startswith(site)), None)
+    if site is not None:
+        return Path(filename).relative_to(site).parts[0] in _DEPENDENCIES
+    return filename.startswith(("<", *_STANDARD)) and not filename.startswith(str(Path(__file__).parents[1]))
 
 
 def _flat(error: BaseException) -> str:

@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             _COMMANDS[command](arguments)
-    except SystemExit as stop:  # argparse has printed the help
-        return int(stop.code or 0)
+    except SystemExit as stop:  # argparse has printed the help; a component may exit with a message
+        return stop.code if isinstance(stop.code, int) else _fail(stop.code, 1) if stop.code else 0
     except KeyboardInterrupt as stop:
         return _fail(f"pyro-vae: interrupted{f', {stop}' if stop.args else ''}", 130)
     except BrokenPipeError:  # a reader such as head has closed the output

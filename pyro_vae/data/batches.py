@@ -108,6 +108,7 @@ class Batches:
         self.data = self._as_data(data)
         self.axes: Axes | None = None  # of the data in the batches of an iterable; set once they are determined
         check_count("Batches", batch_size=batch_size)
+        self.batch_size = int(batch_size)  # torch splits by no NumPy integer
         self._check_dtype()
         self._check_data(data)
 
@@ -179,7 +180,7 @@ class Batches:
 
     def _generator(self, device: torch.device | str, epoch: int) -> torch.Generator:
         # Seeds of consecutive runs and epochs must not coincide: (0, 1) is not (1, 0).
-        return torch.Generator(device).manual_seed(((self.shuffle_seed or 0) * 1_000_003 + epoch) % 2**63)
+        return torch.Generator(device).manual_seed((int(self.shuffle_seed or 0) * 1_000_003 + epoch) % 2**63)
 
     def _arguments(self, batch: Any) -> tuple[Any, ...]:
         args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)

@@ -186,8 +186,14 @@ def _estimate(fitted: Chains, fresh: Chains) -> dict[str, Tensor]:
 
 
 def _log_kernel_density(samples: Tensor, points: Tensor) -> Tensor:
-    """Log-density at ``points``, ``(..., dim)``, of a kernel density estimate from ``samples``, flattened."""
+    """Log-density at ``points``, ``(..., dim)``, of a kernel density estimate from ``samples``, flattened.
+
+    NaN if the samples coincide to the precision of their dtype.
+    """
+    epsilon = torch.finfo(samples.dtype).eps
     samples, points = (u.flatten(0, -2).double().cpu() for u in (samples, points))
+    if bool((samples.std(0) <= 10 * epsilon * samples.abs().amax(0)).any()):  # rounding decides their distances
+        return torch.full((len(points),), torch.nan, dtype=points.dtype)
     return torch.as_tensor(fit_kernel_density(samples).logpdf(points.T.numpy()))
 
 

@@ -166,7 +166,10 @@ class Result(ABC):
         Raises:
             ValueError: the file holds another kind of result, or no result.
         """
-        content = json.loads(Path(path).read_text())
+        try:
+            content = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise refusal(cls.__name__, "the file must be JSON", f"{path} ({error})") from None
         method = content.get("method", "importance") if isinstance(content, dict) else None
         kind = next((k for k in (cls, *cls.__subclasses__()) if getattr(k, "method", None) == method), None)
         if kind is None or "per_datum" not in content:

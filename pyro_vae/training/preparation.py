@@ -41,10 +41,10 @@ def prepare(
     Raises:
         ValueError: naming what must be changed.
     """
-    args, _ = first_batch(batches)
+    args, index = first_batch(batches)
     check_additive(objective, alone=alone)
     check_autoguide(batches, model, guide, args)
-    args, parameters = _find_parameters(batches, objective, model, guide)
+    args, parameters = _find_parameters(batches, objective, model, guide, args, index)
     batches.axes = data_axes(parameters.pair)
     if is_local(parameters.pair):
         batches.shuffle_seed = None
@@ -56,9 +56,8 @@ def prepare(
 
 
 def _find_parameters(
-    batches: Batches, objective: ELBO, model: Program, guide: Program
+    batches: Batches, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...], index: Tensor | None
 ) -> tuple[tuple[Any, ...], ParameterSet]:
-    args, index = first_batch(batches)
     try:
         return args, ParameterSet(objective, model, guide, args)
     except SupportError as error:

@@ -152,9 +152,16 @@ class RunFolder:
             file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read the lines of ``metrics.jsonl``."""
+        """Read the lines of ``metrics.jsonl``.
+
+        Raises:
+            ValueError: a line is damaged.
+        """
         file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        try:
+            return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        except ValueError as error:
+            raise refusal("RunFolder", "metrics.jsonl must hold one JSON record a line", f"{file} ({error})") from None
 
     def _sync_metrics(self) -> int:
         with self._open_metrics() as file:
