@@ -611,7 +611,7 @@ def test_rounding_does_not_decide_how_an_autoguide_runs(name: str) -> None:
     guide = _autoguide(name)
     for seed in range(20):
         torch.manual_seed(seed)
-        assert ImportanceWeights(_mixed_model, guide, (MIXED,)).runs(NUM).way == "vectorised"
+        assert ImportanceWeights(_mixed_model, guide, (MIXED,)).runs(NUM).mode == "vectorised"
 
 
 @EVERY_AUTOGUIDE
@@ -661,7 +661,7 @@ def test_the_advice_after_a_batch_that_is_too_small_can_be_followed(name: str) -
     """The failed training must not have initialised the guide for the batch."""
     x = torch.tensor([1.0, -0.5, 0.3, 0.8])
     guide = AUTOGUIDES[name](_one_normal)
-    with pytest.raises(ValueError, match=r"^fit: .* requires all data in one batch .* Use batch_size=len\(data\)"):
+    with pytest.raises(ValueError, match=r"^fit: .* requires all data in one batch, .* Use batch_size=len\(data\)"):
         fit(_one_normal, guide, x, epochs=1, batch_size=2, engine="eager")
     fit(_one_normal, guide, x, epochs=1, batch_size=len(x), engine="eager")
 
