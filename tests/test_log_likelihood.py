@@ -13,7 +13,8 @@ from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, data, log_likelihood
 from pyro_vae.evaluation import LogLikelihood, Result
-from pyro_vae.evaluation.streaming import WeightSummary
+from pyro_vae.evaluation.pareto import pareto_k, tail_length
+from pyro_vae.evaluation.streaming import BUFFER_SIZE, WeightSummary
 from pyro_vae.evaluation.weights import LogWeights
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
@@ -279,3 +280,13 @@ def test_a_file_that_is_not_json_is_named(tmp_path) -> None:
     (tmp_path / "result.json").write_text("nope")
     with pytest.raises(ValueError, match=r"^Result: the file must be JSON, got .*result\.json"):
         Result.load(tmp_path / "result.json")
+
+
+def test_the_tail_is_that_of_all_chunks() -> None:
+    num = 3 * BUFFER_SIZE
+    log_weights = torch.randn(num, 2).double().square()
+    summary = WeightSummary(num)
+    for chunk in log_weights.split(BUFFER_SIZE // 2):
+        summary.add(LogWeights(chunk, torch.zeros_like(chunk)))
+    expected = pareto_k(log_weights.topk(tail_length(num) + 1, dim=0).values, num)
+    torch.testing.assert_close(summary.result()["pareto_k"], expected, rtol=0, atol=1e-12)

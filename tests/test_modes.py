@@ -298,3 +298,21 @@ def test_a_guide_whose_transforms_take_one_batch_dimension_is_flattened(invertib
     exact = dist.MultivariateNormal(torch.zeros(6), weight.T @ weight + torch.eye(6)).log_prob(x)
     assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
     assert result.protocol["way"] == "flattened"
+
+
+def test_a_site_within_a_plate_of_its_own_is_not_summed_out() -> None:
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            with pyro.plate("parts", 3, dim=-2):
+                y = pyro.sample("y", dist.Categorical(logits=torch.zeros(2)), infer={"enumerate": "parallel"})
+                pyro.sample("x", dist.Normal(z + y.to(x), 1.0), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    with pytest.raises(
+        ValueError, match=r"summed out must be in the plate of the data alone, got site 'y' in 2 plates"
+    ):
+        log_likelihood(model, guide, torch.randn(5, 3), num_samples=10)
