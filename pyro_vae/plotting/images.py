@@ -44,7 +44,7 @@ def reconstructions(vae: VAE, images: Tensor, *, num: int = 10, caption: str = "
         vae: the model, for data ``(C, H, W)``, C 1 or 3, or ``(H, W)``.
         images: ``(N, *data_shape)``, on the model's device.
         num: number of images, from the first.
-        caption: printed below.
+        caption: printed below; in a run that of ``evaluation.caption.caption_of``.
 
     Raises:
         ValueError: the data are not images, or ``num`` or N is 0.
