@@ -479,3 +479,11 @@ def test_components_beside_the_dependencies_are_not_libraries() -> None:
     site = sysconfig.get_path("purelib")
     assert errors._is_library(f"{site}/torch/nn/modules/linear.py")
     assert not errors._is_library(f"{site}/my_package/guide.py")
+
+
+def test_a_schedule_that_divides_by_zero_is_the_users(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    argv = [*QUICK, "--lr_schedule", "StepLR", "--lr_schedule.step_size", "0", "--out", str(tmp_path / "run")]
+    assert main(["train", *argv]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("torch.optim.lr_scheduler: ")
+    assert line.endswith("Check the arguments of --optimizer and --lr_schedule.")

@@ -57,6 +57,8 @@ def describe(error: Exception, argv: Sequence[str]) -> tuple[str, int]:
         return reason[1], 2
     if isinstance(origin, OSError) or _is_deliberate(origin):
         return one_line(error), 2
+    if isinstance(origin, ArithmeticError) and (module := _module(origin)).startswith("torch.optim."):
+        return f"{module}: {_flat(origin)}. Check the arguments of --optimizer and --lr_schedule.", 2
     return _report(error, origin, argv), 70
 
 
@@ -69,14 +71,20 @@ def one_line(error: Exception) -> str:
 
 def _origin(error: Exception) -> Exception:
     """The error of a program, if it was raised again with the batch that the program failed on."""
-    cause, module = error.__cause__, _innermost(error).tb_frame.f_globals.get("__name__")
+    cause, module = error.__cause__, _module(error)
     is_program_error = isinstance(cause, Exception) and not isinstance(cause, ValueError) and module in _RERAISING
     return cause if is_program_error else error  # type: ignore[return-value]
 
 
+def _module(error: Exception) -> str:
+    """The module that raised the error."""
+    name: str = _innermost(error).tb_frame.f_globals.get("__name__", "")
+    return name
+
+
 def _is_deliberate(error: Exception) -> bool:
-    innermost = _innermost(error)
-    code, module = innermost.tb_frame.f_code, innermost.tb_frame.f_globals.get("__name__", "")
+    innermost, module = _innermost(error), _module(error)
+    code = innermost.tb_frame.f_code
     checks_options = module.split(".")[0] == "pyro_vae" or module.startswith("torch.optim.")
     is_raise = opname[code.co_code[innermost.tb_lasti]] == "RAISE_VARARGS"
     return isinstance(error, ValueError | TypeError | RuntimeError) and checks_options and is_raise
