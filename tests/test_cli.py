@@ -129,6 +129,7 @@ def test_every_option_of_training_reaches_fit(tmp_path: Path, monkeypatch: pytes
         options_of_fit.update(options)
         raise KeyboardInterrupt
 
+    default_options()  # the parser takes the options from the signature of fit
     monkeypatch.setattr("pyro_vae.experiments.experiment.fit", record)
     expected = {"epochs": 7, "batch_size": 11, "clip_norm": 0.5, "patience": 3, "seed": 5, "checkpoint_seconds": 2.5}
     argv = [word for name, value in expected.items() for word in (f"--{name}", str(value))]

@@ -367,3 +367,12 @@ def test_a_monitor_sees_eval_mode_and_changes_no_random_number():
     modes = []
     assert trained(True) == trained(False)
     assert modes == [False, False]
+
+
+@pytest.mark.parametrize("objective", [objectives.EnumeratedELBO, objectives.TraceEnumELBO])
+def test_the_loss_of_summed_labels_is_rate_plus_distortion(objective):
+    case, bound = MixtureOfLinearGaussians(inflate=1.3), objective()
+    x, _ = case.data(8)
+    loss = bound.differentiable_loss(case.vae.model, case.vae.guide, x)
+    assert bound.terms.kl > 0
+    assert float(loss.detach()) == pytest.approx(float(bound.terms.kl - bound.terms.reconstruction), abs=1e-9)
