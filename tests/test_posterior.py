@@ -226,7 +226,7 @@ def test_thinned_draws_lie_further_apart() -> None:
 def test_samples_that_coincide_give_no_harmonic_estimate() -> None:
     def model(x):
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.ones(len(x), 1), 1e-17).to_event(1))
+            z = pyro.sample("z", dist.Normal(torch.ones(len(x), 1), 4e-16).to_event(1))  # two steps of float64
             pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
     sizes = {"num_samples": 64, "num_fitted": 64, "num_chains": 8, "num_steps": 2, "warmup": 2}

@@ -133,8 +133,8 @@ def nearest(bug: Bug, sources: dict[str, str]) -> Nearest:
     """The most similar text that occurs once: in the bug's file, else in files of that name, else in any file."""
     same_name = [file for file in sources if Path(file).name == Path(bug.file).name]
     files = [bug.file] if bug.file in sources else same_name or list(sources)
-    found = (Nearest(file, text, ratio) for file in files for text, ratio in _similar(bug.text, sources[file]))
-    return max(found, key=lambda near: near.ratio, default=Nearest(bug.file, "", 0.0))
+    candidates = (Nearest(file, text, ratio) for file in files for text, ratio in _similar(bug.text, sources[file]))
+    return max(candidates, key=lambda near: near.ratio, default=Nearest(bug.file, "", 0.0))
 
 
 def _similar(text: str, source: str) -> Iterator[tuple[str, float]]:
