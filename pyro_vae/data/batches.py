@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -14,56 +15,32 @@ from torch.utils.data import Dataset
 
 from pyro_vae._core.axes import Axes, leading
 from pyro_vae._core.checks import check_count, refusal, require
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.splitting import stream_seed
 
 Data: TypeAlias = ImageSet | Tensor | Iterable[Any]
 _END = object()
-Fetch: TypeAlias = Callable[[Tensor], tuple[Any, ...]]
+_BLOCK_BYTES, _MAX_BLOCK = 4_000_000, 64  # of the batches that are fetched together
 
 
 class Batch:
-    """One batch; its data are fetched at the first access.
+    """One batch.
 
     Args:
-        args: the arguments of a program, the data first; None if ``fetch`` provides them.
+        args: the arguments of a program, the data first.
         index: positions of the data in the data set; None if unknown.
-        fetch: function from an index to the arguments.
         axes: the dimension of the data in each argument; None for the first dimension of the first tensor.
-
-    Raises:
-        ValueError: neither ``args`` nor ``index`` with ``fetch``.
 
     Example:
         >>> import torch
-        >>> x = torch.arange(10.0)
-        >>> batch = Batch(index=torch.tensor([3, 1]), fetch=lambda index: (x[index],))
-        >>> len(batch), batch.args
-        (2, (tensor([3., 1.]),))
+        >>> len(Batch((torch.arange(10.0),)))
+        10
     """
 
-    def __init__(
-        self,
-        args: tuple[Any, ...] | None = None,
-        *,
-        index: Tensor | None = None,
-        fetch: Fetch | None = None,
-        axes: Axes | None = None,
-    ) -> None:
-        fetchable = index is not None and fetch is not None
-        require(
-            args is not None or fetchable, "Batch", "must have args, or index and fetch", "neither", "Pass Batch((x,))"
-        )
-        self._args, self.index, self.fetch, self._axes = args, index, fetch, axes
+    def __init__(self, args: tuple[Any, ...], *, index: Tensor | None = None, axes: Axes | None = None) -> None:
+        self.args, self.index, self._axes = args, index, axes
         self._length: int | None = None if index is None else len(index)
-
-    @property
-    def args(self) -> tuple[Any, ...]:
-        """The arguments of a program; binary pixels are sampled at the first access."""
-        if self._args is None:
-            assert self.fetch is not None
-            assert self.index is not None
-            self._args = self.fetch(self.index)
-        return self._args
 
     @property
     def axes(self) -> Axes:
@@ -146,14 +123,42 @@ class Batches:
         if not isinstance(self.data, ImageSet | Tensor):
             yield from islice(self._iterate(number), start, None)
             return
-        for index in self._order(number).split(self.batch_size)[start:]:
-            yield Batch(index=index, fetch=self.fetch, axes=self.axes)
+        indices = self._order(number).split(self.batch_size)
+        size = self._block_size()
+        for block in range(start // size, -(-len(indices) // size)):
+            part = indices[block * size : (block + 1) * size]
+            batches = self._fetch_block(part, number, block)
+            yield from islice(batches, max(0, start - block * size), None)
+
+    def _block_size(self) -> int:
+        """Number of batches that are fetched at once, of up to some millions of bytes; 1 in the order of the data."""
+        if self.shuffle_seed is None:
+            return 1
+        shape = self.data.data_shape if isinstance(self.data, ImageSet) else self.data.shape[1:]  # type: ignore[union-attr]
+        size = math.prod(shape) * self.batch_size * (self.dtype or torch.get_default_dtype()).itemsize
+        return max(1, min(_MAX_BLOCK, _BLOCK_BYTES // max(1, size)))
+
+    def _fetch_block(self, indices: Sequence[Tensor], epoch: int, block: int) -> Iterator[Batch]:
+        """Fetch consecutive batches with few tensor operations, whose cost in Python a single batch would not pay.
+
+        The random numbers of shuffled data, such as those of dynamic binarization, depend on (seed, epoch, block)
+        alone, so that a resumed training draws them again.
+        """
+        index = indices[0] if len(indices) == 1 else torch.cat(list(indices))
+        if self.shuffle_seed is None:
+            args = self.fetch(index)
+        else:
+            with isolated_rng(stream_seed(int(self.shuffle_seed), f"block {block} of epoch {epoch}")):
+                args = self.fetch(index)
+        sizes = [len(i) for i in indices]
+        for i, parts in zip(indices, zip(*(a.split(sizes) for a in args), strict=True), strict=True):
+            yield Batch(parts, index=i, axes=self.axes)
 
     def fetch(self, index: Tensor) -> tuple[Tensor, ...]:
         """The data at ``index`` of an image set or a tensor, as the arguments of a program."""
         if isinstance(self.data, ImageSet):
             return self.data.arguments(index, dtype=self.dtype)
-        return (self.data[index],)  # type: ignore[index]
+        return (self.data.index_select(0, index),)  # type: ignore[union-attr]
 
     def _iterate(self, epoch: int) -> Iterator[Batch]:
         """Batches of an iterable, whose random numbers depend on (seed, epoch) alone, not on draws in between."""

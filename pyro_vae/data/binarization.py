@@ -56,11 +56,13 @@ def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: in
     if protocol == "threshold":
         half = 0.5 if images.images.is_floating_point() else images.max_value / 2
         return _binary(images, images.images > half)
-    dynamic = replace(images, dynamic=True)
     if protocol == "dynamic" and split == "train":
-        return dynamic
-    pixels = dynamic.batch(slice(None), dtype=torch.uint8, generator=stream(seed, f"binarize {split}"))
-    return _binary(images, pixels)
+        return replace(images, dynamic=True)
+    # Recorded results depend on these pixels: the formula must not change. As rand < 1, so is u = max_value.
+    generator = stream(seed, f"binarize {split}")
+    noise = torch.rand(images.images.shape, generator=generator, dtype=torch.float32, device="cpu")
+    top = 1 if images.images.is_floating_point() else images.max_value
+    return _binary(images, noise.to(images.device) * top < images.images)
 
 
 def _binary(images: ImageSet, pixels: torch.Tensor) -> ImageSet:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
+from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
 
@@ -115,11 +116,15 @@ class ImageSet:
         dtype = torch.get_default_dtype() if dtype is None else dtype
         pixels = _take(self.images, index)  # (B, *data_shape)
         if self.dynamic:
-            device = self.device if generator is None else generator.device
-            noise = torch.rand(pixels.shape, generator=generator, device=device, dtype=torch.float32)
-            # rand < 1 strictly, and so is the product in float32: u = max_value gives 1 and u = 0 gives 0
-            return (noise.to(self.device) * self._scale < pixels).to(dtype)
+            return self._sample(pixels, dtype, generator)
         return pixels.to(dtype) if self._scale == 1 else pixels.to(dtype) / self._scale
+
+    def _sample(self, pixels: Tensor, dtype: torch.dtype, generator: torch.Generator | None) -> Tensor:
+        if not pixels.is_floating_point():
+            return sample_pixels(pixels, self.max_value, dtype=dtype, generator=generator)
+        device = self.device if generator is None else generator.device
+        noise = torch.rand(pixels.shape, generator=generator, device=device, dtype=torch.float32)
+        return (noise.to(self.device) < pixels).to(dtype)
 
     def mean(self, *, dtype: torch.dtype | None = None) -> Tensor:
         """Mean over the set of the expectation of :meth:`batch`.
@@ -167,4 +172,10 @@ class ImageSet:
 
 
 def _take(values: Tensor, index: Index) -> Tensor:
-    return values[index.to(values.device) if isinstance(index, Tensor) else index]
+    if not isinstance(index, Tensor):
+        return values[index]
+    index = index.to(values.device)
+    if index.dtype != torch.int64 or index.dim() != 1:
+        return values[index]
+    # thirty times as fast as brackets, but without negative positions
+    return values.index_select(0, torch.where(index < 0, index + len(values), index))

@@ -19,9 +19,13 @@ def stream(seed: int, name: str) -> torch.Generator:
         >>> bool((a == b).all())
         True
     """
+    return torch.Generator(device="cpu").manual_seed(stream_seed(seed, name))
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """The 32-bit seed of the stream of that name."""
     # hashed, since torch's CPU generator keeps 32 bits of a seed, and seed + k would share streams between seeds
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:4], "big"))
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big")
 
 
 def hold_out(count: int, size: int, *, seed: int, name: str) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,10 @@ from pyro_vae.training.engines.select import EngineName, resolve_engine
 from pyro_vae.training.state import TrainingState
 
 _ENTRIES = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
-_EARLIER = {"engine": "eager", "precision": "fp32", "accumulate": 1}  # of runs that did not store these settings
+_EARLIER = {  # of runs that did not store these settings
+    **{"engine": "eager", "precision": "fp32", "accumulate": 1},
+    **{"lr_warmup": 0, "skip_norm": None, "ema": None},
+}
 
 
 def checkpoint(state: TrainingState, identity: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from pyro_vae.training.loss import check_objective
 from pyro_vae.training.parameters import OptimizerFactory
 from pyro_vae.training.progress import check_tensorboard
 from pyro_vae.training.run_folder import RunFolder
-from pyro_vae.training.trainer import Monitor, ScheduleFactory, Settings, Trainer
+from pyro_vae.training.settings import Monitor, ScheduleFactory, Settings
+from pyro_vae.training.trainer import Trainer
 
 RunOption: TypeAlias = RunFolder | str | Path | Callable[[], RunFolder] | None
 
@@ -58,7 +59,10 @@ def fit(
     optimizer: OptimizerFactory = Adam,
     lr_schedule: ScheduleFactory | None = None,
     lr_schedule_unit: Literal["epoch", "step"] = "epoch",
+    lr_warmup: int = 0,
     clip_norm: float | None = None,
+    skip_norm: float | None = None,
+    ema: float | None = None,
     validation: Data | None = None,
     patience: int | None = None,
     monitor: Monitor | None = None,
@@ -102,7 +106,11 @@ def fit(
         lr_schedule: builds the learning-rate schedule from the optimizer, such as
             ``partial(CosineAnnealingLR, T_max=100)``.
         lr_schedule_unit: whether the schedule counts epochs or steps.
-        clip_norm: largest norm of the gradient of all parameters together.
+        lr_warmup: number of steps over which the learning rate increases linearly to its value.
+        clip_norm: largest norm of the gradient of all parameters together; a larger one is scaled down.
+        skip_norm: norm of the gradient above which a step is skipped; the record of the epoch counts these steps.
+        ema: decay of an exponential moving average of the parameters, such as 0.999. Validation, monitor and the
+            final weights are those of the average; the run folder keeps the others as ``weights-raw.safetensors``.
         validation: data whose ELBO is computed after each epoch.
         patience: stop after this number of epochs without a better validation ELBO, and restore the best weights.
         monitor: called after each epoch in eval mode, with separate random numbers; the numbers that it returns by
@@ -151,7 +159,10 @@ def fit(
         optimizer=optimizer,
         lr_schedule=lr_schedule,
         lr_schedule_unit=lr_schedule_unit,
+        lr_warmup=lr_warmup,
         clip_norm=clip_norm,
+        skip_norm=skip_norm,
+        ema=ema,
         validation=validation,
         patience=patience,
         monitor=monitor,
@@ -164,6 +175,7 @@ def fit(
         progress=progress,
     )
     check_count("fit", epochs=epochs, batch_size=batch_size, patience=patience, accumulate=accumulate)
+    check_count("fit", at_least=0, lr_warmup=lr_warmup)
     _check_settings(settings)
     if tensorboard:
         check_tensorboard(run)
@@ -180,13 +192,13 @@ def _train(
         trainer = Trainer(model, guide, batches, settings, ranks)
         trainer.attach(_open_run(run) if ranks.first else None, resume=resume)
         history = trainer.train()
-    stopped: Literal["epochs", "patience"] = "patience" if trainer.out_of_patience() else "epochs"
+    stopped: Literal["epochs", "patience"] = "patience" if trainer.validation.out_of_patience() else "epochs"
     return FitResult(history, trainer.state.best["epoch"], stopped)
 
 
 def _check_settings(settings: Settings) -> None:
     patience, validation = settings.patience, settings.validation
-    check_positive("fit", clip_norm=settings.clip_norm, advice="Use None for no limit")
+    check_positive("fit", clip_norm=settings.clip_norm, skip_norm=settings.skip_norm, advice="Use None for no limit")
     rule, advice = "patience requires validation data", "Pass some, or patience=None"
     require(patience is None or validation is not None, "fit", rule, "validation=None", advice)
     check_choice("fit", "lr_schedule_unit", settings.lr_schedule_unit, ("epoch", "step"))

@@ -41,11 +41,8 @@ class Snapshot(NamedTuple):
     buffers: list[Tensor]
 
 
-def take_snapshot(engine: Engine, steps: Sequence[Step], buffers: Sequence[Tensor]) -> Snapshot:
+def take_snapshot(buffers: Sequence[Tensor]) -> Snapshot:
     """Store what :func:`rewind_to_last` needs."""
-    if engine.stride == 1:
-        for batch in steps[0].batches:
-            _ = batch.args  # sampled before the random state is stored, and kept by the batch
     return Snapshot(rng_state(), [buffer.clone() for buffer in buffers])
 
 

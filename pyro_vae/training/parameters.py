@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
@@ -107,10 +107,10 @@ class ParameterSet:
         """Start to record which parameters receive a gradient."""
         self._idle = set(self.tensors)
 
-    def notice_gradients(self) -> None:
-        """Record the parameters that received a gradient in the last step."""
+    def notice_gradients(self, reached: Sequence[bool]) -> None:
+        """Record which parameters, in the order of ``tensors``, received a gradient in the last step."""
         if self._idle:
-            self._idle -= {name for name in self._idle if self.tensors[name].grad is not None}
+            self._idle -= {name for name, flag in zip(self.tensors, reached, strict=True) if flag}
 
     def warn_idle(self) -> None:
         """Warn once of the parameters that received no gradient so far."""

@@ -123,28 +123,30 @@ class RunFolder:
         self._truncate_metrics(int(state[_METRICS_BYTES]))
         return state
 
-    def save_weights(self, weights: dict[str, Tensor]) -> None:
-        """Write ``weights.safetensors``."""
+    def save_weights(self, weights: dict[str, Tensor], *, raw: bool = False) -> None:
+        """Write ``weights.safetensors``; or, of a training that averages them, the last ``weights-raw.safetensors``."""
         # Clones, because safetensors refuses tensors that share memory (a VampPrior contains the guide).
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-        write_atomically(self.path / "weights.safetensors", save_safetensors(tensors), overwrite=True)
+        write_atomically(self._weights(raw), save_safetensors(tensors), overwrite=True)
 
-    def load_weights(self) -> dict[str, Tensor]:
-        """Read ``weights.safetensors``.
+    def load_weights(self, *, raw: bool = False) -> dict[str, Tensor]:
+        """Read ``weights.safetensors``, or ``weights-raw.safetensors``.
 
         Raises:
-            FileNotFoundError: the run has no weights yet.
+            FileNotFoundError: the run has no weights yet, or was trained without ``ema``.
             ValueError: the file is damaged.
         """
-        file = self.path / "weights.safetensors"
+        file = self._weights(raw)
         if not file.is_file():
-            raise FileNotFoundError(
-                f"RunFolder: {self.path} must hold weights.safetensors, got no such file. Train it first."
-            )
+            advice = "Only trainings with ema have raw ones" if raw else "Train it first"
+            raise FileNotFoundError(f"RunFolder: {self.path} must hold {file.name}, got no such file. {advice}.")
         try:
             return load_safetensors(file.read_bytes())
         except Exception as error:
             raise _unreadable(file, error) from None
+
+    def _weights(self, raw: bool) -> Path:
+        return self.path / ("weights-raw.safetensors" if raw else "weights.safetensors")
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``."""

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae._core.contexts import rng_state, set_rng_state
+from pyro_vae.training.average import WeightAverage
 from pyro_vae.training.engines.base import StepResult
 from pyro_vae.training.parameters import ParameterSet
 
@@ -19,17 +20,18 @@ class EpochMeter:
     """Sums over an epoch, so that every mean is over data and not over batches."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {"data": 0.0, "loss": 0.0, "reconstruction": 0.0, "kl": 0.0, "seconds": 0.0}
+        names = ("data", "loss", "reconstruction", "kl", "seconds", "skipped")
+        self.sums: dict[str, float] = dict.fromkeys(names, 0.0)
         self.has_terms = True  # whether the objective reports reconstruction and KL
 
     def add(self, result: StepResult, num_data: int) -> None:
         """Add the result of a step."""
         self.sums["data"] += num_data
-        self.sums["loss"] += float(result.loss)
-        self.has_terms = result.terms is not None
-        if result.terms is not None:
-            self.sums["reconstruction"] += float(result.terms.reconstruction)
-            self.sums["kl"] += float(result.terms.kl)
+        self.sums["loss"] += result.loss
+        self.sums["skipped"] += result.skipped
+        self.has_terms = result.kl is not None
+        self.sums["reconstruction"] += result.reconstruction or 0.0
+        self.sums["kl"] += result.kl or 0.0
 
     def means(self) -> dict[str, float]:
         """Means so far in nats per datum, and examples per second."""
@@ -59,6 +61,7 @@ class TrainingState:
         position: number of batches of the current epoch that have been used.
         best: best validation ELBO, its epoch, and its weights if training stops early.
         meter: sums over the current epoch.
+        average: average of the weights, if any.
     """
 
     parameters: ParameterSet
@@ -69,6 +72,7 @@ class TrainingState:
     position: int = 0
     best: dict[str, Any] = field(default_factory=_no_best)
     meter: EpochMeter = field(default_factory=EpochMeter)
+    average: WeightAverage | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The state and that of torch's generators, as plain values and tensors."""
@@ -80,6 +84,7 @@ class TrainingState:
             "best": self.best,
             "progress": {**{name: getattr(self, name) for name in _POSITION}, **self.meter.sums},
             "has_terms": self.meter.has_terms,
+            "average": self.average.tensors if self.average else None,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -96,5 +101,7 @@ class TrainingState:
         self.best, sums = saved["best"], dict(saved["progress"])
         for name in _POSITION:
             setattr(self, name, int(sums.pop(name)))
-        self.meter.sums, self.meter.has_terms = sums, saved["has_terms"]
+        self.meter.sums, self.meter.has_terms = {**self.meter.sums, **sums}, saved["has_terms"]
+        if self.average:
+            self.average.load(saved["average"])
         self.optimizer._opt_called = self.step > 0  # type: ignore[attr-defined]  # else the schedule warns that no step was taken

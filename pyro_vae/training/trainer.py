@@ -3,61 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, nullcontext
+from typing import Any
 
-from pyro.infer import ELBO as PyroELBO
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_vae._core.checks import require
-from pyro_vae._core.contexts import interruptible, isolated_rng
+from pyro_vae._core.contexts import interruptible
 from pyro_vae._core.distributed import Ranks
-from pyro_vae._core.precision import Precision
 from pyro_vae._core.types import Program
-from pyro_vae.data.batches import Batches, Data
-from pyro_vae.evaluation import log_likelihood
+from pyro_vae.data.batches import Batches
 from pyro_vae.objectives import Objective
+from pyro_vae.training.average import WeightAverage
 from pyro_vae.training.checkpoint import checkpoint, restore
 from pyro_vae.training.engines.base import Engine, Step, StepResult
 from pyro_vae.training.engines.base import restore as restore_tensors
 from pyro_vae.training.engines.rows import take_rows
 from pyro_vae.training.engines.select import EngineName, build_engine, resolve_engine
 from pyro_vae.training.nonfinite import diagnose, rewind_to_last, take_snapshot
-from pyro_vae.training.parameters import OptimizerFactory, build_optimizer
+from pyro_vae.training.parameters import build_optimizer
 from pyro_vae.training.preparation import check_validation, no_batch, prepare
-from pyro_vae.training.progress import Progress, Recorder, monitor_numbers
+from pyro_vae.training.progress import Progress, Recorder
 from pyro_vae.training.run_folder import RunFolder
+from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import EpochMeter, TrainingState
 from pyro_vae.training.steps import epochs_before, remaining_steps
 from pyro_vae.training.structure import StructureCheck
-
-ScheduleFactory = Callable[[Optimizer], LRScheduler]
-Monitor = Callable[[], Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options of a training; the arguments of the same names of :func:`pyro_vae.fit`."""
-
-    epochs: int
-    objective: PyroELBO
-    optimizer: OptimizerFactory
-    lr_schedule: ScheduleFactory | None
-    lr_schedule_unit: Literal["epoch", "step"]
-    clip_norm: float | None
-    validation: Data | None
-    patience: int | None
-    monitor: Monitor | None
-    seed: int
-    accumulate: int
-    engine: EngineName
-    precision: Precision
-    checkpoint_seconds: float
-    tensorboard: bool
-    progress: bool | None
+from pyro_vae.training.validation import Validation
+from pyro_vae.training.warm_up import scaled_rate, warm_up_factor
 
 
 class Trainer:
@@ -80,7 +54,9 @@ class Trainer:
         self.args, self.parameters = prepare(batches, self.objective, model, guide, alone=ranks.alone)
         optimizer = build_optimizer(settings.optimizer, list(self.parameters.tensors.values()))
         scheduler = settings.lr_schedule(optimizer) if settings.lr_schedule else None
-        self.state = TrainingState(self.parameters, optimizer, scheduler)
+        average = None if settings.ema is None else WeightAverage(settings.ema, self.parameters.tensors)
+        self.state = TrainingState(self.parameters, optimizer, scheduler, average=average)
+        self.validation = Validation(model, guide, self.state, settings)
         by_step = self._is_plateau() and settings.lr_schedule_unit == "step"
         value, advice = "lr_schedule_unit='step'", "Use lr_schedule_unit='epoch'"
         require(not by_step, "fit", "ReduceLROnPlateau must count epochs", value, advice)
@@ -91,10 +67,6 @@ class Trainer:
 
     def _is_plateau(self) -> bool:
         return isinstance(self.state.scheduler, ReduceLROnPlateau)
-
-    def _plate_name(self) -> str | None:
-        plate = self.parameters.pair.data_plate()
-        return None if plate is None else plate.name
 
     def attach(self, run: RunFolder | None, *, resume: bool) -> None:
         """Write to a run folder from now on; with ``resume``, restore its last checkpoint first.
@@ -128,15 +100,13 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """Settings that must not change between a run and its resumption."""
         return {
-            "seed": self.settings.seed,
+            **self.settings.identity(),
             "batch_size": self.batches.batch_size,
             "num_data": self.batches.num_data,
             "optimizer": type(self.state.optimizer).__name__,
             "lr_schedule": type(self.state.scheduler).__name__,
             "objective": type(self.objective).__name__,
             "engine": self.engine_name,
-            "precision": self.settings.precision,
-            "accumulate": self.settings.accumulate,
         }
 
     def train(self) -> list[dict[str, Any]]:
@@ -148,7 +118,7 @@ class Trainer:
             recorder = stack.enter_context(closing(Recorder(self.run, tensorboard=self.settings.tensorboard)))
             interrupted = stack.enter_context(interruptible())
             self._saved_at = time.monotonic()
-            while self.state.epoch < self.settings.epochs and not self.out_of_patience():
+            while self.state.epoch < self.settings.epochs and not self.validation.out_of_patience():
                 self._epoch(engine, bar, interrupted)
                 recorder.add(self._finish_epoch())
                 self._save_if_due(interrupted)
@@ -175,6 +145,9 @@ class Trainer:
             list(self.parameters.tensors.values()),
             args=self.args,
             clip_norm=self.settings.clip_norm,
+            skip_norm=self.settings.skip_norm,
+            average=self.state.average,
+            accumulate=self.settings.accumulate,
             precision=self.settings.precision,
             ranks=self.ranks,
             owners=self.parameters.owners,
@@ -184,11 +157,13 @@ class Trainer:
 
     def _epoch(self, engine: Engine, bar: Progress, interrupted: list[int]) -> None:
         self.parameters.owners.training(True)
+        self._buffers = self.parameters.buffers()
         engine.check = self.state.epoch == 0  # every datum once
         if self.state.epoch == 1 or self._runs_user_code():
             engine.recheck()
         clock = time.perf_counter()
         by_steps = self.state.scheduler is not None and self.settings.lr_schedule_unit == "step"
+        by_steps = by_steps or warm_up_factor(self.state.step, self.settings.lr_warmup) < 1
         size, accumulate = 1 if by_steps else engine.stride, self.settings.accumulate
         for steps in remaining_steps(self.batches, self.state, accumulate=accumulate, size=size):
             self._run(engine, steps)
@@ -207,10 +182,12 @@ class Trainer:
         return self.state.epoch > 0 and (hooks or self.batches.num_data is None)  # an iterable is user code
 
     def _run(self, engine: Engine, steps: list[Step]) -> None:
-        buffers = self.parameters.buffers()
-        before = take_snapshot(engine, steps, buffers)
+        buffers = self._buffers
+        before = take_snapshot(buffers)
+        factor = warm_up_factor(self.state.step, self.settings.lr_warmup)
         try:
-            results = engine.run(steps)
+            with scaled_rate(self.state.optimizer, factor):
+                results = engine.run(steps)
         except ValueError:  # a program rejected the batch: undo its changes of running statistics
             restore_tensors(buffers, before.buffers)
             raise
@@ -220,13 +197,13 @@ class Trainer:
                 self.save()
                 rows = [take_rows(batch, self.ranks) for batch in step.batches]
                 raise diagnose(engine.loss, rows, self.parameters.tensors, self.state.step)
-            self._count(step, result)
+            self._count(step, result, engine.reached)
 
-    def _count(self, step: Step, result: StepResult) -> None:
+    def _count(self, step: Step, result: StepResult, reached: Sequence[bool]) -> None:
         if self.state.step == 0:
             self.parameters.await_gradients()
         if self.state.epoch == 0:
-            self.parameters.notice_gradients()
+            self.parameters.notice_gradients(reached)
         self.state.meter.add(result, len(step))
         self.state.step, self.state.position = self.state.step + 1, self.state.position + len(step.batches)
         if self.state.scheduler and self.settings.lr_schedule_unit == "step":
@@ -237,15 +214,14 @@ class Trainer:
             self.parameters.warn_idle()
         self.state.epoch, self.state.position = self.state.epoch + 1, 0
         record: dict[str, Any] = {"epoch": self.state.epoch, "step": self.state.step, **self.state.meter.means()}
-        record |= {"seconds": self.state.meter.sums["seconds"], "lr": float(self.state.optimizer.param_groups[0]["lr"])}
+        rate = float(self.state.optimizer.param_groups[0]["lr"])
+        rate *= warm_up_factor(self.state.step - 1, self.settings.lr_warmup)
+        record |= {"seconds": self.state.meter.sums["seconds"], "lr": rate}
         if isinstance(self.objective, Objective):
             record["beta"] = self.objective.beta
-        if self.settings.validation is not None:
-            record["validation_elbo"] = self._validate(self.settings.validation)
-        if self.settings.monitor is not None:
-            with self.parameters.owners.evaluating(), isolated_rng(self.settings.seed):
-                record |= monitor_numbers(self.settings.monitor(), record)
-            self.parameters.check_same()
+        if self.settings.skip_norm is not None:
+            record["skipped"] = int(self.state.meter.sums["skipped"])
+        record |= self.validation.numbers(record)
         if self.settings.lr_schedule_unit == "epoch":
             self._step_schedule(record)
         self.state.meter = EpochMeter()
@@ -258,22 +234,10 @@ class Trainer:
         elif scheduler is not None:
             scheduler.step()
 
-    def _validate(self, data: Data) -> float:
-        options = {"batch_size": 1000, "seed": self.settings.seed, "data_plate": self._plate_name()}
-        result = log_likelihood(self.model, self.guide, data, num_samples=1, **options)  # type: ignore[arg-type]
-        elbo = result.mean("elbo")
-        if elbo > self.state.best["elbo"]:
-            weights = {k: t.clone() for k, t in self.parameters.weights().items()} if self.settings.patience else None
-            self.state.best = {"elbo": elbo, "epoch": self.state.epoch, "weights": weights}
-        return elbo
-
-    def out_of_patience(self) -> bool:
-        """Whether the validation ELBO has not improved for ``patience`` epochs."""
-        patience, best = self.settings.patience, self.state.best["epoch"] or 0
-        return patience is not None and self.state.epoch - best >= patience
-
     def _finish(self) -> None:
         self.save()
+        if self.state.average is not None:
+            self.state.average.apply()
         if self.state.best["weights"] is not None:
             self.parameters.load(self.state.best["weights"])
         if self.run:
@@ -292,5 +256,8 @@ class Trainer:
         if self.run is None:
             return
         self.run.save_state(checkpoint(self.state, self._identity()))
-        self.run.save_weights(self.state.best["weights"] or self.parameters.weights())
+        if self.state.average is not None:
+            self.run.save_weights(self.parameters.weights(), raw=True)
+        with self.state.average.applied() if self.state.average else nullcontext():
+            self.run.save_weights(self.state.best["weights"] or self.parameters.weights())
         self._saved_at = time.monotonic()

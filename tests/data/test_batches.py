@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyro_vae.data.batches import Batch, Batches
+from pyro_vae.data import ImageSet
+from pyro_vae.data import batches as module
+from pyro_vae.data.batches import Batches
 
 
 def _order(seed: int, epoch: int, start: int = 0) -> list[int]:
@@ -30,7 +32,29 @@ def test_without_a_seed_the_order_is_that_of_the_data() -> None:
     assert torch.equal(torch.cat(args), torch.arange(10.0))
 
 
-def test_an_empty_batch_raises():
-    for options in ({}, {"index": torch.arange(3)}, {"fetch": lambda index: (index,)}):
-        with pytest.raises(ValueError, match=r"Batch: must have args, or index and fetch"):
-            Batch(**options)
+def test_batches_do_not_depend_on_the_number_that_is_fetched_together(monkeypatch) -> None:
+    x = torch.arange(50.0)
+    results = []
+    for size in (1, 3, 64):
+        monkeypatch.setattr(module, "_MAX_BLOCK", size)
+        batches = Batches(ImageSet(x.reshape(50, 1)), 7, shuffle_seed=1)
+        results.append([torch.cat([batch.index, batch.args[0].squeeze(1)]) for batch in batches.epoch(2, start=4)])
+    assert len(results[0]) == 4
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 7])
+def test_binary_samples_are_repeated_from_any_start(start: int) -> None:
+    images = ImageSet(torch.full((30, 4), 100, dtype=torch.uint8), dynamic=True)
+    batches = Batches(images, 4, shuffle_seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_MAX_BLOCK", 3)
+        before = torch.get_rng_state()
+        epoch = [batch.args[0] for batch in batches.epoch(2)]
+        assert all(map(torch.equal, epoch[start:], [batch.args[0] for batch in batches.epoch(2, start=start)]))
+        assert torch.equal(before, torch.get_rng_state())
+        other = torch.cat([batch.args[0] for batch in batches.epoch(3)])
+        assert not torch.equal(torch.cat(epoch), other)
+        blocks = [torch.cat(epoch[:3]), torch.cat(epoch[3:6])]
+        assert not torch.equal(*blocks)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.data import ImageSet
+from pyro_vae.data import ImageSet, random_pixels
 
 
 @pytest.fixture
@@ -72,12 +72,24 @@ def test_dynamic_pixels_are_one_with_probability_u_over_max(scale):
     assert abs(total) < 4.5  # most sensitive to a bias common to all pixels
 
 
-@pytest.mark.parametrize("noise", [0.0, 1 - 2**-24], ids=["least", "most"])
-def test_extreme_noise_does_not_change_black_and_white(noise, monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.full(shape, noise))
+@pytest.mark.parametrize("scale", [1, 2, 16, 100, 200, 254, 255])
+def test_the_ones_among_all_bytes_are_in_exact_proportion(scale, monkeypatch):
+    """Every byte occurs once, those that are drawn again are replaced in turn: u of u_max samples are ones."""
+    kept = 256 - 256 % scale
+    filler = torch.arange(kept, dtype=torch.uint8)
+    sources = [torch.arange(256, dtype=torch.uint8), filler[: 256 - kept]]
+    monkeypatch.setattr(random_pixels, "_random_bytes", lambda count, *rest: sources.pop(0))
+    values = torch.full((256,), scale // 2 + 1, dtype=torch.uint8).clamp(max=scale)
+    samples = random_pixels.sample_pixels(values, scale, dtype=torch.int64)
+    assert samples[:kept].sum() * scale == kept * int(values[0])
+    assert torch.equal(samples[kept:], (filler[: 256 - kept] % scale < values[0]).long())
+
+
+def test_black_and_white_are_never_noisy():
     for scale in range(1, 256):
-        images = ImageSet(torch.tensor([[0, scale]], dtype=torch.uint8), max_value=scale, dynamic=True)
-        assert images.batch([0]).tolist() == [[0.0, 1.0]]
+        pixels = torch.tensor([[0, scale]] * 300, dtype=torch.uint8)
+        samples = random_pixels.sample_pixels(pixels, scale, dtype=torch.int64)
+        assert samples.unique(dim=0).tolist() == [[0, 1]]
 
 
 def test_dynamic_floating_pixels_are_probabilities():

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import Optimizer
+from torch.nn.utils import get_total_norm
 
 from pyro_vae._core.checks import require
 from pyro_vae._core.contexts import isolated_rng
@@ -20,8 +19,8 @@ from pyro_vae._core.shared_random import Share
 from pyro_vae._core.support import SupportError
 from pyro_vae.data.batches import Batch
 from pyro_vae.objectives import Objective, Terms
-from pyro_vae.training.engines.fused_adam import Update
 from pyro_vae.training.engines.rows import count_rows, take_rows
+from pyro_vae.training.engines.update import Update, summary
 from pyro_vae.training.loss import Gradients, LossFunction, accumulate_gradients, as_stored
 
 _ALONE = Ranks()
@@ -33,14 +32,18 @@ class StepResult:
 
     Attributes:
         loss: sum of the loss over the data of the step, in nats.
-        terms: reconstruction and KL, summed over the data of the step; None if the objective does not record them.
+        reconstruction: that term of the ELBO, summed over the data; None if the objective does not record its terms.
+        kl: the other term.
         finite: whether loss and gradient were finite and the data in the likelihood's support; if not, the step changed
             no parameter.
+        skipped: whether the gradient's norm exceeded the limit, so that the step changed no parameter.
     """
 
-    loss: Tensor
-    terms: Terms | None
+    loss: float
+    reconstruction: float | None
+    kl: float | None
     finite: bool
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Step:
 
     batches: Sequence[Batch]
     progress: tuple[int, float] | None = None
+
+    @property
+    def number(self) -> int | None:
+        """Number of earlier steps; None if unknown."""
+        return None if self.progress is None else self.progress[0]
 
     def __len__(self) -> int:
         """Number of data."""
@@ -78,25 +86,23 @@ class Engine(ABC):
 
     Args:
         loss: the loss function.
-        optimizer: an optimizer of the loss function's parameters.
-        clip_norm: largest norm of the whole gradient; None for no limit.
+        update: the update of the loss function's parameters.
         ranks: the processes that share every batch; their gradients are summed.
 
     Attributes:
         name: the engine in effect; ``"eager"`` if recording failed.
         stride: preferred number of steps per call of :meth:`run`.
         check: whether the support of the data is checked, with a message that names the datum.
+        reached: for each parameter, whether the loss of the last step depended on it.
     """
 
     name: str
     stride: int = 1
 
-    def __init__(
-        self, loss: LossFunction, optimizer: Optimizer, *, clip_norm: float | None = None, ranks: Ranks = _ALONE
-    ) -> None:
-        self.loss, self.optimizer, self.clip_norm, self.ranks = loss, optimizer, clip_norm, ranks
+    def __init__(self, loss: LossFunction, update: Update, *, ranks: Ranks = _ALONE) -> None:
+        self.loss, self.update, self.ranks = loss, update, ranks
         self.check = True
-        self._update = Update(optimizer, loss.parameters)
+        self.reached: Sequence[bool] = ()
 
     @abstractmethod
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
@@ -109,6 +115,14 @@ class Engine(ABC):
     @abstractmethod
     def gradients(self, args: tuple[Any, ...], share: Share | None = None) -> Gradients:
         """Loss and gradient of one batch, or of one process's share of it."""
+
+    def result(self, values: Tensor) -> StepResult:
+        """The result of a step from its :func:`summary`."""
+        loss, reconstruction, kl, norm, finite = values.tolist()
+        skipped = bool(finite) and self.update.skips(norm)
+        if getattr(self.loss.objective, "terms", None) is None:
+            return StepResult(loss, None, None, bool(finite), skipped)
+        return StepResult(loss, reconstruction, kl, bool(finite), skipped)
 
     def step(self, args: tuple[Any, ...]) -> StepResult:
         """Take one step on the batch ``args``, a tuple."""
@@ -155,19 +169,19 @@ class StepwiseEngine(Engine, ABC):
         return results
 
     def _step(self, step: Step) -> StepResult:
-        if isinstance(self.loss.objective, Objective) and step.progress is not None:
-            self.loss.objective.set_progress(*step.progress)
+        self._set_progress(step)
         for parameter in self.loss.parameters:
             parameter.grad = None  # before the new gradients, which take its memory
         total = self._gradients(step)
-        for parameter, gradient in zip(self.loss.parameters, total.gradients, strict=True):
-            parameter.grad = gradient
-        finite = bool(total.finite)
-        if finite:
-            if self.clip_norm is not None:
-                clip_grads_with_norm_(self.loss.parameters, self.clip_norm, total.norm)
-            self._update(total.gradients)
-        return StepResult(total.loss, total.terms, finite)
+        self.reached = [gradient is not None for gradient in total.gradients]
+        result = self.result(summary(total))
+        if result.finite and not result.skipped:
+            self.update(total, self.update.weight(step.number))
+        return result
+
+    def _set_progress(self, step: Step) -> None:
+        if isinstance(self.loss.objective, Objective) and step.progress is not None:
+            self.loss.objective.set_progress(*step.progress)
 
     def _gradients(self, step: Step) -> Gradients:
         """Loss and gradient of a step, over all processes."""

@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.recording import RecordingError
 from pyro_vae._core.shared_random import Share
 from pyro_vae.data.batches import Batch
-from pyro_vae.objectives import Objective, Terms
+from pyro_vae.objectives import Objective
 from pyro_vae.training.engines.base import Engine, Step, StepResult, restore
 from pyro_vae.training.engines.compiled import Recording, record, warn_eager
 from pyro_vae.training.engines.eager import EagerEngine
+from pyro_vae.training.engines.update import Update, summary
 from pyro_vae.training.loss import Gradients, LossFunction, accumulate_gradients
 
 Replay = Callable[[], None]
@@ -26,17 +26,17 @@ _WARM_UP_STEPS = 3  # steps that create the optimizer's state and the libraries'
 
 
 class CudaGraphEngine(Engine):
-    """Captures data, binarization, loss, gradient, checks and optimizer of many steps in one CUDA graph.
+    """Captures loss, gradient, checks and update of many steps in one CUDA graph.
 
     The recorded operations of a :class:`~pyro_vae.training.CompiledEngine` are captured, so that a step costs no
-    Python and no launches. Data on the device are fetched by index inside the graph; other batches are copied into it.
-    After a step that is not finite, all later ones of the group change nothing.
+    Python and no launches; the batches of a group are copied to the graph's memory. After a step that is not finite,
+    all later ones of the group change nothing.
 
     Args:
         loss: the loss function, on a CUDA device.
-        optimizer: a fused or capturable optimizer of the loss function's parameters.
+        update: the update of the loss function's parameters, by a fused or capturable optimizer.
         batch: a batch of the usual shape.
-        clip_norm: largest norm of the whole gradient; None for no limit.
+        whole: whether each step takes one batch, so that the update can be recorded too.
         capture: captures a function without arguments and returns its replay; torch's CUDA graphs by default.
 
     References:
@@ -46,19 +46,18 @@ class CudaGraphEngine(Engine):
     def __init__(
         self,
         loss: LossFunction,
-        optimizer: Optimizer,
+        update: Update,
         batch: Batch,
         *,
-        clip_norm: float | None = None,
+        whole: bool = True,
         capture: Callable[[Replay], Replay] | None = None,
     ) -> None:
-        super().__init__(loss, optimizer, clip_norm=clip_norm)
+        super().__init__(loss, update)
         self.name, self.stride, self._capture = "cuda-graph", 32, capture or capture_cuda_graph
-        self._recording: Recording | None = record(loss, batch)
+        self._recording: Recording | None = record(loss, batch, update=update if whole else None)
         self._graphs: dict[Any, _Group] = {}
         self._num_warm = 0
-        self._eager = EagerEngine(loss, optimizer, clip_norm=clip_norm)
-        _make_capturable(optimizer)
+        self._eager = EagerEngine(loss, update)
 
     def recheck(self) -> None:
         if self._recording is not None:
@@ -90,8 +89,7 @@ class CudaGraphEngine(Engine):
         """Compare the recording with the program on a batch, without advancing the random numbers of the steps."""
         assert self._recording is not None
         with isolated_rng():
-            args = batch.args if batch.fetch is None or batch.index is None else batch.fetch(batch.index)
-            if self._recording.follow(None, *args):
+            if self._recording.follow(None, *batch.args):
                 self._graphs = {}  # they replay the recording before
 
     def _run_group(self, steps: Sequence[Step]) -> list[StepResult]:
@@ -99,19 +97,23 @@ class CudaGraphEngine(Engine):
         kinds = [_kind(step) for step in steps[: self.stride]]
         whole = len(kinds) == self.stride and len(set(kinds)) == 1 and self._num_warm >= _WARM_UP_STEPS
         chosen = steps[: self.stride] if whole else steps[:1]
-        key = (kinds[0], len(chosen))
+        assert self._recording is not None
+        key = (kinds[0], len(chosen), self._recording.takes_steps)
         group = self._graphs.get(key) or self._graphs.setdefault(key, self._new_group(chosen))
         group.fill(chosen)
+        self.reached = self._recording.reached
         if self._num_warm < _WARM_UP_STEPS:
             results = group.read(group.body)
-            self._num_warm += results[-1].finite
+            self._num_warm += results[-1].finite and not results[-1].skipped
             return results
         return group.read(group.replay(self._capture))
 
     def _new_group(self, steps: Sequence[Step]) -> _Group:
         """Allocate a group, and record what it needs, which is impossible during a capture."""
-        group = _Group(self, steps)
         assert self._recording is not None
+        if not self._recording.takes_steps:
+            _make_capturable(self.update.optimizer)
+        group = _Group(self, steps, recorded=self._recording.takes_steps)
         with isolated_rng():
             for batch_input in group.inputs[0]:
                 self._recording.prepare(None, *batch_input.args())
@@ -121,44 +123,70 @@ class CudaGraphEngine(Engine):
         buffers = [buffer.clone() for buffer in self.loss.buffers]
         self._eager.check = self.check
         results = self._eager.run([step])
+        self.reached = self._eager.reached
         if not results[-1].finite:
             restore(self.loss.buffers, buffers)
         return results
 
-    def update(self, total: Gradients, ok: Tensor) -> None:
-        """Apply a gradient if ``ok`` holds, on the device."""
-        for parameter, gradient in zip(self.loss.parameters, total.gradients, strict=True):
-            parameter.grad = gradient
-        if self.clip_norm is not None:
-            clip_grads_with_norm_(self.loss.parameters, self.clip_norm, total.norm)
-        if self._num_warm < _WARM_UP_STEPS and not ok:  # the optimizer's state begins with a step that is taken
+    def take(self, batches: Sequence[tuple[tuple[Any, ...], int]], numbers: Tensor, alive: Tensor) -> Tensor:
+        """Take a step on the device if ``alive``; return its summary, with whether it was finite.
+
+        Args:
+            batches: the arguments and the length of each batch.
+            numbers: those of :meth:`Update.numbers`.
+            alive: whether all earlier steps of the group were finite.
+        """
+        recording = self._recording
+        assert recording is not None
+        if recording.takes_steps and len(batches) == 1:
+            numbers[0].mul_(alive)
+            return recording.replay(numbers, None, *batches[0][0])[1]
+        parts = [(recording(None, *args), length) for args, length in batches]
+        total = accumulate_gradients(parts, sum(length for _, length in batches))
+        apply = alive & total.finite
+        if self.update.skip_norm is not None:
+            apply = apply & (total.norm <= self.update.skip_norm)
+        self._apply(total, numbers[1], apply)
+        return summary(total)
+
+    def _apply(self, total: Gradients, weight: Tensor, apply: Tensor) -> None:
+        """Update by torch's optimizer if ``apply`` holds, on the device."""
+        if self._num_warm < _WARM_UP_STEPS and not apply:  # the optimizer's state begins with a step that is taken
             return
-        if all(group.get("fused") for group in self.optimizer.param_groups):  # fused kernels skip a step by themselves
-            self.optimizer.found_inf, self.optimizer.grad_scale = (~ok).float(), None  # type: ignore[attr-defined]
-            self.optimizer.step()
-            del self.optimizer.found_inf, self.optimizer.grad_scale  # type: ignore[attr-defined]
+        optimizer = self.update.optimizer
+        if all(group.get("fused") for group in optimizer.param_groups):  # fused kernels skip a step by themselves
+            optimizer.found_inf, optimizer.grad_scale = (~apply).float(), None  # type: ignore[attr-defined]
+            with _unchanged_unless(apply, self.update.averages):
+                self.update(total, weight)
+            del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
         else:
-            with _unchanged_unless(ok, _tensors(self.optimizer)):
-                self.optimizer.step()
+            with _unchanged_unless(apply, [*_tensors(optimizer), *self.update.averages]):
+                self.update(total, weight)
 
 
 class _Group:
     """Steps of one kind, with the tensors that they read and write."""
 
-    def __init__(self, engine: CudaGraphEngine, steps: Sequence[Step]) -> None:
-        self.engine = engine
+    def __init__(self, engine: CudaGraphEngine, steps: Sequence[Step], *, recorded: bool) -> None:
+        self.engine, self.recorded = engine, recorded
         self._replay: Replay | None = None
         device = engine.loss.parameters[0].device
         self.inputs = [[_BatchInput(batch) for batch in step.batches] for step in steps]
         self.betas = torch.zeros(len(steps), dtype=torch.float64, device=device)
-        self.results = torch.zeros(len(steps), 4, dtype=torch.float64, device=device)
-        self.has_terms = isinstance(engine.loss.objective, Objective)
+        width = len(engine.update.numbers(None)) if self.recorded else 2
+        self.numbers = torch.zeros(len(steps), width, dtype=torch.float64, device=device)
+        self.results = torch.zeros(len(steps), 5, dtype=torch.float64, device=device)
 
     def fill(self, steps: Sequence[Step]) -> None:
         """Copy the steps' data and weights to the memory that the graph reads."""
         for inputs, step in zip(self.inputs, steps, strict=True):
             for batch_input, batch in zip(inputs, step.batches, strict=True):
                 batch_input.fill(batch)
+        update = self.engine.update
+        if self.recorded:
+            update.adopt_state()
+        rows = [update.numbers(s.number) if self.recorded else [1.0, update.weight(s.number)] for s in steps]
+        self.numbers.copy_(torch.tensor(rows, dtype=torch.float64))
         objective = self.engine.loss.objective
         if isinstance(objective, Objective):
             betas = []
@@ -170,24 +198,18 @@ class _Group:
 
     def body(self) -> None:
         """The steps, without reading a value on the host."""
-        engine, ok = self.engine, None
-        weights = _scheduled_weights(engine.loss)
+        engine, weights = self.engine, _scheduled_weights(self.engine.loss)
+        alive = torch.ones((), dtype=torch.bool, device=self.results.device)
         for i, inputs in enumerate(self.inputs):
             for weight in weights:
                 weight.copy_(self.betas[i])
             before = [buffer.clone() for buffer in engine.loss.buffers]
-            total = self._gradients(inputs)
-            ok = total.finite if ok is None else ok & total.finite
+            batches = [(batch_input.args(), batch_input.length) for batch_input in inputs]
+            result = engine.take(batches, self.numbers[i], alive)
+            alive = alive & (result[-1] != 0)
             for buffer, value in zip(engine.loss.buffers, before, strict=True):
-                buffer.copy_(torch.where(ok, buffer, value))
-            engine.update(total, ok)
-            terms = total.terms or Terms(total.loss, total.loss)
-            self.results[i].copy_(torch.stack([t.double() for t in (total.loss, *terms, ok)]))
-
-    def _gradients(self, inputs: Sequence[_BatchInput]) -> Gradients:
-        batches = [(batch_input.args(), batch_input.length) for batch_input in inputs]  # sampled before the latents
-        parts = [(self.engine.gradients(args), length) for args, length in batches]
-        return accumulate_gradients(parts, sum(length for _, length in batches))
+                buffer.copy_(torch.where(alive, buffer, value))
+            self.results[i].copy_(result)
 
     def replay(self, capture: Callable[[Replay], Replay]) -> Replay:
         """The captured body."""
@@ -199,33 +221,27 @@ class _Group:
         """Run, and return the results up to the first step that is not finite."""
         run()
         results: list[StepResult] = []
-        for loss, reconstruction, kl, ok in self.results.to("cpu", copy=True):
-            terms = Terms(reconstruction, kl) if self.has_terms else None
-            results.append(StepResult(loss, terms, bool(ok)))
-            if not ok:
+        for values in self.results.to("cpu", copy=True):
+            results.append(self.engine.result(values))
+            if not results[-1].finite:
                 break
         return results
 
 
 class _BatchInput:
-    """Memory of a captured batch: an index into data on the device, or the arguments themselves."""
+    """Memory of a captured batch."""
 
     def __init__(self, batch: Batch) -> None:
-        self.length, self.fetch = len(batch), batch.fetch
-        self.index = None if batch.index is None else batch.index.clone()
-        self.values = None if batch.fetch else [a.clone() if isinstance(a, Tensor) else a for a in batch.args]
+        self.length = len(batch)
+        self.values = [a.clone() if isinstance(a, Tensor) else a for a in batch.args]
 
     def fill(self, batch: Batch) -> None:
-        if self.index is not None and batch.index is not None:
-            self.index.copy_(batch.index)
-        for value, new in zip(self.values or [], batch.args if self.values else [], strict=True):
+        for value, new in zip(self.values, batch.args, strict=True):
             if isinstance(value, Tensor):
                 value.copy_(new)
 
     def args(self) -> tuple[Any, ...]:
-        if self.fetch is not None and self.index is not None:
-            return self.fetch(self.index)
-        return tuple(self.values or ())
+        return tuple(self.values)
 
 
 @contextmanager
@@ -249,10 +265,7 @@ def capture_cuda_graph(body: Replay) -> Replay:
 
 
 def _kind(step: Step) -> tuple[Any, ...]:
-    return tuple(
-        (len(batch), batch.fetch if batch.fetch else tuple(getattr(a, "shape", a) for a in batch.args))
-        for batch in step.batches
-    )
+    return tuple((len(batch), tuple(getattr(a, "shape", a) for a in batch.args)) for batch in step.batches)
 
 
 def _scheduled_weights(loss: LossFunction) -> list[Tensor]:

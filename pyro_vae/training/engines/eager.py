@@ -16,8 +16,7 @@ class EagerEngine(StepwiseEngine):
 
     Args:
         loss: the loss function.
-        optimizer: an optimizer of the loss function's parameters.
-        clip_norm: largest norm of the whole gradient; None for no limit.
+        update: the update of the loss function's parameters.
         ranks: the processes that share every batch; their gradients are summed.
 
     References:

@@ -21,11 +21,13 @@ from pyro_vae._core.shared_random import find_rows
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batch
 from pyro_vae.evaluation import ImportanceWeights
+from pyro_vae.training.average import WeightAverage
 from pyro_vae.training.compatibility import data_axes, examine
 from pyro_vae.training.engines.base import Engine, restore
 from pyro_vae.training.engines.compiled import CompiledEngine
 from pyro_vae.training.engines.cuda_graph import CudaGraphEngine
 from pyro_vae.training.engines.eager import EagerEngine
+from pyro_vae.training.engines.update import Update
 from pyro_vae.training.loss import LossFunction, check_objective
 from pyro_vae.training.parameters import check_optimizer
 
@@ -45,6 +47,9 @@ def build_engine(
     *,
     args: tuple[Any, ...],
     clip_norm: float | None = None,
+    skip_norm: float | None = None,
+    average: WeightAverage | None = None,
+    accumulate: int = 1,
     precision: Precision = "fp32",
     planned_steps: int | None = None,
     ranks: Ranks | None = None,
@@ -63,6 +68,9 @@ def build_engine(
         parameters: the tensors to train.
         args: a batch of the usual shape, on which the programs are recorded.
         clip_norm: largest norm of the whole gradient; None for no limit.
+        skip_norm: norm of the gradient above which a step changes nothing; None for no limit.
+        average: average of the weights to update with every step; None for none.
+        accumulate: batches per step.
         precision: precision of the networks: ``"fp32"``, or ``"bf16"`` for products in bfloat16.
         planned_steps: number of steps to be taken, by which ``"auto"`` decides on a CPU; None for many.
         ranks: the processes that share every batch.
@@ -98,18 +106,19 @@ def build_engine(
     loss = LossFunction(objective, model, guide, parameters, others, precision, axes, owners, watch)
     chosen = resolve_engine(name, parameters[0].device, planned_steps, ranks)
     batch = Batch(args, axes=axes)
+    update = Update(optimizer, parameters, clip_norm=clip_norm, skip_norm=skip_norm, average=average)
     with isolated_rng():
         if not ranks.alone:
             loss = _share_batches(loss, args)
         if chosen == "cuda-graph":
-            engine = CudaGraphEngine(loss, optimizer, batch, clip_norm=clip_norm)
+            engine = CudaGraphEngine(loss, update, batch, whole=accumulate == 1)
             if engine.records:
                 return engine
         elif chosen == "compiled":
-            return CompiledEngine(loss, optimizer, batch, clip_norm=clip_norm, ranks=ranks)
+            return CompiledEngine(loss, update, batch, ranks=ranks, whole=accumulate == 1)
         if objective.vectorize_particles and objective.max_plate_nesting == float("inf"):
             _run_unchanged(loss, args)  # Pyro's first run draws more, to find the plates; recording runs it too
-    return EagerEngine(loss, optimizer, clip_norm=clip_norm, ranks=ranks)
+    return EagerEngine(loss, update, ranks=ranks)
 
 
 def _run_unchanged(loss: LossFunction, args: tuple[Any, ...]) -> bool:

@@ -1,0 +1,49 @@
+"""Options of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pyro.infer import ELBO as PyroELBO
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from pyro_vae._core.precision import Precision
+from pyro_vae.data.batches import Data
+from pyro_vae.training.engines.select import EngineName
+from pyro_vae.training.parameters import OptimizerFactory
+
+ScheduleFactory = Callable[[Optimizer], LRScheduler]
+Monitor = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a training; the arguments of the same names of :func:`pyro_vae.fit`."""
+
+    epochs: int
+    objective: PyroELBO
+    optimizer: OptimizerFactory
+    lr_schedule: ScheduleFactory | None
+    lr_schedule_unit: Literal["epoch", "step"]
+    lr_warmup: int
+    clip_norm: float | None
+    skip_norm: float | None
+    ema: float | None
+    validation: Data | None
+    patience: int | None
+    monitor: Monitor | None
+    seed: int
+    accumulate: int
+    engine: EngineName
+    precision: Precision
+    checkpoint_seconds: float
+    tensorboard: bool
+    progress: bool | None
+
+    def identity(self) -> dict[str, Any]:
+        """Those that must not change between a run and its resumption."""
+        names = ("seed", "precision", "accumulate", "lr_warmup", "skip_norm", "ema")
+        return {name: getattr(self, name) for name in names}
