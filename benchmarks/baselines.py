@@ -48,13 +48,16 @@ def svi(name: str, pair: Pair, pool: Tensor, loss: Factory, *, validate: bool) -
     optimizer = pyro.optim.Adam({"lr": LR})
     program = SVI(pair.model, pair.guide, optimizer, loss())
 
-    def run(steps: range) -> list[float]:
+    def step(x: Tensor) -> float:
         with validating(validate):
-            losses = [program.step(batches[i % len(batches)]) for i in steps]
+            return program.step(x)
+
+    def run(steps: range) -> list[float]:
+        losses = [step(batches[i % len(batches)]) for i in steps]
         wait(pool.device)
         return losses
 
-    return Candidate(name, run, restarter(pair.parameters(), lambda: optimizer.optim_objs.values()))
+    return Candidate(name, run, restarter(pair.parameters(), lambda: optimizer.optim_objs.values()), step=step)
 
 
 def by_hand(name: str, pair: Pair, pool: Tensor, compile: Callable[..., Any] | None = None) -> Candidate | None:
@@ -79,7 +82,8 @@ def by_hand(name: str, pair: Pair, pool: Tensor, compile: Callable[..., Any] | N
         wait(pool.device)
         return losses
 
-    return Candidate(name, run, restarter(pair.parameters(), lambda: [optimizer]), seeded=compile is None)
+    reset = restarter(pair.parameters(), lambda: [optimizer])
+    return Candidate(name, run, reset, seeded=compile is None, step=step)
 
 
 def stepper(loss: Callable[[Tensor], Tensor], optimizer: Optimizer) -> Callable[[Tensor], Tensor]:

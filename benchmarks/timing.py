@@ -30,6 +30,7 @@ class Candidate:
         stride: ``run`` takes multiples of this number of steps.
         seeded: draws the random numbers of Pyro at equal seeds of torch.
         note: a remark in the table.
+        step: performs one step on any batch, if the candidate can.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Candidate:
     stride: int = 1
     seeded: bool = True
     note: str = ""
+    step: Callable[[Any], Any] | None = None
 
 
 def seconds_of(candidate: Candidate, steps: int) -> float:

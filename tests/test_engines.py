@@ -271,7 +271,7 @@ def test_one_recording_follows_beta_from_step_to_step(name) -> None:
         expected = Weighted(beta, 3.0).differentiable_loss(vae.model, vae.guide, x)
         torch.manual_seed(number)
         result = engine.run([Step([Batch((x,))], progress=(number, 0.0))])[0]
-        assert result.loss == pytest.approx(float(expected), rel=1e-12)
+        assert result.loss == pytest.approx(expected.item(), rel=1e-12)
         assert result.loss == pytest.approx(beta * result.kl - 3 * result.reconstruction, rel=1e-12)
 
 

@@ -27,6 +27,7 @@ from pyro_vae.training.parameters import OptimizerFactory
 from pyro_vae.training.progress import check_tensorboard
 from pyro_vae.training.run_folder import RunFolder
 from pyro_vae.training.settings import Monitor, ScheduleFactory, Settings
+from pyro_vae.training.threads import Threads, check_threads, restored_threads
 from pyro_vae.training.trainer import Trainer
 
 RunOption: TypeAlias = RunFolder | str | Path | Callable[[], RunFolder] | None
@@ -70,6 +71,7 @@ def fit(
     accumulate: int = 1,
     engine: EngineName = "auto",
     precision: Precision = "fp32",
+    threads: Threads = None,
     run: RunOption = None,
     resume: bool = False,
     checkpoint_seconds: float = 60.0,
@@ -122,6 +124,8 @@ def fit(
             ``"auto"``, the fastest engine that can record the programs, and eager for trainings on a CPU that are too
             short for compiling to pay. All draw the same random numbers.
         precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; all else is float32.
+        threads: number of processor threads; ``"auto"`` times a step with all and with one, and a resumed run keeps
+            the number; None is torch's number. More threads than free cores are slow.
         run: run folder for checkpoints and metrics, created if it does not exist; or a function that creates it, called
             after all checks.
         resume: continue from the run's last checkpoint: the final weights are those of an uninterrupted run, bit for
@@ -170,6 +174,7 @@ def fit(
         accumulate=accumulate,
         engine=engine,
         precision=precision,
+        threads=threads,
         checkpoint_seconds=checkpoint_seconds,
         tensorboard=tensorboard,
         progress=progress,
@@ -188,7 +193,7 @@ def _train(
 ) -> FitResult:
     ranks = join()
     resolve_engine(settings.engine, batches.device or torch.device("cpu"), ranks=ranks)
-    with isolated_rng(settings.seed):
+    with isolated_rng(settings.seed), restored_threads():
         trainer = Trainer(model, guide, batches, settings, ranks)
         trainer.attach(_open_run(run) if ranks.first else None, resume=resume)
         history = trainer.train()
@@ -204,6 +209,7 @@ def _check_settings(settings: Settings) -> None:
     check_choice("fit", "lr_schedule_unit", settings.lr_schedule_unit, ("epoch", "step"))
     check_objective(settings.objective)
     check_precision(settings.precision)
+    check_threads(settings.threads)
 
 
 def _training_batches(model: Program, guide: Program, data: Data, batch_size: int, seed: int) -> Batches:

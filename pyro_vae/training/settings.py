@@ -14,6 +14,7 @@ from pyro_vae._core.precision import Precision
 from pyro_vae.data.batches import Data
 from pyro_vae.training.engines.select import EngineName
 from pyro_vae.training.parameters import OptimizerFactory
+from pyro_vae.training.threads import Threads
 
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
 Monitor = Callable[[], Mapping[str, float]]
@@ -39,6 +40,7 @@ class Settings:
     accumulate: int
     engine: EngineName
     precision: Precision
+    threads: Threads
     checkpoint_seconds: float
     tensorboard: bool
     progress: bool | None

@@ -62,6 +62,7 @@ class TrainingState:
         best: best validation ELBO, its epoch, and its weights if training stops early.
         meter: sums over the current epoch.
         average: average of the weights, if any.
+        threads: number of processor threads that was chosen by timing, if any.
     """
 
     parameters: ParameterSet
@@ -73,6 +74,7 @@ class TrainingState:
     best: dict[str, Any] = field(default_factory=_no_best)
     meter: EpochMeter = field(default_factory=EpochMeter)
     average: WeightAverage | None = None
+    threads: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The state and that of torch's generators, as plain values and tensors."""
@@ -85,6 +87,7 @@ class TrainingState:
             "progress": {**{name: getattr(self, name) for name in _POSITION}, **self.meter.sums},
             "has_terms": self.meter.has_terms,
             "average": self.average.tensors if self.average else None,
+            "threads": self.threads,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -104,4 +107,5 @@ class TrainingState:
         self.meter.sums, self.meter.has_terms = {**self.meter.sums, **sums}, saved["has_terms"]
         if self.average:
             self.average.load(saved["average"])
+        self.threads = saved.get("threads")
         self.optimizer._opt_called = self.step > 0  # type: ignore[attr-defined]  # else the schedule warns that no step was taken

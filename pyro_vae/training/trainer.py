@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
+import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_vae._core.checks import require
@@ -30,6 +31,7 @@ from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import EpochMeter, TrainingState
 from pyro_vae.training.steps import epochs_before, remaining_steps
 from pyro_vae.training.structure import StructureCheck
+from pyro_vae.training.threads import choose_threads
 from pyro_vae.training.validation import Validation
 from pyro_vae.training.warm_up import scaled_rate, warm_up_factor
 
@@ -133,9 +135,19 @@ class Trainer:
 
     def _build_engine(self) -> Engine:
         steps = self.settings.epochs * len(self.batches) // self.settings.accumulate
-        # "auto" resolves to the engine of the run, so that a resumed run has the same bits
+        # "auto" resolves to the engine and the threads of the run, so that a resumed run has the same bits
         self.engine_name = resolve_engine(self.engine_name, self.parameters.device, steps, self.ranks)
         self.parameters.owners.training(True)  # the mode in which the programs are recorded
+        if self.settings.threads == "auto" and self.state.threads is None:
+            engine, self.state.threads = choose_threads(self._new_engine, self.args)
+            return engine
+        threads = self.state.threads if self.settings.threads == "auto" else self.settings.threads
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return self._new_engine()
+
+    def _new_engine(self) -> Engine:
+        settings = self.settings
         return build_engine(
             self.engine_name,
             self.objective,
@@ -144,11 +156,11 @@ class Trainer:
             self.state.optimizer,
             list(self.parameters.tensors.values()),
             args=self.args,
-            clip_norm=self.settings.clip_norm,
-            skip_norm=self.settings.skip_norm,
+            clip_norm=settings.clip_norm,
+            skip_norm=settings.skip_norm,
             average=self.state.average,
-            accumulate=self.settings.accumulate,
-            precision=self.settings.precision,
+            accumulate=settings.accumulate,
+            precision=settings.precision,
             ranks=self.ranks,
             owners=self.parameters.owners,
             watch=StructureCheck(self.objective, self.model, self.guide, self.parameters),
