@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
-from functools import partial
 from pathlib import Path
 from typing import Any
 

@@ -266,11 +266,7 @@ def recipes(bench: Bench) -> Part:
         words = ["-m", "pyro_vae", "train", "--resume", run]
         if not (run / "state.pt").exists():
             words = ["-m", "pyro_vae", "train", "--config", FOLDER.parent / "recipes" / f"{name}.yaml", "--out", run]
-            words += [
-                "--device",
-                bench.options.device,
-                *(["--data.root", bench.options.root] if bench.options.root else []),
-            ]
+            words += ["--device", bench.options.device, *root]
             words += ["--data", "Digits", "--epochs", "1", "--num_samples", "10"] if bench.options.small else []
         if bench.left() > 30:
             runs.append({"recipe": name, **bench.command(words, seconds=bench.left() - 20)})

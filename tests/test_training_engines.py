@@ -426,6 +426,7 @@ RESUMED = {
         4,
     ),
     "loader": ({"data": list(X[:32].split(8))}, 5),
+    "averaged": ({"data": X[:32], "ema": 0.9, "lr_warmup": 7, "skip_norm": SKIP_NORM}, 6),
 }
 
 
@@ -457,7 +458,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
 
 @pytest.mark.slow
 def test_a_compiled_run_is_resumed_bit_for_bit(monkeypatch, tmp_path) -> None:
-    options, step = RESUMED["dropout"]
+    options, step = RESUMED["averaged"]
     resumed = _interrupted(monkeypatch, "compiled", options, step, run=tmp_path / "run")
     assert _identical(_train("compiled", options), resumed)
 

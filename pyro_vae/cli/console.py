@@ -28,9 +28,11 @@ def say(text: str) -> None:
 
 
 def add_place(parser: argparse._ActionsContainer) -> None:
-    """Add the options for the device and the location of the data set."""
+    """Add the options for the device, the location of the data set and the choice of the weights."""
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default auto)")
     parser.add_argument("--root", help="folder of the data set, if it has moved since the training")
+    help = "final ones, averaged if the run was trained with --ema, or raw ones (default final)"
+    parser.add_argument("--weights", choices=["final", "raw"], default="final", help=help)
     parser.add_argument("--trust", **TRUST)
 
 
@@ -44,7 +46,7 @@ def run_parser(command: str, description: str) -> argparse.ArgumentParser:
 
 def load(options: dict[str, Any]) -> TrainedModel:
     """Load the run that the options name, and remove these from the options."""
-    place = {key: options.pop(key) for key in ("device", "root", "trust")}
+    place = {key: options.pop(key) for key in ("device", "root", "weights", "trust")}
     run = options.pop("run")
     log_errors_in(Path(run))
     return load_run(run, **place)

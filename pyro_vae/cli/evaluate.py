@@ -36,7 +36,7 @@ def evaluate(argv: list[str]) -> None:
 def _run(method: Method, options: dict[str, Any]) -> None:
     overwrite, run = options.pop("overwrite"), RunFolder(options["run"])
     options.pop("method")
-    stem = method.file_stem(options)
+    stem = method.file_stem(options) + ("-raw" if options["weights"] == "raw" else "")
     paths = [result_path(run, kind.method, stem) for kind in method.results]
     existing = next((path for path in paths if path.exists()), None)
     if existing and not overwrite and join().first:

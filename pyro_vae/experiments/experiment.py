@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_choice, check_count, require
 from pyro_vae._core.device import Device, choose_device
 from pyro_vae.data import Dataset, Digits
 from pyro_vae.evaluation.classifier import validation_error
@@ -131,7 +131,12 @@ def train(
 
 
 def load_run(
-    path: str | Path, *, device: Device = "auto", root: str | None = None, trust: Iterable[str] = ()
+    path: str | Path,
+    *,
+    device: Device = "auto",
+    root: str | None = None,
+    weights: Literal["final", "raw"] = "final",
+    trust: Iterable[str] = (),
 ) -> TrainedModel:
     """Rebuild the VAE, the data and the protocol of a run folder.
 
@@ -142,22 +147,25 @@ def load_run(
         path: the run folder.
         device: where to put model and data.
         root: folder of the data set, if it has moved since the training.
+        weights: the final ones, which a training with ``ema`` averages, or the raw ones of such a training.
         trust: packages whose classes the configuration may name in addition; importing them runs their code.
 
     Raises:
-        FileNotFoundError: the run or its weights do not exist.
+        FileNotFoundError: the run or these weights do not exist.
         ValueError: a file is damaged, foreign, or names code that is not trusted.
     """
+    check_choice("load_run", "weights", weights, ("final", "raw"))
     run = RunFolder(path)
-    run.load_weights()  # which must exist
+    run.load_weights(raw=weights == "raw")  # which must exist
     options = instantiate(parse_config(run, trust=trust))
     place, dataset = choose_device(device), options["data"]()
     dataset.may_download = root is not None
     dataset.root = dataset.root if root is None else root
     options["m1"] = _first_model(options["m1"], options["model"], trust)
     assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})
-    restore_weights(assembly.trained, run)
-    return TrainedModel(assembly.vae.to(place).eval(), assembly.splits, assembly.protocol)
+    restore_weights(assembly.trained, run, raw=weights == "raw")
+    protocol = {**assembly.protocol, **({} if weights == "final" else {"weights": weights})}
+    return TrainedModel(assembly.vae.to(place).eval(), assembly.splits, protocol)
 
 
 def _first_model(path: str | None, model: ModelName, trust: Iterable[str]) -> FirstModel | None:

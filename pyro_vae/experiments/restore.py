@@ -7,14 +7,14 @@ from pyro_vae.models import VAE, LabelledVAE
 from pyro_vae.training import RunFolder
 
 
-def restore_weights(vae: VAE | LabelledVAE, run: RunFolder) -> None:
-    """Load the trained weights of model and guide.
+def restore_weights(vae: VAE | LabelledVAE, run: RunFolder, *, raw: bool = False) -> None:
+    """Load the trained weights of model and guide; ``raw`` ones are those that are not averaged.
 
     Raises:
-        FileNotFoundError: the run has no weights yet.
+        FileNotFoundError: the run has no weights yet, or no raw ones.
         ValueError: the weights are damaged or those of another model.
     """
-    weights = run.load_weights()
+    weights = run.load_weights(raw=raw)
     try:
         vae.load_state_dict(weights)
     except RuntimeError:
