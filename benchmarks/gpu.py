@@ -43,7 +43,7 @@ from pyro_vae.training import build_engine
 
 Part = dict[str, Any]
 FOLDER = Path(__file__).parent
-RECIPES = ("mnist-iwae-50", "mnist-vamp", "mnist-two-level-vamp", "mnist-m2-100")
+RECIPES = ("mnist-iwae-50", "mnist-vamp", "mnist-m2-100")
 
 
 class Bench:
@@ -58,7 +58,7 @@ class Bench:
         self.end = time.monotonic() + 60 * options.minutes
         self.name, self.images = load(options.root)
         self.engines = ["eager", "compiled", *(["cuda-graph"] if options.device == "cuda" else [])]
-        self.programs = ["mlp", "m2"] if options.small else list(PROGRAMS)
+        self.programs = ["mlp"] if options.small else list(PROGRAMS)
 
     def left(self) -> float:
         """Seconds left."""

@@ -21,9 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pyro_vae import load_run
 from pyro_vae.training import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
+ZOO = Path(__file__).parents[1] / "pyro_vae" / "zoo"
 FIGURES = (
     *("training_curves.png", "reconstructions.png", "samples.png", "active_units.png"),
     *("reliability.png", "analogies.png", "class_samples.png"),
@@ -106,6 +108,18 @@ def record_evaluations(run: RunFolder, name: str, patterns: list[str], commands:
     return target
 
 
+def add_to_zoo(run: RunFolder, name: str, source: Path) -> None:
+    """Copy the weights of a recorded run to the package, with what ``source`` records."""
+    target = ZOO / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for file in ("config.yaml", "weights.safetensors"):
+        shutil.copy(run.path / file, target / file)
+    shape = list(load_run(run.path, device="cpu").vae.likelihood.data_shape)
+    content = {"data_shape": shape, **json.loads((source / "result.json").read_text())}
+    (target / "model.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
 def new_folder(name: str) -> Path:
     """The folder ``results/NAME``, empty."""
     target = RESULTS / name
@@ -125,6 +139,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--command", action="append", required=True, help="the complete command; repeatable")
     parser.add_argument("--note", default="")
+    parser.add_argument("--zoo", metavar="NAME", help="add the weights to pyro_vae/zoo under this name")
     parser.add_argument("--evaluations", nargs="+", help="save only results of these names, with their figures")
     options = parser.parse_args()
     if options.evaluations:
@@ -134,7 +149,10 @@ def main() -> None:
         return
     rest = options.name, options.command, options.note
     compared = (options.run / "table.txt").exists()
-    print(record_comparison(options.run, *rest) if compared else record(RunFolder(options.run), *rest))
+    target = record_comparison(options.run, *rest) if compared else record(RunFolder(options.run), *rest)
+    if options.zoo:
+        add_to_zoo(RunFolder(options.run), options.zoo, target)
+    print(target)
 
 
 if __name__ == "__main__":

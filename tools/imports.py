@@ -28,7 +28,7 @@ models
 objectives evaluation latents compression
 training plotting
 experiments features
-cli
+cli zoo
 """
 FLOORS = {folder: floor for floor, line in enumerate(RULE.strip().splitlines()) for folder in line.split()}
 FLOORS |= {"__main__": len(FLOORS), "pyro_vae": len(FLOORS)}

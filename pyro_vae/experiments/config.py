@@ -45,8 +45,8 @@ def read_config(text: str, source: str, *, trust: Iterable[str] = ()) -> dict[st
 def _check(value: Any, key: str, source: str, trust: tuple[str, ...]) -> None:
     if isinstance(value, dict):
         for name, entry in value.items():
-            _check_key(name, source)
-            _check(entry, name, source, trust)
+            _check_key(name, source, dotted=not key)
+            _check(entry, name.rpartition(".")[2], source, trust)
     elif isinstance(value, list):
         for entry in value:
             _check(entry, key, source, trust)
@@ -58,10 +58,13 @@ def _check(value: Any, key: str, source: str, trust: tuple[str, ...]) -> None:
         require(plain, source, "must hold text and numbers", f"a {type(value).__name__} at {key!r}")
 
 
-def _check_key(key: Any, source: str) -> None:
-    is_word = isinstance(key, str) and key.isidentifier()
-    require(is_word, source, "must have plain words as keys", repr(str(key)[:80]))
-    require(key not in ("config", "resume"), source, "must not name another file", f"key {key!r}", "Remove the key")
+def _check_key(key: Any, source: str, *, dotted: bool) -> None:
+    """Require a word; options may have dots, as on the command line, but not the keys within them."""
+    words = key.split(".") if isinstance(key, str) and dotted else [key]
+    are_words = all(isinstance(word, str) and word.isidentifier() for word in words)
+    require(are_words, source, "must have plain words as keys", repr(str(key)[:80]))
+    names_file = any(word in ("config", "resume") for word in words)
+    require(not names_file, source, "must not name another file", f"key {key!r}", "Remove the key")
 
 
 def _check_text(value: str, source: str, trust: tuple[str, ...]) -> None:

@@ -35,6 +35,8 @@ from pyro_vae.training.threads import choose_threads
 from pyro_vae.training.validation import Validation
 from pyro_vae.training.warm_up import scaled_rate, warm_up_factor
 
+_STEPS_PER_MESSAGE = 8  # after which several processes tell each other whether one was interrupted
+
 
 class Trainer:
     """Trains a model and a guide on batches.
@@ -256,7 +258,8 @@ class Trainer:
             self.run.save_weights(self.parameters.weights())
 
     def _save_if_due(self, interrupted: list[int]) -> None:
-        if self.ranks.any(interrupted):
+        due = self.ranks.alone or self.state.step % _STEPS_PER_MESSAGE == 0 or self.state.position == 0
+        if due and self.ranks.any(interrupted):
             self.save()
             hint = f". Resume with --resume {self.run.path} (in Python: resume=True)" if self.run else ""
             raise KeyboardInterrupt(f"stopped after step {self.state.step}{hint}")

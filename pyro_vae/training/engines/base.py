@@ -205,14 +205,13 @@ class StepwiseEngine(Engine, ABC):
         return Gradients(zero, terms, [None] * len(self.loss.parameters), zero, zero == 0)
 
     def _sum_over_ranks(self, local: Gradients) -> Gradients:
-        """Sums over all processes, of the gradients in one message."""
+        """Sums over all processes, in one message."""
         pairs = zip(local.gradients, self.loss.parameters, strict=True)
         gradients = [torch.zeros_like(p) if g is None else g for g, p in pairs]
-        sums = torch.stack([local.loss, *(local.terms or ()), (~local.finite).to(local.loss)]).double()
-        self.ranks.sum(sums)
-        flat = self.ranks.sum(torch.cat([g.flatten() for g in gradients]))
-        parts = zip(self.loss.parameters, flat.split([g.numel() for g in gradients]), strict=True)
-        gradients = [as_stored(p, part.view(p.shape)) for p, part in parts]
+        sums = torch.stack([local.loss, *(local.terms or ()), (~local.finite).to(local.loss)])
+        flat = self.ranks.sum(torch.cat([*(g.flatten() for g in gradients), sums]))
+        *parts, sums = flat.split([*(g.numel() for g in gradients), len(sums)])
+        gradients = [as_stored(p, g.view(p.shape)) for p, g in zip(self.loss.parameters, parts, strict=True)]
         norm = get_total_norm(gradients)
         finite = (sums[-1] == 0) & torch.isfinite(norm)
         return Gradients(sums[0], Terms(*sums[1:-1]) if local.terms else None, list(gradients), norm, finite)
