@@ -85,6 +85,13 @@ def test_the_ones_among_all_bytes_are_in_exact_proportion(scale, monkeypatch):
     assert torch.equal(samples[kept:], (filler[: 256 - kept] % scale < values[0]).long())
 
 
+def test_bytes_are_drawn_until_they_are_below_the_limit(monkeypatch):
+    sources = [torch.tensor(values, dtype=torch.uint8) for values in ([255, 3], [255], [7])]
+    monkeypatch.setattr(random_pixels, "_random_bytes", lambda *_: sources.pop(0))
+    pixels = torch.tensor([8, 3], dtype=torch.uint8)
+    assert random_pixels.sample_pixels(pixels, 255, dtype=torch.int64).tolist() == [1, 0]
+
+
 def test_black_and_white_are_never_noisy():
     for scale in range(1, 256):
         pixels = torch.tensor([[0, scale]] * 300, dtype=torch.uint8)
