@@ -227,3 +227,47 @@ def test_the_pool_is_binary_and_different(module):
 def test_the_command_names_no_folder(module):
     command = module("report").command(["/here/benchmarks/speed.py", "--root", "/there/data", "--out=../x/y.json"])
     assert command == "python benchmarks/speed.py --root data --out=y.json"
+
+
+def _script(script, *args, folder):
+    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script), *args]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=600)
+
+
+@pytest.mark.slow
+def test_epochs_are_timed_against_their_steps(tmp_path):
+    args = ["--num_data", "300", "--batch", "100", "--width", "8", "--repeats", "1", "--date", "2000-01-01"]
+    done = _script("epoch.py", *args, "--out", "record.json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "record.json").read_text())
+    rows = {row["name"]: row for row in record["candidates"]}
+    assert {"Pyro SVI, DataLoader", "torch by hand, DataLoader", "pyro_vae compiled", "bare steps"} <= rows.keys()
+    steps, ours = rows["bare steps"], rows["pyro_vae compiled"]
+    assert ours["of_steps"][1] == pytest.approx(ours["seconds"][1] / steps["seconds"][1])
+    assert "pyro_vae compiled" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_gpu_script_is_rehearsed_on_a_cpu_and_continues_where_it_stopped(tmp_path):
+    args = ["--device", "cpu", "--minutes", "3", "--small", "--out", "gpu"]
+    done = _script("gpu.py", *args, folder=tmp_path)
+    parts = {name: json.loads((tmp_path / "gpu" / f"{name}.json").read_text()) for name in "abcd"}
+    assert done.returncode == 0, {name: part["failures"] for name, part in parts.items()}
+    checks = parts["a"]["checks"]
+    assert {"mlp: compiled and Pyro", "mlp: device and CPU", "compiled: exact resume"} <= checks.keys()
+    assert all(check["holds"] for check in checks.values())
+    assert "pyro_vae compiled" in parts["b"]["tables"][0]["output"]
+    assert parts["c"]["mean"]["importance"] == pytest.approx(parts["c"]["mean"]["ais"], abs=20)
+    assert parts["d"]["runs"][0]["status"] == 0
+    (tmp_path / "gpu" / "c.json").unlink()
+    again = _script("gpu.py", *args, folder=tmp_path)
+    assert next(line for line in again.stderr.splitlines() if line.startswith("part")) == "part a: done before"
+    assert "part c:" in again.stderr
+    assert "part c: done before" not in again.stderr
+
+
+def test_the_gpu_script_needs_a_gpu_unless_it_is_rehearsed(tmp_path):
+    done = _script("gpu.py", "--minutes", "1", "--out", "gpu", folder=tmp_path)
+    assert done.returncode == 2
+    assert "rehearse with --device cpu --small" in done.stderr
