@@ -357,3 +357,19 @@ def test_the_recorded_cross_entropy_is_as_exact_as_torch_s(target: float) -> Non
     for compiled in (False, True):
         entropies = Recorded(entropy, [], compiled=compiled)(logits, x)
         assert ((entropies - exact).abs() <= bound).all()
+
+
+@pytest.mark.slow
+def test_the_recorded_tanh_is_as_exact_as_float32() -> None:
+    ends = torch.tensor([0.0, 1e-30, 7.905, 7.906, 9.0, 100.0, torch.inf])
+    x = torch.cat([torch.linspace(0, 10, 20_001), torch.logspace(-8, 0, 1_001), ends])
+    x = torch.cat([x, -x]).float()
+    exact = x.double().tanh()
+    for compiled in (False, True):
+        recorded = Recorded(torch.tanh, [], compiled=compiled)
+        y = recorded(x)
+        assert (y != x.tanh()).any()  # not by torch's kernel
+        assert ((y - exact).abs() <= 4e-7 * exact.abs()).all()
+        assert torch.equal(y.sign(), x.sign())
+        assert y.abs().max() <= 1  # so that its derivative, 1 - y^2, is never negative
+        assert recorded(torch.full_like(x, torch.nan)).isnan().all()

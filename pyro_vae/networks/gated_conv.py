@@ -8,26 +8,45 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import Network, Shape, glorot, layer_sizes
-from pyro_vae.networks.conv import halved, image_shape, odd, pixelwise
+from pyro_vae.networks.conv import (
+    InterleavePhases,
+    PhaseConv2d,
+    UnflattenImages,
+    halved,
+    image_shape,
+    odd,
+    pixelwise,
+)
 
 
 class GatedConv2d(nn.Module):
     r"""Gated convolution, :math:`(A * x + a) \odot \sigma(B * x + b)`, with A and B in one kernel.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd width of the kernel.
+        stride: step of the kernel.
+        phases: order the output by phases, for :class:`InterleavePhases`.
 
     References:
         Conditional image generation with PixelCNN decoders (van den Oord et al., 2016), without the tanh of its eq. 2.
         https://arxiv.org/abs/1606.05328
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1, phases: bool = False
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, 2 * out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
+        conv, self.phases = (PhaseConv2d, 4) if phases else (nn.Conv2d, 1)
+        self.conv = conv(in_channels, 2 * out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         for half in self.conv.weight.chunk(2):
             nn.init.xavier_uniform_(half.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.glu(self.conv(x), dim=1)
+        phases = self.conv(x).unflatten(1, (self.phases, -1))
+        return nn.functional.glu(phases, dim=2).flatten(1, 2)
 
 
 class GatedConvEncoder(Network):
@@ -112,11 +131,15 @@ class GatedConvDecoder(Network):
         c, h, w = image_shape("GatedConvDecoder", "out_shape", out_shape)
         (features,) = layer_sizes("GatedConvDecoder", "features", (features,))
         widths = (*layer_sizes("GatedConvDecoder", "channels", channels), features)
-        start = (2 * widths[0], halved(h, channels), halved(w, channels))
-        layers: list[nn.Module] = [glorot(nn.Linear(self.in_size, math.prod(start))), nn.Unflatten(1, start), nn.GLU(1)]
+        start = (widths[0], halved(h, channels), halved(w, channels))
+        layers: list[nn.Module] = [
+            glorot(nn.Linear(self.in_size, 2 * math.prod(start))),
+            nn.GLU(1),
+            UnflattenImages(start),
+        ]
         for before, after in pairwise(widths):
-            conv = GatedConv2d(before, 4 * after, kernel_size=odd("GatedConvDecoder", kernel_size))
-            layers += [conv, nn.PixelShuffle(2)]
+            conv = GatedConv2d(before, 4 * after, kernel_size=odd("GatedConvDecoder", kernel_size), phases=True)
+            layers += [conv, InterleavePhases()]
         self.layers, self.head = nn.Sequential(*layers), nn.Conv2d(features, c, 1)
         glorot(self.head)
 

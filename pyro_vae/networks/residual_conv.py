@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae._core.checks import check_count
 from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot, layer_sizes
-from pyro_vae.networks.conv import halved, image_shape, odd, pixelwise
+from pyro_vae.networks.conv import InterleavePhases, PhaseConv2d, UnflattenImages, halved, image_shape, odd, pixelwise
 
 
 class ResidualBlock(nn.Module):
@@ -136,11 +136,11 @@ class ResidualConvDecoder(Network):
         check_count("ResidualConvDecoder", at_least=0, blocks=blocks)
         kernel = odd("ResidualConvDecoder", kernel_size)
         start = (widths[0], halved(h, channels), halved(w, channels))
-        layers: list[nn.Module] = [glorot(nn.Linear(self.in_size, math.prod(start))), nn.Unflatten(1, start)]
+        layers: list[nn.Module] = [glorot(nn.Linear(self.in_size, math.prod(start))), UnflattenImages(start)]
         for before, after in pairwise(widths):
             layers += [ResidualBlock(before, activation=activation, kernel_size=kernel) for _ in range(blocks)]
-            conv = nn.Conv2d(before, 4 * after, kernel, padding=kernel // 2)
-            layers += [activation_layer(activation), glorot(conv), nn.PixelShuffle(2)]
+            conv = PhaseConv2d(before, 4 * after, kernel, padding=kernel // 2)
+            layers += [activation_layer(activation), glorot(conv), InterleavePhases()]
         self.layers = nn.Sequential(*layers, activation_layer(activation))
         self.head = nn.Conv2d(features, c, 1)
         glorot(self.head)
