@@ -18,7 +18,7 @@ from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
-from pyro_vae.evaluation.sampler import Engine, WeightSampler, use_compiled
+from pyro_vae.evaluation.sampler import Engine, WeightSampler
 from pyro_vae.evaluation.streaming import WeightSummary
 
 
@@ -186,8 +186,8 @@ def class_posterior(
         "class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount
     )
     chunks = batches.share() * num_classes * -(-num_samples // chunk_size)
-    compiled = use_compiled("class_posterior", engine, chunks)
-    sampler = WeightSampler("class_posterior", model, (guide,), data_plate, batches.owners, compiled=compiled)
+    work: Any = {"engine": engine, "num_calls": chunks, "chunk_size": chunk_size}
+    sampler = WeightSampler("class_posterior", model, (guide,), data_plate, batches.owners, **work)
     entries: dict[str, Any] = {"estimator": "importance", "num_classes": num_classes, "num_samples": num_samples}
     entries |= {"sample_seed": seed}
 
