@@ -30,6 +30,7 @@ class Candidate:
         stride: ``run`` takes multiples of this number of steps.
         seeded: draws the random numbers of Pyro at equal seeds of torch.
         note: a remark in the table.
+        tolerance: largest relative difference of its losses from those of the others, at equal random numbers.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Candidate:
     stride: int = 1
     seeded: bool = True
     note: str = ""
+    tolerance: float = 1e-4
 
 
 def seconds_of(candidate: Candidate, steps: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pyro_vae._core.checks import check_count, refusal
-from pyro_vae._core.precision import NetworkPrecision, Precision
+from pyro_vae._core.precision import NetworkPrecision, Precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation
@@ -63,6 +63,7 @@ def log_likelihood(
             chunks and their size. All use the same random numbers, and their results differ by rounding. Compiled
             programs are kept on disk.
         precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; densities stay in float32.
+            Warns if that is slower on this processor.
         protocol: entries to add to the result's protocol, such as the data set's.
         progress: show a progress bar.
 
@@ -109,6 +110,7 @@ def log_likelihood(
             advance(count)
         return summary.result()
 
+    warn_if_slower("log_likelihood", precision, batches.batches.device)
     with NetworkPrecision(precision):
         tensors = batches.run(summarise)
     entries = batches.ranks.from_first(entries)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.param_store import no_registration
-from pyro_vae._core.precision import NetworkPrecision, Precision
+from pyro_vae._core.precision import NetworkPrecision, Precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation
@@ -199,6 +199,7 @@ def class_posterior(
         classes = [_log_joint(sampler, class_args, num_samples, chunk_size, advance) for class_args in labelled]
         return {name: torch.stack([estimate[key] for estimate in classes], -1) for name, key in _FIELDS.items()}
 
+    warn_if_slower("class_posterior", precision, batches.batches.device)
     with NetworkPrecision(precision):
         tensors = batches.run(summarise)
     entries = batches.ranks.from_first(entries)

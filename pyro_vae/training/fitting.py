@@ -16,7 +16,7 @@ from pyro_vae._core.checks import check_choice, check_count, check_positive, req
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import join
 from pyro_vae._core.owners import placement
-from pyro_vae._core.precision import Precision, check_precision
+from pyro_vae._core.precision import Precision, check_precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data import ImageSet
 from pyro_vae.data.batches import Batches, Data
@@ -113,7 +113,8 @@ def fit(
             operations, recorded once and compiled; ``"cuda-graph"``, those captured together with data and optimizer;
             ``"auto"``, the fastest engine that can record the programs, and eager for trainings on a CPU that are too
             short for compiling to pay. All draw the same random numbers.
-        precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; all else is float32.
+        precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; all else is float32. Warns if
+            that is slower on this processor.
         run: run folder for checkpoints and metrics, created if it does not exist; or a function that creates it, called
             after all checks.
         resume: continue from the run's last checkpoint: the final weights are those of an uninterrupted run, bit for
@@ -168,6 +169,7 @@ def fit(
     if tensorboard:
         check_tensorboard(run)
     batches = _training_batches(model, guide, data, batch_size, seed)
+    warn_if_slower("fit", precision, batches.device)
     return _train(model, guide, batches, settings, run, resume=resume)
 
 
