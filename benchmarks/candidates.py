@@ -69,8 +69,8 @@ def build(names: Sequence[str], pair: Pair, pool: Tensor) -> tuple[list[Candidat
 def check(candidates: Sequence[Candidate], batch: int, *, steps: int = 3, draws: int = 16) -> None:
     """Raise unless all candidates compute the same losses.
 
-    Candidates with Pyro's random numbers: over the first steps, at equal seeds, to their tolerance. The others: the mean
-    of the first step's loss over many seeds, to 4.5 standard errors.
+    Candidates with Pyro's random numbers: over the first steps, at equal seeds, to their tolerance. The others: the
+    mean of the first step's loss over many seeds, to 4.5 standard errors.
     """
     if not candidates:
         return

@@ -25,14 +25,13 @@ from torch.fx import Graph, GraphModule
 
 from pyro_vae._core.files import write_atomically
 
-_MAX_FILES = 200  # of about 1.5 MB; the least recently used are deleted
+_MAX_FILES = 200  # of about 400 kB; the least recently used are deleted
 _COMMON = {"fallback_random": True}  # the compiler's random numbers would differ from those of the program
 _ON_CPU = {
     **_COMMON,
     "pattern_matcher": False,  # its patterns undo the decomposition of ``addmm``
     "cpp.vec_isa_ok": True,  # compilers support the instructions that the processor has; a test takes 5 s
     "aot_inductor.precompile_headers": False,  # takes longer than the graph
-    "aot_inductor.compile_wrapper_opt_level": "O0",  # of the calls of kernels, not of the kernels
     "aot_inductor.enable_line_tables": False,
 }
 
