@@ -311,7 +311,8 @@ def test_the_work_is_that_of_all_batches_and_samples(
     recordings: list[int] = []
     prepare = Recorded.prepare
     monkeypatch.setattr(Recorded, "prepare", lambda self, *args: recordings.append(1) or prepare(self, *args))
-    # Seconds saved: batches of 10, with 5 chunks of 4 samples of 7 values.
-    monkeypatch.setattr(sampler, "COMPILATION", 250 / 10 * 5 * (sampler._PER_CALL + sampler._PER_VALUE * 10 * 4 * 7))
+    monkeypatch.setattr(sampler, "_PER_CALL", 0.0)
+    # The seconds saved by 250 data: 25 batches of 10, each in 5 chunks of 4 samples of 7 values.
+    monkeypatch.setattr(sampler, "COMPILATION", 25 * 5 * sampler._PER_VALUE * 10 * 4 * 7)
     _estimate(exact, exact.data(num_data), num_samples=20, batch_size=10, chunk_size=4)
     assert bool(recordings) == records
