@@ -38,6 +38,10 @@ CANDIDATES: dict[str, Factory] = {
     "pyro_vae eager": partial(engine_candidate, engine="eager"),
     "pyro_vae compiled": partial(engine_candidate, engine="compiled"),
 }
+IN_BFLOAT16: dict[str, Factory] = {
+    "pyro_vae eager, bf16": partial(engine_candidate, engine="eager", precision="bf16"),
+    "pyro_vae compiled, bf16": partial(engine_candidate, engine="compiled", precision="bf16"),
+}
 ON_GPU: dict[str, Factory] = {
     "torch compiled, CUDA graphs": partial(by_hand, compile=partial(torch.compile, mode="reduce-overhead")),
     "pyro_vae cuda-graph": partial(engine_candidate, engine="cuda-graph"),
@@ -49,7 +53,7 @@ def build(names: Sequence[str], pair: Pair, pool: Tensor) -> tuple[list[Candidat
     built, missing = [], {}
     for name in names:
         try:
-            candidate = {**CANDIDATES, **ON_GPU}[name](name, pair, pool)
+            candidate = {**CANDIDATES, **IN_BFLOAT16, **ON_GPU}[name](name, pair, pool)
             if candidate is None:
                 missing[name] = "not implemented"
             else:
@@ -65,8 +69,8 @@ def build(names: Sequence[str], pair: Pair, pool: Tensor) -> tuple[list[Candidat
 def check(candidates: Sequence[Candidate], batch: int, *, steps: int = 3, draws: int = 16) -> None:
     """Raise unless all candidates compute the same losses.
 
-    Candidates with Pyro's random numbers: over the first steps, at equal seeds, to 1e-4. The others: the mean of the
-    first step's loss over many seeds, to 4.5 standard errors.
+    Candidates with Pyro's random numbers: over the first steps, at equal seeds, to their tolerance. The others: the
+    mean of the first step's loss over many seeds, to 4.5 standard errors.
     """
     if not candidates:
         return
@@ -76,7 +80,7 @@ def check(candidates: Sequence[Candidate], batch: int, *, steps: int = 3, draws:
     for candidate in others:
         if candidate.seeded:
             measured = losses(candidate, steps, batch)
-            same = all(abs(a - b) <= 1e-4 * abs(b) for a, b in zip(measured, expected, strict=True))
+            same = all(abs(a - b) <= candidate.tolerance * abs(b) for a, b in zip(measured, expected, strict=True))
         else:
             other = first_losses(candidate, draws, batch)
             measured, expected_mean = [statistics.mean(other)], statistics.mean(sample)

@@ -145,6 +145,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--latent-dim", type=int, default=50, help="latent dimensions (%(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of training (%(default)s)")
     parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], help="only estimators in this precision, and the first"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="alternating repeats (%(default)s)")
     parser.add_argument("--memory", action="store_true", help="also measure the peak memory (Linux only)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -152,6 +155,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="JSON file for the record")
     parser.add_argument("--plot", type=Path, help="folder for a figure of cost against samples")
     options = parser.parse_args(argv)
+    if options.precision:
+        selected = [name for name in options.estimators[1:] if name.endswith(options.precision)]
+        options.estimators = [options.estimators[0], *selected]
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU")
     if not options.all and options.images < 2 * options.batch:

@@ -17,14 +17,14 @@ from pyro_vae.data.batches import Batches
 from pyro_vae.training import Step, build_engine
 
 
-def engine_candidate(name: str, pair: Pair, pool: Tensor, *, engine: Any) -> Candidate:
+def engine_candidate(name: str, pair: Pair, pool: Tensor, *, engine: Any, precision: Any = "fp32") -> Candidate:
     """A candidate of the engine of that name, with a note if it fell back to the eager one."""
     pair = copy.deepcopy(pair)
     parameters = pair.parameters()
     optimizer = torch.optim.Adam(parameters, lr=LR, fused=True)
     with isolated_rng():
         programs = pair.objective(), pair.model, pair.guide
-        built = build_engine(engine, *programs, optimizer, parameters, args=(pool[0],))
+        built = build_engine(engine, *programs, optimizer, parameters, args=(pool[0],), precision=precision)
     built.check = False  # as in fit after the first epoch
     take = grouped(built, pool) if built.stride > 1 else one_by_one(built, pool)
 
@@ -36,7 +36,9 @@ def engine_candidate(name: str, pair: Pair, pool: Tensor, *, engine: Any) -> Can
 
     note = "" if built.name == engine else f"fell back to {built.name}"
     reset = restarter(parameters, lambda: [optimizer])
-    return Candidate(name, run, reset, stride=built.stride, seeded=built.name != "cuda-graph", note=note)
+    tolerance = 1e-4 if precision == "fp32" else 1e-2
+    seeded = built.name != "cuda-graph"
+    return Candidate(name, run, reset, stride=built.stride, seeded=seeded, note=note, tolerance=tolerance)
 
 
 def one_by_one(engine: Any, pool: Tensor) -> Callable[[range], list[Tensor]]:

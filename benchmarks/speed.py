@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py --root data --programs mlp iaf m2 hvae conv --batch 20 128 1024 8192 --out speed.json
     python benchmarks/speed.py --root data --programs mlp --batch 128 --width 100 200 400 800 1600 --plot figures
+    python benchmarks/speed.py --root data --programs mlp --batch 128 --precision bf16
     python benchmarks/speed.py --root data --programs mlp --batch 128 --ranks 1 2
 
 Every step is one Adam step (learning rate 1e-3) on the next batch of a pool of binarized images; the parameters are
@@ -25,7 +26,7 @@ from typing import Any
 
 import pyro
 import torch
-from candidates import CANDIDATES, ON_GPU, REFERENCE, build, check
+from candidates import CANDIDATES, IN_BFLOAT16, ON_GPU, REFERENCE, build, check
 from images import POOL, load, pool
 from programs import PROGRAMS
 from ranks import scaling, work
@@ -85,7 +86,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", nargs="+", type=int, default=[20, 128, 1024, 8192], help="images per step")
     parser.add_argument("--width", nargs="+", type=int, default=[None], help="units or channels of the hidden layers")
     parser.add_argument("--latent-dim", type=int, help="latent dimensions (50)")
-    parser.add_argument("--candidates", nargs="+", choices=[*CANDIDATES, *ON_GPU], help="(all)")
+    parser.add_argument("--candidates", nargs="+", choices=[*CANDIDATES, *IN_BFLOAT16, *ON_GPU], help="(all)")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="bf16 adds candidates in bfloat16"
+    )
     parser.add_argument("--repeats", type=int, default=15, help="alternating repeats (%(default)s)")
     parser.add_argument("--seconds", type=float, default=0.2, help="duration of a candidate in a repeat (%(default)s)")
     parser.add_argument("--pool", type=int, default=POOL, help="batches in the pool (%(default)s)")
@@ -96,7 +100,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="folder for figures of cost against width, batch and ranks")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    options.candidates = options.candidates or [*CANDIDATES, *(ON_GPU if options.device == "cuda" else {})]
+    low = IN_BFLOAT16 if options.precision == "bf16" else {}
+    defaults = [*CANDIDATES, *low, *(ON_GPU if options.device == "cuda" else {})]
+    options.candidates = list(dict.fromkeys([*options.candidates, *low])) if options.candidates else defaults
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU")
     return options

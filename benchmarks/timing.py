@@ -31,6 +31,7 @@ class Candidate:
         seeded: draws the random numbers of Pyro at equal seeds of torch.
         note: a remark in the table.
         step: performs one step on any batch, if the candidate can.
+        tolerance: largest relative difference of its losses from those of the others, at equal random numbers.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Candidate:
     seeded: bool = True
     note: str = ""
     step: Callable[[Any], Any] | None = None
+    tolerance: float = 1e-4
 
 
 def seconds_of(candidate: Candidate, steps: int) -> float:

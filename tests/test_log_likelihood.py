@@ -12,8 +12,10 @@ import torch
 from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, data, log_likelihood
-from pyro_vae.evaluation import LogLikelihood, Result
+from pyro_vae._core.recording import Recorded
+from pyro_vae.evaluation import LogLikelihood, Result, sampler
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
+from pyro_vae.evaluation.sampler import use_compiled
 from pyro_vae.evaluation.streaming import BUFFER_SIZE, WeightSummary
 from pyro_vae.evaluation.weights import LogWeights
 from pyro_vae.guides import DiagonalNormalGuide
@@ -290,3 +292,27 @@ def test_the_tail_is_that_of_all_chunks() -> None:
         summary.add(LogWeights(chunk, torch.zeros_like(chunk)))
     expected = pareto_k(log_weights.topk(tail_length(num) + 1, dim=0).values, num)
     torch.testing.assert_close(summary.result()["pareto_k"], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("num_calls", "num_values", "compiles"),
+    [(1_500, 20 * 50 * 64, False), (500, 20 * 50 * 784, False), (50_000, 20 * 50 * 784, True), (10_000, 50, True)],
+)
+def test_programs_are_compiled_if_that_saves_time(num_calls: int, num_values: int, compiles: bool) -> None:
+    assert use_compiled("log_likelihood", "auto", num_calls, num_values) == compiles
+    assert use_compiled("log_likelihood", "compiled", 1, 1)
+    assert not use_compiled("log_likelihood", "eager", 10**9, 10**9)
+
+
+@pytest.mark.parametrize(("num_data", "records"), [(200, False), (300, True)])
+def test_the_work_is_that_of_all_batches_and_samples(
+    num_data: int, records: bool, exact, uncompiled, monkeypatch
+) -> None:
+    recordings: list[int] = []
+    prepare = Recorded.prepare
+    monkeypatch.setattr(Recorded, "prepare", lambda self, *args: recordings.append(1) or prepare(self, *args))
+    monkeypatch.setattr(sampler, "_PER_CALL", 0.0)
+    # The seconds saved by 250 data: 25 batches of 10, each in 5 chunks of 4 samples of 7 values.
+    monkeypatch.setattr(sampler, "COMPILATION", 25 * 5 * sampler._PER_VALUE * 10 * 4 * 7)
+    _estimate(exact, exact.data(num_data), num_samples=20, batch_size=10, chunk_size=4)
+    assert bool(recordings) == records

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import warnings
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -65,6 +68,37 @@ class NetworkPrecision(TorchFunctionMode):
 def check_precision(precision: str) -> None:
     """Require a known precision."""
     check_choice("fit", "precision", precision, get_args(Precision))
+
+
+def warn_if_slower(owner: str, precision: str, device: torch.device | None) -> None:
+    """Warn if bfloat16 is requested on a processor whose products in bfloat16 take longer than in float32.
+
+    Instruction sets do not tell: of processors with AVX512-BF16 some multiply at twice the rate of float32, others, if
+    they have no AMX, at half of it. So a product is timed, for a few milliseconds once per process.
+
+    Args:
+        owner: name that the message begins with.
+        precision: the requested precision.
+        device: where the networks run; None for a CPU.
+    """
+    if precision == "bf16" and (device is None or device.type == "cpu") and relative_time() > 1:
+        warnings.warn(
+            f"{owner}: precision='bf16' will be slower than 'fp32': on this processor products in bfloat16 take "
+            f"{relative_time():.1f} times as long.",
+            stacklevel=3,
+        )
+
+
+@cache
+def relative_time(size: int = 512, repeats: int = 5) -> float:
+    """Time of a product of two square matrices on the CPU in bfloat16, relative to float32."""
+    times: dict[torch.dtype, list[float]] = {torch.bfloat16: [], torch.float32: []}
+    for dtype in (*times, *times) * repeats:
+        matrix = torch.ones(size, size, dtype=dtype)
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        times[dtype].append(time.perf_counter() - start)
+    return min(times[torch.bfloat16]) / min(times[torch.float32])
 
 
 def _low(value: Any) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from pyro_vae._core.compilation import compile_graph
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.decompositions import DECOMPOSITIONS
 from pyro_vae._core.pyro_patches import recordable
@@ -188,17 +189,7 @@ def _graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphModul
 def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
     # Directly by the compiler of torch.compile: no Python is left that needs guards.
     with _causes(), isolated_rng(), torch.no_grad():
-        from torch._inductor import compile as compile_graph
-        from torch._subclasses.fake_tensor import FakeTensorMode
-        from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-        # Without a ShapeEnv, torch bypasses its cache of compiled graphs on disk.
-        mode = FakeTensorMode(shape_env=ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False))
-        examples: list[Any] = [mode.from_tensor(tensor, static_shapes=True) for tensor in inputs]
-        # Its own random numbers would differ from those of the program; its patterns undo ``_addmm``.
-        on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
-        options = {"fallback_random": True, "pattern_matcher": not on_cpu}
-        return compile_graph(graph, examples, options=options)
+        return compile_graph(graph, inputs)
 
 
 def _all_close(results: Sequence[Any], values: Sequence[Any], tolerance: float, noise: float) -> bool:

@@ -8,13 +8,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pyro_vae._core.checks import check_count, refusal
-from pyro_vae._core.precision import NetworkPrecision, Precision
+from pyro_vae._core.precision import NetworkPrecision, Precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.proposals import guides_of, prior_proposal
-from pyro_vae.evaluation.sampler import Engine, WeightSampler, use_compiled
+from pyro_vae.evaluation.sampler import Engine, WeightSampler
 from pyro_vae.evaluation.streaming import WeightSummary
 
 
@@ -59,9 +59,11 @@ def log_likelihood(
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of the samples; every batch has its own stream, by its number.
         engine: ``"eager"`` runs the programs for every chunk; ``"compiled"`` runs them once for each shape, and their
-            compiled tensor operations from then on; ``"auto"`` compiles if there are enough chunks. All use the same
-            random numbers.
+            compiled tensor operations from then on; ``"auto"`` compiles if there is enough work, by the number of
+            chunks and their size. All use the same random numbers, and their results differ by rounding. Compiled
+            programs are kept on disk.
         precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; densities stay in float32.
+            Warns if that is slower on this processor.
         protocol: entries to add to the result's protocol, such as the data set's.
         progress: show a progress bar.
 
@@ -94,8 +96,8 @@ def log_likelihood(
         "log_likelihood", programs, data, batch_size, seed=seed, progress=unit, amount=num_samples
     )
     chunks = batches.share() * -(-num_samples // chunk_size)
-    compiled = use_compiled("log_likelihood", engine, chunks)
-    sampler = WeightSampler("log_likelihood", model, proposals, data_plate, batches.owners, compiled=compiled)
+    work: Any = {"engine": engine, "num_calls": chunks, "chunk_size": chunk_size}
+    sampler = WeightSampler("log_likelihood", model, proposals, data_plate, batches.owners, **work)
     entries = {"estimator": "importance", "num_samples": num_samples, "proposal": _name(proposal, proposals)}
     entries |= {"sample_seed": seed}
 
@@ -108,6 +110,7 @@ def log_likelihood(
             advance(count)
         return summary.result()
 
+    warn_if_slower("log_likelihood", precision, batches.batches.device)
     with NetworkPrecision(precision):
         tensors = batches.run(summarise)
     entries = batches.ranks.from_first(entries)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.param_store import no_registration
-from pyro_vae._core.precision import NetworkPrecision, Precision
+from pyro_vae._core.precision import NetworkPrecision, Precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
-from pyro_vae.evaluation.sampler import Engine, WeightSampler, use_compiled
+from pyro_vae.evaluation.sampler import Engine, WeightSampler
 from pyro_vae.evaluation.streaming import WeightSummary
 
 
@@ -186,8 +186,8 @@ def class_posterior(
         "class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount
     )
     chunks = batches.share() * num_classes * -(-num_samples // chunk_size)
-    compiled = use_compiled("class_posterior", engine, chunks)
-    sampler = WeightSampler("class_posterior", model, (guide,), data_plate, batches.owners, compiled=compiled)
+    work: Any = {"engine": engine, "num_calls": chunks, "chunk_size": chunk_size}
+    sampler = WeightSampler("class_posterior", model, (guide,), data_plate, batches.owners, **work)
     entries: dict[str, Any] = {"estimator": "importance", "num_classes": num_classes, "num_samples": num_samples}
     entries |= {"sample_seed": seed}
 
@@ -199,6 +199,7 @@ def class_posterior(
         classes = [_log_joint(sampler, class_args, num_samples, chunk_size, advance) for class_args in labelled]
         return {name: torch.stack([estimate[key] for estimate in classes], -1) for name, key in _FIELDS.items()}
 
+    warn_if_slower("class_posterior", precision, batches.batches.device)
     with NetworkPrecision(precision):
         tensors = batches.run(summarise)
     entries = batches.ranks.from_first(entries)

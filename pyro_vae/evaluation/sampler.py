@@ -16,22 +16,35 @@ from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights
 
 Engine = Literal["auto", "eager", "compiled"]
 
-MIN_COMPILED_CALLS = 2_000
-"""Number of calls from which compilation, about ten seconds, saves time."""
+COMPILATION = 10.0
+"""Seconds that a first compilation takes; later ones of the same program are loaded from disk in half a second."""
+_PER_CALL = 1.5e-3  # seconds that a compiled call saves: the programs' Python
+_PER_VALUE = 5e-9  # and in addition for each observed value in each sample: fused densities
 
 
-def use_compiled(owner: str, engine: Engine, num_calls: int) -> bool:
-    """Whether to compile for this number of calls; ``"auto"`` compiles from :data:`MIN_COMPILED_CALLS` on.
+def use_compiled(owner: str, engine: Engine, num_calls: int, num_values: int = 700_000) -> bool:
+    """Whether to compile for this work; ``"auto"`` compiles if the calls would save :data:`COMPILATION` seconds.
+
+    The estimate depends on the work alone, not on measured times or on the graphs on disk, so that repeated evaluations
+    use one engine and give the same bits. Evaluations of different sizes may use different engines, whose results
+    differ by rounding: in float32 about 1e-7 of a value, which the printed digits rarely show.
+
+    Args:
+        owner: name that messages begin with.
+        engine: the requested engine.
+        num_calls: number of calls of the programs.
+        num_values: observed values in a call, over all samples; by default those of 1,000 images of 700 pixels.
 
     Raises:
         ValueError: the engine is unknown.
     """
     check_choice(owner, "engine", engine, ("auto", "eager", "compiled"))
-    return engine == "compiled" or (engine == "auto" and num_calls >= MIN_COMPILED_CALLS)
+    saved = num_calls * (_PER_CALL + _PER_VALUE * num_values)
+    return engine == "compiled" or (engine == "auto" and saved >= COMPILATION)
 
 
 class WeightSampler:
-    """Samples log-weights of one batch after the other, with compiled programs if requested.
+    """Samples log-weights of one batch after the other, with compiled programs if requested or worthwhile.
 
     Args:
         owner: name that messages begin with.
@@ -39,7 +52,13 @@ class WeightSampler:
         guides: Pyro guides or other proposals.
         data_plate: name of the plate over the data, if several plates contain all sites.
         owners: the programs' modules.
-        compiled: record and compile the programs; if that fails they run eagerly, after one warning.
+        engine: ``"compiled"`` records and compiles the programs, ``"auto"`` if that saves time (:func:`use_compiled`);
+            if it fails they run eagerly, after one warning.
+        num_calls: number of calls of this object, if known.
+        chunk_size: number of samples of most calls.
+
+    Raises:
+        ValueError: the engine is unknown.
     """
 
     def __init__(
@@ -50,10 +69,13 @@ class WeightSampler:
         data_plate: str | None,
         owners: Owners,
         *,
-        compiled: bool,
+        engine: Engine,
+        num_calls: int,
+        chunk_size: int,
     ) -> None:
+        use_compiled(owner, engine, num_calls)  # checks its name before the first batch
         self.owner, self.model, self.guides, self.data_plate, self.owners = owner, model, guides, data_plate, owners
-        self._compiled = compiled
+        self._engine, self._num_calls, self._chunk_size = engine, num_calls, chunk_size
         self._recorded: Recorded | None = None
         self._ways: dict[Any, Runs] = {}
 
@@ -68,7 +90,9 @@ class WeightSampler:
             self._weights = ImportanceWeights(self.model, self.guides, args, **options)  # type: ignore[arg-type]
         self._weights.check_repeatable(args)
         self._weights.check_coverage()
-        if self._compiled and self._recorded is None:
+        num_rows = self._weights.num_data * min(self._chunk_size, num_samples)
+        num_values = num_rows * self._weights.pair.num_values(self._weights.plate)
+        if self._recorded is None and use_compiled(self.owner, self._engine, self._num_calls, num_values):
             self._recorded = Recorded(self._sample, self.owners.tensors())
         return self._weights.protocol(num_samples)
 
@@ -82,7 +106,7 @@ class WeightSampler:
             try:
                 return self._recorded(num_samples, *args)
             except RecordingError as cause:
-                self._compiled, self._recorded = False, None
+                self._engine, self._recorded = "eager", None
                 warnings.warn(
                     f"{self.owner}: runs eagerly, because the programs cannot be recorded: {cause}.", stacklevel=3
                 )

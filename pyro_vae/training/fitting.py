@@ -16,7 +16,7 @@ from pyro_vae._core.checks import check_choice, check_count, check_positive, req
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import join
 from pyro_vae._core.owners import placement
-from pyro_vae._core.precision import Precision, check_precision
+from pyro_vae._core.precision import Precision, check_precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data import ImageSet
 from pyro_vae.data.batches import Batches, Data
@@ -123,7 +123,8 @@ def fit(
             operations, recorded once and compiled; ``"cuda-graph"``, those captured together with data and optimizer;
             ``"auto"``, the fastest engine that can record the programs, and eager for trainings on a CPU that are too
             short for compiling to pay. All draw the same random numbers.
-        precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; all else is float32.
+        precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; all else is float32. Warns if
+            that is slower on this processor.
         threads: number of processor threads; ``"auto"`` times a step with all and with one, and a resumed run keeps
             the number; None is torch's number. More threads than free cores are slow.
         run: run folder for checkpoints and metrics, created if it does not exist; or a function that creates it, called
@@ -185,6 +186,7 @@ def fit(
     if tensorboard:
         check_tensorboard(run)
     batches = _training_batches(model, guide, data, batch_size, seed)
+    warn_if_slower("fit", precision, batches.device)
     return _train(model, guide, batches, settings, run, resume=resume)
 
 
