@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core import compilation
-from pyro_vae._core.compilation import compile_graph
+from pyro_vae._core.compilation import cache_folder, compile_graph
 from pyro_vae._core.recording import _graph
 
 TABLE = torch.tensor([0.5, -1.0, 2.0])
@@ -127,3 +127,19 @@ def test_a_tensor_of_another_layout_raises(change) -> None:
     x, weight = inputs()
     with pytest.raises(RuntimeError, match="have changed since the recording"):
         compiled(x, change(weight))
+
+
+def test_a_graph_that_cannot_be_a_library_is_compiled_in_the_process(monkeypatch, tmp_path: Path) -> None:
+    def fail(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(compilation, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(compilation, "_build", fail)
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, *args, **options: "in the process")
+    assert compile_graph(_graph(program, inputs()), inputs()) == "in the process"
+
+
+def test_the_cache_is_the_user_s(monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/shared")  # torch sets it to a folder that others may write
+    assert cache_folder() == Path("/somewhere/pyro_vae/graphs")

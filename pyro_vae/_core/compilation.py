@@ -51,20 +51,17 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[...,
         A function of such tensors that returns the list of results.
     """
     if sys.platform == "linux" and all(tensor.device.type == "cpu" for tensor in inputs):
-        with suppress(ZeroDivisionError):  # errors of the graph itself are raised below
+        with suppress(Exception):  # errors of the graph itself are raised below
             return _Library(graph, inputs)
     from torch._inductor import compile as compile_in_process
 
-    options = (
-        _COMMON if any(tensor.device.type != "cpu" for tensor in inputs) else {**_COMMON, "pattern_matcher": False}
-    )
+    on_cpu = all(tensor.device.type == "cpu" for tensor in inputs)
+    options = {**_COMMON, "pattern_matcher": False} if on_cpu else _COMMON
     return compile_in_process(graph, _examples(inputs), options=options)
 
 
 def cache_folder() -> Path:
-    """Folder of compiled graphs: in ``TORCHINDUCTOR_CACHE_DIR`` if that is set, otherwise in the user's cache."""
-    if parent := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
-        return Path(parent) / "pyro_vae"
+    """Folder of compiled graphs, in the user's cache: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyro_vae" / "graphs"
 
 

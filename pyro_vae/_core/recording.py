@@ -10,7 +10,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -31,6 +31,30 @@ _LIBRARIES = tuple(
 
 class RecordingError(RuntimeError):
     """A program could not be recorded; the message is the cause, in one line."""
+
+
+class Replay(NamedTuple):
+    """A recorded graph as a function of the arguments.
+
+    Attributes:
+        run: the graph, a function of tensors that returns a list.
+        state: its first arguments.
+        positions: of the tensors among the arguments.
+        spec: structure of the result.
+    """
+
+    run: Callable[..., Any]
+    state: list[Tensor]
+    positions: list[int]
+    spec: TreeSpec
+
+    def flat(self, *args: Any) -> list[Any]:
+        """The tensors of the result."""
+        with torch.no_grad():
+            return list(self.run(*self.state, *(args[i] for i in self.positions)))
+
+    def __call__(self, *args: Any) -> Any:
+        return tree_unflatten(self.flat(*args), self.spec)
 
 
 class Recorded:
@@ -74,12 +98,16 @@ class Recorded:
     ) -> None:
         self.function, self.state, self.compiled, self.tolerance = function, list(state), compiled, tolerance
         self.scale = scale
-        self._replays: dict[Any, Callable[..., Any]] = {}
+        self._replays: dict[Any, Replay] = {}
 
     def __call__(self, *args: Any) -> Any:
         return self.prepare(*args)(*args)
 
-    def prepare(self, *args: Any) -> Callable[..., Any]:
+    def last(self, *args: Any) -> Tensor:
+        """The last tensor of the result, without the time that it takes to nest all of them."""
+        return self.prepare(*args).flat(*args)[-1]
+
+    def prepare(self, *args: Any) -> Replay:
         """Record for arguments like ``args``, unless that was done before; state and generators do not change."""
         key = tuple(_kind(a) for a in args)
         if key not in self._replays:
@@ -89,18 +117,12 @@ class Recorded:
             self._replays[key] = self._record(args)
         return self._replays[key]
 
-    def _record(self, args: tuple[Any, ...]) -> Callable[..., Any]:
+    def _record(self, args: tuple[Any, ...]) -> Replay:
         graph, spec, values, positions = self._trace(args)
-        inputs = [*self.state, *(args[i] for i in positions)]
         run: Callable[..., Any] = graph
         if self.compiled and not self._replays:
-            run = _compile(graph, inputs)
-        state = self.state
-
-        def replay(*args: Any) -> Any:
-            with torch.no_grad():
-                return tree_unflatten(list(run(*state, *(args[i] for i in positions))), spec)
-
+            run = _compile(graph, [*self.state, *(args[i] for i in positions)])
+        replay = Replay(run, self.state, positions, spec)
         self._check(replay, args, values, spec)
         return replay
 
@@ -154,13 +176,13 @@ class Recorded:
         with self._rehearsal():
             values, spec = tree_flatten(self.function(*args))
         with self._rehearsal():
-            results, _ = tree_flatten(replay(*args))
+            results = replay.flat(*args)
         return self._agree(results, values, spec)
 
-    def _check(self, replay: Callable[..., Any], args: tuple[Any, ...], values: list[Any], spec: TreeSpec) -> None:
+    def _check(self, replay: Replay, args: tuple[Any, ...], values: list[Any], spec: TreeSpec) -> None:
         """Raise if the recording does not reproduce the run that it was made from."""
         with self._rehearsal(), _causes():
-            results, _ = tree_flatten(replay(*args))
+            results = replay.flat(*args)
         if not self._agree(results, values, spec):
             raise RecordingError("the recording does not reproduce the program's numbers")
 

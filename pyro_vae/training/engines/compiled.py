@@ -139,7 +139,7 @@ class Recording:
         if values != self._values:
             self._values = values
             self._numbers.copy_(torch.tensor(values, dtype=torch.float64))
-        return self.replay(self._numbers, None, *args)[1]
+        return self._recorded.last(self._numbers, None, *args)
 
     def __call__(self, share: Share | None, *args: Any) -> Gradients:
         """The gradients, without a step."""
