@@ -54,27 +54,31 @@ def draw(record: Record, folder: Path) -> list[Path]:
             cases = [case for case in record["cases"] if case["program"] == program]
             files += _against("batch", "Batch size (images)", cases, record, folder)
             files += _against("width", "Width of the hidden layers (units)", cases, record, folder)
+            files += _against("particles", "Particles per image", cases, record, folder)
         files += _ranks(record, folder)
     return files
 
 
 def _against(key: str, label: str, cases: list[Record], record: Record, folder: Path) -> list[Path]:
-    """Time per step against the width, or per image against the batch size, at the most frequent other size."""
-    other = "width" if key == "batch" else "batch"
-    common = max((c[other] for c in cases), key=[c[other] for c in cases].count)
-    cases = sorted((c for c in cases if c[other] == common), key=lambda c: c[key])
-    if len({c[key] for c in cases}) < 2:
+    """Time per step, or per image against the batch size, at the most frequent other sizes."""
+    others = [name for name in ("width", "batch", "particles") if name != key and name in cases[0]]
+    sizes = [tuple(c[name] for name in others) for c in cases]
+    common = max(sizes, key=sizes.count)
+    cases = sorted((c for c, size in zip(cases, sizes, strict=True) if size == common), key=lambda c: c.get(key, 1))
+    if len({c.get(key) for c in cases}) < 2:
         return []
-    peaks, scale = Peaks(**record["peaks"]), {"width": lambda c: 1.0, "batch": lambda c: 1e3 / c["batch"]}[key]
+    peaks = Peaks(**record["peaks"])
+    scale = (lambda c: 1e3 / c["batch"]) if key == "batch" else (lambda c: 1.0)
     entries = (
         (c[key], e["name"], e["milliseconds"] and [scale(c) * ms for ms in e["milliseconds"]])
         for c in cases
         for e in c["candidates"]
     )
     bound = [(c[key], 1e3 * scale(c) * peaks.seconds(work(c))) for c in cases]
-    unit = {"width": "ms per step", "batch": "\N{MICRO SIGN}s per image"}[key]
+    unit = "\N{MICRO SIGN}s per image" if key == "batch" else "ms per step"
     file = folder / f"{cases[0]['program']}-{key}.png"
-    labels = f"{cases[0]['program']}: training with Adam, {other} {common}", label, unit
+    fixed = ", ".join(f"{name} {size}" for name, size in zip(others, common, strict=True))
+    labels = f"{cases[0]['program']}: training with Adam, {fixed}", label, unit
     return [_figure(file, labels, _lines(entries), bound, _caption(record))]
 
 

@@ -6,7 +6,7 @@ All are of binary images of 784 pixels, and Pyro programs for ``pyro.infer.SVI``
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,15 @@ class Pair:
 
     def parameters(self) -> list[nn.Parameter]:
         return [*self.model.parameters(), *self.guide.parameters()]
+
+    def with_particles(self, number: int) -> Pair:
+        """The same programs with objectives of several particles, which rivals with one particle do not implement."""
+        if number == 1:
+            return self
+        of_pyro = {"num_particles": number, "vectorize_particles": True}
+        losses = {name: partial(getattr(self, name), **of_pyro) for name in ("pyro_loss", "jit_loss")}
+        objective = partial(self.objective, num_particles=number)
+        return replace(self, name=f"{self.name}, {number} particles", objective=objective, **losses)
 
     def to(self, device: torch.device) -> Pair:
         self.model.to(device)

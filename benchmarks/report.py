@@ -105,7 +105,9 @@ def work(case: Record) -> Work:
 
 
 def _label(case: Record) -> list[str]:
-    return [case["program"], str(case["width"]), str(case["batch"])]
+    particles = case.get("particles", 1)
+    name = case["program"] if particles == 1 else f"{case['program']}, {particles} particles"
+    return [name, str(case["width"]), str(case["batch"])]
 
 
 def _times(case: Record, peaks: Peaks) -> list[list[str]]:

@@ -3,7 +3,8 @@
     python benchmarks/speed.py --root data --programs mlp iaf m2 hvae conv --batch 20 128 1024 8192 --out speed.json
     python benchmarks/speed.py --root data --programs mlp --batch 128 --width 100 200 400 800 1600 --plot figures
     python benchmarks/speed.py --root data --programs mlp --batch 128 --precision bf16
-    python benchmarks/speed.py --root data --programs mlp --batch 128 --ranks 1 2
+    python benchmarks/speed.py --root data --programs mlp --batch 20 --particles 1 5 50 --plot figures
+    python benchmarks/speed.py --root data --programs mlp --batch 1024 --ranks 1 2
 
 Every step is one Adam step (learning rate 1e-3) on the next batch of a pool of binarized images; the parameters are
 reset before every repeat. Times are medians and quartiles over alternating repeats, "x Pyro" those of (time of Pyro's
@@ -40,12 +41,14 @@ from pyro_vae.data import ImageSet
 Record = dict[str, Any]
 
 
-def measure_case(options: argparse.Namespace, images: ImageSet, name: str, width: int | None, batch: int) -> Record:
-    """Times of all candidates and work of a step, for one program and batch size."""
+def measure_case(
+    options: argparse.Namespace, images: ImageSet, name: str, width: int | None, batch: int, particles: int
+) -> Record:
+    """Times of all candidates and work of a step, for one program, batch size and number of particles."""
     device, sizes = torch.device(options.device), sizes_of(name, width, options.latent_dim)
-    log(f"{name}, {sizes}, batch {batch}")
+    log(f"{name}, {sizes}, batch {batch}, particles {particles}")
     torch.manual_seed(0)  # of the initial weights
-    pair = PROGRAMS[name](**sizes).to(device)
+    pair = PROGRAMS[name](**sizes).to(device).with_particles(particles)
     batches = pool(images, batch, pair.data_shape, size=options.pool).to(device)
     with isolated_rng():
         products = work_of(lambda: pair.pyro_loss().differentiable_loss(pair.model, pair.guide, batches[0]).backward())
@@ -57,7 +60,8 @@ def measure_case(options: argparse.Namespace, images: ImageSet, name: str, width
     counts = {"parameters": sum(p.numel() for p in pair.parameters()), "pool": len(batches)}
     rows = [summary(n, built, missing, times.seconds) for n in options.candidates]
     noise = {"others": max(times.others)}
-    return {"program": name, **sizes, "batch": batch, **counts, **asdict(step), **noise, "candidates": rows}
+    sizes |= {"batch": batch, "particles": particles}
+    return {"program": name, **sizes, **counts, **asdict(step), **noise, "candidates": rows}
 
 
 def sizes_of(name: str, width: int | None, latent_dim: int | None) -> dict[str, int]:
@@ -85,6 +89,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument("--batch", nargs="+", type=int, default=[20, 128, 1024, 8192], help="images per step")
     parser.add_argument("--width", nargs="+", type=int, default=[None], help="units or channels of the hidden layers")
+    parser.add_argument("--particles", nargs="+", type=int, default=[1], help="particles of the ELBO per image")
     parser.add_argument("--latent-dim", type=int, help="latent dimensions (50)")
     parser.add_argument("--candidates", nargs="+", choices=[*CANDIDATES, *IN_BFLOAT16, *ON_GPU], help="(all)")
     parser.add_argument(
@@ -97,7 +102,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ranks", nargs="+", type=int, default=[], help="numbers of processes for the speed of fit")
     parser.add_argument("--date", help="date of the record (default: today)")
     parser.add_argument("--out", type=Path, help="JSON file for the record")
-    parser.add_argument("--plot", type=Path, help="folder for figures of cost against width, batch and ranks")
+    parser.add_argument(
+        "--plot", type=Path, help="folder for figures of cost against the sizes and ranks"
+    )
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     low = IN_BFLOAT16 if options.precision == "bf16" else {}
@@ -122,8 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     record["protocol"] = {"data": data, "repeats": options.repeats, "seconds": options.seconds, "learning_rate": 1e-3}
     peaks = measure_peaks(device)
     record |= {"peaks": asdict(peaks), "cases": [], "ranks": []}
-    for name, width, batch in product(options.programs, options.width, options.batch):
-        record["cases"].append(measure_case(options, images, name, width, batch))
+    for case in product(options.programs, options.width, options.batch, options.particles):
+        record["cases"].append(measure_case(options, images, *case))
         save(record, options.out)  # an interrupted run keeps its measurements
     record["ranks"] = [scaling(options, n, b) for b in options.batch for n in options.ranks]
     record |= {"peaks": asdict(peaks.best(measure_peaks(device))), "load_average": os.getloadavg()}
