@@ -168,7 +168,10 @@ def _has_classes(vae: Any) -> bool:
     return isinstance(vae, LabelledVAE)
 
 
-_PROPOSALS = {"choices": ("guide", "prior", "inflated"), "help": "distribution of z; prior is the naive baseline"}
+_PROPOSALS = {
+    "choices": ("guide", "optimised", "inflated", "prior"),
+    "help": "distribution of z; optimised fits a normal to each image's posterior, prior is the naive baseline",
+}
 _FACTOR = f"with --proposal inflated: factor of the guide's scales (default {INFLATION})"
 _IMPORTANCE = (
     Option("inflate", None, _FACTOR, float, mark="-x{:g}"),
