@@ -17,8 +17,10 @@ from pyro_vae.evaluation import (
     ClassPosterior,
     InflatedProposal,
     LatentDiagnostics,
+    LogLikelihood,
     PredictiveCheck,
     Result,
+    accurate_log_likelihood,
     annealed_log_likelihood,
     class_posterior,
     classification,
@@ -175,7 +177,7 @@ _PROPOSALS = {
 _FACTOR = f"with --proposal inflated: factor of the guide's scales (default {INFLATION})"
 _IMPORTANCE = (
     Option("inflate", None, _FACTOR, float, mark="-x{:g}"),
-    *options_of(log_likelihood, proposal=_PROPOSALS),
+    *(option for option in options_of(log_likelihood, proposal=_PROPOSALS) if option.name != "accuracy"),
 )
 _REFERENCE = "JSON of a result, such as of --method ais, that replaces log p(x) (default: importance sampling)"
 _GAPS = (*options_of(inference_gaps), Option("log_likelihood", None, _REFERENCE, Path, mark="-by-{0.stem}"))
@@ -197,7 +199,10 @@ _DIAGNOSTICS = (
 )
 _ANNEALING = "{start}-{num_distributions}x{num_chains}"
 _SPECIAL = (
-    method_of(log_likelihood, _IMPORTANCE, stem="{proposal}-{num_samples}", run=_importance),
+    method_of(
+        log_likelihood, _IMPORTANCE, results=(LogLikelihood,), stem="{proposal}-{num_samples}", run=_importance
+    ),
+    method_of(accurate_log_likelihood, stem="{accuracy:g}"),
     method_of(annealed_log_likelihood, stem=_ANNEALING, num_data=100),
     method_of(
         harmonic_log_likelihood,

@@ -259,8 +259,8 @@ class Trainer:
             scheduler.step()
 
     def _validate(self, data: Data) -> float:
-        options = {"batch_size": 1000, "seed": self.settings.seed, "data_plate": self._plate_name()}
-        result = log_likelihood(self.model, self.guide, data, num_samples=1, **options)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"batch_size": 1000, "seed": self.settings.seed, "data_plate": self._plate_name()}
+        result = log_likelihood(self.model, self.guide, data, num_samples=1, **options)
         elbo = result.mean("elbo")
         if elbo > self.state.best["elbo"]:
             weights = {k: t.clone() for k, t in self.parameters.weights().items()} if self.settings.patience else None
