@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -26,7 +26,7 @@ from pyro_vae.evaluation.streaming import BoundCurve
 
 SAMPLES = {"guide": (1024, 4096), "optimised": (256, 1024, 4096, 16384)}
 """Numbers of importance samples that are tried, by proposal, in this order."""
-DISTRIBUTIONS = {"guide": (30, 100, 300, 1000), "prior": (300, 1000, 3000, 10000)}
+DISTRIBUTIONS = {"guide": (30, 100, 300, 1000), "prior": (100, 300, 1000, 3000, 10000)}
 """Numbers of annealing distributions that are tried next, by the start of the chains, in this order."""
 NUM_CHAINS = 16
 """Number of annealed chains per datum."""
@@ -72,9 +72,9 @@ class Step(ABC):
     def estimate(self, task: Task) -> Estimate:
         """The estimate of the real data."""
 
-    def can_follow(self, previous: Step, gap: float, accuracy: float) -> bool:
-        """Whether the accuracy is possible, given the gap of an earlier step."""
-        return True
+    @abstractmethod
+    def is_promising(self, gaps: Sequence[tuple[Step, float]], accuracy: float) -> bool:
+        """Whether the accuracy is possible, given the gaps of earlier steps."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ class ImportanceStep(Step):
         numbers = result.log_likelihood, result.standard_error, result.pareto_k, result.curve
         return Estimate(*numbers, protocol=result.protocol)
 
-    def can_follow(self, previous: Step, gap: float, accuracy: float) -> bool:
+    def is_promising(self, gaps: Sequence[tuple[Step, float]], accuracy: float) -> bool:
         """The gap decreases at most in proportion to the number of samples."""
-        same = isinstance(previous, ImportanceStep) and previous.proposal == self.proposal
-        return not same or gap * previous.num_samples / self.num_samples <= accuracy  # type: ignore[attr-defined]
+        same = [(s, gap) for s, gap in gaps if isinstance(s, ImportanceStep) and s.proposal == self.proposal]
+        return all(gap * step.num_samples <= accuracy * self.num_samples for step, gap in same)
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,11 @@ class AnnealedStep(Step):
         unknown = torch.full_like(result.log_likelihood, torch.nan)
         numbers = result.log_likelihood, result.standard_error, unknown, curve.result()
         return Estimate(*numbers, protocol=result.protocol)
+
+    def is_promising(self, gaps: Sequence[tuple[Step, float]], accuracy: float) -> bool:
+        """A longer path would have to have reduced the gap; it does not if the start misses a mode."""
+        same = [gap for s, gap in gaps if isinstance(s, AnnealedStep) and s.start == self.start]
+        return len(same) < 2 or same[-1] <= max(0.7 * same[-2], accuracy)
 
 
 def steps(max_samples: int, max_distributions: int) -> Iterator[Step]:
@@ -258,7 +263,8 @@ class Search:
 
     def attempt(self, step: Step) -> AccurateLogLikelihood | None:
         """The result of a step on the real data; None if its gap on simulated data is too large or it fails."""
-        if not all(step.can_follow(earlier, b.gap()[0], self.accuracy) for earlier, b in self._bounds):
+        gaps = [(earlier, bounds.gap()[0]) for earlier, bounds in self._bounds]
+        if not step.is_promising(gaps, self.accuracy):
             return None
         try:
             bounds = step.bounds(self.task)

@@ -27,6 +27,7 @@ SHARES = (0.5, 0.48, 0.02)
 MAX_DIM = 500
 """Largest number of unconstrained latent dimensions of a datum, whose covariance has its square as entries."""
 _NUM_STARTS = 16  # samples of the guide among which the ascent starts from the best
+_NUM_PRIOR = 100  # samples that the prior's scale is estimated from
 
 
 class OptimisedSampler:
@@ -98,7 +99,7 @@ class OptimisedSampler:
         samples = torch.cat([samples.mean(0, keepdim=True), samples])  # (1 + starts, B, D)
         values = self.density.log_densities(samples, args).target.nan_to_num(nan=-torch.inf)
         start = samples.gather(0, values.argmax(0)[None, :, None].expand(1, -1, samples.shape[-1]))[0]
-        prior = _scale(self.density.sample(_NUM_STARTS, args))
+        prior = _scale(self.density.sample(_NUM_PRIOR, args))
         spread = torch.minimum(_scale(samples[1:]), prior)
         return fit_normal(lambda u: self.density.log_densities(u, args).target, start, spread, prior)
 
