@@ -200,7 +200,7 @@ _DIAGNOSTICS = (
 _ANNEALING = "{start}-{num_distributions}x{num_chains}"
 _SPECIAL = (
     method_of(log_likelihood, _IMPORTANCE, results=(LogLikelihood,), stem="{proposal}-{num_samples}", run=_importance),
-    method_of(accurate_log_likelihood, stem="{accuracy:g}"),
+    method_of(accurate_log_likelihood, stem="{accuracy}"),
     method_of(annealed_log_likelihood, stem=_ANNEALING, num_data=100),
     method_of(
         harmonic_log_likelihood,
