@@ -116,7 +116,18 @@ def test_a_guide_that_misses_a_mode_is_not_accepted() -> None:
     estimate = partial(accurate_log_likelihood, mirrored, one_mode, x, accuracy=0.3, num_simulated=40, **QUICK)
     result = estimate(max_distributions=1, max_samples=1024)
     assert result.protocol["tried"][0]["gap"] > 1
-    assert result.protocol["proposal"] == "optimised"  # its share of the prior reaches the other mode
+    tried = {trial["estimator"]: trial["outcome"] for trial in result.protocol["tried"]}
+    assert list(tried) == [
+        "importance, guide, 1,024 samples",
+        "importance, optimised, 256 samples",
+        "importance, optimised, 1,024 samples",
+    ]
+    gap_of_guide, gap_of_few, refused = tried.values()
+    assert gap_of_guide.startswith("gap")
+    assert gap_of_few.startswith("gap")
+    # The share of the prior reaches the other mode, by few samples with large weights.
+    assert refused == "not accepted: 20 of 20 data with an unreliable Pareto k"
+    assert "20 of 20 data with an unreliable Pareto k" in result.advice()
     assert abs(result.mean() - float(exact)) < 0.3 + 4.5 * result.monte_carlo_error()
 
 

@@ -260,6 +260,7 @@ class Search:
         self.tried: list[dict[str, Any]] = []
         self._bounds: list[tuple[Step, Bounds]] = []
         self._errors: list[ValueError] = []
+        self._estimates: dict[Step, Estimate] = {}
 
     def attempt(self, step: Step) -> AccurateLogLikelihood | None:
         """The result of a step on the real data; None if its gap on simulated data is too large or it fails."""
@@ -291,7 +292,9 @@ class Search:
         return self._result(step, bounds)
 
     def _result(self, step: Step, bounds: Bounds) -> AccurateLogLikelihood:
-        estimate = step.estimate(self.task)
+        if step not in self._estimates:
+            self._estimates[step] = step.estimate(self.task)
+        estimate = self._estimates[step]
         numbers = (estimate.log_likelihood, estimate.standard_error, estimate.pareto_k, estimate.curve)
         entries = {"accuracy": self.accuracy, "num_simulated": len(bounds.lower), "tried": list(self.tried)}
         protocol = {**self.protocol, **estimate.protocol, **entries}
