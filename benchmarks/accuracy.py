@@ -197,7 +197,8 @@ def draw(record: Record, file: Path) -> None:
             if not points:
                 continue
             seconds, below = [p[0] for p in points], [max(-p[1], floor) for p in points]
-            ax.plot(seconds, below, color=colour, ls=line or "none", label=name)
+            ax.plot(seconds, below, color=colour, ls=line or "none")
+            ax.plot([], [], color=colour, ls=line or "none", marker=marker, ms=4, label=name)
             for x, y, p in zip(seconds, below, points, strict=True):
                 face = "white" if -p[1] < 2 * p[2] else colour
                 ax.plot([x], [y], marker=marker, color=colour, markerfacecolor=face, ms=4, ls="none")
@@ -213,17 +214,20 @@ def caption(record: Record) -> str:
     """What the figure shows."""
     return (
         f"{record['num_data']} test images, mean; reference: annealing from the prior, "
-        f"{record['num_distributions']:,} distributions, 16 chains; eager, {record['threads']} threads. Open markers: "
-        "within two Monte Carlo errors of 0. Dotted: 0.1 nats and 0.25 s."
+        f"{record['num_distributions']:,} distributions, 16 chains; eager, number of threads "
+        f"{record['threads']}. Open markers: within two Monte Carlo errors of 0. Dotted: 0.1 nats and 0.25 s."
     )
 
 
 def table(record: Record) -> str:
     """Markdown: for each estimator the cheapest size within 0.1 nats, or the best one, and its command."""
-    lines = [
-        "| estimator | size | seconds an image | error, nats | command: `pyro-vae evaluate RUN` |",
-        "|---|---|---|---|---|",
-    ]
+    truth = record["reference"]
+    about = (
+        f"First {record['num_data']} test images; number of threads {record['threads']}; reference "
+        f"{truth['mean']:.2f} +- {truth['monte_carlo_error']:.3f} nats; {record['machine']['processor']}, {record['date']}."
+    )
+    header = "| estimator | size | seconds an image | error, nats | command: `pyro-vae evaluate RUN` |"
+    lines = [about, "", header, "|---|---|---|---|---|"]
     for name in STYLES:
         rows = [row for row in record["results"] if row["estimator"] == name]
         if rows:
@@ -252,6 +256,7 @@ def measure_all(options: argparse.Namespace) -> None:
     weights = sha256((options.run / "weights.safetensors").read_bytes()).hexdigest()[:16]
     about = {"weights": weights, "num_data": options.num_data, "num_distributions": options.reference}
     folder = Folder(options.out, about)
+    folder.save()  # before the reference, so that it cannot be mistaken for that of other weights
     truth = reference(folder, trained.vae, images, options.reference)
     folder.record["reference"] = {"mean": truth.mean(), "monte_carlo_error": truth.monte_carlo_error()}
     for name, sizes, estimate in estimators(trained, options.out, options.epochs):

@@ -72,7 +72,7 @@ def test_an_exact_guide_is_accepted_at_once() -> None:
     assert result.failures() == []
     assert (result.log_likelihood - case.log_prob(x)).abs().max() < 1e-9
     assert [trial["estimator"] for trial in result.protocol["tried"]] == ["importance, guide, 1,024 samples"]
-    assert len(result.lower) == 60
+    assert len(result.lower) == 60  # batches of 30
 
 
 def test_a_poor_guide_leads_to_the_optimised_proposal() -> None:
@@ -114,19 +114,16 @@ def test_a_guide_that_misses_a_mode_is_not_accepted() -> None:
     assert abs(missed.mean() - float(exact) + math.log(2)) < 0.05  # and its own diagnostics do not show it:
     assert missed.untrusted() < 0.1
     estimate = partial(accurate_log_likelihood, mirrored, one_mode, x, accuracy=0.3, num_simulated=40, **QUICK)
-    result = estimate(max_distributions=1, max_samples=1024)
+    result = estimate(max_distributions=1, max_samples=4096)
     assert result.protocol["tried"][0]["gap"] > 1
     tried = {trial["estimator"]: trial["outcome"] for trial in result.protocol["tried"]}
     assert list(tried) == [
-        "importance, guide, 1,024 samples",
-        "importance, optimised, 256 samples",
-        "importance, optimised, 1,024 samples",
+        f"importance, {name} samples" for name in ("guide, 1,024", "optimised, 1,024", "optimised, 4,096")
     ]
-    gap_of_guide, gap_of_few, refused = tried.values()
+    gap_of_guide, *refused = tried.values()
     assert gap_of_guide.startswith("gap")
-    assert gap_of_few.startswith("gap")
     # The share of the prior reaches the other mode, by few samples with large weights.
-    assert refused == "not accepted: 20 of 20 data with an unreliable Pareto k"
+    assert refused == ["not accepted: 20 of 20 data with an unreliable Pareto k"] * 2
     assert "20 of 20 data with an unreliable Pareto k" in result.advice()
     assert abs(result.mean() - float(exact)) < 0.3 + 4.5 * result.monte_carlo_error()
 

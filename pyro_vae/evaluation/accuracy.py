@@ -24,7 +24,7 @@ from pyro_vae.evaluation.proposals import guides_of
 from pyro_vae.evaluation.sampler import Engine
 from pyro_vae.evaluation.streaming import BoundCurve
 
-SAMPLES = {"guide": (1024, 4096), "optimised": (256, 1024, 4096, 16384)}
+SAMPLES = {"guide": (1024, 4096), "optimised": (1024, 4096, 16384)}
 """Numbers of importance samples that are tried, by proposal, in this order."""
 DISTRIBUTIONS = {"guide": (30, 100, 300, 1000), "prior": (100, 300, 1000, 3000, 10000)}
 """Numbers of annealing distributions that are tried next, by the start of the chains, in this order."""
@@ -172,7 +172,7 @@ def accurate_log_likelihood(
     accuracy: float = 0.1,
     max_samples: int = 16384,
     max_distributions: int = 1000,
-    num_simulated: int = 60,
+    num_simulated: int = 40,
     batch_size: int = 20,
     chunk_size: int = 50,
     data_plate: str | None = None,
