@@ -224,7 +224,8 @@ def table(record: Record) -> str:
     truth = record["reference"]
     about = (
         f"First {record['num_data']} test images; number of threads {record['threads']}; reference "
-        f"{truth['mean']:.2f} +- {truth['monte_carlo_error']:.3f} nats; {record['machine']['processor']}, {record['date']}."
+        f"{truth['mean']:.2f} +- {truth['monte_carlo_error']:.3f} nats; "
+        f"{record['machine']['processor']}, {record['date']}."
     )
     header = "| estimator | size | seconds an image | error, nats | command: `pyro-vae evaluate RUN` |"
     lines = [about, "", header, "|---|---|---|---|---|"]

@@ -14,6 +14,7 @@ from pyro_vae import log_likelihood
 from pyro_vae._core.owners import Owners
 from pyro_vae.evaluation.gaussian_fit import fit_normal
 from pyro_vae.evaluation.optimised import MAX_DIM, SHARES, OptimisedSampler
+from tests import test_hierarchical
 from tests.linear_gaussian import LinearGaussian
 
 LATENTS = torch.arange(-20, 20, 0.001)  # of quadratures over one latent
@@ -79,6 +80,18 @@ def test_the_estimate_and_its_protocol(uncompiled: None) -> None:
     assert all(p.grad is None for p in case.vae.parameters())
     compiled = estimate(batch_size=12, engine="compiled")
     assert (compiled.log_likelihood - result.log_likelihood).abs().max() < 1e-9
+
+
+@torch.no_grad()
+def test_for_a_linear_gaussian_chain_of_two_latents_every_weight_is_the_evidence() -> None:
+    vae = test_hierarchical.chain(test_hierarchical.exact_guide("bottom-up"))
+    for layer in vae.guide.layers:
+        layer.net.log_scale += 1.0  # the guide is no longer the posterior
+    x = vae.sample(6)
+    owners = Owners(model=vae.model, guide=vae.guide)
+    sampler = OptimisedSampler("test", vae.model, [vae.guide], None, owners, compiled=False, shares=(1.0, 0.0, 0.0))
+    sampler.check((x,), 40)
+    assert (sampler(40, (x,)).total - test_hierarchical.log_prob(x)).abs().max() < 1e-9
 
 
 def counts(x):

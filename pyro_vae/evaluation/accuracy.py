@@ -60,8 +60,14 @@ class Estimate:
 
 
 class Step(ABC):
-    """An estimator at one size."""
+    """An estimator at one size.
 
+    Attributes:
+        family: name of the estimator without its size.
+        label: name of the estimator in results.
+    """
+
+    family: str
     label: str
 
     @abstractmethod
@@ -85,9 +91,12 @@ class ImportanceStep(Step):
     num_samples: int
 
     @property
+    def family(self) -> str:  # type: ignore[override]
+        return f"importance, {self.proposal}"
+
+    @property
     def label(self) -> str:  # type: ignore[override]
-        """Name of the estimator in results."""
-        return f"importance, {self.proposal}, {self.num_samples:,} samples"
+        return f"{self.family}, {self.num_samples:,} samples"
 
     def bounds(self, task: Task) -> Bounds:
         options: dict[str, Any] = {"proposal": self.proposal, "chunk_size": task.chunk_size, **task.common}
@@ -115,7 +124,7 @@ class ImportanceStep(Step):
 
     def is_promising(self, gaps: Sequence[tuple[Step, float]], accuracy: float) -> bool:
         """The gap decreases at most in proportion to the number of samples."""
-        same = [(s, gap) for s, gap in gaps if isinstance(s, ImportanceStep) and s.proposal == self.proposal]
+        same = [(s, gap) for s, gap in gaps if isinstance(s, ImportanceStep) and s.family == self.family]
         return all(gap * step.num_samples <= accuracy * self.num_samples for step, gap in same)
 
 
@@ -127,9 +136,12 @@ class AnnealedStep(Step):
     num_distributions: int
 
     @property
+    def family(self) -> str:  # type: ignore[override]
+        return f"annealed from the {self.start}"
+
+    @property
     def label(self) -> str:  # type: ignore[override]
-        """Name of the estimator in results."""
-        return f"annealed from the {self.start}, {self.num_distributions:,} distributions"
+        return f"{self.family}, {self.num_distributions:,} distributions"
 
     def _options(self, task: Task) -> dict[str, Any]:
         guides = guides_of(task.guide)
@@ -152,7 +164,7 @@ class AnnealedStep(Step):
 
     def is_promising(self, gaps: Sequence[tuple[Step, float]], accuracy: float) -> bool:
         """A longer path would have to have reduced the gap; it does not if the start misses a mode."""
-        same = [gap for s, gap in gaps if isinstance(s, AnnealedStep) and s.start == self.start]
+        same = [gap for s, gap in gaps if s.family == self.family]
         return len(same) < 2 or same[-1] <= max(0.7 * same[-2], accuracy)
 
 
@@ -259,19 +271,20 @@ class Search:
         self.task, self.accuracy, self.protocol = task, float(accuracy), protocol
         self.tried: list[dict[str, Any]] = []
         self._bounds: list[tuple[Step, Bounds]] = []
-        self._errors: list[ValueError] = []
+        self._failed: dict[str, ValueError] = {}
         self._estimates: dict[Step, Estimate] = {}
 
     def attempt(self, step: Step) -> AccurateLogLikelihood | None:
         """The result of a step on the real data; None if its gap on simulated data is too large or it fails."""
         gaps = [(earlier, bounds.gap()[0]) for earlier, bounds in self._bounds]
-        if not step.is_promising(gaps, self.accuracy):
+        if step.family in self._failed or not step.is_promising(gaps, self.accuracy):
             return None
         try:
             bounds = step.bounds(self.task)
         except ValueError as error:
-            self._errors.append(error)
-            self.tried.append({"estimator": step.label, "gap": None, "error": None, "outcome": f"fails: {error}"})
+            self._failed.setdefault(step.family, error)
+            outcome = f"not applicable ({str(error).partition('. ')[0]})"
+            self.tried.append({"estimator": step.label, "gap": None, "error": None, "outcome": outcome})
             return None
         self._bounds.append((step, bounds))
         gap, error_of_gap = bounds.gap()
@@ -286,7 +299,7 @@ class Search:
             ValueError: every step failed.
         """
         if not self._bounds:
-            raise self._errors[0]
+            raise next(iter(self._failed.values()))
         step, bounds = min(self._bounds, key=lambda pair: pair[1].gap()[0])
         self.tried.append(next(trial for trial in self.tried if trial["estimator"] == step.label))
         return self._result(step, bounds)
