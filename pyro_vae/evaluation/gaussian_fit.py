@@ -21,7 +21,7 @@ NUM_NEWTON_STEPS = 8
 ASCENT_LR = 0.5  # initial learning rate of the ascent, in standard deviations
 _DECAY = 0.3  # step i has the size 1 / (1 + 0.3 i), so that later steps average the Hessians of earlier ones
 _MIN_PRECISION = 0.25  # smallest precision in any direction, in units of the prior's
-_DIRECTIONS = 64  # rows of a Hessian that are computed together
+_COPIES = 50  # of a datum, for rows of its Hessian that are computed together: as many as samples in a chunk
 
 
 class NormalFit(NamedTuple):
@@ -116,7 +116,7 @@ def _derivatives(log_density: LogDensity, u: Tensor) -> tuple[Tensor, Tensor]:
     eye = torch.eye(dim, dtype=u.dtype, device=u.device)
     rows, total = [], torch.zeros_like(u[0])
     with torch.enable_grad():
-        for directions in eye.split(_DIRECTIONS):
+        for directions in eye.split(max(1, _COPIES // num)):
             copies = u.repeat(len(directions), 1, 1).requires_grad_()  # (len * K, B, D)
             (gradient,) = torch.autograd.grad(log_density(copies).sum(), copies, create_graph=True)
             chosen = (gradient * directions.repeat_interleave(num, 0).unsqueeze(1)).sum()

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.recording import Recorded, RecordingError
 from pyro_vae.evaluation.latent_density import LatentDensity
@@ -107,9 +106,7 @@ class HMC:
         Raises:
             ValueError: the support of a latent differs from that of the earlier batch.
         """
-        if self._density is not None and not density.has_supports_of(self._density):
-            rule = "the support of a latent site must be the same for every batch"
-            raise refusal(self.owner, rule, "another one", "Rescale it: sample it from a fixed interval")
+        density.check_supports(self._density)
         self._density = density
         if self._compiled and self._recorded is None:
             self._recorded = Recorded(self._log_densities, self.owners.tensors())

@@ -124,9 +124,16 @@ class LatentDensity:
         log_det = sum((log_det for _, log_det in unpacked.values()), torch.zeros(()))
         return {name: value for name, (value, _) in unpacked.items()}, log_det
 
-    def has_supports_of(self, other: LatentDensity) -> bool:
-        """Whether the sites have the same supports as those of another batch."""
-        return all(_same_support(one.support, two.support) for one, two in zip(self.sites, other.sites, strict=True))
+    def check_supports(self, earlier: LatentDensity | None) -> None:
+        """Require the supports of an earlier batch, which a recording of its densities contains.
+
+        Raises:
+            ValueError: the support of a latent site is another one.
+        """
+        pairs = zip(self.sites, [] if earlier is None else earlier.sites, strict=earlier is not None)
+        if not all(_same_support(one.support, two.support) for one, two in pairs):
+            rule = "the support of a latent site must be the same for every batch"
+            raise refusal(self.owner, rule, "another one", "Rescale it: sample it from a fixed interval")
 
     def _check_latents(self) -> None:
         if not latents(self.weights.pair.guide_traces[0]):

@@ -70,6 +70,7 @@ class OptimisedSampler:
         self.owner, self.model, self.guides, self.data_plate, self.owners = owner, model, guides, data_plate, owners
         self.shares, self._compiled = shares, compiled
         self._recorded: Recorded | None = None
+        self._earlier: LatentDensity | None = None
 
     def check(self, args: tuple[Any, ...], num_samples: int) -> dict[str, Any]:
         """Examine the programs on a batch and fit the proposal of each datum.
@@ -84,6 +85,8 @@ class OptimisedSampler:
         with validating(True):
             self.density = LatentDensity(self.owner, self.model, None, args, **options)
             guide = ImportanceWeights(self.model, self.guides, args, owner=self.owner, **options)
+        self.density.check_supports(self._earlier)
+        self._earlier = self.density
         guide.check_coverage()
         dim, advice = self.density.dim, "Use proposal='guide'"
         require(dim <= MAX_DIM, self.owner, f"proposal='optimised' takes at most {MAX_DIM} dimensions", dim, advice)
