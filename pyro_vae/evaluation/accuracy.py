@@ -43,7 +43,8 @@ def accurate_log_likelihood(
     :func:`annealed_log_likelihood` gives with the settings in the result's protocol, whose entry ``tried`` lists the
     estimators and why they were not accepted. If none is, the result is that of the smallest gap, and says so.
 
-    The bounds hold for data like the model's own samples. The estimate remains a lower bound in expectation.
+    The bounds hold for data like the model's own samples. Every estimate is a lower bound in expectation; strictly this
+    holds without the choice, which uses diagnostics of the same samples.
 
     Args:
         model: Pyro model with observed sites, whose observed values are its arguments, unchanged.

@@ -19,7 +19,7 @@ MAX_FLAGGED = 0.1
 class AccurateLogLikelihood(Result):
     r"""Estimate of log p(x), per datum, by the first estimator whose diagnostics give a small enough bias.
 
-    The estimate is a lower bound in expectation. Its bias, of the mean over the data, is assessed by four diagnostics:
+    The bias of the mean over the data is assessed by four diagnostics:
 
     - the gap between upper and lower bound of the same estimator on data simulated from the model, which bounds the
       bias on such data (:meth:`gap`);
