@@ -39,7 +39,7 @@ class AccurateLogLikelihood(Result):
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015), section 4.2.
         https://arxiv.org/abs/1511.02543
-        Pareto smoothed importance sampling (Vehtari et al., 2024), section 3, on limits of k for a number of samples.
+        Pareto smoothed importance sampling (Vehtari et al., 2024), on limits of k for a number of samples.
         https://arxiv.org/abs/1507.02646
     """
 

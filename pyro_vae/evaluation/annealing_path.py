@@ -92,7 +92,7 @@ def equal_spread(betas: Sequence[float], variances: Sequence[float], num: int) -
 
     References:
         Simulating normalizing constants: from importance sampling to bridge sampling to path sampling (Gelman and Meng,
-        1998), section 4, on optimal paths. https://doi.org/10.1214/ss/1028905934
+        1998), on optimal paths. https://doi.org/10.1214/ss/1028905934
 
     Example:
         >>> equal_spread([0.0, 0.5, 1.0], [9.0, 9.0, 9.0], 5)

@@ -66,9 +66,9 @@ def fit_normal(log_density: LogDensity, start: Tensor, spread: Tensor, prior_sca
         Mean and covariance of each datum, without gradients.
 
     References:
-        The variational Gaussian approximation revisited (Opper and Archambeau, 2009), eq. 2.4 and 2.5: the conditions.
+        The variational Gaussian approximation revisited (Opper and Archambeau, 2009): the conditions.
         https://doi.org/10.1162/neco.2008.08-07-592
-        Fast and scalable Bayesian deep learning by weight-perturbation in Adam (Khan et al., 2018), section 3, on
+        Fast and scalable Bayesian deep learning by weight-perturbation in Adam (Khan et al., 2018), on
         Newton steps with averaged Hessians. https://arxiv.org/abs/1806.04854
 
     Example:
