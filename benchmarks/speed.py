@@ -102,9 +102,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ranks", nargs="+", type=int, default=[], help="numbers of processes for the speed of fit")
     parser.add_argument("--date", help="date of the record (default: today)")
     parser.add_argument("--out", type=Path, help="JSON file for the record")
-    parser.add_argument(
-        "--plot", type=Path, help="folder for figures of cost against the sizes and ranks"
-    )
+    parser.add_argument("--plot", type=Path, help="folder for figures of cost against the sizes and ranks")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     low = IN_BFLOAT16 if options.precision == "bf16" else {}

@@ -18,7 +18,7 @@ from pyro_vae.evaluation import (
     annealed_log_likelihood,
     prior_proposal,
 )
-from pyro_vae.evaluation.annealed import AnnealingPath
+from pyro_vae.evaluation.annealing_path import AnnealingPath, equal_spread
 from pyro_vae.evaluation.hmc import State
 from tests.linear_gaussian import LinearGaussian
 
@@ -109,6 +109,37 @@ def test_the_schedules_go_from_0_to_1_and_the_sigmoid_is_slow_at_its_ends() -> N
     assert (sigmoid + sigmoid.flip(0) - 1).abs().max() < EXACT
     share = torch.linspace(-4, 4, 101).sigmoid()
     assert (sigmoid - (share - share[0]) / (share[-1] - share[0])).abs().max() < EXACT
+
+
+def test_adaptive_steps_equalise_the_spread_and_tighten_the_bound() -> None:
+    grid = torch.linspace(0, 1, 20_001)
+    deviation = 1 / (0.01 + grid)  # as from a wide prior
+    betas = torch.tensor(equal_spread(grid.tolist(), deviation.square().tolist(), 51))
+    assert betas[0] == 0
+    assert betas[-1] == 1
+    spread = (0.01 + betas).log().diff()  # the integral of the deviation over each step
+    uniform = betas.diff() * math.log(101)  # the tenth of the steps that is not adaptive
+    assert (0.9 * spread + 0.1 * uniform - math.log(101) / 50).abs().max() < 1e-4
+    case = LinearGaussian(10, 14, scale=0.2)
+    x = case.data(50)
+    gaps = {}
+    for schedule in ("sigmoid", "linear", "adaptive"):
+        sizes = {"num_distributions": 30, "num_chains": 16, "engine": "eager", "schedule": schedule}
+        result = annealed_log_likelihood(case.vae.model, None, x, **sizes)
+        gaps[schedule] = float((case.log_prob(x) - result.mean_log_weight).mean())
+    assert gaps["adaptive"] < 0.8 * min(gaps["sigmoid"], gaps["linear"])
+
+
+def test_an_adaptive_path_gives_valid_weights() -> None:
+    case = LinearGaussian(2, 7, shift=0.3, inflate=0.7)
+    x = case.data(200)
+    sizes = {"num_distributions": 50, "num_chains": 32, "engine": "eager", "schedule": "adaptive"}
+    result = annealed_log_likelihood(case.vae.model, case.vae.guide, x, start="guide", batch_size=200, **sizes)
+    assert _z_scores(result, case.log_prob(x)).abs().max() < 4.5
+    exact = LinearGaussian(3, 7)
+    x = exact.data(5)
+    result = annealed_log_likelihood(exact.vae.model, exact.vae.guide, x, start="guide", **sizes)
+    assert (result.log_weights - exact.log_prob(x).unsqueeze(-1)).abs().max() < EXACT
 
 
 @pytest.mark.slow
@@ -394,7 +425,7 @@ def test_starting_from_a_guide_without_a_density_raises() -> None:
         ({"num_distributions": 1}, "num_distributions must be at least 2, got num_distributions=1"),
         ({"num_chains": 0}, "num_chains must be at least 1"),
         ({"num_steps": 0}, "num_steps must be at least 1"),
-        ({"schedule": "cosine"}, "schedule must be one of 'sigmoid', 'linear', got schedule='cosine'"),
+        ({"schedule": "cosine"}, "schedule must be one of 'sigmoid', 'linear', 'adaptive', got schedule='cosine'"),
         ({"start": "posterior"}, "start must be one of 'prior', 'guide', got start='posterior'"),
         ({"engine": "jit"}, "engine must be one of 'auto', 'eager', 'compiled', got engine='jit'"),
     ],

@@ -271,3 +271,66 @@ def test_the_gpu_script_needs_a_gpu_unless_it_is_rehearsed(tmp_path):
     done = _script("gpu.py", "--minutes", "1", "--out", "gpu", folder=tmp_path)
     assert done.returncode == 2
     assert "rehearse with --device cpu --small" in done.stderr
+
+
+ROW = {"seconds": 1.0, "error": -0.3, "monte_carlo_error": 0.02, "lowest": -1.0, "pareto_k_above_0.7": 0.5, "tried": []}
+ACCURACY = {
+    "weights": "a",
+    "num_data": 3,
+    "num_distributions": 5,
+    "reference": {"mean": -90.0, "monte_carlo_error": 0.01},
+    "threads": 1,
+    "machine": {"processor": "P"},
+    "date": "2000-01-01",
+    "results": [
+        {**ROW, "estimator": "importance, guide", "size": 64, "error": -0.5},
+        {**ROW, "estimator": "importance, guide", "size": 256, "seconds": 2.0},
+        {**ROW, "estimator": "importance, optimised", "size": 1024, "error": -0.03, "seconds": 0.2},
+        {**ROW, "estimator": "importance, optimised", "size": 256, "error": -0.09, "seconds": 0.1},
+    ],
+}
+
+
+def test_the_table_of_accuracies_has_the_cheapest_accurate_sizes(module, tmp_path) -> None:
+    accuracy = module("accuracy")
+    about, _, _, _, guide, optimised = accuracy.table(ACCURACY).splitlines()
+    assert "First 3 test images" in about
+    assert guide == "| importance, guide | 256 | 2.000 | -0.300 +- 0.020 | `--num_samples 256` |"
+    assert optimised.startswith("| importance, optimised | 256 | 0.100 | -0.090 +- 0.020 | `--proposal optimised ")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table -->\nold\n<!-- end of table -->\nafter\n")
+    accuracy.renew(page, "new")
+    assert page.read_text() == "before\n<!-- table -->\nnew\n<!-- end of table -->\nafter\n"
+    accuracy.draw(ACCURACY, tmp_path / "accuracy.png")
+    folder = accuracy.Folder(tmp_path, {"weights": "a", "num_data": 3, "num_distributions": 5})
+    folder.record["threads"] = 1
+    folder.add(ACCURACY["results"][0])
+    again = accuracy.Folder(tmp_path, {"weights": "a", "num_data": 3, "num_distributions": 5})
+    assert again.has("importance, guide", 64)
+    assert not again.has("importance, guide", 256)
+    with pytest.raises(SystemExit, match="must be of weights=b, got weights=a"):
+        accuracy.Folder(tmp_path, {"weights": "b"})
+    recorded = BENCHMARKS / "results/log-p-accuracy/accuracy.json"
+    if recorded.exists():
+        assert (
+            accuracy.table(json.loads(recorded.read_text())) in (BENCHMARKS.parent / "docs/estimators.md").read_text()
+        )
+
+
+@pytest.mark.slow
+def test_accuracies_are_measured_and_a_repeated_command_continues(module, tmp_path, monkeypatch, capsys) -> None:
+    accuracy = module("accuracy")
+    quick = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "2", "--device", "cpu"]
+    assert importlib.import_module("pyro_vae.cli.main").main(["train", *quick, "--out", str(tmp_path / "run")]) == 0
+    monkeypatch.setattr(accuracy, "SAMPLES", (64,))
+    monkeypatch.setattr(accuracy, "DISTRIBUTIONS", (4,))
+    command = ["x", str(tmp_path / "run"), "--num-data", "3", "--reference", "30", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out")])
+    accuracy.main()
+    record = json.loads((tmp_path / "out/accuracy.json").read_text())
+    assert {row["estimator"] for row in record["results"]} == set(accuracy.STYLES)
+    assert all(abs(row["error"]) < 4.5 * row["monte_carlo_error"] + 0.2 for row in record["results"])
+    assert (tmp_path / "out/accuracy.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    accuracy.main()
+    assert "s an image" not in capsys.readouterr().out.split("|")[0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae import plotting
-from pyro_vae.evaluation import AnnealedLogLikelihood, LogLikelihood, Result
+from pyro_vae.evaluation import AccurateLogLikelihood, AnnealedLogLikelihood, LogLikelihood, Result
 from pyro_vae.evaluation.bidirectional import Sandwich
 from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood
 from tests.test_plotting import is_whole, untouched  # noqa: F401  # a fixture
@@ -133,6 +133,26 @@ def test_harmonic_estimates_show_their_diagnostics() -> None:
     assert list(r_hat.lines[0].get_ydata()) == [1.0, 2.0, 3.0]
     assert list(k.lines[0].get_ydata()) == [0.5, 1.5, 2.5]
     assert [ax.lines[1].get_ydata()[0] for ax in (r_hat, k)] == [1.05, 0.7]
+    assert is_whole(figure)
+
+
+def test_the_tried_estimators_are_drawn_with_their_gaps() -> None:
+    tried = [
+        {"estimator": "importance, guide, 1,024 samples", "gap": 2.5, "error": 0.5, "outcome": ""},
+        {"estimator": "importance, guide, 4,096 samples", "gap": None, "error": None, "outcome": "fails"},
+        {"estimator": "importance, optimised, 256 samples", "gap": 0.02, "error": 0.01, "outcome": ""},
+    ]
+    numbers = [torch.zeros(5)] * 3
+    protocol = {"accuracy": 0.1, "num_samples": 256, "tried": tried}
+    bounds = torch.zeros(4), torch.full((4,), 0.02)
+    result = AccurateLogLikelihood(*numbers, torch.zeros(5, 4), *bounds, protocol=protocol)
+    figure = plotting.result_figure(result, caption=LONG)
+    (ax,) = figure.axes
+    labels = [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()]
+    assert labels == [tried[0]["estimator"], tried[2]["estimator"]]
+    assert [float(bar.lines[0].get_xdata()[0]) for bar in ax.containers] == [2.5, 0.02]
+    faces = [bar.lines[0].get_markerfacecolor() for bar in ax.containers]
+    assert faces == ["white", plotting.PALETTE[0]]  # the last is confirmed
     assert is_whole(figure)
 
 

@@ -32,6 +32,7 @@ from tests.test_readme import ROOT, blocks_of, run_python
 
 PAGE = (ROOT / "docs/engine.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
+ESTIMATORS = (ROOT / "docs/estimators.md").read_text()
 LABELS = (ROOT / "docs/semi_supervised.md").read_text()
 REFUSED = PAGE.split("## What cannot be recorded")[1].split("## Further options")[0]
 LOOKS, SHAPES, DIFFER = "reads a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
@@ -62,6 +63,14 @@ def test_the_python_of_the_evaluation_page_runs_in_order(capsys: pytest.CaptureF
     assert "not to be trusted" in capsys.readouterr().out
 
 
+def test_the_python_of_the_page_on_estimators_runs_in_order() -> None:
+    names = run_python("docs/estimators.md", ESTIMATORS)
+    optimised, accurate = names["optimised"], names["result"]
+    assert accurate.failures() == []
+    noise = math.hypot(optimised.monte_carlo_error(), accurate.monte_carlo_error())
+    assert abs(optimised.mean() - accurate.mean()) < 0.1 + 4.5 * noise
+
+
 @pytest.mark.slow
 def test_the_python_of_the_page_on_few_labels_runs_in_order() -> None:
     names = run_python("docs/semi_supervised.md", LABELS)
@@ -83,6 +92,14 @@ def test_the_commands_of_the_evaluation_page_are_parsed(arguments: list[str], tm
         {"evaluate": evaluate, "report": write_report, "compare": compare_runs}[command](absent)
 
 
+@pytest.mark.parametrize("options", re.findall(r"`(?:pyro-vae evaluate RUN )?(--[^`]+)`", ESTIMATORS))
+def test_the_commands_of_the_page_on_estimators_are_parsed(options: str, tmp_path: Path) -> None:
+    words = options.split()
+    if words[0] in ("--accuracy", "--proposal", "--num_samples", "--method"):  # not of the benchmark
+        with pytest.raises(FileNotFoundError, match=str(tmp_path)):  # only the run is missing
+            evaluate([f"{tmp_path}/run", *words])
+
+
 def test_the_evaluation_page_quotes_the_recorded_numbers() -> None:
     two_modes = (ROOT / "examples/two_modes.py").read_text()
     table = re.findall(r"([+-]\d\.\d{3}) \+- +(\d\.\d{3})", EVALUATION.split("```text")[1].split("```")[0])
@@ -101,7 +118,9 @@ def test_the_methods_that_the_evaluation_page_names_exist() -> None:
     assert set(re.findall(r"--method (\w+)", EVALUATION)) <= set(METHODS)
 
 
-@pytest.mark.parametrize("page", [PAGE, EVALUATION, LABELS], ids=["engine", "evaluation", "semi_supervised"])
+@pytest.mark.parametrize(
+    "page", [PAGE, EVALUATION, ESTIMATORS, LABELS], ids=["engine", "evaluation", "estimators", "semi_supervised"]
+)
 def test_its_files_exist(page: str) -> None:
     paths = re.findall(r"`(?:python )?((?:examples|benchmarks|docs)/[\w./-]+)`", page)
     assert paths

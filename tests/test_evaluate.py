@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae import VAE, evaluation
 from pyro_vae.cli.main import main
-from pyro_vae.evaluation import LogLikelihood, Quantity, Result, annealed_log_likelihood
+from pyro_vae.evaluation import AccurateLogLikelihood, LogLikelihood, Quantity, Result, annealed_log_likelihood
 from pyro_vae.experiments import methods
 from pyro_vae.experiments.evaluation_options import Option, options_of
 from pyro_vae.experiments.experiment import load_run
@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("single_precision")
 ANNEALING = ["--num_distributions", "5", "--num_chains", "2", "--num_steps", "2", "--engine", "eager"]
 SMALL = {
     "importance": ["--num_samples", "30"],
+    "accurate": ["--accuracy", "0.5", "--max_samples", "1024", "--max_distributions", "1"],
     "ais": ANNEALING,
     "sandwich": ANNEALING,
     "harmonic": [
@@ -53,6 +54,7 @@ SMALL = {
 }
 FILES = {
     "importance": ["log_likelihood-test-guide-30-seed0-first12"],
+    "accurate": ["accurate-test-0.5-max_samples1024-max_distributions1-seed0-first12"],
     "ais": ["ais-test-prior-5x2-steps2-seed0-first12"],
     "sandwich": ["sandwich-test-prior-5x2-steps2-seed0-first12"],
     "harmonic": ["harmonic-test-prior-32x4-fitted52-warmup5-seed0-first12"],
@@ -181,6 +183,27 @@ def test_an_inflated_proposal_has_its_factor_in_the_name_and_the_protocol(
         assert factor in result.protocol["proposal"]
     line = error_line(capsys, run, *small, "--inflate", "1.5")
     assert line == "--inflate: must come with --proposal inflated, got 1.5 alone."
+
+
+def test_an_accuracy_chooses_the_method_and_an_optimised_proposal_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), *SMALL["accurate"], "--num_data", "12"]) == 0
+    result = Result.load(run / f"{FILES['accurate'][0]}.json")
+    assert isinstance(result, AccurateLogLikelihood)
+    assert result.failures() == []
+    assert "importance, guide, 1,024 samples" in capsys.readouterr().out
+    for proposal in ("guide", "optimised"):
+        arguments = ["--proposal", proposal, "--num_samples", "1024", "--num_data", "12"]
+        assert main(["evaluate", str(run), *arguments]) == 0
+    alone, other = (
+        Result.load(run / f"log_likelihood-test-{p}-1024-seed0-first12.json") for p in ("guide", "optimised")
+    )
+    assert torch.equal(alone.log_likelihood, result.log_likelihood)  # type: ignore[attr-defined]
+    assert other.protocol["proposal"] == "optimised"
+    assert abs(other.mean() - alone.mean()) < 0.2
+    line = error_line(capsys, run, "--method", "ais", "--accuracy", "0.1")
+    assert "--method ais accepts only its own options, got --accuracy" in line
 
 
 def test_gaps_accept_a_result_as_log_likelihood(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,11 @@ from pyro_vae.cli.train_options import parse_args
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS_PAGE = " ".join((ROOT / "docs/results.md").read_text().split())  # without line breaks
-PAGES = ["README.md", "examples/README.md", *(f"docs/{name}.md" for name in ("command_line", "components", "results"))]
+PAGES = [
+    "README.md",
+    "examples/README.md",
+    *(f"docs/{name}.md" for name in ("command_line", "components", "estimators", "results")),
+]
 
 
 def blocks_of(page: str) -> list[tuple[str, str]]:

@@ -26,7 +26,8 @@ def evaluate(argv: list[str]) -> None:
     if {"-h", "--help"} & set(rest):
         say(_help(list(METHODS.values()) if chosen.method is None else [METHODS[chosen.method]]))
         return
-    method = METHODS[chosen.method or "importance"]
+    accurate = chosen.method is None and any(word.split("=")[0] == "--accuracy" for word in rest)
+    method = METHODS[chosen.method or ("accurate" if accurate else "importance")]
     _refuse_other_options(method, rest)
     options = vars(_parser(method).parse_args(rest))
     _check(method, options)
@@ -98,7 +99,7 @@ def _parser(method: Method) -> argparse.ArgumentParser:
 def _common() -> argparse.ArgumentParser:
     parser = Parser(prog="pyro-vae evaluate", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--method", choices=METHODS, help="(default importance)")
+    parser.add_argument("--method", choices=METHODS, help="(default importance; accurate with --accuracy)")
     parser.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
     defaults = ", ".join(f"{m.num_data} for {m.name}" for m in METHODS.values() if m.num_data)
     parser.add_argument("--num_data", type=int, help=f"number of examples, from the first (default all; {defaults})")

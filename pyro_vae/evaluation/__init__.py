@@ -5,6 +5,8 @@ called ``f(vae, data, ...)``: latent diagnostics, predictive checks, classificat
 its own data.
 """
 
+from pyro_vae.evaluation.accuracy import accurate_log_likelihood
+from pyro_vae.evaluation.accuracy_result import AccurateLogLikelihood
 from pyro_vae.evaluation.aggregate import AggregatePosterior
 from pyro_vae.evaluation.annealed import AnnealedLogLikelihood, annealed_log_likelihood
 from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
@@ -29,6 +31,7 @@ from pyro_vae.evaluation.result import Quantity, Result
 from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights
 
 __all__ = [
+    "AccurateLogLikelihood",
     "AggregatePosterior",
     "AnnealedLogLikelihood",
     "Calibration",
@@ -49,6 +52,7 @@ __all__ = [
     "Reliability",
     "Result",
     "Sandwich",
+    "accurate_log_likelihood",
     "annealed_log_likelihood",
     "class_posterior",
     "classification",

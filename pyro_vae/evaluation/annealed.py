@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_choice, check_count
 from pyro_vae._core.contexts import validating
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
+from pyro_vae.evaluation.annealing_path import AnnealingPath, Schedule
 from pyro_vae.evaluation.batched import BatchedEvaluation
-from pyro_vae.evaluation.hmc import BURN_IN, HMC, AdaptedStepSizes
+from pyro_vae.evaluation.hmc import HMC, AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import LatentDensity, Start
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
 from pyro_vae.evaluation.sampler import Engine, use_compiled
 from pyro_vae.evaluation.streaming import log_mean
 
-Schedule = Literal["sigmoid", "linear"]
 Advance = Callable[[int], object]
-
-_STEEPNESS = 4.0  # the sigmoid runs from -4 to 4
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,8 @@ def annealed_log_likelihood(
         num_steps: leapfrog steps of a transition.
         start: ``"prior"``, which does not depend on the guide; or ``"guide"``, a shorter path if the guide is good,
             which may miss modes that the guide misses.
-        schedule: ``"sigmoid"``, with small steps at both ends; or ``"linear"``.
+        schedule: ``"sigmoid"``, with small steps at both ends; ``"linear"``; or ``"adaptive"``, with steps that are
+            inversely proportional to the spread of the log-weights' rate in the adaptation, one path per batch.
         batch_size: data at a time; memory is proportional to ``batch_size * num_chains``.
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of the chains; every batch has its own stream, by its number.
@@ -161,56 +159,6 @@ def annealed_log_likelihood(
     tensors = batches.run(estimate)
     entries = {**batches.ranks.from_first(entries), "num_data": len(tensors["log_likelihood"])}
     return AnnealedLogLikelihood(**tensors, protocol={**(protocol or {}), **entries})
-
-
-@dataclass(frozen=True)
-class AnnealingPath:
-    """Settings of an annealed estimate; see :func:`annealed_log_likelihood`."""
-
-    owner: str
-    num_distributions: int
-    num_chains: int
-    num_steps: int
-    start: Start
-    schedule: Schedule
-
-    def __post_init__(self) -> None:
-        check_count(self.owner, num_chains=self.num_chains, num_steps=self.num_steps)
-        check_count(self.owner, 2, num_distributions=self.num_distributions)
-        check_choice(self.owner, "schedule", self.schedule, ("sigmoid", "linear"))
-
-    @property
-    def num_stages(self) -> int:
-        """Number of steps from one distribution to the next."""
-        return self.num_distributions - 1
-
-    @property
-    def num_adaptation_steps(self) -> int:
-        """Number of transitions that adapt the step sizes, burn-in included."""
-        return BURN_IN + self.num_adaptation_betas
-
-    @property
-    def num_adaptation_betas(self) -> int:
-        """Number of points of the path at which the step sizes are adapted."""
-        return min(200, self.num_distributions)
-
-    def betas(self, num: int | None = None) -> list[float]:
-        """Inverse temperatures from 0 to 1, by default one for each distribution."""
-        fractions = torch.linspace(0, 1, num or self.num_distributions, dtype=torch.float64)
-        if self.schedule == "linear":
-            return fractions.tolist()
-        curve = (_STEEPNESS * (2 * fractions - 1)).sigmoid()
-        return ((curve - curve[0]) / (curve[-1] - curve[0])).tolist()
-
-    def protocol(self) -> dict[str, Any]:
-        """Protocol entries."""
-        return {
-            "num_distributions": self.num_distributions,
-            "num_chains": self.num_chains,
-            "num_steps": self.num_steps,
-            "start": self.start,
-            "schedule": self.schedule,
-        }
 
 
 class Annealer:
@@ -272,7 +220,7 @@ class Annealer:
         self, u: Tensor, stages: range, adapted: AdaptedStepSizes | None, args: tuple[Any, ...], advance: Advance
     ) -> tuple[Tensor, Tensor]:
         """Stage t adds the log-ratio of distributions t and t - 1; transitions run between consecutive stages."""
-        betas, last = self.path.betas(), self.path.num_distributions - 1
+        betas, fractions = self.path.schedule_of(adapted)
         state = self.hmc.evaluate_at(u, args)
         log_weights = torch.zeros_like(state.start, dtype=torch.float64)
         accepted = torch.zeros_like(log_weights)
@@ -280,7 +228,7 @@ class Annealer:
             log_weights = log_weights + (betas[stage] - betas[stage - 1]) * state.log_ratio()
             if following is not None and adapted is not None:
                 between = min(stage, following)  # index of the distribution that both stages have in common
-                state, probability = self.hmc.transition(state, betas[between], adapted.at(between / last), args)
+                state, probability = self.hmc.transition(state, betas[between], adapted.at(fractions[between]), args)
                 accepted = accepted + probability
             advance(1)
         num_transitions = len(stages) - 1

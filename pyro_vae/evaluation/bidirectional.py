@@ -10,7 +10,8 @@ from torch import Tensor
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.annealed import Advance, Annealer, AnnealingPath, Schedule, lower_bound
+from pyro_vae.evaluation.annealed import Advance, Annealer, lower_bound
+from pyro_vae.evaluation.annealing_path import AnnealingPath, Schedule
 from pyro_vae.evaluation.hmc import AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result, mean_error
@@ -145,7 +146,7 @@ def sandwich(
         num_chains: number of chains per datum, in each direction.
         num_steps: leapfrog steps of a transition.
         start: distribution at which forward chains start and reverse chains end, ``"prior"`` or ``"guide"``.
-        schedule: ``"sigmoid"`` or ``"linear"``.
+        schedule: ``"sigmoid"``, ``"linear"`` or ``"adaptive"``.
         real: also compute the lower bound of the real data, with the same path.
         batch_size: data at a time.
         data_plate: name of the plate over the data, if several plates contain all sites.

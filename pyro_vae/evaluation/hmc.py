@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.recording import Recorded, RecordingError
 from pyro_vae.evaluation.latent_density import LatentDensity
@@ -107,9 +106,7 @@ class HMC:
         Raises:
             ValueError: the support of a latent differs from that of the earlier batch.
         """
-        if self._density is not None and not density.has_supports_of(self._density):
-            rule = "the support of a latent site must be the same for every batch"
-            raise refusal(self.owner, rule, "another one", "Rescale it: sample it from a fixed interval")
+        density.check_supports(self._density)
         self._density = density
         if self._compiled and self._recorded is None:
             self._recorded = Recorded(self._log_densities, self.owners.tensors())
@@ -182,6 +179,8 @@ class AdaptedStepSizes:
 
     Attributes:
         steps: step sizes at each of ``betas``.
+        betas: the inverse temperatures.
+        variances: for each of them, the variance of :meth:`State.log_ratio` over the chains, mean over the data.
         last: final state of the pilot chains.
 
     References:
@@ -202,6 +201,7 @@ class AdaptedStepSizes:
         log_size = torch.full_like(u[0, :, 0], max_log_size)
         variance, mean_log_size = _variance(u), log_size
         adapted: list[StepSizes] = []
+        variances: list[Tensor] = []
         for beta in [betas[0]] * BURN_IN + betas:
             steps = StepSizes(log_size.exp(), variance.sqrt())
             state, probability = hmc.transition(state, beta, steps, args)
@@ -210,8 +210,10 @@ class AdaptedStepSizes:
             mean_log_size = _MEMORY * mean_log_size + (1 - _MEMORY) * log_size
             variance = _MEMORY * variance + (1 - _MEMORY) * _variance(state.u)
             adapted.append(StepSizes(mean_log_size.exp(), variance.sqrt()))
+            variances.append(_variance(state.log_ratio()).mean())
             advance(1)
-        self.steps, self.last = adapted[BURN_IN:], state
+        self.steps, self.last, self.betas = adapted[BURN_IN:], state, betas
+        self.variances = torch.stack(variances[BURN_IN:]).tolist()
 
     def at(self, fraction: float) -> StepSizes:
         """The step sizes at a fraction of the path, between 0 and 1."""
@@ -219,7 +221,7 @@ class AdaptedStepSizes:
 
 
 def _variance(u: Tensor) -> Tensor:
-    """Variance over the chains, ``(batch, dim)``; 1 for a single chain."""
+    """Variance over the chains, ``(batch, dim)`` or ``(batch,)``; 1 for a single chain."""
     if len(u) < 2:
         return torch.ones_like(u[0])
     return u.var(0).nan_to_num(nan=1.0).clamp(1e-12, 1e12)

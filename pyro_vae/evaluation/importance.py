@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, overload
 
-from torch import Tensor
-
-from pyro_vae._core.checks import check_count, refusal
-from pyro_vae._core.precision import NetworkPrecision, Precision, warn_if_slower
+from pyro_vae._core.checks import require
+from pyro_vae._core.precision import Precision
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.batched import BatchedEvaluation
+from pyro_vae.evaluation.accuracy import accurate_log_likelihood
+from pyro_vae.evaluation.accuracy_result import AccurateLogLikelihood
+from pyro_vae.evaluation.importance_sampling import importance_estimate
 from pyro_vae.evaluation.likelihood import LogLikelihood
-from pyro_vae.evaluation.proposals import guides_of, prior_proposal
-from pyro_vae.evaluation.sampler import Engine, WeightSampler
-from pyro_vae.evaluation.streaming import WeightSummary
+from pyro_vae.evaluation.sampler import Engine
+
+
+@overload
+def log_likelihood(
+    model: Program,
+    guide: Program | Sequence[Program],
+    data: Data,
+    *,
+    num_samples: int = ...,
+    batch_size: int = ...,
+    chunk_size: int = ...,
+    proposal: Literal["guide", "prior", "optimised"] | Program = ...,
+    accuracy: None = ...,
+    data_plate: str | None = ...,
+    seed: int = ...,
+    engine: Engine = ...,
+    precision: Precision = ...,
+    protocol: dict[str, Any] | None = ...,
+    progress: bool = ...,
+) -> LogLikelihood: ...
+
+
+@overload
+def log_likelihood(
+    model: Program,
+    guide: Program | Sequence[Program],
+    data: Data,
+    *,
+    num_samples: int = ...,
+    batch_size: int = ...,
+    chunk_size: int = ...,
+    proposal: Literal["guide", "prior", "optimised"] | Program = ...,
+    accuracy: float,
+    data_plate: str | None = ...,
+    seed: int = ...,
+    engine: Engine = ...,
+    precision: Precision = ...,
+    protocol: dict[str, Any] | None = ...,
+    progress: bool = ...,
+) -> AccurateLogLikelihood: ...
 
 
 def log_likelihood(
@@ -26,14 +64,15 @@ def log_likelihood(
     num_samples: int = 5000,
     batch_size: int = 20,
     chunk_size: int = 50,
-    proposal: Literal["guide", "prior"] | Program = "guide",
+    proposal: Literal["guide", "prior", "optimised"] | Program = "guide",
+    accuracy: float | None = None,
     data_plate: str | None = None,
     seed: int = 0,
     engine: Engine = "auto",
     precision: Precision = "fp32",
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
-) -> LogLikelihood:
+) -> LogLikelihood | AccurateLogLikelihood:
     r"""Importance-weighted estimate of log p(x) per datum, :math:`\log \frac1S \sum_s p(x, z_s) / q(z_s | x)`.
 
     A lower bound in expectation. Works for any Pyro model and guide whose sites lie within one vectorised plate over
@@ -50,29 +89,32 @@ def log_likelihood(
             several, whose equal mixture is the proposal (multiple importance sampling).
         data: an ``ImageSet``; a tensor ``(N, *data_shape)``; or an iterable of batches, each a tensor or a tuple of
             arguments.
-        num_samples: number of samples of z per datum S.
+        num_samples: number of samples of z per datum S; with ``accuracy``, the largest number.
         batch_size: data at a time.
         chunk_size: samples at a time; memory is proportional to ``batch_size * chunk_size``, and a product of about
             1,000 keeps MNIST-sized decodings in the processor's cache.
-        proposal: ``"guide"``; ``"prior"`` for the naive estimator, a baseline that fails on all but tiny models; or a
-            program, in place of the guide.
+        proposal: ``"guide"``; ``"optimised"``, a normal fitted to the posterior of each datum, mixed with a wider one
+            and the prior (:class:`~pyro_vae.evaluation.optimised.OptimisedSampler`), for continuous latents;
+            ``"prior"`` for the naive estimator, a baseline that fails on all but tiny models; or a program, in place of
+            the guide.
+        accuracy: largest bias of the mean over the data, in nats: more samples, then other estimators are tried until
+            diagnostics confirm it (:func:`~pyro_vae.evaluation.accurate_log_likelihood`). They choose the proposal.
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of the samples; every batch has its own stream, by its number.
         engine: ``"eager"`` runs the programs for every chunk; ``"compiled"`` runs them once for each shape, and their
-            compiled tensor operations from then on; ``"auto"`` compiles if there is enough work, by the number of
-            chunks and their size. All use the same random numbers, and their results differ by rounding. Compiled
-            programs are kept on disk.
+            compiled tensor operations from then on; ``"auto"`` compiles if there are enough chunks. All use the same
+            random numbers.
         precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; densities stay in float32.
-            Warns if that is slower on this processor.
         protocol: entries to add to the result's protocol, such as the data set's.
         progress: show a progress bar.
 
     Returns:
         The estimate per datum in nats, its standard error, effective sample size, Pareto k, and the ELBO with its rate
-        and distortion from the same samples.
+        and distortion from the same samples. With ``accuracy``: the estimate, and the diagnostics of its bias.
 
     Raises:
-        ValueError: the programs have no weights per datum (see :func:`log_weights`), or a size is not positive.
+        ValueError: the programs have no weights per datum (see :func:`log_weights`), a size is not positive, or
+            ``accuracy`` is combined with a proposal or a precision.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), section 5. https://arxiv.org/abs/1509.00519
@@ -88,48 +130,12 @@ def log_likelihood(
         >>> result.log_likelihood.shape, bool((result.log_likelihood >= result.elbo).all())
         (torch.Size([7]), True)
     """
-    check_count("log_likelihood", num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
-    proposals = _proposals(model, guide, proposal)
-    unit = "samples" if progress else None
-    programs = (model, *proposals)
-    batches = BatchedEvaluation(
-        "log_likelihood", programs, data, batch_size, seed=seed, progress=unit, amount=num_samples
-    )
-    chunks = batches.share() * -(-num_samples // chunk_size)
-    work: Any = {"engine": engine, "num_calls": chunks, "chunk_size": chunk_size}
-    sampler = WeightSampler("log_likelihood", model, proposals, data_plate, batches.owners, **work)
-    entries = {"estimator": "importance", "num_samples": num_samples, "proposal": _name(proposal, proposals)}
-    entries |= {"sample_seed": seed}
-
-    def summarise(args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
-        entries.update(sampler.check(args, num_samples))
-        summary = WeightSummary(num_samples)
-        for start in range(0, num_samples, chunk_size):
-            count = min(chunk_size, num_samples - start)
-            summary.add(sampler(count, args))
-            advance(count)
-        return summary.result()
-
-    warn_if_slower("log_likelihood", precision, batches.batches.device)
-    with NetworkPrecision(precision):
-        tensors = batches.run(summarise)
-    entries = batches.ranks.from_first(entries)
-    entries |= {"num_data": len(tensors["log_likelihood"]), "precision": precision}
-    return LogLikelihood(**tensors, protocol={**(protocol or {}), **entries})
-
-
-def _proposals(model: Program, guide: Any, proposal: Any) -> tuple[Program, ...]:
-    if not isinstance(proposal, str):
-        if callable(proposal):
-            return (proposal,)
-    elif proposal in ("guide", "prior"):
-        return (prior_proposal(model),) if proposal == "prior" else guides_of(guide)
-    got = f"proposal={proposal!r}" if isinstance(proposal, str | None) else f"a {type(proposal).__name__}"
-    raise refusal("log_likelihood", "proposal must be 'guide', 'prior' or a program", got)
-
-
-def _name(proposal: Any, guides: Sequence[Program]) -> str:
-    if proposal == "prior":
-        return "prior"
-    names = [getattr(guide, "proposal_name", "guide") for guide in guides]
-    return names[0] if len(names) == 1 else f"mixture of {len(names)}: {', '.join(names)}"
+    options: dict[str, Any] = {"batch_size": batch_size, "chunk_size": chunk_size, "data_plate": data_plate}
+    options |= {"seed": seed, "engine": engine, "protocol": protocol, "progress": progress}
+    if accuracy is None:
+        options |= {"num_samples": num_samples, "proposal": proposal, "precision": precision}
+        return importance_estimate(model, guide, data, **options)
+    chosen = isinstance(proposal, str) and proposal == "guide" and precision == "fp32"
+    rule, got = "accuracy must come without proposal and precision", f"proposal={proposal!r}, precision={precision!r}"
+    require(chosen, "log_likelihood", rule, got, "Omit both, or accuracy")
+    return accurate_log_likelihood(model, guide, data, accuracy=accuracy, max_samples=num_samples, **options)

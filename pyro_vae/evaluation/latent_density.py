@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
@@ -16,7 +17,7 @@ from pyro_vae._core.layout import Layout
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.traces import is_auxiliary, latents
 from pyro_vae._core.types import Program
-from pyro_vae.evaluation.joint_density import is_enumerated
+from pyro_vae.evaluation.joint_density import Density, is_enumerated
 from pyro_vae.evaluation.proposals import prior_proposal
 from pyro_vae.evaluation.weights import ImportanceWeights
 
@@ -94,14 +95,23 @@ class LatentDensity:
 
     def log_densities(self, u: Tensor, args: tuple[Any, ...]) -> PathDensities:
         """Both log-densities at u, ``(num_chains, batch, dim)``; differentiable."""
-        num_chains = len(u)
+        trace, log_det = self._at(u)
+        density = self.weights.density(len(u), args, trace)
+        start = density.log_prior if self.start == "prior" else self.weights.log_guide(len(u), args, trace)
+        return PathDensities(start + log_det, density.log_likelihood + density.log_prior + log_det)
+
+    def log_terms(self, u: Tensor, args: tuple[Any, ...]) -> tuple[Density, Tensor]:
+        """log p(x | z) and log p(z) at u, ``(num_chains, batch, dim)``, and the log-determinant of the map to z."""
+        trace, log_det = self._at(u)
+        return self.weights.density(len(u), args, trace), log_det
+
+    def _at(self, u: Tensor) -> tuple[Trace, Tensor]:
+        """A trace with the sites' values at u, and the log-determinant, ``(num_chains, batch)``."""
         values, log_det = self.unpack(u)
         trace = self.trace.copy()
         for name, value in values.items():
             trace.nodes[name] = {**trace.nodes[name], "value": value}
-        density = self.weights.density(num_chains, args, trace)
-        start = density.log_prior if self.start == "prior" else self.weights.log_guide(num_chains, args, trace)
-        return PathDensities(start + log_det, density.log_likelihood + density.log_prior + log_det)
+        return trace, log_det
 
     def pack(self, values: dict[str, Tensor]) -> Tensor:
         """The sites' values, ``(num_chains, *plates, *event)``, as u."""
@@ -114,9 +124,16 @@ class LatentDensity:
         log_det = sum((log_det for _, log_det in unpacked.values()), torch.zeros(()))
         return {name: value for name, (value, _) in unpacked.items()}, log_det
 
-    def has_supports_of(self, other: LatentDensity) -> bool:
-        """Whether the sites have the same supports as those of another batch."""
-        return all(_same_support(one.support, two.support) for one, two in zip(self.sites, other.sites, strict=True))
+    def check_supports(self, earlier: LatentDensity | None) -> None:
+        """Require the supports of an earlier batch, which a recording of its densities contains.
+
+        Raises:
+            ValueError: the support of a latent site is another one.
+        """
+        pairs = zip(self.sites, [] if earlier is None else earlier.sites, strict=earlier is not None)
+        if not all(_same_support(one.support, two.support) for one, two in pairs):
+            rule = "the support of a latent site must be the same for every batch"
+            raise refusal(self.owner, rule, "another one", "Rescale it: sample it from a fixed interval")
 
     def _check_latents(self) -> None:
         if not latents(self.weights.pair.guide_traces[0]):

@@ -12,7 +12,8 @@ from torch import Tensor
 from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
-from pyro_vae.evaluation.annealed import Advance, Annealer, AnnealingPath
+from pyro_vae.evaluation.annealed import Advance, Annealer
+from pyro_vae.evaluation.annealing_path import AnnealingPath
 from pyro_vae.evaluation.hmc import BURN_IN, AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.sampler import Engine

@@ -43,6 +43,11 @@ def use_compiled(owner: str, engine: Engine, num_calls: int, num_values: int = 7
     return engine == "compiled" or (engine == "auto" and saved >= COMPILATION)
 
 
+def values_of_call(weights: ImportanceWeights, num_samples: int) -> int:
+    """Number of observed values of a batch, over all samples of a call."""
+    return weights.num_data * num_samples * weights.pair.num_values(weights.plate)
+
+
 class WeightSampler:
     """Samples log-weights of one batch after the other, with compiled programs if requested or worthwhile.
 
@@ -90,8 +95,7 @@ class WeightSampler:
             self._weights = ImportanceWeights(self.model, self.guides, args, **options)  # type: ignore[arg-type]
         self._weights.check_repeatable(args)
         self._weights.check_coverage()
-        num_rows = self._weights.num_data * min(self._chunk_size, num_samples)
-        num_values = num_rows * self._weights.pair.num_values(self._weights.plate)
+        num_values = values_of_call(self._weights, min(self._chunk_size, num_samples))
         if self._recorded is None and use_compiled(self.owner, self._engine, self._num_calls, num_values):
             self._recorded = Recorded(self._sample, self.owners.tensors())
         return self._weights.protocol(num_samples)

@@ -17,8 +17,10 @@ from pyro_vae.evaluation import (
     ClassPosterior,
     InflatedProposal,
     LatentDiagnostics,
+    LogLikelihood,
     PredictiveCheck,
     Result,
+    accurate_log_likelihood,
     annealed_log_likelihood,
     class_posterior,
     classification,
@@ -168,11 +170,14 @@ def _has_classes(vae: Any) -> bool:
     return isinstance(vae, LabelledVAE)
 
 
-_PROPOSALS = {"choices": ("guide", "prior", "inflated"), "help": "distribution of z; prior is the naive baseline"}
+_PROPOSALS = {
+    "choices": ("guide", "optimised", "inflated", "prior"),
+    "help": "distribution of z; optimised fits a normal to each image's posterior, prior is the naive baseline",
+}
 _FACTOR = f"with --proposal inflated: factor of the guide's scales (default {INFLATION})"
 _IMPORTANCE = (
     Option("inflate", None, _FACTOR, float, mark="-x{:g}"),
-    *options_of(log_likelihood, proposal=_PROPOSALS),
+    *(option for option in options_of(log_likelihood, proposal=_PROPOSALS) if option.name != "accuracy"),
 )
 _REFERENCE = "JSON of a result, such as of --method ais, that replaces log p(x) (default: importance sampling)"
 _GAPS = (*options_of(inference_gaps), Option("log_likelihood", None, _REFERENCE, Path, mark="-by-{0.stem}"))
@@ -194,7 +199,8 @@ _DIAGNOSTICS = (
 )
 _ANNEALING = "{start}-{num_distributions}x{num_chains}"
 _SPECIAL = (
-    method_of(log_likelihood, _IMPORTANCE, stem="{proposal}-{num_samples}", run=_importance),
+    method_of(log_likelihood, _IMPORTANCE, results=(LogLikelihood,), stem="{proposal}-{num_samples}", run=_importance),
+    method_of(accurate_log_likelihood, stem="{accuracy}"),
     method_of(annealed_log_likelihood, stem=_ANNEALING, num_data=100),
     method_of(
         harmonic_log_likelihood,

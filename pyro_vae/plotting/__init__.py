@@ -5,6 +5,7 @@ the model's mode unchanged. ``import pyro_vae`` does not load matplotlib; ``from
 """
 
 from pyro_vae.evaluation.caption import caption_of
+from pyro_vae.plotting.accuracy import tried_estimators
 from pyro_vae.plotting.annealing import (
     annealed_bounds,
     annealed_chains,
@@ -62,4 +63,5 @@ __all__ = [
     "sandwich_bounds",
     "save_figures",
     "training_curves",
+    "tried_estimators",
 ]
