@@ -193,15 +193,14 @@ def test_an_accuracy_chooses_the_method_and_an_optimised_proposal_is_named(
     assert isinstance(result, AccurateLogLikelihood)
     assert result.failures() == []
     assert "importance, guide, 1,024 samples" in capsys.readouterr().out
+    kept, number = result.protocol["proposal"], result.protocol["num_samples"]
     for proposal in ("guide", "optimised"):
-        arguments = ["--proposal", proposal, "--num_samples", "1024", "--num_data", "12"]
+        arguments = ["--proposal", proposal, "--num_samples", str(number), "--num_data", "12"]
         assert main(["evaluate", str(run), *arguments]) == 0
-    alone, other = (
-        Result.load(run / f"log_likelihood-test-{p}-1024-seed0-first12.json") for p in ("guide", "optimised")
-    )
-    assert torch.equal(alone.log_likelihood, result.log_likelihood)  # type: ignore[attr-defined]
-    assert other.protocol["proposal"] == "optimised"
-    assert abs(other.mean() - alone.mean()) < 0.2
+    results = {p: Result.load(run / f"log_likelihood-test-{p}-{number}-seed0-first12.json") for p in (kept, "optimised")}
+    assert torch.equal(results[kept].log_likelihood, result.log_likelihood)  # type: ignore[attr-defined]
+    assert results["optimised"].protocol["proposal"] == "optimised"
+    assert abs(results["optimised"].mean() - results[kept].mean()) < 0.2
     line = error_line(capsys, run, "--method", "ais", "--accuracy", "0.1")
     assert "--method ais accepts only its own options, got --accuracy" in line
 
