@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_vae._core import compilation
+from pyro_vae._core import compilation, recording
 from pyro_vae._core.compilation import cache_folder, compile_graph
 from pyro_vae._core.recording import _graph
 
@@ -143,3 +143,16 @@ def test_the_cache_is_the_user_s(monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/shared")  # torch sets it to a folder that others may write
     assert cache_folder() == Path("/somewhere/pyro_vae/graphs")
+
+
+def test_a_library_that_gives_other_numbers_is_not_used(monkeypatch) -> None:
+    compiled = []
+
+    def compile_wrongly(graph, inputs, *, kept=True):
+        compiled.append(kept)
+        return (lambda *tensors: [2 * result for result in graph(*tensors)]) if kept else graph
+
+    monkeypatch.setattr(recording, "_compile", compile_wrongly)
+    recorded = recording.Recorded(lambda x: x.sum(), [])
+    assert float(recorded(torch.ones(3))) == 3
+    assert compiled == [True, False]

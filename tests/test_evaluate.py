@@ -197,7 +197,9 @@ def test_an_accuracy_chooses_the_method_and_an_optimised_proposal_is_named(
     for proposal in ("guide", "optimised"):
         arguments = ["--proposal", proposal, "--num_samples", str(number), "--num_data", "12"]
         assert main(["evaluate", str(run), *arguments]) == 0
-    results = {p: Result.load(run / f"log_likelihood-test-{p}-{number}-seed0-first12.json") for p in (kept, "optimised")}
+    results = {
+        p: Result.load(run / f"log_likelihood-test-{p}-{number}-seed0-first12.json") for p in (kept, "optimised")
+    }
     assert torch.equal(results[kept].log_likelihood, result.log_likelihood)  # type: ignore[attr-defined]
     assert results["optimised"].protocol["proposal"] == "optimised"
     assert abs(results["optimised"].mean() - results[kept].mean()) < 0.2

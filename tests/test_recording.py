@@ -116,7 +116,7 @@ def test_one_recording_for_each_kind_of_arguments() -> None:
 
 def test_only_the_first_recording_is_compiled(monkeypatch) -> None:
     compiled = []
-    monkeypatch.setattr(recording, "_compile", lambda graph, inputs: compiled.append(len(inputs[0])) or graph)
+    monkeypatch.setattr(recording, "_compile", lambda graph, inputs, **_: compiled.append(len(inputs[0])) or graph)
     doubled = Recorded(lambda x: 2 * x, [])
     for n in (4, 7, 4, 2):
         assert torch.equal(doubled(torch.ones(n)), torch.full((n,), 2.0))
@@ -220,7 +220,7 @@ def test_a_recorder_error_is_one_line_with_the_source_line() -> None:
     assert "\n" not in str(error.value)
 
 
-def _off_by(graph, inputs, *, error: float):
+def _off_by(graph, inputs, *, error: float, **options):
     return lambda *args: [value * (1 + error) for value in graph(*args)]
 
 

@@ -36,7 +36,7 @@ _ON_CPU = {
 }
 
 
-def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], *, kept: bool = True) -> Callable[..., Any]:
     """Compile a graph of tensor operations, or load it if this user has compiled it before.
 
     Libraries of graphs are kept in :func:`cache_folder` under a hash of the graph's operations, shapes, dtypes and
@@ -46,11 +46,12 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[...,
     Args:
         graph: a recording; its results are tensors or None.
         inputs: tensors like those that it will be called with.
+        kept: whether to make a library that is kept.
 
     Returns:
         A function of such tensors that returns the list of results.
     """
-    if sys.platform == "linux" and all(tensor.device.type == "cpu" for tensor in inputs):
+    if kept and sys.platform == "linux" and all(tensor.device.type == "cpu" for tensor in inputs):
         with suppress(Exception):  # errors of the graph itself are raised below
             return _Library(graph, inputs)
     from torch._inductor import compile as compile_in_process

@@ -119,11 +119,14 @@ class Recorded:
 
     def _record(self, args: tuple[Any, ...]) -> Replay:
         graph, spec, values, positions = self._trace(args)
-        run: Callable[..., Any] = graph
+        replay = Replay(graph, self.state, positions, spec)
         if self.compiled and not self._replays:
-            run = _compile(graph, [*self.state, *(args[i] for i in positions)])
-        replay = Replay(run, self.state, positions, spec)
-        self._check(replay, args, values, spec)
+            inputs = [*self.state, *(args[i] for i in positions)]
+            replay = replay._replace(run=_compile(graph, inputs))
+            if not self._reproduces(replay, args, values, spec):  # a fault of the compiler to a library
+                replay = replay._replace(run=_compile(graph, inputs, kept=False))
+        if not self._reproduces(replay, args, values, spec):
+            raise RecordingError("the recording does not reproduce the program's numbers")
         return replay
 
     def _trace(self, args: tuple[Any, ...]) -> tuple[GraphModule, TreeSpec, list[Any], list[int]]:
@@ -179,12 +182,11 @@ class Recorded:
             results = replay.flat(*args)
         return self._agree(results, values, spec)
 
-    def _check(self, replay: Replay, args: tuple[Any, ...], values: list[Any], spec: TreeSpec) -> None:
-        """Raise if the recording does not reproduce the run that it was made from."""
+    def _reproduces(self, replay: Replay, args: tuple[Any, ...], values: list[Any], spec: TreeSpec) -> bool:
+        """Whether the recording reproduces the run that it was made from."""
         with self._rehearsal(), _causes():
             results = replay.flat(*args)
-        if not self._agree(results, values, spec):
-            raise RecordingError("the recording does not reproduce the program's numbers")
+        return self._agree(results, values, spec)
 
 
 def _kind(argument: Any) -> Any:
@@ -208,10 +210,10 @@ def _graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphModul
         return make_fx(function, decomposition_table=DECOMPOSITIONS)(*inputs)
 
 
-def _compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+def _compile(graph: GraphModule, inputs: Sequence[Tensor], *, kept: bool = True) -> Callable[..., Any]:
     # Directly by the compiler of torch.compile: no Python is left that needs guards.
     with _causes(), isolated_rng(), torch.no_grad():
-        return compile_graph(graph, inputs)
+        return compile_graph(graph, inputs, kept=kept)
 
 
 def _all_close(results: Sequence[Any], values: Sequence[Any], tolerance: float, noise: float) -> bool:

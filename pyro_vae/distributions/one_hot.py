@@ -118,7 +118,7 @@ class IndependentOneHotCategorical(TorchDistribution):
             advice = "Sample them (estimator='score' or 'relaxed'), or use fewer variables"
             rule = f"at most {MOST_COMBINATIONS} combinations can be enumerated"
             raise refusal("IndependentOneHotCategorical", rule, f"{categories}**{variables}", advice)
-        place = categories ** torch.arange(variables, device=self.logits.device)
+        place = torch.tensor([categories**power for power in range(variables)], device=self.logits.device)
         digits = torch.arange(categories**variables, device=self.logits.device).unsqueeze(-1) // place % categories
         kinds = torch.arange(categories, device=self.logits.device)
         values = (digits.unsqueeze(-1) == kinds).flatten(-2).to(self.logits)  # (N, V * C)
