@@ -4,21 +4,25 @@ A VAE is a Pyro model and a Pyro guide, each built from small modules that map t
 else here trains such a pair, measures it, or uses it.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from pyro_vae import data, evaluation, flows, guides, likelihoods, models, networks, objectives, priors, training
 from pyro_vae._core.version import __version__ as __version__
-from pyro_vae.data import MNIST, Digits, Files, FreyFaces
-from pyro_vae.evaluation import (
-    annealed_log_likelihood,
-    inference_gaps,
-    latent_diagnostics,
-    log_likelihood,
-    log_weights,
-    sandwich,
-)
-from pyro_vae.models import ADGM, SDGM, VAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
-from pyro_vae.training import fit, refit_guide
+
+if TYPE_CHECKING:
+    from pyro_vae import data, evaluation, flows, guides, likelihoods, models, networks, objectives, priors, training
+    from pyro_vae.data import MNIST, Digits, Files, FreyFaces
+    from pyro_vae.evaluation import (
+        annealed_log_likelihood,
+        inference_gaps,
+        latent_diagnostics,
+        log_likelihood,
+        log_weights,
+        sandwich,
+    )
+    from pyro_vae.experiments.experiment import load_run
+    from pyro_vae.models import ADGM, SDGM, VAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
+    from pyro_vae.training import fit, refit_guide
 
 __all__ = [
     "ADGM",
@@ -53,9 +57,28 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "load_run":  # imported on first use, since it loads the parser of the command line
-        from pyro_vae.experiments.experiment import load_run
+# Folders of the names that are not folders themselves. They are imported at their first use: the command line prepares
+# the process before torch is loaded, and load_run loads the command line's parser.
+_FOLDERS = {
+    "data": ("MNIST", "Digits", "Files", "FreyFaces"),
+    "evaluation": (
+        *("annealed_log_likelihood", "inference_gaps", "latent_diagnostics"),
+        *("log_likelihood", "log_weights", "sandwich"),
+    ),
+    "models": ("ADGM", "SDGM", "VAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
+    "training": ("fit", "refit_guide"),
+    "experiments.experiment": ("load_run",),
+}
+_HOME = {name: folder for folder, names in _FOLDERS.items() for name in names}
 
-        return load_run
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"pyro_vae.{_HOME[name]}"), name)
+    if name in __all__ or name == "zoo":
+        return import_module(f"pyro_vae.{name}")
     raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -142,3 +142,20 @@ def test_importing_does_not_load(heavy, probe):
 def test_every_public_name_exists():
     assert [name for name in pyro_vae.__all__ if not hasattr(pyro_vae, name)] == []
     assert len(set(pyro_vae.__all__)) == len(pyro_vae.__all__)
+
+
+def test_the_command_line_limits_spinning_before_torch_is_loaded() -> None:
+    code = "import os, sys, pyro_vae.cli; print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT'])"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    for given, expected in (({}, "False 3000"), ({"GOMP_SPINCOUNT": "7"}, "False 7")):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env={**environment, **given}, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+
+
+def test_names_of_the_package_are_found_where_they_are_defined() -> None:
+    assert set(pyro_vae.__all__) <= set(dir(pyro_vae))
+    for name in pyro_vae.__all__:
+        assert getattr(pyro_vae, name) is not None
+    with pytest.raises(AttributeError, match="module 'pyro_vae' has no attribute 'Fit'"):
+        _ = pyro_vae.Fit

@@ -1,1 +1,7 @@
-"""The command line ``pyro-vae``: one file per command."""
+"""The command line, which prepares the process before torch is loaded."""
+
+import os
+
+# Threads that wait for one another spin for milliseconds: on cores that another program uses, a step then takes a
+# hundred times as long. Fewer rounds cost some percent on quiet cores (benchmarks/results/speed-cpu/threads.json).
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")

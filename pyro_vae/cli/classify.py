@@ -35,7 +35,7 @@ def classify(argv: list[str]) -> None:
     """Print the most probable classes of images, and write all probabilities if a file is given."""
     options = vars(_parser().parse_args(argv))
     _check(options)
-    trained = load({key: options[key] for key in ("run", "device", "root", "trust")})
+    trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})
     trained.require_classifier("classify")
     inputs = _inputs(trained, options)
     rows = [row for images in inputs for row in _rows(images, _probabilities(trained, images, options))]

@@ -32,7 +32,7 @@ def sample(argv: list[str]) -> None:
     suffix = "" if options["label"] is None else f"-label{options['label']}"
     path = Path(options["out"] or run.figures / f"drawn-{options['seed']}{suffix}.png")
     require(path.suffix in (".png", ".npz"), "--out", "must end in .png or .npz", path)
-    trained = load({key: options[key] for key in ("run", "device", "root", "trust")})
+    trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})
     torch.manual_seed(options["seed"])
     images = trained.vae.sample(options["num"], mean=not options["draws"], **_labels(trained, options)).cpu()
     write_atomically(path, _encoded(images, path.suffix), overwrite=options["overwrite"])
