@@ -17,7 +17,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_vae import fit
 from pyro_vae.data import ImageSet
 
+REFERENCES = ("Pyro SVI, DataLoader", "bare steps")
 Epoch = Callable[[], float]
 """Trains for at least one epoch and returns the seconds per epoch."""
 
@@ -154,7 +155,8 @@ def numpyro(pair: Pair, images: ImageSet, batch: int) -> Epoch:
     return lambda: timed(epoch) * (-(-len(grey) // batch) / steps)  # the last, smaller batch is left out
 
 
-def candidates(pair: Pair, images: ImageSet, batch: int) -> dict[str, Epoch]:
+def candidates(pair: Pair, images: ImageSet, batch: int, chosen: Sequence[str] | None) -> dict[str, Epoch]:
+    """The candidates of these names, or all that are installed, and the references."""
     made = {
         "Pyro SVI, DataLoader": lambda: loaded(
             lambda x: svi("", pair, x, pair.pyro_loss, validate=True), images, batch
@@ -168,6 +170,8 @@ def candidates(pair: Pair, images: ImageSet, batch: int) -> dict[str, Epoch]:
     }
     built = {}
     for name, make in made.items():
+        if chosen and name not in chosen and name not in REFERENCES:
+            continue
         try:
             built[name] = make()
         except ImportError as error:
@@ -176,7 +180,7 @@ def candidates(pair: Pair, images: ImageSet, batch: int) -> dict[str, Epoch]:
 
 
 def summary(seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
-    reference, steps = seconds["Pyro SVI, DataLoader"], seconds["bare steps"]
+    reference, steps = (seconds[name] for name in REFERENCES)
     return [
         {
             "name": name,
@@ -195,6 +199,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=400)
     parser.add_argument("--num_data", type=int, default=50_000, help="images (%(default)s)")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--candidates", nargs="+", help="names of candidates beside the references (all)")
     parser.add_argument("--date", help="date of the record (default: today)")
     parser.add_argument("--out", type=Path, help="JSON file for the record")
     options = parser.parse_args(None if argv is None else list(argv))
@@ -202,7 +207,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     images = images.subset(slice(options.num_data))
     torch.manual_seed(0)
     pair = PROGRAMS["mlp"](width=options.width, latent_dim=50)
-    built = candidates(pair, images, options.batch)
+    built = candidates(pair, images, options.batch, options.candidates)
     seconds: dict[str, list[float]] = {name: [] for name in built}
     others = []
     for number in range(options.repeats):

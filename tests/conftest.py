@@ -12,10 +12,11 @@ import pyro
 import pytest
 import torch
 
-from pyro_vae._core import recording
+from pyro_vae._core import compilation, recording
 from tests.linear_gaussian import LinearGaussian
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
+compilation.LIBRARIES = False  # their graphs are many and small; test_compilation and processes of their own make some
 
 
 @pytest.fixture(autouse=True)

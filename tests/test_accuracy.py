@@ -12,7 +12,7 @@ from pyro.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal
 
 from pyro_vae import annealed_log_likelihood, log_likelihood
 from pyro_vae.evaluation import AccurateLogLikelihood, Result, accurate_log_likelihood
-from pyro_vae.evaluation.importance_bounds import importance_bounds
+from pyro_vae.evaluation.importance_sandwich import importance_bounds
 from tests.linear_gaussian import LinearGaussian
 
 QUICK = {"chunk_size": 4096, "engine": "eager", "batch_size": 60}

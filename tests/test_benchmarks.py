@@ -238,11 +238,12 @@ def _script(script, *args, folder):
 @pytest.mark.slow
 def test_epochs_are_timed_against_their_steps(tmp_path):
     args = ["--num_data", "300", "--batch", "100", "--width", "8", "--repeats", "1", "--date", "2000-01-01"]
-    done = _script("epoch.py", *args, "--out", "record.json", folder=tmp_path)
+    args += ["--candidates", "torch by hand, DataLoader", "pyro_vae compiled", "--out", "record.json"]
+    done = _script("epoch.py", *args, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "record.json").read_text())
     rows = {row["name"]: row for row in record["candidates"]}
-    assert {"Pyro SVI, DataLoader", "torch by hand, DataLoader", "pyro_vae compiled", "bare steps"} <= rows.keys()
+    assert rows.keys() == {"Pyro SVI, DataLoader", "torch by hand, DataLoader", "pyro_vae compiled", "bare steps"}
     steps, ours = rows["bare steps"], rows["pyro_vae compiled"]
     assert ours["of_steps"][1] == pytest.approx(ours["seconds"][1] / steps["seconds"][1])
     assert "pyro_vae compiled" in done.stderr
@@ -261,10 +262,9 @@ def test_the_gpu_script_is_rehearsed_on_a_cpu_and_continues_where_it_stopped(tmp
     assert parts["c"]["mean"]["importance"] == pytest.approx(parts["c"]["mean"]["ais"], abs=20)
     assert parts["d"]["runs"][0]["status"] == 0
     (tmp_path / "gpu" / "c.json").unlink()
-    again = _script("gpu.py", *args, folder=tmp_path)
+    again = _script("gpu.py", *args, "--parts", "a", "c", folder=tmp_path)
     assert next(line for line in again.stderr.splitlines() if line.startswith("part")) == "part a: done before"
-    assert "part c:" in again.stderr
-    assert "part c: done before" not in again.stderr
+    assert (tmp_path / "gpu" / "c.json").exists()
 
 
 def test_the_gpu_script_needs_a_gpu_unless_it_is_rehearsed(tmp_path):

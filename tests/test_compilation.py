@@ -42,6 +42,7 @@ def folder(tmp_path_factory) -> Path:
     """The folder of the compiled program."""
     parent = tmp_path_factory.mktemp("compiled")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "LIBRARIES", True)
         patch.setattr(compilation, "cache_folder", lambda: parent)
         torch.set_default_dtype(torch.float64)
         compile_graph(_graph(program, inputs()), inputs())
@@ -52,6 +53,7 @@ def folder(tmp_path_factory) -> Path:
 def kept(folder: Path, monkeypatch) -> list[Path]:
     """The files of the graphs that are built, without building them."""
     built: list[Path] = []
+    monkeypatch.setattr(compilation, "LIBRARIES", True)
     monkeypatch.setattr(compilation, "cache_folder", lambda: folder)
     monkeypatch.setattr(compilation, "_build", lambda graph, inputs, path: built.append(path))
     return built

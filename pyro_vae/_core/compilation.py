@@ -25,6 +25,8 @@ from torch.fx import Graph, GraphModule
 
 from pyro_vae._core.files import write_atomically
 
+LIBRARIES = sys.platform == "linux"
+"""Whether graphs on a CPU become libraries; many small graphs of one process compile faster without."""
 _MAX_FILES = 200  # of about 400 kB; the least recently used are deleted
 _COMMON = {"fallback_random": True}  # the compiler's random numbers would differ from those of the program
 _ON_CPU = {
@@ -51,7 +53,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], *, kept: bool = 
     Returns:
         A function of such tensors that returns the list of results.
     """
-    if kept and sys.platform == "linux" and all(tensor.device.type == "cpu" for tensor in inputs):
+    if kept and LIBRARIES and all(tensor.device.type == "cpu" for tensor in inputs):
         with suppress(Exception):  # errors of the graph itself are raised below
             return _Library(graph, inputs)
     from torch._inductor import compile as compile_in_process

@@ -11,7 +11,7 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.accuracy_result import AccurateLogLikelihood
 from pyro_vae.evaluation.accuracy_steps import Estimate, Step, Task, steps
-from pyro_vae.evaluation.importance_bounds import Bounds
+from pyro_vae.evaluation.importance_sandwich import Bounds
 from pyro_vae.evaluation.proposals import guides_of
 from pyro_vae.evaluation.sampler import Engine
 

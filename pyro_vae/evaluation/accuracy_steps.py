@@ -14,8 +14,8 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import annealed_log_likelihood
 from pyro_vae.evaluation.bidirectional import sandwich
-from pyro_vae.evaluation.importance_bounds import Bounds, importance_bounds
 from pyro_vae.evaluation.importance_sampling import importance_estimate
+from pyro_vae.evaluation.importance_sandwich import Bounds, importance_bounds
 from pyro_vae.evaluation.proposals import guides_of
 from pyro_vae.evaluation.streaming import BoundCurve
 
