@@ -141,6 +141,13 @@ def test_a_graph_that_cannot_be_a_library_is_compiled_in_the_process(monkeypatch
     assert compile_graph(_graph(program, inputs()), inputs()) == "in the process"
 
 
+@pytest.mark.slow
+def test_a_library_that_somebody_else_could_have_written_is_not_loaded(kept: list[Path], folder: Path, monkeypatch):
+    monkeypatch.setattr(compilation.os, "geteuid", lambda: 12345)
+    with pytest.raises(OSError, match="could have been written by somebody else"):
+        compilation._load(next(folder.glob("*.so")))
+
+
 def test_the_cache_is_the_user_s(monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/shared")  # torch sets it to a folder that others may write

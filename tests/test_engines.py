@@ -468,6 +468,36 @@ def test_auto_counts_the_steps_of_the_whole_training(accumulate, threshold, monk
 
 
 @pytest.mark.usefixtures("uncompiled")
+def test_a_parameter_that_is_listed_twice_is_updated_once() -> None:
+    results = []
+    for name in ("eager", "compiled"):
+        torch.manual_seed(3)
+        vae, x = vae_of(), torch.rand(7, 5).bernoulli()
+        parameters = [*vae.parameters(), *vae.model.parameters()]
+        optimizer = torch.optim.Adam(vae.parameters(), lr=0.1)
+        engine = build_engine(name, objectives.ELBO(), vae.model, vae.guide, optimizer, parameters, args=(x,))
+        torch.manual_seed(4)
+        engine.step((x,))
+        results.append([p.detach() for p in vae.parameters()])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_the_gradients_leave_a_replaced_state_as_it_is() -> None:
+    vae, x = vae_of(), torch.rand(7, 5).bernoulli()
+    engine = engine_of("compiled", objectives.ELBO(), vae.model, vae.guide, (x,), optimizer=torch.optim.Adam)
+    for _ in range(3):
+        engine.step((x,))
+    optimizer = engine.update.optimizer
+    optimizer.load_state_dict(optimizer.state_dict())
+    before = [t.clone() for state in optimizer.state.values() for t in state.values()]
+    engine.recheck()
+    engine.gradients((x,))
+    assert all(map(torch.equal, before, [t for state in optimizer.state.values() for t in state.values()]))
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_each_shape_is_recorded_once(monkeypatch) -> None:
     vae, record, shapes = vae_of(), Recorded._record, []
     monkeypatch.setattr(

@@ -235,6 +235,18 @@ def test_a_recording_with_other_numbers_raises(monkeypatch, error: float, refuse
         assert torch.allclose(wrong(torch.ones(3))[1], torch.ones(3).exp())
 
 
+def test_a_recording_that_writes_another_state_raises(monkeypatch) -> None:
+    weight = torch.ones(2)
+
+    def compile_wrongly(graph, inputs, **options):
+        return lambda *args: [graph(*args), args[0].add_(1e-2)][0]
+
+    monkeypatch.setattr(recording, "_compile", compile_wrongly)
+    with pytest.raises(RecordingError, match="does not reproduce the program's numbers"):
+        Recorded(lambda x: weight.add_(x).sum(), [weight])(torch.ones(2))
+    assert torch.equal(weight, torch.ones(2))
+
+
 def test_nonfinite_numbers_of_the_program_are_recorded() -> None:
     replayed = Replayed(lambda x: (x.log(), (x - x.log()).sum()), [])
     assert replayed(torch.zeros(3))[1] == torch.inf

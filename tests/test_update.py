@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 from torch.optim import SGD, Adam, AdamW
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pyro_vae.training.average import WeightAverage
 from pyro_vae.training.engines.update import Update
@@ -56,6 +57,7 @@ CHANGES = {  # possible changes of an optimizer between two steps
     "maximize": lambda optimizer: optimizer.param_groups[0].update(weight_decay=0.0, maximize=True),
     "a hook": lambda optimizer: optimizer.register_step_pre_hook(lambda o, *_: o.param_groups[0].update(lr=0.5)),
     "no state": lambda optimizer: optimizer.state.clear(),
+    "no state of one parameter": lambda optimizer: optimizer.state.pop(optimizer.param_groups[1]["params"][0]),
     "another group": lambda optimizer: optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "lr": 1.0}),
 }
 
@@ -129,7 +131,18 @@ def test_other_optimizers_are_not_recorded() -> None:
     assert not Update(SGD(parameters), parameters).recordable
     assert not Update(Mine(parameters), parameters).recordable
     assert not Update(Adam(parameters, amsgrad=True), parameters).recordable
+    assert not Update(Adam(parameters[:1]), parameters).recordable
     assert Update(AdamW(parameters), parameters).recordable
+
+
+def test_hooks_of_all_optimizers_are_honoured() -> None:
+    parameters = _parameters()
+    update = Update(Adam(parameters), parameters)
+    assert update.recordable
+    hook = register_optimizer_step_post_hook(lambda *_: None)
+    assert not update.recordable
+    hook.remove()
+    assert update.recordable
 
 
 def test_a_parameter_without_gradient_does_not_change() -> None:

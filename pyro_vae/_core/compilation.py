@@ -126,7 +126,7 @@ def _for_library(graph: GraphModule) -> tuple[GraphModule, list[Tensor]]:
 def _key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
     """A hash of all that the library depends on."""
     layouts = [(tuple(t.shape), t.stride(), t.dtype) for t in inputs]
-    settings = {name: value for name, value in os.environ.items() if name.startswith("TORCHINDUCTOR_CPP_")}
+    settings = {name: value for name, value in os.environ.items() if name.startswith("TORCHINDUCTOR_")}
     settings |= {name: os.environ.get(name, "") for name in ("ATEN_CPU_CAPABILITY", "CXX")}
     machine = sorted(torch.cpu.get_capabilities().items()), torch.get_num_threads(), sys.version_info[:2]
     modes = torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()
@@ -135,10 +135,15 @@ def _key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
 
 
 def _load(path: Path) -> Any:
+    for place in (path, path.parent):
+        info = place.stat()
+        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            raise OSError(f"{place} could have been written by somebody else")
     content = path.read_bytes()
     if _digest(content[:-32]) != content[-32:]:
         raise OSError(f"{path} is damaged")  # would end the process when it is loaded
-    os.utime(path)  # its last use
+    with suppress(OSError):
+        os.utime(path)  # its last use
     return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
 
 
@@ -164,9 +169,10 @@ def _build(graph: GraphModule, inputs: Sequence[Tensor], path: Path) -> None:
         if names.exists():  # of operations that are called by name
             write_atomically(path.with_suffix(".json"), names.read_bytes(), overwrite=True)
         write_atomically(path, content + _digest(content), overwrite=True)
-    for old in sorted(path.parent.glob("*.so"), key=os.path.getmtime)[:-_MAX_FILES]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+    with suppress(OSError):  # another process deletes files too
+        for old in sorted(path.parent.glob("*.so"), key=os.path.getmtime)[:-_MAX_FILES]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".json").unlink(missing_ok=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import pyro
@@ -123,7 +123,10 @@ class Recorded:
         if self.compiled and not self._replays:
             inputs = [*self.state, *(args[i] for i in positions)]
             replay = replay._replace(run=_compile(graph, inputs))
-            if not self._reproduces(replay, args, values, spec):  # a fault of the compiler to a library
+            with suppress(RecordingError):
+                if self._reproduces(replay, args, values, spec):
+                    return replay
+            if not isinstance(replay.run, GraphModule):  # a damaged library, or a fault of the compiler to libraries
                 replay = replay._replace(run=_compile(graph, inputs, kept=False))
         if not self._reproduces(replay, args, values, spec):
             raise RecordingError("the recording does not reproduce the program's numbers")
@@ -144,24 +147,26 @@ class Recorded:
         inputs = [*self.state, *(args[i] for i in positions)]
         with self._rehearsal():  # the first run may draw more: Pyro determines the plates of a model once
             self.function(*args)
-        with self._rehearsal(), _causes(), recordable():
+        with self._rehearsal() as written, _causes(), recordable():
             graph = _graph(flat, inputs)
-        with self._rehearsal(), recordable():
+        with self._rehearsal() as rewritten, recordable():
             again, _ = tree_flatten(self.function(*args))
         values, spec = results[-1]
-        values = [v.detach().clone() if isinstance(v, Tensor) else v for v in values]
-        if not self._agree(again, values, spec):
+        values = [*(v.detach().clone() if isinstance(v, Tensor) else v for v in values), *written]
+        if not self._agree([*again, *rewritten], values, spec):
             raise RecordingError("two runs at one state of torch's generators differ; draw with torch alone")
         return graph, spec, values, positions
 
     @contextmanager
-    def _rehearsal(self) -> Iterator[None]:
-        """Context that restores the state and the generators."""
+    def _rehearsal(self) -> Iterator[list[Tensor]]:
+        """Context that restores the state and the generators; the list then contains the state that was written."""
         before = [t.detach().clone() for t in self.state]
+        written: list[Tensor] = []
         try:
             with isolated_rng():
-                yield
+                yield written
         finally:
+            written += [t.detach().clone() for t in self.state]
             with torch.no_grad():
                 for tensor, value in zip(self.state, before, strict=True):
                     if not torch.equal(tensor, value):
@@ -170,23 +175,24 @@ class Recorded:
     def _agree(self, results: list[Any], values: list[Any], spec: TreeSpec) -> bool:
         noise = 1e-6
         if self.scale is not None:
-            noise += self.tolerance / 30 * float(self.scale(tree_unflatten(values, spec)))
+            result = tree_unflatten(values[: len(values) - len(self.state)], spec)
+            noise += self.tolerance / 30 * float(self.scale(result))
         return _all_close(results, values, self.tolerance, noise)
 
     def follows(self, *args: Any) -> bool:
         """Whether the recording still gives the function's numbers for these arguments; without side effects."""
         replay = self.prepare(*args)
-        with self._rehearsal():
+        with self._rehearsal() as written:
             values, spec = tree_flatten(self.function(*args))
-        with self._rehearsal():
+        with self._rehearsal() as rewritten:
             results = replay.flat(*args)
-        return self._agree(results, values, spec)
+        return self._agree([*results, *rewritten], [*values, *written], spec)
 
     def _reproduces(self, replay: Replay, args: tuple[Any, ...], values: list[Any], spec: TreeSpec) -> bool:
         """Whether the recording reproduces the run that it was made from."""
-        with self._rehearsal(), _causes():
+        with self._rehearsal() as written, _causes():
             results = replay.flat(*args)
-        return self._agree(results, values, spec)
+        return self._agree([*results, *written], values, spec)
 
 
 def _kind(argument: Any) -> Any:

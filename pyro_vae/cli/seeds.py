@@ -16,7 +16,7 @@ from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation, final_result_paths
 from pyro_vae.cli.train_options import parse_args
 from pyro_vae.evaluation import Result, mean_interval
-from pyro_vae.experiments.experiment import instantiate, to_yaml
+from pyro_vae.experiments.experiment import instantiate, parse_config, to_yaml
 from pyro_vae.experiments.experiment import train as run_training
 from pyro_vae.training import RunFolder
 
@@ -37,7 +37,7 @@ def train_seeds(seeds: Sequence[int], out: str | None, argv: Sequence[str], trus
     _check(seeds, argv)
     runs = {Path(f"{out}-{seed}"): _options(seed, argv, trust) for seed in seeds}
     for folder, options in runs.items():
-        _check_folder(folder, options)
+        _check_folder(folder, options, trust)
     results = [_result(folder, options, trust) for folder, options in runs.items()]
     if join().first:
         say(mean_over_runs(results))
@@ -71,11 +71,12 @@ def _options(seed: int, argv: Sequence[str], trust: Sequence[str]) -> Namespace:
     return parse_args([*argv, "--seed", str(seed), "--data.label_seed", str(seed)], trust)
 
 
-def _check_folder(folder: Path, options: Namespace) -> None:
+def _check_folder(folder: Path, options: Namespace, trust: Sequence[str]) -> None:
     """Require a folder that exists to hold a run of the same options."""
     if not folder.exists():
         return
-    existing, expected = (yaml.safe_load(text) or {} for text in (RunFolder(folder).config(), to_yaml(options)))
+    texts = to_yaml(parse_config(RunFolder(folder), trust=trust)), to_yaml(options)
+    existing, expected = (yaml.safe_load(text) or {} for text in texts)
     wrong = next((key for key in expected if existing.get(key) != expected[key]), None)
     if wrong:
         raise FileExistsError(

@@ -134,7 +134,8 @@ class Batches:
         """Number of batches that are fetched at once, of up to some millions of bytes; 1 in the order of the data."""
         if self.shuffle_seed is None:
             return 1
-        shape = self.data.data_shape if isinstance(self.data, ImageSet) else self.data.shape[1:]  # type: ignore[union-attr]
+        data = self.data.images if isinstance(self.data, ImageSet) else self.data
+        shape = data.shape[1:]  # type: ignore[union-attr]
         size = math.prod(shape) * self.batch_size * (self.dtype or torch.get_default_dtype()).itemsize
         return max(1, min(_MAX_BLOCK, _BLOCK_BYTES // max(1, size)))
 

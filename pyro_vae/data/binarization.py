@@ -58,7 +58,7 @@ def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: in
         return _binary(images, images.images > half)
     if protocol == "dynamic" and split == "train":
         return replace(images, dynamic=True)
-    # Recorded results depend on these pixels: the formula must not change. As rand < 1, so is u = max_value.
+    # Recorded results depend on these pixels: the formula must not change. rand < 1, so u = max_value gives 1.
     generator = stream(seed, f"binarize {split}")
     noise = torch.rand(images.images.shape, generator=generator, dtype=torch.float32, device="cpu")
     top = 1 if images.images.is_floating_point() else images.max_value

@@ -104,8 +104,9 @@ class _Report:
     def main(self) -> LogLikelihood | None:
         """The run's main importance estimate: on the test split, of most data, with most samples."""
 
-        def rank(r: LogLikelihood) -> tuple[bool, int, int]:
-            return r.protocol.get("split") == "test", len(r), int(r.protocol["num_samples"])
+        def rank(r: LogLikelihood) -> tuple[bool, bool, int, int]:
+            final = "weights" not in r.protocol
+            return final, r.protocol.get("split") == "test", len(r), int(r.protocol["num_samples"])
 
         return max(self.kind(LogLikelihood), key=rank, default=None)
 

@@ -18,7 +18,7 @@ BOUND_HEADER = [
 ]
 _SETTINGS = [
     *("num_samples", "proposal"),
-    *("num_distributions", "num_chains", "num_steps", "start", "schedule", "precision"),
+    *("num_distributions", "num_chains", "num_steps", "start", "schedule", "precision", "weights"),
 ]
 
 

@@ -58,8 +58,8 @@ class WeightAverage:
     def applied(self) -> Iterator[None]:
         """Context in which the parameters have the averaged values."""
         current = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.apply()
         try:
+            self.apply()
             yield
         finally:
             _copy(self.parameters, current)

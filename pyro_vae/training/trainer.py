@@ -140,6 +140,8 @@ class Trainer:
         # "auto" resolves to the engine and the threads of the run, so that a resumed run has the same bits
         self.engine_name = resolve_engine(self.engine_name, self.parameters.device, steps, self.ranks)
         self.parameters.owners.training(True)  # the mode in which the programs are recorded
+        rule, advice = "threads='auto' requires one process", "Set OMP_NUM_THREADS for several"
+        require(self.ranks.alone or self.settings.threads != "auto", "fit", rule, "several", advice)
         if self.settings.threads == "auto" and self.state.threads is None:
             engine, self.state.threads = choose_threads(self._new_engine, self.args)
             return engine

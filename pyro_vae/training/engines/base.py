@@ -209,9 +209,11 @@ class StepwiseEngine(Engine, ABC):
         pairs = zip(local.gradients, self.loss.parameters, strict=True)
         gradients = [torch.zeros_like(p) if g is None else g for g, p in pairs]
         sums = torch.stack([local.loss, *(local.terms or ()), (~local.finite).to(local.loss)])
-        flat = self.ranks.sum(torch.cat([*(g.flatten() for g in gradients), sums]))
+        dtype = max((p.dtype for p in self.loss.parameters), key=lambda d: d.itemsize)  # the same in every process
+        flat = self.ranks.sum(torch.cat([t.flatten().to(dtype) for t in (*gradients, sums)]))
         *parts, sums = flat.split([*(g.numel() for g in gradients), len(sums)])
-        gradients = [as_stored(p, g.view(p.shape)) for p, g in zip(self.loss.parameters, parts, strict=True)]
+        views = zip(self.loss.parameters, parts, strict=True)
+        gradients = [as_stored(p, part.view(p.shape).to(p.dtype)) for p, part in views]
         norm = get_total_norm(gradients)
         finite = (sums[-1] == 0) & torch.isfinite(norm)
         return Gradients(sums[0], Terms(*sums[1:-1]) if local.terms else None, list(gradients), norm, finite)

@@ -143,12 +143,19 @@ class Recording:
 
     def __call__(self, share: Share | None, *args: Any) -> Gradients:
         """The gradients, without a step."""
+        if self._update:
+            self._update.adopt_state()
         self._follow_if_stale(share, *args)
         return self.replay(torch.zeros_like(self._numbers), share, *args)[0]
 
     def replay(self, numbers: Tensor, share: Share | None, *args: Any) -> tuple[Gradients, Tensor]:
         """Gradients and summary; the update, if it is recorded, is applied by ``numbers``."""
         return self._recorded(numbers, share, *args)
+
+    def _test_numbers(self) -> Tensor:
+        """The numbers by which recording and program are compared."""
+        values = self._update.test_numbers() if self._update else [0.0]
+        return torch.tensor(values, dtype=torch.float64, device=self._numbers.device)
 
     def _follow_if_stale(self, share: Share | None, *args: Any) -> None:
         if self.may_be_stale():
@@ -172,7 +179,7 @@ class Recording:
             RecordingError: the recording cannot follow what changed.
         """
         changed, self._changed, self.due = self._changed, [], False
-        if self._unchanged(self._recorded.follows, self._numbers, share, *args):
+        if self._unchanged(self._recorded.follows, self._test_numbers(), share, *args):
             return False
         what = f"what the program computes has changed with {', '.join(changed[:3]) or 'a value that is not watched'}"
         if self._num_recordings > _MAX_RECORDINGS or not changed:
@@ -194,7 +201,7 @@ class Recording:
         # bfloat16 has 8 bits, and a compiled sum rounds in another order than the program's.
         tolerance = 1e-3 if loss.precision == "fp32" else 3e-2
         self._recorded = Recorded(self._run, state, tolerance=tolerance, scale=lambda result: result[0].norm)
-        self._values = update.numbers(None) if update else [0.0]
+        self._values = update.test_numbers() if update else [0.0]
         self._numbers = torch.tensor(self._values, dtype=torch.float64, device=loss.parameters[0].device)
         self._unchanged(self._recorded.prepare, self._numbers, share, *args)
 

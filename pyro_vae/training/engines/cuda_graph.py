@@ -111,7 +111,7 @@ class CudaGraphEngine(Engine):
     def _new_group(self, steps: Sequence[Step]) -> _Group:
         """Allocate a group, and record what it needs, which is impossible during a capture."""
         assert self._recording is not None
-        if not self._recording.takes_steps:
+        if not self._recording.takes_steps or len(steps[0].batches) > 1:
             _make_capturable(self.update.optimizer)
         group = _Group(self, steps, recorded=self._recording.takes_steps)
         with isolated_rng():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from pyro_vae.training.average import WeightAverage
 from pyro_vae.training.loss import Gradients
@@ -28,7 +29,7 @@ class Update:
         optimizer: an optimizer of ``parameters``.
         parameters: the trained tensors, in the order of the gradients.
         clip_norm: largest norm of the whole gradient; None for no limit.
-        skip_norm: norm of the gradient above which a step changes nothing; None for no limit.
+        skip_norm: norm of the gradient above which a step changes no parameter; None for no limit.
         average: average of the weights; None for none.
 
     References:
@@ -48,6 +49,9 @@ class Update:
     ) -> None:
         self.optimizer, self.parameters = optimizer, list(parameters)
         self.clip_norm, self.skip_norm, self.average = clip_norm, skip_norm, average
+        self._num_groups = len(optimizer.param_groups)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._num_missing = sum(id(p) not in held for p in self.parameters)
         averages = {id(p): average.tensors[name] for name, p in average.parameters.items()} if average else {}
         self.averages = [averages[id(p)] for p in self.parameters] if average else []
 
@@ -79,11 +83,18 @@ class Update:
 
     @property
     def recordable(self) -> bool:
-        """Whether :meth:`record` takes the optimizer's steps: an Adam or AdamW without hooks and rare options."""
-        hooks = self.optimizer._optimizer_step_pre_hooks or self.optimizer._optimizer_step_post_hooks
-        if type(self.optimizer) not in (Adam, AdamW) or hooks:
+        """Whether :meth:`record` takes the optimizer's steps.
+
+        It is an Adam or AdamW of all parameters, in the groups of the start, without hooks and rare options.
+        """
+        optimizer = self.optimizer
+        hooks = (*optimizer._optimizer_step_pre_hooks, *optimizer._optimizer_step_post_hooks)
+        hooks += (*_global_optimizer_pre_hooks, *_global_optimizer_post_hooks)
+        if type(optimizer) not in (Adam, AdamW) or hooks:
             return False
-        groups = self.optimizer.param_groups
+        groups = optimizer.param_groups
+        if len(groups) != self._num_groups or self._num_missing:
+            return False
         return not any(group.get(name) for group in groups for name in _UNSUPPORTED)
 
     def state(self) -> list[Tensor]:
@@ -104,13 +115,17 @@ class Update:
         """Copy the optimizer's state, if it has been replaced, into the tensors of :meth:`state`."""
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else schedules warn that no step was taken
         current = self.optimizer.state
-        if current.get(self.parameters[0], {}).get("step") is self._states[0]["step"]:
-            return
-        for parameter, own in zip(self.parameters, self._states, strict=True):
+        for parameter, tensors in zip(self.parameters, self._states, strict=True):
             state = current.get(parameter, {})
-            for name, tensor in own.items():
+            if state.get("step") is tensors["step"]:
+                continue
+            for name, tensor in tensors.items():
                 tensor.copy_(state[name]) if name in state else tensor.zero_()
-            current[parameter] = {**state, **own}
+            current[parameter] = {**state, **tensors}
+
+    def test_numbers(self) -> list[float]:
+        """Numbers by which two computations of a step are compared: rounding of a gradient is not magnified."""
+        return [1.0, 0.5, *([1.0, 1.0, 0.1, 0.9, 0.999] * self._num_groups)]
 
     def numbers(self, step: int | None) -> list[float]:
         """Numbers of a step that a recording reads: 1 to apply it, the average's weight, and those of each group."""
@@ -135,7 +150,7 @@ class Update:
         for i, (parameter, gradient) in enumerate(zip(self.parameters, total.gradients, strict=True)):
             if gradient is not None:
                 gradient = gradient if factor is None else gradient * factor
-                self._adam(parameter, gradient, coefficients[i], apply)
+                self._adam(parameter, gradient, self._states[i], coefficients[i], apply)
             if self.averages:
                 average = self.averages[i]
                 average.copy_(torch.where(apply, average + (parameter - average) * numbers[1], average))
@@ -143,10 +158,10 @@ class Update:
     def _coefficients(self, numbers: Tensor) -> Tensor:
         """Numbers of the update, one row per parameter."""
         groups, rows = numbers[2:].view(-1, len(_GROUP) + 2), []
-        for parameter, own in zip(self.parameters, self._states, strict=True):
+        for parameter, state in zip(self.parameters, self._states, strict=True):
             index = self._group(parameter)
             lr, eps, decay, beta1, beta2 = groups[index].unbind()
-            step, none = own["step"].double() + 1, torch.zeros_like(lr)
+            step, none = state["step"].double() + 1, torch.zeros_like(lr)
             penalty, shrinkage = (none, lr * decay) if self._is_decoupled(index) else (decay, none)
             rate, root = lr / (1 - beta1**step), (1 - beta2**step).rsqrt()
             rows += [penalty, 1 - shrinkage, 1 - beta1, beta2, 1 - beta2, rate, root, eps]
@@ -163,9 +178,11 @@ class Update:
         default = isinstance(self.optimizer, AdamW)
         return bool(self.optimizer.param_groups[group].get("decoupled_weight_decay", default))
 
-    def _adam(self, parameter: Tensor, gradient: Tensor, coefficients: Tensor, apply: Tensor) -> None:
+    def _adam(
+        self, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor], coefficients: Tensor, apply: Tensor
+    ) -> None:
         penalty, kept, weight1, beta2, weight2, rate, root, eps = coefficients.unbind()
-        step, mean, square = (self.optimizer.state[parameter][name] for name in _STATE)
+        step, mean, square = (state[name] for name in _STATE)
         gradient = gradient + penalty * parameter
         new_mean = mean + (gradient - mean) * weight1
         new_square = beta2 * square + weight2 * gradient * gradient
