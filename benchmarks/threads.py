@@ -1,9 +1,9 @@
-"""Milliseconds per compiled step by number of threads and spinning, on quiet cores and beside another busy program.
+"""Milliseconds per compiled step by number of threads and spinning, on quiet cores and beside one or two busy programs.
 
     python benchmarks/threads.py --out threads.json
 
 A VAE 784-400-50. Threads of OpenMP that wait for one another spin first; GOMP_SPINCOUNT limits the rounds, before torch
-is loaded. The other program is a Python loop without end. Medians and quartiles over groups of ten steps.
+is loaded. The others are Python loops without end. Medians and quartiles over groups of ten steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "all threads, GOMP_SPINCOUNT=100": {"GOMP_SPINCOUNT": "100"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
+OTHERS = (0, 1, 2)
 
 
 def work(batch: int, seconds: float) -> None:
@@ -54,20 +55,21 @@ def work(batch: int, seconds: float) -> None:
 
 
 @contextmanager
-def busy() -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def busy(number: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
         yield
     finally:
-        process.kill()
+        for process in processes:
+            process.kill()
 
 
-def measure(settings: dict[str, str], *, batch: int, seconds: float, beside: bool) -> list[float]:
+def measure(settings: dict[str, str], *, batch: int, seconds: float, others: int) -> list[float]:
     from timing import quartiles
 
     command = [sys.executable, "-W", "ignore", __file__, "--worker", str(batch), "--seconds", str(seconds)]
     cleared = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")}
-    with busy() if beside else nullcontext():
+    with busy(others):
         done = subprocess.run(command, env={**cleared, **settings}, capture_output=True, text=True, check=True)
     return quartiles(json.loads(done.stdout.splitlines()[-1]))
 
@@ -89,13 +91,13 @@ def main() -> None:
     for batch in options.batch:
         for name, settings in SETTINGS.items():
             sizes = {"batch": batch, "seconds": options.seconds}
-            quiet, loaded = (measure(settings, **sizes, beside=beside) for beside in (False, True))
-            rows.append({"batch": batch, "setting": name, "quiet": quiet, "beside_a_busy_program": loaded})
-    record = {**environment(options.date, torch.device("cpu")), "milliseconds": rows}
+            times = [measure(settings, **sizes, others=others) for others in OTHERS]
+            rows.append({"batch": batch, "setting": name, "busy_programs": list(OTHERS), "milliseconds": times})
+    record = {**environment(options.date, torch.device("cpu")), "cases": rows}
     if options.out:
         options.out.write_text(json.dumps(record, indent=1) + "\n")
-    cells = [[str(r["batch"]), r["setting"], spread(r["quiet"]), spread(r["beside_a_busy_program"])] for r in rows]
-    print(table(["batch", "setting", "quiet", "beside a busy program"], cells, left=2))
+    cells = [[str(r["batch"]), r["setting"], *map(spread, r["milliseconds"])] for r in rows]
+    print(table(["batch", "setting", "quiet", "beside one busy program", "beside two"], cells, left=2))
 
 
 if __name__ == "__main__":
