@@ -29,7 +29,7 @@ NUM_CHAINS = 16
 
 @dataclass(frozen=True)
 class Task:
-    """What every estimator is applied to."""
+    """Programs and data that every estimator is applied to."""
 
     model: Program
     guide: Any

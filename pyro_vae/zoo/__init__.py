@@ -34,7 +34,7 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What is known of a model: shape of the data, commands, machine, versions, date, results in nats per datum.
+    """Describe a model: shape of the data, commands, machine, versions, date, results in nats per datum.
 
     Args:
         name: one of :func:`names`.
