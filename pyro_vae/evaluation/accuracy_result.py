@@ -66,7 +66,7 @@ class AccurateLogLikelihood(Result):
         return float(gaps.mean()), mean_error(gaps)
 
     def rest(self) -> float:
-        """Extrapolated further gain of the curve, in nats: the last gain times r / (1 - r), r the ratio of the last two.
+        """Extrapolated further gain in nats: the last gain times r / (1 - r), r the ratio of the last two gains.
 
         The ratio is limited to the range from 1/2, of a bias proportional to 1 / K, to 0.9.
         """
