@@ -38,14 +38,19 @@ def module(monkeypatch):
             del sys.modules[name]
 
 
-def run(script, args, folder):
-    """Run a script and return its output and its record."""
-    record = folder / "record.json"
-    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script), *TINY, *args, "--out", str(record)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # tests run side by side
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(record.read_text())
+@pytest.fixture
+def run(module, monkeypatch, tmp_path, capsys, uncompiled):
+    """Run a script in this process, without compiling, and return its output and its record."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+    def run(script, args):
+        record = tmp_path / "record.json"
+        command = [*TINY, *args, "--out", str(record)]
+        monkeypatch.setattr(sys, "argv", [script, *command])
+        module(script.removesuffix(".py")).main(command)
+        return capsys.readouterr().out, json.loads(record.read_text())
+
+    return run
 
 
 def strings(value):
@@ -63,9 +68,9 @@ def check_record(record, script):
     assert record["machine"]["torch"] == torch.__version__.split("+")[0]
 
 
-@pytest.mark.slow
-def test_speed(tmp_path, module):
-    text, record = run("speed.py", SPEED, tmp_path)
+@pytest.mark.filterwarnings("ignore")  # of Pyro's JitTrace_ELBO
+def test_speed(run, tmp_path, module):
+    text, record = run("speed.py", SPEED)
     check_record(record, "speed.py")
     (case,) = record["cases"]
     candidates = {c["name"]: c for c in case["candidates"]}
@@ -86,9 +91,8 @@ def test_speed(tmp_path, module):
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
 
 
-@pytest.mark.slow
-def test_likelihood(tmp_path):
-    text, record = run("likelihood.py", LIKELIHOOD, tmp_path)
+def test_likelihood(run):
+    text, record = run("likelihood.py", LIKELIHOOD)
     check_record(record, "likelihood.py")
     (case,) = record["cases"]
     assert len(case["estimators"]) == 10
@@ -250,21 +254,26 @@ def test_epochs_are_timed_against_their_steps(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_gpu_script_is_rehearsed_on_a_cpu_and_continues_where_it_stopped(tmp_path):
-    args = ["--device", "cpu", "--minutes", "3", "--small", "--out", "gpu"]
-    done = _script("gpu.py", *args, folder=tmp_path)
-    parts = {name: json.loads((tmp_path / "gpu" / f"{name}.json").read_text()) for name in "abcd"}
-    assert done.returncode == 0, {name: part["failures"] for name, part in parts.items()}
+@pytest.mark.usefixtures("uncompiled")
+def test_the_gpu_script_is_rehearsed_on_a_cpu_and_continues_where_it_stopped(tmp_path, module, capsys):
+    gpu, out = module("gpu"), tmp_path / "gpu"
+    args = ["--device", "cpu", "--minutes", "3", "--small", "--out", str(out)]
+    status = gpu.main(args)
+    parts = {name: json.loads((out / f"{name}.json").read_text()) for name in "abcd"}
+    assert status == 0, {name: part["failures"] for name, part in parts.items()}
     checks = parts["a"]["checks"]
     assert {"mlp: compiled and Pyro", "mlp: device and CPU", "compiled: exact resume"} <= checks.keys()
     assert all(check["holds"] for check in checks.values())
-    assert "pyro_vae compiled" in parts["b"]["tables"][0]["output"]
+    assert "pyro_vae eager" in parts["b"]["tables"][0]["output"]
     assert parts["c"]["mean"]["importance"] == pytest.approx(parts["c"]["mean"]["ais"], abs=20)
     assert parts["d"]["runs"][0]["status"] == 0
-    (tmp_path / "gpu" / "c.json").unlink()
-    again = _script("gpu.py", *args, "--parts", "a", "c", folder=tmp_path)
-    assert next(line for line in again.stderr.splitlines() if line.startswith("part")) == "part a: done before"
-    assert (tmp_path / "gpu" / "c.json").exists()
+    (out / "c.json").unlink()
+    capsys.readouterr()
+    assert gpu.main([*args, "--parts", "a", "c"]) == 0
+    assert (
+        next(line for line in capsys.readouterr().err.splitlines() if line.startswith("part")) == "part a: done before"
+    )
+    assert (out / "c.json").exists()
 
 
 def test_the_gpu_script_needs_a_gpu_unless_it_is_rehearsed(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,9 @@ from pyro_vae._core.checks import check_choice
 from pyro_vae._core.contexts import is_exact
 
 Precision = Literal["fp32", "bf16"]
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 3e-2}
+"""Largest relative difference between a recording and its program, by the precision of the program's products."""
+_current: ContextVar[tuple[Precision, ...]] = ContextVar("precision", default=("fp32",))
 
 _PRODUCTS = {
     functional.linear,
@@ -55,7 +59,15 @@ class NetworkPrecision(TorchFunctionMode):
     def __init__(self, precision: Precision = "fp32") -> None:
         super().__init__()
         check_precision(precision)
-        self.low = precision == "bf16"
+        self.precision, self.low = precision, precision == "bf16"
+
+    def __enter__(self) -> NetworkPrecision:
+        _current.set((*_current.get(), self.precision))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        _current.set(_current.get()[:-1])
+        super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -63,6 +75,11 @@ class NetworkPrecision(TorchFunctionMode):
         if not self.low or func not in _PRODUCTS or is_exact() or any(t.dtype != torch.float32 for t in tensors):
             return func(*args, **kwargs)
         return func(*map(_low, args), **{key: _low(value) for key, value in kwargs.items()}).float()
+
+
+def current_precision() -> Precision:
+    """The precision of the innermost :class:`NetworkPrecision`."""
+    return _current.get()[-1]
 
 
 def check_precision(precision: str) -> None:

@@ -21,6 +21,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from pyro_vae._core.compilation import compile_graph
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.decompositions import DECOMPOSITIONS
+from pyro_vae._core.precision import TOLERANCE, current_precision
 from pyro_vae._core.pyro_patches import recordable
 
 _MAX_RECORDINGS = 64  # of a function; one costs as much as hundreds of steps
@@ -70,7 +71,8 @@ class Recorded:
             replay reads their current values.
         compiled: whether torch compiles the first recording; later ones, of other shapes, are replayed operation by
             operation, since they are rare (the last batch of an epoch).
-        tolerance: largest difference between recording and function, relative to the norm of each tensor.
+        tolerance: largest difference between recording and function, relative to the norm of each tensor; None is that
+            of the current precision.
         scale: function from a result to its scale, such as the norm of all gradients: differences below a thirtieth of
             the tolerance times this scale count as rounding, also in a tensor that is zero in exact arithmetic.
 
@@ -93,10 +95,11 @@ class Recorded:
         state: Sequence[Tensor],
         *,
         compiled: bool = True,
-        tolerance: float = 1e-3,
+        tolerance: float | None = None,
         scale: Callable[[Any], Tensor] | None = None,
     ) -> None:
-        self.function, self.state, self.compiled, self.tolerance = function, list(state), compiled, tolerance
+        self.function, self.state, self.compiled = function, list(state), compiled
+        self.tolerance = TOLERANCE[current_precision()] if tolerance is None else tolerance
         self.scale = scale
         self._replays: dict[Any, Replay] = {}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae._core.attributes import Attributes
 from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.owners import Owners
+from pyro_vae._core.precision import TOLERANCE
 from pyro_vae._core.recording import Recorded, RecordingError
 from pyro_vae._core.shared_random import Share
 from pyro_vae.data.batches import Batch
@@ -199,7 +200,7 @@ class Recording:
         weights = objective.state(loss.parameters[0]) if isinstance(objective, Objective) else []
         state = [*loss.parameters, *loss.buffers, *weights, *self._lifted.tensors, *(update.state() if update else [])]
         # bfloat16 has 8 bits, and a compiled sum rounds in another order than the program's.
-        tolerance = 1e-3 if loss.precision == "fp32" else 3e-2
+        tolerance = TOLERANCE[loss.precision]
         self._recorded = Recorded(self._run, state, tolerance=tolerance, scale=lambda result: result[0].norm)
         self._values = update.test_numbers() if update else [0.0]
         self._numbers = torch.tensor(self._values, dtype=torch.float64, device=loss.parameters[0].device)
