@@ -6,6 +6,7 @@ Functions are called ``f(vae, data, ...)`` for any model of this package, or any
 from pyro_vae.latents.arithmetic import analogy, edit
 from pyro_vae.latents.attributes import attribute_auroc, attribute_vector, synthetic_vector
 from pyro_vae.latents.interpolate import Decoded, Interpolation, interpolate, reconstruct
+from pyro_vae.latents.lattice import lattice
 from pyro_vae.latents.nearest import Neighbours, nearest
 from pyro_vae.latents.space import Codes, LatentSpace
 from pyro_vae.latents.traverse import Traversal, traverse
@@ -22,6 +23,7 @@ __all__ = [
     "attribute_vector",
     "edit",
     "interpolate",
+    "lattice",
     "nearest",
     "reconstruct",
     "synthetic_vector",

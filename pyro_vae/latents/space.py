@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
@@ -56,6 +56,17 @@ class Codes:
     def __len__(self) -> int:
         return len(self.z)
 
+    def __getitem__(self, rows: Tensor | slice) -> Codes:
+        held = {name: value[rows] for name, value in self.held.items()}
+        return replace(self, z=self.z[rows], held=held, args=tuple(a[rows] for a in self.args))
+
+    @staticmethod
+    def cat(parts: Sequence[Codes]) -> Codes:
+        """The codes of all parts."""
+        held = {name: torch.cat([part.held[name] for part in parts]) for name in parts[0].held}
+        args = tuple(torch.cat(column) for column in zip(*(part.args for part in parts), strict=False))
+        return replace(parts[0], z=torch.cat([part.z for part in parts]), held=held, args=args)
+
     def at(self, z: Tensor) -> Codes:
         """The same data with other values of z."""
         return replace(self, z=z)
@@ -68,14 +79,13 @@ class Codes:
             return torch.lerp(a, b, t.to(a)) if a.is_floating_point() else torch.where(t < 0.5, a, b)
 
         held = {name: between(value, other.held[name]) for name, value in self.held.items()}
-        args = tuple(between(a, b) for a, b in zip(self.args, other.args, strict=True))
+        # Only one of them may have a known class, which both hold.
+        args = tuple(between(a, b) for a, b in zip(self.args, other.args, strict=False))
         return replace(self, z=z, held=held, args=args)
 
     def repeat(self, num: int) -> Codes:
         """Every code ``num`` times in succession."""
-        held = {name: value.repeat_interleave(num, 0) for name, value in self.held.items()}
-        args = tuple(a.repeat_interleave(num, 0) for a in self.args)
-        return replace(self, z=self.z.repeat_interleave(num, 0), held=held, args=args)
+        return self[torch.arange(len(self), device=self.z.device).repeat_interleave(num)]
 
 
 class LatentSpace:
@@ -92,7 +102,7 @@ class LatentSpace:
             the style ``"z"`` and the latent ``"z1"`` of M1.
         num_samples: number of samples for means and variances without a closed form.
         batch_size: data at a time, of data sets.
-        seed: seed of the samples, which all data of a batch share; the global generators are restored.
+        seed: seed of the samples; the global generators are restored.
 
     Raises:
         ValueError: ``vae`` has no model and guide, or a number is too small; at the first use, there is no such latent,

@@ -34,12 +34,12 @@ STYLE = {
 
 
 @contextmanager
-def page(height: float, caption: str, *, rows: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+def page(height: float, caption: str, *, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure and its panels in the common style; ``height`` in inches excludes caption and image grid."""
     lines = textwrap.wrap(caption, 68)
     with rc_context(STYLE):
         figure = Figure((WIDTH, height + 0.1 * len(lines) + (0.2 if lines else 0.08)), dpi=200, layout="constrained")
-        panels = list(figure.subplots(rows, squeeze=False, sharex=True)[:, 0])
+        panels = list(figure.subplots(rows, columns, squeeze=False, sharex=columns == 1).flat)
         for ax in panels:
             ax.tick_params(which="both", labelsize=7, width=0.6)  # also for ticks made outside the style, on saving
         yield figure, panels
