@@ -27,6 +27,7 @@ def geodesic(owner: str, decode: Decode, a: Tensor, b: Tensor, fractions: Tensor
     where it is not shorter than the straight path, that one is returned.
 
     The metric is Euclidean in the means: up to a factor the Fisher information of a normal likelihood of fixed scale.
+    On images, the shortest way can be to fade one out and the other in, through codes that the prior makes improbable.
 
     Args:
         owner: name that messages begin with.

@@ -54,14 +54,13 @@ def traversal_strip(result: Traversal, *, datum: int = 0, num: int = 10, caption
     images = as_images(result.means[datum, :num].flatten(0, 1), "traversal_strip")
     names = [f"$z_{{{j + 1}}}$" for j in result.dims[:num]]
     if result.kl is not None:
-        names = [f"{name}\n{kl:.2f}" for name, kl in zip(names, result.kl[:num].tolist(), strict=True)]
+        names = [f"{name}, KL\n{kl:.2f} nats" for name, kl in zip(names, result.kl[:num].tolist(), strict=True)]
     with page(0.35, caption) as (figure, (ax,)):
         pad = show_grid(ax, images, len(result.levels), margin=0.5)
         _label_columns(ax, images, pad, [f"{100 * level:.3g}" for level in result.levels.tolist()])
         ax.set_xlabel("Quantile of the aggregate posterior (%)")
         height = images.shape[-2] + pad
         ax.set_yticks([pad / 2 + height * (i + 0.5) for i in range(len(names))], names, fontsize=6)
-        ax.set_ylabel("Latent dimension" + ("" if result.kl is None else ", KL (nats)"))
     return figure
 
 
@@ -108,6 +107,7 @@ def j_diagram(vae: Model, a: Inputs, b: Inputs, c: Inputs, *, num: int = 5, capt
         for x, y, name in ((ends[0], top, "a"), (ends[1], top, "b"), (ends[0], bottom, "c")):
             below, where = (y - pad, "bottom") if y == bottom else (y + images.shape[-2] + 2 * pad, "top")
             ax.text(x, below, name, ha="center", va=where, size=7)
+        ax.text(ends[1], bottom + images.shape[-2] / 2, "$b - a$\n$+\\, c$", ha="center", va="center", size=7)
         ax.set_axis_off()
     return figure
 

@@ -14,6 +14,7 @@ from torch import Size, Tensor
 from pyro_vae._core.checks import require
 from pyro_vae.latents import LatentSpace, interpolate
 from pyro_vae.latents.space import Model, latent_space
+from pyro_vae.plotting.latents import class_legend
 from pyro_vae.plotting.panels import PALETTE, as_images, page
 
 NUM_DRAWS = 4_000
@@ -46,9 +47,9 @@ def posterior_midpoint(vae: Model, a: Tensor, b: Tensor, *, caption: str = "") -
     with space:
         draws = [space.posterior(x)[1].sample(Size([NUM_DRAWS]))[:, 0] for x in (a, b)]  # (S, L) each
     places = [((z - path.z[0, 0]) @ direction / length).double().cpu() for z in draws]
-    with page(2.2, caption) as (figure, (ax,)):
-        _densities(ax, places, length)
-        _hang_images(ax, images, [length * t for t in path.fractions.tolist()])
+    with page(2.4, caption) as (figure, (ax,)):
+        highest = _densities(ax, places, length)
+        _add_images(ax, images, [length * t for t in path.fractions.tolist()], highest)
     return figure
 
 
@@ -63,58 +64,67 @@ def posterior_ellipses(
     Args:
         models: names, shown as titles, and models with ``latent_dim`` 2, or latent spaces of such a latent.
         x: ``(N, *data_shape)``, some tens of data.
-        labels: ``(N,)``, their classes; up to ten are coloured.
+        labels: ``(N,)``, their classes, in colours.
         caption: printed below.
 
     Raises:
         ValueError: there is no model, or a latent has not two dimensions.
     """
     require(bool(models), "posterior_ellipses", "there must be a model", "none")
-    with page(3.0 / len(models) + 0.5, caption, columns=len(models)) as (figure, axes):
-        for ax, (name, vae) in zip(axes, models.items(), strict=True):
-            _ellipses(ax, latent_space(vae), x, labels)
-            ax.set_title(name)
+    classes = [0] * len(x) if labels is None else labels.tolist()
+    names = sorted(set(classes))
+    color = {name: PALETTE[rank % len(PALETTE)] for rank, name in enumerate(names)}
+    with page(3.0 / len(models) + 0.6, caption, columns=len(models)) as (figure, axes):
+        for ax, (title, vae) in zip(axes, models.items(), strict=True):
+            _ellipses(ax, latent_space(vae), x, [color[name] for name in classes])
+            ax.set_title(title)
             ax.set_xlabel("$z_1$")
         axes[0].set_ylabel("$z_2$")
+        if labels is not None:
+            class_legend(figure, names)
     return figure
 
 
-def _densities(ax: Axes, places: list[Tensor], length: float) -> None:
-    """Histograms of the projected samples, and the midpoint."""
-    both = torch.cat(places)
+def _densities(ax: Axes, places: list[Tensor], length: float) -> float:
+    """Histograms of the projected samples; returns the height of the higher one."""
+    both, highest = torch.cat(places), 0.0
     bins = torch.linspace(float(both.min()), float(both.max()), 61, dtype=torch.float64).tolist()
-    for values, color, name in zip(places, (PALETTE[0], PALETTE[3]), "ab", strict=True):
-        style = {"color": color, "alpha": 0.45, "density": True, "label": f"$q(z|{name})$"}
-        ax.hist(values.tolist(), bins, **style)
-    ax.axvline(length / 2, color="black", ls="--", lw=0.8, label="midpoint")
+    for values, color, name, side in zip(places, (PALETTE[0], PALETTE[3]), "ab", ("right", "left"), strict=True):
+        heights, *_ = ax.hist(values.tolist(), bins, color=color, alpha=0.45, density=True)
+        peak, highest = float(heights.max()), max(highest, float(heights.max()))
+        ax.annotate(f"$q(z|{name})$", (float(values.mean()), 1.03 * peak), color=color, ha=side, va="bottom")
+    ax.plot([length / 2] * 2, [0, 1.2 * highest], color="black", ls="--", lw=0.8)
     ax.set(xlabel="Position on the line from mean to mean (units of $z$)", ylabel="Density")
-    ax.legend(loc="upper right")
+    return highest
 
 
-def _hang_images(ax: Axes, images: Tensor, places: Sequence[float]) -> None:
-    """Draw images above the panel, each with a line to its place on the horizontal axis."""
+def _add_images(ax: Axes, images: Tensor, places: Sequence[float], highest: float) -> None:
+    """Draw images in the upper part of the panel, each with a line to its place on the horizontal axis."""
     pixels = images.double().clamp(0, 1).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()  # (T, H, W, 3)
     for number, (image, place) in enumerate(zip(pixels, places, strict=True)):
-        box = OffsetImage(image, zoom=_IMAGE_WIDTH * 72 / image.shape[1], cmap=None)
-        position = ((number + 0.5) / len(places), 1.25)
-        options = {"xycoords": ("data", "axes fraction"), "boxcoords": "axes fraction", "pad": 0.1}
-        arrow = {"arrowstyle": "-", "lw": 0.6, "color": PALETTE[8]}
-        ax.add_artist(AnnotationBbox(box, (place, 1.0), position, arrowprops=arrow, **options))
+        box = OffsetImage(image, zoom=_IMAGE_WIDTH * 72 / image.shape[1])
+        options = {"xycoords": "data", "boxcoords": "axes fraction", "frameon": False}
+        line = {"arrowstyle": "-", "lw": 0.6, "color": PALETTE[8], "shrinkA": 0, "shrinkB": 0}
+        above = ((number + 0.5) / len(places), 0.86)
+        ax.add_artist(AnnotationBbox(box, (place, 1.2 * highest), above, arrowprops=line, **options))
+    ax.set_yticks([tick for tick in ax.get_yticks() if tick <= highest])
+    ax.set_ylim(0, 1.9 * highest)
 
 
-def _ellipses(ax: Axes, space: LatentSpace, x: Tensor, labels: Tensor | None) -> None:
+def _ellipses(ax: Axes, space: LatentSpace, x: Tensor, colors: Sequence[str]) -> None:
     """The posteriors of one model and the prior's circle."""
     with space:
         draws = space.posterior(x)[1].sample(Size([NUM_DRAWS])).double().cpu()  # (S, N, L)
     size = draws.shape[-1]
     require(size == 2, "posterior_ellipses", "the latent must have 2 dimensions", f"{size}", "Train with latent_dim=2")
-    classes = [0] * len(x) if labels is None else labels.tolist()
-    for z, label in zip(draws.unbind(1), classes, strict=True):
+    for z, color in zip(draws.unbind(1), colors, strict=True):
         values, vectors = torch.linalg.eigh(torch.cov(z.T))
         angle = torch.rad2deg(torch.atan2(vectors[1, 1], vectors[0, 1]))
         height, width = (2 * _RADIUS * values.clamp_min(0).sqrt()).tolist()
-        color = PALETTE[int(label) % len(PALETTE)]
-        ax.add_patch(Ellipse(z.mean(0).tolist(), width, height, angle=float(angle), fc=color, ec=color, alpha=0.4))
-    ax.add_patch(Ellipse((0, 0), 2 * _RADIUS, 2 * _RADIUS, fill=False, ec="black", lw=1.0, ls="--", zorder=5))
-    reach = max(_RADIUS * 1.1, float(draws.abs().amax()))
+        style = {"fc": color, "ec": "none", "alpha": 0.4}
+        ax.add_patch(Ellipse(z.mean(0).tolist(), width, height, angle=float(angle), **style))
+    ax.scatter(*draws.mean(0).T.numpy(), s=2, c=colors, linewidths=0, zorder=4)
+    ax.add_patch(Ellipse((0, 0), 2 * _RADIUS, 2 * _RADIUS, fill=False, ec="black", lw=0.8, ls="--", zorder=5))
+    reach = 1.05 * max(_RADIUS, float((draws.mean(0).abs() + _RADIUS * draws.std(0)).amax()))
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    ax.locator_params(nbins=4, integer=True)
