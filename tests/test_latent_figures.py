@@ -67,6 +67,8 @@ def test_a_j_diagram_has_the_data_beside_their_corners_and_the_analogy_opposite(
         torch.testing.assert_close(tile(figure, row, corner), latents.reconstruct(vae, x).means[0, 0])
         torch.testing.assert_close(tile(figure, row, beside), x[0, 0])
     torch.testing.assert_close(tile(figure, 3, 4), latents.analogy(vae, a, b, c).means[0, 0])
+    top = latents.interpolate(vae, a, b, num=4, path="slerp").means[0, :, 0]
+    torch.testing.assert_close(tile(figure, 0, 2), top[1])
     assert frames(figure, PALETTE[0]) == [(0, 1), (0, 4), (3, 1)]
     assert frames(figure, PALETTE[1]) == [(3, 4)]
     assert [text.get_text() for text in figure.axes[0].texts][:3] == ["a", "b", "c"]

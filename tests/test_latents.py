@@ -495,7 +495,11 @@ def test_modes_gradients_and_random_numbers_are_restored() -> None:
     assert all(p.grad is None and p.requires_grad for p in vae.parameters())
     assert all(torch.equal(v, before[k]) for k, v in vae.state_dict().items())
     assert len(pyro.get_param_store()) == 0
-    other = interpolate(LatentSpace(vae, seed=1), x[:2], x[2:], num=3).means
+    with LatentSpace(vae, seed=1) as space:
+        other = interpolate(space, x[:2], x[2:], num=3).means  # enters the space again
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+    assert [m.training for m in vae.modules()] == modes
     assert not torch.equal(other, interpolate(vae, x[:2], x[2:], num=3).means)
 
 

@@ -132,15 +132,17 @@ class LatentSpace:
         require(complete, _OWNER, "vae must have a model and a guide", type(vae).__name__, advice)
         self.vae, self.site, self.num_samples, self.batch_size, self.seed = vae, site, num_samples, batch_size, seed
         self._before: list[str] | None = None  # latents that the model samples before z
+        self._stacks: list[ExitStack] = []  # one per nested ``with``
 
     def __enter__(self) -> LatentSpace:
-        self._stack = ExitStack()
-        self._stack.enter_context(evaluating(self.vae.model, self.vae.guide))
-        self._stack.enter_context(isolated_rng(self.seed))
+        stack = ExitStack()
+        stack.enter_context(evaluating(self.vae.model, self.vae.guide))
+        stack.enter_context(isolated_rng(self.seed))
+        self._stacks.append(stack)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._stack.close()
+        self._stacks.pop().close()
 
     def encode(self, x: Inputs) -> Codes:
         """The codes of data; codes are returned as they are."""
