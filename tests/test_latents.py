@@ -18,7 +18,7 @@ import torch
 from pyro.distributions import Normal
 from torch import nn
 
-from pyro_vae import VAE, StackedVAE, latent_diagnostics
+from pyro_vae import ADGM, SDGM, VAE, StackedVAE, latent_diagnostics
 from pyro_vae.guides import (
     AuxiliaryGuide,
     CategoricalGuide,
@@ -69,13 +69,13 @@ def vamp_vae():
     return VAE(VampPrior(guide, num_components=3), BernoulliLikelihood(2, (D,), net=small), guide)
 
 
-def hierarchy(skip):
+def hierarchy(skip, conditional=DiagonalNormalGuide):
     likelihood = BernoulliLikelihood(3 + 2 * skip, (D,), net=small)
     top = DiagonalNormalGuide((D,), 2, net=small)
     guide = TopDownGuide([DiagonalNormalGuide((D,), 3, net=context(2)), top])
     if not skip:
         guide = BottomUpGuide([DiagonalNormalGuide((D,), 3, net=small), DiagonalNormalGuide((3,), 2, net=small)])
-    below = DiagonalNormalGuide((2,), 3, net=small)
+    below = conditional((2,), 3, net=small)
     return HierarchicalVAE(StandardNormalPrior(2), [below], likelihood, guide, skip=skip)
 
 
@@ -83,6 +83,13 @@ def m2(dim=D):
     likelihood = NormalLikelihood(2, (dim,), net=context(3), scale=1.0)
     guide = DiagonalNormalGuide((dim,), 2, net=context(3))
     return SemiSupervisedVAE(StandardNormalPrior(2), likelihood, guide, CategoricalGuide((dim,), 3, net=small))
+
+
+def auxiliary(cls, decoder, auxiliary_model):
+    guide, classifier = DiagonalNormalGuide((D,), 2, net=context((3, 4))), CategoricalGuide((D,), 3, net=context(4))
+    q = DiagonalNormalGuide((D,), 4, net=small)
+    likelihood = BernoulliLikelihood(2, (D,), net=context(decoder))
+    return cls(StandardNormalPrior(2), likelihood, guide, classifier, q, auxiliary_model())
 
 
 def plain():
@@ -117,6 +124,8 @@ MODELS = {
     "M2": (m2, None),
     "style of M1+M2": (lambda: StackedVAE(LinearGaussian(3, D).vae, m2(3)), "z"),
     "latent of M1+M2": (lambda: StackedVAE(LinearGaussian(3, D).vae, m2(3)), "z1"),
+    "ADGM": (lambda: auxiliary(ADGM, 3, lambda: DiagonalNormalGuide((D,), 4, net=context((3, 2)))), None),
+    "SDGM": (lambda: auxiliary(SDGM, (3, 4), lambda: DiagonalNormalGuide((2,), 4, net=context(3))), None),
     "functions": (plain, None),
 }
 
@@ -247,6 +256,14 @@ def test_arguments_of_a_conditional_model_go_along() -> None:
     result = interpolate(SimpleNamespace(model=model, guide=guide), (a, c), (b, d), num=5)
     z = torch.lerp(a[:, :2] + c, b[:, :2] + d, 0.25)
     torch.testing.assert_close(result.means[:, 1], decoder(torch.cat([z, torch.lerp(c, d, 0.25)], -1)))
+
+
+def test_estimated_means_of_layers_below_are_repeatable() -> None:
+    space = LatentSpace(hierarchy(False, partial(IAFGuide, hidden=(6,), context_dim=3)), "z2", num_samples=20)
+    a, b = torch.rand(2, 2, D)
+    assert torch.equal(interpolate(space, a, b, num=3).means[:, -1], reconstruct(space, b).means)
+    with pytest.raises(ValueError, match=r"^interpolate: path='geodesic' needs a decoder differentiable in z"):
+        interpolate(space, a, b, path="geodesic")
 
 
 # paths
@@ -529,6 +546,10 @@ REFUSED = {
     "site": (
         lambda: reconstruct(LatentSpace(hierarchy(skip=True), "z3"), X),
         r"LatentSpace: site must be a latent of the guide \(z2, z1\), got site='z3'",
+    ),
+    "model": (
+        lambda: reconstruct(SimpleNamespace(model=lambda x: None, guide=plain().guide), X),
+        r"LatentSpace: site must be a latent of the model \(none\), got site='u'",
     ),
     "scalar": (
         lambda: reconstruct(SimpleNamespace(model=lambda x: x, guide=scalar), X),

@@ -74,9 +74,10 @@ def _least_energy(owner: str, means: Callable[[Tensor], Tensor], amplitudes: Ten
     def energy() -> Tensor:
         with torch.enable_grad():
             loss = (_steps(means(c)).square().sum(-1) / scale).sum()
-            what, advice = "one that is not", "Use path='lerp' or path='slerp'"
-            require(loss.requires_grad, owner, "path='geodesic' needs a decoder differentiable in z", what, advice)
-            (c.grad,) = torch.autograd.grad(loss, c)
+            # The decoder's parameters may have a gradient while z has none.
+            (c.grad,) = torch.autograd.grad(loss, c, allow_unused=True) if loss.requires_grad else (None,)
+        what, advice = "one that is not", "Use path='lerp' or path='slerp'"
+        require(c.grad is not None, owner, "path='geodesic' needs a decoder differentiable in z", what, advice)
         return loss
 
     optimizer = LBFGS(

@@ -166,6 +166,8 @@ class LatentSpace:
         name = self._checked_site({name: site["fn"] for name, site in found.items()})
         if self._before is None:
             order = [site["name"] for site in latents(self._run(self.vae.model, args))]
+            rule = f"site must be a latent of the model ({', '.join(order) or 'none'})"
+            require(name in order, _OWNER, rule, f"site={name!r}")
             self._before = order[: order.index(name)]
         held = {other: site["value"] for other, site in found.items() if other in self._before}
         return Codes(found[name]["value"], held, args, name), found[name]["fn"]
@@ -203,6 +205,7 @@ class LatentSpace:
             raise refusal(_OWNER, "p(x | z) must have a mean", what, advice) from None
 
     def _decoded(self, codes: Codes) -> Trace:
+        reseed(self.seed, 0)  # for estimated means of the latents between z and x
         return self._run(poutine.condition(self.vae.model, {**codes.held, codes.site: codes.z}), codes.args)
 
     def _run(self, program: Program, args: tuple[Tensor, ...]) -> Trace:
