@@ -579,6 +579,7 @@ REFUSED = {
     "dims": (lambda: traverse(vae_of(), X, X, dims=[2]), r"traverse: dims must lie in 0..1, got dims=\[2\]"),
     "coverage": (lambda: traverse(vae_of(), X, X, coverage=1.0), "traverse: coverage must lie between 0 and 1"),
     "vector": (lambda: edit(vae_of(), X, torch.zeros(3)), r"edit: vector must have shape \(2,\)"),
+    "amount": (lambda: edit(vae_of(), X, torch.zeros(2), math.inf), "edit: amount must be finite, got amount=inf"),
     "labels": (
         lambda: attribute_vector(vae_of(), X, torch.arange(3)),
         r"attribute_vector: labels must be 0 and 1, \(3,\) or \(3, A\)",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-from pyro_vae._core.checks import check_positive, check_shape, require
+from pyro_vae._core.checks import check_shape, require
 from pyro_vae.latents.interpolate import Decoded
 from pyro_vae.latents.space import Inputs, Model, latent_space
 
@@ -19,7 +21,7 @@ def edit(vae: Model, x: Inputs, vector: Tensor, amount: float = 1.0) -> Decoded:
         amount: factor of the vector; 1 moves from the mean without the attribute to the mean with it.
 
     Raises:
-        ValueError: the vector has another size, or as :class:`~pyro_vae.latents.LatentSpace`.
+        ValueError: the vector has another size, ``amount`` is not finite, or as :class:`~pyro_vae.latents.LatentSpace`.
 
     Example:
         >>> import torch
@@ -32,7 +34,7 @@ def edit(vae: Model, x: Inputs, vector: Tensor, amount: float = 1.0) -> Decoded:
         >>> torch.allclose(back.means, edit(vae, x, vector, 0.0).means, atol=1e-6)
         True
     """
-    check_positive("edit", at_least_zero=True, abs_amount=abs(amount))
+    require(math.isfinite(amount), "edit", "amount must be finite", f"amount={amount}")
     with latent_space(vae) as space:
         codes = space.encode(x)
         check_shape("edit", "vector", vector.shape, codes.z.shape[1:], "Pass one vector of attribute_vector")

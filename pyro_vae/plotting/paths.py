@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from pyro_vae._core.checks import check_count, require
 from pyro_vae.latents import Interpolation, LatentSpace, Traversal, analogy, lattice, nearest
 from pyro_vae.latents.space import Codes, Inputs, Model, latent_space
-from pyro_vae.plotting.panels import PALETTE, as_images, page, show_grid
+from pyro_vae.plotting.panels import PALETTE, as_images, frame_tiles, page, show_grid
 
 _MAX_TICKS = 7  # along the width of a column
 
@@ -100,8 +99,8 @@ def j_diagram(vae: Model, a: Inputs, b: Inputs, c: Inputs, *, num: int = 5, capt
         grid[row, column] = image
     with page(0.0, caption) as (figure, (ax,)):
         pad = show_grid(ax, grid.flatten(0, 1), num + 2, margin=0.15)
-        _frame(ax, images, pad, [(0, 1), (0, num), (num - 1, 1)], PALETTE[0])
-        _frame(ax, images, pad, [(num - 1, num)], PALETTE[1])
+        frame_tiles(ax, images, pad, [(0, 1), (0, num), (num - 1, 1)], PALETTE[0])
+        frame_tiles(ax, images, pad, [(num - 1, num)], PALETTE[1])
         ends = [pad / 2 + (images.shape[-1] + pad) * (i + 0.5) for i in (0, num + 1)]
         top, bottom = pad / 2, pad / 2 + (images.shape[-2] + pad) * (num - 1)
         for x, y, name in ((ends[0], top, "a"), (ends[1], top, "b"), (ends[0], bottom, "c")):
@@ -143,7 +142,7 @@ def mine_grid(
     shown, step = as_images(means.flatten(0, 1), "mine_grid"), between + 1
     with page(0.0, caption) as (figure, (ax,)):
         pad = show_grid(ax, shown, means.shape[1])
-        _frame(ax, shown, pad, [(i * step, j * step) for i in range(rows) for j in range(columns)], PALETTE[0])
+        frame_tiles(ax, shown, pad, [(i * step, j * step) for i in range(rows) for j in range(columns)], PALETTE[0])
         ax.set_axis_off()
     return figure
 
@@ -174,11 +173,3 @@ def _label_columns(ax: Axes, images: Tensor, pad: int, names: Sequence[str]) -> 
     ax.set_xticks([pad / 2 + (images.shape[-1] + pad) * (i + 0.5) for i in shown], [names[i] for i in shown])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-
-
-def _frame(ax: Axes, images: Tensor, pad: int, places: Sequence[tuple[int, int]], color: str) -> None:
-    """Frame the images at (row, column)."""
-    height, width = (n + pad for n in images.shape[-2:])
-    for row, column in places:
-        corner = (pad / 2 - 0.5 + column * width, pad / 2 - 0.5 + row * height)
-        ax.add_patch(Rectangle(corner, width, height, fill=False, color=color, lw=1.2))
