@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 from pyro_vae._core.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from pyro_vae import data, evaluation, flows, guides, likelihoods, models, networks, objectives, priors, training
+    from pyro_vae import (
+        data,
+        evaluation,
+        flows,
+        guides,
+        latents,
+        likelihoods,
+        models,
+        networks,
+        objectives,
+        priors,
+        training,
+    )
     from pyro_vae.data import MNIST, Digits, Files, FreyFaces
     from pyro_vae.evaluation import (
         annealed_log_likelihood,
@@ -43,6 +55,7 @@ __all__ = [
     "guides",
     "inference_gaps",
     "latent_diagnostics",
+    "latents",
     "likelihoods",
     "load_run",
     "log_likelihood",

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 import pyro_vae
-from pyro_vae import data, evaluation, guides, likelihoods, models, networks, objectives, priors, training
+from pyro_vae import data, evaluation, guides, latents, likelihoods, models, networks, objectives, priors, training
 from pyro_vae.distributions import AugmentedPosterior
 from pyro_vae.evaluation.marginals import marginal_distributions
 
@@ -497,7 +497,7 @@ def test_guide_raises_on_sizes_that_are_not_positive(cls):
 
 # ---------------------------------------------------------------- the public surface
 
-FOLDERS = [networks, priors, likelihoods, guides, models, objectives, evaluation, training, data]
+FOLDERS = [networks, priors, likelihoods, guides, models, objectives, evaluation, latents, training, data]
 DOCUMENTED = [(folder, item) for folder in FOLDERS for item in public(folder)]
 
 

@@ -278,7 +278,7 @@ def test_one_recording_follows_beta_from_step_to_step(name) -> None:
 @pytest.mark.usefixtures("uncompiled")
 def test_fixed_weights_are_recorded() -> None:
     vae, x = vae_of(), torch.rand(7, 5).bernoulli()
-    for beta, weight in ((0.0, 1.0), (4.0, 1.0), (1.0, 0.5)):
+    for beta, weight in ((0.0, 1.0), (4.0, 1.0), (1.0, 0.5), (1.0, 0.0)):
         engine = engine_of("compiled", BetaELBO(beta=beta, reconstruction_weight=weight), vae.model, vae.guide, (x,))
         assert_agrees(engine, Weighted(beta, weight), (x,))
 

@@ -17,6 +17,7 @@ ARGS = {
     "fast_svi.py": ["--epochs", "2", "--documents", "200"],
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
     "inference_gaps.py": ["--epochs", "3", "--images", "6", "--num-samples", "50", "--num-steps", "40"],
+    "latents.py": ["--epochs", "3"],
     "m1_features.py": ["--epochs", "2", "--labels", "30", "--seeds", "0", "1"],
     "m1_m2.py": ["--epochs", "8", "--m1-epochs", "3", "--num-samples", "20"],
     "naive_estimator.py": ["--epochs", "10", "--num-images", "50", "--num-samples", "10", "100", "1000"],
@@ -165,6 +166,17 @@ def test_vae_digits_saves_figures_to_the_given_folder(output, tmp_path):
     figures = list((tmp_path / "figures").glob("*.png"))
     assert len(figures) >= 4
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+
+
+@pytest.mark.slow
+def test_latents(output, tmp_path):
+    text = output("latents.py", "--out", str(tmp_path / "figures"))
+    lengths = {path: numbers(text, rf"(?m)^{path} +NUMBER$")[0] for path in ("lerp", "slerp", "prior", "geodesic")}
+    assert lengths["geodesic"] == min(lengths.values()) > 0
+    assert numbers(text, "AUROC NUMBER on")[0] > 0.5
+    assert numbers(text, "there and back: largest change NUMBER")[0] < 1e-5
+    saved = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert saved == {"interpolation", "traversal", "j_diagram", "mine", "midpoint", "posteriors"}
 
 
 def test_vae_mnist(output):

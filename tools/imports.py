@@ -25,7 +25,8 @@ networks distributions data
 flows
 priors likelihoods guides
 models
-objectives evaluation latents compression
+objectives evaluation compression
+latents
 training plotting
 experiments features
 cli zoo

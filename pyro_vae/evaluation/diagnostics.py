@@ -230,10 +230,7 @@ def latent_diagnostics(
 def _moments(vae: VAE, data: Data, batch_size: int, num_samples: int, seed: int) -> dict[str, Tensor | None]:
     rows = [[t.cpu() for t in row] for row in _batches(vae, data, batch_size, num_samples, seed)]
     mean, variance, noise, *kl = (torch.cat(column) for column in zip(*rows, strict=True))
-    # Subtract the Monte Carlo variance of estimated means, which alone would put a collapsed unit at the threshold.
-    monte_carlo = noise.mean(0) * (len(mean) - 1) / len(mean)
-    activity = (mean.var(0, correction=0) - monte_carlo).clamp_min(0)
-    p = vae.prior()
+    activity, p = activity_of(mean, noise), vae.prior()
     prior_mean, prior_variance, _ = moments(p, PRIOR_DRAWS)
     return {
         "means": mean,
@@ -245,6 +242,13 @@ def _moments(vae: VAE, data: Data, batch_size: int, num_samples: int, seed: int)
         "prior_variance": prior_variance.cpu(),
         "prior_draws": p.sample(torch.Size([PRIOR_DRAWS])).cpu(),
     }
+
+
+def activity_of(mean: Tensor, noise: Tensor) -> Tensor:
+    """Var_x(E_q[z | x]), ``(L,)``, of means ``(N, L)`` that are estimated with the variances ``noise``."""
+    # Subtract the Monte Carlo variance of estimated means, which alone would put a collapsed unit at the threshold.
+    monte_carlo = noise.mean(0) * (len(mean) - 1) / len(mean)
+    return (mean.var(0, correction=0) - monte_carlo).clamp_min(0)
 
 
 def _batches(vae: VAE, data: Data, batch_size: int, num_samples: int, seed: int) -> Iterator[list[Tensor]]:

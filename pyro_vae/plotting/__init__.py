@@ -26,6 +26,8 @@ from pyro_vae.plotting.diagnostics import (
 from pyro_vae.plotting.images import image_grid, manifold, reconstructions, samples
 from pyro_vae.plotting.latents import active_units, latent_scatter
 from pyro_vae.plotting.panels import PALETTE, WIDTH
+from pyro_vae.plotting.paths import interpolation_grid, j_diagram, mine_grid, traversal_strip
+from pyro_vae.plotting.posteriors import posterior_ellipses, posterior_midpoint
 from pyro_vae.plotting.registry import result_figure
 from pyro_vae.plotting.save import save_figures
 from pyro_vae.plotting.training import training_curves
@@ -50,10 +52,15 @@ __all__ = [
     "guide_comparison",
     "harmonic_reliability",
     "image_grid",
+    "interpolation_grid",
+    "j_diagram",
     "latent_scatter",
     "log_likelihood_histogram",
     "manifold",
+    "mine_grid",
     "pareto_shapes",
+    "posterior_ellipses",
+    "posterior_midpoint",
     "predictive_checks",
     "rank_histograms",
     "reconstructions",
@@ -63,5 +70,6 @@ __all__ = [
     "sandwich_bounds",
     "save_figures",
     "training_curves",
+    "traversal_strip",
     "tried_estimators",
 ]

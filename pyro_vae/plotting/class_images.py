@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from pyro import poutine
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae.models.labelled import LabelledVAE
 from pyro_vae.plotting.classes import class_names
-from pyro_vae.plotting.panels import PALETTE, as_images, page, show_grid
+from pyro_vae.plotting.panels import PALETTE, as_images, frame_tiles, page, show_grid
 
 
 def class_samples(
@@ -94,7 +93,7 @@ def analogies(
         pad = show_grid(ax, rows, vae.num_classes + 2, margin=0.2)
         _label(ax, rows, ["$x$", "", *names], pad)
         ax.set_ylabel("Style $z$ ~ $q(z|x, y)$")
-        _frame(ax, rows, (y + 2).tolist(), pad)
+        frame_tiles(ax, rows, pad, list(enumerate((y + 2).tolist())), PALETTE[3])
     return ax.figure
 
 
@@ -116,10 +115,3 @@ def _label(ax: Axes, images: Tensor, names: list[str], pad: int) -> None:
     ax.xaxis.set_label_position("top")
     ax.set_xlabel("Class $y$")
     ax.spines[:].set_visible(False)
-
-
-def _frame(ax: Axes, images: Tensor, columns: list[int], pad: int) -> None:
-    height, width = (n + pad for n in images.shape[-2:])
-    for row, column in enumerate(columns):
-        corner = (pad / 2 - 0.5 + column * width, pad / 2 - 0.5 + row * height)
-        ax.add_patch(Rectangle(corner, width, height, fill=False, color=PALETTE[3], lw=1.0))

@@ -35,11 +35,16 @@ def latent_scatter(means: Tensor, labels: Tensor | None = None, *, caption: str 
     groups = [(labels == name).cpu() for name in names if labels is not None] or [torch.ones(len(points)).bool()]
     with page(2.9 if points.shape[1] > 1 else 2.0, caption) as (figure, (ax,)):
         (_scatter if points.shape[1] > 1 else _histogram)(ax, points, groups)
-        handles = [Line2D([], [], ls="", marker="o", color=c) for c in PALETTE[: len(names)]]
         if names:
-            spacing = {"handletextpad": -0.4, "columnspacing": 0.4, "ncols": len(names)}
-            figure.legend(handles, [str(n) for n in names], loc="outside upper center", **spacing)
+            class_legend(figure, names)
     return figure
+
+
+def class_legend(figure: Figure, names: list[int]) -> None:
+    """A legend of up to ten classes above the panels, in the order of the palette."""
+    handles = [Line2D([], [], ls="", marker="o", color=c) for c in PALETTE[: len(names)]]
+    spacing = {"handletextpad": -0.4, "columnspacing": 0.4, "ncols": len(names)}
+    figure.legend(handles, [str(n) for n in names], loc="outside upper center", **spacing)
 
 
 def active_units(diagnostics: LatentDiagnostics, *, caption: str = "") -> Figure:

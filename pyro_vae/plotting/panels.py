@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -34,12 +35,12 @@ STYLE = {
 
 
 @contextmanager
-def page(height: float, caption: str, *, rows: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+def page(height: float, caption: str, *, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure and its panels in the common style; ``height`` in inches excludes caption and image grid."""
     lines = textwrap.wrap(caption, 68)
     with rc_context(STYLE):
         figure = Figure((WIDTH, height + 0.1 * len(lines) + (0.2 if lines else 0.08)), dpi=200, layout="constrained")
-        panels = list(figure.subplots(rows, squeeze=False, sharex=True)[:, 0])
+        panels = list(figure.subplots(rows, columns, squeeze=False, sharex=columns == 1).flat)
         for ax in panels:
             ax.tick_params(which="both", labelsize=7, width=0.6)  # also for ticks made outside the style, on saving
         yield figure, panels
@@ -89,3 +90,11 @@ def show_grid(
     options |= {"origin": "upper", "interpolation": "antialiased", "aspect": ratio if "extent" in options else 1}
     ax.imshow(mosaic.permute(1, 2, 0).numpy(), **options)
     return pad
+
+
+def frame_tiles(ax: Axes, images: Tensor, pad: int, places: Sequence[tuple[int, int]], color: str) -> None:
+    """Frame the images at (row, column) of a mosaic of :func:`show_grid`."""
+    height, width = (n + pad for n in images.shape[-2:])
+    for row, column in places:
+        corner = (pad / 2 - 0.5 + column * width, pad / 2 - 0.5 + row * height)
+        ax.add_patch(Rectangle(corner, width, height, fill=False, color=color, lw=1.0))
