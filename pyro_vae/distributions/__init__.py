@@ -1,6 +1,7 @@
 """Distributions that torch and Pyro lack."""
 
 from pyro_vae.distributions.augmented import AugmentedPosterior, AuxiliaryJoint
+from pyro_vae.distributions.counts import LogMeanNegativeBinomial, LogMeanPoisson
 from pyro_vae.distributions.leapfrog import Leapfrog, gradient
 from pyro_vae.distributions.mixture_of_normals import MixtureOfNormals
 from pyro_vae.distributions.one_hot import IndependentOneHotCategorical, RelaxedIndependentOneHotCategorical
@@ -10,6 +11,8 @@ __all__ = [
     "AuxiliaryJoint",
     "IndependentOneHotCategorical",
     "Leapfrog",
+    "LogMeanNegativeBinomial",
+    "LogMeanPoisson",
     "MixtureOfNormals",
     "RelaxedIndependentOneHotCategorical",
     "gradient",
