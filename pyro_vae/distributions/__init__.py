@@ -1,6 +1,7 @@
 """Distributions that torch and Pyro lack."""
 
 from pyro_vae.distributions.augmented import AugmentedPosterior, AuxiliaryJoint
+from pyro_vae.distributions.columns import Columns
 from pyro_vae.distributions.counts import LogMeanNegativeBinomial, LogMeanPoisson
 from pyro_vae.distributions.leapfrog import Leapfrog, gradient
 from pyro_vae.distributions.mixture_of_normals import MixtureOfNormals
@@ -9,6 +10,7 @@ from pyro_vae.distributions.one_hot import IndependentOneHotCategorical, Relaxed
 __all__ = [
     "AugmentedPosterior",
     "AuxiliaryJoint",
+    "Columns",
     "IndependentOneHotCategorical",
     "Leapfrog",
     "LogMeanNegativeBinomial",

@@ -37,7 +37,7 @@ def stirling_error(y: Tensor) -> Tensor:
     r""":math:`\log \Gamma(y + 1) - (y + 1/2) \log y + y - \log(2 \pi) / 2` for y > 0: 1/(12 y) for large y.
 
     References:
-        Fast and accurate computation of binomial probabilities (Loader, 2000), section 3.
+        Fast and accurate computation of binomial probabilities (Loader, 2000).
     """
     far = y > _FAR
     near, inverse = torch.where(far, 1.0, y), 1 / torch.where(far, y, _FAR)
@@ -106,7 +106,7 @@ class LogMeanPoisson(_Counts):
         log_mean: :math:`\log \mu`.
 
     References:
-        Fast and accurate computation of binomial probabilities (Loader, 2000), eq. 4.
+        Fast and accurate computation of binomial probabilities (Loader, 2000).
 
     Example:
         >>> LogMeanPoisson(torch.tensor(1e6).log()).log_prob(torch.tensor(1e6))
@@ -142,7 +142,7 @@ class LogMeanNegativeBinomial(_Counts):
         log_inverse_dispersion: :math:`\log r`; infinite r is the Poisson distribution.
 
     References:
-        Fast and accurate computation of binomial probabilities (Loader, 2000), section 4.
+        Fast and accurate computation of binomial probabilities (Loader, 2000).
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018), methods, has this
         parametrisation. https://doi.org/10.1038/s41592-018-0229-2
 
