@@ -74,7 +74,9 @@ class CountLikelihood(Likelihood):
 
 
 class InverseDispersion(nn.Module):
-    """Logarithm of the inverse dispersion r, learned or from the network, smoothly bounded to [-15, 15].
+    r"""Logarithm of the inverse dispersion, :math:`\log r = 15 \tanh(a + g(z) / 15)`, for learned a.
+
+    A small step of a is a large one of log r, which has a wide range and one value per entry for all data.
 
     Args:
         owner: name that error messages begin with.
@@ -92,4 +94,4 @@ class InverseDispersion(nn.Module):
         self.raw = nn.Parameter(torch.zeros(() if dispersion == "global" else data_shape))
 
     def forward(self, *from_network: Tensor) -> Tensor:
-        return _MAX_LOG_R * torch.tanh(sum(from_network, self.raw) / _MAX_LOG_R)
+        return _MAX_LOG_R * torch.tanh(self.raw + sum(from_network) / _MAX_LOG_R)

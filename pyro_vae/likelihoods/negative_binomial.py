@@ -20,10 +20,10 @@ class NegativeBinomialLikelihood(CountLikelihood):
         latent_dim: number of latent dimensions L.
         data_shape: shape of one datum; values are 0, 1, 2, ...
         net: builds the decoder, ``net((latent_dim,), data_shape)``, which returns log means f; they are clamped to
-            [-30, 30]. For ``dispersion="network"`` with twice the channels (for vectors ``(2, D)``), also log r.
+            [-30, 30]. For ``dispersion="network"`` with twice the channels (for vectors ``(2, D)``), also g.
         dispersion: ``"global"``, one learned r; ``"pixel"``, one learned per entry of the datum (scvi-tools'
             ``"gene"``); ``"network"``, one per entry that depends on z (``"gene-cell"``). log r is
-            :math:`15 \tanh(a / 15)` for the learned a, at the start r = 1.
+            :math:`15 \tanh(a + g(z) / 15)` with the learned a and the output g, if there is one; r = 1 at a = g = 0.
         size_factor: whether the means are multiplied by a size factor of each datum, whose logarithm ``(*batch, 1)`` is
             then the last argument of every call: ``likelihood(z, log_size)``, ``vae.model(x, log_size)``. The
             density p(x | z, size) is normalised for each size.

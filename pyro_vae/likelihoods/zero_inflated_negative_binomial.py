@@ -26,11 +26,10 @@ class ZeroInflatedNegativeBinomialLikelihood(CountLikelihood):
         data_shape: shape of one datum; values are 0, 1, 2, ...
         net: builds the decoder, ``net((latent_dim,), (2 * C, H, W))`` for images ``(C, H, W)``,
             ``net((latent_dim,), (2, *data_shape))`` for other data, which returns log means, clamped to [-30, 30],
-            and logits of :math:`\pi`, to which -2 is added. For ``dispersion="network"`` with 3 in place of 2, also
-            log r.
+            and logits of :math:`\pi`, to which -2 is added. For ``dispersion="network"`` with 3 in place of 2, also g.
         dispersion: ``"global"``, one learned r; ``"pixel"``, one learned per entry of the datum (scvi-tools'
             ``"gene"``); ``"network"``, one per entry that depends on z (``"gene-cell"``). log r is
-            :math:`15 \tanh(a / 15)` for the learned a, at the start r = 1.
+            :math:`15 \tanh(a + g(z) / 15)` with the learned a and the output g, if there is one; r = 1 at a = g = 0.
         size_factor: whether :math:`\mu` is multiplied by a size factor of each datum, whose logarithm ``(*batch, 1)``
             is then the last argument of every call: ``likelihood(z, log_size)``, ``vae.model(x, log_size)``. The
             density p(x | z, size) is normalised for each size.
