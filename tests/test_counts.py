@@ -360,6 +360,13 @@ def test_a_vae_is_trained_with_size_factors():
     history = fit(vae.model, vae.guide, data, epochs=8, optimizer=partial(torch.optim.Adam, lr=0.02)).history
     assert history[-1]["elbo"] > history[0]["elbo"] + 1
     assert vae.model(None, torch.zeros(3, 1), batch_size=3).shape == (3, 6)
+    plain = DiagonalNormalGuide((6,), 2, net=small)  # with a network of x alone
+    unsized = VAE(StandardNormalPrior(2), PoissonLikelihood(2, (6,), net=small), plain)
+    for model in (vae.model, unsized.model):
+        with pytest.raises(
+            ValueError, match=r"^fit: a batch must hold the arguments that the \w+ takes, got \(\(20, 6\)"
+        ):
+            fit(model, plain, data, epochs=1)
 
 
 @pytest.mark.parametrize("cls", [*COUNT_LIKELIHOODS, StudentTLikelihood, mixed])
