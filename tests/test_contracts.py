@@ -42,6 +42,14 @@ def attached(guide):
     return guide
 
 
+def mixed_parts():
+    """Columns of three kinds, in a shuffled order."""
+    codes = partial(likelihoods.CategoricalLikelihood, levels=2, codes=True)
+    kinds = [likelihoods.NormalLikelihood, codes, likelihoods.PoissonLikelihood]
+    columns = [(11 * i) % math.prod(DATA_SHAPE) for i in range(math.prod(DATA_SHAPE))]
+    return [(columns[i :: len(kinds)], kind) for i, kind in enumerate(kinds)]
+
+
 SHAPES = {"in_shape": (3, 2), "out_shape": (2, 4)}
 CONVENTIONS = {
     networks: lambda cls: cls(*(DATA_SHAPE if name in cls.images else shape for name, shape in SHAPES.items())),
@@ -57,6 +65,8 @@ BASES = {
 }
 SPECIAL = {
     "VampPrior": lambda: priors.VampPrior(guides.DiagonalNormalGuide(DATA_SHAPE, L, net=small), num_components=3),
+    "OrdinalLikelihood": lambda: likelihoods.OrdinalLikelihood(L, DATA_SHAPE, levels=4, net=small),
+    "MixedLikelihood": lambda: likelihoods.MixedLikelihood(L, DATA_SHAPE, parts=mixed_parts(), net=small),
     "HMCGuide": lambda: attached(guides.HMCGuide(DATA_SHAPE, L, num_steps=2, tempering=True, net=small, hidden=(6,))),
     "SemiAmortizedGuide": lambda: attached(
         guides.SemiAmortizedGuide(DATA_SHAPE, L, guide=partial(guides.DiagonalNormalGuide, net=small), num_steps=2)

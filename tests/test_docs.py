@@ -33,6 +33,7 @@ from tests.test_readme import ROOT, blocks_of, run_python
 PAGE = (ROOT / "docs/engine.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 ESTIMATORS = (ROOT / "docs/estimators.md").read_text()
+COMPONENTS = (ROOT / "docs/components.md").read_text()
 LABELS = (ROOT / "docs/semi_supervised.md").read_text()
 REFUSED = PAGE.split("## What cannot be recorded")[1].split("## Further options")[0]
 LOOKS, SHAPES, DIFFER = "reads a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
@@ -69,6 +70,18 @@ def test_the_python_of_the_page_on_estimators_runs_in_order() -> None:
     assert accurate.failures() == []
     noise = math.hypot(optimised.monte_carlo_error(), accurate.monte_carlo_error())
     assert abs(optimised.mean() - accurate.mean()) < 0.1 + 4.5 * noise
+
+
+def test_the_python_of_the_page_on_components_runs_in_order() -> None:
+    names = run_python("docs/components.md", COMPONENTS)
+    assert len(names["result"]) == 100
+    assert names["result"].protocol["discrete"]
+    assert names["table"].net.out_shape == (2 + 3 + 1 + 1,)
+    example = (ROOT / "examples/counts.py").read_text()
+    gains = re.findall(r"(\d+\.\d{3}) \+- (\d\.\d{3})", example)
+    assert len(gains) == 3
+    for gain, error in gains:
+        assert re.search(rf"{float(gain):.2f} \+-\s+{float(error):.2f}", COMPONENTS)
 
 
 @pytest.mark.slow
@@ -119,7 +132,9 @@ def test_the_methods_that_the_evaluation_page_names_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [PAGE, EVALUATION, ESTIMATORS, LABELS], ids=["engine", "evaluation", "estimators", "semi_supervised"]
+    "page",
+    [PAGE, EVALUATION, ESTIMATORS, LABELS, COMPONENTS],
+    ids=["engine", "evaluation", "estimators", "semi_supervised", "components"],
 )
 def test_its_files_exist(page: str) -> None:
     paths = re.findall(r"`(?:python )?((?:examples|benchmarks|docs)/[\w./-]+)`", page)

@@ -14,6 +14,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ARGS = {
     "adgm.py": ["--epochs", "1", "--draws", "1", "--hidden", "20"],
     "compare_guides.py": ["--epochs", "1", "--images", "20", "--num-samples", "50", "--hidden", "20"],
+    "counts.py": ["--epochs", "2", "--num-samples", "20", "--hidden", "20"],
     "fast_svi.py": ["--epochs", "2", "--documents", "200"],
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
     "inference_gaps.py": ["--epochs", "3", "--images", "6", "--num-samples", "50", "--num-steps", "40"],
@@ -338,6 +339,19 @@ def check_grey(text, levels):
     assert (
         numbers(density, r"-log p\(x\) +NUMBER \+- NUMBER nats")[0] < numbers(density, r"-ELBO +NUMBER \+-.* nats")[0]
     )
+
+
+@pytest.mark.slow
+def test_counts(output):
+    text = output("counts.py")
+    cells = rf"log-likelihood +{NUMBER} \+- {NUMBER} +ELBO +{NUMBER} +gain +{SIGNED} \+- {NUMBER}"
+    rows = {name: list(map(float, row)) for name, *row in re.findall(rf"^(.+?) +{cells}$", text, re.MULTILINE)}
+    assert list(rows) == ["Poisson", "negative binomial", "zero-inflated negative binomial", "beta-binomial"], text
+    for value, _, elbo, gain, error in rows.values():
+        assert elbo < value < 0
+        assert abs(value - rows["Poisson"][0] - gain) < 0.002  # three rounded numbers
+        assert math.isfinite(error)
+    assert rows["Poisson"][3:] == [0, 0]
 
 
 def test_frey_faces(output):

@@ -87,29 +87,29 @@ COMPONENTS = [
     ),
     (
         "likelihoods",
-        "StudentTLikelihood",
+        "LogisticLikelihood",
         '''
-        """The Student t likelihood."""
+        """The logistic likelihood."""
 
-        from pyro.distributions import StudentT, TorchDistribution
+        from pyro.distributions import Logistic, TorchDistribution
         from torch import Tensor
 
         from pyro_vae.likelihoods.location_scale import LocationScaleLikelihood
 
 
-        class StudentTLikelihood(LocationScaleLikelihood):
-            """Independent Student t distributions with ten degrees of freedom.
+        class LogisticLikelihood(LocationScaleLikelihood):
+            """Independent logistic distributions.
 
             Shape:
                 ``(*batch, latent_dim)`` to a distribution with batch shape ``batch`` and event shape ``data_shape``.
 
             Example:
-                >>> StudentTLikelihood(2, (5,)).latent_dim
+                >>> LogisticLikelihood(2, (5,)).latent_dim
                 2
             """
 
             def family(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
-                return StudentT(10.0, loc, scale)
+                return Logistic(loc, scale)
         ''',
     ),
     (
@@ -213,7 +213,7 @@ COMPONENTS = [
 ]
 
 OPTIONS = ["--guide", "LaplaceGuide", "--guide.net", "ResidualMLP", "--prior", "LaplacePrior"]
-OPTIONS += ["--likelihood", "StudentTLikelihood", "--objective", "JackknifeIWAE"]
+OPTIONS += ["--likelihood", "LogisticLikelihood", "--objective", "JackknifeIWAE"]
 
 USE = f"""
 import torch
@@ -222,10 +222,10 @@ from pyro_vae.cli.train_options import parse_args
 from pyro_vae.evaluation import weight_variance
 from pyro_vae.experiments.experiment import to_yaml
 from pyro_vae.guides import LaplaceGuide
-from pyro_vae.likelihoods import StudentTLikelihood
+from pyro_vae.likelihoods import LogisticLikelihood
 from pyro_vae.priors import LaplacePrior
 
-vae = VAE(LaplacePrior(2), StudentTLikelihood(2, (5,)), LaplaceGuide((5,), 2))
+vae = VAE(LaplacePrior(2), LogisticLikelihood(2, (5,)), LaplaceGuide((5,), 2))
 variance = weight_variance(vae.model, vae.guide, torch.randn(7, 5))
 assert variance.shape == (7,) and (variance > 0).all()
 print(to_yaml(parse_args({OPTIONS})))

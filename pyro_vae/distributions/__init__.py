@@ -1,6 +1,8 @@
 """Distributions that torch and Pyro lack."""
 
 from pyro_vae.distributions.augmented import AugmentedPosterior, AuxiliaryJoint
+from pyro_vae.distributions.columns import Columns
+from pyro_vae.distributions.counts import LogMeanNegativeBinomial, LogMeanPoisson
 from pyro_vae.distributions.leapfrog import Leapfrog, gradient
 from pyro_vae.distributions.mixture_of_normals import MixtureOfNormals
 from pyro_vae.distributions.one_hot import IndependentOneHotCategorical, RelaxedIndependentOneHotCategorical
@@ -8,8 +10,11 @@ from pyro_vae.distributions.one_hot import IndependentOneHotCategorical, Relaxed
 __all__ = [
     "AugmentedPosterior",
     "AuxiliaryJoint",
+    "Columns",
     "IndependentOneHotCategorical",
     "Leapfrog",
+    "LogMeanNegativeBinomial",
+    "LogMeanPoisson",
     "MixtureOfNormals",
     "RelaxedIndependentOneHotCategorical",
     "gradient",

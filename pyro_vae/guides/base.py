@@ -76,17 +76,18 @@ class Guide(nn.Module, ABC):
             )
         return self._log_joint(x, z)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         """Run the Pyro guide: sample ``"z"`` within the plate ``"data"``.
 
         Args:
             x: ``(B, *data_shape)``, a batch of data.
+            context: further arguments of the posterior of an :class:`AmortizedGuide`.
 
         Returns:
             z, ``(B, latent_dim)``, or ``(K, B, latent_dim)`` under a plate of K particles.
         """
         register(self)
-        q = self.posterior(x)
+        q = self.posterior(x, *context)
         with pyro.plate("data", x.shape[0], dim=-1):
             if isinstance(q, AugmentedPosterior):
                 return q.program("z")

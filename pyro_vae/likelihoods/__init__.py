@@ -7,8 +7,14 @@ from pyro_vae.likelihoods.categorical import CategoricalLikelihood
 from pyro_vae.likelihoods.continuous_bernoulli import ContinuousBernoulliLikelihood
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogisticLikelihood
 from pyro_vae.likelihoods.laplace import LaplaceLikelihood
+from pyro_vae.likelihoods.mixed import MixedLikelihood
 from pyro_vae.likelihoods.mixture_of_logistics import MixtureOfLogisticsLikelihood
+from pyro_vae.likelihoods.negative_binomial import NegativeBinomialLikelihood
 from pyro_vae.likelihoods.normal import NormalLikelihood
+from pyro_vae.likelihoods.ordinal import OrdinalLikelihood
+from pyro_vae.likelihoods.poisson import PoissonLikelihood
+from pyro_vae.likelihoods.student_t import StudentTLikelihood
+from pyro_vae.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomialLikelihood
 
 __all__ = [
     "BernoulliLikelihood",
@@ -18,6 +24,12 @@ __all__ = [
     "DiscretizedLogisticLikelihood",
     "LaplaceLikelihood",
     "Likelihood",
+    "MixedLikelihood",
     "MixtureOfLogisticsLikelihood",
+    "NegativeBinomialLikelihood",
     "NormalLikelihood",
+    "OrdinalLikelihood",
+    "PoissonLikelihood",
+    "StudentTLikelihood",
+    "ZeroInflatedNegativeBinomialLikelihood",
 ]

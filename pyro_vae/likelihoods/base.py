@@ -69,5 +69,9 @@ class Likelihood(nn.Module, ABC):
             https://arxiv.org/abs/1509.00519
         """
         check_shape(type(self).__name__, "mean", mean.shape, self.data_shape, "Pass the mean of the training data")
-        self.offset.copy_(self.mean_to_output(mean.to(self.offset)))
+        self.set_offset(self.mean_to_output(mean.to(self.offset)))
         return self
+
+    def set_offset(self, output: Tensor) -> None:
+        """Store a constant that is added to the network's output, ``(*data_shape)``."""
+        self.offset.copy_(output)

@@ -26,10 +26,10 @@ class GreyLevels(Constraint):
 
 
 def stacked_shape(count: int, data_shape: Shape) -> Shape:
-    """Shape of ``count`` numbers per entry of a datum; for images they are channels."""
+    """Shape of ``count`` numbers per entry of a datum; for images they are channels. One number keeps the shape."""
     if len(data_shape) == 3:
         return (count * data_shape[0], *data_shape[1:])
-    return (count, *data_shape)
+    return data_shape if count == 1 else (count, *data_shape)
 
 
 def unstacked(outputs: Tensor, count: int, data_shape: Shape) -> Tensor:

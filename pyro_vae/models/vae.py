@@ -33,11 +33,12 @@ class GenerativeModel(nn.Module):
         super().__init__()
         self.prior, self.likelihood = prior, likelihood
 
-    def forward(self, x: Tensor | None = None, *, batch_size: int = 1) -> Tensor:
+    def forward(self, x: Tensor | None = None, *context: Tensor, batch_size: int = 1) -> Tensor:
         """Run the Pyro model: sample ``"z"`` and ``"x"`` within the plate ``"data"``.
 
         Args:
             x: ``(B, *data_shape)``, observed; None to sample x.
+            context: further arguments of the likelihood, such as log size factors ``(B, 1)`` of counts.
             batch_size: number of data to sample if ``x`` is None.
 
         Returns:
@@ -46,7 +47,7 @@ class GenerativeModel(nn.Module):
         register(self)
         with pyro.plate("data", batch_size if x is None else x.shape[0], dim=-1):
             z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.likelihood(z), obs=x)
+            return pyro.sample("x", self.likelihood(z, *context), obs=x)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(z) + log p(x | z), ``batch``, for ``x`` ``(*batch, *data_shape)`` and ``z`` ``(*batch, L)``."""
@@ -63,7 +64,8 @@ class VAE(nn.Module):
 
     Attributes:
         model: the Pyro model, an ``nn.Module``; ``model(x)`` has the sites ``"z"`` and ``"x"`` in the plate ``"data"``.
-        guide: the Pyro guide, an ``nn.Module``; ``guide(x)`` has the site ``"z"``.
+        guide: the Pyro guide, an ``nn.Module``; ``guide(x)`` has the site ``"z"``. Both take further arguments, which
+            the likelihood and an amortized guide receive: ``model(x, log_size)``.
 
     Raises:
         ValueError: the three do not share ``latent_dim``, or the data shapes differ.
