@@ -9,12 +9,13 @@ import torch
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.distributed import Ranks
 from pyro_vae.training.engines.select import EngineName, resolve_engine
+from pyro_vae.training.resumption import resume
 from pyro_vae.training.state import TrainingState
 
 _ENTRIES = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
 _EARLIER = {  # of runs that did not store these settings
     **{"engine": "eager", "precision": "fp32", "accumulate": 1},
-    **{"lr_warmup": 0, "skip_norm": None, "ema": None},
+    **{"lr_warmup": 0, "ema": None},
 }
 
 
@@ -57,7 +58,7 @@ def restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any
             raise refusal(
                 "fit", f"{name} must be that of the run to resume", values, "Pass the same, or start a new run"
             )
-    state.load_state_dict(saved)
+    resume(state, saved, saved_identity.get("lr_schedule", "NoneType"))
     return identity["engine"]
 
 
