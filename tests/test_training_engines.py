@@ -397,6 +397,15 @@ def test_a_program_that_takes_another_path_at_another_shape_continues_eagerly() 
         _assert_close(weights, results[0])
 
 
+@pytest.mark.parametrize("name", ["eager", "compiled", "cuda-graph"])
+def test_skipped_steps_keep_running_statistics(name: str, engines: list) -> None:
+    case = {"data": X[:32], "net": Normalized, "optimizer": partial(SGD, lr=1e-2, momentum=0.9)}
+    skipped = _train(name, case, epochs=1, skip_norm=1e-9)
+    torch.manual_seed(5)
+    assert _identical(skipped, _vae(Normalized))
+    assert not _identical(skipped, _train(name, case, epochs=1, skip_norm=1e9))
+
+
 # ---------------------------------------------------------------- resuming
 
 
