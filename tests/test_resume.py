@@ -183,6 +183,7 @@ def test_checkpoints_of_version_0_1_resume(tmp_path: Path) -> None:
         ),
         ({"optimizer": partial(Adam, maximize=True)}, "maximize must be False, got maximize=True"),
         ({"optimizer": partial(Adam, differentiable=True)}, "differentiable must be False"),
+        ({"optimizer": partial(Adam, capturable=True, fused=False)}, "optimizer must run, got Adam, which fails: Ass"),
         ({"optimizer": partial(Adam, foo=1)}, "optimizer must run, got Adam, which fails: TypeError: .*foo"),
         ({"lr_schedule": partial(CosineAnnealingLR, T_max=0)}, "lr_schedule must run, got CosineAnnealingLR, which"),
         ({"lr_schedule": partial(StepLR, step_size=0)}, "lr_schedule must run, got StepLR, which fails: ZeroDivision"),
@@ -232,6 +233,18 @@ def test_the_dry_run_touches_neither_parameters_nor_hooks() -> None:
     assert len(calls) == 6
     for value, before in zip(vae.state_dict().values(), start.values(), strict=True):
         torch.testing.assert_close(value, before, rtol=0, atol=1e-290)
+
+
+def test_a_damaged_state_is_reported_in_one_line(tmp_path: Path) -> None:
+    _train(tmp_path / "run", lr_schedule=HALVE)
+    run = RunFolder(tmp_path / "run")
+    state = run.load_state()
+    damages = [{"start": 3}, {"start": {"optimizer": []}}, {"identity": {}}, {"optimizer": {}}, {"best": None}]
+    for damage in [*damages, {"progress": {}}, {"changed": 7}, {"lr_schedule": None}, {"rng": {"cpu": "x"}}]:
+        run.save_state({**state, **damage})
+        with pytest.raises(ValueError, match=r"^(RunFolder: state.pt must be that of|fit: .* the run to resume)") as error:
+            _train(run.path, lr_schedule=HALVE)
+        assert "\n" not in str(error.value)
 
 
 def test_a_folder_of_other_files_is_not_taken_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LambdaLR,
+    LRScheduler,
+    MultiplicativeLR,
+    ReduceLROnPlateau,
+)
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae.training.settings import ScheduleFactory
@@ -100,7 +106,7 @@ def built(option: str, factory: Callable[[Any], T], argument: Any) -> T:
 
 def _check_schedule(schedule: LRScheduler, length: int | None, unit: str) -> None:
     name = type(schedule).__name__
-    if isinstance(schedule, ReduceLROnPlateau):
+    if isinstance(schedule, ReduceLROnPlateau | LambdaLR | MultiplicativeLR):  # of the history, or of the user's code
         return
     total, rate, num_zero = getattr(schedule, "total_steps", math.inf), 1.0, 0
     rule = f"the schedule must last for the {length} {unit}s of the training"
