@@ -534,7 +534,9 @@ def test_an_edited_configuration_follows_the_same_rule(trained: Path, tmp_path: 
 @pytest.mark.parametrize("option", ["--out", "--resume"])
 def test_an_empty_name_starts_no_training(option: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _error_line(capsys, "train", option, "").startswith(f"{option}: ")
+    for command in (["train"], ["refit", "run"])[: 1 + (option == "--out")]:
+        line = _error_line(capsys, *command, option, "")
+        assert line == f"{option}: must name a run folder, got ''. Give runs/NAME, for example."
     assert list(tmp_path.iterdir()) == []
 
 

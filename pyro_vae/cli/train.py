@@ -44,8 +44,7 @@ def train(argv: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help=_SEEDS)
     parser.add_argument("--trust", **TRUST)
     place, options = parser.parse_known_args(argv)
-    for name in ("out", "resume"):
-        require(getattr(place, name) != "", f"--{name}", "must name a run folder", "''", "Give runs/NAME, for example")
+    _require_names(out=place.out, resume=place.resume)
     check_names(options, *vars(place), "help")
     if {"-h", "--help"} & set(options):
         parser.add_argument("--config", metavar="FILE", help="YAML file with options, such as RUN/config.yaml")
@@ -70,9 +69,15 @@ def refit(argv: list[str]) -> None:
     parser.add_argument("--out", help="run folder to create (default runs/DATA-TIME)")
     parser.add_argument("--trust", **TRUST)
     place, options = parser.parse_known_args(argv)
+    _require_names(out=place.out)
     run = RunFolder(place.run)
     run.load_weights()  # which must exist
     _start(place.out, refit_options(run, options, trust=place.trust), place.trust)
+
+
+def _require_names(**folders: str | None) -> None:
+    for name, folder in folders.items():
+        require(folder != "", f"--{name}", "must name a run folder", "''", "Give runs/NAME, for example")
 
 
 def _start(out: str | None, options: Namespace, trust: Sequence[str]) -> None:

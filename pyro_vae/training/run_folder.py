@@ -150,8 +150,9 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Whether it is a run folder or empty, rather than a folder of other files."""
-        others = {file.name for file in self.path.iterdir()} - {_FIGURES, "tensorboard", "error.log"}
+        """Whether it is a run folder or empty but for hidden files, rather than a folder of other files."""
+        names = {file.name for file in self.path.iterdir() if file.name[0] != "."}
+        others = names - {_FIGURES, "tensorboard", "error.log"}
         return not others or not self.is_new or (self.path / _CONFIG).exists()
 
     @property
