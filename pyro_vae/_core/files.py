@@ -8,15 +8,16 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyro_vae._core.locks import try_lock
+from pyro_vae._core.locks import in_use, try_lock
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MIN_AGE = 1.0  # seconds; a younger temporary file may not be locked yet
@@ -55,6 +56,32 @@ def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> 
                 os.unlink(temporary)
             raise
     _sync_folder(path.parent)
+
+
+def create_folder(target: Path, files: Mapping[str, bytes], *, folders: Sequence[str] = ()) -> None:
+    """Create a folder, completely or not at all.
+
+    Args:
+        target: the folder, which must not exist; its parent must.
+        files: contents of its files, by name.
+        folders: names of empty folders in it.
+
+    Raises:
+        OSError: the folder, which the error names, cannot be created; no temporary one remains.
+    """
+    temporary = temporary_name(target)
+    with errors_naming(target, sum(map(len, files.values()))):
+        temporary.mkdir()
+        try:
+            with in_use(temporary):
+                for name, content in files.items():
+                    write_atomically(temporary / name, content)
+                for name in folders:
+                    (temporary / name).mkdir()
+                temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import refusal, require
 from pyro_vae.training.average import WeightAverage
 from pyro_vae.training.dry_run import built, check_optimization
 from pyro_vae.training.parameters import ParameterSet, build_optimizer
@@ -39,6 +39,9 @@ def initial_state(settings: Settings, parameters: ParameterSet, num_steps: int) 
     check_optimization(optimizer, settings.lr_schedule, length=length, unit=unit)
     groups = _options(optimizer)  # before the schedule changes them
     scheduler = settings.lr_schedule(optimizer) if settings.lr_schedule else None
+    by_step = isinstance(scheduler, ReduceLROnPlateau) and unit == "step"
+    value, advice = "lr_schedule_unit='step'", "Use lr_schedule_unit='epoch'"
+    require(not by_step, "fit", "ReduceLROnPlateau must count epochs", value, advice)
     average = None if settings.ema is None else WeightAverage(settings.ema, tensors)
     start = _start(settings, groups, optimizer, scheduler)
     return TrainingState(parameters, optimizer, scheduler, average=average, start=start)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,8 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
-from pyro_vae._core.files import errors_naming, remove_abandoned, temporary_name, write_atomically
-from pyro_vae._core.locks import in_use, locked_folder
+from pyro_vae._core.files import create_folder, remove_abandoned, write_atomically
+from pyro_vae._core.locks import locked_folder
 from pyro_vae.training.metrics_file import MetricsFile
 
 FORMAT = 1
@@ -72,8 +71,7 @@ class RunFolder:
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target, content=(_CONFIG, _FIGURES))
-        with errors_naming(target, len(config or "")):
-            _fill_and_rename(temporary_name(target), target, config)
+        create_folder(target, {} if config is None else {_CONFIG: config.encode()}, folders=[_FIGURES])
         return cls(target)
 
     @contextmanager
@@ -247,19 +245,6 @@ class RunFolder:
 def _as_path(path: str | Path) -> Path:
     require(str(path) != "", "RunFolder", "the run folder must have a name", "''", "Pass runs/NAME, for example")
     return Path(path)
-
-
-def _fill_and_rename(temporary: Path, target: Path, config: str | None) -> None:
-    temporary.mkdir()
-    try:
-        with in_use(temporary):
-            if config is not None:
-                write_atomically(temporary / _CONFIG, config.encode())
-            (temporary / _FIGURES).mkdir()
-            temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _unreadable(file: Path, reason: object) -> ValueError:

@@ -57,9 +57,6 @@ class Trainer:
         self.args, self.parameters = prepare(batches, self.objective, model, guide, alone=ranks.alone)
         self.state = initial_state(settings, self.parameters, self._planned_steps())
         self.validation = Validation(model, guide, self.state, settings)
-        by_step = self._is_plateau() and settings.lr_schedule_unit == "step"
-        value, advice = "lr_schedule_unit='step'", "Use lr_schedule_unit='epoch'"
-        require(not by_step, "fit", "ReduceLROnPlateau must count epochs", value, advice)
         if settings.validation is not None:
             check_validation(settings.validation, batches, self.parameters, model, guide)
         self.engine_name: EngineName = settings.engine
@@ -68,9 +65,6 @@ class Trainer:
     def _planned_steps(self) -> int:
         """Steps of the whole training; 0 if the length of an epoch is unknown."""
         return self.settings.epochs * -(-len(self.batches) // self.settings.accumulate)
-
-    def _is_plateau(self) -> bool:
-        return isinstance(self.state.scheduler, ReduceLROnPlateau)
 
     def attach(self, run: RunFolder | None, *, resume: bool) -> None:
         """Write to a run folder from now on; with ``resume``, restore its last checkpoint first.
@@ -251,7 +245,7 @@ class Trainer:
 
     def _step_schedule(self, record: dict[str, Any]) -> None:
         scheduler: Any = self.state.scheduler
-        if self._is_plateau():
+        if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(-record.get("validation_elbo", -record["loss"]))
         elif scheduler is not None:
             scheduler.step()
