@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ from pyro_vae.cli import errors
 from pyro_vae.cli import main as main_module
 from pyro_vae.cli.main import main
 from pyro_vae.cli.train_options import parse_args
+from pyro_vae.data import Files
 from pyro_vae.experiments.experiment import default_options, load_run
 from pyro_vae.models import vae as vae_module
 from pyro_vae.training import RunFolder, fit
@@ -286,7 +288,8 @@ def test_a_run_folder_is_never_overwritten(trained: Path, capsys: pytest.Capture
 
 
 def test_resume_accepts_no_other_options(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "only --epochs" in _error_line(capsys, "train", "--resume", str(trained), "--optimizer.lr", "1")
+    line = _error_line(capsys, "train", "--resume", str(trained), "--latent_dim", "4")
+    assert line.startswith("--latent_dim: must be that of the run to resume, got 4, and 3 in the run.")
     assert "must stand without --out" in _error_line(capsys, "train", "--resume", str(trained), "--out", "x")
 
 
@@ -295,8 +298,6 @@ def test_resume_accepts_no_other_options(trained: Path, capsys: pytest.CaptureFi
 def test_damaged_and_foreign_runs_are_rejected(
     command: list[str], damage: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     config = (run / "config.yaml").read_text()
@@ -340,13 +341,13 @@ def test_an_abbreviated_option_does_not_bypass_the_check(
 
 
 def test_a_loaded_run_downloads_nothing(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"] = {"class_path": "pyro_vae.MNIST", "init_args": {"root": str(tmp_path / "victim")}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
+    state = torch.load(run / "state.pt", weights_only=True)
+    torch.save({**state, "config": None}, run / "state.pt")  # which would tell that config.yaml is another
     for argv in (["evaluate", str(run)], ["sample", str(run)], ["train", "--resume", str(run)]):
         assert "nothing is downloaded" in _error_line(capsys, *argv)
     assert not (tmp_path / "victim").exists()
@@ -455,7 +456,7 @@ def test_killed_and_resumed_runs_equal_the_uninterrupted_run_bit_for_bit(tmp_pat
 
 
 def test_pseudo_inputs_start_at_training_data(tmp_path: Path) -> None:
-    vamp = ["--prior", "VampPrior", "--prior.num_components", "4", "--optimizer.lr", "0"]
+    vamp = ["--prior", "VampPrior", "--prior.num_components", "4", "--optimizer.lr", "1e-30"]
     assert main(["train", *QUICK, *vamp, "--out", str(tmp_path / "run")]) == 0
     u = load_run(tmp_path / "run").vae.prior.pseudo_inputs
     assert ((u - 0.02).abs().minimum((u - 0.98).abs()) < 1e-5).all()  # binary images, off the flat ends of the sigmoid
@@ -486,5 +487,93 @@ def test_a_schedule_that_divides_by_zero_is_the_users(capsys: pytest.CaptureFixt
     argv = [*QUICK, "--lr_schedule", "StepLR", "--lr_schedule.step_size", "0", "--out", str(tmp_path / "run")]
     assert main(["train", *argv]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("torch.optim.lr_scheduler: ")
-    assert line.endswith("Check the arguments of --optimizer and --lr_schedule.")
+    assert line.startswith("fit: lr_schedule must run, got StepLR, which fails: ZeroDivisionError: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _records(run: Path) -> list[dict]:
+    return [{k: v for k, v in record.items() if "second" not in k} for record in RunFolder(run).metrics()]
+
+
+def test_a_resume_takes_changes_that_may_be_and_records_them(trained: Path, tmp_path: Path, capsys) -> None:
+    run, changes = tmp_path / "run", ["--optimizer.lr", "1e-4", "--clip_norm", "5"]
+    shutil.copytree(trained, run)
+    assert main(["train", "--resume", str(run), "--epochs", "3", *changes, "--num_samples", "4"]) == 0
+    record = _records(run)[-1]
+    assert record["lr"] == 1e-4
+    assert record["changed"] == {"epochs": [2, 3], "optimizer.lr": [0.001, 1e-4], "clip_norm": [None, 5.0]}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["epochs"], config["optimizer"]["init_args"]["lr"], config["num_samples"]) == (3, 1e-4, 4)
+    assert yaml.safe_load(RunFolder(run).trained_config()) == config
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for argv, message in (
+        (["--epochs", "1"], "fit: epochs must not be fewer than are begun, got epochs=1 in epoch 4."),
+        (["--engine", "compiled"], "fit: engine must be that of the run to resume"),
+        (["--guide", "IAFGuide"], "--guide: must be that of the run to resume, got pyro_vae.guides.IAFGuide, and"),
+        (["--optimizer.weight_decay", "0.1"], "--optimizer.weight_decay: must be that of the run"),
+        (["--objective", "BetaELBO", "--objective.beta", "4"], "--objective: must be that of the run"),
+        (["--data.seed", "4"], "--data.seed: must be that of the run"),
+        (["--gide", "4"], "unknown option --gide"),
+    ):
+        assert message in _error_line(capsys, "train", "--resume", str(run), *argv)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_an_edited_configuration_follows_the_same_rule(trained: Path, tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("batch_size: 100", "batch_size: 50"))
+    line = _error_line(capsys, "train", "--resume", str(run), "--epochs", "3")
+    assert line.startswith("--batch_size: must be that of the run to resume, got 50, and 100 in the run.")
+    (run / "config.yaml").write_text(text.replace("lr: 0.001", "lr: 0.01").replace("epochs: 2", "epochs: 3"))
+    assert main(["train", "--resume", str(run)]) == 0
+    assert _records(run)[-1]["changed"]["optimizer.lr"] == [0.001, 0.01]
+
+
+@pytest.mark.parametrize("option", ["--out", "--resume"])
+def test_an_empty_name_starts_no_training(option: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (["train"], ["refit", "run"])[: 1 + (option == "--out")]:
+        line = _error_line(capsys, *command, option, "")
+        assert line == f"{option}: must name a run folder, got ''. Give runs/NAME, for example."
+    assert list(tmp_path.iterdir()) == []
+
+
+def _floating(tmp_path: Path, row: int, value: float) -> list[str]:
+    images = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    images[row, 2] = value
+    np.save(tmp_path / "mine.npy", images)
+    data = [
+        "--data",
+        "Files",
+        "--data.root",
+        str(tmp_path / "mine.npy"),
+        "--data.binarize",
+        "none",
+        "--engine",
+        "eager",
+    ]
+    return [*data, "--likelihood", "NormalLikelihood", "--guide.net.hidden", "[5]", "--batch_size", "10"]
+
+
+def test_after_a_loss_that_is_not_finite_one_command_resumes(tmp_path: Path, capsys) -> None:
+    """The message names the row of the file and the command, which takes the training to its end."""
+    run = str(tmp_path / "run")
+    argv = [*_floating(tmp_path, 0, 0.0), *QUICK, "--epochs", "9", "--optimizer", "SGD", "--optimizer.lr", "3"]
+    line = _error_line(capsys, "train", *argv, "--out", run, code=1)
+    command = line.split("lower rate: ")[1].split(" (")[0]
+    assert command == f"--resume {run} --optimizer.lr 0.3"
+    assert main(["train", *command.replace("0.3", "0.001").split()]) == 0
+    assert [record["epoch"] for record in _records(Path(run))] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("row", [3, 41])
+def test_the_datum_of_an_error_is_the_row_of_the_file(row: int, tmp_path: Path, capsys) -> None:
+    argv = [*QUICK, "--out", str(tmp_path / "run")]
+    line = _error_line(capsys, "train", *_floating(tmp_path, row, 1e30), *argv)
+    assert line.startswith(f"train: data must be finite and, in float32, at most 4.3e+09, got 1e+30 in datum {row}.")
+    splits = Files(str(tmp_path / "mine.npy"), binarize="none").load()
+    images = np.load(tmp_path / "mine.npy")
+    for split in (splits.train, splits.validation, splits.test):
+        assert np.array_equal(images[split.rows.numpy()], split.images.numpy())

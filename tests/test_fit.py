@@ -24,7 +24,7 @@ from pyro_vae.likelihoods import NormalLikelihood
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import BetaELBO, LinearWarmUp
 from pyro_vae.priors import StandardNormalPrior
-from pyro_vae.training import NonFiniteError
+from pyro_vae.training import NonFiniteError, RunFolder
 from pyro_vae.training.parameters import build_optimizer
 from tests.linear_gaussian import LinearGaussian
 
@@ -82,7 +82,9 @@ def test_every_parameter_of_this_vae_trains_and_of_no_other() -> None:
 def test_loss_is_per_datum_and_exact_on_a_ragged_last_batch() -> None:
     case = LinearGaussian()
     x = case.data(10)
-    record = fit(case.vae.model, case.vae.guide, x, epochs=1, batch_size=4, optimizer=partial(SGD, lr=0.0)).history[0]
+    record = fit(case.vae.model, case.vae.guide, x, epochs=1, batch_size=4, optimizer=partial(SGD, lr=1e-300)).history[
+        0
+    ]
     truth = float(case.log_prob(x).mean())  # the guide is exact, so each batch's ELBO is, too
     assert record["loss"] == pytest.approx(-truth, abs=1e-9)
     assert record["elbo"] == pytest.approx(truth, abs=1e-9)
@@ -205,7 +207,7 @@ def test_learning_rate_schedules_count_epochs_or_steps() -> None:
 def test_plateau_schedule_sees_the_validation_elbo() -> None:
     case = LinearGaussian()
     x = case.data(20)
-    options = {"optimizer": partial(SGD, lr=0.0), "lr_schedule": partial(ReduceLROnPlateau, patience=0)}
+    options = {"optimizer": partial(SGD, lr=1e-300), "lr_schedule": partial(ReduceLROnPlateau, patience=0)}
     history = fit(case.vae.model, case.vae.guide, x, epochs=3, batch_size=20, validation=x, **options).history
     assert [r["validation_elbo"] for r in history] == pytest.approx([float(case.log_prob(x).mean())] * 3, abs=1e-9)
 
@@ -268,9 +270,26 @@ def test_a_nonfinite_value_stops_and_names_site_datum_and_step(gradient: bool, t
     assert error.value.site == (None if gradient else "x")
     assert ("the gradient of model.loc" in str(error.value)) == gradient
     assert all(torch.isfinite(p) for p in (model.loc, guide.loc))
-    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    assert state["progress"]["step"] == step
-    assert torch.equal(state["weights"]["model.loc"], model.loc)
+    assert f"--resume {tmp_path}/run --optimizer.lr 0.0001" in str(error.value)
+    assert RunFolder(tmp_path / "run").is_new  # a state just before that step would fail at once, at any rate
+
+
+@pytest.mark.parametrize("value", [1e200, torch.nan])
+def test_the_datum_is_named_by_its_row_before_the_split(value: float) -> None:
+    x = torch.randn(40, 4)
+    x[23, 1] = value
+    images, vae = data.ImageSet(x).subset(torch.arange(40).flip(0)).subset(slice(10, 40)), _vae()
+    with pytest.raises((NonFiniteError, ValueError), match="datum 23"):
+        fit(vae.model, vae.guide, images, epochs=1, batch_size=5)
+
+
+def test_no_datum_is_named_if_the_cause_is_another() -> None:
+    vae = _vae()
+    with torch.no_grad():
+        vae.likelihood.offset.fill_(1e200)
+    with pytest.raises(NonFiniteError, match="at site 'x', step 0") as error:
+        fit(vae.model, vae.guide, torch.randn(40, 4), epochs=1, batch_size=5)
+    assert error.value.datum is None
 
 
 def test_a_run_resumed_after_ctrl_c_equals_the_uninterrupted_run(tmp_path) -> None:
@@ -429,7 +448,7 @@ def test_a_folder_with_metrics_but_no_state_is_not_new(tmp_path) -> None:
         ({"seed": 5}, "seed must be that of the run"),
         ({"batch_size": 4}, "batch_size must be that of the run"),
         ({"optimizer": partial(SGD, lr=0.1)}, "optimizer must be that of the run"),
-        ({"lr_schedule": partial(StepLR, step_size=1)}, "lr_schedule must be that of the run"),
+        ({"optimizer": partial(Adam, lr=2e-2, eps=1e-4)}, r"optimizer.eps must be that of .*eps=0.0001, and 1e-08 in"),
         ({"objective": Trace_ELBO()}, "objective must be that of the run"),
         ({"epochs": 1}, "epochs must not be fewer"),
     ],

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pyro_vae._core.locks import in_use, try_lock
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MIN_AGE = 1.0  # seconds; a younger temporary file may not be locked yet
+
 
 def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> None:
     """Write a file by temporary file, fsync and rename: a crash at any instant leaves the old file or the new one.
+
+    Its mode follows the umask. Temporary files of the same file that killed processes left are removed.
 
     Args:
         path: the file; its folder must exist.
@@ -22,23 +35,105 @@ def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> 
 
     Raises:
         FileExistsError: the file exists and ``overwrite`` is False.
-        OSError: the file cannot be written; no temporary file remains.
+        OSError: the file, which the error names, cannot be written; no temporary file remains.
     """
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: the file must not exist yet, got a file. Remove it or choose another name.")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    remove_abandoned(path)
+    temporary = temporary_name(path)
+    with errors_naming(path, len(content)):
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with contextlib.suppress(OSError):
+                try_lock(handle)  # marks the file as in use for as long as this process lives
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
     _sync_folder(path.parent)
+
+
+def create_folder(target: Path, files: Mapping[str, bytes], *, folders: Sequence[str] = ()) -> None:
+    """Create a folder, completely or not at all.
+
+    Args:
+        target: the folder, which must not exist; its parent must.
+        files: contents of its files, by name.
+        folders: names of empty folders in it.
+
+    Raises:
+        OSError: the folder, which the error names, cannot be created; no temporary one remains.
+    """
+    temporary = temporary_name(target)
+    with errors_naming(target, sum(map(len, files.values()))):
+        temporary.mkdir()
+        try:
+            with in_use(temporary):
+                for name, content in files.items():
+                    write_atomically(temporary / name, content)
+                for name in folders:
+                    (temporary / name).mkdir()
+                temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def errors_naming(path: Path, size: int) -> Iterator[None]:
+    """Context whose OSErrors name the file, and on a full disk what to do; ``size`` is the number of bytes to write."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            reason += f" for {size / 1e6:.3g} MB; free as much (or files, if these are limited) and run it again"
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside ``path``, for content that is renamed to it once it is complete."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def remove_abandoned(path: Path, *, content: Sequence[str] = ()) -> None:
+    """Remove temporary files and folders of ``path`` whose process was killed, so that their lock is free.
+
+    Names other than those of :func:`temporary_name` and links are not touched; on file systems without locks nothing
+    is.
+
+    Args:
+        path: the file or folder that they would have become.
+        content: names of files and empty folders that are removed with a temporary folder; others keep it.
+    """
+    pattern = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")
+    with contextlib.suppress(OSError):
+        for name in filter(pattern.fullmatch, os.listdir(path.parent)):
+            with contextlib.suppress(OSError):
+                _remove_if_abandoned(path.parent / name, content)
+
+
+def _remove_if_abandoned(path: Path, content: Sequence[str]) -> None:
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        status = os.fstat(handle)
+        if time.time() - status.st_mtime < _MIN_AGE or not try_lock(handle):
+            return
+        if stat.S_ISREG(status.st_mode):
+            os.unlink(path)
+        elif stat.S_ISDIR(status.st_mode):
+            for child in (path / name for name in content):
+                remove_abandoned(child)
+                if child.exists():
+                    child.rmdir() if child.is_dir() else child.unlink()
+            os.rmdir(path)
+    finally:
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:

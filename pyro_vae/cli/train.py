@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from jsonargparse import Namespace
 
 from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
-from pyro_vae._core.files import write_atomically
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import TRUST, say
 from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation
 from pyro_vae.cli.seeds import train_seeds
 from pyro_vae.cli.train_help import format_component, format_options
-from pyro_vae.cli.train_options import check_names, parse_args, refit_options
-from pyro_vae.experiments.experiment import instantiate, parse_config, to_yaml
+from pyro_vae.cli.train_options import check_names, parse_args, refit_options, resume_options
+from pyro_vae.experiments.experiment import instantiate, to_yaml
 from pyro_vae.experiments.experiment import train as run_training
 from pyro_vae.training import RunFolder
 
@@ -29,6 +29,8 @@ pyro-vae train --guide.help IAFGuide."""
 _REFIT = """\
 Train another guide for the model of a run, in a new run folder, and evaluate it. Data, prior and likelihood are those
 of the run; all other options of pyro-vae train can be added."""
+_RESUME = """\
+run folder to resume; --epochs, --optimizer.lr, --lr_schedule, --patience, --clip_norm and --skip_norm can be changed"""
 _SEEDS = """\
 train one run for each seed, in the folders OUT-SEED, and print the mean of their results; after an interruption, the
 same command resumes"""
@@ -38,10 +40,11 @@ def train(argv: list[str]) -> None:
     """Train a model in a run folder, or resume a training."""
     parser = Parser(prog="pyro-vae train", usage="pyro-vae train [options]", description=_TRAIN, add_help=False)
     parser.add_argument("--out", help="run folder to create (default runs/DATA-TIME)")
-    parser.add_argument("--resume", metavar="RUN", help="run folder to resume; --epochs can be raised")
+    parser.add_argument("--resume", metavar="RUN", help=_RESUME)
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help=_SEEDS)
     parser.add_argument("--trust", **TRUST)
     place, options = parser.parse_known_args(argv)
+    _require_names(out=place.out, resume=place.resume)
     check_names(options, *vars(place), "help")
     if {"-h", "--help"} & set(options):
         parser.add_argument("--config", metavar="FILE", help="YAML file with options, such as RUN/config.yaml")
@@ -49,9 +52,11 @@ def train(argv: list[str]) -> None:
     elif options and options[0].endswith(".help"):
         say(format_component(options[0][2 : -len(".help")], *options[1:2]))
     elif place.seeds is not None:
-        require(not place.resume, "--seeds", "must stand without --resume", "both", "Repeat the command of the runs")
+        require(
+            place.resume is None, "--seeds", "must stand without --resume", "both", "Repeat the command of the runs"
+        )
         train_seeds(place.seeds, place.out, options, place.trust)
-    elif place.resume:
+    elif place.resume is not None:
         _resume(place.resume, place.out, options, place.trust)
     else:
         _start(place.out, parse_args(options, place.trust), place.trust)
@@ -64,9 +69,15 @@ def refit(argv: list[str]) -> None:
     parser.add_argument("--out", help="run folder to create (default runs/DATA-TIME)")
     parser.add_argument("--trust", **TRUST)
     place, options = parser.parse_known_args(argv)
+    _require_names(out=place.out)
     run = RunFolder(place.run)
     run.load_weights()  # which must exist
     _start(place.out, refit_options(run, options, trust=place.trust), place.trust)
+
+
+def _require_names(**folders: str | None) -> None:
+    for name, folder in folders.items():
+        require(folder != "", f"--{name}", "must name a run folder", "''", "Give runs/NAME, for example")
 
 
 def _start(out: str | None, options: Namespace, trust: Sequence[str]) -> None:
@@ -88,12 +99,8 @@ def _resume(path: str, out: str | None, argv: list[str], trust: Sequence[str]) -
     require(out is None, "--resume", "must stand without --out", "both", "Omit --out: the run keeps its folder")
     run = RunFolder(path)
     log_errors_in(run.path)
-    options = parse_config(run, trust=trust)
-    parser = Parser(prog="pyro-vae train --resume", add_help=False)
-    parser.add_argument("--epochs", type=int, default=options.epochs)
-    changes, unknown = parser.parse_known_args(argv)
-    require(not unknown, "--resume", "only --epochs can be changed", " ".join(unknown[:1]), "Start a new run instead")
-    changed, options.epochs = changes.epochs != options.epochs, changes.epochs
-    if changed and join().first:  # a later resumption without --epochs trains until the new end
-        write_atomically(run.path / "config.yaml", to_yaml(options).encode(), overwrite=True)
-    final_evaluation(run.path, run_training(**instantiate(options), run=run, resume=True, trust=trust))
+    with run.locked() if join().first else nullcontext():
+        options = resume_options(run, argv, trust=trust)
+        run.set_config(to_yaml(options))  # written once every check has passed
+        result = run_training(**instantiate(options), run=run, resume=True, trust=trust)
+    final_evaluation(run.path, result)

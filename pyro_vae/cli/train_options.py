@@ -15,6 +15,7 @@ from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import read_config
 from pyro_vae.experiments.experiment import default_options, instantiate, parse_config, parse_options
 from pyro_vae.experiments.option_errors import unknown_option
+from pyro_vae.experiments.resumable import check_resumable
 from pyro_vae.models.build import takes_guide
 from pyro_vae.training import RunFolder
 
@@ -124,3 +125,21 @@ def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[s
     if takes_guide(instantiate(options)["prior"]):
         kept["prior_guide"] = kept["prior_guide"] or kept["guide"]
     return parse_args(argv, trust, first=[*kept.items(), ("model_from", str(run.path))])
+
+
+def resume_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
+    """The options to resume a run with: those of its ``config.yaml``, as changed by the arguments.
+
+    Args:
+        run: the run folder.
+        argv: command-line arguments.
+        trust: packages that the run's configuration may name.
+
+    Raises:
+        ValueError: an option that cannot change is not the one of the last checkpoint.
+    """
+    options = parse_options([*parse_config(run, trust=trust).as_dict().items(), *_read(argv, trust)])
+    trained = run.trained_config()
+    if trained is not None:
+        check_resumable(parse_options(read_config(trained, f"{run.path}/state.pt", trust=trust).items()), options)
+    return options

@@ -25,6 +25,7 @@ class RawArrays(NamedTuple):
     test: Tensor
     test_labels: Tensor | None
     max_value: int
+    rows: tuple[Tensor, Tensor] | None = None  # positions of both splits in the data before they were split
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +131,12 @@ class Dataset(ABC):
             OSError: a file is missing.
         """
         raw = self.raw()
-        images = ImageSet(raw.train, raw.train_labels, raw.max_value)
+        train_rows, test_rows = raw.rows or (None, None)
+        images = ImageSet(raw.train, raw.train_labels, raw.max_value, rows=train_rows)
         kept, held_out = hold_out(len(images), self._validation_size(len(images)), seed=self.seed, name="validation")
         train = self._labelled(self._binarized(images.subset(kept), "train"))
         validation = self._binarized(images.subset(held_out), "validation") if len(held_out) else None
-        test = self._binarized(ImageSet(raw.test, raw.test_labels, raw.max_value), "test")
+        test = self._binarized(ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows), "test")
         return Splits(train, validation, test, self._protocol(len(kept), len(held_out), len(test)), raw.max_value)
 
     def __repr__(self) -> str:

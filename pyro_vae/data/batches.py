@@ -29,7 +29,7 @@ class Batch:
 
     Args:
         args: the arguments of a program, the data first.
-        index: positions of the data in the data set; None if unknown.
+        index: positions of the data in the data set, of an image set its ``rows``; None if unknown.
         axes: the dimension of the data in each argument; None for the first dimension of the first tensor.
 
     Example:
@@ -151,8 +151,9 @@ class Batches:
         else:
             with isolated_rng(stream_seed(int(self.shuffle_seed), f"block {block} of epoch {epoch}")):
                 args = self.fetch(index)
-        sizes = [len(i) for i in indices]
-        for i, parts in zip(indices, zip(*(a.split(sizes) for a in args), strict=True), strict=True):
+        sizes, rows = [len(i) for i in indices], getattr(self.data, "rows", None)
+        positions = indices if rows is None else rows.index_select(0, index).split(sizes)
+        for i, parts in zip(positions, zip(*(a.split(sizes) for a in args), strict=True), strict=True):
             yield Batch(parts, index=i, axes=self.axes)
 
     def fetch(self, index: Tensor) -> tuple[Tensor, ...]:

@@ -65,4 +65,4 @@ class Digits(Dataset):
         images = torch.from_numpy(digits.images.astype("uint8")).unsqueeze(1)  # (1797, 1, 8, 8)
         labels = torch.from_numpy(digits.target.astype("int64"))  # (1797,)
         kept, test = hold_out(len(images), 297, seed=TEST_SEED, name="test")
-        return RawArrays(images[kept], labels[kept], images[test], labels[test], 16)
+        return RawArrays(images[kept], labels[kept], images[test], labels[test], 16, rows=(kept, test))

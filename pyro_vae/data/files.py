@@ -93,7 +93,7 @@ class Files(Dataset):
         require(1 <= size < count, "Files", rule, f"test={size}")
         kept, test = hold_out(count, size, seed=TEST_SEED, name="test")
         kept_labels, test_labels = (None, None) if labels is None else (labels[kept], labels[test])
-        return RawArrays(images[kept], kept_labels, images[test], test_labels, _max_value(images))
+        return RawArrays(images[kept], kept_labels, images[test], test_labels, _max_value(images), rows=(kept, test))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -63,7 +63,7 @@ class FreyFaces(Dataset):
         require(right, "FreyFaces", f"images must be uint8 of shape {_SHAPE}", value, advice)
         images = torch.from_numpy(array).unsqueeze(1)  # (1965, 1, 28, 20)
         kept, test = hold_out(len(images), 200, seed=TEST_SEED, name="test")
-        return RawArrays(images[kept], None, images[test], None, 255)
+        return RawArrays(images[kept], None, images[test], None, 255, rows=(kept, test))
 
 
 def _find(root: Path) -> Path:

@@ -24,9 +24,12 @@ class ImageSet:
         max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
         dynamic: whether :meth:`batch` samples binary pixels at every call, with :math:`P(x = 1) = u / u_{\max}`.
         paired: whether programs are called with images and labels, ``(x, y)``, instead of images alone.
+        rows: positions of the images in the data before they were split, by which errors name them; ``None`` for those
+            in this set.
 
     Shape:
-        ``images`` is ``(N, *data_shape)``, ``labels`` ``(N,)``; ``data_shape`` is ``(C, H, W)`` for images.
+        ``images`` is ``(N, *data_shape)``, ``labels`` and ``rows`` are ``(N,)``; ``data_shape`` is ``(C, H, W)`` for
+        images.
 
     Raises:
         ValueError: zero-length data, another dtype, pixels above ``max_value``, labels of another length, ``dynamic``
@@ -46,6 +49,7 @@ class ImageSet:
     max_value: int = 255
     dynamic: bool = False
     paired: bool = False
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._check_images()
@@ -67,13 +71,14 @@ class ImageSet:
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same set on another device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, images=self.images.to(device), labels=labels)
+        labels, rows = (None if t is None else t.to(device) for t in (self.labels, self.rows))
+        return replace(self, images=self.images.to(device), labels=labels, rows=rows)
 
     def subset(self, index: Index) -> ImageSet:
         """The images and labels at ``index``, in that order."""
         labels = None if self.labels is None else _take(self.labels, index)
-        return replace(self, images=_take(self.images, index), labels=labels)
+        rows = torch.arange(len(self), device=self.device) if self.rows is None else self.rows
+        return replace(self, images=_take(self.images, index), labels=labels, rows=_take(rows, index))
 
     def partly_labelled(self, index: Index) -> ImageSet:
         """The same set, paired, with the labels at ``index`` and -1 elsewhere.

@@ -38,7 +38,9 @@ class LatentSet(ImageSet):
     @classmethod
     def of(cls, images: ImageSet, encode: Callable[[Tensor], Tensor], code_shape: tuple[int, ...]) -> LatentSet:
         """The set of the codes of ``images``, with the same labels and pairing."""
-        fields = {name: getattr(images, name) for name in ("images", "labels", "max_value", "dynamic", "paired")}
+        fields = {
+            name: getattr(images, name) for name in ("images", "labels", "max_value", "dynamic", "paired", "rows")
+        }
         return cls(**fields, encode=encode, code_shape=tuple(code_shape))
 
     @property

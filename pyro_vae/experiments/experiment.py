@@ -22,7 +22,7 @@ from pyro_vae.evaluation.classifier import validation_error
 from pyro_vae.experiments.assembly import MODEL_OPTIONS, FirstModel, ModelName, assemble
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import read_config
-from pyro_vae.experiments.latent_data import initialise_at_data
+from pyro_vae.experiments.latent_data import check_magnitude, initialise_at_data
 from pyro_vae.experiments.option_errors import wrong_value
 from pyro_vae.experiments.restore import restore_model, restore_weights
 from pyro_vae.experiments.trained_model import TrainedModel
@@ -107,6 +107,9 @@ def train(
         seed=seed,
     )
     vae, training_data = assembly.trained, assembly.training_data
+    for images in (assembly.splits.train, assembly.splits.validation, assembly.splits.test):
+        if images is not None:
+            check_magnitude(images)
     initialise_at_data(vae, training_data.train, seed=seed, at_mean=init_at_mean)
     if model_from is not None:
         restore_model(vae, RunFolder(model_from))

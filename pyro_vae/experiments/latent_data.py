@@ -110,6 +110,25 @@ def initialise_at_data(vae: Any, train: ImageSet, *, seed: int = 0, at_mean: boo
             vae.prior.initialise_pseudo_inputs(train.batch(rows))
 
 
+def check_magnitude(images: ImageSet) -> None:
+    """Require values whose fourth power is finite; a larger one would also make the mean useless for all others.
+
+    Raises:
+        ValueError: naming the datum by its row in the data before they were split.
+    """
+    if not images.images.is_floating_point():
+        return
+    dtype = torch.get_default_dtype()
+    limit = torch.finfo(dtype).max ** 0.25
+    largest = images.images.flatten(1).abs().amax(1)  # (N,)
+    bad = ~(largest <= limit)  # NaN too
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0])
+        row = i if images.rows is None else int(images.rows[i])
+        rule = f"data must be finite and, in {str(dtype)[6:]}, at most {limit:.2g}"
+        raise refusal("train", rule, f"{largest[i]:.6g} in datum {row}", "Rescale the data, or repair this datum")
+
+
 def _initialise_at_latents(likelihood: Any, train: LatentSet, seed: int) -> None:
     with isolated_rng(seed), torch.no_grad():
         z = torch.cat([train.batch(rows) for rows in torch.arange(len(train)).split(_BATCH_SIZE)])

@@ -9,12 +9,13 @@ import torch
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.distributed import Ranks
 from pyro_vae.training.engines.select import EngineName, resolve_engine
+from pyro_vae.training.resumption import resume
 from pyro_vae.training.state import TrainingState
 
 _ENTRIES = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
 _EARLIER = {  # of runs that did not store these settings
     **{"engine": "eager", "precision": "fp32", "accumulate": 1},
-    **{"lr_warmup": 0, "skip_norm": None, "ema": None},
+    **{"lr_warmup": 0, "ema": None},
 }
 
 
@@ -45,20 +46,27 @@ def restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any
     """
     missing = sorted(_ENTRIES - set(saved))
     if missing:
-        raise refusal("RunFolder", "state.pt must be that of a training", f"no entry {missing[0]!r}", "Start a new run")
+        raise _foreign(f"no entry {missing[0]!r}")
     saved_identity = {**_EARLIER, **saved["identity"]}
     if identity["engine"] == "auto":
         engine = _available(saved_identity["engine"], state.parameters.device, ranks)
         identity = {**identity, "engine": engine}
         saved_identity["engine"] = engine
     for name, value in identity.items():
-        if saved_identity[name] != value:
-            values = f"{name}={value!r}, and {saved_identity[name]!r} in the run"
+        if saved_identity.get(name) != value:
+            values = f"{name}={value!r}, and {saved_identity.get(name)!r} in the run"
             raise refusal(
                 "fit", f"{name} must be that of the run to resume", values, "Pass the same, or start a new run"
             )
-    state.load_state_dict(saved)
+    try:
+        resume(state, saved, saved_identity.get("lr_schedule", "NoneType"))
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise _foreign(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}") from error
     return identity["engine"]
+
+
+def _foreign(value: str) -> ValueError:
+    return refusal("RunFolder", "state.pt must be that of a training", value, "Start a new run")
 
 
 def _available(name: EngineName, device: torch.device, ranks: Ranks) -> EngineName:

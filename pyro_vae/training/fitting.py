@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -110,7 +111,8 @@ def fit(
         lr_schedule_unit: whether the schedule counts epochs or steps.
         lr_warmup: number of steps over which the learning rate increases linearly to its value.
         clip_norm: largest norm of the gradient of all parameters together; a larger one is scaled down.
-        skip_norm: norm of the gradient above which a step is skipped; the record of the epoch counts these steps.
+        skip_norm: norm of the gradient above which a step is skipped, which changes neither parameters nor running
+            statistics; the record of the epoch counts these steps.
         ema: decay of an exponential moving average of the parameters, such as 0.999. Validation, monitor and the
             final weights are those of the average; the run folder keeps the others as ``weights-raw.safetensors``.
         validation: data whose ELBO is computed after each epoch.
@@ -131,7 +133,10 @@ def fit(
             after all checks.
         resume: continue from the run's last checkpoint: the final weights are those of an uninterrupted run, bit for
             bit on the same machine with the same numbers of threads and processes (not with a ``DataLoader`` that has
-            its own generator). Without it the run folder must not hold a training.
+            its own generator). Without it the run folder must not hold a training. ``epochs``, the learning rate,
+            ``lr_schedule``, ``clip_norm``, ``skip_norm`` and ``patience`` may be others: a new rate or schedule acts
+            as if it had been there from the start (ReduceLROnPlateau: from now on), patience counts from now on, and
+            the next record holds old and new values as ``changed``.
         checkpoint_seconds: time between checkpoints.
         tensorboard: write TensorBoard events to the run folder.
         progress: show a progress bar; None shows it on a terminal.
@@ -141,7 +146,8 @@ def fit(
 
     Raises:
         ValueError: an argument is invalid, or does not fit the others.
-        NonFiniteError: loss or gradient is not finite; the state before that step is kept and saved in the run folder.
+        NonFiniteError: loss or gradient is not finite; the parameters are those before that step, and the run folder
+            keeps its last checkpoint, from which a lower learning rate can be tried.
         KeyboardInterrupt: Ctrl-C, after the current step and its checkpoint.
 
     References:
@@ -195,9 +201,12 @@ def _train(
 ) -> FitResult:
     ranks = join()
     resolve_engine(settings.engine, batches.device or torch.device("cpu"), ranks=ranks)
-    with isolated_rng(settings.seed), restored_threads():
+    with isolated_rng(settings.seed), restored_threads(), ExitStack() as stack:
         trainer = Trainer(model, guide, batches, settings, ranks)
-        trainer.attach(_open_run(run) if ranks.first else None, resume=resume)
+        folder = _open_run(run) if ranks.first else None
+        if folder is not None:
+            stack.enter_context(folder.locked())
+        trainer.attach(folder, resume=resume)
         history = trainer.train()
     stopped: Literal["epochs", "patience"] = "patience" if trainer.validation.out_of_patience() else "epochs"
     return FitResult(history, trainer.state.best["epoch"], stopped)
@@ -206,6 +215,8 @@ def _train(
 def _check_settings(settings: Settings) -> None:
     patience, validation = settings.patience, settings.validation
     check_positive("fit", clip_norm=settings.clip_norm, skip_norm=settings.skip_norm, advice="Use None for no limit")
+    seconds = settings.checkpoint_seconds
+    require(seconds >= 0, "fit", "checkpoint_seconds must be at least 0", f"checkpoint_seconds={seconds}")
     rule, advice = "patience requires validation data", "Pass some, or patience=None"
     require(patience is None or validation is not None, "fit", rule, "validation=None", advice)
     check_choice("fit", "lr_schedule_unit", settings.lr_schedule_unit, ("epoch", "step"))
@@ -231,4 +242,9 @@ def _open_run(run: RunOption) -> RunFolder | None:
         return run
     if callable(run):
         return run()
-    return RunFolder(run) if Path(run).exists() else RunFolder.create(run)
+    if str(run) == "" or not Path(run).exists():
+        return RunFolder.create(run)
+    folder = RunFolder(run)
+    value, advice = f"{run}, which holds other files", "Choose another name"
+    require(folder.is_run, "fit", "run must be a run folder or a new one", value, advice)
+    return folder

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine, validation_enabled
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pyro_vae._core.axes import leading
 from pyro_vae._core.contexts import isolated_rng, rng_state, set_rng_state
@@ -18,6 +19,7 @@ from pyro_vae._core.types import Program
 from pyro_vae.training.engines.base import Engine, Step, restore
 from pyro_vae.training.engines.rows import BatchRows
 from pyro_vae.training.loss import LossFunction
+from pyro_vae.training.run_folder import RunFolder
 
 
 class NonFiniteError(FloatingPointError):
@@ -25,7 +27,7 @@ class NonFiniteError(FloatingPointError):
 
     Attributes:
         site: name of the sample site whose log-probability is not finite, or None.
-        datum: index of the datum in the data set (in the batch, for an iterable of batches), or None.
+        datum: index of the datum in the data before they were split (in the batch, for an iterable), or None.
         step: number of the step that was not taken.
     """
 
@@ -59,7 +61,7 @@ def rewind_to_last(engine: Engine, steps: Sequence[Step], before: Snapshot, buff
 
 
 def diagnose(
-    loss: LossFunction, batches: Sequence[BatchRows], parameters: dict[str, Tensor], step: int
+    loss: LossFunction, batches: Sequence[BatchRows], parameters: dict[str, Tensor], step: int, *, hint: str = ""
 ) -> NonFiniteError:
     """Run the step again from the same random state and name the first site and datum that are not finite.
 
@@ -68,6 +70,7 @@ def diagnose(
         batches: this process's rows of the step's batches.
         parameters: parameters of the loss function, by name.
         step: number of the step.
+        hint: sentence to end the message with.
 
     Raises:
         ValueError: the data are outside the likelihood's support.
@@ -84,11 +87,21 @@ def diagnose(
     place += "" if datum is None else f" for datum {datum}" + ("" if indices is not None else " of the batch")
     return NonFiniteError(
         f"fit: loss and gradient must stay finite, got a value that is not at {place}, step {step}. "
-        "The parameters are those before that step; lower the learning rate, set clip_norm, or inspect the datum.",
+        "The parameters are those before that step; lower the learning rate, set clip_norm, or inspect the datum."
+        f"{hint}",
         site=site,
         datum=datum,
         step=step,
     )
+
+
+def resume_hint(run: RunFolder | None, optimizer: Optimizer) -> str:
+    """The sentence on how to resume a run at a tenth of its learning rate."""
+    if run is None:
+        return ""
+    rate = float(optimizer.param_groups[0]["lr"]) / 10
+    start = "Start again" if run.is_new else "Go back to the last checkpoint"
+    return f" {start} at a lower rate: --resume {run.path} --optimizer.lr {rate:.3g} (in Python: resume=True)."
 
 
 def _bad_gradients(loss: LossFunction, batches: Sequence[BatchRows], parameters: dict[str, Tensor]) -> list[str]:
@@ -125,10 +138,11 @@ def _first_bad_site(model: Program, guide: Program, args: tuple[Any, ...], size:
 
 
 def _row(bad: Tensor, batch: int) -> int | None:
-    """The first bad datum, along the leftmost dimension that is as long as the batch."""
+    """The first bad datum, along the leftmost dimension that is as long as the batch; None if all of several are."""
     for dim, size in enumerate(bad.shape):
         if size == batch:
-            return int(bad.transpose(0, dim).flatten(1).any(1).nonzero()[0]) if bad.dim() > 1 else int(bad.nonzero()[0])
+            rows = bad.transpose(0, dim).reshape(size, -1).any(1)
+            return None if size > 1 and bool(rows.all()) else int(rows.nonzero()[0])
     return None
 
 

@@ -88,7 +88,7 @@ def check_tensorboard(run: object) -> None:
 def _writer(run: RunFolder) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run.path / "tensorboard"))
+    return SummaryWriter(str(run.folder("tensorboard")))
 
 
 def monitor_numbers(returned: Any, record: dict[str, Any]) -> dict[str, float]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal
-from pyro_vae._core.files import json_ready, write_atomically
+from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.files import create_folder, remove_abandoned, write_atomically
+from pyro_vae._core.locks import locked_folder
+from pyro_vae.training.metrics_file import MetricsFile
 
 FORMAT = 1
+_CONFIG, _STATE, _FIGURES = "config.yaml", "state.pt", "figures"
+_WEIGHTS, _RAW_WEIGHTS = "weights.safetensors", "weights-raw.safetensors"
+_TRAINED = (_STATE, _WEIGHTS, _RAW_WEIGHTS)  # files of a training, beside the metrics
 _METRICS_BYTES = "metrics_bytes"  # entry of every state: length of metrics.jsonl at the time
 
 
@@ -32,6 +35,7 @@ class RunFolder:
 
     Raises:
         FileNotFoundError: the folder does not exist.
+        ValueError: ``path`` is the empty string.
 
     Example:
         >>> import tempfile
@@ -42,7 +46,10 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = _as_path(path)
+        self._config: str | None = None  # the text of the configuration that is trained, once known
+        self._is_locked = False
+        self._metrics = MetricsFile(self.path / "metrics.jsonl")
         if not self.path.is_dir():
             raise FileNotFoundError(f"RunFolder: the run folder must exist, got {self.path}. Check the name with ls.")
 
@@ -57,28 +64,51 @@ class RunFolder:
         Raises:
             FileExistsError: ``path`` exists.
         """
-        target = Path(path)
+        target = _as_path(path)
         if target.exists():
             raise FileExistsError(
                 f"RunFolder: the run folder must not exist yet, got {target}. Choose another name, or --resume it."
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        try:
-            if config is not None:
-                write_atomically(temporary / "config.yaml", config.encode())
-            (temporary / "figures").mkdir()
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        remove_abandoned(target, content=(_CONFIG, _FIGURES))
+        create_folder(target, {} if config is None else {_CONFIG: config.encode()}, folders=[_FIGURES])
         return cls(target)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context in which no other process can train in the folder; contexts of one object may be nested.
+
+        Raises:
+            ValueError: another process trains in it.
+        """
+        if self._is_locked:
+            yield
+            return
+        with locked_folder("RunFolder", self.path):
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
 
     @property
     def figures(self) -> Path:
-        """The folder of the figures, created at the first use."""
-        folder = self.path / "figures"
+        """The folder of the figures, created at the first use.
+
+        Raises:
+            ValueError: it is a link out of the run folder.
+        """
+        return self.folder(_FIGURES)
+
+    def folder(self, name: str) -> Path:
+        """A folder within the run folder, created at the first use.
+
+        Raises:
+            ValueError: it is a link out of the run folder.
+        """
+        folder = self.path / name
+        inside = folder.resolve().is_relative_to(self.path.resolve())
+        require(inside, "RunFolder", f"{folder} must lie in the run folder", "a link out of it", "Remove the link")
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -88,31 +118,83 @@ class RunFolder:
         Raises:
             FileNotFoundError: the run has no configuration.
         """
-        file = self.path / "config.yaml"
+        file = self.path / _CONFIG
         if not file.is_file():
             raise FileNotFoundError(
                 f"RunFolder: {self.path} must hold config.yaml, got no such file. Is it a run folder?"
             )
         return file.read_text()
 
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Write the state to resume from, and the current length of the metrics."""
-        buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **state, _METRICS_BYTES: self._sync_metrics()}, buffer)
-        write_atomically(self.path / "state.pt", buffer.getvalue(), overwrite=True)
+    def set_config(self, text: str) -> None:
+        """Choose the configuration to train, which :meth:`write_config` writes."""
+        self._config = text
 
-    def load_state(self) -> dict[str, Any] | None:
-        """Read the state to resume from, and truncate the metrics to it; None if nothing was saved yet.
+    def write_config(self) -> None:
+        """Write ``config.yaml`` if it is not the configuration that is trained; call it after every check."""
+        file = self.path / _CONFIG
+        current = file.read_text() if file.is_file() else None
+        self._config = current if self._config is None else self._config
+        if self._config is not None and self._config != current:
+            write_atomically(file, self._config.encode(), overwrite=True)
+
+    def trained_config(self) -> str | None:
+        """The configuration that the saved state was trained with; None if unknown or nothing is saved.
 
         Raises:
-            ValueError: the file is damaged or was not written by this package.
+            ValueError: ``state.pt`` is damaged.
         """
-        file = self.path / "state.pt"
+        state = self._read_state()
+        return None if state is None else state.get("config")
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run folder or empty but for hidden files, rather than a folder of other files."""
+        names = {file.name for file in self.path.iterdir() if file.name[0] != "."}
+        others = names - {_FIGURES, "tensorboard", "error.log"}
+        return not others or not self.is_new or (self.path / _CONFIG).exists()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been trained in the folder."""
+        return not any((self.path / name).exists() for name in _TRAINED) and not len(self._metrics)
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Write the state to resume from, with the current length of the metrics and the configuration."""
+        buffer = io.BytesIO()
+        own = {_METRICS_BYTES: self._metrics.sync(), "config": self._config}
+        torch.save({"format": FORMAT, **state, **own}, buffer)
+        write_atomically(self.path / _STATE, buffer.getvalue(), overwrite=True)
+
+    def load_state(self) -> dict[str, Any] | None:
+        """Read the state to resume from, and truncate the metrics to it; None if nothing was trained yet.
+
+        Temporary files that a killed training left are removed.
+
+        Raises:
+            ValueError: the file is damaged or was not written by this package; or it is missing in a trained run.
+        """
+        for name in (_CONFIG, *_TRAINED):
+            remove_abandoned(self.path / name)
+        remove_abandoned(self.path, content=(_CONFIG, _FIGURES))
+        state = self._read_state()
+        if state is None:
+            rule, advice = (
+                "a trained run must hold state.pt to be resumed",
+                "Restore it from a copy, or start a new run",
+            )
+            require(self.is_new, "RunFolder", rule, f"no such file in {self.path}", advice)
+            return None
+        self._metrics.truncate(int(state[_METRICS_BYTES]))
+        self._config = state.get("config") if self._config is None else self._config
+        return state
+
+    def _read_state(self) -> dict[str, Any] | None:
+        file = self.path / _STATE
         if not file.exists():
-            self._truncate_metrics(0)
             return None
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            require(file.is_file(), "RunFolder", "state.pt must be a file", "another kind")
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             version = state["format"]
             if version == FORMAT and _METRICS_BYTES not in state:
                 raise KeyError(f"no entry {_METRICS_BYTES!r}")
@@ -120,7 +202,6 @@ class RunFolder:
             raise _unreadable(file, error) from None
         if version != FORMAT:
             raise _unreadable(file, f"format {version}")
-        self._truncate_metrics(int(state[_METRICS_BYTES]))
         return state
 
     def save_weights(self, weights: dict[str, Tensor], *, raw: bool = False) -> None:
@@ -146,38 +227,24 @@ class RunFolder:
             raise _unreadable(file, error) from None
 
     def _weights(self, raw: bool) -> Path:
-        return self.path / ("weights-raw.safetensors" if raw else "weights.safetensors")
+        return self.path / (_RAW_WEIGHTS if raw else _WEIGHTS)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``."""
-        with self._open_metrics() as file:
-            file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
+        self._metrics.append(record)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read the lines of ``metrics.jsonl``.
+        """Read the lines of ``metrics.jsonl``; an incomplete last line, of a killed process, is dropped with a warning.
 
         Raises:
             ValueError: a line is damaged.
         """
-        file = self.path / "metrics.jsonl"
-        try:
-            return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        except ValueError as error:
-            raise refusal("RunFolder", "metrics.jsonl must hold one JSON record a line", f"{file} ({error})") from None
+        return self._metrics.read()
 
-    def _sync_metrics(self) -> int:
-        with self._open_metrics() as file:
-            os.fsync(file.fileno())
-            return file.tell()
 
-    def _truncate_metrics(self, size: int) -> None:
-        with self._open_metrics() as file:
-            file.truncate(min(size, file.tell()))  # a greater size would append zeros
-
-    def _open_metrics(self) -> IO[str]:
-        """Open the metrics for appending, without following a symbolic link out of the folder."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        return os.fdopen(os.open(self.path / "metrics.jsonl", flags, 0o644), "a")
+def _as_path(path: str | Path) -> Path:
+    require(str(path) != "", "RunFolder", "the run folder must have a name", "''", "Pass runs/NAME, for example")
+    return Path(path)
 
 
 def _unreadable(file: Path, reason: object) -> ValueError:

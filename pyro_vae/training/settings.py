@@ -47,5 +47,10 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """Those that must not change between a run and its resumption."""
-        names = ("seed", "precision", "accumulate", "lr_warmup", "skip_norm", "ema")
+        names = ("seed", "precision", "accumulate", "lr_warmup", "ema")
         return {name: getattr(self, name) for name in names}
+
+    def changeable(self) -> dict[str, Any]:
+        """Those that may change, beside learning rate and schedule, and are recorded when they do."""
+        names = ("epochs", "lr_schedule_unit", "clip_norm", "skip_norm", "patience", "threads")
+        return {name: getattr(self, name) for name in (*names, "checkpoint_seconds", "tensorboard")}

@@ -63,6 +63,8 @@ class TrainingState:
         meter: sums over the current epoch.
         average: average of the weights, if any.
         threads: number of processor threads that was chosen by timing, if any.
+        start: the settings that may change at a resume; what a resume compares.
+        changed: those that a resume has changed, with old and new value, until the next record holds them.
     """
 
     parameters: ParameterSet
@@ -75,6 +77,8 @@ class TrainingState:
     meter: EpochMeter = field(default_factory=EpochMeter)
     average: WeightAverage | None = None
     threads: int | None = None
+    start: dict[str, Any] = field(default_factory=dict)
+    changed: dict[str, Any] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """The state and that of torch's generators, as plain values and tensors."""
@@ -88,18 +92,28 @@ class TrainingState:
             "has_terms": self.meter.has_terms,
             "average": self.average.tensors if self.average else None,
             "threads": self.threads,
+            "start": self.start,
+            "changed": self.changed,
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
+    def load_state_dict(self, saved: dict[str, Any], *, num_schedule_steps: int | None = None) -> None:
         """Restore the state and that of torch's generators.
+
+        Args:
+            saved: a :meth:`state_dict`.
+            num_schedule_steps: take this number of steps of the present schedule instead of restoring the saved one,
+                and keep the present options of the optimizer.
 
         Raises:
             ValueError: the weights are those of another model.
         """
         self.parameters.load(saved["weights"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(saved["lr_schedule"])
+        if num_schedule_steps is None:
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if self.scheduler:
+                self.scheduler.load_state_dict(saved["lr_schedule"])
+        else:
+            self._replay(saved["optimizer"], num_schedule_steps)
         set_rng_state(saved["rng"])
         self.best, sums = saved["best"], dict(saved["progress"])
         for name in _POSITION:
@@ -108,4 +122,14 @@ class TrainingState:
         if self.average:
             self.average.load(saved["average"])
         self.threads = saved.get("threads")
-        self.optimizer._opt_called = self.step > 0  # type: ignore[attr-defined]  # else the schedule warns that no step was taken
+        self._mark_called(self.step > 0)
+
+    def _replay(self, saved: dict[str, Any], num_schedule_steps: int) -> None:
+        self._mark_called(True)
+        for _ in range(num_schedule_steps if self.scheduler else 0):
+            self.scheduler.step()  # type: ignore[union-attr]
+        self.optimizer.load_state_dict({**saved, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def _mark_called(self, flag: bool) -> None:
+        """Set whether the optimizer has taken a step; otherwise a step of the schedule warns."""
+        self.optimizer._opt_called = flag  # type: ignore[attr-defined]

@@ -16,19 +16,18 @@ from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches
 from pyro_vae.objectives import Objective
-from pyro_vae.training.average import WeightAverage
 from pyro_vae.training.checkpoint import checkpoint, restore
 from pyro_vae.training.engines.base import Engine, Step, StepResult
 from pyro_vae.training.engines.base import restore as restore_tensors
 from pyro_vae.training.engines.rows import take_rows
 from pyro_vae.training.engines.select import EngineName, build_engine, resolve_engine
-from pyro_vae.training.nonfinite import diagnose, rewind_to_last, take_snapshot
-from pyro_vae.training.parameters import build_optimizer
+from pyro_vae.training.nonfinite import diagnose, resume_hint, rewind_to_last, take_snapshot
 from pyro_vae.training.preparation import check_validation, no_batch, prepare
 from pyro_vae.training.progress import Progress, Recorder
+from pyro_vae.training.resumption import initial_state
 from pyro_vae.training.run_folder import RunFolder
 from pyro_vae.training.settings import Settings
-from pyro_vae.training.state import EpochMeter, TrainingState
+from pyro_vae.training.state import EpochMeter
 from pyro_vae.training.steps import epochs_before, remaining_steps
 from pyro_vae.training.structure import StructureCheck
 from pyro_vae.training.threads import choose_threads
@@ -56,21 +55,16 @@ class Trainer:
         self.model, self.guide, self.batches, self.settings, self.ranks = model, guide, batches, settings, ranks
         self.objective = settings.objective
         self.args, self.parameters = prepare(batches, self.objective, model, guide, alone=ranks.alone)
-        optimizer = build_optimizer(settings.optimizer, list(self.parameters.tensors.values()))
-        scheduler = settings.lr_schedule(optimizer) if settings.lr_schedule else None
-        average = None if settings.ema is None else WeightAverage(settings.ema, self.parameters.tensors)
-        self.state = TrainingState(self.parameters, optimizer, scheduler, average=average)
+        self.state = initial_state(settings, self.parameters, self._planned_steps())
         self.validation = Validation(model, guide, self.state, settings)
-        by_step = self._is_plateau() and settings.lr_schedule_unit == "step"
-        value, advice = "lr_schedule_unit='step'", "Use lr_schedule_unit='epoch'"
-        require(not by_step, "fit", "ReduceLROnPlateau must count epochs", value, advice)
         if settings.validation is not None:
             check_validation(settings.validation, batches, self.parameters, model, guide)
         self.engine_name: EngineName = settings.engine
         self.run: RunFolder | None = None
 
-    def _is_plateau(self) -> bool:
-        return isinstance(self.state.scheduler, ReduceLROnPlateau)
+    def _planned_steps(self) -> int:
+        """Steps of the whole training; 0 if the length of an epoch is unknown."""
+        return self.settings.epochs * -(-len(self.batches) // self.settings.accumulate)
 
     def attach(self, run: RunFolder | None, *, resume: bool) -> None:
         """Write to a run folder from now on; with ``resume``, restore its last checkpoint first.
@@ -84,7 +78,7 @@ class Trainer:
         self.run = run
         missing = run is None and self.ranks.first and resume
         require(not missing, "fit", "resume requires a run folder", "run=None", "Pass run='runs/NAME'")
-        if run is not None and not resume and ((run.path / "state.pt").exists() or run.metrics()):
+        if run is not None and not resume and not run.is_new:
             raise FileExistsError(f"fit: the run folder must be new, got {run.path}. Pass resume=True or another name.")
         saved = self.ranks.from_first(run.load_state() if run else None) if resume else None
         if saved is not None:
@@ -108,7 +102,6 @@ class Trainer:
             "batch_size": self.batches.batch_size,
             "num_data": self.batches.num_data,
             "optimizer": type(self.state.optimizer).__name__,
-            "lr_schedule": type(self.state.scheduler).__name__,
             "objective": type(self.objective).__name__,
             "engine": self.engine_name,
         }
@@ -118,6 +111,8 @@ class Trainer:
         with ExitStack() as stack:
             stack.callback(self.parameters.owners.training, False)
             engine = self._build_engine()
+            if self.run:
+                self.run.write_config()
             bar = stack.enter_context(closing(self._progress_bar()))
             recorder = stack.enter_context(closing(Recorder(self.run, tensorboard=self.settings.tensorboard)))
             interrupted = stack.enter_context(interruptible())
@@ -136,9 +131,8 @@ class Trainer:
         return Progress(self.settings.progress if self.ranks.first else False, total, done)
 
     def _build_engine(self) -> Engine:
-        steps = self.settings.epochs * len(self.batches) // self.settings.accumulate
         # "auto" resolves to the engine and the threads of the run, so that a resumed run has the same bits
-        self.engine_name = resolve_engine(self.engine_name, self.parameters.device, steps, self.ranks)
+        self.engine_name = resolve_engine(self.engine_name, self.parameters.device, self._planned_steps(), self.ranks)
         self.parameters.owners.training(True)  # the mode in which the programs are recorded
         rule, advice = "threads='auto' requires one process", "Set OMP_NUM_THREADS for several"
         require(self.ranks.alone or self.settings.threads != "auto", "fit", rule, "several", advice)
@@ -190,6 +184,8 @@ class Trainer:
             self._save_if_due(interrupted)
         if self.state.position == 0:
             raise no_batch()
+        if self.run and self.run.is_new:  # metrics without a state could not be resumed
+            self.save()
 
     def _runs_user_code(self) -> bool:
         """Whether the user's code runs between epochs, which may change what the programs compute."""
@@ -210,9 +206,11 @@ class Trainer:
         for step, result in zip(steps, results, strict=False):
             if not result.finite:
                 rewind_to_last(engine, steps[: len(results)], before, buffers)
-                self.save()
                 rows = [take_rows(batch, self.ranks) for batch in step.batches]
-                raise diagnose(engine.loss, rows, self.parameters.tensors, self.state.step)
+                hint = resume_hint(self.run, self.state.optimizer)
+                raise diagnose(engine.loss, rows, self.parameters.tensors, self.state.step, hint=hint)
+            if result.skipped and engine.stride == 1:
+                restore_tensors(buffers, before.buffers)
             self._count(step, result, engine.reached)
 
     def _count(self, step: Step, result: StepResult, reached: Sequence[bool]) -> None:
@@ -238,6 +236,8 @@ class Trainer:
         if self.settings.skip_norm is not None:
             record["skipped"] = int(self.state.meter.sums["skipped"])
         record |= self.validation.numbers(record)
+        if self.state.changed:
+            record["changed"], self.state.changed = self.state.changed, {}
         if self.settings.lr_schedule_unit == "epoch":
             self._step_schedule(record)
         self.state.meter = EpochMeter()
@@ -245,7 +245,7 @@ class Trainer:
 
     def _step_schedule(self, record: dict[str, Any]) -> None:
         scheduler: Any = self.state.scheduler
-        if self._is_plateau():
+        if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(-record.get("validation_elbo", -record["loss"]))
         elif scheduler is not None:
             scheduler.step()

@@ -124,7 +124,7 @@ class CudaGraphEngine(Engine):
         self._eager.check = self.check
         results = self._eager.run([step])
         self.reached = self._eager.reached
-        if not results[-1].finite:
+        if results[-1].skipped or not results[-1].finite:
             restore(self.loss.buffers, buffers)
         return results
 
@@ -207,8 +207,10 @@ class _Group:
             batches = [(batch_input.args(), batch_input.length) for batch_input in inputs]
             result = engine.take(batches, self.numbers[i], alive)
             alive = alive & (result[-1] != 0)
+            limit = engine.update.skip_norm
+            taken = alive if limit is None else alive & (result[-2] <= limit)
             for buffer, value in zip(engine.loss.buffers, before, strict=True):
-                buffer.copy_(torch.where(alive, buffer, value))
+                buffer.copy_(torch.where(taken, buffer, value))
             self.results[i].copy_(result)
 
     def replay(self, capture: Callable[[Replay], Replay]) -> Replay:
