@@ -25,5 +25,5 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         values = tensor.detach().cpu().contiguous().reshape(-1)  # 0-dimensional tensors cannot be viewed as bytes
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(values.view(torch.uint8).numpy()))
+        digest.update(values.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:DIGITS]

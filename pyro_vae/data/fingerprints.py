@@ -9,14 +9,24 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pyro_vae._core.cache import read_cached, user_cache
 from pyro_vae._core.files import write_atomically
+from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.version import full_version
+from pyro_vae.data.image_set import ImageSet
 
 MIN_BYTES = 8_000_000
 """Size of files whose fingerprints are kept; smaller ones are hashed in milliseconds."""
 _SETTLED = 2_000_000_000  # ns after which another write changes the time stamps on every file system
+
+
+def fingerprint(data: object) -> str | None:
+    """The fingerprint of a tensor or an image set, with its labels if programs are called with them; None of others."""
+    if isinstance(data, ImageSet):
+        return data.fingerprint(labels=data.paired)
+    return fingerprint_of({"data": data}) if isinstance(data, Tensor) else None
 
 
 def kept_fingerprints(
