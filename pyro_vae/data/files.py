@@ -80,9 +80,9 @@ class Files(Dataset):
         path = Path(os.path.expanduser(self.root or ""))
         arrays = _read(path)
         if "images" in arrays:
-            names = [str(name) for name in arrays["names"]] if "names" in arrays else None
+            names = [str(name) for name in arrays["names"]] if self.by_name and "names" in arrays else None
             raw = self._hold_out_test(*_images_and_labels(arrays, "images", "labels"), names)
-            return raw._replace(files=[path] if names is None else [])
+            return raw._replace(files=[] if "names" in arrays else [path])
         require(self.test is None, "Files", "test must be None if the file has a test split", f"test={self.test}")
         train, train_labels = _images_and_labels(arrays, "train", "train_labels")
         test, test_labels = _images_and_labels(arrays, "test", "test_labels")

@@ -120,11 +120,11 @@ def _results(run: RunFolder) -> list[Result]:
     for result in found.unknown().values():
         result.protocol[UNKNOWN] = True
     results = [*found.current.values(), *found.stale.values()]
-    config = yaml.safe_load(run.config()) if results else {}
+    config = yaml.safe_load(run.config()) if (run.path / "config.yaml").is_file() else {}
     for result in results:
         result.protocol[MODEL_OF] = str(Path(config.get("model_from") or run.path).resolve())
         if result.protocol.get("dataset") == "Files":  # the file instead of the class that reads it
-            result.protocol["data_file"] = config["data"].get("init_args", {}).get("root")
+            result.protocol["data_file"] = config.get("data", {}).get("init_args", {}).get("root")
     return results
 
 

@@ -24,7 +24,7 @@ from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import read_config
 from pyro_vae.experiments.latent_data import check_magnitude, initialise_at_data
 from pyro_vae.experiments.option_errors import wrong_value
-from pyro_vae.experiments.provenance import RecordedRun, check_data, objective_entries, provenance_entries
+from pyro_vae.experiments.provenance import RecordedRun, check_data, is_earlier, objective_entries, provenance_entries
 from pyro_vae.experiments.restore import restore_model, restore_weights
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
@@ -91,7 +91,7 @@ def train(
     """
     check_count("train", latent_dim=latent_dim, num_samples=num_samples)
     place, dataset = choose_device(device), data()
-    dataset.may_download = not resume
+    dataset.may_download, dataset.by_name = not resume, not is_earlier(run)
     assembly = assemble(
         dataset,
         place,
@@ -166,7 +166,7 @@ def load_run(
     provenance = run.provenance(raw=weights == "raw")  # of weights that must exist
     options = instantiate(parse_config(run, trust=trust))
     place, dataset = choose_device(device), options["data"]()
-    dataset.may_download = root is not None
+    dataset.may_download, dataset.by_name = root is not None, not is_earlier(run)
     dataset.root = dataset.root if root is None else root
     options["m1"] = _first_model(options["m1"], options["model"], trust)
     assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})

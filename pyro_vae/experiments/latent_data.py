@@ -20,7 +20,7 @@ from pyro_vae.priors import VampPrior
 
 _BATCH_SIZE = 1000
 _SPLITS = ("train", "validation", "test")
-_MAY_DIFFER = {"labels", "label_seed", "may_download", "root"}  # options of the data set of M1
+_MAY_DIFFER = {"labels", "label_seed", "may_download", "by_name", "root"}  # options of the data set of M1
 
 
 def active_latents(vae: VAE, train: ImageSet, *, threshold: float = 0.1) -> Tensor:

@@ -43,6 +43,16 @@ def objective_entries(objective: Objective) -> dict[str, Any]:
     return {"objective": type(objective).__name__, **({} if beta == 1 else {"beta": beta})}
 
 
+def known_data(provenance: dict[str, str]) -> dict[str, str]:
+    """The fingerprints of the data that weights were trained on; empty for those of earlier versions."""
+    return {key: value for key, value in json.loads(provenance.get("data", "{}")).items() if key in _DATA}
+
+
+def is_earlier(run: object) -> bool:
+    """Whether a run is of an earlier version, which recorded no fingerprints and split folders by position."""
+    return isinstance(run, RunFolder) and run.has_weights() and not known_data(run.provenance())
+
+
 def check_data(provenance: dict[str, str], splits: Splits, owner: str) -> None:
     """Require the data to be those that the weights were trained on, by their fingerprints if these are known.
 
@@ -54,9 +64,8 @@ def check_data(provenance: dict[str, str], splits: Splits, owner: str) -> None:
     Raises:
         ValueError: they are others.
     """
-    trained = json.loads(provenance.get("data", "{}"))
-    known = set(trained) & set(_DATA)
-    wrong = [name for key, name in _DATA.items() if known and trained.get(key) != splits.fingerprints.get(key)]
+    known = known_data(provenance)
+    wrong = [name for key, name in _DATA.items() if known and known.get(key) != splits.fingerprints.get(key)]
     advice = "Restore the file, or give the place of a copy by --root" if wrong != ["weights of M1"] else "Restore them"
     names = " and ".join([", ".join(wrong[:-1]), *wrong[-1:]] if len(wrong) > 1 else wrong)
     require(not wrong, owner, f"the {names} must be those that the run was trained on", "others", advice)
@@ -77,10 +86,11 @@ class RecordedRun:
 
     def __call__(self) -> RunFolder:
         folder = self._run if isinstance(self._run, RunFolder) else self._run()
+        self._folder = folder
         if self._resume and folder.has_weights():
             check_data(folder.provenance(), self._splits, str(folder.path))
-        folder.metadata["data"] = json.dumps(self._splits.fingerprints)
-        self._folder = folder
+        if not is_earlier(folder):
+            folder.metadata["data"] = json.dumps(self._splits.fingerprints)
         return folder
 
     def entries(self) -> dict[str, Any]:
