@@ -33,7 +33,8 @@ def provenance_entries(provenance: dict[str, str]) -> dict[str, Any]:
     """
     values = {**provenance, "version": full_version(), "torch": str(torch.__version__)}
     entries = {name: values[name] for name in PROVENANCE if name in values}
-    return {name: int(value) if name in ("epoch", "step") else value for name, value in entries.items()}
+    numbers = {name: int(entries[name]) for name in ("epoch", "step") if entries.get(name, "").isdecimal()}
+    return {**entries, **numbers}
 
 
 def objective_entries(objective: Objective) -> dict[str, Any]:
@@ -45,7 +46,14 @@ def objective_entries(objective: Objective) -> dict[str, Any]:
 
 def known_data(provenance: dict[str, str]) -> dict[str, str]:
     """The fingerprints of the data that weights were trained on; empty for those of earlier versions."""
-    return {key: value for key, value in json.loads(provenance.get("data", "{}")).items() if key in _DATA}
+    text = provenance.get("data", "{}")
+    try:
+        data = json.loads(text)
+    except ValueError:
+        data = None
+    rule = "weights.safetensors must hold the fingerprints of its data as a JSON object"
+    require(isinstance(data, dict), "RunFolder", rule, f"data={text[:60]!r}", "Restore it from a copy")
+    return {key: value for key, value in data.items() if key in _DATA}
 
 
 def is_earlier(run: object) -> bool:

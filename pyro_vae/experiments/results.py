@@ -136,6 +136,7 @@ def _read(path: Path) -> Result | None:
         content: Any = json.loads(path.read_text())
         if not isinstance(content, dict) or "per_datum" not in content:
             return None
+        content["protocol"].get("weights_sha256")  # must be a mapping
         return Result.load(path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [""])[0][:120]

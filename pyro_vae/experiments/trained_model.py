@@ -105,4 +105,4 @@ class TrainedModel:
 
     def labelled_protocol_of(self, split: str) -> dict[str, Any]:
         """Those of a result that depends on the labels of the split, which ``data_sha256`` then includes."""
-        return {**self.protocol_of(split), "data_sha256": getattr(self.splits, split).fingerprint(labels=True)}
+        return {**self.protocol_of(split), "data_sha256": self.images(split).fingerprint(labels=True)}
