@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pyro_vae import VAE, fit
@@ -21,6 +22,7 @@ from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.version import __version__, full_version
 from pyro_vae.cli.main import main
 from pyro_vae.data import MNIST, Digits, Files, ImageSet, fingerprints
+from pyro_vae.data.splitting import TEST_SEED, hold_out
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.experiments.comparison import compare, read_runs
 from pyro_vae.experiments.experiment import load_run
@@ -116,7 +118,7 @@ def test_a_fingerprint_is_of_names_dtypes_shapes_and_values() -> None:
     x = torch.arange(6.0).reshape(2, 3)
     base = fingerprint_of({"a": x, "b": torch.tensor(1)})
     assert base == fingerprint_of({"b": torch.tensor(1), "a": x.T.contiguous().T})
-    others = [x.double(), x.reshape(3, 2), x + 1e-6, x.flip(0), x.to(torch.bfloat16)]
+    others = [x.view(torch.int32), x.reshape(3, 2), x + 1e-6, x.flip(0), x.to(torch.bfloat16)]
     assert len({base, *(fingerprint_of({"a": other, "b": torch.tensor(1)}) for other in others)}) == 6
     assert fingerprint_of({"c": x, "b": torch.tensor(1)}) != base
     assert len(base) == 16
@@ -375,6 +377,27 @@ def test_a_run_of_an_earlier_version_is_shown_with_a_note(
     run_command("evaluate", run, "--num_samples", "5")  # computes it for the present weights
     assert "no fingerprint" not in report_of(run)
     assert load_run(run).splits.fingerprints["test"] == load_run(folder / "run").splits.fingerprints["test"]
+
+
+def test_folders_stay_split_by_position_for_runs_of_an_earlier_version(tmp_path: Path, undrawn: None) -> None:
+    (tmp_path / "images").mkdir()
+    for k in range(60):
+        Image.new("L", (4, 4), k).save(tmp_path / "images" / f"{k:02}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro_vae.experiments.experiment.is_earlier", lambda run: True)
+        run = train(tmp_path / "images", tmp_path / "run")
+    by_name = Files(tmp_path / "images").load().fingerprints["test"]
+    save_file(load_file(run / "weights.safetensors"), run / "weights.safetensors")
+    dataset = Files(tmp_path / "images")
+    dataset.by_name = False
+    images = dataset.raw().test
+    assert images[:, 0, 0, 0].tolist() == hold_out(60, 10, seed=TEST_SEED, name="test")[1].tolist()
+    for _ in range(2):
+        by_position = load_run(run).splits.fingerprints["test"]
+        assert by_position == dataset.load().fingerprints["test"] != by_name
+        run_command("train", "--resume", run, "--epochs", "2")
+        results = [LogLikelihood.load(path) for path in run.glob("*.json")]
+        assert {result.protocol["data_sha256"] for result in results} == {by_position}
 
 
 # data
