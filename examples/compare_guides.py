@@ -47,8 +47,6 @@ GUIDES = {
     for cls in CLASSES
     for options in OPTIONS.get(cls.__name__, [{}])
 }
-# Protocol entries of the run's own guide and its training.
-OF_GUIDE = {"guide", "objective", "beta", "epoch", "step", "weights_sha256"}
 
 
 def positive(text):
@@ -86,8 +84,7 @@ def main(argv=None):
         (folder / "table.txt").write_text("\n".join(table) + "\n")
         if len(results) > 1:
             first = next(iter(results.values()))
-            shared = {key: value for key, value in first.protocol.items() if key not in OF_GUIDE}
-            caption = f"{caption_of(shared)}, {len(first)} test images, {args.epochs} epochs each, model fixed"
+            caption = caption_of({**first.protocol, "guide": f"guides of {args.epochs} epochs, model fixed"})
             guide_comparison(results, caption=caption).savefig(folder / "guides.png")
 
 
@@ -118,8 +115,8 @@ def compare(name, trained, path, args):
         fitted, _ = refit_guide(vae, guide, splits.train, optimizer=partial(Adam, lr=1e-3), **options)
         cost = {"parameters": sum(p.numel() for p in guide.parameters()), "draw_ms": draw_ms(guide, test)}
         cost |= {"guide": name, "fit_epochs": args.epochs, "fit_seconds": time.perf_counter() - start}
-        kept = {key: value for key, value in trained.protocol.items() if key not in OF_GUIDE}
-        pair, protocol = (fitted.model, fitted.guide), {**kept, **cost}
+        pair, model = (fitted.model, fitted.guide), {"likelihood": type(vae.likelihood).__name__}
+        protocol = {**splits.protocol, **model, **cost}
         result = log_likelihood(*pair, test, num_samples=args.num_samples, protocol=protocol, engine=args.engine)
         result.save(path)
         print(f"{name}: {cost['fit_seconds']:.0f} s", flush=True)
