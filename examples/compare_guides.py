@@ -84,7 +84,7 @@ def main(argv=None):
         (folder / "table.txt").write_text("\n".join(table) + "\n")
         if len(results) > 1:
             first = next(iter(results.values()))
-            caption = f"{caption_of(first.protocol)}, {len(first)} test images, {args.epochs} epochs each, model fixed"
+            caption = caption_of({**first.protocol, "guide": f"guides of {args.epochs} epochs, model fixed"})
             guide_comparison(results, caption=caption).savefig(folder / "guides.png")
 
 
@@ -115,7 +115,8 @@ def compare(name, trained, path, args):
         fitted, _ = refit_guide(vae, guide, splits.train, optimizer=partial(Adam, lr=1e-3), **options)
         cost = {"parameters": sum(p.numel() for p in guide.parameters()), "draw_ms": draw_ms(guide, test)}
         cost |= {"guide": name, "fit_epochs": args.epochs, "fit_seconds": time.perf_counter() - start}
-        pair, protocol = (fitted.model, fitted.guide), {**trained.protocol, **cost}
+        pair, model = (fitted.model, fitted.guide), {"likelihood": type(vae.likelihood).__name__}
+        protocol = {**splits.protocol, **model, **cost}
         result = log_likelihood(*pair, test, num_samples=args.num_samples, protocol=protocol, engine=args.engine)
         result.save(path)
         print(f"{name}: {cost['fit_seconds']:.0f} s", flush=True)

@@ -61,10 +61,9 @@ def main(argv=None):
     print(result)
 
     if args.out:
-        from pyro_vae.plotting import caption_of, save_figures  # loads matplotlib
+        from pyro_vae.plotting import save_figures  # loads matplotlib
 
-        caption = caption_of(result.protocol)
-        for path in save_figures(args.out, vae, splits, training.history, result=result, caption=caption):
+        for path in save_figures(args.out, vae, splits, training.history, result=result):
             print(path)
 
 

@@ -111,7 +111,10 @@ def test_each_method_saves_its_results_and_figures(method: str, run: Path, capsy
         assert (run / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"result: {run / name}.json" in output
         assert f"figure: {run / 'figures' / name}.png" in output
-    assert "--overwrite" in error_line(capsys, run, *arguments)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.*")}
+    assert main(["evaluate", str(run), *arguments]) == 0  # prints the same
+    assert capsys.readouterr().out == output
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.*")} == before
     assert main(["evaluate", str(run), *arguments, "--overwrite"]) == 0
 
 

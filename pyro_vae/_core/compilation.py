@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
+from pyro_vae._core.cache import read_cached, user_cache
 from pyro_vae._core.files import write_atomically
 
 LIBRARIES = sys.platform == "linux"
@@ -65,7 +66,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor], *, kept: bool = 
 
 def cache_folder() -> Path:
     """Folder of compiled graphs, in the user's cache: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyro_vae" / "graphs"
+    return user_cache("graphs")
 
 
 class _Library:
@@ -135,11 +136,7 @@ def _key(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
 
 
 def _load(path: Path) -> Any:
-    for place in (path, path.parent):
-        info = place.stat()
-        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
-            raise OSError(f"{place} could have been written by somebody else")
-    content = path.read_bytes()
+    content = read_cached(path)
     if _digest(content[:-32]) != content[-32:]:
         raise OSError(f"{path} is damaged")  # would end the process when it is loaded
     with suppress(OSError):

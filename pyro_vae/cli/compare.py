@@ -48,7 +48,7 @@ def compare_runs(argv: list[str]) -> None:
 
 def as_text(table: Table) -> str:
     """A table for the terminal, with its protocol below."""
-    header, rows = _columns(table, "+-")
+    header, rows = _columns(table, "+-", "{} (stale)")
     return "\n".join([table.method, aligned(header, rows), *_legend(table)])
 
 
@@ -56,24 +56,29 @@ def _rendered(tables: Sequence[Table], suffix: str) -> str:
     if suffix == ".json":
         return json.dumps(json_ready([_record(table) for table in tables]), allow_nan=False, indent=1) + "\n"
     if suffix == ".md":
-        blocks = (["## " + t.method, markdown(*_columns(t, "\N{PLUS-MINUS SIGN}")), *_legend(t)] for t in tables)
+        blocks = (
+            ["## " + t.method, markdown(*_columns(t, "\N{PLUS-MINUS SIGN}", "~~{}~~")), *_legend(t)] for t in tables
+        )
         return "\n\n".join(paragraph for block in blocks for paragraph in block) + "\n"
     return _csv(tables)
 
 
 def _record(table: Table) -> dict[str, Any]:
     units = {q.name: q.unit for q in table.quantities}
-    return {"method": table.method, "protocol": table.protocol, "units": units, "rows": [asdict(r) for r in table.rows]}
+    rows = [asdict(row) for row in table.rows]
+    return {"method": table.method, "protocol": table.protocol, "units": units, "rows": rows, "notes": table.notes}
 
 
-def _columns(table: Table, sign: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: each quantity with its error, and its gain if the data are shared."""
+def _columns(table: Table, sign: str, stale: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: each quantity with its error, of stale rows in a format, and its gain if the data are shared."""
+    forms = [stale if row.stale else "{}" for row in table.rows]
     columns: dict[str, list[str]] = {"run": [row.run for row in table.rows]}
     columns |= {key: [str(row.model.get(key, "-")) for row in table.rows] for key in table.model_entries}
     for quantity in table.quantities:
         cells = [row.cells.get(quantity.name) for row in table.rows]
         name = f"{quantity.label} ({quantity.unit})"
-        columns[name] = ["-" if cell is None else _number(cell, quantity, sign) for cell in cells]
+        texts = ["-" if cell is None else _number(cell, quantity, sign) for cell in cells]
+        columns[name] = [form.format(text) for form, text in zip(forms, texts, strict=True)]
         if any(cell and math.isfinite(cell.gain) for cell in cells):
             gains = ["-" if cell is None or math.isnan(cell.gain) else _gain(cell, sign) for cell in cells]
             change = "gain" if quantity.name in ("log_likelihood", "elbo") else "change"
@@ -105,9 +110,9 @@ def _legend(table: Table) -> list[str]:
     lines += [f"Monte Carlo errors, for exactly these data: {', '.join(noise)}"] if noise else []
     lines += [f"errors over data: {', '.join(spread)}"] if spread else []
     if any(math.isfinite(cell.gain) for cell in cells):
-        base = next(row.run for row in table.rows if row.cells)
+        base = next(row.run for row in table.rows if row.cells and not row.stale)
         lines.append(f"gain, change: from {base}, paired by datum, with the error of the mean difference")
-    return lines
+    return lines + table.notes
 
 
 def _entries(protocol: Mapping[str, Any]) -> str:
@@ -124,7 +129,8 @@ def _csv(tables: Sequence[Table]) -> str:
             for line, row in zip(rows, table.rows, strict=True):
                 values = astuple(row.cells.get(quantity.name, Cell(math.nan)))
                 line += ["" if math.isnan(value) else repr(value) for value in values]
-        header.append(f"{name} protocol")
+        header += [f"{name} stale", f"{name} protocol"]
         for line, row in zip(rows, table.rows, strict=True):
-            line.append(_entries({**table.protocol, **row.differs}) if row.cells else "")
+            protocol = {**table.protocol, **row.differs}
+            line += ["yes" if row.stale else "no", _entries(protocol)] if row.cells else ["", ""]
     return comma_separated(header, rows)

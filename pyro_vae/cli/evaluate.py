@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from pathlib import Path
 from typing import Any
 
 from pyro_vae._core.checks import check_count, check_positive, require
-from pyro_vae._core.distributed import join
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import add_place, check_seed, load, say
-from pyro_vae.cli.results import print_result, save_result
+from pyro_vae.cli.results import evaluate_once
 from pyro_vae.experiments.methods import INFLATION, METHODS, Method
-from pyro_vae.experiments.results import result_path
-from pyro_vae.training import RunFolder
 
-_DESCRIPTION = "Evaluate a run: write a JSON to the run folder and a figure to RUN/figures/."
+_DESCRIPTION = """\
+Evaluate a run: write a JSON to the run folder and a figure to RUN/figures/. A result of the same options and weights is
+printed instead; beside one of other weights the new one is written under another name."""
 
 
 def evaluate(argv: list[str]) -> None:
@@ -35,26 +34,16 @@ def evaluate(argv: list[str]) -> None:
 
 
 def _run(method: Method, options: dict[str, Any]) -> None:
-    overwrite, run = options.pop("overwrite"), RunFolder(options["run"])
+    overwrite, folder = options.pop("overwrite"), Path(options["run"])
     options.pop("method")
-    stem = method.file_stem(options) + ("-raw" if options["weights"] == "raw" else "")
-    paths = [result_path(run, kind.method, stem) for kind in method.results]
-    existing = next((path for path in paths if path.exists()), None)
-    if existing and not overwrite and join().first:
-        raise FileExistsError(
-            f"evaluate: the result must not exist yet, got {existing}. Use it, or replace it with --overwrite."
-        )
     trained = load(options)
     if trained.classifies:
         others = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
         rule = f"--method {method.name} requires a VAE"
         require(method.applies(trained.vae), "evaluate", rule, "a model with classes", f"Use one of {others}")
-    results = method.run(trained, {**options, "progress": sys.stderr.isatty()})
-    if join().first:
-        for result in results:
-            path, figure = save_result(run, result, stem, overwrite=overwrite)
-            print_result(result, path)
-            say(f"figure: {figure}" if figure else "figure: none")
+    for saved in evaluate_once(folder, trained, method, options, overwrite=overwrite):
+        saved.print()
+        say(f"figure: {saved.figure or 'none'}")
 
 
 def _refuse_other_options(method: Method, argv: list[str]) -> None:
@@ -104,7 +93,9 @@ def _common() -> argparse.ArgumentParser:
     defaults = ", ".join(f"{m.num_data} for {m.name}" for m in METHODS.values() if m.num_data)
     parser.add_argument("--num_data", type=int, help=f"number of examples, from the first (default all; {defaults})")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a result of the same protocol")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="evaluate again, and replace the result of the same options"
+    )
     add_place(parser)
     return parser
 

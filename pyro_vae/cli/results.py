@@ -1,90 +1,136 @@
-"""Save, print and plot the results of a run."""
+"""Compute, save, print and plot the results of a run."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import say
 from pyro_vae.evaluation import Result
-from pyro_vae.experiments.methods import METHODS
-from pyro_vae.experiments.results import result_path
+from pyro_vae.experiments.methods import METHODS, Method
+from pyro_vae.experiments.results import place_of
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.training import RunFolder
 
 
-def save_result(run: RunFolder, result: Result, stem: str, *, overwrite: bool) -> tuple[Path, Path | None]:
-    """Write a result and its figure; an existing figure is replaced, since it follows from the result.
+@dataclass(frozen=True)
+class Saved:
+    """A result in a file.
+
+    Attributes:
+        path: the JSON.
+        result: its content.
+        figure: its figure; None if the numbers cannot be drawn.
+    """
+
+    path: Path
+    result: Result
+    figure: Path | None
+
+    def print(self) -> None:
+        """Print the result and its file."""
+        say(f"{self.result.protocol['split']} {self.result}\nresult: {self.path}")
+
+
+def evaluate_once(
+    folder: Path, trained: TrainedModel, method: Method, options: dict[str, Any], *, overwrite: bool = False
+) -> list[Saved]:
+    """Evaluate a run and save the results, unless its folder holds them for the same weights and options.
+
+    Args:
+        folder: the run folder.
+        trained: the run, loaded or just trained.
+        method: the method of evaluation.
+        options: its options.
+        overwrite: evaluate in any case, and replace files.
 
     Returns:
-        The JSON; the figure, None if the numbers cannot be drawn.
+        The results, the main one first; empty if this is not the first process.
     """
+    weights = trained.protocol.get("weights_sha256", "")
+    stem = method.file_stem(options) + ("-raw" if trained.protocol.get("weights") == "raw" else "")
+    existing = _existing(folder, method, stem, weights) if join().first and not overwrite else []
+    if join().from_first(bool(existing)):
+        return existing
+    results = method.run(trained, {**options, "progress": sys.stderr.isatty()})
+    if not join().first:
+        return []
+    saved = [_save(RunFolder(folder), result, stem, weights, overwrite) for result in reversed(results)]
+    return saved[::-1]
+
+
+def _existing(folder: Path, method: Method, stem: str, weights: str) -> list[Saved]:
+    """The saved results of a method; none without the main one, which is saved last."""
+    run = RunFolder(folder)
+    places = [place_of(run, kind.method, stem, weights) for kind in method.results]
+    if not places[0][1]:
+        return []
+    figures = {path: run.figures / f"{path.stem}.png" for path, _ in places}
+    files = [path for path, exists in places if exists]
+    return [Saved(path, Result.load(path), figures[path] if figures[path].exists() else None) for path in files]
+
+
+def _save(run: RunFolder, result: Result, stem: str, weights: str, overwrite: bool) -> Saved:
+    """Write a result and its figure; an existing figure is replaced, since it follows from the result."""
     from pyro_vae.plotting import result_figure  # here, since it loads matplotlib
     from pyro_vae.plotting.save import save_png
 
-    path = result_path(run, result.method, stem)
-    result.save(path, overwrite=overwrite)
+    path, exists = place_of(run, result.method, stem, weights, overwrite=overwrite)
+    result.save(path, overwrite=overwrite or exists)
     try:
         figure = result_figure(result, caption=result.caption())
-        return path, save_png(figure, run.figures / f"{path.stem}.png")
+        return Saved(path, result, save_png(figure, run.figures / f"{path.stem}.png"))
     except ValueError as reason:
         warnings.warn(f"no figure: {reason}", stacklevel=2)
-        return path, None
+        return Saved(path, result, None)
 
 
-def print_result(result: Result, path: Path) -> None:
-    """Print a result and its file."""
-    say(f"{result.protocol['split']} {result}\nresult: {path}")
-
-
-def final_evaluation(folder: Path, trained: TrainedModel) -> None:
-    """Evaluate a trained model on the test split, for the first time, and draw the figures of the run.
+def final_evaluation(folder: Path, trained: TrainedModel) -> Result | None:
+    """Evaluate a trained model on the test split and draw the figures of the run.
 
     Args:
         folder: the run folder.
         trained: its model.
+
+    Returns:
+        The main result; None if this is not the first process.
     """
     from pyro_vae.plotting import caption_of, save_figures  # here, since it loads matplotlib
 
-    results = {name: _evaluate(name, trained) for name in _final_methods(trained.classifies)}
+    options = {name: _options(name, trained.num_samples) for name in _final_methods(trained.classifies)}
+    lists = {name: evaluate_once(folder, trained, METHODS[name], chosen) for name, chosen in options.items()}
     if not join().first:
-        return
-    run, main = RunFolder(folder), results["importance"]
-    inputs = (run.figures, trained.vae, trained.splits, run.metrics())
-    classes = results.get("classification")
-    figures = save_figures(*inputs, result=main, classes=classes, caption=caption_of(trained.protocol))
-    names = [figure.name for figure in figures]
-    for name, result in results.items():
-        path, figure = save_result(run, result, _stem(name, trained.num_samples), overwrite=True)
-        print_result(result, path)
-        names += [figure.name] if figure else []
-    say(f"figures: {run.figures}/ ({', '.join(names)})")
+        return None
+    run, saved = RunFolder(folder), {name: results[0] for name, results in lists.items()}
+    results: dict[str, Any] = {name: entry.result for name, entry in saved.items()}
+    inputs, classes = (run.figures, trained.vae, trained.splits, run.metrics()), results.get("classification")
+    line = caption_of(trained.protocol)
+    figures = save_figures(*inputs, result=results["importance"], classes=classes, caption=line)
+    for entry in saved.values():
+        entry.print()
+        figures += [entry.figure] if entry.figure else []
+    say(f"figures: {run.figures}/ ({', '.join(figure.name for figure in figures)})")
+    return next(iter(results.values()))
 
 
-def final_result_paths(folder: Path, *, classifies: bool, num_samples: int) -> dict[str, Path]:
-    """The files of :func:`final_evaluation` by method, the main one first; empty if the folder does not exist."""
-    if not folder.exists():
-        return {}
-    names = _final_methods(classifies)
-    return {name: result_path(RunFolder(folder), name, _stem(name, num_samples)) for name in names}
+def final_result(folder: Path, *, classifies: bool, num_samples: int) -> Result | None:
+    """The main result of :func:`final_evaluation` if all of them are of the run's present weights, otherwise None."""
+    if not folder.exists() or not RunFolder(folder).has_weights():
+        return None
+    weights = RunFolder(folder).provenance()["weights_sha256"]
+    stems = {name: METHODS[name].file_stem(_options(name, num_samples)) for name in _final_methods(classifies)}
+    existing = [_existing(folder, METHODS[name], stem, weights) for name, stem in stems.items()]
+    return existing[0][0].result if all(existing) else None
 
 
 def _final_methods(classifies: bool) -> tuple[str, ...]:
     return ("classification", "importance") if classifies else ("importance",)
 
 
-def _stem(name: str, num_samples: int) -> str:
-    return METHODS[name].file_stem(_options(name, num_samples))
-
-
 def _options(name: str, num_samples: int) -> dict[str, Any]:
     changes = {"num_samples": num_samples} if name == "importance" else {}
     return {**METHODS[name].defaults(), **changes}
-
-
-def _evaluate(name: str, trained: TrainedModel) -> Any:
-    options = {**_options(name, trained.num_samples), "progress": sys.stderr.isatty()}
-    return METHODS[name].run(trained, options)[0]

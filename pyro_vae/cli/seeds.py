@@ -13,7 +13,7 @@ from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import check_seed, say
 from pyro_vae.cli.errors import log_errors_in
-from pyro_vae.cli.results import final_evaluation, final_result_paths
+from pyro_vae.cli.results import final_evaluation, final_result
 from pyro_vae.cli.train_options import parse_args
 from pyro_vae.evaluation import Result, mean_interval
 from pyro_vae.experiments.experiment import instantiate, parse_config, to_yaml
@@ -87,13 +87,11 @@ def _check_folder(folder: Path, options: Namespace, trust: Sequence[str]) -> Non
 def _result(folder: Path, options: Namespace, trust: Sequence[str]) -> Result:
     """The main result of a run, which is trained, or resumed, unless it is finished."""
     expected = {"classifies": options.model != "VAE", "num_samples": options.num_samples}
-    files = final_result_paths(folder, **expected)
-    if files and all(file.exists() for file in files.values()):
-        say(f"run folder: {folder}, finished")
-    else:
-        final_evaluation(folder, _trained(folder, options, trust))
-    main_file = next(iter(final_result_paths(folder, **expected).values()))
-    return Result.load(main_file) if join().first else None  # type: ignore[return-value]
+    result = final_result(folder, **expected)
+    if result is None:
+        return final_evaluation(folder, _trained(folder, options, trust))  # type: ignore[return-value]
+    say(f"run folder: {folder}, finished")
+    return result
 
 
 def _trained(folder: Path, options: Namespace, trust: Sequence[str]) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,13 +15,18 @@ from torch import Tensor
 
 from pyro_vae._core.checks import check_choice, check_count, require
 from pyro_vae.data.binarization import PROTOCOLS, Binarization, Split, binarize
+from pyro_vae.data.fingerprints import kept_fingerprints
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.labelling import choose_labels
-from pyro_vae.data.splitting import hold_out
+from pyro_vae.data.splitting import hold_out, hold_out_by_name
 
 
 class RawArrays(NamedTuple):
-    """A data set before splitting: images ``(N, *data_shape)``, labels ``(N,)`` int64 or ``None``."""
+    """A data set before splitting: images ``(N, *data_shape)``, labels ``(N,)`` int64 or ``None``.
+
+    Training images with names are split by these, see :func:`pyro_vae.data.splitting.hold_out_by_name`. Fingerprints of
+    large data are kept by the time stamps of the files that were read.
+    """
 
     train: Tensor
     train_labels: Tensor | None
@@ -26,6 +34,8 @@ class RawArrays(NamedTuple):
     test_labels: Tensor | None
     max_value: int
     rows: tuple[Tensor, Tensor] | None = None  # positions of both splits in the data before they were split
+    train_names: list[str] | None = None
+    files: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +49,8 @@ class Splits:
         protocol: plain values to store with a result: ``dataset``, ``binarize``, ``data_seed`` and the sizes ``train``,
             ``validation`` and ``test``.
         max_value: the integer that stood for 1 before the images were binarized.
+        fingerprints: that of the images of each split by its name, see :meth:`ImageSet.fingerprint`; and as
+            ``labels`` that of the training images with their labels, if these are used.
 
     Example:
         >>> from pyro_vae.data import Digits
@@ -52,6 +64,7 @@ class Splits:
     test: ImageSet
     protocol: dict[str, str | int | float]
     max_value: int = 255
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -114,6 +127,7 @@ class Dataset(ABC):
         self.label_seed = label_seed
 
     may_download = True  # False if ``root`` was read from a run folder and not chosen by the user
+    by_name = True  # False for a run of an earlier version, which split folders of images by position
 
     @abstractmethod
     def raw(self) -> RawArrays:
@@ -130,14 +144,21 @@ class Dataset(ABC):
                 labels.
             OSError: a file is missing.
         """
-        raw = self.raw()
+        since, raw = time.time_ns(), self.raw()
         train_rows, test_rows = raw.rows or (None, None)
         images = ImageSet(raw.train, raw.train_labels, raw.max_value, rows=train_rows)
-        kept, held_out = hold_out(len(images), self._validation_size(len(images)), seed=self.seed, name="validation")
+        kept, held_out = self._hold_out(len(images), raw.train_names)
         train = self._labelled(self._binarized(images.subset(kept), "train"))
         validation = self._binarized(images.subset(held_out), "validation") if len(held_out) else None
         test = self._binarized(ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows), "test")
-        return Splits(train, validation, test, self._protocol(len(kept), len(held_out), len(test)), raw.max_value)
+        splits = Splits(train, validation, test, self._protocol(len(kept), len(held_out), len(test)), raw.max_value)
+        return replace(splits, fingerprints=self._fingerprints(splits, raw.files, since))
+
+    def _fingerprints(self, splits: Splits, files: Sequence[Path], since: int) -> dict[str, str]:
+        options = {key: value for key, value in vars(self).items() if key not in ("root", "may_download")}
+        own = type(self).__module__.startswith("pyro_vae.")  # the code of another class may change
+        name = f"{type(self)} {options}"
+        return kept_fingerprints(files if own else (), name, lambda: fingerprints_of(splits), since=since)
 
     def __repr__(self) -> str:
         return (
@@ -153,11 +174,13 @@ class Dataset(ABC):
     def _name(self) -> str:
         return type(self).__name__
 
-    def _validation_size(self, count: int) -> int:
+    def _hold_out(self, count: int, names: list[str] | None) -> tuple[Tensor, Tensor]:
         size = count // 6 if self.validation is None else self.validation
         rule = f"validation must be less than the {count} training images"
         require(size < count, self._name, rule, f"validation={size}")
-        return size
+        if names is None:
+            return hold_out(count, size, seed=self.seed, name="validation")
+        return hold_out_by_name(names, self.validation, seed=self.seed, name="validation")
 
     def _binarized(self, images: ImageSet, split: Split) -> ImageSet:
         return binarize(images, self.binarize, split=split, seed=self.seed)
@@ -171,3 +194,10 @@ class Dataset(ABC):
         sizes = {"train": train, "validation": validation, "test": test}
         labels = {} if self.labels is None else {"labels": self.labels, "label_seed": self.label_seed}
         return {"dataset": self._name, "binarize": self.binarize, "data_seed": self.seed, **sizes, **labels}
+
+
+def fingerprints_of(splits: Splits) -> dict[str, str]:
+    """Compute the ``fingerprints`` of splits."""
+    sets = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    labels = {"labels": splits.train.fingerprint(labels=True)} if splits.train.paired else {}
+    return {**{name: images.fingerprint() for name, images in sets.items() if images is not None}, **labels}

@@ -14,7 +14,7 @@ from pyro_vae.data.arrays import as_images, as_labels, read_npy, read_npz
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.folder import read_folder
-from pyro_vae.data.splitting import TEST_SEED, hold_out
+from pyro_vae.data.splitting import TEST_SEED, hold_out, hold_out_by_name
 
 _LAYOUTS = (("images",), ("train", "test"))
 _LABELS = ("labels", "train_labels", "test_labels")
@@ -26,7 +26,7 @@ class Files(Dataset):
     - ``.npz``: ``images`` with optional ``labels``; or ``train`` and ``test`` with optional ``train_labels``
       and ``test_labels``. ``.npy``: the images.
     - a folder of png, jpg or bmp files, grey or colour, all of one size; sub-folders, sorted by name, are the
-      classes 0, 1, ...
+      classes 0, 1, ... The splits follow from a hash of each file's name, so that a new file moves no other one.
 
     Arrays are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, D)``: integers in 0..255 or floating numbers. Integers
     with no value above 1 are taken as binary (``max_value`` 1). Nothing is ever unpickled.
@@ -34,11 +34,11 @@ class Files(Dataset):
     Args:
         root: the file or folder.
         binarize: see :class:`Dataset`; floating data outside [0, 1] require ``"none"``.
-        validation: number of training images held out; ``None`` is a sixth of them.
+        validation: number of training images held out; ``None`` is a sixth of them, of a folder about a sixth.
         seed: seed of the validation split and of fixed binarization.
         labels, label_seed: see :class:`Dataset`.
         test: number of test images held out if the data have no test split, the same ones for every ``seed``;
-            ``None`` is a sixth of all.
+            ``None`` is a sixth of all, of a folder about a sixth.
 
     Shape:
         ``data_shape`` is ``(C, H, W)``, or ``(D,)`` for ``(N, D)`` arrays.
@@ -77,29 +77,36 @@ class Files(Dataset):
         self.test = test
 
     def raw(self) -> RawArrays:
-        arrays = _read(Path(os.path.expanduser(self.root or "")))
+        path = Path(os.path.expanduser(self.root or ""))
+        arrays = _read(path)
         if "images" in arrays:
-            return self._hold_out_test(*_images_and_labels(arrays, "images", "labels"))
+            names = [str(name) for name in arrays["names"]] if self.by_name and "names" in arrays else None
+            raw = self._hold_out_test(*_images_and_labels(arrays, "images", "labels"), names)
+            return raw._replace(files=[] if "names" in arrays else [path])
         require(self.test is None, "Files", "test must be None if the file has a test split", f"test={self.test}")
         train, train_labels = _images_and_labels(arrays, "train", "train_labels")
         test, test_labels = _images_and_labels(arrays, "test", "test_labels")
         _check_same_kind(train, test)
-        return RawArrays(train, train_labels, test, test_labels, _max_value(train, test))
+        return RawArrays(train, train_labels, test, test_labels, _max_value(train, test), files=[path])
 
-    def _hold_out_test(self, images: Tensor, labels: Tensor | None) -> RawArrays:
+    def _hold_out_test(self, images: Tensor, labels: Tensor | None, names: list[str] | None) -> RawArrays:
         count = len(images)
         size = max(1, count // 6) if self.test is None else self.test
         rule = f"test must be at least 1 and less than the {count} images"
         require(1 <= size < count, "Files", rule, f"test={size}")
-        kept, test = hold_out(count, size, seed=TEST_SEED, name="test")
+        if names is None:
+            kept, test = hold_out(count, size, seed=TEST_SEED, name="test")
+        else:
+            kept, test = hold_out_by_name(names, self.test, seed=TEST_SEED, name="test")
         kept_labels, test_labels = (None, None) if labels is None else (labels[kept], labels[test])
-        return RawArrays(images[kept], kept_labels, images[test], test_labels, _max_value(images), rows=(kept, test))
+        arrays = images[kept], kept_labels, images[test], test_labels, _max_value(images)
+        train_names = None if names is None else [names[i] for i in kept]
+        return RawArrays(*arrays, rows=(kept, test), train_names=train_names)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
-        images, labels = read_folder(path, owner="Files")
-        return {"images": images} if labels is None else {"images": images, "labels": labels}
+        return read_folder(path, owner="Files")
     if not path.exists():
         raise FileNotFoundError(
             f"Files: root must be an npz or npy file or a folder of images, got root={str(path)!r}, which does not "

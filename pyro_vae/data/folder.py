@@ -13,7 +13,7 @@ _GREY = ("1", "L", "LA")
 _COLOUR = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def read_folder(root: Path, *, owner: str) -> tuple[np.ndarray, np.ndarray | None]:
+def read_folder(root: Path, *, owner: str) -> dict[str, np.ndarray]:
     """Read all png, jpg and bmp images under ``root``, in the order of their names.
 
     Args:
@@ -22,7 +22,8 @@ def read_folder(root: Path, *, owner: str) -> tuple[np.ndarray, np.ndarray | Non
         owner: class named in the errors.
 
     Returns:
-        uint8 images ``(N, C, H, W)``, with C = 1 for grey and 3 for colour, and labels ``(N,)`` or ``None``.
+        uint8 ``images``, ``(N, C, H, W)`` with C = 1 for grey and 3 for colour; ``names``, ``(N,)``, relative to
+        ``root``; and of sub-folders ``labels``, ``(N,)``.
 
     Raises:
         ValueError: no images, images of mixed sizes, or an unreadable image.
@@ -32,8 +33,10 @@ def read_folder(root: Path, *, owner: str) -> tuple[np.ndarray, np.ndarray | Non
     top = _images(root)
     _check_folder(root, top, list(classes), owner)
     files = top or [file for group in classes.values() for file in group]
-    labels = None if top else np.repeat(np.arange(len(classes)), [len(group) for group in classes.values()])
-    return _stack(files, owner), labels
+    arrays = {"images": _stack(files, owner), "names": np.array([file.relative_to(root).as_posix() for file in files])}
+    if not top:
+        arrays["labels"] = np.repeat(np.arange(len(classes)), [len(group) for group in classes.values()])
+    return arrays
 
 
 def _images(folder: Path) -> list[Path]:

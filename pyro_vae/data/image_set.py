@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
@@ -95,6 +96,16 @@ class ImageSet:
     def unpaired(self) -> ImageSet:
         """The same set, whose programs are called without labels."""
         return replace(self, paired=False)
+
+    def fingerprint(self, *, labels: bool = False) -> str:
+        """A hash of the images, their order, scale and binarization, the same on every device; 16 hexadecimal digits.
+
+        Args:
+            labels: hash the labels too.
+        """
+        name = f"images/{self._scale}{' dynamic' if self.dynamic else ''}"
+        with_labels = {"labels": self.labels} if labels and self.labels is not None else {}
+        return fingerprint_of({name: self.images, **with_labels})
 
     def arguments(self, index: Index, *, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
         """The arguments of programs: the :meth:`batch`, and its labels if the set is ``paired``."""

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 from pyro_vae._core.checks import require
+from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
 
@@ -19,6 +20,9 @@ _FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+
+
+_FASHION = {"train": "80e7100602306a15", "test": "72e555a8b3b4c6ac"}  # of the first 1000 images
 
 
 class MNIST(Dataset):
@@ -37,7 +41,7 @@ class MNIST(Dataset):
 
     Raises:
         FileNotFoundError: by ``load``, if a file is missing and cannot be downloaded.
-        ValueError: by ``load``, if a file is truncated or not an idx file.
+        ValueError: by ``load``, if a file is truncated, not an idx file, or of Fashion-MNIST.
 
     References:
         "Gradient-based learning applied to document recognition" (LeCun, Bottou, Bengio and Haffner, 1998),
@@ -73,7 +77,15 @@ class MNIST(Dataset):
         for file in files:
             _check_idx(file)
         train, test = (Torchvision(str(folder), train=train, download=False) for train in (True, False))
-        return RawArrays(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets, 255)
+        raw = RawArrays(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets, 255, files=files)
+        for split, images in (("train", raw.train), ("test", raw.test)):
+            other = fingerprint_of({"images": images[:1000]}) == _FASHION[split]
+            got, advice = (
+                f"the {split} images of Fashion-MNIST in {files[0].parent}",
+                "Read them by Files from an npz file",
+            )
+            require(not other, "MNIST", "the files must be those of MNIST", got, advice)
+        return raw
 
 
 def _download(torchvision_mnist: type, folder: Path, allowed: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -46,4 +47,29 @@ def hold_out(count: int, size: int, *, seed: int, name: str) -> tuple[Tensor, Te
         (7, 3)
     """
     order = torch.randperm(count, generator=stream(seed, name), device="cpu")
+    return order[size:].sort().values, order[:size].sort().values
+
+
+def hold_out_by_name(files: Sequence[str], size: int | None, *, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    """Split files by a hash of their names, so that a new file moves no other one.
+
+    Args:
+        files: distinct names.
+        size: number of files to hold out, those of the smallest hashes, of which a new file may replace one; None for
+            the files whose hash is below a sixth of its range, at least one if another one is kept.
+        seed: hashed with the names.
+        name: of the split, hashed too.
+
+    Returns:
+        The positions kept and those held out, each in ascending order.
+
+    Example:
+        >>> [len(part) for part in hold_out_by_name([f"{i}.png" for i in range(100)], None, seed=0, name="test")]
+        [81, 19]
+    """
+    hashes = [hashlib.sha256(f"{seed}/{name}/{file}".encode()).digest()[:8] for file in files]
+    ranks = torch.tensor([int.from_bytes(digest, "big") / 2**64 for digest in hashes], dtype=torch.float64)
+    if size is None:
+        size = min(max(1, int((ranks < 1 / 6).sum())), len(files) - 1)
+    order = ranks.argsort()
     return order[size:].sort().values, order[:size].sort().values

@@ -9,12 +9,17 @@ PHRASES = {
     "dataset": "{}",
     "binarize": "{} binarization",
     "likelihood": "{}",
+    "guide": "{}",
+    "latent_dim": "{} latent dimensions",
+    "objective": "{}",
+    "beta": "beta {}",
+    "epoch": "epoch {}",
     "train": "{} training images",
     "labels": "{} of them labelled",
     "label_seed": "label seed {}",
     "m1": "M2 on the latents of {}",
-    "num_samples": "{} samples",
     "data_seed": "data seed {}",
+    "num_samples": "{} samples",
     "split": "{} split",
     "num_data": "{} examples",
     "num_distributions": "{} distributions",
@@ -38,7 +43,10 @@ def caption_of(protocol: Mapping[str, Any], phrases: Mapping[str, str] | None = 
 
     Example:
         >>> caption_of({"dataset": "Digits", "binarize": "none", "data_seed": 0, "num_samples": 1000, "dtype": "x"})
-        'Digits, no binarization, 1000 samples, data seed 0'
+        'Digits, no binarization, data seed 0, 1000 samples'
+        >>> caption_of({"guide": "IAFGuide", "latent_dim": 8, "objective": "BetaELBO", "beta": 4.0, "epoch": 60})
+        'IAFGuide, 8 latent dimensions, BetaELBO, beta 4, epoch 60'
     """
-    values = {**protocol, "binarize": "no"} if protocol.get("binarize") == "none" else protocol
+    values = {key: f"{value:g}" if isinstance(value, float) else value for key, value in protocol.items()}
+    values |= {"binarize": "no"} if protocol.get("binarize") == "none" else {}
     return ", ".join(p.format(values[key]) for key, p in {**PHRASES, **(phrases or {})}.items() if key in values)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, Literal
 
@@ -91,7 +92,9 @@ def assemble(
         m2 = build_semi_supervised(splits.data_shape, latent_dim, **pieces, seed=seed)
         protocol = {**splits.protocol, "model": model, **components_of(m2), "alpha": alpha}
         return Assembly(m2, splits, m2, splits, protocol)
-    first = _restored(m1, dataset, splits).to(device)
+    provenance = m1.run.provenance()
+    first = _restored(m1, provenance, dataset, splits).to(device)
+    splits = replace(splits, fingerprints={**splits.fingerprints, "m1": provenance["weights_sha256"]})
     active = active_latents(first, splits.train)
     m2 = build_semi_supervised((len(active),), latent_dim, **pieces, seed=seed)
     names = {"model": "M1+M2", "m1": m1.run.path.resolve().name, **components_of(m2), "alpha": alpha}
@@ -103,11 +106,12 @@ MODEL_OPTIONS = [name for name, p in signature(assemble).parameters.items() if p
 """The options of a training that determine its model."""
 
 
-def _restored(m1: FirstModel, dataset: Dataset, splits: Splits) -> VAE:
+def _restored(m1: FirstModel, provenance: dict[str, str], dataset: Dataset, splits: Splits) -> VAE:
     """The trained VAE, if it is one and of the same data."""
     name = m1.options["model"]
     require(name == "VAE", "--m1", "the run must be of a VAE", f"{name} in {m1.run.path}")
-    check_same_data(m1.options["data"](), dataset, str(m1.run.path))
+    fingerprints = json.loads(provenance.get("data", "{}")), splits.fingerprints
+    check_same_data(m1.options["data"](), dataset, str(m1.run.path), fingerprints)
     arguments = {name: m1.options[name] for name in signature(build_vae).parameters if name in m1.options}
     vae = build_vae(splits.data_shape, **arguments)
     restore_weights(vae, m1.run)

@@ -17,15 +17,19 @@ from pyro_vae._core.checks import refusal, require
 from pyro_vae.evaluation import Quantity, Result
 from pyro_vae.evaluation.result import TOPICS
 from pyro_vae.experiments.methods import METHODS
-from pyro_vae.experiments.results import results_of, same_data
+from pyro_vae.experiments.provenance import PROVENANCE
+from pyro_vae.experiments.results import renewal, results_of, same_data
 from pyro_vae.training import RunFolder
 
 MODEL = (
     *("model", "m1", "labels", "label_seed", "alpha", "classification_weight"),
-    *("prior", "likelihood", "guide", "classifier", "label_prior", "latent_dim"),
+    *("prior", "likelihood", "guide", "classifier", "label_prior", "latent_dim", "objective", "beta"),
 )
 """Protocol entries that describe the model; tables compare models."""
-FREE = (*MODEL, "sample_seed", "unavailable")
+STALE, UNKNOWN, MODEL_OF = "stale", "without_fingerprint", "model_of"
+"""Entries that :func:`read_runs` adds to protocols: how a stale result is renewed; that a result has no fingerprint of
+its weights; and the run folder that the model was trained in, which of a refit is another one."""
+FREE = (*MODEL, *PROVENANCE, STALE, UNKNOWN, MODEL_OF, "sample_seed", "unavailable")
 """Protocol entries in which results of one table may differ."""
 
 
@@ -50,21 +54,29 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A run: its model, its cells by quantity, and the protocol entries that differ from the table's."""
+    """A run: its model, its cells by quantity, and the protocol entries that differ from the table's.
+
+    The numbers of a stale row were computed with other weights than the run's present ones.
+    """
 
     run: str
     model: dict[str, Any] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
     differs: dict[str, Any] = field(default_factory=dict)
+    stale: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """Results of one kind under one protocol, a row per run; a run without such a result has no cells."""
+    """Results of one kind under one protocol, a row per run; a run without such a result has no cells.
+
+    The notes are about stale rows, rows without a fingerprint of their weights, and gains that are not shown.
+    """
 
     kind: type[Result]
     protocol: dict[str, Any]
     rows: list[Row]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def method(self) -> str:
@@ -93,20 +105,27 @@ def read_runs(paths: Sequence[str | Path], *, split: str = "test") -> dict[str, 
     for path in map(str, paths):
         require(path not in runs, "compare", "runs must be distinct", f"{path} twice")
         run = RunFolder(path)
-        results = [r for r in results_of(run).values() if r.quantities and r.protocol.get("split") == split]
+        results = [r for r in _results(run) if r.quantities and r.protocol.get("split") == split]
         advice = f"Make one: pyro-vae evaluate {path} --split {split}"
         require(bool(results), "compare", f"every run must have a result on split={split}", f"none in {path}", advice)
-        for result in results:
-            _name_data(run, result)
         runs[path] = results
     return runs
 
 
-def _name_data(run: RunFolder, result: Result) -> None:
-    """Identify the user's own data by their file instead of the class that reads them."""
-    if result.protocol.get("dataset") == "Files":
-        config = yaml.safe_load(run.config())
-        result.protocol["data_file"] = config["data"].get("init_args", {}).get("root")
+def _results(run: RunFolder) -> list[Result]:
+    """The results of a run, whose protocols tell what is known of their weights and data."""
+    found = results_of(run)
+    for path, result in found.stale.items():
+        result.protocol[STALE] = f"{found.note(result)}; renew it: {renewal(run, path, result)}"
+    for result in found.unknown().values():
+        result.protocol[UNKNOWN] = True
+    results = [*found.current.values(), *found.stale.values()]
+    config = yaml.safe_load(run.config()) if (run.path / "config.yaml").is_file() else {}
+    for result in results:
+        result.protocol[MODEL_OF] = str(Path(config.get("model_from") or run.path).resolve())
+        if result.protocol.get("dataset") == "Files":  # the file instead of the class that reads it
+            result.protocol["data_file"] = config.get("data", {}).get("init_args", {}).get("root")
+    return results
 
 
 def compare(runs: Mapping[str, Sequence[Result]], *, mixed: bool = False) -> list[Table]:
@@ -143,17 +162,39 @@ def _tables(kind: type[Result], runs: Mapping[str, Sequence[Result]], mixed: boo
 
 def _table(reference: Result, runs: Mapping[str, Sequence[Result]]) -> Table:
     protocol = {k: v for k, v in reference.protocol.items() if k not in FREE}
-    rows, base = [], None
+    rows: list[Row] = []
+    notes: list[str] = []
+    base = None
     for name, results in runs.items():
         if not results:
             rows.append(Row(name))
             continue
-        chosen = min(results, key=lambda r: (len(_differences(reference, r)), *_seed_order(reference, r)))
-        base = chosen if base is None else base
+        chosen = min(
+            results, key=lambda r: (len(_differences(reference, r)), STALE in r.protocol, *_seed_order(reference, r))
+        )
+        stale = STALE in chosen.protocol
+        base = chosen if base is None and not stale else base
         differs = {key: value for key, (_, value) in _differences(reference, chosen).items()}
         model = {key: chosen.protocol[key] for key in MODEL if key in chosen.protocol}
-        rows.append(Row(name, model, _cells(chosen, base), differs))
-    return Table(type(reference), protocol, rows)
+        other = base is not None and not stale and _froze_another(chosen, base)
+        partner = chosen if base is None or stale or other else base
+        rows.append(Row(name, model, _cells(chosen, partner), differs, stale))
+        notes += [f"{name}: {note}" for note in _notes(chosen, other)]
+    return Table(type(reference), protocol, rows, notes)
+
+
+def _notes(result: Result, froze_another: bool) -> list[str]:
+    """What a reader must know of a row."""
+    notes = [f"stale, {result.protocol[STALE]}"] if STALE in result.protocol else []
+    if UNKNOWN in result.protocol:
+        notes.append("the result has no fingerprint of its weights; it may be of earlier ones")
+    return notes + ["no gain: the refit froze another model than the run has now"] * froze_another
+
+
+def _froze_another(a: Result, b: Result) -> bool:
+    """Whether both models are of one run, a refit's frozen one included, but not the same."""
+    models, origins = ([r.protocol.get(key) for r in (a, b)] for key in ("model_sha256", MODEL_OF))
+    return None not in (*models, *origins) and origins[0] == origins[1] and models[0] != models[1]
 
 
 def _seed_order(reference: Result, result: Result) -> tuple[bool, int]:
@@ -166,6 +207,11 @@ def _differences(a: Result, b: Result) -> dict[str, tuple[Any, Any]]:
     """Both values of each entry in which results of one table must not differ, but do."""
     keys = dict.fromkeys([*a.protocol, *b.protocol])
     pairs = {key: (a.protocol.get(key), b.protocol.get(key)) for key in keys if key not in FREE}
+    first, second = pairs.get("data_sha256", (None, None))
+    if first is None or second is None:
+        pairs.pop("data_sha256", None)
+    elif first == second:  # known by their content, whatever their name
+        pairs = {key: pair for key, pair in pairs.items() if key not in ("dataset", "data_file")}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -24,6 +24,7 @@ from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import read_config
 from pyro_vae.experiments.latent_data import check_magnitude, initialise_at_data
 from pyro_vae.experiments.option_errors import wrong_value
+from pyro_vae.experiments.provenance import RecordedRun, check_data, is_earlier, objective_entries, provenance_entries
 from pyro_vae.experiments.restore import restore_model, restore_weights
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
@@ -90,7 +91,7 @@ def train(
     """
     check_count("train", latent_dim=latent_dim, num_samples=num_samples)
     place, dataset = choose_device(device), data()
-    dataset.may_download = not resume
+    dataset.may_download, dataset.by_name = not resume, not is_earlier(run)
     assembly = assemble(
         dataset,
         place,
@@ -114,23 +115,25 @@ def train(
     if model_from is not None:
         restore_model(vae, RunFolder(model_from))
     vae.to(place)
+    goal, open_run = objective(), RecordedRun(run, assembly.splits, resume=resume)
     with nullcontext() if model_from is None else frozen(vae.model):
         result = fit(
             vae.model,
             vae.guide,
             training_data.train,
-            objective=objective(),
+            objective=goal,
             optimizer=optimizer,
             lr_schedule=lr_schedule,
             validation=training_data.validation,
             monitor=validation_error(assembly.vae, assembly.splits.validation, seed=seed),
             seed=seed,
-            run=run,
+            run=open_run,
             resume=resume,
             progress=None,
             **options,
         )
-    return TrainedModel(assembly.vae, assembly.splits, assembly.protocol, result, num_samples)
+    protocol = {**assembly.protocol, **objective_entries(goal), **open_run.entries()}
+    return TrainedModel(assembly.vae, assembly.splits, protocol, result, num_samples)
 
 
 def load_run(
@@ -155,19 +158,22 @@ def load_run(
 
     Raises:
         FileNotFoundError: the run or these weights do not exist.
-        ValueError: a file is damaged, foreign, or names code that is not trusted.
+        ValueError: a file is damaged, foreign, or names code that is not trusted; or the data are not those that the
+            run was trained on.
     """
     check_choice("load_run", "weights", weights, ("final", "raw"))
     run = RunFolder(path)
-    run.load_weights(raw=weights == "raw")  # which must exist
+    provenance = run.provenance(raw=weights == "raw")  # of weights that must exist
     options = instantiate(parse_config(run, trust=trust))
     place, dataset = choose_device(device), options["data"]()
-    dataset.may_download = root is not None
+    dataset.may_download, dataset.by_name = root is not None, not is_earlier(run)
     dataset.root = dataset.root if root is None else root
     options["m1"] = _first_model(options["m1"], options["model"], trust)
     assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})
+    check_data(provenance, assembly.splits, str(path))
     restore_weights(assembly.trained, run, raw=weights == "raw")
-    protocol = {**assembly.protocol, **({} if weights == "final" else {"weights": weights})}
+    entries = {**objective_entries(options["objective"]()), **provenance_entries(provenance)}
+    protocol = {**assembly.protocol, **entries, **({} if weights == "final" else {"weights": weights})}
     return TrainedModel(assembly.vae.to(place).eval(), assembly.splits, protocol)
 
 

@@ -27,6 +27,7 @@ from pyro_vae.evaluation import (
     Result,
     Sandwich,
 )
+from pyro_vae.evaluation.caption import caption_of
 from pyro_vae.experiments.methods import METHODS
 from pyro_vae.experiments.report_rows import (
     BOUND_HEADER,
@@ -38,7 +39,7 @@ from pyro_vae.experiments.report_rows import (
     nats,
     rows_of,
 )
-from pyro_vae.experiments.results import by_settings, first_rows, results_of
+from pyro_vae.experiments.results import RunResults, by_settings, first_rows, renewal, results_of
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, LabelledVAE
 from pyro_vae.training import RunFolder
@@ -75,7 +76,12 @@ def report(run: RunFolder, trained: TrainedModel) -> str:
 class _Report:
     run: RunFolder
     trained: TrainedModel
-    results: dict[Path, Result]
+    found: RunResults
+
+    @property
+    def results(self) -> dict[Path, Result]:
+        """The results of the present weights, and those without a fingerprint."""
+        return self.found.current
 
     def sections(self) -> list[dict[str, Any]]:
         """Names, headings and contents of all sections that have a content."""
@@ -87,6 +93,7 @@ class _Report:
             ("gaps", "Inference gaps", self._plain("gaps")),
             ("diagnostics", "Latent space", self._diagnostics()),
             ("other", "Other results", self._plain("other")),
+            ("stale", "Stale results", self._stale()),
             ("images", "Reconstructions and samples", self._images()),
             ("worst", "Worst-explained images", self._worst()),
             ("missing", "Missing results", self._missing()),
@@ -189,7 +196,8 @@ class _Report:
             pictures += _draw(plotting.reconstructions, vae, self._first(), **text)
         line = "Means of p(x | z) at samples of the prior."
         pictures += _draw(plotting.samples, vae, alt="Samples of the model", caption=line)
-        return html.pictures(pictures) or html.paragraph("The data are not images.")
+        text = html.paragraph(f"{caption_of(self.trained.protocol)}.")
+        return text + html.pictures(pictures) if pictures else html.paragraph("The data are not images.")
 
     def _worst(self) -> Markup:
         main = self.main()
@@ -209,6 +217,17 @@ class _Report:
         numbers = [nats(t[i]) for t in (result.log_likelihood, result.standard_error, result.elbo)]
         return [str(i), *numbers, f"{float(result.pareto_k[i]):.2f}", "-" if labels is None else str(int(labels[i]))]
 
+    def _stale(self) -> Markup:
+        """Results of other weights, crossed out, with the commands that renew them; and those of unknown weights."""
+        blocks = []
+        for path, result in self.found.stale.items():
+            note = f"{path.name}: {self.found.note(result)}. Renew it:"
+            blocks += [html.struck(result.lines()), html.note(note), html.code([renewal(self.run, path, result)])]
+        text = (
+            "The result has no fingerprint of its weights, as those of earlier versions; it may be of earlier weights."
+        )
+        return Markup().join([*blocks, *(html.note(f"{path.name}: {text}") for path in self.found.unknown())])
+
     def _first(self) -> torch.Tensor:
         return self._batch(range(min(10, len(self.trained.splits.test))))
 
@@ -219,7 +238,8 @@ class _Report:
             return self.trained.splits.test.batch(list(rows), dtype=like.dtype).to(like.device)
 
     def _missing(self) -> Markup:
-        kinds = {type(r) for r in self.results.values() if r.protocol.get("split") == "test"}
+        results = [*self.results.values(), *self.found.stale.values()]  # commands for stale ones are listed with them
+        kinds = {type(r) for r in results if r.protocol.get("split") == "test"}
         methods = [m for m in METHODS.values() if not set(m.results) <= kinds and m.applies(self.trained.vae)]
         if not methods:
             return Markup()

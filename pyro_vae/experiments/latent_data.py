@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ from pyro_vae.models import VAE
 from pyro_vae.priors import VampPrior
 
 _BATCH_SIZE = 1000
-_MAY_DIFFER = {"labels", "label_seed", "may_download", "root"}  # options of the data set of M1
+_SPLITS = ("train", "validation", "test")
+_MAY_DIFFER = {"labels", "label_seed", "may_download", "by_name", "root"}  # options of the data set of M1
 
 
 def active_latents(vae: VAE, train: ImageSet, *, threshold: float = 0.1) -> Tensor:
@@ -64,25 +67,34 @@ def latents_of(vae: VAE, splits: Splits, active: Tensor | None = None) -> Splits
         return LatentSet.of(images, encode, (len(position),))
 
     validation = None if splits.validation is None else encoded(splits.validation)
-    return Splits(encoded(splits.train), validation, encoded(splits.test), dict(splits.protocol))
+    return replace(splits, train=encoded(splits.train), validation=validation, test=encoded(splits.test))
 
 
-def check_same_data(first: Dataset, second: Dataset, run: str) -> None:
+def check_same_data(
+    first: Dataset, second: Dataset, run: str, fingerprints: Sequence[Mapping[str, str]] = ({}, {})
+) -> None:
     """Require the data set of M1 to be that of M2, with the same split; labels and location may differ.
 
     Args:
         first: the data set of M1.
         second: the data set of M2.
         run: the name of M1's run, for the message.
+        fingerprints: those of the splits of M1 and of M2; if one is empty, the options of the data sets are compared.
 
     Raises:
         ValueError: the data sets differ.
     """
+    ours, theirs = ({name: f.get(name) for name in _SPLITS} for f in fingerprints)
+    if any(ours.values()) and any(theirs.values()) and ours == theirs:
+        return
     options, expected = _options(first), _options(second)
     wrong = next((key for key in expected if options.get(key) != expected[key]), None)
     if wrong:
         got = f"{wrong}={options.get(wrong)} in {run}, {expected[wrong]} here"
         raise refusal("--m1", "the run must be of the same data", got, "Use the same options of --data")
+    if any(ours.values()) and any(theirs.values()):
+        got = f"other images in {run} by the same options"
+        raise refusal("--m1", "the run must be of the same data", got, "Restore its files, or train it again")
 
 
 def _options(dataset: Dataset) -> dict[str, Any]:

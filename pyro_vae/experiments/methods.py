@@ -33,12 +33,14 @@ from pyro_vae.evaluation import (
     simulation_based_calibration,
 )
 from pyro_vae.experiments.evaluation_options import Option, options_of
+from pyro_vae.experiments.provenance import PROVENANCE
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, LabelledVAE
 
 INFLATION = 1.2
 """Default factor by which an inflated proposal multiplies the guide's scales."""
 Options = dict[str, Any]
+_OF_INFERENCE = {"guide", "objective", "beta", *PROVENANCE} - {"model_sha256"}  # do not change log p(x)
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,9 @@ def _reference(path: Path, trained: TrainedModel, options: Options) -> Result:
     expected = trained.protocol_of(options["split"])
     expected.setdefault("weights", None)  # final ones
     expected["num_data"] = len(trained.images(options["split"], options["num_data"]))
-    differing = (key for key, value in expected.items() if key != "guide" and result.protocol.get(key) != value)
-    wrong = next(differing, None)
+    compared = [key for key in expected if key not in _OF_INFERENCE]
+    compared = [key for key in compared if key in result.protocol or key not in ("model_sha256", "data_sha256")]
+    wrong = next((key for key in compared if result.protocol.get(key) != expected[key]), None)
     if wrong:
         got = f"{wrong}={result.protocol.get(wrong)} in {path}, {expected[wrong]} here"
         raise refusal("--log_likelihood", "must be of this model and these data", got, "Make one by --method ais")
@@ -159,7 +162,8 @@ def _class_posterior(trained: TrainedModel, options: Options) -> list[Result]:
     labels = trained.images(options["split"], options["num_data"]).labels
     if labels is None or bool((labels == -1).any()):
         return [posterior]
-    protocol = {**posterior.protocol, "classified_by": "class_posterior"}
+    labelled = trained.labelled_protocol_of(options["split"])
+    protocol = {**posterior.protocol, "data_sha256": labelled["data_sha256"], "classified_by": "class_posterior"}
     return [posterior, classification(posterior.probabilities(), labels=labels, protocol=protocol)]
 
 

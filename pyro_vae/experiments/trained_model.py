@@ -63,7 +63,7 @@ class TrainedModel:
             ValueError: the model has no classifier, or no label of the split is known.
         """
         self.require_classifier("classification")
-        options = {"protocol": {**self.protocol_of(split), "classified_by": "classifier"}, **options}
+        options = {"protocol": {**self.labelled_protocol_of(split), "classified_by": "classifier"}, **options}
         return classification(self.vae, labelled(self.images(split, num_data)), **options)
 
     def class_posterior(self, split: str = "test", *, num_data: int | None = None, **options: Any) -> ClassPosterior:
@@ -99,5 +99,10 @@ class TrainedModel:
         return images if num_data is None else images.subset(slice(num_data))
 
     def protocol_of(self, split: str) -> dict[str, Any]:
-        """The protocol entries of a result on the split."""
-        return {**self.protocol, "split": split}
+        """The protocol entries of a result on the split; ``data_sha256`` is the fingerprint of all of its images."""
+        data = {"data_sha256": self.splits.fingerprints[split]} if split in self.splits.fingerprints else {}
+        return {**self.protocol, "split": split, **data}
+
+    def labelled_protocol_of(self, split: str) -> dict[str, Any]:
+        """Those of a result that depends on the labels of the split, which ``data_sha256`` then includes."""
+        return {**self.protocol_of(split), "data_sha256": self.images(split).fingerprint(labels=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pyro_vae._core.checks import require
 # Okabe and Ito's colours (Color Universal Design, 2008, https://jfly.uni-koeln.de/color/); grey and wine make ten.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000", "#999999", "#882255"]
 WIDTH = 3.3  # inches: a column of a two-column paper
+_LINE = 68  # characters of a caption
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -37,15 +39,22 @@ STYLE = {
 @contextmanager
 def page(height: float, caption: str, *, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure and its panels in the common style; ``height`` in inches excludes caption and image grid."""
-    lines = textwrap.wrap(caption, 68)
+    lines = _wrap(caption)
     with rc_context(STYLE):
-        figure = Figure((WIDTH, height + 0.1 * len(lines) + (0.2 if lines else 0.08)), dpi=200, layout="constrained")
+        figure = Figure((WIDTH, height + 0.12 * len(lines) + (0.18 if lines else 0.08)), dpi=200, layout="constrained")
         panels = list(figure.subplots(rows, columns, squeeze=False, sharex=columns == 1).flat)
         for ax in panels:
             ax.tick_params(which="both", labelsize=7, width=0.6)  # also for ticks made outside the style, on saving
         yield figure, panels
         if lines:
             figure.supxlabel("\n".join(lines), fontsize=6, parse_math=False)
+
+
+def _wrap(caption: str) -> list[str]:
+    """Lines of a caption, broken after commas unless a phrase is longer than a line."""
+    joined = re.sub("(?<!,) ", "\N{NO-BREAK SPACE}", caption)
+    whole = max(map(len, joined.split(" "))) <= _LINE
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(joined if whole else caption, _LINE)]
 
 
 def number(value: float, form: str) -> str:

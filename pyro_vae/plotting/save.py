@@ -47,12 +47,13 @@ def save_figures(
         history: records per epoch; without records there are no training curves.
         result: the log-likelihood of the test split.
         classes: the classification of the test split.
-        caption: printed below each figure but those of results; by default the protocol of the splits.
+        caption: printed below each figure but those of results; by default the protocol of the splits, the model's
+            classes, and the last epoch.
 
     Returns:
         The files. The same inputs give the same figures.
     """
-    line = caption or caption_of({**splits.protocol, "likelihood": type(vae.likelihood).__name__})
+    line = caption or caption_of({**splits.protocol, **_model_entries(vae, history)})
     like, test = next(vae.parameters()), splits.test.subset(slice(_MAX_IMAGES))
     x = test.to(like.device).batch(slice(None), dtype=like.dtype)
     figures = {"training_curves": training_curves(history, caption=line)} if history else {}
@@ -68,6 +69,15 @@ def save_figures(
         figures["log_likelihood"] = log_likelihood_histogram(result, caption=result.caption())
     Path(folder).mkdir(parents=True, exist_ok=True)
     return [save_png(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
+
+
+def _model_entries(vae: VAE | LabelledVAE, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Likelihood, guide, latent dimensions, and epoch and beta of the last record."""
+    guide = vae.guide.guide if isinstance(vae, LabelledVAE) else vae.guide
+    entries = {"likelihood": type(vae.likelihood).__name__, "guide": type(guide).__name__, "latent_dim": vae.latent_dim}
+    last = history[-1] if history else {}
+    beta = {} if last.get("beta", 1.0) == 1.0 else {"beta": last["beta"]}
+    return {**entries, **beta, **({"epoch": last["epoch"]} if "epoch" in last else {})}
 
 
 def save_png(figure: Figure, path: Path) -> Path:

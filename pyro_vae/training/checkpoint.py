@@ -47,7 +47,8 @@ def restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any
     missing = sorted(_ENTRIES - set(saved))
     if missing:
         raise _foreign(f"no entry {missing[0]!r}")
-    saved_identity = {**_EARLIER, **saved["identity"]}
+    unknown = {name: identity[name] for name in ("training data", "validation data") if name in identity}
+    saved_identity = {**_EARLIER, **unknown, **saved["identity"]}  # earlier runs did not store fingerprints
     if identity["engine"] == "auto":
         engine = _available(saved_identity["engine"], state.parameters.device, ranks)
         identity = {**identity, "engine": engine}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import create_folder, remove_abandoned, write_atomically
+from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.locks import locked_folder
+from pyro_vae._core.version import full_version
 from pyro_vae.training.metrics_file import MetricsFile
 
 FORMAT = 1
@@ -50,6 +53,7 @@ class RunFolder:
         self._config: str | None = None  # the text of the configuration that is trained, once known
         self._is_locked = False
         self._metrics = MetricsFile(self.path / "metrics.jsonl")
+        self.metadata: dict[str, str] = {}  # provenance that all weights of a training share
         if not self.path.is_dir():
             raise FileNotFoundError(f"RunFolder: the run folder must exist, got {self.path}. Check the name with ls.")
 
@@ -204,11 +208,43 @@ class RunFolder:
             raise _unreadable(file, f"format {version}")
         return state
 
-    def save_weights(self, weights: dict[str, Tensor], *, raw: bool = False) -> None:
-        """Write ``weights.safetensors``; or, of a training that averages them, the last ``weights-raw.safetensors``."""
+    def save_weights(
+        self, weights: dict[str, Tensor], *, raw: bool = False, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write ``weights.safetensors``; or, of a training that averages them, the last ``weights-raw.safetensors``.
+
+        Args:
+            weights: parameters and buffers by name.
+            raw: whether they are raw ones.
+            metadata: their provenance, stored in the same file with the versions of the package and of torch and with
+                the attribute ``metadata``, which takes precedence.
+        """
         # Clones, because safetensors refuses tensors that share memory (a VampPrior contains the guide).
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-        write_atomically(self._weights(raw), save_safetensors(tensors), overwrite=True)
+        versions = {"version": full_version(), "torch": torch.__version__}
+        content = save_safetensors(tensors, {**versions, **(metadata or {}), **self.metadata})
+        write_atomically(self._weights(raw), content, overwrite=True)
+
+    def provenance(self, *, raw: bool = False) -> dict[str, str]:
+        """The metadata of the weights with their fingerprints: ``weights_sha256`` and, without the guide,
+        ``model_sha256``.
+
+        Raises:
+            FileNotFoundError: the run has no weights yet, or was trained without ``ema``.
+            ValueError: the file is damaged.
+        """
+        weights = self.load_weights(raw=raw)
+        model = {name: tensor for name, tensor in weights.items() if name.startswith("model.")}
+        with safe_open(self._weights(raw), framework="pt") as file:
+            metadata = file.metadata() or {}
+        hashes = {"weights_sha256": fingerprint_of(weights)} | (
+            {"model_sha256": fingerprint_of(model)} if model else {}
+        )
+        return {**metadata, **hashes}
+
+    def has_weights(self, *, raw: bool = False) -> bool:
+        """Whether ``weights.safetensors``, or ``weights-raw.safetensors``, exists."""
+        return self._weights(raw).is_file()
 
     def load_weights(self, *, raw: bool = False) -> dict[str, Tensor]:
         """Read ``weights.safetensors``, or ``weights-raw.safetensors``.

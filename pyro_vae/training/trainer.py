@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from pyro_vae._core.contexts import interruptible
 from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches
+from pyro_vae.data.fingerprints import fingerprint
 from pyro_vae.objectives import Objective
 from pyro_vae.training.checkpoint import checkpoint, restore
 from pyro_vae.training.engines.base import Engine, Step, StepResult
@@ -104,7 +107,22 @@ class Trainer:
             "optimizer": type(self.state.optimizer).__name__,
             "objective": type(self.objective).__name__,
             "engine": self.engine_name,
+            **self._fingerprints,
         }
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        sets = {"training data": self.batches.data, "validation data": self.settings.validation}
+        fingerprints = {name: fingerprint(data) for name, data in sets.items()}
+        return {name: value for name, value in fingerprints.items() if value is not None}
+
+    def _save_weights(self, *, raw: bool = False) -> None:
+        """Write the weights of the best epoch if training stops early, else the present ones, with their provenance."""
+        best = self.state.best if not raw and self.state.best["weights"] is not None else None
+        position = {"epoch": best["epoch"]} if best else {"epoch": self.state.epoch, "step": self.state.step}
+        metadata = {name: str(value) for name, value in position.items()} | {"data": json.dumps(self._fingerprints)}
+        if self.run:
+            self.run.save_weights(best["weights"] if best else self.parameters.weights(), raw=raw, metadata=metadata)
 
     def train(self) -> list[dict[str, Any]]:
         """Train to the last epoch, or until patience runs out; return one record per epoch."""
@@ -256,8 +274,7 @@ class Trainer:
             self.state.average.apply()
         if self.state.best["weights"] is not None:
             self.parameters.load(self.state.best["weights"])
-        if self.run:
-            self.run.save_weights(self.parameters.weights())
+        self._save_weights()
 
     def _save_if_due(self, interrupted: list[int]) -> None:
         due = self.ranks.alone or self.state.step % _STEPS_PER_MESSAGE == 0 or self.state.position == 0
@@ -274,7 +291,7 @@ class Trainer:
             return
         self.run.save_state(checkpoint(self.state, self._identity()))
         if self.state.average is not None:
-            self.run.save_weights(self.parameters.weights(), raw=True)
+            self._save_weights(raw=True)
         with self.state.average.applied() if self.state.average else nullcontext():
-            self.run.save_weights(self.state.best["weights"] or self.parameters.weights())
+            self._save_weights()
         self._saved_at = time.monotonic()

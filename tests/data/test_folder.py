@@ -64,6 +64,43 @@ def test_order_is_that_of_the_names(tmp_path):
     assert train == sorted(train)
 
 
+def members(root, **options):
+    """The pixel values of each split."""
+    splits = Files(root, binarize="none", **options).load()
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {name: set(part.images[:, 0, 0, 0].tolist()) for name, part in parts.items() if part is not None}
+
+
+@pytest.mark.parametrize("sub", ["", "a/"])
+def test_new_images_move_none(tmp_path, sub):
+    for k in range(120):
+        write(tmp_path / f"{sub}{k:03}.png", k)
+    before = members(tmp_path)
+    assert all(10 <= len(before[name]) <= 30 for name in ("validation", "test"))
+    for k in range(120, 150):
+        write(tmp_path / f"{sub}{'-' if k % 2 else 'x'}{k}.png", k)  # first or last by name
+    after = members(tmp_path)
+    assert all(before[name] == {value for value in after[name] if value < 120} for name in before)
+    assert sum(map(len, after.values())) == 150
+    other = members(tmp_path, seed=1)
+    assert other["test"] == after["test"]
+    assert other["validation"] != after["validation"]
+
+
+def test_counts_are_exact_and_small_folders_have_a_test_image(tmp_path):
+    for k in range(8):
+        write(tmp_path / f"{k}.png", k)
+    assert {name: len(part) for name, part in members(tmp_path, test=3, validation=4).items()} == {
+        "train": 1,
+        "validation": 4,
+        "test": 3,
+    }
+    assert members(tmp_path, test=2)["test"] < members(tmp_path, test=3)["test"]
+    for k in range(2, 8):
+        (tmp_path / f"{k}.png").unlink()
+    assert {name: len(part) for name, part in members(tmp_path).items()} == {"train": 1, "test": 1}
+
+
 @pytest.mark.parametrize("other", [{"size": (5, 5)}, {"mode": "RGB", "value": (1, 2, 3)}])
 def test_mixed_sizes(tmp_path, other, raises):
     write(tmp_path / "a.png", 1)
