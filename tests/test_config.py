@@ -72,7 +72,7 @@ def test_the_run_of_m1_is_a_path() -> None:
 
 
 def test_errors_list_unknown_and_valid_names() -> None:
-    message = r"guide: must be one of AuxiliaryGuide, .*DiagonalNormalGuide, .*got 'Nope'"
+    message = r"guide: must be one of AuxiliaryGuide, .*DiagonalNormalGuide, .*got Nope"
     with pytest.raises(ValueError, match=message):
         exact_name("guide", "Nope")
 

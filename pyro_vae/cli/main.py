@@ -99,10 +99,13 @@ def _run(command: str, arguments: list[str]) -> int:
             errors, function = _imported(command)
     except ImportError as error:
         return _fail(f"pyro-vae: its dependencies must be installed, got {error}. Run pip install pyro-vae.", 2)
+    from pyro_vae.cli.arguments import check_values
+
     errors.log_errors_in(None)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            check_values(arguments)
             function(arguments)
     except SystemExit as stop:  # argparse has printed the help; a component may exit with a message
         return stop.code if isinstance(stop.code, int) else _fail(stop.code, 1) if stop.code else 0

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
-from pyro_vae.cli.arguments import Parser
+from pyro_vae.cli.arguments import Parser, names_first
 from pyro_vae.cli.console import TRUST, say
 from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation
@@ -68,8 +68,8 @@ def refit(argv: list[str]) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder whose prior and likelihood are kept")
     parser.add_argument("--out", help="run folder to create (default runs/DATA-TIME)")
     parser.add_argument("--trust", **TRUST)
-    place, options = parser.parse_known_args(argv)
-    _require_names(out=place.out)
+    place, options = parser.parse_known_args(names_first(argv))
+    check_names(options, "out", "trust", "help")
     run = RunFolder(place.run)
     run.load_weights()  # which must exist
     _start(place.out, refit_options(run, options, trust=place.trust), place.trust)
