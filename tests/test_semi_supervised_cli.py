@@ -183,7 +183,7 @@ def test_a_guide_is_refitted_and_the_model_preserved(m2: Path, tmp_path: Path) -
     ("argv", "message"),
     [
         (["--data.labels", "40"], "--data.labels: a VAE takes no labels, got 40. Add --model M2."),
-        (["--m1", "runs/x"], "--m1: M1 must have a model of its latents, got runs/x for a VAE. Add --model M2."),
+        (["--m1", "runs/x"], "--m1: must come with --model M2, got a VAE. Omit it."),
         (["--model", "M2"], "--model M2: the number of labels must be given, got none. Add for "),
         (["--model", "M2", "--data.labels", "1350"], "every class must have at least as many examples"),
         (["--model", "M2", "--data.labels", "2000"], "must not exceed the number of labelled data"),

@@ -15,6 +15,7 @@ from pyro_vae.experiments.methods import INFLATION, METHODS, Method
 from pyro_vae.experiments.results import result_path
 from pyro_vae.training import RunFolder
 
+_METHODS = f"one of {', '.join(METHODS)} (default importance; accurate with --accuracy)"
 _DESCRIPTION = "Evaluate a run: write a JSON to the run folder and a figure to RUN/figures/."
 
 
@@ -99,7 +100,7 @@ def _parser(method: Method) -> argparse.ArgumentParser:
 def _common() -> argparse.ArgumentParser:
     parser = Parser(prog="pyro-vae evaluate", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--method", choices=METHODS, help="(default importance; accurate with --accuracy)")
+    parser.add_argument("--method", choices=METHODS, metavar="METHOD", help=_METHODS)
     parser.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
     defaults = ", ".join(f"{m.num_data} for {m.name}" for m in METHODS.values() if m.num_data)
     parser.add_argument("--num_data", type=int, help=f"number of examples, from the first (default all; {defaults})")
@@ -111,7 +112,7 @@ def _common() -> argparse.ArgumentParser:
 
 def _add_options(parser: argparse.ArgumentParser, method: Method) -> None:
     """Add the method's options; None marks an omitted one until the defaults are set."""
-    group = parser.add_argument_group(f"--method {method.name}: {method.summary}")
+    group = parser.add_argument_group(f"--method {method.name}", method.summary)
     for option in method.options:
         text = option.help if option.default is None else f"{option.help} (default {option.default})"
         group.add_argument(

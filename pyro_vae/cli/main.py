@@ -58,7 +58,7 @@ examples:
       trains in two processes, which share every batch
 
 Components (--data, --prior, --likelihood, --guide, --objective, --optimizer, ...) are chosen by class name, and their
-constructor arguments follow after a dot. pyro-vae train --guide.help IAFGuide shows the arguments of a class.
+constructor arguments follow after a dot. pyro-vae train --guide IAFGuide --help shows those of IAFGuide too.
 
 With PYRO_VAE_TRACEBACK=1 in the environment every error is shown with its traceback.
 """

@@ -113,7 +113,7 @@ class Dataset(ABC):
         self.labels = labels
         self.label_seed = label_seed
 
-    may_download = True  # False if ``root`` was read from a run folder and not chosen by the user
+    may_download = True  # False if ``root`` was read from a file and not chosen by the user
 
     @abstractmethod
     def raw(self) -> RawArrays:

@@ -57,6 +57,7 @@ def train(
     *,
     run: RunFolder | Callable[[], RunFolder],
     resume: bool = False,
+    may_download: bool = True,
     trust: Iterable[str] = (),
     **options: Any,
 ) -> TrainedModel:
@@ -85,12 +86,13 @@ def train(
         num_samples: samples per test image for the log-likelihood at the end.
         run: the run folder, or a function that creates it, called after all checks.
         resume: continue from the run's last checkpoint.
+        may_download: whether missing files of the data set are downloaded, unless ``resume``.
         trust: packages whose classes the configuration of ``m1`` may name.
         options: options of :func:`pyro_vae.fit`, such as ``epochs``.
     """
     check_count("train", latent_dim=latent_dim, num_samples=num_samples)
     place, dataset = choose_device(device), data()
-    dataset.may_download = not resume
+    dataset.may_download = may_download and not resume
     assembly = assemble(
         dataset,
         place,
@@ -161,9 +163,8 @@ def load_run(
     run = RunFolder(path)
     run.load_weights(raw=weights == "raw")  # which must exist
     options = instantiate(parse_config(run, trust=trust))
-    place, dataset = choose_device(device), options["data"]()
+    place, dataset = choose_device(device), options["data"](**({} if root is None else {"root": root}))
     dataset.may_download = root is not None
-    dataset.root = dataset.root if root is None else root
     options["m1"] = _first_model(options["m1"], options["model"], trust)
     assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})
     restore_weights(assembly.trained, run, raw=weights == "raw")
@@ -184,7 +185,7 @@ def _first_model(path: str | None, model: ModelName, trust: Iterable[str]) -> Fi
 def parser() -> ArgumentParser:
     """The parser of the options of :func:`train`, made from its signature, that of ``fit`` and the components'."""
     parser = ArgumentParser(prog="pyro-vae train", exit_on_error=False, allow_abbrev=False)
-    parser.add_function_arguments(train, skip={"run", "resume", "trust"})
+    parser.add_function_arguments(train, skip={"run", "resume", "may_download", "trust"})
     return parser
 
 

@@ -16,8 +16,8 @@ from pyro_vae._core.checks import refusal
 from pyro_vae.experiments.components import KINDS, component_parser, find_component, unknown_class
 from pyro_vae.experiments.option_errors import wrong_choice
 
-_ONE = {int: "an integer", float: "a number", bool: "true or false", str: "text", os.PathLike: "text"}
-_MANY = {int: "integers", float: "numbers"}
+_ONE = {int: "an integer", float: "a finite number", bool: "true or false", str: "text", os.PathLike: "text"}
+_MANY = {int: "integers", float: "finite numbers"}
 
 
 def wrong_value(error: Exception, options: Mapping[str, Any], parser: ArgumentParser) -> ValueError:
@@ -65,6 +65,25 @@ def _errors_of_component(kind: str, component: dict[str, Any], option: str) -> I
     yield from _errors(component.get("init_args", {}), parser, f"{option}.", chosen.__name__)
 
 
+def placeholder(hint: Any, name: str) -> str:
+    """What stands for a value of a type in a help text: N for an integer, X for a number, otherwise the name.
+
+    Example:
+        >>> placeholder(int | Literal["auto"], "threads"), placeholder(tuple[int, ...], "hidden")
+        ('N|auto', '[N,...]')
+    """
+    return "|".join(dict.fromkeys(text for member in _members(hint) if (text := _placeholder(member, name))))
+
+
+def _placeholder(hint: Any, name: str) -> str:
+    arguments, origin = get_args(hint), get_origin(hint)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin in (tuple, list, Iterable):
+        return f"[{placeholder(arguments[0], name)},...]"
+    return {int: "N", float: "X", bool: "true|false", str: name.upper()}.get(hint, "")
+
+
 def _accepts(hint: Any, value: Any) -> bool:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
@@ -90,7 +109,7 @@ def _advice(hint: Any, value: Any) -> str:
 
 
 def _rule(hint: Any) -> str:
-    """Describe the values of a type, such as "a number or one of a, b"; tensors and None are left out."""
+    """Describe the values of a type, such as "an integer or auto"; tensors and None are left out."""
     return (
         " or ".join(dict.fromkeys(rule for member in _members(hint) if (rule := _rule_of(member)))) or "another value"
     )
