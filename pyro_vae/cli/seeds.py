@@ -108,5 +108,5 @@ def _trained(folder: Path, options: Namespace, trust: Sequence[str], may_downloa
         say(f"run folder: {folder}{', resumed' if resume else ''}")
         return run
 
-    process = {"resume": resume, "may_download": may_download, "trust": trust}
+    process: dict[str, Any] = {"resume": resume, "may_download": may_download, "trust": trust}
     return run_training(**instantiate(options), run=open_folder, **process)

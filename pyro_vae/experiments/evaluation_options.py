@@ -82,7 +82,6 @@ def _argument_type(hint: Any) -> tuple[Callable[[str], Any] | None, tuple[str, .
 
 def plain_text(text: str) -> str:
     """Remove the markup of a docstring."""
-    text = re.sub(r":(?:class|func|meth|mod):`~?[\w.]*?(\w+)`", r"\1", text)
-    text = re.sub(r":\w+:`([^`]*)`", r"\1", text)
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
     text = re.sub(r'``"?(.*?)"?``', r"\1", text)
     return re.sub(r"\s+", " ", re.sub(r"[`\\]", "", text)).strip().rstrip(".")
