@@ -235,7 +235,7 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["3"], "options must begin with --, got 3"),
         (["--guide.net"], "--guide.net: must have a value"),
         (["--guide", "null"], "--guide: must have a value"),
-        (["--guide", "torch.nn.Linear"], "--guide: must be a subclass of Guide, got torch.nn.modules.linear.Linear"),
+        (["--guide", "torch.nn.Linear"], "--guide: must be a Guide, or a function annotated to return one, got torch"),
         (["--guide", "no.Guide"], "--guide: no.Guide must be importable, got No module named 'no'"),
         (
             ["--guide.net.hidden", "wide"],

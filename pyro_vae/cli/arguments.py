@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, NoReturn
 
 from pyro_vae._core.checks import refusal
-from pyro_vae.experiments.option_errors import unknown_option, wrong_choice
+from pyro_vae.experiments.option_errors import check_size, unknown_option, wrong_choice
 
 _WIDTH = 100
 _TYPES = {"int": "an integer", "float": "a number"}
@@ -42,6 +42,8 @@ class Parser(argparse.ArgumentParser):
             raise unknown_option(unknown[0].split("=")[0], self._option_string_actions, parent="")
         if unknown:
             self.error(f"unexpected argument {unknown[0]}")
+        for name, value in vars(parsed).items():
+            check_size(f"--{name}", value)
         return parsed
 
     def _choices(self, option: str) -> Sequence[Any]:

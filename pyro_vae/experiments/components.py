@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_origin
+from typing import Any, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 from torch.optim import lr_scheduler
 
 from pyro_vae import data, guides, likelihoods, networks, objectives, priors
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import refusal, require
 from pyro_vae.experiments.option_errors import similar, unknown_option
 
 
@@ -134,18 +134,25 @@ def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> A
 
 
 def find_component(kind: str, name: str, *, option: str = "") -> Any:
-    """The class of a name, or the object at an import path.
+    """The class of a name, or the class or function at an import path.
 
     Raises:
-        ValueError: no component of that kind has this name, or the path cannot be imported.
+        ValueError: no component of that kind has this name, the path cannot be imported, or what it names is neither a
+            subclass of the kind's base nor a function that is annotated to return one.
     """
     if "." not in name:
         return getattr(KINDS[kind].module, exact_name(kind, name, option=option))
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        component = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise refusal(option, f"{name} must be importable", str(error)) from None
+    base, built = KINDS[kind].base, component
+    if inspect.isfunction(component):
+        built = get_type_hints(component).get("return")
+    is_one = inspect.isclass(built) and issubclass(built, base)
+    require(is_one, option, f"must be a {base.__name__}, or a function annotated to return one", name)
+    return component
 
 
 def exact_name(kind: str, name: str, *, option: str = "") -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+from pyro_vae._core.checks import require
+
 
 def unknown_option(name: str, known: Iterable[str], *, parent: str = "--", owner: str = "") -> ValueError:
     """The error for an option that does not exist, with the most similar one that does.
@@ -44,6 +46,15 @@ def similar(name: str, known: Iterable[str]) -> str | None:
     plain = {option.lower().replace("_", ""): option for option in known}
     matches = get_close_matches(name.lower().replace("_", ""), plain, n=1, cutoff=0.7)
     return plain[matches[0]] if matches else None
+
+
+def check_size(option: str, value: Any) -> None:
+    """Require an integer to have 64 bits, as torch does.
+
+    Raises:
+        ValueError: it has more.
+    """
+    require(not isinstance(value, int) or -(2**63) <= value < 2**63, option, "must be in -2^63..2^63-1", value)
 
 
 def wrong_choice(option: str, value: Any, choices: Iterable[Any]) -> ValueError:

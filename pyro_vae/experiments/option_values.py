@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -57,10 +56,7 @@ def _errors(options: Mapping[str, Any], parser: ArgumentParser, parent: str, own
 
 
 def _errors_of_component(kind: str, component: dict[str, Any], option: str) -> Iterator[ValueError]:
-    path, base = component["class_path"], KINDS[kind].base
-    chosen = find_component(kind, path, option=option)
-    if inspect.isclass(chosen) and not issubclass(chosen, base):
-        yield refusal(option, f"must be a subclass of {base.__name__}", path)
+    chosen = find_component(kind, component["class_path"], option=option)
     parser = component_parser(kind, chosen)
     yield from _errors(component.get("init_args", {}), parser, f"{option}.", chosen.__name__)
 
@@ -101,7 +97,7 @@ def _wrong_type(option: str, hint: Any, value: Any) -> ValueError:
 
 
 def _advice(hint: Any, value: Any) -> str:
-    with suppress(ValueError, OverflowError):
+    with suppress(TypeError, ValueError, OverflowError):
         if int in _members(hint) and (number := float(value)).is_integer():
             return f"Write {int(number)}"
     lists = [member for member in _members(hint) if get_origin(member) in (tuple, list, Iterable)]
