@@ -43,7 +43,7 @@ _PRECEDING = {  # arguments with which the option of a kind is used
     "label_prior": ("--model", "M2", "--data.labels", "100"),
     "beta": ("--objective", "BetaELBO"),
 }
-_NEEDED = {"Files": {"root": "images.npy"}, "OneCycleLR": {"total_steps": "100"}}
+_NEEDED = {"Files": {"root": "images.npy"}, "OneCycleLR": {"total_steps": "100"}, "MNIST": {"validation": "5"}}
 _NO_CLASSES = (
     "Nonsense",
     "photos/",
@@ -57,7 +57,7 @@ _NO_CLASSES = (
     "no.X",
 )
 _WRONG = {int: ("abc", "1.5", "1e3", "[1, 2]", "true"), float: ("abc", "[1, 2]", "{}", "1,5")}
-_EXTREME = {int: ("-1", str(10**20)), float: ("-1", "nan", "inf")}
+_EXTREME: dict[Any, tuple[str, ...]] = {int: ("-1", str(10**20)), float: ("-1", "nan", "inf")}
 _GOOD = {int: "2", float: "0.5"}
 _TORCHS = ("--optimizer: ", "--lr_schedule: ")  # precede messages of torch, which name its arguments in words
 _INSIDES = ("<class", "typing.", "NoneType", "Parser key", "Namespace(")

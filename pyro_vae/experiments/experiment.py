@@ -23,8 +23,7 @@ from pyro_vae.experiments.assembly import MODEL_OPTIONS, FirstModel, ModelName, 
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import read_config
 from pyro_vae.experiments.latent_data import check_magnitude, initialise_at_data
-from pyro_vae.experiments.option_errors import check_size
-from pyro_vae.experiments.option_values import wrong_value
+from pyro_vae.experiments.option_values import check_plain, wrong_value
 from pyro_vae.experiments.restore import restore_model, restore_weights
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
@@ -212,8 +211,7 @@ def parse_options(assignments: Iterable[tuple[str, Any]]) -> Namespace:
         parsed = parser().parse_object(options, defaults=False)
     except ArgumentError as error:
         raise wrong_value(error, options, parser()) from None
-    for name, value in vars(parsed.as_flat()).items():
-        check_size(f"--{name.replace('init_args.', '')}", value)
+    check_plain(parsed)
     for name, default in default_options().items():
         has_value = default is None or parsed[name] is not None
         require(has_value, f"--{name}", "must have a value", "null", "Omit the option for its default")

@@ -9,11 +9,12 @@ from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from torch import Tensor
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import refusal, require
 from pyro_vae.experiments.components import KINDS, component_parser, find_component, unknown_class
-from pyro_vae.experiments.option_errors import wrong_choice
+from pyro_vae.experiments.option_errors import check_size, wrong_choice
 
 _ONE = {int: "an integer", float: "a finite number", bool: "true or false", str: "text", os.PathLike: "text"}
 _MANY = {int: "integers", float: "finite numbers"}
@@ -59,6 +60,19 @@ def _errors_of_component(kind: str, component: dict[str, Any], option: str) -> I
     chosen = find_component(kind, component["class_path"], option=option)
     parser = component_parser(kind, chosen)
     yield from _errors(component.get("init_args", {}), parser, f"{option}.", chosen.__name__)
+
+
+def check_plain(options: Namespace) -> None:
+    """Require integers of at most 64 bits, and no tensors, which torch's optimizers accept as numbers.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name, value in vars(options.as_flat()).items():
+        option = f"--{name.replace('init_args.', '')}"
+        require(not isinstance(value, Tensor), option, "must be a finite number", "a mapping")
+        for item in value if isinstance(value, list | tuple) else [value]:
+            check_size(option, item)
 
 
 def placeholder(hint: Any, name: str) -> str:
