@@ -268,6 +268,26 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["--config", "/bin/ls"], "must be a text file"),
         (["--tensorboard", "true"], "tensorboard must be installed"),
         (["--resume", "/no/run"], "the run folder must exist, got /no/run"),
+        (["--resume", ""], "--resume: must not be empty, got ''. Check that the variables of the shell are set."),
+        (["--out="], "--out: must not be empty"),
+        (["--config", ""], "--config: must not be empty"),
+        (["--guide", "IAFGide"], "--guide: unknown class IAFGide; did you mean IAFGuide?"),
+        (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
+        (["--guide", "IAFGuide", "--guide.num_flow", "3"], "num_flows? IAFGuide has net, num_flows, hidden, context"),
+        (["--guide", "{class_path: IAFGuide, more: 3}"], "--guide: must hold only class_path, a name, and init_args"),
+        (["--guide", "os.path.join"], "--guide: must be a Guide, or a function annotated to return one, got os.path.j"),
+        (["--data", "photos/"], "Read your own files with --data Files --data.root photos/."),
+        (["--epochs", "1e3"], "--epochs: must be an integer, got 1e3. Write 1000."),
+        (["--guide.net.hidden", "[100000000000000000000]"], "--guide.net.hidden: must be in -2^63..2^63-1, got 1000"),
+        (["--optimizer.betas", "3"], "--optimizer.betas: must be a list of 2 finite numbers, got 3."),
+        (["--threads", "x"], "--threads: must be an integer or auto, got x."),
+        (["--alpha", "0.2"], "--alpha: must come with --model M2, got a VAE. Omit it."),
+        (["--classifier.estimator", "score"], "--classifier.estimator: must come with --model M2"),
+        (["--lr_schedule_unit", "step"], "--lr_schedule_unit: must come with --lr_schedule, got it alone."),
+        (["--data.label_seed", "3"], "--data.label_seed: must come with --data.labels, got it alone."),
+        (["--data.root", "x"], "Digits: root must be None"),
+        (["--prior", "VampPrior", "--prior.num_components", "1351"], "must be at most the 1350 training images"),
+        (["--data", "MNIST", "--data.root", "x", "--data.download", "false"], "nothing is downloaded"),
     ],
 )
 def test_bad_input_prints_one_line_and_writes_nothing(
@@ -354,6 +374,40 @@ def test_a_loaded_run_downloads_nothing(trained: Path, tmp_path: Path, capsys: p
     for argv in (["evaluate", str(run)], ["sample", str(run)], ["train", "--resume", str(run)]):
         assert "nothing is downloaded" in _error_line(capsys, *argv)
     assert not (tmp_path / "victim").exists()
+
+
+def test_a_configuration_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    config, out = tmp_path / "config.yaml", str(tmp_path / "run")
+    config.write_text(yaml.safe_dump({"data": {"class_path": "MNIST", "init_args": {"root": str(tmp_path / "data")}}}))
+    allowed = []
+
+    def download(torchvision: type, folder: Path, may: bool) -> None:
+        allowed.append(may)
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr("pyro_vae.data.mnist._download", download)
+    for argv in ([], ["--seeds", "1"], ["--data.download", "true"], ["--seeds", "1", "--data.download", "true"]):
+        assert _error_line(capsys, "train", "--config", str(config), "--out", out, *argv) == "no network."
+    assert _error_line(capsys, "train", "--data", "MNIST", "--data.root", str(tmp_path), "--out", out) == "no network."
+    assert allowed == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evaluate", "x", "--method", "importence"], "got importence; did you mean importance?"),
+        (["evaluate", "x", "--num_samples", "1e3"], "--num_samples: must be an integer, got 1e3."),
+        (["evaluate", "x", "--seed", "100000000000000000000"], "--seed: must be in -2^63..2^63-1"),
+        (["sample", "x", "--nun", "3"], "unknown option --nun; did you mean --num?"),
+        (["compare", "x", "--mixd"], "unknown option --mixd; did you mean --mixed?"),
+        (["report", "x", "--overwrit"], "unknown option --overwrit; did you mean --overwrite?"),
+        (["refit", "x", "--gide", "MLP"], "unknown option --gide; did you mean --guide?"),
+        (["refit", "--guide", "IAFGuide", "x"], "the run folder must exist, got x."),
+        (["evaluate", ""], "pyro-vae: must not be empty, got ''."),
+    ],
+)
+def test_other_commands_name_the_option_and_suggest(argv: list[str], message: str, capsys) -> None:
+    assert message in _error_line(capsys, *argv)
 
 
 def test_missing_arguments_print_one_line(capsys: pytest.CaptureFixture[str]) -> None:

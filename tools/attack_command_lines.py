@@ -45,16 +45,8 @@ _PRECEDING = {  # arguments with which the option of a kind is used
 }
 _NEEDED = {"Files": {"root": "images.npy"}, "OneCycleLR": {"total_steps": "100"}, "MNIST": {"validation": "5"}}
 _NO_CLASSES = (
-    "Nonsense",
-    "photos/",
-    "/tmp",
-    "3",
-    "[1]",
-    "{",
-    "{class_path:",
-    "os.path.join",
-    "torch.nn.Linear",
-    "no.X",
+    *("Nonsense", "photos/", "/tmp", "3", "[1]", "os.path.join", "torch.nn.Linear", "no.X"),
+    *("{", "{class_path:", "{class_path: 3}", "{init_args: 3}", "{class_path: X, more: 3}", "{3: 4}"),
 )
 _WRONG = {int: ("abc", "1.5", "1e3", "[1, 2]", "true"), float: ("abc", "[1, 2]", "{}", "1,5")}
 _EXTREME: dict[Any, tuple[str, ...]] = {int: ("-1", str(10**20)), float: ("-1", "nan", "inf")}

@@ -83,7 +83,7 @@ def assign(options: dict[str, Any], name: str, value: Any, *, parent: str = "--"
         [7]
     """
     first, _, rest = name.partition(".")
-    if first not in options or (rest and first not in KINDS):
+    if first not in options or (rest and first not in KINDS) or name.endswith("."):
         raise unknown_option(name, options, parent=parent, owner=owner)
     if first in KINDS:
         value = resolve(first, {rest: value} if rest else value, options[first], option=f"{parent}{first}")
@@ -119,6 +119,7 @@ def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> A
         value = {"class_path": value, "init_args": {}}
     if not isinstance(value, dict):
         return value
+    _check_mapping(value, option)
     if "class_path" in value:
         chosen = _default_component(kind, value["class_path"], option)
         value = value.get("init_args") or {}
@@ -131,6 +132,17 @@ def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> A
     for name, argument in value.get("init_args", value).items():
         assign(arguments, name, argument, parent=f"{option}.", owner=component["class_path"].rpartition(".")[2])
     return component
+
+
+def _check_mapping(value: dict[Any, Any], option: str) -> None:
+    """Require the form of a component, or a mapping of the arguments of the class chosen before."""
+    is_named = "class_path" in value or "init_args" in value
+    class_path, arguments = value.get("class_path", ""), value.get("init_args") or {}
+    others = set(value) - {"class_path", "init_args"} if is_named else set()
+    is_form = isinstance(class_path, str) and isinstance(arguments, dict) and not others
+    has_names = all(isinstance(name, str) for name in (*value, *(arguments if is_form else ())))
+    rule = "must hold only class_path, a name, and init_args, which map options to values"
+    require(is_form and has_names, option, rule, value)
 
 
 def find_component(kind: str, name: str, *, option: str = "") -> Any:
