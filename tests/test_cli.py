@@ -172,6 +172,9 @@ def test_evaluate_uses_only_the_first_images(trained: Path, capsys: pytest.Captu
     assert "num_data=30" in capsys.readouterr().out
     result = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
     assert len(result["per_datum"]["elbo"]) == 30
+    assert main(["evaluate", str(trained), "--num_samples", "6", "--num_data", "5000"]) == 0
+    assert "num_data=297" in capsys.readouterr().out
+    assert (trained / "log_likelihood-test-guide-6-seed0.json").exists()
     line = _error_line(capsys, "evaluate", str(trained), "--num_data", "0")
     assert line == "evaluate: num_data must be at least 1, got num_data=0."
 

@@ -38,14 +38,15 @@ def evaluate(argv: list[str]) -> None:
 def _run(method: Method, options: dict[str, Any]) -> None:
     overwrite, run = options.pop("overwrite"), RunFolder(options["run"])
     options.pop("method")
-    stem = method.file_stem(options) + ("-raw" if options["weights"] == "raw" else "")
+    raw, trained = options["weights"] == "raw", load(options)
+    options["num_data"] = _capped(options["num_data"], len(trained.images(options["split"])))
+    stem = method.file_stem(options) + ("-raw" if raw else "")
     paths = [result_path(run, kind.method, stem) for kind in method.results]
     existing = next((path for path in paths if path.exists()), None)
     if existing and not overwrite and join().first:
         raise FileExistsError(
             f"evaluate: the result must not exist yet, got {existing}. Use it, or replace it with --overwrite."
         )
-    trained = load(options)
     if trained.classifies:
         others = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
         rule = f"--method {method.name} requires a VAE"
@@ -56,6 +57,11 @@ def _run(method: Method, options: dict[str, Any]) -> None:
             path, figure = save_result(run, result, stem, overwrite=overwrite)
             print_result(result, path)
             say(f"figure: {figure}" if figure else "figure: none")
+
+
+def _capped(num_data: int | None, size: int) -> int | None:
+    """The number of examples if it is less than all; None is all."""
+    return num_data if num_data is not None and num_data < size else None
 
 
 def _refuse_other_options(method: Method, argv: list[str]) -> None:
