@@ -43,7 +43,12 @@ _PRECEDING = {  # arguments with which the option of a kind is used
     "label_prior": ("--model", "M2", "--data.labels", "100"),
     "beta": ("--objective", "BetaELBO"),
 }
-_NEEDED = {"Files": {"root": "images.npy"}, "OneCycleLR": {"total_steps": "100"}, "MNIST": {"validation": "5"}}
+_NEEDED = {
+    "Files": {"root": "images.npy"},
+    "PolynomialLR": {"total_iters": "100"},
+    "OneCycleLR": {"total_steps": "100"},
+    "MNIST": {"validation": "5"},
+}
 _NO_CLASSES = (
     *("Nonsense", "photos/", "/tmp", "3", "[1]", "os.path.join", "torch.nn.Linear", "no.X"),
     *("{", "{class_path:", "{class_path: 3}", "{init_args: 3}", "{class_path: X, more: 3}", "{3: 4}"),
