@@ -17,7 +17,6 @@ import torch
 import yaml
 
 from pyro_vae.cli import errors
-from pyro_vae.cli import main as main_module
 from pyro_vae.cli.main import main
 from pyro_vae.cli.train_options import parse_args
 from pyro_vae.data import Files
@@ -139,7 +138,8 @@ def test_every_option_of_training_reaches_fit(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("pyro_vae.experiments.experiment.fit", record)
     expected = {"epochs": 7, "batch_size": 11, "clip_norm": 0.5, "patience": 3, "seed": 5, "checkpoint_seconds": 2.5}
     argv = [word for name, value in expected.items() for word in (f"--{name}", str(value))]
-    assert main(["train", *argv, "--lr_schedule_unit", "step", "--out", str(tmp_path / "run")]) == 130
+    schedule = ["--lr_schedule", "ExponentialLR", "--lr_schedule.gamma", "0.9", "--lr_schedule_unit", "step"]
+    assert main(["train", *argv, *schedule, "--out", str(tmp_path / "run")]) == 130
     assert {name: options_of_fit[name] for name in expected} == expected
     assert options_of_fit["lr_schedule_unit"] == "step"
     assert options_of_fit["validation"] is not None
@@ -176,6 +176,9 @@ def test_evaluate_uses_only_the_first_images(trained: Path, capsys: pytest.Captu
     assert "num_data=30" in capsys.readouterr().out
     result = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
     assert len(result["per_datum"]["elbo"]) == 30
+    assert main(["evaluate", str(trained), "--num_samples", "6", "--num_data", "5000"]) == 0
+    assert "num_data=297" in capsys.readouterr().out
+    assert (trained / "log_likelihood-test-guide-6-seed0.json").exists()
     line = _error_line(capsys, "evaluate", str(trained), "--num_data", "0")
     assert line == "evaluate: num_data must be at least 1, got num_data=0."
 
@@ -231,7 +234,7 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
     ("argv", "message"),
     [
         (["--guide", "Nope"], "--guide: must be one of AuxiliaryGuide"),
-        (["--guide.foo", "3"], "unknown option --guide.foo; see --guide.help CLASS."),
+        (["--guide.foo", "3"], "unknown option --guide.foo; DiagonalNormalGuide has net, log_scale_bounds."),
         (["--guide.net.hiden", "3"], "unknown option --guide.net.hiden; did you mean --guide.net.hidden?"),
         (["--gide", "IAFGuide"], "unknown option --gide; did you mean --guide?"),
         (["--rseume", "runs/x"], "unknown option --rseume; did you mean --resume?"),
@@ -239,11 +242,14 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["3"], "options must begin with --, got 3"),
         (["--guide.net"], "--guide.net: must have a value"),
         (["--guide", "null"], "--guide: must have a value"),
-        (["--guide", "torch.nn.Linear"], "--guide: must be a subclass of Guide, got torch.nn.modules.linear.Linear"),
+        (["--guide", "torch.nn.Linear"], "--guide: must be a Guide, or a function annotated to return one, got torch"),
         (["--guide", "no.Guide"], "--guide: no.Guide must be importable, got No module named 'no'"),
-        (["--guide.net.hidden", "wide"], "--guide.net.hidden: must be a list, got wide"),
+        (
+            ["--guide.net.hidden", "wide"],
+            "--guide.net.hidden: must be a list of integers, got wide. Write for example '[2",
+        ),
         (["--optimizer.lr", "-1"], "Invalid learning rate: -1.0"),
-        (["--lr_schedule", "StepLR"], "--lr_schedule.step_size: must have a value"),
+        (["--lr_schedule", "StepLR"], "--lr_schedule.step_size: must be an integer, got nothing. Add --lr_schedule."),
         (["--lr_schedule.step_size", "3"], "--lr_schedule: a class must be chosen before its arguments, got step_size"),
         (["--latent_dim", "x"], "--latent_dim: must be an integer, got x"),
         (["--latent_dim", "0"], "latent_dim must be at least 1, got latent_dim=0"),
@@ -252,7 +258,7 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["--batch_size", "5000"], "batch_size must not exceed the data, got batch_size=5000, data=1350"),
         (["--patience", "-1"], "patience must be at least 1"),
         (["--patience", "3", "--data.validation", "0"], "patience requires validation data"),
-        (["--data", "mnist", "--data.binarize", "maybe"], "--data.binarize: must be one of 'dynamic'"),
+        (["--data", "mnist", "--data.binarize", "maybe"], "--data.binarize: must be one of dynamic, fixed"),
         (["--data", "files", "--data.root", "/nowhere/at/all.npz"], "/nowhere/at/all.npz"),
         (["--data", "files"], "Files: root"),
         (["--likelihood", "NormalLikelihood", "--likelihood.scale", "-1"], "scale must be positive"),
@@ -269,6 +275,26 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["--config", "/bin/ls"], "must be a text file"),
         (["--tensorboard", "true"], "tensorboard must be installed"),
         (["--resume", "/no/run"], "the run folder must exist, got /no/run"),
+        (["--resume", ""], "--resume: must not be empty, got ''. Check that the variables of the shell are set."),
+        (["--out="], "--out: must not be empty"),
+        (["--config", ""], "--config: must not be empty"),
+        (["--guide", "IAFGide"], "--guide: unknown class IAFGide; did you mean IAFGuide?"),
+        (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
+        (["--guide", "IAFGuide", "--guide.num_flow", "3"], "num_flows? IAFGuide has net, num_flows, hidden, context"),
+        (["--guide", "{class_path: IAFGuide, more: 3}"], "--guide: must hold only class_path, a name, and init_args"),
+        (["--guide", "os.path.join"], "--guide: must be a Guide, or a function annotated to return one, got os.path.j"),
+        (["--data", "photos/"], "Read your own files with --data Files --data.root photos/."),
+        (["--epochs", "1e3"], "--epochs: must be an integer, got 1e3. Write 1000."),
+        (["--guide.net.hidden", "[100000000000000000000]"], "--guide.net.hidden: must be in -2^63..2^63-1, got 1000"),
+        (["--optimizer.betas", "3"], "--optimizer.betas: must be a list of 2 finite numbers, got 3."),
+        (["--threads", "x"], "--threads: must be an integer or auto, got x."),
+        (["--alpha", "0.2"], "--alpha: must come with --model M2, got a VAE. Omit it."),
+        (["--classifier.estimator", "score"], "--classifier.estimator: must come with --model M2"),
+        (["--lr_schedule_unit", "step"], "--lr_schedule_unit: must come with --lr_schedule, got it alone."),
+        (["--data.label_seed", "3"], "--data.label_seed: must come with --data.labels, got it alone."),
+        (["--data.root", "x"], "Digits: root must be None"),
+        (["--prior", "VampPrior", "--prior.num_components", "1351"], "must be at most the 1350 training images"),
+        (["--data", "MNIST", "--data.root", "x", "--data.download", "false"], "nothing is downloaded"),
     ],
 )
 def test_bad_input_prints_one_line_and_writes_nothing(
@@ -357,8 +383,42 @@ def test_a_loaded_run_downloads_nothing(trained: Path, tmp_path: Path, capsys: p
     assert not (tmp_path / "victim").exists()
 
 
+def test_a_configuration_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    config, out = tmp_path / "config.yaml", str(tmp_path / "run")
+    config.write_text(yaml.safe_dump({"data": {"class_path": "MNIST", "init_args": {"root": str(tmp_path / "data")}}}))
+    allowed = []
+
+    def download(torchvision: type, folder: Path, may: bool) -> None:
+        allowed.append(may)
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr("pyro_vae.data.mnist._download", download)
+    for argv in ([], ["--seeds", "1"], ["--data.download", "true"], ["--seeds", "1", "--data.download", "true"]):
+        assert _error_line(capsys, "train", "--config", str(config), "--out", out, *argv) == "no network."
+    assert _error_line(capsys, "train", "--data", "MNIST", "--data.root", str(tmp_path), "--out", out) == "no network."
+    assert allowed == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evaluate", "x", "--method", "importence"], "got importence; did you mean importance?"),
+        (["evaluate", "x", "--num_samples", "1e3"], "--num_samples: must be an integer, got 1e3."),
+        (["evaluate", "x", "--seed", "100000000000000000000"], "--seed: must be in -2^63..2^63-1"),
+        (["sample", "x", "--nun", "3"], "unknown option --nun; did you mean --num?"),
+        (["compare", "x", "--mixd"], "unknown option --mixd; did you mean --mixed?"),
+        (["report", "x", "--overwrit"], "unknown option --overwrit; did you mean --overwrite?"),
+        (["refit", "x", "--gide", "MLP"], "unknown option --gide; did you mean --guide?"),
+        (["refit", "--guide", "IAFGuide", "x"], "the run folder must exist, got x."),
+        (["evaluate", ""], "pyro-vae: must not be empty, got ''."),
+    ],
+)
+def test_other_commands_name_the_option_and_suggest(argv: list[str], message: str, capsys) -> None:
+    assert message in _error_line(capsys, *argv)
+
+
 def test_missing_arguments_print_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in (["evaluate"], ["sample", "--num"], ["train", "--resume"], ["evaluate", "x", "--split", "all"]):
+    for argv in (["evaluate"], ["sample", "--num"], ["train", "--resume"]):
         assert f"See pyro-vae {argv[0]} --help" in _error_line(capsys, *argv)
 
 
@@ -476,7 +536,7 @@ def test_a_component_may_exit_with_a_message(monkeypatch, capsys: pytest.Capture
     def leave(argv: list[str]) -> None:
         sys.exit("bye")
 
-    monkeypatch.setitem(main_module._COMMANDS, "sample", leave)
+    monkeypatch.setattr("pyro_vae.cli.sample.sample", leave)
     assert main(["sample"]) == 1
     assert capsys.readouterr().err == "bye\n"
 
@@ -540,7 +600,7 @@ def test_an_empty_name_starts_no_training(option: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     for command in (["train"], ["refit", "run"])[: 1 + (option == "--out")]:
         line = _error_line(capsys, *command, option, "")
-        assert line == f"{option}: must name a run folder, got ''. Give runs/NAME, for example."
+        assert line == f"{option}: must not be empty, got ''. Check that the variables of the shell are set."
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
+
 import pytest
 
 from pyro_vae.experiments.components import assign, exact_name, resolve
@@ -72,7 +75,7 @@ def test_the_run_of_m1_is_a_path() -> None:
 
 
 def test_errors_list_unknown_and_valid_names() -> None:
-    message = r"guide: must be one of AuxiliaryGuide, .*DiagonalNormalGuide, .*got 'Nope'"
+    message = r"guide: must be one of AuxiliaryGuide, .*DiagonalNormalGuide, .*got Nope"
     with pytest.raises(ValueError, match=message):
         exact_name("guide", "Nope")
 
@@ -134,3 +137,25 @@ def test_trust_allows_only_one_package() -> None:
         read_config(text, "c", trust=["other"])
     with pytest.raises(ValueError, match="must name only classes"):
         read_config("guide: minefield.X", "c", trust=["mine"])
+
+
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghijklmnop"))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (BOMB, "must not contain YAML anchors and aliases, got 'a'. Write the value out."),
+        ("guide: *a", "must not contain YAML anchors and aliases"),
+        ("a: " + "[" * 900 + "]" * 900, "must be nested at most 20 deep"),
+        ("a: " + "[" * 500_000, "must be nested at most 20 deep"),
+        ("a: " + "x" * 1_000_000, "must have at most 1000000 bytes"),
+    ],
+    ids=["bomb", "alias", "nested", "open", "long"],
+)
+def test_a_small_text_cannot_become_a_large_configuration(text: str, rule: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"^config\.yaml: must") as error:
+        read_config(text, "config.yaml")
+    assert rule in str(error.value)
+    assert time.process_time() - start < 1

@@ -183,7 +183,7 @@ def test_a_guide_is_refitted_and_the_model_preserved(m2: Path, tmp_path: Path) -
     ("argv", "message"),
     [
         (["--data.labels", "40"], "--data.labels: a VAE takes no labels, got 40. Add --model M2."),
-        (["--m1", "runs/x"], "--m1: M1 must have a model of its latents, got runs/x for a VAE. Add --model M2."),
+        (["--m1", "runs/x"], "--m1: must come with --model M2, got a VAE. Omit it."),
         (["--model", "M2"], "--model M2: the number of labels must be given, got none. Add for "),
         (["--model", "M2", "--data.labels", "1350"], "every class must have at least as many examples"),
         (["--model", "M2", "--data.labels", "2000"], "must not exceed the number of labelled data"),
@@ -331,7 +331,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_probabilities_are_those_of_the_classifier(m2: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "p.json"
     files = [str(images / name) for name in ("one.png", "few.npy", "unit.npz", "one.npy")]
-    assert main(["classify", str(m2), *files, "--out", str(out)]) == 0
+    assert main(["classify", str(m2), "--seed", "0", files[0], "--out", str(out), *files[1:]]) == 0
     result = json.loads(out.read_text())
     assert [row["image"] for row in result["images"][:2]] == [files[0], f"{files[1]}[0]"]
     p = torch.tensor([row["probabilities"] for row in result["images"]])
@@ -352,7 +352,8 @@ def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, caps
     torch.testing.assert_close(torch.from_numpy(rows[:, 3:]), expected, rtol=1e-5, atol=1e-6)
     argv = ["classify", str(m2), "--split", "test", "--num_data", "3", "--num_samples", "4"]
     assert main([*argv, "--out", str(tmp_path / "q.json")]) == 0
-    assert json.loads((tmp_path / "q.json").read_text())["by"] == "class_posterior"
+    record = json.loads((tmp_path / "q.json").read_text())
+    assert (record["by"], record["seed"], record["weights"]) == ("class_posterior", 0, "final")
 
 
 @pytest.mark.parametrize(

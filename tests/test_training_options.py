@@ -185,5 +185,8 @@ def test_either_weights_of_a_run_are_loaded_and_evaluated(tmp_path, capsys) -> N
     assert not torch.equal(next(final.vae.parameters()), next(raw.vae.parameters()))
     main(["evaluate", run, "--num_samples", "5", "--num_data", "20", "--weights", "raw"])
     assert "-raw.json" in capsys.readouterr().out
+    main(["sample", run, "--num", "2"])
+    main(["sample", run, "--num", "2", "--weights", "raw"])
+    assert {"drawn-0.png", "drawn-0-raw.png"} <= {file.name for file in (tmp_path / "run" / "figures").iterdir()}
     with pytest.raises(ValueError, match="load_run: weights must be one of 'final', 'raw', got weights='best'"):
         load_run(run, weights="best")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pyro import validation_enabled
 
+from pyro_vae._core.interrupts import interruption
 from pyro_vae._core.param_store import no_registration
 
 
@@ -107,7 +108,7 @@ def interruptible() -> Iterator[list[int]]:
 
     def handler(number: int, frame: FrameType | None) -> None:
         if received:
-            raise KeyboardInterrupt
+            raise interruption(number)
         received.append(number)
 
     before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}

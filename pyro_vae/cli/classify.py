@@ -133,7 +133,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 def _encoded(rows: list[dict[str, Any]], options: dict[str, Any]) -> bytes:
     if options["out"].suffix == ".json":
         method = "classifier" if options["num_samples"] is None else "class_posterior"
-        protocol = {key: options[key] for key in ("num_samples", "seed")}
+        protocol = {key: options[key] for key in ("num_samples", "seed", "weights")}
         record = {"run": str(options["run"]), "by": method, **protocol, "images": rows}
         return (json.dumps(json_ready(record), allow_nan=False, indent=1) + "\n").encode()
     header = ["image", "label", "class", *(f"probability of {c}" for c in range(len(rows[0]["probabilities"])))]

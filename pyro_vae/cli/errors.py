@@ -55,10 +55,10 @@ def describe(error: Exception, argv: Sequence[str]) -> tuple[str, int]:
         return f"pyro-vae: out of memory ({_shortened(origin)}). Use a smaller batch or model.", 2
     if reason := _REJECTED_VALUE.search(str(origin)):
         return reason[1], 2
+    if option := _option_of_torch(origin):
+        return f"--{option}: {_sentence(origin)}", 2
     if isinstance(origin, OSError) or _is_deliberate(origin):
         return one_line(error), 2
-    if isinstance(origin, ArithmeticError) and (module := _module(origin)).startswith("torch.optim."):
-        return f"{module}: {_flat(origin)}. Check the arguments of --optimizer and --lr_schedule.", 2
     return _report(error, origin, argv), 70
 
 
@@ -66,7 +66,15 @@ def one_line(error: Exception) -> str:
     """The message of an error that the user can correct."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}."
-    return _flat(error)
+    return _sentence(error)
+
+
+def _option_of_torch(error: Exception) -> str:
+    """The option whose class in torch.optim rejects its arguments or cannot work with them, if any."""
+    module = _module(error)
+    if not module.startswith("torch.optim.") or not (_is_deliberate(error) or isinstance(error, ArithmeticError)):
+        return ""
+    return "lr_schedule" if module.startswith("torch.optim.lr_scheduler") else "optimizer"
 
 
 def _origin(error: Exception) -> Exception:
@@ -133,6 +141,11 @@ def _is_library(filename: str) -> bool:
 
 def _flat(error: BaseException) -> str:
     return re.sub(r"\s+", " ", str(error).split("Trace Shapes:")[0]).strip()
+
+
+def _sentence(error: BaseException) -> str:
+    text = _flat(error)
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _shortened(error: BaseException) -> str:

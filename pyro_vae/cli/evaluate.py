@@ -12,6 +12,7 @@ from pyro_vae.cli.console import add_place, check_seed, load, say
 from pyro_vae.cli.results import evaluate_once
 from pyro_vae.experiments.methods import INFLATION, METHODS, Method
 
+_METHODS = f"one of {', '.join(METHODS)} (default importance; accurate with --accuracy)"
 _DESCRIPTION = """\
 Evaluate a run: write a JSON to the run folder and a figure to RUN/figures/. A result of the same options and weights is
 printed instead; beside one of other weights the new one is written under another name."""
@@ -37,6 +38,7 @@ def _run(method: Method, options: dict[str, Any]) -> None:
     overwrite, folder = options.pop("overwrite"), Path(options["run"])
     options.pop("method")
     trained = load(options)
+    options["num_data"] = _capped(options["num_data"], len(trained.images(options["split"])))
     if trained.classifies:
         others = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
         rule = f"--method {method.name} requires a VAE"
@@ -44,6 +46,11 @@ def _run(method: Method, options: dict[str, Any]) -> None:
     for saved in evaluate_once(folder, trained, method, options, overwrite=overwrite):
         saved.print()
         say(f"figure: {saved.figure or 'none'}")
+
+
+def _capped(num_data: int | None, size: int) -> int | None:
+    """The number of examples if it is less than all; None is all."""
+    return num_data if num_data is not None and num_data < size else None
 
 
 def _refuse_other_options(method: Method, argv: list[str]) -> None:
@@ -88,7 +95,7 @@ def _parser(method: Method) -> argparse.ArgumentParser:
 def _common() -> argparse.ArgumentParser:
     parser = Parser(prog="pyro-vae evaluate", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--method", choices=METHODS, help="(default importance; accurate with --accuracy)")
+    parser.add_argument("--method", choices=METHODS, metavar="METHOD", help=_METHODS)
     parser.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
     defaults = ", ".join(f"{m.num_data} for {m.name}" for m in METHODS.values() if m.num_data)
     parser.add_argument("--num_data", type=int, help=f"number of examples, from the first (default all; {defaults})")
@@ -102,7 +109,7 @@ def _common() -> argparse.ArgumentParser:
 
 def _add_options(parser: argparse.ArgumentParser, method: Method) -> None:
     """Add the method's options; None marks an omitted one until the defaults are set."""
-    group = parser.add_argument_group(f"--method {method.name}: {method.summary}")
+    group = parser.add_argument_group(f"--method {method.name}", method.summary)
     for option in method.options:
         text = option.help if option.default is None else f"{option.help} (default {option.default})"
         group.add_argument(

@@ -6,25 +6,21 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
 
+from pyro_vae._core.interrupts import exit_code, exiting, raising
 from pyro_vae._core.version import __version__
-from pyro_vae.cli.classify import classify
-from pyro_vae.cli.compare import compare_runs
-from pyro_vae.cli.errors import describe, log_errors_in
-from pyro_vae.cli.evaluate import evaluate
-from pyro_vae.cli.report import write_report
-from pyro_vae.cli.sample import sample
-from pyro_vae.cli.train import refit, train
-from pyro_vae.experiments.option_errors import unknown_name
 
-_COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": train,
-    "refit": refit,
-    "evaluate": evaluate,
-    "classify": classify,
-    "sample": sample,
-    "report": write_report,
-    "compare": compare_runs,
+# A command is imported when it is chosen, as importing torch takes seconds: module and function within pyro_vae.cli.
+_COMMANDS = {
+    "train": ("train", "train"),
+    "refit": ("train", "refit"),
+    "evaluate": ("evaluate", "evaluate"),
+    "classify": ("classify", "classify"),
+    "sample": ("sample", "sample"),
+    "report": ("report", "write_report"),
+    "compare": ("compare", "compare_runs"),
 }
 _HELP = """\
 Variational autoencoders as probabilistic programs.
@@ -62,7 +58,7 @@ examples:
       trains in two processes, which share every batch
 
 Components (--data, --prior, --likelihood, --guide, --objective, --optimizer, ...) are chosen by class name, and their
-constructor arguments follow after a dot. pyro-vae train --guide.help IAFGuide shows the arguments of a class.
+constructor arguments follow after a dot. pyro-vae train --guide IAFGuide --help shows those of IAFGuide too.
 
 With PYRO_VAE_TRACEBACK=1 in the environment every error is shown with its traceback.
 """
@@ -75,31 +71,63 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None are those of the process.
 
     Returns:
-        The exit code: 0; 1 if the training became non-finite; 2 for bad input; 70 for a bug; 130 after Ctrl-C; 141 if
-        the reader of the output closed it.
+        The exit code: 0; 1 if the training became non-finite; 2 for bad input; 70 for a bug; 130 after Ctrl-C; 143
+        after SIGTERM; 141 if the reader of the output closed it.
     """
     command, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        with raising():
+            return _run(command, arguments)
+    except KeyboardInterrupt as stop:
+        return _fail(f"pyro-vae: interrupted{f', {stop}' if stop.args else ''}", exit_code(stop))
+    except BrokenPipeError:  # a reader such as head has closed the output
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(command: str, arguments: list[str]) -> int:
     if command in ("-h", "--help"):
         return _print(_HELP)
     if command == "--version":
         return _print(f"pyro-vae {__version__}\n")
     if command not in _COMMANDS:
+        from pyro_vae.experiments.option_errors import unknown_name  # here, as main.py must be imported in no time
+
         return _fail(f"pyro-vae: {unknown_name('command', command, _COMMANDS, 'see pyro-vae --help.')}", 2)
-    log_errors_in(None)
+    try:
+        with exiting("pyro-vae: interrupted"):
+            errors, function = _imported(command)
+    except ImportError as error:
+        return _fail(f"pyro-vae: its dependencies must be installed, got {error}. Run pip install pyro-vae.", 2)
+    from pyro_vae.cli.arguments import check_values
+
+    errors.log_errors_in(None)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            _COMMANDS[command](arguments)
+            check_values(arguments)
+            function(arguments)
     except SystemExit as stop:  # argparse has printed the help; a component may exit with a message
         return stop.code if isinstance(stop.code, int) else _fail(stop.code, 1) if stop.code else 0
-    except KeyboardInterrupt as stop:
-        return _fail(f"pyro-vae: interrupted{f', {stop}' if stop.args else ''}", 130)
-    except BrokenPipeError:  # a reader such as head has closed the output
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        raise
     except Exception as error:
-        return _fail(*describe(error, [command, *arguments]))
+        return _fail(*errors.describe(error, [command, *arguments]))
     return 0
+
+
+def _imported(command: str) -> tuple[Any, Callable[[list[str]], None]]:
+    """The module of errors and the command's function."""
+    import logging
+
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_of_use)
+    module, function = _COMMANDS[command]
+    return import_module("pyro_vae.cli.errors"), getattr(import_module(f"pyro_vae.cli.{module}"), function)
+
+
+def _is_of_use(record: Any) -> bool:
+    """Whether to show a line of torch.utils.cpp_extension: not that a machine with a CUDA toolkit lacks a GPU."""
+    return not str(record.msg).startswith("No CUDA runtime is found")
 
 
 def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
@@ -107,7 +135,7 @@ def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> No
 
 
 def _print(text: str) -> int:
-    print(text, end="")
+    print(text, end="", flush=True)
     return 0
 
 

@@ -22,7 +22,10 @@ def sample(argv: list[str]) -> None:
     parser.add_argument("--num", type=int, default=64, help="number of images (default 64)")
     parser.add_argument("--draws", action="store_true", help="sample x from p(x | z) instead of showing its mean")
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples (default 0)")
-    parser.add_argument("--out", help="file to write, .png or .npz (default RUN/figures/drawn-SEED.png)")
+    parser.add_argument(
+        "--out",
+        help="file to write, .png or .npz (default RUN/figures/drawn-SEED.png, ending in -raw for --weights raw)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     parser.add_argument("--label", type=int, help="with a semi-supervised model: class of the images (default: all)")
     options = vars(parser.parse_args(argv))
@@ -30,6 +33,7 @@ def sample(argv: list[str]) -> None:
     check_seed(options["seed"])
     run = RunFolder(options["run"])
     suffix = "" if options["label"] is None else f"-label{options['label']}"
+    suffix += "-raw" if options["weights"] == "raw" else ""
     path = Path(options["out"] or run.figures / f"drawn-{options['seed']}{suffix}.png")
     require(path.suffix in (".png", ".npz"), "--out", "must end in .png or .npz", path)
     trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})

@@ -23,7 +23,9 @@ from pyro_vae.training import RunFolder
 _SEED_OPTIONS = ("--seed", "--data.label_seed")
 
 
-def train_seeds(seeds: Sequence[int], out: str | None, argv: Sequence[str], trust: Sequence[str]) -> None:
+def train_seeds(
+    seeds: Sequence[int], out: str | None, argv: Sequence[str], trust: Sequence[str], *, may_download: bool
+) -> None:
     """Train a run for each seed, except the finished ones, and print the mean of their results.
 
     Args:
@@ -31,6 +33,7 @@ def train_seeds(seeds: Sequence[int], out: str | None, argv: Sequence[str], trus
         out: the run folders are called ``OUT-SEED``.
         argv: the other command-line arguments.
         trust: packages that a configuration may name.
+        may_download: whether missing files of the data set are downloaded.
     """
     if out is None:
         raise refusal("--seeds", "must come with --out", "it alone", "Give the beginning of the run folders' names")
@@ -38,7 +41,7 @@ def train_seeds(seeds: Sequence[int], out: str | None, argv: Sequence[str], trus
     runs = {Path(f"{out}-{seed}"): _options(seed, argv, trust) for seed in seeds}
     for folder, options in runs.items():
         _check_folder(folder, options, trust)
-    results = [_result(folder, options, trust) for folder, options in runs.items()]
+    results = [_result(folder, options, trust, may_download) for folder, options in runs.items()]
     if join().first:
         say(mean_over_runs(results))
 
@@ -84,17 +87,18 @@ def _check_folder(folder: Path, options: Namespace, trust: Sequence[str]) -> Non
         )
 
 
-def _result(folder: Path, options: Namespace, trust: Sequence[str]) -> Result:
+def _result(folder: Path, options: Namespace, trust: Sequence[str], may_download: bool) -> Result:
     """The main result of a run, which is trained, or resumed, unless it is finished."""
     expected = {"classifies": options.model != "VAE", "num_samples": options.num_samples}
     result = final_result(folder, **expected)
     if result is None:
-        return final_evaluation(folder, _trained(folder, options, trust))  # type: ignore[return-value]
+        trained = _trained(folder, options, trust, may_download)
+        return final_evaluation(folder, trained)  # type: ignore[return-value]
     say(f"run folder: {folder}, finished")
     return result
 
 
-def _trained(folder: Path, options: Namespace, trust: Sequence[str]) -> Any:
+def _trained(folder: Path, options: Namespace, trust: Sequence[str], may_download: bool) -> Any:
     resume = folder.exists()
 
     def open_folder() -> RunFolder:
@@ -103,4 +107,5 @@ def _trained(folder: Path, options: Namespace, trust: Sequence[str]) -> Any:
         say(f"run folder: {folder}{', resumed' if resume else ''}")
         return run
 
-    return run_training(**instantiate(options), run=open_folder, resume=resume, trust=trust)
+    process: dict[str, Any] = {"resume": resume, "may_download": may_download, "trust": trust}
+    return run_training(**instantiate(options), run=open_folder, **process)

@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
 from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
-from pyro_vae.cli.arguments import Parser
+from pyro_vae.cli.arguments import Parser, names_first
 from pyro_vae.cli.console import TRUST, say
 from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation
@@ -24,8 +25,8 @@ from pyro_vae.training import RunFolder
 
 _TRAIN = """\
 Train a VAE, or the semi-supervised model M2, in a new run folder; then evaluate it on the test images and draw its
-figures. Components are chosen by class name, and their own options follow after a dot; show these with, for example,
-pyro-vae train --guide.help IAFGuide."""
+figures. Components are chosen by class name, and their own options follow after a dot; pyro-vae train --guide IAFGuide
+--help shows those of IAFGuide too."""
 _REFIT = """\
 Train another guide for the model of a run, in a new run folder, and evaluate it. Data, prior and likelihood are those
 of the run; all other options of pyro-vae train can be added."""
@@ -34,6 +35,10 @@ run folder to resume; --epochs, --optimizer.lr, --lr_schedule, --patience, --cli
 _SEEDS = """\
 train one run for each seed, in the folders OUT-SEED, and print the mean of their results; after an interruption, the
 same command resumes"""
+_DOWNLOAD: dict[str, Any] = {
+    "choices": ["true", "false"],
+    "help": "download missing files (default true; false if the data are those of a configuration file or of a run)",
+}
 
 
 def train(argv: list[str]) -> None:
@@ -43,23 +48,24 @@ def train(argv: list[str]) -> None:
     parser.add_argument("--resume", metavar="RUN", help=_RESUME)
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help=_SEEDS)
     parser.add_argument("--trust", **TRUST)
+    parser.add_argument("--data.download", **_DOWNLOAD)
     place, options = parser.parse_known_args(argv)
-    _require_names(out=place.out, resume=place.resume)
+    download, has_config = vars(place)["data.download"], any(word.split("=")[0] == "--config" for word in options)
+    may_download = download == "true" or (download is None and not has_config)
     check_names(options, *vars(place), "help")
     if {"-h", "--help"} & set(options):
         parser.add_argument("--config", metavar="FILE", help="YAML file with options, such as RUN/config.yaml")
-        say(f"{parser.format_help()}\n{format_options()}")
+        say(f"{parser.format_help()}\n{format_options(options)}")
     elif options and options[0].endswith(".help"):
         say(format_component(options[0][2 : -len(".help")], *options[1:2]))
     elif place.seeds is not None:
-        require(
-            place.resume is None, "--seeds", "must stand without --resume", "both", "Repeat the command of the runs"
-        )
-        train_seeds(place.seeds, place.out, options, place.trust)
-    elif place.resume is not None:
+        require(not place.resume, "--seeds", "must stand without --resume", "both", "Repeat the command of the runs")
+        train_seeds(place.seeds, place.out, options, place.trust, may_download=may_download)
+    elif place.resume:
+        require(not download, "--resume", "must stand without --data.download", "both", "Omit --data.download")
         _resume(place.resume, place.out, options, place.trust)
     else:
-        _start(place.out, parse_args(options, place.trust), place.trust)
+        _start(place.out, parse_args(options, place.trust), place.trust, may_download)
 
 
 def refit(argv: list[str]) -> None:
@@ -68,19 +74,17 @@ def refit(argv: list[str]) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder whose prior and likelihood are kept")
     parser.add_argument("--out", help="run folder to create (default runs/DATA-TIME)")
     parser.add_argument("--trust", **TRUST)
-    place, options = parser.parse_known_args(argv)
-    _require_names(out=place.out)
+    parser.add_argument("--data.download", **_DOWNLOAD)
+    place, options = parser.parse_known_args(names_first(argv))
+    check_names(options, "out", "trust", "help")
     run = RunFolder(place.run)
     run.load_weights()  # which must exist
-    _start(place.out, refit_options(run, options, trust=place.trust), place.trust)
+    _start(
+        place.out, refit_options(run, options, trust=place.trust), place.trust, vars(place)["data.download"] == "true"
+    )
 
 
-def _require_names(**folders: str | None) -> None:
-    for name, folder in folders.items():
-        require(folder != "", f"--{name}", "must name a run folder", "''", "Give runs/NAME, for example")
-
-
-def _start(out: str | None, options: Namespace, trust: Sequence[str]) -> None:
+def _start(out: str | None, options: Namespace, trust: Sequence[str], may_download: bool) -> None:
     name = options.data.class_path.rsplit(".", 1)[-1].lower()
     folder = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists() and join().first:
@@ -92,7 +96,7 @@ def _start(out: str | None, options: Namespace, trust: Sequence[str]) -> None:
         say(f"run folder: {folder}")
         return run
 
-    final_evaluation(folder, run_training(**instantiate(options), run=create, trust=trust))
+    final_evaluation(folder, run_training(**instantiate(options), run=create, may_download=may_download, trust=trust))
 
 
 def _resume(path: str, out: str | None, argv: list[str], trust: Sequence[str]) -> None:

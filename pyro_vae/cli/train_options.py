@@ -12,7 +12,7 @@ from pyro_vae._core.checks import refusal, require
 from pyro_vae.cli.console import check_seed
 from pyro_vae.experiments.assembly import MODEL_OPTIONS
 from pyro_vae.experiments.components import assign
-from pyro_vae.experiments.config import read_config
+from pyro_vae.experiments.config import MAX_SIZE, read_config
 from pyro_vae.experiments.experiment import default_options, instantiate, parse_config, parse_options
 from pyro_vae.experiments.option_errors import unknown_option
 from pyro_vae.experiments.resumable import check_resumable
@@ -23,6 +23,7 @@ OBJECTIVES = {"enumerate": "EnumeratedELBO", "score": "ScoreFunction", "relaxed"
 """The objective that trains M2, by the estimator of its classifier's gradient."""
 _LATENTS = (("likelihood", "NormalLikelihood"), ("likelihood.scale", "network"), ("likelihood.min_scale", 0.001))
 _DECIDING = ("model", "classifier", "m1")  # options that the defaults of others depend on
+_OF_M2 = ("classifier", "label_prior", "alpha", "m1")
 _OF_THE_GUIDE = ("guide", "prior_guide", "classifier", "alpha")  # options of the model that refitting may change
 
 Assignments = Sequence[tuple[str, Any]]
@@ -43,14 +44,33 @@ def parse_args(argv: Sequence[str], trust: Iterable[str] = (), *, first: Assignm
         >>> parse_args(["--model", "M2", "--classifier.estimator", "relaxed"]).objective.class_path
         'pyro_vae.objectives.ELBO'
     """
-    assignments = [*first, *_read(argv, trust)]
+    given = list(read_arguments(argv, trust))
+    assignments = [*first, *given]
     options = {**default_options()}
     for name, value in assignments:
         if name.split(".")[0] in _DECIDING:
             assign(options, name, value)
     parsed = parse_options([*_model_defaults(options), *assignments])
     check_seed(parsed.seed)
+    _refuse_idle([name for name, value in given], argv, parsed)
     return parsed
+
+
+def _refuse_idle(names: Iterable[str], argv: Sequence[str], parsed: Namespace) -> None:
+    """Refuse options that do nothing; those of a configuration file only if they differ from the defaults."""
+    typed = {argument.split("=")[0] for argument in argv}
+    defaults = parse_options([])
+    for name in names:
+        option, first = f"--{name}", name.split(".")[0]
+        if option not in typed and parsed[first] == defaults[first]:
+            continue
+        if first in _OF_M2:
+            require(parsed.model == "M2", option, "must come with --model M2", f"a {parsed.model}", "Omit it")
+        elif name == "lr_schedule_unit":
+            require(parsed.lr_schedule is not None, option, "must come with --lr_schedule", "it alone", "Omit it")
+        elif name == "data.label_seed":
+            is_used = parsed.data.init_args.get("labels") is not None
+            require(is_used, option, "must come with --data.labels", "it alone", "Omit it")
 
 
 def check_names(argv: Iterable[str], *others: str) -> None:
@@ -70,7 +90,7 @@ def check_names(argv: Iterable[str], *others: str) -> None:
             raise unknown_option(name, known)
 
 
-def _read(argv: Sequence[str], trust: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def read_arguments(argv: Sequence[str], trust: Iterable[str] = ()) -> Iterator[tuple[str, Any]]:
     """Names and values of the options in order, those of configuration files among them."""
     arguments = iter(argv)
     for argument in arguments:
@@ -86,7 +106,8 @@ def _read(argv: Sequence[str], trust: Iterable[str]) -> Iterator[tuple[str, Any]
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text()
+        with Path(path).open() as file:
+            return file.read(MAX_SIZE + 1)  # of an endless file too much is refused
     except UnicodeDecodeError:
         raise refusal(path, "must be a text file", "other bytes", "Give a YAML file") from None
 
@@ -138,7 +159,7 @@ def resume_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[
     Raises:
         ValueError: an option that cannot change is not the one of the last checkpoint.
     """
-    options = parse_options([*parse_config(run, trust=trust).as_dict().items(), *_read(argv, trust)])
+    options = parse_options([*parse_config(run, trust=trust).as_dict().items(), *read_arguments(argv, trust)])
     trained = run.trained_config()
     if trained is not None:
         check_resumable(parse_options(read_config(trained, f"{run.path}/state.pt", trust=trust).items()), options)

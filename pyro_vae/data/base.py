@@ -126,7 +126,7 @@ class Dataset(ABC):
         self.labels = labels
         self.label_seed = label_seed
 
-    may_download = True  # False if ``root`` was read from a run folder and not chosen by the user
+    may_download = True  # False if ``root`` was read from a file and not chosen by the user
     by_name = True  # False for a run of an earlier version, which split folders of images by position
 
     @abstractmethod

@@ -92,7 +92,8 @@ def _download(torchvision_mnist: type, folder: Path, allowed: bool) -> None:
     if not allowed:
         raise FileNotFoundError(
             f"MNIST: the files {', '.join(_FILES)} must lie in {folder / 'MNIST' / 'raw'}, got root={str(folder)!r} "
-            "from a run folder, to which nothing is downloaded. Specify the folder of the data with --root."
+            "from a run folder or a configuration, to which nothing is downloaded. Specify the folder of the data with "
+            "--root (train: --data.root), or add --data.download true to train."
         )
     quiet = io.StringIO()  # suppresses torchvision's progress bars and prints
     try:

@@ -8,8 +8,9 @@ import inspect
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
-from typing import Any, get_origin
+from typing import Any, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -18,7 +19,7 @@ from torch.optim import lr_scheduler
 
 from pyro_vae import data, guides, likelihoods, networks, objectives, priors
 from pyro_vae._core.checks import refusal, require
-from pyro_vae.experiments.option_errors import unknown_option
+from pyro_vae.experiments.option_errors import similar, unknown_option
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Kind:
         return sorted({c.__name__ for c in classes if not inspect.isabstract(c)} - {*self.excluded})
 
 
+_INDESCRIBABLE = ("LRScheduler", "LambdaLR", "MultiplicativeLR", "ChainedScheduler", "SequentialLR")
 KINDS = {
     "data": Kind(data, data.Dataset),
     "prior": Kind(priors, priors.Prior, 1),
@@ -56,12 +58,12 @@ KINDS = {
     "objective": Kind(objectives, objectives.Objective),
     "beta": Kind(objectives, objectives.Schedule),
     "optimizer": Kind(torch.optim, torch.optim.Optimizer, 1, ("Optimizer", "LBFGS", "SparseAdam")),
-    "lr_schedule": Kind(lr_scheduler, lr_scheduler.LRScheduler, 1, ("LRScheduler", "LambdaLR", "MultiplicativeLR")),
+    "lr_schedule": Kind(lr_scheduler, lr_scheduler.LRScheduler, 1, _INDESCRIBABLE),
 }
 """The options that choose a class, by the last part of their name: ``net`` of ``--guide.net``."""
 
 
-def assign(options: dict[str, Any], name: str, value: Any, *, parent: str = "--") -> None:
+def assign(options: dict[str, Any], name: str, value: Any, *, parent: str = "--", owner: str = "") -> None:
     """Set an option in place; ``guide.net.hidden`` is an option of the guide's network.
 
     Args:
@@ -69,6 +71,7 @@ def assign(options: dict[str, Any], name: str, value: Any, *, parent: str = "--"
         name: of the option, dotted if it belongs to a component.
         value: text to be parsed, or a value; for a component see :func:`resolve`.
         parent: precedes the name in error messages.
+        owner: the class whose options they are, for error messages.
 
     Raises:
         ValueError: no such option, or no such component.
@@ -80,8 +83,8 @@ def assign(options: dict[str, Any], name: str, value: Any, *, parent: str = "--"
         [7]
     """
     first, _, rest = name.partition(".")
-    if first not in options or (rest and first not in KINDS):
-        raise unknown_option(name, options, parent=parent)
+    if first not in options or (rest and first not in KINDS) or name.endswith("."):
+        raise unknown_option(name, options, parent=parent, owner=owner)
     if first in KINDS:
         value = resolve(first, {rest: value} if rest else value, options[first], option=f"{parent}{first}")
     options[first] = value
@@ -116,6 +119,7 @@ def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> A
         value = {"class_path": value, "init_args": {}}
     if not isinstance(value, dict):
         return value
+    _check_mapping(value, option)
     if "class_path" in value:
         chosen = _default_component(kind, value["class_path"], option)
         value = value.get("init_args") or {}
@@ -126,23 +130,41 @@ def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> A
     component = copy.deepcopy(chosen)
     arguments = component.setdefault("init_args", {})
     for name, argument in value.get("init_args", value).items():
-        assign(arguments, name, argument, parent=f"{option}.")
+        assign(arguments, name, argument, parent=f"{option}.", owner=component["class_path"].rpartition(".")[2])
     return component
 
 
+def _check_mapping(value: dict[Any, Any], option: str) -> None:
+    """Require the form of a component, or a mapping of the arguments of the class chosen before."""
+    is_named = "class_path" in value or "init_args" in value
+    class_path, arguments = value.get("class_path", ""), value.get("init_args") or {}
+    others = set(value) - {"class_path", "init_args"} if is_named else set()
+    is_form = isinstance(class_path, str) and isinstance(arguments, dict) and not others
+    has_names = all(isinstance(name, str) for name in (*value, *(arguments if is_form else ())))
+    rule = "must hold only class_path, a name, and init_args, which map options to values"
+    require(is_form and has_names, option, rule, value)
+
+
 def find_component(kind: str, name: str, *, option: str = "") -> Any:
-    """The class of a name, or the object at an import path.
+    """The class of a name, or the class or function at an import path.
 
     Raises:
-        ValueError: no component of that kind has this name, or the path cannot be imported.
+        ValueError: no component of that kind has this name, the path cannot be imported, or what it names is neither a
+            subclass of the kind's base nor a function that is annotated to return one.
     """
     if "." not in name:
         return getattr(KINDS[kind].module, exact_name(kind, name, option=option))
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        component = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise refusal(option, f"{name} must be importable", str(error)) from None
+    base, built = KINDS[kind].base, component
+    if inspect.isfunction(component):
+        built = get_type_hints(component).get("return")
+    is_one = inspect.isclass(built) and issubclass(built, base)
+    require(is_one, option, f"must be a {base.__name__}, or a function annotated to return one", name)
+    return component
 
 
 def exact_name(kind: str, name: str, *, option: str = "") -> str:
@@ -155,12 +177,22 @@ def exact_name(kind: str, name: str, *, option: str = "") -> str:
         >>> exact_name("data", "frey_faces")
         'FreyFaces'
     """
-    names = KINDS[kind].names()
     plain = name.replace("_", "").lower()
-    advice = "Choose one of these, or give the import path of your own class"
-    matches = [known for known in names if known.lower() == plain]
-    require(bool(matches), option or kind, f"must be one of {', '.join(names)}", repr(name), advice)
+    matches = [known for known in KINDS[kind].names() if known.lower() == plain]
+    if not matches:
+        raise unknown_class(kind, name, option or kind)
     return matches[0]
+
+
+def unknown_class(kind: str, name: str, option: str) -> ValueError:
+    """The error for text that names no class of a kind."""
+    if kind == "data" and ("/" in name or Path(name).exists()):
+        return refusal(option, "must be a class", name, f"Read your own files with {option} Files {option}.root {name}")
+    names = KINDS[kind].names()
+    if likely := similar(name, names):
+        return ValueError(f"{option}: unknown class {name}; did you mean {likely}?")
+    advice = "Choose one of these, or give the import path of your own class"
+    return refusal(option, f"must be one of {', '.join(names)}", name, advice)
 
 
 def add_component(parser: ArgumentParser, kind: str, component: Any, *, nested_key: str | None = None) -> None:
@@ -170,9 +202,16 @@ def add_component(parser: ArgumentParser, kind: str, component: Any, *, nested_k
 
 
 @cache
+def component_parser(kind: str, component: Any) -> ArgumentParser:
+    """A parser of the arguments of a component, except those that the program supplies."""
+    parser = ArgumentParser(exit_on_error=False)
+    add_component(parser, kind, component)
+    return parser
+
+
+@cache
 def _default_component(kind: str, name: str, option: str) -> dict[str, Any]:
     """Class path and default arguments; an argument without a default is None."""
-    component, parser = find_component(kind, name, option=option), ArgumentParser(exit_on_error=False)
-    add_component(parser, kind, component)
+    component = find_component(kind, name, option=option)
     path = f"{component.__module__}.{component.__qualname__}"
-    return {"class_path": path, "init_args": parser.get_defaults().as_dict()}
+    return {"class_path": path, "init_args": component_parser(kind, component).get_defaults().as_dict()}

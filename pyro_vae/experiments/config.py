@@ -13,6 +13,9 @@ from pyro_vae._core.checks import refusal, require
 # A configuration may name public classes of this package, torch's optimizers and their schedules.
 _TRUSTED = re.compile(r"pyro_vae(\.[a-z_0-9]+)*\.[A-Z]\w*|torch\.optim(\.lr_scheduler)?\.[A-Z]\w*")
 _WORD_OR_NUMBER = re.compile(r"[\w+\- ]*|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+MAX_SIZE = 1_000_000
+"""The largest size of a configuration in bytes."""
+_MAX_DEPTH = 20
 _PATHS = {"root", "out", "model_from", "m1"}  # keys whose values are file names, never imported
 
 
@@ -30,16 +33,28 @@ def read_config(text: str, source: str, *, trust: Iterable[str] = ()) -> dict[st
     Raises:
         ValueError: not a mapping, or it names something outside this package, torch's optimizers and ``trust``.
     """
+    rule, advice = f"must have at most {MAX_SIZE} bytes", "Pass a file such as RUN/config.yaml"
+    require(len(text) <= MAX_SIZE, source, rule, "more", advice)
     try:
+        _check_events(text, source)
         config = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise refusal(source, "must be YAML", f"a syntax error ({str(error).splitlines()[0]})") from None
     require(isinstance(config, dict), source, "must map options to values", type(config).__name__)
-    try:
-        _check(config, "", source, tuple(trust))
-    except RecursionError:
-        raise refusal(source, "must not contain itself", "an endless nesting") from None
+    _check(config, "", source, tuple(trust))
     return dict(config)
+
+
+def _check_events(text: str, source: str) -> None:
+    """Refuse aliases, of which a few lines stand for gigabytes, and deep nesting, before any of it is built."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        require(depth <= _MAX_DEPTH, source, f"must be nested at most {_MAX_DEPTH} deep", "more")
+        anchor = getattr(event, "anchor", None)
+        require(
+            anchor is None, source, "must not contain YAML anchors and aliases", repr(anchor), "Write the value out"
+        )
 
 
 def _check(value: Any, key: str, source: str, trust: tuple[str, ...]) -> None:

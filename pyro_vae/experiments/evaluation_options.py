@@ -46,7 +46,7 @@ def options_of(function: Callable[..., Any], *names: str, **changes: dict[str, A
     """
     hints, parameters = get_type_hints(function), signature(function).parameters
     documentation = docstring_parser.parse(function.__doc__ or "")
-    texts = {entry.arg_name: _plain_text(entry.description or "") for entry in documentation.params} | _COMMON_HELP
+    texts = {entry.arg_name: plain_text(entry.description or "") for entry in documentation.params} | _COMMON_HELP
     chosen = names or [name for name in parameters if name not in _NOT_OPTIONS]
     options = []
     for name in chosen:
@@ -80,7 +80,8 @@ def _argument_type(hint: Any) -> tuple[Callable[[str], Any] | None, tuple[str, .
     return None, ()
 
 
-def _plain_text(text: str) -> str:
+def plain_text(text: str) -> str:
     """Remove the markup of a docstring."""
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
-    return re.sub(r"\s+", " ", re.sub(r'``"?(.*?)"?``', r"\1", text)).strip().rstrip(".")
+    text = re.sub(r'``"?(.*?)"?``', r"\1", text)
+    return re.sub(r"\s+", " ", re.sub(r"[`\\]", "", text)).strip().rstrip(".")

@@ -23,7 +23,7 @@ from pyro_vae.experiments.assembly import MODEL_OPTIONS, FirstModel, ModelName, 
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import read_config
 from pyro_vae.experiments.latent_data import check_magnitude, initialise_at_data
-from pyro_vae.experiments.option_errors import wrong_value
+from pyro_vae.experiments.option_values import check_plain, wrong_value
 from pyro_vae.experiments.provenance import RecordedRun, check_data, is_earlier, objective_entries, provenance_entries
 from pyro_vae.experiments.restore import restore_model, restore_weights
 from pyro_vae.experiments.trained_model import TrainedModel
@@ -58,6 +58,7 @@ def train(
     *,
     run: RunFolder | Callable[[], RunFolder],
     resume: bool = False,
+    may_download: bool = True,
     trust: Iterable[str] = (),
     **options: Any,
 ) -> TrainedModel:
@@ -86,12 +87,13 @@ def train(
         num_samples: samples per test image for the log-likelihood at the end.
         run: the run folder, or a function that creates it, called after all checks.
         resume: continue from the run's last checkpoint.
+        may_download: whether missing files of the data set are downloaded, unless ``resume``.
         trust: packages whose classes the configuration of ``m1`` may name.
         options: options of :func:`pyro_vae.fit`, such as ``epochs``.
     """
     check_count("train", latent_dim=latent_dim, num_samples=num_samples)
     place, dataset = choose_device(device), data()
-    dataset.may_download, dataset.by_name = not resume, not is_earlier(run)
+    dataset.may_download, dataset.by_name = may_download and not resume, not is_earlier(run)
     assembly = assemble(
         dataset,
         place,
@@ -165,9 +167,8 @@ def load_run(
     run = RunFolder(path)
     provenance = run.provenance(raw=weights == "raw")  # of weights that must exist
     options = instantiate(parse_config(run, trust=trust))
-    place, dataset = choose_device(device), options["data"]()
+    place, dataset = choose_device(device), options["data"](**({} if root is None else {"root": root}))
     dataset.may_download, dataset.by_name = root is not None, not is_earlier(run)
-    dataset.root = dataset.root if root is None else root
     options["m1"] = _first_model(options["m1"], options["model"], trust)
     assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})
     check_data(provenance, assembly.splits, str(path))
@@ -190,7 +191,7 @@ def _first_model(path: str | None, model: ModelName, trust: Iterable[str]) -> Fi
 def parser() -> ArgumentParser:
     """The parser of the options of :func:`train`, made from its signature, that of ``fit`` and the components'."""
     parser = ArgumentParser(prog="pyro-vae train", exit_on_error=False, allow_abbrev=False)
-    parser.add_function_arguments(train, skip={"run", "resume", "trust"})
+    parser.add_function_arguments(train, skip={"run", "resume", "may_download", "trust"})
     return parser
 
 
@@ -215,7 +216,8 @@ def parse_options(assignments: Iterable[tuple[str, Any]]) -> Namespace:
     try:
         parsed = parser().parse_object(options, defaults=False)
     except ArgumentError as error:
-        raise wrong_value(error) from None
+        raise wrong_value(error, options, parser()) from None
+    check_plain(parsed)
     for name, default in default_options().items():
         has_value = default is None or parsed[name] is not None
         require(has_value, f"--{name}", "must have a value", "null", "Omit the option for its default")

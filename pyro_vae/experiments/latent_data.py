@@ -117,8 +117,10 @@ def initialise_at_data(vae: Any, train: ImageSet, *, seed: int = 0, at_mean: boo
     elif at_mean:
         vae.likelihood.initialise_mean(train.mean())
     if isinstance(vae.prior, VampPrior):
+        num, rule = len(vae.prior.raw), f"num_components must be at most the {len(train)} training images"
+        require(num <= len(train), "VampPrior", rule, f"num_components={num}")
         with isolated_rng(seed):
-            rows = torch.randperm(len(train))[: len(vae.prior.raw)]
+            rows = torch.randperm(len(train))[:num]
             vae.prior.initialise_pseudo_inputs(train.batch(rows))
 
 

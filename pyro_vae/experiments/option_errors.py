@@ -2,54 +2,69 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
-_TYPES = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "tuple": "a list"}
+from pyro_vae._core.checks import require
 
 
-def unknown_option(name: str, known: Iterable[str], *, parent: str = "--") -> ValueError:
+def unknown_option(name: str, known: Iterable[str], *, parent: str = "--", owner: str = "") -> ValueError:
     """The error for an option that does not exist, with the most similar one that does.
 
     Args:
         name: of the option.
         known: names of the options that exist.
         parent: precedes both in the message.
+        owner: class whose options they are, which are then listed.
 
     Example:
         >>> str(unknown_option("gide", ["guide", "prior"]))
         'unknown option --gide; did you mean --guide?'
+        >>> str(unknown_option("depth", ["hidden", "dropout"], parent="--net.", owner="MLP"))
+        'unknown option --net.depth; MLP has hidden, dropout.'
     """
-    advice = f"see {parent}help CLASS." if parent.endswith(".") else "see --help."
-    return ValueError(unknown_name("option", name, known, advice, parent=parent))
+    known = list(known)
+    options = f"{owner} has {', '.join(known) or 'no options'}." if owner else ""
+    message = unknown_name("option", name, known, options or "see --help.", parent=parent)
+    return ValueError(f"{message} {options}" if options and message.endswith("?") else message)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], advice: str, *, parent: str = "") -> str:
     """The message for a name that does not exist: the most similar one that does, or the advice."""
-    similar = get_close_matches(name, known, n=1)
-    return f"unknown {kind} {parent}{name}; {f'did you mean {parent}{similar[0]}?' if similar else advice}"
+    likely = similar(name, known)
+    return f"unknown {kind} {parent}{name}; {f'did you mean {parent}{likely}?' if likely else advice}"
 
 
-def wrong_value(error: Exception) -> ValueError:
-    r"""The error for an option whose value has the wrong type, from jsonargparse's nested report.
+def similar(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most similar, apart from case and underscores.
 
     Example:
-        >>> str(wrong_value(TypeError("Parser key \"epochs\": Expected a <class 'int'>. Got value: x")))
-        '--epochs: must be an integer, got x.'
+        >>> similar("iaf_gide", ["DiagonalNormalGuide", "IAFGuide"])
+        'IAFGuide'
     """
-    text = " ".join(str(error).split())
-    *keys, report = re.split(r'Parser key "([\w.]+)":', text)
-    option = "--" + ".".join(dict.fromkeys(keys[1::2]))
-    if missing := re.search(r"arguments are required: (\w+)", report):
-        return ValueError(f"{option}.{missing[1]}: must have a value.")
-    if base := re.search(r"Expected '([\w.]+)' to be a subclass of <class '(\w+)'>", report):
-        return ValueError(f"{option}: must be a subclass of {base[2]}, got {base[1]}.")
-    expected = re.search(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.+?)\]|(.+?)(?=[.:] | - ))", report)
-    value = re.search(r"(?:Got|Given) value: (.+?)(?:\. Got value: |$)", report)
-    if not expected or not value:
-        return ValueError(f"{option}: {textwrap.shorten(report, 300)}")
-    kind, choices, other = expected.groups()
-    rule = _TYPES.get(kind, kind) if kind else f"one of {choices}" if choices else other
-    return ValueError(f"{option}: must be {rule}, got {textwrap.shorten(value[1], 80)}.")
+    plain = {option.lower().replace("_", ""): option for option in known}
+    matches = get_close_matches(name.lower().replace("_", ""), plain, n=1, cutoff=0.7)
+    return plain[matches[0]] if matches else None
+
+
+def check_size(option: str, value: Any) -> None:
+    """Require an integer to have 64 bits, as torch does.
+
+    Raises:
+        ValueError: it has more.
+    """
+    require(not isinstance(value, int) or -(2**63) <= value < 2**63, option, "must be in -2^63..2^63-1", value)
+
+
+def wrong_choice(option: str, value: Any, choices: Iterable[Any]) -> ValueError:
+    """The error for a value that is none of the choices.
+
+    Example:
+        >>> str(wrong_choice("--device", "gpu", ["cpu", "cuda"]))
+        '--device: must be one of cpu, cuda, got gpu.'
+    """
+    names = [str(choice) for choice in choices]
+    likely = similar(str(value), names)
+    end = f"; did you mean {likely}?" if likely else "."
+    return ValueError(f"{option}: must be one of {', '.join(names)}, got {value}{end}")

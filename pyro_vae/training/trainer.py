@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyro_vae._core.checks import require
 from pyro_vae._core.contexts import interruptible
 from pyro_vae._core.distributed import Ranks
+from pyro_vae._core.interrupts import interruption
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.fingerprints import fingerprint
@@ -281,7 +282,8 @@ class Trainer:
         if due and self.ranks.any(interrupted):
             self.save()
             hint = f". Resume with --resume {self.run.path} (in Python: resume=True)" if self.run else ""
-            raise KeyboardInterrupt(f"stopped after step {self.state.step}{hint}")
+            stop = interruption(interrupted[0]) if interrupted else KeyboardInterrupt  # perhaps another rank's
+            raise stop(f"stopped after step {self.state.step}{hint}")
         if self.run and time.monotonic() - self._saved_at >= self.settings.checkpoint_seconds:
             self.save()
 
