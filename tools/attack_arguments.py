@@ -376,7 +376,7 @@ ACCEPTED: dict[tuple[str, str], Sequence[str]] = {
     ("*", "warmup"): ("zero",),
     ("*", "lr_warmup"): ("zero",),
     ("*", "num_decomposed"): ("zero",),
-    ("*", "checkpoint_seconds"): ("zero",),
+    ("*", "checkpoint_seconds"): ("zero", "inf"),
     ("ImageSet", "images"): ("fraction", "nan"),  # continuous data
     # Any shape is that of a batch.
     ("*", "at"): ("shape", "nan"),

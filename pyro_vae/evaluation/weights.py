@@ -284,8 +284,7 @@ def log_weights(
         torch.Size([3, 7])
     """
     check_arguments(log_weights, locals(), num_samples=1)
-    device, dtype = placement(model, *guides_of(guide))
-    args = arguments(x if isinstance(x, tuple) else (x,), device, dtype)
+    args = arguments(x if isinstance(x, tuple) else (x,), *placement(model, *guides_of(guide)))
     weights = ImportanceWeights(model, guide, args, data_plate=data_plate)
     weights.check_coverage()
     return weights(num_samples).total

@@ -211,7 +211,6 @@ def _train(
 
 def _check_settings(settings: Settings) -> None:
     patience, validation = settings.patience, settings.validation
-    check_positive("fit", at_least_zero=True, checkpoint_seconds=settings.checkpoint_seconds)
     check_positive("fit", clip_norm=settings.clip_norm, skip_norm=settings.skip_norm, advice="Use None for no limit")
     seconds = settings.checkpoint_seconds
     require(seconds >= 0, "fit", "checkpoint_seconds must be at least 0", f"checkpoint_seconds={seconds}")
