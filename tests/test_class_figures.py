@@ -225,7 +225,7 @@ def test_more_than_ten_classes_differ_by_their_marker() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": torch.rand(80)}, r"features must be \(N, F\), N > perplexity, with labels \(N,\)"),
+        ({"features": torch.rand(80)}, r"features must be \(N, F\), N > perplexity, with integer labels \(N,\)"),
         ({"labels": torch.zeros(7).long()}, r"got features=\(80, 4\), labels=\(7,\)"),
         ({"perplexity": 80}, "perplexity=80"),
         ({"num": 20, "perplexity": 30}, "perplexity=30"),

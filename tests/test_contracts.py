@@ -404,9 +404,7 @@ def test_likelihood_raises_on_sizes_that_are_not_positive(cls):
     if cls.__name__ in SPECIAL:
         pytest.skip("built by arguments of its own")
     for arguments in ((0, DATA_SHAPE), (L, ()), (L, (1, 0))):
-        with pytest.raises(
-            ValueError, match=f"^{cls.__name__}: latent_dim and data_shape must be positive, got latent_dim"
-        ):
+        with pytest.raises(ValueError, match=rf"^{cls.__name__}: (data_shape|latent_dim) must .*, got \1="):
             cls(*arguments)
 
 
@@ -499,9 +497,7 @@ def test_guide_raises_on_sizes_that_are_not_positive(cls):
     if cls.__name__ in SPECIAL:
         pytest.skip("built by arguments of its own")
     for arguments in ((DATA_SHAPE, 0), ((), L), ((1, 0), L)):
-        with pytest.raises(
-            ValueError, match=f"^{cls.__name__}: data_shape and latent_dim must be positive, got data_shape"
-        ):
+        with pytest.raises(ValueError, match=rf"^{cls.__name__}: (data_shape|latent_dim) must .*, got \1="):
             cls(*arguments)
 
 

@@ -210,7 +210,9 @@ def test_student_t_equals_scipy():
 
 @pytest.mark.parametrize("df", [1.0, 0.0, float("nan"), float("inf")])
 def test_student_t_without_a_mean_is_refused(df):
-    with pytest.raises(ValueError, match=rf"^StudentTLikelihood: df must be finite and above 1, got df={df}\.$"):
+    with pytest.raises(
+        ValueError, match=rf"^StudentTLikelihood: df must be (finite and above 1|.* a number), got df={df}\.$"
+    ):
         StudentTLikelihood(2, (3,), df=df)
 
 

@@ -273,7 +273,7 @@ def test_any_optimizer_is_called_with_the_learning_rate():
         ({"batch_size": 2.5}, "batch_size=2.5"),
         ({"latent_dim": -1}, "latent_dim=-1"),
         ({"num_samples": 0}, "num_samples=0"),
-        ({"num_samples": None}, "num_samples must be integers, got .*'num_samples': None"),
+        ({"num_samples": None}, "num_samples must be an integer, got num_samples=None"),
         ({"data_shape": (2, 3)}, r"data_shape=\(2, 3\) has entries, got 5"),
         ({"active_threshold": 100.0}, "active_threshold=100.0"),
         ({"likelihood": partial(BernoulliLikelihood, net=NET)}, "support"),

@@ -354,7 +354,7 @@ def test_fused_optimizers_give_the_same_weights() -> None:
             "objective must be a Pyro ELBO with differentiable_loss, got RenyiELBO",
         ),
         ({"objective": pyro.infer.JitTrace_ELBO()}, "got JitTrace_ELBO. Use Trace_ELBO: the engines compile it"),
-        ({"objective": pyro.infer.Trace_ELBO}, r"got the class Trace_ELBO. Write Trace_ELBO\(\)"),
+        ({"objective": pyro.infer.Trace_ELBO}, r"got objective=the class Trace_ELBO. Write Trace_ELBO\(\)"),
         ({"optimizer": lambda p: pyro.optim.Adam({})}, "the optimizer must be one of torch.optim, got a PyroOptim"),
         ({"resume": True}, "resume requires a run folder"),
         ({"tensorboard": True}, "tensorboard requires a run folder"),

@@ -21,6 +21,7 @@ from pyro_vae.flows import (
     AffineFlow,
     AutoregressiveFlow,
     CouplingFlow,
+    Flow,
     FlowDistribution,
     HouseholderFlow,
     InverseFlow,
@@ -460,7 +461,7 @@ def test_guides_start_near_the_diagonal_normal(name) -> None:
     assert 1e-4 < moved < 0.6
 
 
-class Counted:
+class Counted(Flow):
     """A flow that counts its runs."""
 
     def __init__(self, flow) -> None:

@@ -195,7 +195,7 @@ def test_mismatched_sizes_raise() -> None:
         BottomUpGuide([d((5,), 3), d((5,), 2)])
     with pytest.raises(ValueError, match=r"^TopDownGuide: every layer must take data of shape"):
         TopDownGuide([d((3,), 3), d((5,), 2)])
-    with pytest.raises(ValueError, match=r"^LadderGuide: every layer and the next network must take"):
+    with pytest.raises(ValueError, match=r"^LadderGuide: features must be one network per layer"):
         LadderGuide([d((4,), 3), d((3,), 2)], [linear((5,), (4,)), linear((5,), (3,))])
     with pytest.raises(ValueError, match=r"^BottomUpGuide: there must be a layer, got layers=\[\]"):
         BottomUpGuide([])

@@ -207,7 +207,7 @@ def test_discretized_logistic_likelihood_is_the_product_over_pixels():
 
 @pytest.mark.parametrize(("levels", "min_scale"), [(1, 1e-3), (256, 0.0), (256, -1.0), (256, float("nan"))])
 def test_discretized_logistic_likelihood_raises(levels, min_scale):
-    positive = f"min_scale must be positive and finite, got .*={min_scale}"
+    positive = f"min_scale must be (positive and finite|a number), got .*={min_scale}"
     rule = "levels must be at least 2, got levels=1" if levels < 2 else positive
     message = rf"^DiscretizedLogisticLikelihood: {rule}\.$"
     with pytest.raises(ValueError, match=message):
@@ -753,7 +753,11 @@ def test_mixture_of_logistics_likelihood_reads_component_by_component():
 
 @pytest.mark.parametrize(("num_components", "min_scale"), [(0, 1e-3), (5, 0.0), (5, float("nan"))])
 def test_mixture_of_logistics_likelihood_raises(num_components, min_scale):
-    rule = "num_components must be at least 1" if num_components < 1 else "min_scale must be positive and finite"
+    rule = (
+        "num_components must be at least 1"
+        if num_components < 1
+        else "min_scale must be (positive and finite|a number)"
+    )
     message = f"^MixtureOfLogisticsLikelihood: {rule}, got "
     with pytest.raises(ValueError, match=message):
         MixtureOfLogisticsLikelihood(2, (3,), num_components=num_components, min_scale=min_scale)
@@ -845,14 +849,14 @@ def test_location_and_scale_are_finite_far_away(cls, loc, dtype):
 @pytest.mark.parametrize("argument", ["scale", "min_scale"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_nonpositive_scale_raises(cls, argument, value):
-    message = rf"^{cls.__name__}: {argument} must be positive and finite, got {argument}={value}\. Use .* 0.1\.$"
+    message = rf"^{cls.__name__}: {argument} must be .*(positive and finite|a number), got {argument}={value}\."
     with pytest.raises(ValueError, match=message):
         cls(2, (3,), **{argument: value})
 
 
 @families
 def test_an_unknown_scale_option_raises(cls):
-    message = rf"^{cls.__name__}: scale must be one of 'global', 'pixel', 'network', got .*\. Or use a number\.$"
+    message = rf"^{cls.__name__}: scale must be one of 'global', 'pixel', 'network' or a number, got .*\.$"
     with pytest.raises(ValueError, match=message):
         cls(2, (3,), scale="local")
 

@@ -349,14 +349,23 @@ def test_the_seed_decides_the_weights():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MLP((0,), (3,)), r"MLP: in_shape must hold positive sizes, got in_shape=\(0,\)\. Give"),
-        (lambda: MLP((3,), ()), r"MLP: out_shape must hold positive sizes, got out_shape=\(\)\. Give"),
-        (lambda: GatedMLP((3,), (2, -1)), r"GatedMLP: out_shape must hold positive sizes, got out_shape=\(2, -1\)\."),
-        (lambda: MLP((3,), (3,), hidden=(5, 0)), r"MLP: hidden must be positive, got hidden=\(5, 0\)\."),
-        (lambda: GatedMLP((3,), (3,), hidden=(0,)), r"GatedMLP: hidden must be positive, got hidden=\(0,\)\."),
+        (lambda: MLP((0,), (3,)), r"MLP: in_shape must be a tuple of positive integers, got in_shape=\(0,\)\."),
+        (lambda: MLP((3,), ()), r"MLP: out_shape must not be empty, got out_shape=\(\)\."),
+        (
+            lambda: GatedMLP((3,), (2, -1)),
+            r"GatedMLP: out_shape must be a tuple of positive integers, got out_shape=\(2, -1\)\.",
+        ),
+        (
+            lambda: MLP((3,), (3,), hidden=(5, 0)),
+            r"MLP: hidden must be a tuple of positive integers, got hidden=\(5, 0\)\.",
+        ),
+        (
+            lambda: GatedMLP((3,), (3,), hidden=(0,)),
+            r"GatedMLP: hidden must be a tuple of positive integers, got hidden=\(0,\)\.",
+        ),
         (
             lambda: MLP((3,), (3,), activation="sine"),
-            r"Network: activation must be one of .*, got activation='sine'\.",
+            r"MLP: activation must be one of .*, got activation='sine'\.",
         ),
         (
             lambda: ConvEncoder((784,), (3,)),
@@ -368,11 +377,11 @@ def test_the_seed_decides_the_weights():
         ),
         (
             lambda: ConvEncoder((1, 8, 8), (3,), channels=(0,)),
-            r"ConvEncoder: channels must be positive, got channels=\(0,\)\.",
+            r"ConvEncoder: channels must be a tuple of positive integers, got channels=\(0,\)\.",
         ),
         (
             lambda: ConvDecoder((3,), (1, 8, 8), channels=(4, -4)),
-            r"ConvDecoder: channels must be positive, got channels=\(4, -4\)\.",
+            r"ConvDecoder: channels must be a tuple of positive integers, got channels=\(4, -4\)\.",
         ),
         (
             lambda: ConvEncoder((1, 8, 8), (3,), kernel_size=4),
@@ -392,11 +401,11 @@ def test_the_seed_decides_the_weights():
         ),
         (
             lambda: GatedConvDecoder((3,), (1, 8, 8), features=0),
-            r"GatedConvDecoder: features must be positive, got features=\(0,\)\.",
+            r"GatedConvDecoder: features must be at least 1, got features=0\.",
         ),
         (
             lambda: GatedConvEncoder((1, 8, 8), (3,), channels=(0,)),
-            r"GatedConvEncoder: channels must be positive, got channels=\(0,\)\.",
+            r"GatedConvEncoder: channels must be a tuple of positive integers, got channels=\(0,\)\.",
         ),
         (
             lambda: GatedConvDecoder((3,), (1, 8, 8), kernel_size=2),

@@ -738,7 +738,7 @@ def test_enumeration_is_exact_and_its_terms_add_up(kind) -> None:
 def test_the_ratio_of_a_known_gradient() -> None:
     drawn = []
 
-    class Known:
+    class Known(ELBO):
         def differentiable_loss(self, model, guide, x):
             noise = torch.randn(2) * torch.tensor([1.0, 4.0]) + torch.tensor([3.0, 1.0])
             drawn.append(noise)
@@ -748,20 +748,20 @@ def test_the_ratio_of_a_known_gradient() -> None:
     guide.weight = nn.Parameter(torch.zeros(2))
     state = torch.get_rng_state()
     groups = {"all": [guide.weight]}
-    result = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
+    result = gradient_snr(guide, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
     assert torch.equal(torch.get_rng_state(), state)
     assert guide.weight.grad is None
     exact = torch.tensor([3.0, 0.25])
     assert ((result.snr - exact).abs() < 4.5 * result.standard_error).all()
     assert (result.standard_error - (1 / 4000 + exact**2 / 8000).sqrt()).abs().max() < 1e-3
-    again = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
+    again = gradient_snr(guide, guide, torch.zeros(1), Known(), num_draws=4000, groups=groups)["all"]
     assert torch.equal(result.snr, again.snr)
     drawn.clear()
-    few = gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=3, groups=groups)["all"]
+    few = gradient_snr(guide, guide, torch.zeros(1), Known(), num_draws=3, groups=groups)["all"]
     assert (few.std - torch.stack(drawn).std(0)).abs().max() < 1e-12
     assert (few.mean - torch.stack(drawn).mean(0)).abs().max() < 1e-12
     with pytest.raises(ValueError, match=r"^gradient_snr: num_draws must be at least 2, got num_draws=1\.$"):
-        gradient_snr(None, guide, torch.zeros(1), Known(), num_draws=1, groups=groups)
+        gradient_snr(guide, guide, torch.zeros(1), Known(), num_draws=1, groups=groups)
 
 
 @pytest.mark.slow

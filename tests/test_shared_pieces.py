@@ -209,8 +209,11 @@ def test_categories_must_be_shared() -> None:
 
 
 def test_layers_and_their_guides_have_their_types() -> None:
-    with pytest.raises(ValueError, match=r"^BottomUpGuide: every layer must be an AmortizedGuide, got HMCGuide"):
+    with pytest.raises(
+        ValueError,
+        match=r"^BottomUpGuide: layers must be a sequence, each entry an AmortizedGuide, got layers=.*HMCGuide",
+    ):
         BottomUpGuide([guides.HMCGuide((5,), 3), guides.DiagonalNormalGuide((3,), 2)])
     conditionals = [guides.DiagonalNormalGuide((2,), 3)]
-    with pytest.raises(ValueError, match=r"^HierarchicalVAE: the guide must be a BottomUpGuide, .* got IAFGuide"):
+    with pytest.raises(ValueError, match=r"^HierarchicalVAE: guide must be a LayeredGuide, got guide=an IAFGuide"):
         HierarchicalVAE(StandardNormalPrior(2), conditionals, BernoulliLikelihood(3, (5,)), guides.IAFGuide((5,), 3))

@@ -44,7 +44,9 @@ def unusable(owner: str, role: str, programs: Sequence[Program], args: tuple[Any
     line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
     if isinstance(error, OneLineError) or not isinstance(error, _EXPECTED):
         return error
-    for value in (x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point()):
+    for value in (
+        x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point() and not x.is_meta
+    ):
         if bool(torch.isnan(value).any()):
             return outside(owner, "data must be finite", "NaN", torch.isnan(value))
     if isinstance(error, ValueError) and ", got " in line:

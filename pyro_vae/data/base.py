@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_choice, check_count, require
-from pyro_vae.data.binarization import PROTOCOLS, Binarization, Split, binarize
+from pyro_vae._core.checks import CheckedArguments, check_count, require
+from pyro_vae.data.binarization import Binarization, Split, binarize
 from pyro_vae.data.fingerprints import kept_fingerprints
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.labelling import choose_labels
@@ -77,7 +77,7 @@ class Splits:
         return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
 
-class Dataset(ABC):
+class Dataset(CheckedArguments, ABC):
     """A data set on disk or embedded; :meth:`load` splits and binarizes it.
 
     A subclass implements :meth:`raw` and passes its defaults to this constructor.
@@ -116,9 +116,8 @@ class Dataset(ABC):
         labels: int | None = None,
         label_seed: int = 0,
     ) -> None:
-        advice = "Pass 'dynamic' for binary pixels or 'none' for grey ones"
-        check_choice(self._name, "binarize", binarize, PROTOCOLS, advice)
         check_count(self._name, 0, validation=validation)
+        check_count(self._name, labels=labels)
         self.root = None if root is None else fspath(root)
         self.binarize: Binarization = binarize
         self.validation = validation

@@ -66,9 +66,10 @@ class Batches:
         device: device that arrays and the tensors of iterables are moved to; image sets and tensors must be on it
             already. None moves nothing.
         dtype: dtype of floating-point data.
+        owner: name that messages begin with.
 
     Raises:
-        ValueError: no data, a batch size below 1, a single-pass iterator, or half precision.
+        ValueError: no data, a batch size below 1, a single-pass iterator, another device, or half precision.
     """
 
     def __init__(
@@ -79,12 +80,13 @@ class Batches:
         shuffle_seed: int | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        owner: str = "Batches",
     ) -> None:
-        self.batch_size, self.shuffle_seed = batch_size, shuffle_seed
+        self.owner, self.batch_size, self.shuffle_seed = owner, batch_size, shuffle_seed
         self.device, self.dtype = device, dtype
         self.data = self._as_data(data)
         self.axes: Axes | None = None  # of the data in the batches of an iterable; set once they are determined
-        check_count("Batches", batch_size=batch_size)
+        check_count(owner, batch_size=batch_size)
         self.batch_size = int(batch_size)  # torch splits by no NumPy integer
         self._check_dtype()
         self._check_data(data)
@@ -93,16 +95,19 @@ class Batches:
         advice = "Use model.float(), and precision='bf16' to multiply in bfloat16"
         low = self.dtype in (torch.float16, torch.bfloat16)
         rule = "densities must be computed in float32 or float64"
-        require(not low, "Batches", rule, f"parameters of {self.dtype}", advice)
+        require(not low, self.owner, rule, f"parameters of {self.dtype}", advice)
 
     def _check_data(self, data: Any) -> None:
         if isinstance(data, Iterator | tuple | Dataset):
             rule = "data must be a tensor, an ImageSet or an iterable of batches that can be iterated repeatedly"
             advice = "Wrap it: DataLoader(TensorDataset(x, y), batch_size=100), or a list"
-            raise refusal("Batches", rule, f"a {type(data).__name__}", advice)
+            raise refusal(self.owner, rule, f"a {type(data).__name__}", advice)
         scalar = isinstance(self.data, Tensor) and self.data.dim() == 0
-        require(not scalar, "Batches", "data must have a first dimension", "a single number", "Pass x.unsqueeze(0)")
-        require(self.num_data != 0, "Batches", "data must not be empty", "0 data", "Pass at least one datum")
+        require(not scalar, self.owner, "data must have a first dimension", "a single number", "Pass x.unsqueeze(0)")
+        if self.device is not None and isinstance(data, ImageSet | Tensor):
+            value, advice = f"data={data.device}, model={self.device}", "Move one with .to()"
+            require(data.device == self.device, self.owner, "data and model must be on one device", value, advice)
+        require(self.num_data != 0, self.owner, "data must not be empty", "0 data", "Pass at least one datum")
 
     @property
     def num_data(self) -> int | None:
@@ -191,7 +196,7 @@ class Batches:
 
     def _arguments(self, batch: Any) -> tuple[Any, ...]:
         args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-        require(bool(args), "Batches", "a batch must hold at least one argument, the data", "an empty tuple")
+        require(bool(args), self.owner, "a batch must hold at least one argument, the data", "an empty tuple")
         return arguments(args, self.device, self.dtype)
 
     def _as_data(self, data: Any) -> Data:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae.data.random_pixels import sample_pixels
 
@@ -53,9 +53,10 @@ class ImageSet:
     rows: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_arguments(ImageSet.__init__, vars(self), "ImageSet")
         self._check_images()
-        self._check_range()
         self._check_labels()
+        self._check_range()
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -182,9 +183,10 @@ class ImageSet:
             require(not self.paired, "ImageSet", "paired requires labels", "labels=None", advice)
             return
         right = self.labels.dtype == torch.int64 and self.labels.shape == (len(self),)
-        value = f"{self.labels.dtype} of shape={tuple(self.labels.shape)}"
+        value = f"{self.labels.dtype} of shape={tuple(self.labels.shape)} on {self.labels.device}"
         advice = "Pass one integer class per image, or labels=None"
-        require(right, "ImageSet", f"labels must be int64 of shape ({len(self)},)", value, advice)
+        rule = f"labels must be int64 of shape ({len(self)},) on the device of the images"
+        require(right and self.labels.device == self.images.device, "ImageSet", rule, value, advice)
 
 
 def _take(values: Tensor, index: Index) -> Tensor:

@@ -11,8 +11,10 @@ from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae._core.checks import CheckedArguments, check_count
 
-class AugmentedPosterior(TorchDistribution):
+
+class AugmentedPosterior(TorchDistribution, CheckedArguments):
     r"""The marginal :math:`q(z | x) = \int q(z, a | x)\, da`, bounded with a reverse model :math:`r(a | x, z)`.
 
     The marginal has no density in closed form, so the model is extended by r: with the log-weight
@@ -48,6 +50,7 @@ class AugmentedPosterior(TorchDistribution):
     def __init__(
         self, joint: TorchDistribution, latent_dim: int, reverse: Callable[[Tensor], TorchDistribution]
     ) -> None:
+        check_count("AugmentedPosterior", latent_dim=latent_dim)
         self.joint, self.latent_dim, self.reverse = joint, latent_dim, reverse
         super().__init__(joint.batch_shape, torch.Size([latent_dim]), validate_args=False)
 
@@ -74,7 +77,7 @@ class AugmentedPosterior(TorchDistribution):
         return z
 
 
-class AuxiliaryJoint(TorchDistribution):
+class AuxiliaryJoint(TorchDistribution, CheckedArguments):
     r"""The joint distribution :math:`q(a)\, q(z | a)` of the vector (z, a).
 
     Args:
@@ -100,6 +103,7 @@ class AuxiliaryJoint(TorchDistribution):
     def __init__(
         self, auxiliary: TorchDistribution, conditional: Callable[[Tensor], TorchDistribution], latent_dim: int
     ) -> None:
+        check_count("AuxiliaryJoint", latent_dim=latent_dim)
         self.auxiliary, self.conditional, self.latent_dim = auxiliary, conditional, latent_dim
         event = torch.Size([latent_dim + auxiliary.event_shape[0]])
         super().__init__(auxiliary.batch_shape, event, validate_args=False)

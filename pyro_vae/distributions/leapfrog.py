@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
+from pyro_vae._core.checks import CheckedArguments, check_arguments, require
+
 
 def gradient(function: Callable[[Tensor], Tensor], at: Tensor, *, create_graph: bool = True) -> Tensor:
     r"""The gradient :math:`\nabla_u \sum f(u)` within a forward pass, also if gradients are switched off.
@@ -26,6 +28,7 @@ def gradient(function: Callable[[Tensor], Tensor], at: Tensor, *, create_graph: 
         ...     gradient(lambda u: u**2, torch.tensor([1.0, 3.0]))
         tensor([2., 6.])
     """
+    check_arguments(gradient, locals())
     create_graph = create_graph and torch.is_grad_enabled()
     with torch.enable_grad():
         point = at if create_graph and at.requires_grad else at.detach().requires_grad_()
@@ -33,7 +36,7 @@ def gradient(function: Callable[[Tensor], Tensor], at: Tensor, *, create_graph: 
     return slope
 
 
-class Leapfrog(Transform):
+class Leapfrog(Transform, CheckedArguments):
     r"""Leapfrog steps on the energy :math:`-\log p(z) + v'v/2`, from (z, v) to (z, v).
 
     One step is :math:`v \leftarrow v + \frac{\epsilon}{2} \nabla \log p(z)`, :math:`z \leftarrow z + \epsilon v`,
@@ -67,6 +70,9 @@ class Leapfrog(Transform):
     bijective = True
 
     def __init__(self, log_density: Callable[[Tensor], Tensor], step_size: Tensor, log_tempering: Tensor) -> None:
+        vectors = step_size.dim() == log_tempering.dim() == 1 and step_size.device == log_tempering.device
+        got = f"step_size={tuple(step_size.shape)}, log_tempering={tuple(log_tempering.shape)}"
+        require(vectors, "Leapfrog", "step_size and log_tempering must be vectors on one device", got)
         # The cache gives the density of a sample without reversing the steps.
         super().__init__(cache_size=1)
         self.log_density, self.step_size, self.log_tempering = log_density, step_size, log_tempering

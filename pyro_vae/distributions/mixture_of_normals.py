@@ -12,8 +12,10 @@ from torch.autograd.function import FunctionCtx
 from torch.distributions import constraints
 from torch.distributions.utils import lazy_property
 
+from pyro_vae._core.checks import CheckedArguments, check_equal, refusal
 
-class MixtureOfNormals(TorchDistribution):
+
+class MixtureOfNormals(TorchDistribution, CheckedArguments):
     r"""Mixture of diagonal normals, :math:`p(z) = \sum_c \pi_c \prod_i \mathcal{N}(z_i; \mu_{ci}, \sigma_{ci}^2)`.
 
     Samples are exact: a component, then its normal. Their gradient is the implicit one of the map defined by the
@@ -49,7 +51,7 @@ class MixtureOfNormals(TorchDistribution):
     has_rsample = True
 
     def __init__(self, logits: Tensor, locs: Tensor, scales: Tensor, validate_args: bool | None = None) -> None:
-        batch = torch.broadcast_shapes(logits.shape, locs.shape[:-1], scales.shape[:-1])  # (*batch, C)
+        batch = _batch_shape(logits, locs, scales)  # (*batch, C)
         self.logits = logits.expand(batch)
         self.locs = locs.expand(*batch, locs.shape[-1])
         self.scales = scales.expand(*batch, locs.shape[-1])
@@ -124,6 +126,16 @@ def implicit_mixture(z: Tensor, logits: Tensor, locs: Tensor, scales: Tensor) ->
     shape = z.shape[:-1] + locs.shape[-2:]  # (*sample, *batch, C, L)
     out: Tensor = _Implicit.apply(z.detach(), logits.expand(shape[:-1]), locs.expand(shape), scales.expand(shape))
     return out
+
+
+def _batch_shape(logits: Tensor, locs: Tensor, scales: Tensor) -> torch.Size:
+    check_equal("MixtureOfNormals", "device", {"logits": logits.device, "locs": locs.device, "scales": scales.device})
+    try:
+        return torch.broadcast_shapes(logits.shape, locs.shape[:-1], scales.shape[:-1])
+    except RuntimeError:
+        got = f"logits={tuple(logits.shape)}, locs={tuple(locs.shape)}, scales={tuple(scales.shape)}"
+        rule = "logits, locs and scales must broadcast to (*batch, C), (*batch, C, L) and (*batch, C, L)"
+        raise refusal("MixtureOfNormals", rule, got) from None
 
 
 class _Implicit(torch.autograd.Function):

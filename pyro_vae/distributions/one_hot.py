@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import CheckedArguments, check_shape, refusal, require
 
 MOST_COMBINATIONS = 4096
 """Largest number of combinations that is enumerated."""
@@ -30,7 +30,7 @@ class _OneHotBlocks(constraints.Constraint):
         return ((blocks >= 0).all(-1) & ((blocks.sum(-1) - 1).abs() < 1e-4)).all(-1)
 
 
-class IndependentOneHotCategorical(TorchDistribution):
+class IndependentOneHotCategorical(TorchDistribution, CheckedArguments):
     r"""Independent one-hot variables, concatenated: :math:`\log p(z) = \sum_{v,c} z_{vc} \log \pi_{vc}`.
 
     The log-probability is linear in z, and this extends it to relaxed z, whose blocks are probabilities.
@@ -56,6 +56,9 @@ class IndependentOneHotCategorical(TorchDistribution):
     has_enumerate_support = True
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        require(
+            logits.dim() >= 2, "IndependentOneHotCategorical", "logits must be (*batch, V, C)", f"{tuple(logits.shape)}"
+        )
         self.logits = logits
         variables, categories = logits.shape[-2:]
         super().__init__(logits.shape[:-2], torch.Size([variables * categories]), validate_args=validate_args)
@@ -163,6 +166,7 @@ class RelaxedIndependentOneHotCategorical(IndependentOneHotCategorical):
         straight_through: bool = False,
         validate_args: bool | None = None,
     ) -> None:
+        check_shape("RelaxedIndependentOneHotCategorical", "temperature", temperature.shape, ())
         self.temperature, self.straight_through = temperature, straight_through
         super().__init__(logits, validate_args=validate_args)
 

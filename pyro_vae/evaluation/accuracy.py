@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
 
-from pyro_vae._core.checks import check_count, check_positive
+from pyro_vae._core.checks import check_arguments, check_positive, require
 from pyro_vae._core.owners import placement
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.accuracy_result import AccurateLogLikelihood
-from pyro_vae.evaluation.accuracy_steps import Estimate, Step, Task, steps
+from pyro_vae.evaluation.accuracy_steps import MIN_SAMPLES, Estimate, Step, Task, steps
 from pyro_vae.evaluation.importance_sandwich import Bounds
 from pyro_vae.evaluation.proposals import guides_of
 from pyro_vae.evaluation.sampler import Engine
@@ -18,7 +19,7 @@ from pyro_vae.evaluation.sampler import Engine
 
 def accurate_log_likelihood(
     model: Program,
-    guide: Any,
+    guide: Program | Sequence[Program],
     data: Data,
     *,
     accuracy: float = 0.1,
@@ -83,17 +84,28 @@ def accurate_log_likelihood(
         >>> result.failures(), result.log_likelihood.shape
         ([], torch.Size([20]))
     """
+    check_arguments(
+        accurate_log_likelihood,
+        locals(),
+        max_samples=1,
+        max_distributions=1,
+        num_simulated=1,
+        batch_size=1,
+        chunk_size=1,
+    )
     owner = "accurate_log_likelihood"
     check_positive(owner, accuracy=accuracy)
-    counts = {"max_samples": max_samples, "max_distributions": max_distributions, "num_simulated": num_simulated}
-    check_count(owner, batch_size=batch_size, chunk_size=chunk_size, **counts)
     device, dtype = placement(model, *guides_of(guide))
-    pilot = [batch.args for batch in islice(Batches(data, batch_size, device=device, dtype=dtype).epoch(), 100)]
+    planned = list(steps(max_samples, max_distributions))
+    rule = f"max_samples must be at least {MIN_SAMPLES} without annealing"
+    require(len(planned) > 0, owner, rule, f"max_samples={max_samples}, max_distributions={max_distributions}")
+    batches = Batches(data, batch_size, device=device, dtype=dtype, owner=owner)
+    pilot = [batch.args for batch in islice(batches.epoch(), 100)]
     enough = -(-num_simulated // len(pilot[0][0]))
     common = {"batch_size": batch_size, "data_plate": data_plate, "engine": engine}
     task = Task(model, guide, data, list(islice(cycle(pilot), enough)), chunk_size, common, seed, progress)
     search = Search(task, accuracy, protocol or {})
-    for step in steps(max_samples, max_distributions):
+    for step in planned:
         result = search.attempt(step)
         if result is not None and not result.failures():
             return result

@@ -21,6 +21,7 @@ from pyro_vae.evaluation.streaming import BoundCurve
 
 SAMPLES = {"guide": (1024, 4096), "optimised": (1024, 4096, 16384)}
 """Numbers of importance samples that are tried, by proposal, in this order."""
+MIN_SAMPLES = min(min(sizes) for sizes in SAMPLES.values())
 DISTRIBUTIONS = {"guide": (30, 100, 300, 1000), "prior": (100, 300, 1000, 3000, 10000)}
 """Numbers of annealing distributions that are tried next, by the start of the chains, in this order."""
 NUM_CHAINS = 16

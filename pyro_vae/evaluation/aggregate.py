@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
+from pyro_vae._core.checks import CheckedArguments, require
 from pyro_vae._core.contexts import reseed
 from pyro_vae._core.owners import placement
 from pyro_vae.data.batches import Batches, Data
@@ -30,7 +31,7 @@ MAX_DATA, MAX_DATA_INVERTED = 2_000, 200
 BLOCK_SIZE = 2**18  # numbers per block, which bounds the memory; larger blocks would exceed the cache
 
 
-class AggregatePosterior:
+class AggregatePosterior(CheckedArguments):
     r"""The aggregate posterior of a data set, :math:`q(z) = \frac1N \sum_n q(z | x_n)`, evaluated without subsampling.
 
     Every z is evaluated under every posterior, in blocks at fixed memory, in log space and with sums in float64.
@@ -53,6 +54,7 @@ class AggregatePosterior:
     """
 
     def __init__(self, posteriors: Sequence[Distribution]) -> None:
+        require(len(posteriors) > 0, "AggregatePosterior", "posteriors must not be empty", "[]")
         self.posteriors = list(posteriors)
         self.num_data = sum(q.batch_shape[0] for q in self.posteriors)
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_arguments
 from pyro_vae._core.contexts import validating
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
@@ -143,6 +144,7 @@ def annealed_log_likelihood(
         >>> annealed_log_likelihood(vae.model, vae.guide, torch.ones(7, 5), **sizes).log_likelihood.shape
         torch.Size([7])
     """
+    check_arguments(annealed_log_likelihood, locals())
     path = AnnealingPath("annealed_log_likelihood", num_distributions, num_chains, num_steps, start, schedule)
     annealer = Annealer(path, model, guide, data_plate)
     num_transitions = path.num_stages + path.num_adaptation_steps

@@ -51,7 +51,7 @@ class BatchedEvaluation:
         self.owner, self.seed = owner, seed
         self.owners = Owners(**{"guide" if i else "model": p for i, p in enumerate(programs)})
         device, dtype = self.owners.placement()
-        self.batches, self.ranks = Batches(data, batch_size, device=device, dtype=dtype), join()
+        self.batches, self.ranks = Batches(data, batch_size, device=device, dtype=dtype, owner=owner), join()
         self.unit, self.amount = progress, amount
 
     def share(self) -> int:

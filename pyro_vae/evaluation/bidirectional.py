@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import check_arguments, refusal
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer, lower_bound
@@ -176,6 +176,7 @@ def sandwich(
         >>> sandwich(vae.model, vae.guide, torch.ones(7, 5), **sizes).upper.shape
         torch.Size([7])
     """
+    check_arguments(sandwich, locals())
     path = AnnealingPath("sandwich", num_distributions, num_chains, num_steps, start, schedule)
     num_transitions = (2 + real) * path.num_stages + (1 + real) * path.num_adaptation_steps + DECORRELATION_STEPS
     annealer = Annealer(path, model, guide, data_plate)

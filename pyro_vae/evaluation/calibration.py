@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Size, Tensor
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation.result import Result
@@ -191,7 +191,8 @@ def simulation_based_calibration(
         >>> result.ranks.shape, result.histogram().sum(-1)
         (torch.Size([100, 2]), tensor([100, 100]))
     """
-    _check(num_simulations, num_samples, num_bins, batch_size)
+    check_arguments(simulation_based_calibration, locals(), num_samples=1, batch_size=1)
+    _check(num_simulations, num_samples, num_bins)
     with evaluating(vae), isolated_rng(seed):
         ranks = []
         for number, start in enumerate(range(0, num_simulations, batch_size)):
@@ -211,9 +212,8 @@ def _ranks(vae: VAE, num: int, num_samples: int) -> Tensor:
     return (samples < z).sum(0) + (torch.rand_like(z, dtype=torch.float64) * (ties + 1)).floor().long()
 
 
-def _check(num_simulations: int, num_samples: int, num_bins: int, batch_size: int) -> None:
+def _check(num_simulations: int, num_samples: int, num_bins: int) -> None:
     owner = "simulation_based_calibration"
-    check_count(owner, num_samples=num_samples, batch_size=batch_size)
     divides = num_bins >= 2 and (num_samples + 1) % num_bins == 0
     got = f"num_bins={num_bins}, num_samples={num_samples}"
     require(divides, owner, "num_bins must be at least 2 and divide num_samples + 1", got, "Use for example 20 and 99")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_arguments, check_shape, require
 
 NUM_BINS = 15
 
@@ -78,7 +78,10 @@ def reliability(
         >>> bins.counts.tolist(), round(bins.error, 3)
         ([0.0, 4.0], 0.0)
     """
-    check_count("reliability", num_bins=num_bins)
+    check_arguments(reliability, locals(), num_bins=1)
+    check_shape("reliability", "correct", correct.shape, confidence.shape[:1], "Pass one entry per confidence")
+    valid = confidence.dim() == 1 and bool(((confidence >= 0) & (confidence <= 1) & (correct == correct.bool())).all())
+    require(valid, "reliability", "confidence must be (N,), in [0, 1], and correct 0 or 1", "other values")
     if equal_mass:
         rule = "num_bins must be at most the number of data for bins of equal mass"
         got = f"num_bins={num_bins} for {len(confidence)} data"

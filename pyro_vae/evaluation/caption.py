@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_vae._core.checks import check_arguments
+
 PHRASES = {
     "dataset": "{}",
     "binarize": "{} binarization",
@@ -47,6 +49,7 @@ def caption_of(protocol: Mapping[str, Any], phrases: Mapping[str, str] | None = 
         >>> caption_of({"guide": "IAFGuide", "latent_dim": 8, "objective": "BetaELBO", "beta": 4.0, "epoch": 60})
         'IAFGuide, 8 latent dimensions, BetaELBO, beta 4, epoch 60'
     """
+    check_arguments(caption_of, locals())
     values = {key: f"{value:g}" if isinstance(value, float) else value for key, value in protocol.items()}
     values |= {"binarize": "no"} if protocol.get("binarize") == "none" else {}
     return ", ".join(p.format(values[key]) for key, p in {**PHRASES, **(phrases or {})}.items() if key in values)

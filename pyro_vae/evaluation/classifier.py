@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, check_shape, refusal, require
+from pyro_vae._core.checks import check_arguments, check_shape, refusal, require, shown
 from pyro_vae.data.batches import Data
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.evaluation.batched import BatchedEvaluation
@@ -19,6 +19,7 @@ from pyro_vae.evaluation.result import Quantity, Result
 _OWNER = "classification"
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """A module that gives class probabilities, such as a :class:`~pyro_vae.SemiSupervisedVAE`."""
 
@@ -170,9 +171,11 @@ def classification(
         >>> result.error_rate, result.confusion().tolist()
         (50.0, [[1, 0], [1, 0]])
     """
-    check_count(_OWNER, batch_size=batch_size, num_bins=num_bins)
+    check_arguments(classification, locals(), batch_size=1, num_bins=1)
     entries: dict[str, Any] = {"num_bins": num_bins}
     if isinstance(classifier, Tensor):
+        own = data is None or isinstance(data, ImageSet)
+        require(own, _OWNER, "data of probabilities must be None or their ImageSet", shown(data))
         outputs = {"probabilities": classifier.detach().cpu().double()}
     elif data is None:
         raise refusal(_OWNER, "data must be given to a classifier", "None", "Pass an ImageSet or images")
@@ -196,13 +199,14 @@ def _classify(classifier: Classifier, args: tuple[Any, ...], advance: Callable[[
 
 def _check_probabilities(p: Tensor) -> Tensor:
     is_matrix = p.dim() == 2 and p.shape[0] >= 1 and p.shape[1] >= 2
-    rule, advice = "probabilities must be (N, C) for at least 2 classes", "Pass one row per datum"
+    rule, advice = "probabilities of the classifier must be (N, C) for at least 2 classes", "Pass one row per datum"
     require(is_matrix, _OWNER, rule, f"shape={tuple(p.shape)}", advice)
     bad = ~((p >= 0).all(-1) & ((p.sum(-1) - 1).abs() < 1e-4))
     if bad.any():
         row = int(bad.nonzero()[0])
         got = f"row {row} with sum {float(p[row].sum()):.6g} and minimum {float(p[row].min()):.6g}"
-        raise refusal(_OWNER, "probabilities must be nonnegative and sum to 1", got, "Pass logits.softmax(-1)")
+        rule = "probabilities of the classifier must be nonnegative and sum to 1"
+        raise refusal(_OWNER, rule, got, "Pass logits.softmax(-1)")
     return p
 
 

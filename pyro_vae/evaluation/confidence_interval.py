@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 
 
 class ConfidenceInterval(NamedTuple):
@@ -60,6 +60,7 @@ def mean_interval(errors: Sequence[float], *, level: float = 0.95) -> Confidence
         >>> print(mean_interval([a - b for a, b in zip([4.0, 5.0, 6.0], [7.0, 8.1, 8.9])]))
         -3.00 +- 0.25 (95% interval over 3 draws)
     """
+    check_arguments(mean_interval, locals())
     from scipy.stats import t  # type: ignore[import-untyped]  # half a second, rarely needed
 
     values = [float(error) for error in errors]

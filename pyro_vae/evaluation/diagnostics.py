@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae._core.contexts import isolated_rng, reseed
+from pyro_vae._core.failures import program_errors
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.aggregate import TERMS, decompose
@@ -212,12 +213,12 @@ def latent_diagnostics(
         >>> diagnostics.kl.shape, diagnostics.mean("information") < diagnostics.information_bound
         (torch.Size([2]), True)
     """
-    check_count("latent_diagnostics", batch_size=batch_size)
-    check_count("latent_diagnostics", 2, num_samples=num_samples, num_draws=num_draws)
-    check_count("latent_diagnostics", 0, num_decomposed=num_decomposed)
+    check_arguments(latent_diagnostics, locals(), batch_size=1, num_samples=2, num_draws=2, num_decomposed=0)
     entries: dict[str, Any] = {"estimator": "aggregate posterior", "num_samples": num_samples, "num_draws": num_draws}
     with evaluating(vae), isolated_rng(seed):
         tensors = _moments(vae, data, batch_size, num_samples, seed)
+        finite = bool(tensors["means"].isfinite().all())  # type: ignore[union-attr]
+        require(finite, "latent_diagnostics", "posterior means of the data must be finite", "nan or inf")
         if num_decomposed != 0:
             sizes = {"num_data": num_decomposed, "num_draws": num_draws, "batch_size": batch_size}
             terms = decompose(vae, data, seed=seed, **sizes)  # type: ignore[arg-type]
@@ -254,8 +255,11 @@ def activity_of(mean: Tensor, noise: Tensor) -> Tensor:
 def _batches(vae: VAE, data: Data, batch_size: int, num_samples: int, seed: int) -> Iterator[list[Tensor]]:
     """Mean, variance, variance of the mean and, if available, KL per datum, ``(batch, L)`` each."""
     device, dtype = placement(vae)
-    for number, batch in enumerate(Batches(data, batch_size, device=device, dtype=dtype).epoch()):
+    batches = Batches(data, batch_size, device=device, dtype=dtype, owner="latent_diagnostics")
+    for number, batch in enumerate(batches.epoch()):
         reseed(seed, number)
-        q = vae.encode(batch.args[0])
-        kl = kl_per_dimension(q, vae.prior(), num_samples)
-        yield [*moments(q, num_samples), *([] if kl is None else [kl])]
+        with program_errors("latent_diagnostics", batch.args, vae.guide):
+            q = vae.encode(batch.args[0])
+            kl = kl_per_dimension(q, vae.prior(), num_samples)
+            row = [*moments(q, num_samples), *([] if kl is None else [kl])]
+        yield row

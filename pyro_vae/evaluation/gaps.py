@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, refusal, require
+from pyro_vae._core.checks import check_arguments, check_positive, refusal, require
 from pyro_vae._core.contexts import reseed, validating
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
@@ -99,9 +99,8 @@ def inference_gaps(
         >>> torch.allclose(result.approximation + result.amortization, result.gap, atol=1e-5)
         True
     """
-    sizes = {"num_steps": num_steps, "num_particles": num_particles, "batch_size": batch_size}
-    check_count("inference_gaps", chunk_size=chunk_size, **sizes)
-    check_count("inference_gaps", 2, num_samples=num_samples)
+    check_arguments(inference_gaps, locals(), num_samples=2, num_steps=1, num_particles=1, batch_size=1, chunk_size=1)
+    check_positive("inference_gaps", lr=lr)
     unit = "steps" if progress else None
     batches = BatchedEvaluation(
         "inference_gaps", (model, guide), data, batch_size, seed=seed, progress=unit, amount=num_steps

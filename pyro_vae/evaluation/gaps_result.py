@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_arguments
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.evaluation.result import Quantity, Result
@@ -168,6 +169,7 @@ def gap_table(results: Mapping[str, InferenceGaps]) -> str:
         >>> " ".join(gap_table({"diagonal": result(-2.0)}).splitlines()[1].split())
         'diagonal 0.000 +- 0.006 -2.000 +- 0.006 0.500 +- 0.006 1.500 +- 0.006 75%'
     """
+    check_arguments(gap_table, locals())
     width = max(len(name) for name in ["guide", *results])
     heads = ("log-likelihood", "ELBO", "approximation", "amortization")
     lines = [f"{'guide':<{width}} " + "".join(f"{head:>18}" for head in heads) + "  share of amortization"]

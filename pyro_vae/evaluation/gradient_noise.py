@@ -10,8 +10,9 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, refusal
+from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.failures import program_errors
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.types import Program
 
@@ -83,9 +84,9 @@ def gradient_snr(
         >>> ratios["guide"].quantile(0.5) > 0
         True
     """
-    check_count("gradient_snr", 2, num_draws=num_draws)
+    check_arguments(gradient_snr, locals(), num_draws=2)
     args = x if isinstance(x, tuple) else (x,)
-    with Owners(model=model, guide=guide).unchanged(), isolated_rng(seed):
+    with Owners(model=model, guide=guide).unchanged(), isolated_rng(seed), program_errors("gradient_snr", args, model):
         chosen = {k: list(v) for k, v in (groups or _default_groups(model, guide, args)).items()}
         moments = _moments(objective, model, guide, args, num_draws, _unique(chosen))
     return {name: _ratio(moments, tensors, num_draws) for name, tensors in chosen.items()}
@@ -99,6 +100,7 @@ def _moments(
     for n in range(1, num + 1):
         with torch.enable_grad():
             loss = objective.differentiable_loss(model, guide, *args)
+            require(bool(loss.isfinite()), "gradient_snr", "the loss of x must be finite", f"{loss}")
             gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
         for tensor, gradient in zip(tensors, gradients, strict=True):
             mean, squares = moments[id(tensor)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, refusal, require
+from pyro_vae._core.checks import check_arguments, check_count, refusal, require
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer
@@ -144,6 +144,7 @@ def harmonic_log_likelihood(
         >>> harmonic_log_likelihood(vae.model, vae.guide, torch.ones(3, 5), **sizes).log_likelihood.shape
         torch.Size([3])
     """
+    check_arguments(harmonic_log_likelihood, locals(), warmup=0)
     owner = "harmonic_log_likelihood"
     _check(owner, num_chains, num_samples=num_samples, num_fitted=num_fitted)
     path = AnnealingPath(owner, NUM_BRIDGES, num_chains, num_steps, start, "sigmoid")

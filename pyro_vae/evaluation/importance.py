@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae._core.precision import Precision
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
@@ -130,6 +130,7 @@ def log_likelihood(
         >>> result.log_likelihood.shape, bool((result.log_likelihood >= result.elbo).all())
         (torch.Size([7]), True)
     """
+    check_arguments(log_likelihood, locals())
     options: dict[str, Any] = {"batch_size": batch_size, "chunk_size": chunk_size, "data_plate": data_plate}
     options |= {"seed": seed, "engine": engine, "protocol": protocol, "progress": progress}
     if accuracy is None:

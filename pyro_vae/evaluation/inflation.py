@@ -21,7 +21,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from pyro_vae._core.checks import check_positive
+from pyro_vae._core.checks import CheckedArguments, check_positive
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import OneLineError
 from pyro_vae._core.traces import is_point
@@ -29,7 +29,7 @@ from pyro_vae.distributions import AuxiliaryJoint, MixtureOfNormals
 from pyro_vae.flows import FlowDistribution
 
 
-class InflatedProposal(nn.Module):
+class InflatedProposal(nn.Module, CheckedArguments):
     r"""A guide whose scales are ``factor`` times as large: :math:`q_c(z | x)` with :math:`\sigma \to c\,\sigma`.
 
     Guides fitted by the ELBO are narrower than the posterior, and importance weights under them have heavy tails,

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.precision import NetworkPrecision, Precision, warn_if_slower
 from pyro_vae._core.types import Program
@@ -179,8 +179,7 @@ def class_posterior(
         >>> posterior.probabilities().shape, posterior.log_likelihood.shape
         (torch.Size([7, 3]), torch.Size([7]))
     """
-    sizes = {"num_classes": num_classes, "num_samples": num_samples, "batch_size": batch_size, "chunk_size": chunk_size}
-    check_count("class_posterior", **sizes)
+    check_arguments(class_posterior, locals(), num_classes=1, num_samples=1, batch_size=1, chunk_size=1)
     unit, amount = "samples" if progress else None, num_samples * num_classes
     batches = BatchedEvaluation(
         "class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_vae._core.checks import check_arguments, check_shape
+
 
 def tail_length(num_samples: int) -> int:
     """Number of largest weights that the tail fit uses, min(S / 5, 3 sqrt(S)), rounded up.
@@ -45,8 +47,11 @@ def pareto_k(largest_log_weights: Tensor, num_samples: int) -> Tensor:
         >>> bool((k - 0.5).abs() < 0.15)
         True
     """
+    check_arguments(pareto_k, locals(), num_samples=1)
     if num_samples < 25:
         return largest_log_weights.new_full(largest_log_weights.shape[1:], torch.nan)
+    rows = tail_length(num_samples) + 1
+    check_shape("pareto_k", "dimension 0 of largest_log_weights", largest_log_weights.shape[:1], (rows,))
     ordered = largest_log_weights.double().sort(dim=0).values
     weights = (ordered - ordered[-1]).exp()
     excess = (weights[1:] - weights[0]).clamp_min(0)  # (M, batch)

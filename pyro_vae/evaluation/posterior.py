@@ -9,7 +9,7 @@ import torch
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer
@@ -128,8 +128,8 @@ def posterior_samples(
         >>> samples.sites["z"].shape
         torch.Size([40, 7, 2])
     """
+    check_arguments(posterior_samples, locals(), num_samples=1, num_chains=1, warmup=1, thinning=1)
     owner = "posterior_samples"
-    check_count(owner, num_samples=num_samples, num_chains=num_chains, warmup=warmup, thinning=thinning)
     rule = "num_samples must be a multiple of num_chains"
     got = f"num_samples={num_samples}, num_chains={num_chains}"
     multiple = -(-num_samples // num_chains) * num_chains

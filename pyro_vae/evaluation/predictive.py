@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Size, Tensor
 
-from pyro_vae._core.checks import check_choice, check_count, refusal, require
+from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.contexts import isolated_rng, reseed
+from pyro_vae._core.failures import program_errors
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.aggregate import supports
@@ -57,6 +58,7 @@ def default_statistics(data_shape: tuple[int, ...]) -> dict[str, Statistic]:
         >>> list(default_statistics((1, 28, 28))), list(default_statistics((5,)))
         (['mean', 'standard deviation', 'largest', 'roughness'], ['mean', 'standard deviation', 'largest'])
     """
+    check_arguments(default_statistics, locals())
     statistics: dict[str, Statistic] = {"mean": _mean, "standard deviation": _std, "largest": _largest}
     return statistics | ({"roughness": _roughness} if len(data_shape) > 1 and min(data_shape[-2:]) > 1 else {})
 
@@ -201,18 +203,19 @@ def posterior_predictive_check(
         >>> check.p_values.shape, bool(check.set_p_values() < 0.5)  # replicates have fewer ones
         (torch.Size([7, 1]), True)
     """
-    check_choice(_OWNER, "source", source, ("posterior", "prior"))
-    check_count(_OWNER, num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
+    check_arguments(posterior_predictive_check, locals(), num_samples=1, batch_size=1, chunk_size=1)
     functions = _named(statistics, vae.data_shape)
     density = statistics is None and source == "posterior"
     device, dtype = placement(vae)
+    batches = Batches(data, batch_size, device=device, dtype=dtype, owner=_OWNER)
     rows, sums = [], []
     with evaluating(vae), isolated_rng(seed):
-        for number, batch in enumerate(Batches(data, batch_size, device=device, dtype=dtype).epoch()):
+        for number, batch in enumerate(batches.epoch()):
             reseed(seed, number)
             x = batch.args[0]
             sizes = [min(chunk_size, num_samples - start) for start in range(0, num_samples, chunk_size)]
-            chunks = [_replicates(vae, x, functions, size, source, density=density) for size in sizes]
+            with program_errors(_OWNER, batch.args, vae):
+                chunks = [_replicates(vae, x, functions, size, source, density=density) for size in sizes]
             observed, replicated = (torch.cat(pair).double().cpu() for pair in zip(*chunks, strict=True))  # (S, B, T)
             rows.append(_per_datum(observed, replicated))
             sums.append(torch.stack([observed.sum(1), replicated.sum(1)]))  # (2, S, T)

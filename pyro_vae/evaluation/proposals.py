@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import check_arguments, refusal
 from pyro_vae._core.contexts import is_tracing
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.masks import hides, is_masked
@@ -130,6 +130,7 @@ def prior_proposal(model: Program) -> Program:
         >>> log_weights(vae.model, prior_proposal(vae.model), torch.ones(7, 5), num_samples=3).shape
         torch.Size([3, 7])
     """
+    check_arguments(prior_proposal, locals())
     proposal: Any = poutine.block(model, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
     proposal.proposal_name = "prior"  # in protocols
     return proposal

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.axes import candidates, signature
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import CheckedArguments, check_arguments, refusal
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.failures import program_errors
 from pyro_vae._core.modes import Runs, choose, for_one_sample
@@ -53,7 +53,7 @@ class LogWeights(NamedTuple):
         return self.log_likelihood + self.log_ratio
 
 
-class ImportanceWeights:
+class ImportanceWeights(CheckedArguments):
     """Sampler of log-weights for one batch. The structure of the programs is examined once, at construction.
 
     Args:
@@ -283,8 +283,8 @@ def log_weights(
         >>> log_weights(vae.model, vae.guide, torch.ones(7, 5), num_samples=3).shape
         torch.Size([3, 7])
     """
-    device, dtype = placement(model, *guides_of(guide))
-    args = arguments(x if isinstance(x, tuple) else (x,), device, dtype)
+    check_arguments(log_weights, locals(), num_samples=1)
+    args = arguments(x if isinstance(x, tuple) else (x,), *placement(model, *guides_of(guide)))
     weights = ImportanceWeights(model, guide, args, data_plate=data_plate)
     weights.check_coverage()
     return weights(num_samples).total

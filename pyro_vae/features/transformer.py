@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from typing_extensions import Self
 
-from pyro_vae._core.checks import check_choice, check_count, require
+from pyro_vae._core.checks import check_arguments, check_count, check_positive, require
 from pyro_vae._core.owners import placement
 from pyro_vae.features.encoding import active_dimensions, as_array, decode, encode, log_likelihoods
 from pyro_vae.guides import DiagonalNormalGuide, Guide
@@ -290,7 +290,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _check_options(self) -> None:
-        check_choice(type(self).__name__, "features", self.features, ("mean", "sample"))
-        counts = {name: getattr(self, name) for name in ("latent_dim", "epochs", "batch_size", "num_samples")}
-        require(None not in counts.values(), type(self).__name__, f"{', '.join(counts)} must be integers", counts)
-        check_count(type(self).__name__, **counts)
+        name, sizes = type(self).__name__, ("latent_dim", "epochs", "batch_size", "num_samples")
+        check_arguments(VAETransformer.__init__, vars(self), name)
+        check_count(name, **{size: getattr(self, size) for size in sizes})
+        check_positive(name, lr=self.lr)
+        check_positive(name, at_least_zero=True, active_threshold=self.active_threshold)

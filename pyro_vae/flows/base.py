@@ -6,8 +6,24 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from pyro_vae._core.checks import CheckedArguments, refusal
 
-class Flow(ABC):
+
+def check_parameters(owner: str, **tensors: tuple[Tensor, tuple[int, ...]]) -> None:
+    """Require the last sizes of each tensor, given with it, and one device.
+
+    Raises:
+        ValueError: with the sizes of all tensors.
+    """
+    device = next(iter(tensors.values()))[0].device
+    for name, (tensor, sizes) in tensors.items():
+        if tensor.shape[tensor.dim() - len(sizes) :] != sizes or tensor.device != device:
+            ends = ", ".join(f"{key} in {tuple(size)}" for key, (_, size) in tensors.items())
+            got = f"{name}={tuple(tensor.shape)} on {tensor.device}"
+            raise refusal(owner, f"shapes must end, on one device: {ends}", got)
+
+
+class Flow(CheckedArguments, ABC):
     r"""An invertible map :math:`y = f(z)` between vectors, evaluated with its log-determinant.
 
     A flow holds tensors of parameters and no other state; learned networks belong to the module that builds it.

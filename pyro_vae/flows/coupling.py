@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._core.checks import check_positive
 from pyro_vae.flows.base import Flow
 from pyro_vae.flows.spline import RationalQuadraticSpline
 from pyro_vae.networks import MLP, Shape
@@ -37,6 +38,7 @@ class CouplingFlow(Flow):
     """
 
     def __init__(self, parameters: Callable[[Tensor], Tensor], *, bound: float) -> None:
+        check_positive("CouplingFlow", bound=bound)
         self.parameters, self.bound = parameters, bound
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:

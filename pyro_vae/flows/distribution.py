@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae._core.checks import CheckedArguments
 from pyro_vae.flows.base import Flow
 
 
@@ -29,7 +30,7 @@ class _LastSample:
         return self.log_prob if value is self.value and usable else None
 
 
-class FlowDistribution(TorchDistribution):
+class FlowDistribution(TorchDistribution, CheckedArguments):
     r"""The law of :math:`f_T \circ \dots \circ f_1(z_0)`, :math:`z_0` from a base distribution.
 
     .. math:: \log q(z_T) = \log q_0(z_0) - \sum_t \log \left| \det \frac{\partial f_t}{\partial z_{t - 1}} \right|

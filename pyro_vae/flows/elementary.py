@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyro_vae.flows.base import Flow
+from pyro_vae.flows.base import Flow, check_parameters
 
 
 class AffineFlow(Flow):
@@ -22,6 +22,8 @@ class AffineFlow(Flow):
     """
 
     def __init__(self, loc: Tensor, log_scale: Tensor) -> None:
+        size = loc.shape[-1:]
+        check_parameters("AffineFlow", loc=(loc, size), log_scale=(log_scale, size))
         self.loc, self.log_scale = loc, log_scale
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:

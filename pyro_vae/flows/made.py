@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.networks.base import Activation, Shape, activation_layer, glorot, layer_sizes
+from pyro_vae.networks.base import Activation, Shape, activation_layer, glorot
 
 
 class MaskedLinear(nn.Linear):
@@ -68,7 +68,7 @@ class MADE(nn.Module):
         super().__init__()
         self.dim, self.num_outputs = dim, num_outputs
         # Degree of a unit: the number of first components that it may depend on, evenly spread from 0 (context only).
-        degrees = [torch.arange(size) * dim // size for size in layer_sizes("MADE", "hidden", hidden)]
+        degrees = [torch.arange(size) * dim // size for size in hidden]
         layers = _masked(torch.arange(1, dim + 1), [*degrees, torch.arange(dim).repeat(num_outputs)])
         nn.init.xavier_uniform_(layers[-1].weight, gain)
         self.context = glorot(nn.Linear(context_dim, layers[0].out_features, bias=False)) if context_dim else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pyro_vae.flows.base import Flow
+from pyro_vae.flows.base import Flow, check_parameters
 from pyro_vae.flows.tanh import above_minus_one, slope, solve
 
 
@@ -33,6 +33,8 @@ class PlanarFlow(Flow):
     """
 
     def __init__(self, u: Tensor, w: Tensor, b: Tensor) -> None:
+        size = u.shape[-1:]
+        check_parameters("PlanarFlow", u=(u, size), w=(w, size), b=(b, (1,)))
         gain, self.q = above_minus_one((w * u).sum(-1, keepdim=True))  # (*batch, 1), q = 1 + w.u
         self.u, self.w, self.b = gain * u, w, b
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_vae.flows.base import Flow
+from pyro_vae.flows.base import Flow, check_parameters
 
 
 class RadialFlow(Flow):
@@ -34,6 +34,7 @@ class RadialFlow(Flow):
     """
 
     def __init__(self, center: Tensor, alpha: Tensor, gamma: Tensor) -> None:
+        check_parameters("RadialFlow", center=(center, center.shape[-1:]), alpha=(alpha, (1,)), gamma=(gamma, (1,)))
         self.center, self.alpha, self.gamma = center, alpha, gamma
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:

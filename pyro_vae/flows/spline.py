@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
+from pyro_vae._core.checks import CheckedArguments, check_positive, require
+
 MIN_BIN = 1e-3  # smallest share of a bin in the total width and height
 MIN_SLOPE = 1e-3
 
 
-class RationalQuadraticSpline:
+class RationalQuadraticSpline(CheckedArguments):
     r"""Monotone spline on :math:`[-B, B]` with K bins and the identity outside, elementwise.
 
     .. math:: y = y_k + h_k \frac{s_k \xi^2 + d_k \xi (1 - \xi)}{s_k + (d_k + d_{k + 1} - 2 s_k)\, \xi (1 - \xi)},
@@ -38,6 +40,9 @@ class RationalQuadraticSpline:
     """
 
     def __init__(self, raw: Tensor, *, bound: float) -> None:
+        check_positive("RationalQuadraticSpline", bound=bound)
+        valid, got = raw.dim() > 0 and raw.shape[-1] % 3 == 2, f"raw={tuple(raw.shape)}"
+        require(valid, "RationalQuadraticSpline", "raw must be (*batch, 3 K - 1)", got)
         bins = (raw.shape[-1] + 1) // 3
         widths, heights, slopes = raw.split([bins, bins, bins - 1], -1)
         self.bound = bound

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_vae.flows.base import Flow
+from pyro_vae.flows.base import Flow, check_parameters
 from pyro_vae.flows.tanh import above_minus_one, slope, solve
 
 
@@ -38,6 +38,8 @@ class SylvesterFlow(Flow):
     """
 
     def __init__(self, q: Tensor, r: Tensor, r_tilde: Tensor, b: Tensor) -> None:
+        m = b.shape[-1:]
+        check_parameters("SylvesterFlow", q=(q, m), r=(r, m + m), r_tilde=(r_tilde, m + m), b=(b, m))
         self.q, self.b, self.r_tilde = q, b, r_tilde.triu()
         diagonal, diagonal_tilde = r.diagonal(dim1=-2, dim2=-1), r_tilde.diagonal(dim1=-2, dim2=-1)
         gain, self.slope = above_minus_one(diagonal * diagonal_tilde)  # (*batch, M), the latter 1 + R_ii Rt_ii

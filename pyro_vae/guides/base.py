@@ -10,7 +10,7 @@ import pyro
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import CheckedArguments, check_count, require
 from pyro_vae._core.param_store import register
 from pyro_vae.distributions import AugmentedPosterior
 from pyro_vae.networks import NetworkFactory, Shape, build_network
@@ -19,7 +19,7 @@ LogJoint = Callable[[Tensor, Tensor], Tensor]
 LogScaleBounds = tuple[float, float]
 
 
-class Guide(nn.Module, ABC):
+class Guide(nn.Module, CheckedArguments, ABC):
     """Approximate posterior q(z | x): ``posterior(x)`` returns the distribution, a call runs it as a Pyro program.
 
     Args:
@@ -44,9 +44,8 @@ class Guide(nn.Module, ABC):
 
     def __init__(self, data_shape: Shape, latent_dim: int) -> None:
         super().__init__()
-        if latent_dim < 1 or not data_shape or min(data_shape) < 1:
-            what, advice = f"data_shape={data_shape}, latent_dim={latent_dim}", "Use for example (1, 28, 28) and 20"
-            raise refusal(type(self).__name__, "data_shape and latent_dim must be positive", what, advice)
+        check_count(type(self).__name__, latent_dim=latent_dim)
+        require(len(data_shape) > 0, type(self).__name__, "data_shape must not be empty", "data_shape=()")
         self.data_shape, self.latent_dim = tuple(data_shape), latent_dim
         self.infer: dict[str, Any] = {}
         self._log_joint: LogJoint | None = None

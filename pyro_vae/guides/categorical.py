@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_vae._core.checks import check_choice, check_positive, refusal
+from pyro_vae._core.checks import check_positive, refusal
 from pyro_vae.distributions import IndependentOneHotCategorical, RelaxedIndependentOneHotCategorical
 from pyro_vae.distributions.one_hot import split_into_variables
 from pyro_vae.guides.base import AmortizedGuide
@@ -84,7 +84,6 @@ class CategoricalGuide(AmortizedGuide):
         shape = split_into_variables("CategoricalGuide", latent_dim, categories) if latent_dim > 0 else (1, 1)
         super().__init__(data_shape, latent_dim, param_shape=shape, net=net)
         name = type(self).__name__
-        check_choice(name, "estimator", estimator, get_args(Estimator))
         check_positive(name, temperature=temperature, advice="Use 0.5")
         if straight_through and estimator != "relaxed":
             rule = "straight_through must go with relaxed samples"

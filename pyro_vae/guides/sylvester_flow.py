@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_choice, check_count, refusal
+from pyro_vae._core.checks import check_count, refusal
 from pyro_vae.flows import Flow, SylvesterFlow
 from pyro_vae.flows.householder import householder_matrix
 from pyro_vae.flows.sylvester import orthonormal
@@ -66,8 +66,7 @@ class SylvesterFlowGuide(FlowGuide):
         num_ortho: int | None = None,
         num_householder: int = 8,
     ) -> None:
-        check_choice("SylvesterFlowGuide", "kind", kind, get_args(Kind))
-        check_count("SylvesterFlowGuide", num_flows=num_flows, num_householder=num_householder)
+        check_count("SylvesterFlowGuide", latent_dim=latent_dim, num_flows=num_flows, num_householder=num_householder)
         self.kind, self.num_flows = kind, num_flows
         self.num_ortho = _num_columns(kind, latent_dim, num_ortho)
         start = _start(kind, num_flows, latent_dim, self.num_ortho, num_householder)

@@ -9,11 +9,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from pyro_vae._core.checks import check_shape, refusal
+from pyro_vae._core.checks import CheckedArguments, check_arguments, check_count, check_shape, require
 from pyro_vae.networks import Shape
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(nn.Module, CheckedArguments, ABC):
     """p(x | z): a module whose ``forward(z)`` returns a distribution over data of ``data_shape``.
 
     Args:
@@ -32,9 +32,8 @@ class Likelihood(nn.Module, ABC):
 
     def __init__(self, latent_dim: int, data_shape: Shape) -> None:
         super().__init__()
-        if latent_dim < 1 or not data_shape or min(data_shape) < 1:
-            what, advice = f"latent_dim={latent_dim}, data_shape={data_shape}", "Use for example 20 and (1, 28, 28)"
-            raise refusal(type(self).__name__, "latent_dim and data_shape must be positive", what, advice)
+        check_count(type(self).__name__, latent_dim=latent_dim)
+        require(len(data_shape) > 0, type(self).__name__, "data_shape must not be empty", "data_shape=()")
         self.latent_dim, self.data_shape = latent_dim, tuple(data_shape)
         self.register_buffer("offset", torch.zeros(self.data_shape))
 
@@ -68,7 +67,10 @@ class Likelihood(nn.Module, ABC):
             Importance Weighted Autoencoders (Burda et al., 2016), the authors' code.
             https://arxiv.org/abs/1509.00519
         """
-        check_shape(type(self).__name__, "mean", mean.shape, self.data_shape, "Pass the mean of the training data")
+        name, advice = type(self).__name__, "Pass the mean of the training data"
+        check_arguments(Likelihood.initialise_mean, locals(), name)
+        check_shape(name, "mean", mean.shape, self.data_shape, advice)
+        require(not mean.is_meta and bool(mean.isfinite().all()), name, "mean must be finite", "another value", advice)
         self.set_offset(self.mean_to_output(mean.to(self.offset)))
         return self
 

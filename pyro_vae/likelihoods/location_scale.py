@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_choice, check_positive
+from pyro_vae._core.checks import check_positive
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.grey_levels import stacked_shape, unstacked
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
@@ -50,7 +50,6 @@ class LocationScaleLikelihood(Likelihood):
         advice = "Use for example 0.1"
         check_positive(type(self).__name__, min_scale=min_scale, scale=self.fixed_scale, advice=advice)
         if isinstance(scale, str):
-            check_choice(type(self).__name__, "scale", scale, get_args(LearnedScale), "Or use a number")
             shape = () if scale == "global" else self.data_shape
             # exp(-1.6) = 0.20: a typical standard deviation of pixels in [0, 1].
             self.log_scale = nn.Parameter(torch.full(shape, -1.6))

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import CheckedArguments, refusal, require
 from pyro_vae._core.param_store import no_registration, register
 from pyro_vae.guides import AmortizedGuide
 from pyro_vae.likelihoods import Likelihood
@@ -17,7 +17,7 @@ from pyro_vae.models.layered_guides import LayeredGuide, layer_list
 from pyro_vae.priors import Prior
 
 
-class HierarchicalModel(nn.Module):
+class HierarchicalModel(nn.Module, CheckedArguments):
     r"""The Pyro model :math:`p(z_n)\, p(z_{n-1} | z_n) \cdots p(z_1 | z_2)\, p(x | z)`; calling it runs it.
 
     Args:
@@ -70,7 +70,7 @@ class HierarchicalModel(nn.Module):
         return self.likelihood(torch.cat(list(latents), -1) if self.skip else latents[0])
 
 
-class HierarchicalVAE(nn.Module):
+class HierarchicalVAE(nn.Module, CheckedArguments):
     r"""Variational autoencoder with n layers of latents, any prior of the top layer and any conditional families.
 
     The conditional distributions of the layers are guides: ``DiagonalNormalGuide((L2,), L1)`` is p(z_1 | z_2) or
@@ -118,9 +118,6 @@ class HierarchicalVAE(nn.Module):
         skip: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(guide, LayeredGuide):
-            rule = "the guide must be a BottomUpGuide, TopDownGuide or LadderGuide"
-            raise refusal("HierarchicalVAE", rule, type(guide).__name__, "Build one from a guide per layer")
         dims = _latent_dims(prior, conditionals)
         expected = sum(dims) if skip else dims[0]
         if likelihood.latent_dim != expected:

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution, Unit
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_count, check_equal, check_positive, require
+from pyro_vae._core.checks import CheckedArguments, check_count, check_equal, check_positive, require
 from pyro_vae._core.param_store import no_registration, register
 from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
@@ -20,7 +20,7 @@ from pyro_vae.models.labels import check_labels, known, one_hot, pinned
 from pyro_vae.priors import CategoricalPrior, Prior
 
 
-class LabelledModel(nn.Module, ABC):
+class LabelledModel(nn.Module, CheckedArguments, ABC):
     r"""A Pyro model with :math:`p(y)\, p(z)` and the data of :meth:`sample_data`; calling it runs it.
 
     Args:
@@ -76,7 +76,7 @@ class LabelledModel(nn.Module, ABC):
         return pyro.sample("y", IndependentOneHotCategorical(pinned(logits, y)), infer={"enumerate": "parallel"})
 
 
-class LabelledGuide(nn.Module, ABC):
+class LabelledGuide(nn.Module, CheckedArguments, ABC):
     """A Pyro guide with q(y | x, ...) and q(z | x, y, ...); calling it runs it.
 
     Args:
@@ -87,6 +87,7 @@ class LabelledGuide(nn.Module, ABC):
 
     def __init__(self, classifier: CategoricalGuide, guide: AmortizedGuide, classification_weight: float = 0.0) -> None:
         super().__init__()
+        check_positive(type(self).__name__, at_least_zero=True, classification_weight=classification_weight)
         self.classifier, self.guide = classifier, guide
         self.classification_weight = classification_weight
 
@@ -117,7 +118,7 @@ class LabelledGuide(nn.Module, ABC):
         return pyro.sample("y", self.classifier.distribution(pinned(logits, y)), infer=infer)
 
 
-class LabelledVAE(nn.Module, ABC):
+class LabelledVAE(nn.Module, CheckedArguments, ABC):
     """Base class of models of data and classes with their guides.
 
     Args:
@@ -133,8 +134,6 @@ class LabelledVAE(nn.Module, ABC):
         super().__init__()
         self.model, self.guide = model, guide
         self._check_sizes()
-        weight = guide.classification_weight
-        check_positive(type(self).__name__, at_least_zero=True, classification_weight=weight)
 
     @abstractmethod
     def classify(self, x: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ import pyro
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import CheckedArguments, refusal
 from pyro_vae._core.param_store import register
 from pyro_vae.guides import AmortizedGuide, DiagonalNormalGuide
 from pyro_vae.networks import Network
 
 
-class LayeredGuide(nn.Module, ABC):
+class LayeredGuide(nn.Module, CheckedArguments, ABC):
     """Guide q(z_1, ..., z_n | x); calling it runs it as a Pyro program with the sites ``"z1"`` to ``"zn"``.
 
     Args:
@@ -29,10 +29,6 @@ class LayeredGuide(nn.Module, ABC):
         super().__init__()
         if not layers:
             raise refusal(type(self).__name__, "there must be a layer", "layers=[]", "Pass one per latent")
-        wrong = [type(layer).__name__ for layer in layers if not isinstance(layer, AmortizedGuide)]
-        if wrong:
-            advice = "Use one whose posterior does not depend on the model, such as DiagonalNormalGuide or IAFGuide"
-            raise refusal(type(self).__name__, "every layer must be an AmortizedGuide", wrong[0], advice)
         self.data_shape = tuple(data_shape)
         self.layers = layer_list(layers)
 
@@ -172,7 +168,7 @@ class LadderGuide(LayeredGuide):
         shapes = [network.out_shape for network in features]
         if [layer.data_shape for layer in layers] != shapes or [f.in_shape for f in features[1:]] != shapes[:-1]:
             networks = [(f.in_shape, f.out_shape) for f in features]
-            rule = "every layer and the next network must take the output of its network"
+            rule = "features must be one network per layer, whose output the layer and the next network take"
             raise refusal("LadderGuide", rule, f"networks {networks}, layers {[g.data_shape for g in layers]}")
         self.features = nn.ModuleList(features)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pyro
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import check_arguments, refusal
 from pyro_vae._core.param_store import register
 from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
@@ -147,7 +149,8 @@ def classification_weight(num_data: int, num_labels: int, *, alpha: float = 0.1)
         >>> classification_weight(50_000, 100)
         50.0
     """
-    if num_labels < 1 or num_data <= num_labels or alpha < 0:
+    check_arguments(classification_weight, locals())
+    if num_labels < 1 or num_data <= num_labels or not 0 <= alpha < math.inf:
         what = f"num_data={num_data}, num_labels={num_labels}, alpha={alpha}"
         raise refusal("classification_weight", "num_data > num_labels >= 1 and alpha >= 0 must hold", what)
     return alpha * num_data / num_labels

@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.param_store import register
 from pyro_vae.guides import AmortizedGuide, DiagonalNormalGuide
 from pyro_vae.likelihoods import Likelihood
@@ -30,6 +30,9 @@ class Split(nn.Module):
 
     def __init__(self, active: Tensor, latent_dim: int) -> None:
         super().__init__()
+        what = f"active of shape {tuple(active.shape)}, {active.dtype}, on {active.device}"
+        valid = active.dtype == torch.int64 and active.dim() == 1 and not active.is_meta
+        require(valid, "StackedVAE", "active must be positions (L,), int64", what)
         positions = active.tolist()
         if not positions or len(set(positions)) < len(positions) or not set(positions) <= set(range(latent_dim)):
             rule, advice = f"active must hold distinct positions in 0..{latent_dim - 1}", "Pass those of active latents"

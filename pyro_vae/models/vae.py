@@ -7,14 +7,14 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_equal, require
+from pyro_vae._core.checks import CheckedArguments, check_equal, require
 from pyro_vae._core.param_store import register
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.priors import Prior, VampPrior
 
 
-class GenerativeModel(nn.Module):
+class GenerativeModel(nn.Module, CheckedArguments):
     r"""The Pyro model :math:`p(x, z) = p(z)\, p(x | z)`; calling it runs it.
 
     Args:
@@ -54,7 +54,7 @@ class GenerativeModel(nn.Module):
         return self.prior().log_prob(z) + self.likelihood(z).log_prob(x)
 
 
-class VAE(nn.Module):
+class VAE(nn.Module, CheckedArguments):
     r"""Variational autoencoder: :math:`p(z)\, p(x | z)` with the amortized posterior :math:`q(z | x)`.
 
     Args:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_choice, refusal, require
+from pyro_vae._core.checks import CheckedArguments, check_arguments, check_choice, refusal, require
 
 Shape: TypeAlias = tuple[int, ...]
 Activation: TypeAlias = Literal["tanh", "relu", "softplus", "gelu", "silu", "elu", "leaky_relu"]
@@ -25,7 +25,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-class Network(nn.Module, ABC):
+class Network(nn.Module, CheckedArguments, ABC):
     """A map from tensors of ``in_shape`` to tensors of ``out_shape`` that keeps every leading dimension.
 
     Args:
@@ -47,9 +47,7 @@ class Network(nn.Module, ABC):
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
         for name, shape in (("in_shape", in_shape), ("out_shape", out_shape)):
-            if not isinstance(shape, tuple | list) or not shape or min(shape) < 1:
-                advice = "Give one size per dimension, such as (784,) or (1, 28, 28)"
-                raise refusal(type(self).__name__, f"{name} must hold positive sizes", f"{name}={shape}", advice)
+            require(len(shape) > 0, type(self).__name__, f"{name} must not be empty", f"{name}=()")
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         self.in_size, self.out_size = math.prod(in_shape), math.prod(out_shape)
 
@@ -82,6 +80,7 @@ def build_network(net: NetworkFactory | nn.Module, in_shape: Shape, out_shape: S
         >>> build_network(MLP, (3,), (2, 4)).out_shape
         (2, 4)
     """
+    check_arguments(build_network, locals())
     return net if isinstance(net, nn.Module) else net(in_shape, out_shape)
 
 
@@ -116,13 +115,3 @@ def dropout_rate(name: str, dropout: float) -> float:
     """
     require(0 <= dropout < 1, name, "dropout must be in [0, 1)", f"dropout={dropout}")
     return dropout
-
-
-def layer_sizes(name: str, argument: str, sizes: Shape) -> Shape:
-    """Return the sizes as a tuple.
-
-    Raises:
-        ValueError: a size is not positive.
-    """
-    require(all(size >= 1 for size in sizes), name, f"{argument} must be positive", f"{argument}={sizes}")
-    return tuple(sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import CheckedArguments, refusal
 from pyro_vae.networks.base import (
     Activation,
     NetworkFactory,
@@ -12,12 +12,11 @@ from pyro_vae.networks.base import (
     activation_layer,
     build_network,
     glorot,
-    layer_sizes,
 )
 from pyro_vae.networks.mlp import MLP
 
 
-class ContextNetwork(nn.Module):
+class ContextNetwork(nn.Module, CheckedArguments):
     r"""A network of x and contexts with a common layer, :math:`\mathrm{out}(f(\mathrm{net}(x) + \sum_i W_i c_i))`.
 
     The common layer is that of the concatenation, :math:`W [\mathrm{net}'(x); c_1; c_2]`, in parts: the part that
@@ -57,7 +56,7 @@ class ContextNetwork(nn.Module):
         activation: Activation = "tanh",
     ) -> None:
         super().__init__()
-        hidden = layer_sizes("ContextNetwork", "hidden", hidden)
+        hidden = tuple(hidden)
         dims = (context_dim,) if isinstance(context_dim, int) else tuple(context_dim)
         if not dims or min(dims) < 1 or not hidden:
             rule, what = (

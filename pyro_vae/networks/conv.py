@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._core.checks import require
-from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot, layer_sizes
+from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot
 
 
 class ConvEncoder(Network):
@@ -45,7 +45,7 @@ class ConvEncoder(Network):
     ) -> None:
         super().__init__(in_shape, out_shape)
         c, h, w = image_shape("ConvEncoder", "in_shape", in_shape)
-        widths = (c, *layer_sizes("ConvEncoder", "channels", channels))
+        widths = (c, *channels)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             conv = nn.Conv2d(before, after, odd("ConvEncoder", kernel_size), stride=2, padding=kernel_size // 2)
@@ -94,7 +94,7 @@ class ConvDecoder(Network):
     ) -> None:
         super().__init__(in_shape, out_shape)
         c, h, w = image_shape("ConvDecoder", "out_shape", out_shape)
-        widths = (*layer_sizes("ConvDecoder", "channels", channels), c)
+        widths = (*channels, c)
         start = (widths[0], halved(h, channels), halved(w, channels))
         layers: list[nn.Module] = [glorot(nn.Linear(self.in_size, math.prod(start))), UnflattenImages(start)]
         for before, after in pairwise(widths):

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyro_vae.networks.base import Network, Shape, glorot, layer_sizes
+from pyro_vae._core.checks import check_count
+from pyro_vae.networks.base import Network, Shape, glorot
 from pyro_vae.networks.conv import (
     InterleavePhases,
     PhaseConv2d,
@@ -77,7 +78,7 @@ class GatedConvEncoder(Network):
     def __init__(self, in_shape: Shape, out_shape: Shape, *, channels: Shape = (32, 64), kernel_size: int = 3) -> None:
         super().__init__(in_shape, out_shape)
         c, h, w = image_shape("GatedConvEncoder", "in_shape", in_shape)
-        widths = (c, *layer_sizes("GatedConvEncoder", "channels", channels))
+        widths = (c, *channels)
         kernel = odd("GatedConvEncoder", kernel_size)
         layers = [GatedConv2d(before, after, kernel_size=kernel, stride=2) for before, after in pairwise(widths)]
         features = widths[-1] * halved(h, channels) * halved(w, channels)
@@ -129,8 +130,8 @@ class GatedConvDecoder(Network):
     ) -> None:
         super().__init__(in_shape, out_shape)
         c, h, w = image_shape("GatedConvDecoder", "out_shape", out_shape)
-        (features,) = layer_sizes("GatedConvDecoder", "features", (features,))
-        widths = (*layer_sizes("GatedConvDecoder", "channels", channels), features)
+        check_count("GatedConvDecoder", features=features)
+        widths = (*channels, features)
         start = (widths[0], halved(h, channels), halved(w, channels))
         layers: list[nn.Module] = [
             glorot(nn.Linear(self.in_size, 2 * math.prod(start))),

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, dropout_rate, glorot, layer_sizes
+from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, dropout_rate, glorot
 
 
 class MLP(Network):
@@ -39,7 +39,7 @@ class MLP(Network):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(in_shape, out_shape)
-        sizes = (self.in_size, *layer_sizes("MLP", "hidden", hidden))
+        sizes = (self.in_size, *hidden)
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [glorot(nn.Linear(before, after)), activation_layer(activation)]
@@ -93,7 +93,7 @@ class GatedMLP(Network):
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, hidden: Shape = (300, 300), dropout: float = 0.0) -> None:
         super().__init__(in_shape, out_shape)
-        sizes = (self.in_size, *layer_sizes("GatedMLP", "hidden", hidden))
+        sizes = (self.in_size, *hidden)
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
             layers += [GatedLinear(before, after)]

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from pyro_vae._core.checks import check_count
-from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot, layer_sizes
+from pyro_vae.networks.base import Activation, Network, Shape, activation_layer, glorot
 from pyro_vae.networks.conv import InterleavePhases, PhaseConv2d, UnflattenImages, halved, image_shape, odd, pixelwise
 
 
@@ -72,7 +72,7 @@ class ResidualConvEncoder(Network):
     ) -> None:
         super().__init__(in_shape, out_shape)
         c, h, w = image_shape("ResidualConvEncoder", "in_shape", in_shape)
-        widths = (c, *layer_sizes("ResidualConvEncoder", "channels", channels))
+        widths = (c, *channels)
         check_count("ResidualConvEncoder", at_least=0, blocks=blocks)
         kernel = odd("ResidualConvEncoder", kernel_size)
         layers: list[nn.Module] = []
@@ -131,8 +131,8 @@ class ResidualConvDecoder(Network):
     ) -> None:
         super().__init__(in_shape, out_shape)
         c, h, w = image_shape("ResidualConvDecoder", "out_shape", out_shape)
-        (features,) = layer_sizes("ResidualConvDecoder", "features", (features,))
-        widths = (*layer_sizes("ResidualConvDecoder", "channels", channels), features)
+        check_count("ResidualConvDecoder", features=features)
+        widths = (*channels, features)
         check_count("ResidualConvDecoder", at_least=0, blocks=blocks)
         kernel = odd("ResidualConvDecoder", kernel_size)
         start = (widths[0], halved(h, channels), halved(w, channels))

@@ -9,7 +9,7 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.infer.elbo import logger
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, check_positive
+from pyro_vae._core.checks import CheckedArguments, check_count, check_positive
 from pyro_vae._core.types import Program
 from pyro_vae.objectives.schedules import ConstantSchedule, Schedule
 
@@ -26,7 +26,7 @@ class Terms(NamedTuple):
     """E_q[log q(z | x) - log p(z)], of all latent sites."""
 
 
-class Objective(PyroELBO):
+class Objective(PyroELBO, CheckedArguments):
     r"""Base class of objectives: a Pyro ELBO that stores the two terms of its last evaluation.
 
     As with every Pyro ELBO, ``objective(model, guide)`` is a module whose call returns the loss, and ``SVI`` accepts it

@@ -41,7 +41,7 @@ class Renyi(PerDatumObjective):
 
     def __init__(self, *, alpha: float = 0.5, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)
-        require(not math.isnan(alpha), "Renyi", "alpha must be a number", f"alpha={alpha}")
+        require(alpha < math.inf, "Renyi", "alpha must be a number below infinity", f"alpha={alpha}")
         self.alpha = float(alpha)
 
     def _estimate(self, programs: Programs) -> Estimate:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
-from pyro_vae._core.checks import check_choice, check_positive, require
+from pyro_vae._core.checks import CheckedArguments, check_count, check_positive, require
 
 Unit: TypeAlias = Literal["steps", "epochs"]
 
 
-class Schedule(ABC):
+class Schedule(CheckedArguments, ABC):
     """A number that depends on the progress of training."""
 
     @abstractmethod
@@ -30,6 +30,7 @@ class ConstantSchedule(Schedule):
     """
 
     def __init__(self, value: float = 1.0) -> None:
+        check_positive("ConstantSchedule", at_least_zero=True, value=value)
         self.value = float(value)
 
     def __call__(self, step: int, epoch: float) -> float:
@@ -55,7 +56,7 @@ class LinearWarmUp(Schedule):
     """
 
     def __init__(self, length: float = 100, *, start: float = 0.0, end: float = 1.0, unit: Unit = "epochs") -> None:
-        _check("LinearWarmUp", length, unit)
+        _check("LinearWarmUp", length, start, end)
         self.length, self.unit = float(length), unit
         self.start, self.end = float(start), float(end)
 
@@ -95,7 +96,8 @@ class CyclicalSchedule(Schedule):
         cycles: int | None = 4,
         unit: Unit = "epochs",
     ) -> None:
-        _check("CyclicalSchedule", length, unit)
+        _check("CyclicalSchedule", length, start, end)
+        check_count("CyclicalSchedule", cycles=cycles)
         require(0 < rising <= 1, "CyclicalSchedule", "rising must be in (0, 1]", f"rising={rising}")
         self.length, self.rising, self.cycles, self.unit = float(length), rising, cycles, unit
         self.start, self.end = float(start), float(end)
@@ -107,6 +109,6 @@ class CyclicalSchedule(Schedule):
         return self.start + (self.end - self.start) * min(1.0, fraction / self.rising)
 
 
-def _check(name: str, length: float, unit: Unit) -> None:
+def _check(name: str, length: float, start: float, end: float) -> None:
     check_positive(name, length=length, advice="Use a number of steps or epochs")
-    check_choice(name, "unit", unit, get_args(Unit))
+    check_positive(name, at_least_zero=True, start=start, end=end)

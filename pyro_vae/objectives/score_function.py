@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pyro_vae._core.checks import check_choice, require
+from pyro_vae._core.checks import require
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective, log_mean_exp
 from pyro_vae.objectives.programs import Programs
 
@@ -52,7 +52,6 @@ class ScoreFunction(PerDatumObjective):
 
     def __init__(self, *, num_particles: int = 1, baseline: Baseline = "batch") -> None:
         super().__init__(num_particles=num_particles)
-        check_choice("ScoreFunction", "baseline", baseline, get_args(Baseline))
         enough = num_particles > 1 or baseline != "leave-one-out"
         rule = "num_particles must be at least 2 for 'leave-one-out'"
         require(enough, "ScoreFunction", rule, f"num_particles={num_particles}", "Use 4")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.checks import check_choice, refusal
+from pyro_vae._core.checks import refusal
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective, log_mean_exp
@@ -52,7 +52,6 @@ class ReweightedWakeSleep(PerDatumObjective):
 
     def __init__(self, *, num_particles: int = 5, guide_phase: Phase = "wake") -> None:
         super().__init__(num_particles=num_particles)
-        check_choice("ReweightedWakeSleep", "guide_phase", guide_phase, get_args(Phase))
         self.guide_phase = guide_phase
         self.wake = {"wake": 1.0, "both": 0.5, "sleep": 0.0}[guide_phase]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.evaluation import AccurateLogLikelihood
 from pyro_vae.plotting.panels import PALETTE, page
 from pyro_vae.plotting.registry import result_figure
@@ -35,6 +35,7 @@ def tried_estimators(result: AccurateLogLikelihood, *, caption: str = "") -> Fig
         >>> tried_estimators(result).axes[0].get_xlabel()
         'Gap on simulated data (nats)'
     """
+    check_arguments(tried_estimators, locals())
     rows = [trial for trial in result.protocol.get("tried", []) if trial["gap"] is not None]
     require(len(rows) > 0, "tried_estimators", "result must list the estimators that were tried", "none")
     accuracy = float(result.protocol["accuracy"])

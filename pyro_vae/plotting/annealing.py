@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.evaluation import AnnealedLogLikelihood, HarmonicLogLikelihood, LogLikelihood, Sandwich
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.plotting.panels import PALETTE, log_axis, number, page
@@ -29,6 +29,7 @@ def annealed_bounds(
     Raises:
         ValueError: there is no result, or the results are of different data.
     """
+    check_arguments(annealed_bounds, locals())
     require(len(results) > 0, "annealed_bounds", "results must not be empty", "[]")
     sizes = {len(r) for r in [*results, *([importance] if importance else [])]}
     require(len(sizes) == 1, "annealed_bounds", "results must be of the same data", f"{sorted(sizes)} data")
@@ -57,6 +58,7 @@ def bound_differences(annealed: AnnealedLogLikelihood, importance: LogLikelihood
     Raises:
         ValueError: the results are of different data.
     """
+    check_arguments(bound_differences, locals())
     sizes = f"{len(annealed)} and {len(importance)} data"
     require(len(annealed) == len(importance), "bound_differences", "both must be of the same data", sizes)
     x, y = importance.log_likelihood.cpu(), (annealed.log_likelihood - importance.log_likelihood).cpu()
@@ -87,6 +89,7 @@ def annealed_chains(result: AnnealedLogLikelihood, *, caption: str = "") -> Figu
         result: from :func:`annealed_log_likelihood`.
         caption: printed below.
     """
+    check_arguments(annealed_chains, locals())
     order = result.log_likelihood.argsort().cpu()
     gain = (result.log_likelihood - result.mean_log_weight).cpu()[order]
     with page(2.4, caption, rows=2) as (figure, axes):
@@ -110,6 +113,7 @@ def harmonic_reliability(result: HarmonicLogLikelihood, *, caption: str = "") ->
         result: from :func:`harmonic_log_likelihood`.
         caption: printed below.
     """
+    check_arguments(harmonic_reliability, locals())
     order = result.log_likelihood.argsort().cpu()
     panels = (("R-hat", result.r_hat, 1.05), ("Pareto k", result.pareto_k, PARETO_K_LIMIT))
     with page(2.4, caption, rows=2) as (figure, axes):
@@ -131,6 +135,7 @@ def sandwich_bounds(result: Sandwich, *, caption: str = "") -> Figure:
         result: from :func:`sandwich`.
         caption: printed below.
     """
+    check_arguments(sandwich_bounds, locals())
     order = (result.lower + result.upper).argsort().cpu()
     low, high = result.lower.cpu()[order], result.upper.cpu()[order]
     bars = (result.lower_error.square() + result.upper_error.square()).sqrt().cpu()[order]

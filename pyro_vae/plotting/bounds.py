@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.plotting.panels import PALETTE, log_axis, number, page
@@ -36,6 +36,7 @@ def bound_curve(result: LogLikelihood, *, caption: str = "") -> Figure:
         >>> bound_curve(result).axes[0].lines[0].get_ydata().tolist()
         [-3.0, -2.0, -1.5]
     """
+    check_arguments(bound_curve, locals())
     if result.curve is None:
         raise refusal("bound_curve", "result must have a curve", "None", "Evaluate the run again")
     sizes, means = result.curve_sizes(), result.curve.mean(0)
@@ -64,6 +65,7 @@ def pareto_shapes(result: LogLikelihood, *, caption: str = "") -> Figure:
     Raises:
         ValueError: no k is finite, since there were fewer than 25 samples.
     """
+    check_arguments(pareto_shapes, locals())
     k = result.pareto_k[result.pareto_k.isfinite()].cpu()
     require(len(k) > 0, "pareto_shapes", "result must have finite Pareto k", "nan", "Take 25 samples or more")
     with page(1.8, caption) as (figure, (ax,)):
@@ -84,6 +86,7 @@ def log_likelihood_histogram(result: LogLikelihood, *, caption: str = "") -> Fig
     Raises:
         ValueError: no value is finite.
     """
+    check_arguments(log_likelihood_histogram, locals())
     values = {"log-likelihood": result.log_likelihood.cpu().double(), "ELBO": result.elbo.cpu().double()}
     finite = torch.cat([v[v.isfinite()] for v in values.values()])
     require(len(finite) > 0, "log_likelihood_histogram", "result must hold finite values", f"{len(result)} others")

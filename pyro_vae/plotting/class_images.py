@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_arguments, check_count, require
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.failures import program_errors
 from pyro_vae._core.owners import evaluating
 from pyro_vae.models.labelled import LabelledVAE
 from pyro_vae.plotting.classes import class_names
@@ -35,7 +36,7 @@ def class_samples(
         Semi-supervised learning with deep generative models (Kingma et al., 2014), section 4.3.
         https://arxiv.org/abs/1406.5298
     """
-    check_count("class_samples", num=num)
+    check_arguments(class_samples, locals(), num=1)
     names = class_names("class_samples", vae.num_classes, names)
     with evaluating(vae), isolated_rng(seed):
         z = poutine.trace(vae.model).get_trace(batch_size=num).nodes["z"]["value"]
@@ -77,12 +78,13 @@ def analogies(
         Semi-supervised learning with deep generative models (Kingma et al., 2014), figure 1 b and c.
         https://arxiv.org/abs/1406.5298
     """
+    check_arguments(analogies, locals())
     check_count("analogies", num=num, images=len(images))
     num_labels = len(images) if labels is None else len(labels)
     require(num_labels == len(images), "analogies", f"labels must be of all {len(images)} images", str(num_labels))
     names, x = class_names("analogies", vae.num_classes, names), images[:num]
-    data = as_images(x, "analogies")
-    with evaluating(vae), isolated_rng(seed):
+    with evaluating(vae), isolated_rng(seed), program_errors("analogies", (x,), vae):
+        data = as_images(x, "analogies")
         predicted = vae.classify(x).argmax(-1)
         known = predicted if labels is None else labels[:num].to(predicted)
         y = torch.where(known == -1, predicted, known)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.evaluation import Classification, ClassPosterior
 from pyro_vae.plotting.panels import PALETTE, number, page
 from pyro_vae.plotting.registry import result_figure
@@ -47,6 +47,7 @@ def reliability_diagram(
         >>> [ax.get_ylabel() for ax in reliability_diagram(result).axes]
         ['Accuracy', 'Number of examples']
     """
+    check_arguments(reliability_diagram, locals())
     bins = result.reliability(num_bins=num_bins, equal_mass=equal_mass)
     line = f"ECE {bins.error:.4f} in {len(bins.counts)} bins ({bins.floor:.4f} on average if calibrated)."
     even, filled = result.reliability(num_bins=num_bins), bins.counts > 0
@@ -80,6 +81,7 @@ def confusion_matrix(result: Classification, *, names: list[str] | None = None, 
     Raises:
         ValueError: there are not as many names as classes.
     """
+    check_arguments(confusion_matrix, locals())
     counts, num = result.confusion(), result.num_classes
     names = class_names("confusion_matrix", num, names)
     errors = counts.double().fill_diagonal_(0)
@@ -110,6 +112,7 @@ def class_entropy(result: ClassPosterior, *, caption: str = "") -> Figure:
     Raises:
         ValueError: the class posterior is not finite.
     """
+    check_arguments(class_entropy, locals())
     entropy, largest = result.entropy, math.log(result.num_classes)
     require(bool(entropy.isfinite().all()), "class_entropy", "the class posterior must be finite", "nan or inf")
     mean = float(entropy.mean())
@@ -150,9 +153,11 @@ def class_embedding(
     References:
         Visualizing data using t-SNE (van der Maaten and Hinton, 2008). https://jmlr.org/papers/v9/vandermaaten08a.html
     """
+    check_arguments(class_embedding, locals(), num=1, seed=0)
     shapes = f"features={tuple(features.shape)}, labels={tuple(labels.shape)}, perplexity={perplexity}"
     valid = features.ndim == 2 and labels.shape == features.shape[:1] and 0 < perplexity < min(num, len(features))
-    require(valid, "class_embedding", "features must be (N, F), N > perplexity, with labels (N,)", shapes)
+    valid &= not labels.is_floating_point()
+    require(valid, "class_embedding", "features must be (N, F), N > perplexity, with integer labels (N,)", shapes)
     require(bool(features.isfinite().all()), "class_embedding", "features must be finite", "nan or inf")
     classes = [int(c) for c in labels.unique().tolist()]
     names = [str(c) for c in range(max(classes) + 1)] if names is None else list(names)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.evaluation import InferenceGaps, LogLikelihood, Result
 from pyro_vae.plotting.panels import PALETTE, page
 from pyro_vae.plotting.registry import result_figure
@@ -40,6 +40,7 @@ def guide_comparison(results: Mapping[str, LogLikelihood], *, caption: str = "")
         >>> figure.axes[0].get_xlabel()
         'Nats per datum (higher is better)'
     """
+    check_arguments(guide_comparison, locals())
     require(len(results) > 1, "guide_comparison", "results must be of two or more guides", str(len(results)))
     _check_data("guide_comparison", results)
     first = next(iter(results.values()))
@@ -79,6 +80,7 @@ def gap_bars(results: Mapping[str, InferenceGaps], *, caption: str = "") -> Figu
         >>> figure.axes[0].get_xlabel()
         'Gap to log p(x) (nats per datum)'
     """
+    check_arguments(gap_bars, locals())
     require(len(results) > 0, "gap_bars", "results must not be empty", "{}")
     _check_data("gap_bars", results)
     rows, left = range(len(results)), [0.0] * len(results)

@@ -6,7 +6,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyro_vae._core.checks import check_count, refusal
+from pyro_vae._core.checks import check_arguments, refusal
 from pyro_vae.evaluation import Calibration, LatentDiagnostics, PredictiveCheck
 from pyro_vae.plotting.latents import active_units
 from pyro_vae.plotting.panels import PALETTE, number, page
@@ -51,6 +51,7 @@ def elbo_decomposition(diagnostics: LatentDiagnostics, *, caption: str = "") -> 
         >>> figure.axes[0].get_xlabel()
         'Nats per datum'
     """
+    check_arguments(elbo_decomposition, locals())
     d = diagnostics
     if d.information is None:
         reason = d.protocol.get("unavailable", {}).get("information", "num_decomposed=0")
@@ -101,8 +102,8 @@ def aggregate_posterior(diagnostics: LatentDiagnostics, *, num: int = 4, caption
     Raises:
         ValueError: there are no samples, or ``num`` is not positive.
     """
+    check_arguments(aggregate_posterior, locals(), num=1)
     d = diagnostics
-    check_count("aggregate_posterior", num=num)
     if d.draws is None or d.prior_draws is None:
         raise refusal("aggregate_posterior", "diagnostics must hold draws", "None", "Use num_decomposed=None")
     order = d.activity.argsort(descending=True)[:num].tolist()
@@ -147,7 +148,7 @@ def rank_histograms(calibration: Calibration, *, num: int = 4, caption: str = ""
         Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018), figure 1.
         https://arxiv.org/abs/1804.06788
     """
-    check_count("rank_histograms", num=num)
+    check_arguments(rank_histograms, locals(), num=1)
     p = calibration.corrected_p_values()
     order = p.argsort(stable=True)[:num].tolist()
     with page(0.85 * len(order) + 0.45, caption, rows=len(order)) as (figure, axes):
@@ -190,6 +191,7 @@ def predictive_checks(check: PredictiveCheck, *, caption: str = "") -> Figure:
         check: from :func:`posterior_predictive_check`.
         caption: printed below.
     """
+    check_arguments(predictive_checks, locals())
     names, p_set = check.statistics, check.set_p_values().tolist()
     bins = torch.linspace(0, 1, 21, dtype=torch.float64).tolist()
     with page(0.85 * len(names) + 0.3, caption, rows=len(names)) as (figure, axes):

@@ -8,8 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_arguments, check_count, require
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.failures import program_errors
 from pyro_vae._core.owners import evaluating
 from pyro_vae.models import VAE
 from pyro_vae.plotting.panels import as_images, number, page, show_grid
@@ -30,7 +31,7 @@ def image_grid(images: Tensor, *, columns: int, caption: str = "") -> Figure:
         >>> image_grid(torch.rand(6, 1, 8, 8), columns=3).axes[0].images[0].get_array().shape  # 1 pixel between
         (19, 28, 3)
     """
-    check_count("image_grid", columns=columns)
+    check_arguments(image_grid, locals(), columns=1)
     with page(0.0, caption) as (figure, (ax,)):
         show_grid(ax, as_images(images, "image_grid"), columns)
         ax.set_axis_off()
@@ -49,9 +50,10 @@ def reconstructions(vae: VAE, images: Tensor, *, num: int = 10, caption: str = "
     Raises:
         ValueError: the data are not images, or ``num`` or N is 0.
     """
+    check_arguments(reconstructions, locals())
     check_count("reconstructions", num=num, images=len(images))
-    data = as_images(images[:num], "reconstructions")
-    with evaluating(vae), isolated_rng(0):
+    with evaluating(vae), isolated_rng(0), program_errors("reconstructions", (images[:num],), vae):
+        data = as_images(images[:num], "reconstructions")
         means = vae.reconstruct(images[:num]).reshape(data.shape)
     with page(0.0, caption) as (figure, (ax,)):
         pad = show_grid(ax, torch.cat([data, means]), len(data), margin=0.45)
@@ -74,7 +76,7 @@ def samples(vae: VAE, *, num: int = 64, seed: int = 0, caption: str = "") -> Fig
     Raises:
         ValueError: the data are not images, or ``num`` is not positive.
     """
-    check_count("samples", num=num)
+    check_arguments(samples, locals(), num=1)
     with evaluating(vae), isolated_rng(seed):
         images = as_images(vae.sample(num, mean=True), "samples")
     return image_grid(images, columns=math.ceil(math.sqrt(num)), caption=caption)
@@ -94,7 +96,7 @@ def manifold(vae: VAE, *, num: int = 20, caption: str = "") -> Figure:
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014), figure 4. https://arxiv.org/abs/1312.6114
     """
-    check_count("manifold", num=num)
+    check_arguments(manifold, locals(), num=1)
     require(vae.latent_dim == 2, "manifold", "latent_dim must be 2", f"latent_dim={vae.latent_dim}", "Use samples()")
     z = torch.special.ndtri((torch.arange(num) + 0.5).double() / num).to(next(vae.parameters()))
     grid = torch.stack(torch.meshgrid(z, z.flip(0), indexing="xy"), -1).flatten(0, 1)  # (num * num, 2), top row first

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.evaluation import LatentDiagnostics
 from pyro_vae.evaluation.diagnostics import ACTIVE_VARIANCE
 from pyro_vae.plotting.panels import PALETTE, page
@@ -27,9 +27,11 @@ def latent_scatter(means: Tensor, labels: Tensor | None = None, *, caption: str 
     Raises:
         ValueError: the shapes are others.
     """
+    check_arguments(latent_scatter, locals())
     valid = means.ndim == 2 and means.numel() > 0 and (labels is None or labels.shape == means.shape[:1])
     shapes = f"means={tuple(means.shape)}, labels={None if labels is None else tuple(labels.shape)}"
     require(valid, "latent_scatter", "means must be (N, L) with labels (N,)", shapes, "Use one row per datum")
+    require(bool(means.isfinite().all()), "latent_scatter", "means must be finite", "nan or inf")
     points, names = means.detach().cpu().double(), [] if labels is None else sorted(set(labels.tolist()))
     names = names if len(names) <= len(PALETTE) else []
     groups = [(labels == name).cpu() for name in names if labels is not None] or [torch.ones(len(points)).bool()]
@@ -54,6 +56,7 @@ def active_units(diagnostics: LatentDiagnostics, *, caption: str = "") -> Figure
         diagnostics: from :func:`latent_diagnostics`.
         caption: printed below.
     """
+    check_arguments(active_units, locals())
     d, kl, num = diagnostics, diagnostics.kl, len(diagnostics.activity)
     order, ranks = (d.activity if kl is None else kl).argsort(descending=True).cpu(), range(1, num + 1)
     with page(1.5 if kl is None else 2.7, caption, rows=1 if kl is None else 2) as (figure, axes):

@@ -81,6 +81,7 @@ def as_images(x: Tensor, owner: str) -> Tensor:
     rule, shape = "data must be images (C, H, W) with C 1 or 3, or (H, W)", f"data_shape={tuple(x.shape[1:])}"
     valid = images.ndim == 4 and images.shape[1] in (1, 3)
     require(valid, owner, rule, shape, "Draw other data with latent_scatter or active_units")
+    require(bool(images.isfinite().all()), owner, "images must be finite", "nan or inf")
     return images
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae._core.checks import check_arguments
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.files import write_atomically
 from pyro_vae._core.owners import evaluating
@@ -53,6 +54,7 @@ def save_figures(
     Returns:
         The files. The same inputs give the same figures.
     """
+    check_arguments(save_figures, locals())
     line = caption or caption_of({**splits.protocol, **_model_entries(vae, history)})
     like, test = next(vae.parameters()), splits.test.subset(slice(_MAX_IMAGES))
     x = test.to(like.device).batch(slice(None), dtype=like.dtype)

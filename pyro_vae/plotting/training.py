@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.plotting.panels import PALETTE, page
 
 _PANELS = {
@@ -39,6 +39,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], *, caption: str = "") 
         >>> [ax.get_ylabel() for ax in training_curves([{"epoch": 1, "elbo": -9.0, "rate": 2.0}]).axes]
         ['ELBO\\n(nats per datum)', 'Rate\\n(nats per datum)']
     """
+    check_arguments(training_curves, locals())
     curves = {key: curve for keys in _PANELS.values() for key in keys if (curve := _curve(history, key))}
     panels = {name: {key: curves[key] for key in keys if key in curves} for name, keys in _PANELS.items()}
     panels = {name: panel for name, panel in panels.items() if panel and not (name == "Loss" and "elbo" in curves)}

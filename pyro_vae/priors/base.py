@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from pyro.distributions import TorchDistribution
 from torch import nn
 
-from pyro_vae._core.checks import check_count
+from pyro_vae._core.checks import CheckedArguments, check_count
 
 
-class Prior(nn.Module, ABC):
+class Prior(nn.Module, CheckedArguments, ABC):
     """p(z): a module whose ``forward()`` returns a distribution over ``(latent_dim,)`` vectors.
 
     Args:

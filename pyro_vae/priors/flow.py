@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_choice, check_count, refusal
+from pyro_vae._core.checks import check_count, refusal
 from pyro_vae.flows import (
     AffineFlow,
     AutoregressiveFlow,
@@ -103,7 +103,6 @@ def _reversed_between(flows: Iterable[Flow]) -> list[Flow]:
 
 
 def _check(kind: Kind, latent_dim: int, num_flows: int) -> None:
-    check_choice("FlowPrior", "kind", kind, get_args(Kind))
     check_count("FlowPrior", num_flows=num_flows)
     if kind == "coupling" and latent_dim < 2:
         rule, what = "kind='coupling' must have at least 2 dimensions", f"latent_dim={latent_dim}"

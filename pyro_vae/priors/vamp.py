@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pyro.distributions import Normal, TorchDistribution
@@ -15,6 +15,7 @@ from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae.priors.base import Prior
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Interface of guides that a VampPrior accepts."""
 
@@ -66,8 +67,9 @@ class VampPrior(Prior):
     ) -> None:
         super().__init__(guide.latent_dim)
         check_count("VampPrior", num_components=num_components)
-        in_order = bounds is None or bounds[0] < bounds[1]
-        require(in_order, "VampPrior", "bounds must be (low, high) with low < high, or None", f"bounds={bounds}")
+        valid = bounds is None or -math.inf < bounds[0] < bounds[1] < math.inf
+        rule = "bounds must be (low, high), finite with low < high, or None"
+        require(valid, "VampPrior", rule, f"bounds={bounds}")
         self.guide, self.data_shape, self.bounds = guide, tuple(guide.data_shape), bounds
         self.raw = nn.Parameter(torch.randn(num_components, *self.data_shape))
 

@@ -10,16 +10,14 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from pyro.infer import ELBO as PyroELBO
-from torch import Tensor
 from torch.optim import Adam
 
-from pyro_vae._core.checks import check_choice, check_count, check_positive, require
+from pyro_vae._core.checks import check_arguments, check_positive, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import join
 from pyro_vae._core.owners import placement
 from pyro_vae._core.precision import Precision, check_precision, warn_if_slower
 from pyro_vae._core.types import Program
-from pyro_vae.data import ImageSet
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.objectives import ELBO
 from pyro_vae.training.engines.select import EngineName, resolve_engine
@@ -164,6 +162,7 @@ def fit(
         >>> [record["epoch"] for record in result.history]
         [1, 2, 3]
     """
+    check_arguments(fit, locals(), epochs=1, batch_size=1, patience=1, accumulate=1, lr_warmup=0)
     settings = Settings(
         epochs=epochs,
         objective=objective or ELBO(),
@@ -186,8 +185,6 @@ def fit(
         tensorboard=tensorboard,
         progress=progress,
     )
-    check_count("fit", epochs=epochs, batch_size=batch_size, patience=patience, accumulate=accumulate)
-    check_count("fit", at_least=0, lr_warmup=lr_warmup)
     _check_settings(settings)
     if tensorboard:
         check_tensorboard(run)
@@ -219,7 +216,6 @@ def _check_settings(settings: Settings) -> None:
     require(seconds >= 0, "fit", "checkpoint_seconds must be at least 0", f"checkpoint_seconds={seconds}")
     rule, advice = "patience requires validation data", "Pass some, or patience=None"
     require(patience is None or validation is not None, "fit", rule, "validation=None", advice)
-    check_choice("fit", "lr_schedule_unit", settings.lr_schedule_unit, ("epoch", "step"))
     check_objective(settings.objective)
     check_precision(settings.precision)
     check_threads(settings.threads)
@@ -227,13 +223,10 @@ def _check_settings(settings: Settings) -> None:
 
 def _training_batches(model: Program, guide: Program, data: Data, batch_size: int, seed: int) -> Batches:
     device, dtype = placement(model, guide)
-    batches = Batches(data, batch_size, shuffle_seed=seed, device=device, dtype=dtype)
+    batches = Batches(data, batch_size, shuffle_seed=seed, device=device, dtype=dtype, owner="fit")
     num = batches.num_data
     value, advice = f"batch_size={batch_size}, data={num}", f"Use at most {num}"
     require(num is None or batch_size <= num, "fit", "batch_size must not exceed the data", value, advice)
-    if device is not None and isinstance(data, ImageSet | Tensor):
-        value, advice = f"data={data.device}, model={device}", "Move one with .to()"
-        require(data.device == device, "fit", "data and model must be on one device", value, advice)
     return batches
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.data.batches import Data
 from pyro_vae.training.fitting import FitResult, fit
 
-V = TypeVar("V", bound="Swappable")
 
-
+@runtime_checkable
 class Swappable(Protocol):
     """Protocol of a VAE whose guide can be replaced."""
 
@@ -23,6 +22,9 @@ class Swappable(Protocol):
 
     def with_guide(self: V, guide: Any) -> V:
         """The same model with another guide."""
+
+
+V = TypeVar("V", bound=Swappable)
 
 
 class Refitted(NamedTuple, Generic[V]):
@@ -70,6 +72,7 @@ def refit_guide(vae: V, guide: nn.Module, data: Data, **options: Any) -> Refitte
         >>> richer.likelihood is vae.likelihood, len(result.history)
         (True, 2)
     """
+    check_arguments(refit_guide, locals())
     frozen_ids = {id(parameter) for parameter in vae.model.parameters()}
     require(
         not any(id(parameter) in frozen_ids for parameter in guide.parameters()),
@@ -98,6 +101,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
         >>> layer.weight.requires_grad, layer.training
         (True, True)
     """
+    check_arguments(frozen, locals())
     trained = [p for p in module.parameters() if p.requires_grad]
     modes = [(submodule, submodule.training) for submodule in module.modules()]
     try:

@@ -14,7 +14,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.files import create_folder, remove_abandoned, write_atomically
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.locks import locked_folder
@@ -49,6 +49,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
+        check_arguments(RunFolder.__init__, locals(), "RunFolder")
         self.path = _as_path(path)
         self._config: str | None = None  # the text of the configuration that is trained, once known
         self._is_locked = False

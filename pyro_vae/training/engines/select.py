@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae._core.axes import Axes, leading
-from pyro_vae._core.checks import check_choice, require
+from pyro_vae._core.checks import check_arguments, check_choice, check_positive, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.owners import Owners
@@ -54,7 +54,7 @@ def build_engine(
     planned_steps: int | None = None,
     ranks: Ranks | None = None,
     owners: Owners | None = None,
-    watch: Any = None,
+    watch: Callable[..., Any] | None = None,
     axes: Axes | None = None,
 ) -> Engine:
     """Build an engine; if it cannot record the programs, steps run eagerly.
@@ -96,6 +96,8 @@ def build_engine(
         >>> engine.step((x,)).finite
         True
     """
+    check_arguments(build_engine, locals(), accumulate=1, planned_steps=1)
+    check_positive("build_engine", clip_norm=clip_norm, skip_norm=skip_norm)
     ranks, parameters = ranks or Ranks(), list({id(p): p for p in parameters}.values())
     check_objective(objective)
     _check_arguments(parameters, args, optimizer)
