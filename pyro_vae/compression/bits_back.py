@@ -1,30 +1,94 @@
-"""Bits back coding: a datum costs minus its ELBO, since the bits that choose z are returned."""
+"""Bits back coding: a datum costs minus its ELBO, since the bits that choose its latents are returned."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pyro.distributions import Normal
-from torch import Tensor
+from pyro.distributions import Independent as IndependentDistribution
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import refusal
 from pyro_vae.compression.ans import Stacks
-from pyro_vae.compression.coders import coder_of, unwrapped
+from pyro_vae.compression.conditionals import Conditional
 from pyro_vae.compression.exact import ExactFunction
-from pyro_vae.compression.symbols import FRACTION, I64, NormalGrid, Symbols
-from pyro_vae.models import VAE
+from pyro_vae.compression.families import WIDTH, Family, family_of, full_rank
+from pyro_vae.compression.symbols import FRACTION, I64
+from pyro_vae.guides import FullRankNormalGuide
+from pyro_vae.models import VAE, BottomUpGuide, HierarchicalVAE, SemiSupervisedVAE
 
-WIDTH = 8  # of the grid of latents
+
+class Factor:
+    """A conditional distribution of a model or guide, evaluated in fixed-point arithmetic.
+
+    Args:
+        function: from the values of other sites, ``(batch, *shape)`` each, to a distribution.
+        shapes: shape of one value of each.
+        grid: binary logarithm of the grid points of a latent per unit.
+        rows: number of data that are coded side by side.
+        dtype: dtype of the model.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        shapes: list[tuple[int, ...]],
+        *,
+        grid: int,
+        rows: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.rows = rows
+        with torch.no_grad():
+            example = function(*(torch.zeros(2, *shape, dtype=dtype) for shape in shapes))
+        self.family = family_of(example, grid=grid)
+        self._parameters = self._exact(lambda *inputs: self.family.parameters(_unwrapped(function(*inputs))), shapes, dtype)
+        self._constant = None if shapes else self._parameters()
+
+    @classmethod
+    def of_guide(cls, guide: Any, shapes: list[tuple[int, ...]], **options: Any) -> Factor:
+        """The posterior of an amortized guide."""
+        if not isinstance(guide, FullRankNormalGuide):
+            return cls(guide.posterior, shapes, **options)
+        factor = object.__new__(cls)
+        factor.rows, factor._constant = options["rows"], None
+        factor.family = full_rank(guide, options["grid"])
+        factor._parameters = factor._exact(
+            lambda *inputs: factor.family.parameters(guide.net(*inputs)), shapes, options["dtype"]
+        )
+        return factor
+
+    def _exact(self, function: Callable[..., Any], shapes: list[tuple[int, ...]], dtype: torch.dtype) -> ExactFunction:
+        return ExactFunction(function, shapes, bits=FRACTION, limit=WIDTH, dtype=dtype)
+
+    def __call__(self, num: int, *inputs: I64) -> Conditional:
+        """The coder at fixed-point inputs ``(num, n)``; always evaluated for the same number of rows."""
+        if self._constant is not None:
+            return self.family.build({name: _rows(_integers(v)[None], num) for name, v in self._constant.items()})
+        padded = [np.concatenate([x, np.zeros((self.rows - num, x.shape[1]), dtype=x.dtype)]) for x in inputs]
+        results = self._parameters(*map(torch.from_numpy, padded))
+        return self.family.build({name: _integers(v)[:num] for name, v in results.items()})
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A step of coding a datum: the symbols of a site are pushed or popped by a factor, given other sites."""
+
+    action: Literal["push", "pop"]
+    site: str
+    factor: Factor
+    given: tuple[str, ...] = ()
 
 
 class BitsBack:
-    r"""Codes data by a VAE with a normal guide and a standard normal prior.
+    r"""Codes data by a model and its guide.
 
-    For each datum z is popped off the stack by q(z | x), then x is pushed by p(x | z), then z by p(z): the stack grows
-    by :math:`-\log_2 p(x, z) + \log_2 q(z | x)` bits, whose mean is minus the ELBO.
+    For each datum the latents are popped off the stack by the guide, then x is pushed by p(x | z), then the latents by
+    the prior: the stack grows by :math:`-\log_2 p(x, z) + \log_2 q(z | x)` bits, whose mean is minus the ELBO. A
+    hierarchy with a bottom-up guide pops and pushes layer by layer (Bit-Swap), so that few initial bits are needed; for
+    a model with classes, the class is one more latent.
 
     Args:
         vae: the model, in eval mode, on the CPU.
@@ -37,77 +101,100 @@ class BitsBack:
     References:
         Practical lossless compression with latent variables using bits back coding (Townsend et al., 2019).
         https://arxiv.org/abs/1901.04866
+        Bit-Swap: recursive bits-back coding for lossless compression with hierarchical latent variables (Kingma et
+        al., 2019). https://arxiv.org/abs/1905.06845
     """
 
-    def __init__(self, vae: VAE, *, grid: int = 6, rows: int = 16) -> None:
-        self.grid, self.rows = grid, rows
-        like = next(vae.parameters())
-        with torch.no_grad():
-            sample = torch.zeros(2, vae.latent_dim, dtype=like.dtype)
-            self.coder = coder_of(vae.likelihood(sample))
-            check_normal(vae.prior(), "the prior", "Train one with --prior StandardNormalPrior")
-            posterior = vae.guide.posterior(torch.zeros(2, *vae.data_shape, dtype=like.dtype))
-            check_normal(posterior, "the guide", "Fit another to the same model: pyro-vae refit RUN")
-        self.prior = normal_parameters(vae.prior())
-        self._posterior = ExactFunction(
-            lambda x: normal_parameters(vae.guide.posterior(x)), vae.data_shape, bits=FRACTION, limit=1.0
-        )
-        self._likelihood = ExactFunction(
-            lambda z: self.coder.parameters(unwrapped(vae.likelihood(z))),
-            (vae.latent_dim,),
-            bits=FRACTION,
-            limit=WIDTH,
-        )
+    def __init__(self, vae: Any, *, grid: int, rows: int) -> None:
+        dtype = next(vae.parameters()).dtype
+        self.operations = _operations(vae, {"grid": grid, "rows": rows, "dtype": dtype})
+        self._families = {o.site: o.factor.family for o in self.operations if o.action == "push"}
+
+    @property
+    def data_family(self) -> Family:
+        """The family of p(x | z)."""
+        return self._families["x"]
 
     def push(self, stacks: Stacks, x: I64) -> None:
-        """Push a datum ``(num, n)`` onto each of the first stacks."""
-        posterior = self.posterior(x)
-        z = stacks.pop(posterior)
-        stacks.push(x, self.likelihood(z))
-        stacks.push(z, self._prior(len(x)))
+        """Push the symbols of a datum ``(num, n)`` onto each of the first stacks."""
+        values = {"x": x}
+        for operation in self.operations:
+            coder = self._coder(operation, values, len(x))
+            if operation.action == "pop":
+                values[operation.site] = coder.pop(stacks)
+            else:
+                coder.push(stacks, values[operation.site])
 
     def pop(self, stacks: Stacks, num: int) -> I64:
-        """Pop a datum off each of the first stacks."""
-        z = stacks.pop(self._prior(num))
-        x = stacks.pop(self.likelihood(z))
-        stacks.push(z, self.posterior(x))
-        return x
+        """Pop the symbols of a datum off each of the first stacks."""
+        values: dict[str, I64] = {}
+        for operation in reversed(self.operations):
+            coder = self._coder(operation, values, num)
+            if operation.action == "push":
+                values[operation.site] = coder.pop(stacks)
+            else:
+                coder.push(stacks, values[operation.site])
+        return values["x"]
 
-    def posterior(self, x: I64) -> Symbols:
-        """q(z | x) of data ``(num, n)``."""
-        return self._normal(self._evaluated(self._posterior, x << FRACTION))
-
-    def likelihood(self, z: I64) -> Symbols:
-        """p(x | z) at latents ``(num, latent_dim)``."""
-        values = (z - (WIDTH << self.grid)) << (FRACTION - self.grid)
-        return self.coder.symbols(**self._evaluated(self._likelihood, values))
-
-    def _prior(self, num: int) -> Symbols:
-        shape = (num, self._likelihood.shape[0])
-        integers = {
-            name: np.broadcast_to(np.rint(v.double().numpy() * 2**FRACTION).astype(np.int64), shape)
-            for name, v in self.prior.items()
-        }
-        return self._normal(integers)
-
-    def _normal(self, parameters: dict[str, I64]) -> Symbols:
-        return NormalGrid(**parameters, grid=self.grid, width=WIDTH)
-
-    def _evaluated(self, function: ExactFunction, inputs: I64) -> dict[str, I64]:
-        """Parameters ``(num, n)`` at inputs ``(num, m)``; always evaluated for the same number of rows."""
-        num, padded = len(inputs), np.zeros((self.rows, inputs.shape[1]), dtype=np.float64)
-        padded[:num] = inputs
-        results = function(torch.from_numpy(padded))
-        return {name: v[:num].reshape(num, -1).numpy().astype(np.int64) for name, v in results.items()}
+    def _coder(self, operation: Operation, values: dict[str, I64], num: int) -> Conditional:
+        return operation.factor(num, *(self._families[site].numbers(values[site]) for site in operation.given))
 
 
-def check_normal(distribution: Any, part: str, advice: str) -> None:
-    """Require a diagonal normal distribution."""
-    kind = type(unwrapped(distribution))
-    require(kind is Normal, "compress", f"{part} must be a diagonal normal distribution", kind.__name__, advice)
+def _operations(vae: Any, options: dict[str, Any]) -> list[Operation]:
+    if isinstance(vae, VAE):
+        return _of_vae(vae, options)
+    if isinstance(vae, SemiSupervisedVAE):
+        return _of_classes(vae, options)
+    if isinstance(vae, HierarchicalVAE) and isinstance(vae.guide, BottomUpGuide) and not vae.model.skip:
+        return _of_layers(vae, options)
+    what = f"a {type(vae).__name__}"
+    advice = "Bits back needs q(z | x) in the order in which the model is sampled"
+    raise refusal("compress", "the model must be a VAE, an M2 or a hierarchy with a BottomUpGuide", what, advice)
 
 
-def normal_parameters(distribution: Any) -> dict[str, Tensor]:
-    """Location and logarithm of the scale."""
-    normal = unwrapped(distribution)
-    return {"loc": normal.loc, "log_scale": normal.scale.log()}
+def _of_vae(vae: VAE, options: dict[str, Any]) -> list[Operation]:
+    return [
+        Operation("pop", "z", Factor.of_guide(vae.guide, [vae.data_shape], **options), ("x",)),
+        Operation("push", "x", Factor(vae.likelihood, [(vae.latent_dim,)], **options), ("z",)),
+        Operation("push", "z", Factor(vae.prior, [], **options)),
+    ]
+
+
+def _of_classes(vae: SemiSupervisedVAE, options: dict[str, Any]) -> list[Operation]:
+    classes, guide, latent = (vae.num_classes,), vae.guide.guide, (vae.latent_dim,)
+    return [
+        Operation("pop", "y", Factor.of_guide(vae.classifier, [vae.data_shape], **options), ("x",)),
+        Operation("pop", "z", Factor.of_guide(guide, [vae.data_shape, classes], **options), ("x", "y")),
+        Operation("push", "x", Factor(vae.likelihood, [latent, classes], **options), ("z", "y")),
+        Operation("push", "z", Factor(vae.prior, [], **options)),
+        Operation("push", "y", Factor(vae.label_prior, [], **options)),
+    ]
+
+
+def _of_layers(vae: HierarchicalVAE, options: dict[str, Any]) -> list[Operation]:
+    dims, model = vae.latent_dims, vae.model
+    first = Factor.of_guide(vae.guide.layers[0], [vae.data_shape], **options)
+    operations = [
+        Operation("pop", "z1", first, ("x",)),
+        Operation("push", "x", Factor(model.likelihood, [dims[:1]], **options), ("z1",)),
+    ]
+    for layer, (guide, conditional) in enumerate(zip(list(vae.guide.layers)[1:], model.conditionals, strict=True), 1):
+        below, above = f"z{layer}", f"z{layer + 1}"
+        posterior = Factor.of_guide(guide, [dims[layer - 1 : layer]], **options)
+        generative = Factor.of_guide(conditional, [dims[layer : layer + 1]], **options)
+        operations += [Operation("pop", above, posterior, (below,)), Operation("push", below, generative, (above,))]
+    return [*operations, Operation("push", f"z{len(dims)}", Factor(model.prior, [], **options))]
+
+
+def _unwrapped(distribution: Any) -> Any:
+    while isinstance(distribution, IndependentDistribution):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _integers(value: torch.Tensor) -> I64:
+    return value.numpy().astype(np.int64)
+
+
+def _rows(value: I64, num: int) -> I64:
+    return np.broadcast_to(value, (num, *value.shape[1:]))

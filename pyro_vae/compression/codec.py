@@ -60,7 +60,7 @@ def compress(vae: Any, data: Tensor, *, chunk_size: int = 1000, progress: bool =
     """
     check_count("compress", chunk_size=chunk_size)
     rows = _rows(vae, data)
-    header = Header(_fingerprint(vae), tables(), "bits back", GRID, LANES, vae.data_shape, len(rows), chunk_size)
+    header = Header(_fingerprint(vae), _arithmetic(), "bits back", GRID, LANES, vae.data_shape, len(rows), chunk_size)
     return pack(header, [content for content, _ in _chunks(vae, rows, header, progress)])
 
 
@@ -93,7 +93,8 @@ def decompress(
     parts = [_restored(vae, whole[i : i + SIDE_BY_SIDE], header) for i in _groups(len(whole), progress)]
     size = int(np.prod(header.shape))
     values = np.concatenate(parts) if parts else np.zeros((0, size), dtype=np.int64)
-    return torch.from_numpy(values).to(next(vae.parameters()).dtype).reshape(-1, *header.shape)
+    levels = BitsBack(vae, grid=GRID, rows=1).data_family.symbols(1.0)
+    return (torch.from_numpy(values) / levels).to(next(vae.parameters()).dtype).reshape(-1, *header.shape)
 
 
 def _chunks(vae: Any, rows: I64, header: Header, progress: bool) -> Iterator[tuple[bytes, Any]]:
@@ -131,13 +132,19 @@ def _groups(num: int, progress: bool) -> Iterator[int]:
 
 
 def _rows(vae: Any, data: Tensor) -> I64:
-    """The data as integers ``(N, n)``."""
+    """The symbols of the data, ``(N, n)``."""
     shape = tuple(data.shape[1:])
     require(shape == tuple(vae.data_shape), "compress", f"data must be (N, *{vae.data_shape})", f"shape={shape}")
-    integers = data.to(torch.int64)
-    whole = bool((integers == data).all())
-    require(whole, "compress", "data must be integers", "fractions", "Binarize them as for the training")
-    return integers.flatten(1).cpu().numpy()
+    family = BitsBack(vae, grid=GRID, rows=1).data_family
+    values = family.symbols(data.double())
+    symbols = values.round().long()
+    whole = bool(torch.allclose(values, symbols.double(), atol=1e-3))
+    require(whole, "compress", "data must be on the likelihood's levels", "fractions", "Binarize them as in training")
+    return symbols.flatten(1).cpu().numpy()
+
+
+def _arithmetic() -> str:
+    return tables().hex()[:16]
 
 
 def _fingerprint(vae: Any) -> str:
@@ -152,6 +159,6 @@ def _check_model(vae: Any, header: Header) -> None:
     expected = _fingerprint(vae)
     require(header.model == expected, "decompress", f"the model must be {header.model}", expected, "Use its run folder")
     advice = "Decompress with the versions of numpy and scipy that compressed"
-    require(header.tables == tables(), "decompress", "tables must be those of the file", "others", advice)
+    require(header.tables == _arithmetic(), "decompress", "tables must be those of the file", "others", advice)
     known = header.coder == "bits back" and 0 <= header.grid <= 10 and header.lanes <= 64
     require(known, "decompress", "the coding scheme must be known", header.coder, "Install a later version")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn import functional
+from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import validating
@@ -20,6 +21,8 @@ from pyro_vae._core.contexts import validating
 _LIMIT = 2.0**52  # all sums stay below, so that float64 holds them exactly
 _WEIGHT_BITS = 20  # fractional bits of a weight, fewer if a sum might exceed the limit
 _LARGEST = 2.0**12  # results of layers are clamped to this absolute value, so that bounds do not grow with the layers
+_EDGE = 16  # nonlinearities are tables over [-_EDGE, _EDGE]
+aten: Any = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,19 @@ class Fixed:
     Attributes:
         integers: of any shape.
         bits: number of fractional bits.
-        bound: none of the integers that occur is larger.
+        bound: no integer that occurs is larger.
     """
 
     integers: Tensor
     bits: int
     bound: float
 
-    def with_integers(self, integers: Tensor) -> Fixed:
-        """The same scale and bound for other integers."""
-        return Fixed(integers, self.bits, self.bound)
+    def moved(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The result of an operation that moves numbers without changing them."""
+        result = function(self.integers, *args, **kwargs)
+        if isinstance(result, Tensor):
+            return Fixed(result, self.bits, self.bound)
+        return tuple(Fixed(part, self.bits, self.bound) for part in result)
 
     def rounded(self, bits: int) -> Fixed:
         """The nearest number with fewer fractional bits, or the same number with more."""
@@ -47,17 +53,40 @@ class Fixed:
         return Fixed((scaled + 0.5).floor() if factor < 1 else scaled, bits, math.ceil(self.bound * factor) + 1)
 
 
+@dataclass(frozen=True)
+class Elementwise:
+    """A chain of functions of one variable at fixed-point numbers, evaluated as one table when it is used.
+
+    Attributes:
+        argument: the numbers.
+        chain: names of operations with their other arguments, in the order of their application.
+    """
+
+    argument: Fixed
+    chain: tuple[tuple[str, tuple[Any, ...]], ...]
+
+    def value(self, bits: int) -> Fixed:
+        """The numbers; outside the table they continue as constants, or along the identity."""
+        x, edge = self.argument.rounded(bits), _EDGE << bits
+        table = _table(self.chain, bits)
+        result = table[(x.integers.clamp(-edge, edge) + edge).long()]
+        bound = float(table.abs().max())
+        if len(self.chain) == 1 and self.chain[0][0] in _IDENTITY_ABOVE:
+            result, bound = torch.where(x.integers > edge, x.integers, result), max(bound, x.bound)
+        return Fixed(result, bits, bound)
+
+
 class ExactFunction:
-    r"""A function of one tensor in fixed-point arithmetic: the same integers on every machine.
+    r"""A function of tensors in fixed-point arithmetic: the same integers on every machine.
 
     The function's operations are recorded and carried out on integers held in float64, with all sums below
-    :math:`2^{52}`: they are exact in any order. Nonlinearities are tables over [-16, 16], and linear or constant
-    outside; results of layers are clamped to [-4096, 4096]. Supported are linear and convolutional layers, pixel shuffle, gates, batch normalization in eval mode,
-    sums, products, and the activations of :mod:`pyro_vae.networks`.
+    :math:`2^{52}`: they are exact in any order. Nonlinearities are tables over [-16, 16]; results of layers are clamped
+    to [-4096, 4096]. Supported are linear and convolutional layers, pixel shuffle, gates, batch normalization in eval
+    mode, sums, products, and the activations of :mod:`pyro_vae.networks`. Parameters are those at the first call.
 
     Args:
-        function: from a tensor ``(batch, *shape)`` to a tensor, or to tensors by name; without random numbers.
-        shape: shape of one input.
+        function: of tensors ``(batch, *shape)``, without random numbers; returns tensors by name.
+        shapes: shape of one input each.
         bits: fractional bits of inputs and results.
         limit: largest absolute input.
 
@@ -66,83 +95,106 @@ class ExactFunction:
 
     Example:
         >>> import torch
-        >>> double = ExactFunction(lambda x: 2 * x, (3,), bits=4, limit=8.0)
-        >>> double(torch.tensor([[16.0, 0.0, -8.0]], dtype=torch.float64))
+        >>> double = ExactFunction(lambda x: {"y": 2 * x}, [(3,)], bits=4, limit=8.0)
+        >>> double(torch.tensor([[16.0, 0.0, -8.0]], dtype=torch.float64))["y"]
         tensor([[ 32.,   0., -16.]], dtype=torch.float64)
     """
 
-    def __init__(self, function: Callable[[Tensor], Any], shape: tuple[int, ...], *, bits: int, limit: float) -> None:
-        self.function, self.shape, self.bits, self.limit = function, shape, bits, limit
+    def __init__(
+        self,
+        function: Callable[..., Mapping[str, Tensor]],
+        shapes: Sequence[tuple[int, ...]],
+        *,
+        bits: int,
+        limit: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.function, self.shapes, self.bits, self.limit, self.dtype = function, shapes, bits, limit, dtype
         self._runs: dict[int, _Run] = {}
 
-    def __call__(self, integers: Tensor) -> Any:
-        """Results as integers in float64 with :attr:`bits` fractional bits, for inputs with as many."""
-        batch = len(integers)
+    def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Results by name as integers in float64 with ``bits`` fractional bits, for inputs with as many."""
+        batch = len(inputs[0]) if inputs else 1
         if batch not in self._runs:
             self._runs[batch] = _Run(self._recorded(batch), self.bits)
-        value = Fixed(integers.double().reshape(batch, *self.shape), self.bits, self.limit * 2**self.bits)
+        shaped = [x.double().reshape(batch, *shape) for x, shape in zip(inputs, self.shapes, strict=True)]
         with torch.no_grad():
-            result = self._runs[batch](value)
-        if isinstance(result, Mapping):
-            return {name: _integers(v, self.bits) for name, v in result.items()}
-        return _integers(result, self.bits)
+            result = self._runs[batch]([Fixed(x, self.bits, self.limit * 2**self.bits) for x in shaped])
+        return {name: value.rounded(self.bits).integers for name, value in result.items()}
 
     def _recorded(self, batch: int) -> GraphModule:
-        dtype = next((t.dtype for t in _tensors(self.function)), torch.get_default_dtype())
+        examples = [torch.zeros(batch, *shape, dtype=self.dtype) for shape in self.shapes]
         with torch.no_grad(), validating(False):  # validation reads values
-            return make_fx(self.function)(torch.zeros(batch, *self.shape, dtype=dtype))
+            return make_fx(self.function)(*examples)
 
 
-def _tensors(function: Any) -> Any:
-    parameters = getattr(function, "parameters", None)
-    return parameters() if parameters else ()
-
-
-def _integers(value: Any, bits: int) -> Tensor:
-    fixed = value if isinstance(value, Fixed) else _constant(value, bits)
-    return fixed.rounded(bits).integers
-
-
-def _constant(value: Any, bits: int) -> Fixed:
+def constant(value: Any, bits: int) -> Fixed:
     """A constant with ``bits`` fractional bits."""
     integers = (torch.as_tensor(value).detach().double() * 2.0**bits).round()
     return Fixed(integers, bits, float(integers.abs().max()) if integers.numel() else 0.0)
 
 
 class _Run:
-    """Carries out a recorded graph on fixed-point numbers."""
+    """Carries out a recorded graph on fixed-point numbers; what depends on constants alone is computed once."""
 
     def __init__(self, graph: GraphModule, bits: int) -> None:
         self.graph, self.bits = graph, bits
-        self.constants: dict[Node, Any] = {}  # such as a transposed weight
+        self._constants: dict[Node, Any] = {}
         self._weights: dict[int, Fixed] = {}
 
-    def __call__(self, value: Fixed) -> Any:
-        values = dict(self.constants)
-
-        def known(x: Any) -> Any:
-            return torch.fx.node.map_arg(x, values.__getitem__)
-
+    def __call__(self, inputs: Sequence[Fixed]) -> Any:
+        values, varying, arguments = dict(self._constants), set(), iter(inputs)
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
-                values[node] = value
-            elif node.op == "get_attr":
-                values[node] = self.constants[node] = getattr(self.graph, node.target)
-            elif node.op == "call_function" and node not in values:
-                values[node] = self._apply(node, known(node.args), known(node.kwargs))
-        return known(self.graph.graph.output_node().args[0])
+                values[node] = next(arguments)
+                varying.add(node)
+            elif node not in values and node.op != "output":
+                values[node] = self._value(node, values)
+                if varying.isdisjoint(node.all_input_nodes):
+                    self._constants[node] = values[node]
+                else:
+                    varying.add(node)
+        result = torch.fx.node.map_arg(self.graph.graph.output_node().args[0], values.__getitem__)
+        return {name: self.fixed(value) for name, value in result.items()}
 
-    def _apply(self, node: Node, args: Any, kwargs: Any) -> Any:
+    def _value(self, node: Node, values: dict[Node, Any]) -> Any:
+        if node.op == "get_attr":
+            return getattr(self.graph, str(node.target))
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
         target: Any = node.target
-        if not any(isinstance(a, Fixed | Exponential) for a in _flat(args)):
-            self.constants[node] = target(*args, **kwargs)
-            return self.constants[node]
-        name = str(target).removeprefix("aten.").split(".")[0] if target is not operator.getitem else "getitem"
-        rule = _RULES.get(name)
-        if rule is None:
+        name = "getitem" if target is operator.getitem else str(target).removeprefix("aten.").split(".")[0]
+        if name in _MOVES or name == "getitem":
+            numbers = [a for a in tree_flatten(args)[0] if isinstance(a, Fixed | Elementwise)]
+            if not numbers:
+                return target(*args, **kwargs)
+            if isinstance(args[0], Fixed | Elementwise):
+                return self.fixed(args[0]).moved(target, *args[1:], **kwargs)
+            return target(*args, **kwargs) if name == "getitem" else _joined(self, target, *args, **kwargs)
+        if name in _CREATIONS:
+            return target(*args, **kwargs)
+        if name in _FUNCTIONS_OF_ONE:
+            return self._elementwise(name, args[0], (*args[1:], *sorted(kwargs.items())))
+        if name not in _RULES:
             what, advice = f"the operation {name}", "Use layers and activations of pyro_vae.networks"
             raise refusal("compress", "networks must have an exact form", what, advice)
-        return rule(self, *args, **kwargs)
+        return _RULES[name](self, *args, **kwargs)
+
+    def fixed(self, value: Any) -> Fixed:
+        """A number, a chain of functions or a constant as a number."""
+        if isinstance(value, Elementwise):
+            return value.value(self.bits)
+        return value if isinstance(value, Fixed) else constant(value, self.bits)
+
+    def _elementwise(self, name: str, x: Any, arguments: tuple[Any, ...]) -> Elementwise:
+        if isinstance(x, Elementwise):
+            return Elementwise(x.argument, (*x.chain, (name, arguments)))
+        return Elementwise(self.fixed(x), ((name, arguments),))
+
+    def scalar(self, name: str, x: Any, y: Any) -> Elementwise | None:
+        """A sum or product of a chain of functions and a number."""
+        if isinstance(x, Elementwise) and isinstance(y, int | float):
+            return self._elementwise(name, x, (y,))
+        return None
 
     def weight(self, weight: Tensor, inputs: tuple[int, ...], largest: float) -> Fixed:
         """A weight with as many fractional bits as its products with numbers up to ``largest`` permit.
@@ -156,179 +208,147 @@ class _Run:
 
 def _quantised(weight: Tensor, inputs: tuple[int, ...], largest: float) -> Fixed:
     for bits in range(_WEIGHT_BITS, 0, -1):
-        integers = _constant(weight, bits).integers
+        integers = constant(weight, bits).integers
         bound = float(integers.abs().sum(inputs).max())
         if bound * largest < _LIMIT / 2:
             return Fixed(integers, bits, bound)
     raise refusal("compress", "weights must be small enough to be summed exactly", "larger ones")
 
 
-def _flat(args: Any) -> Any:
-    for a in args:
-        if isinstance(a, tuple | list):
-            yield from _flat(a)
-        else:
-            yield a
-
-
-def _moved(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """An operation that moves numbers without changing them."""
-
-    def rule(run: _Run, x: Fixed, *args: Any, **kwargs: Any) -> Any:
-        result = function(x.integers, *args, **kwargs)
-        return tuple(map(x.with_integers, result)) if isinstance(result, tuple | list) else x.with_integers(result)
-
-    return rule
+def _joined(run: _Run, target: Any, parts: Any, *args: Any, **kwargs: Any) -> Fixed:
+    """``cat`` or ``stack``."""
+    fixed = [run.fixed(part).rounded(run.bits) for part in parts]
+    return Fixed(target([f.integers for f in fixed], *args, **kwargs), run.bits, max(f.bound for f in fixed))
 
 
 def _linear(
-    run: _Run, product: Callable[..., Tensor], x: Fixed, weight: Tensor, bias: Any, inputs: tuple[int, ...]
+    run: _Run, product: Callable[..., Tensor], x: Any, weight: Tensor, bias: Any, inputs: tuple[int, ...]
 ) -> Fixed:
-    """A product of numbers and weights, plus a bias, rounded; ``inputs`` are the weights' dimensions summed."""
-    bits, w = run.bits, run.weight(weight, inputs, x.bound)
-    total = Fixed(product(x.integers, w.integers), x.bits + w.bits, x.bound * w.bound)
-    total = (total if bias is None else _sum(total, bias)).rounded(bits)
-    edge = _LARGEST * 2**bits
-    return Fixed(total.integers.clamp(-edge, edge), bits, min(total.bound, edge))
+    """A product of numbers and weights, plus a bias, rounded; ``inputs`` are the dimensions that are summed."""
+    x = run.fixed(x)
+    w = run.weight(weight, inputs, x.bound)
+    total: Any = Fixed(product(x.integers, w.integers), x.bits + w.bits, x.bound * w.bound)
+    total = (total if bias is None else _sum(run, total, bias)).rounded(run.bits)
+    edge = _LARGEST * 2**run.bits
+    return Fixed(total.integers.clamp(-edge, edge), run.bits, min(total.bound, edge))
 
 
-def _sum(x: Any, y: Any, alpha: float = 1) -> Fixed:
-    """Sum of two numbers, at least one of them fixed-point, with the larger number of fractional bits."""
+def _sum(run: _Run, x: Any, y: Any, alpha: float = 1) -> Fixed | Elementwise:
+    """Sum of two numbers, with the larger number of fractional bits."""
     if alpha != 1:
         raise refusal("compress", "networks must have an exact form", f"a sum with alpha={alpha}")
-    most = max(v.bits for v in (x, y) if isinstance(v, Fixed))
-    a, b = (v.rounded(most) if isinstance(v, Fixed) else _constant(v, most) for v in (x, y))
-    return Fixed(a.integers + b.integers, most, a.bound + b.bound)
+    if (chain := run.scalar("add", x, y)) is not None:
+        return chain
+    bits = max([v.bits for v in (x, y) if isinstance(v, Fixed)] or [run.bits])
+    a, b = (constant(v, bits) if isinstance(v, Tensor | int | float) else run.fixed(v).rounded(bits) for v in (x, y))
+    return Fixed(a.integers + b.integers, bits, a.bound + b.bound)
 
 
-def _product(run: _Run, x: Any, y: Any) -> Fixed:
-    a, b = (v if isinstance(v, Fixed) else _constant(v, _WEIGHT_BITS) for v in (x, y))
+def _difference(run: _Run, x: Any, y: Any, alpha: float = 1) -> Any:
+    if isinstance(y, int | float):
+        return _sum(run, x, -y, alpha)
+    return _sum(run, x, run.fixed(y).moved(torch.neg), alpha)
+
+
+def _product(run: _Run, x: Any, y: Any) -> Any:
+    if (chain := run.scalar("mul", x, y)) is not None:
+        return chain
+    a, b = (constant(v, _WEIGHT_BITS) if isinstance(v, Tensor | int | float) else run.fixed(v) for v in (x, y))
     if a.bound * b.bound >= _LIMIT:
         raise refusal("compress", "products must be small enough to be exact", "larger ones")
     return Fixed(a.integers * b.integers, a.bits + b.bits, a.bound * b.bound).rounded(run.bits)
 
 
-def _addmm(run: _Run, bias: Any, x: Any, weight: Any, **scales: Any) -> Fixed:
+def _quotient(run: _Run, x: Any, y: Any) -> Any:
+    if not isinstance(y, int | float):
+        raise refusal("compress", "networks must have an exact form", "a quotient of tensors")
+    return _product(run, x, 1 / y)
+
+
+def _addmm(run: _Run, bias: Any, x: Any, weight: Any) -> Fixed:
     return _linear(run, torch.mm, x, weight, bias, (0,))
 
 
-def _convolution(
-    run: _Run,
-    x: Fixed,
-    weight: Tensor,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-) -> Fixed:
+def _convolution(run: _Run, x: Any, weight: Tensor, bias: Any, *options: Any) -> Fixed:
     def product(numbers: Tensor, weights: Tensor) -> Tensor:
-        options = (stride, padding, dilation, transposed, output_padding, groups)
-        return torch.ops.aten.convolution(numbers, weights, None, *options)
+        return aten.convolution(numbers, weights, None, *options)  # type: ignore[no-any-return]
 
+    transposed = int(options[3])
     shaped = None if bias is None else bias.reshape(-1, *[1] * (weight.dim() - 2))
-    inputs = tuple(d for d in range(weight.dim()) if d != int(transposed))
-    return _linear(run, product, x, weight, shaped, inputs)
+    return _linear(run, product, x, weight, shaped, tuple(d for d in range(weight.dim()) if d != transposed))
 
 
 def _batch_norm(
-    run: _Run, x: Fixed, weight: Any, bias: Any, mean: Tensor, variance: Tensor, momentum: float, eps: float
-) -> tuple[Fixed, None, None]:
-    shape = (-1, *[1] * (x.integers.dim() - 2))
-    scale = 1 / (variance.double() + eps).sqrt()
+    run: _Run, x: Any, weight: Any, bias: Any, mean: Tensor, variance: Tensor, momentum: float, eps: float
+) -> Any:
+    shape = (-1, *[1] * (run.fixed(x).integers.dim() - 2))
+    scale = 1 / (variance.double() + eps).sqrt()  # rounded correctly everywhere, as IEEE 754 demands
     scale = scale if weight is None else scale * weight.double()
     shift = -mean.double() * scale if bias is None else bias.double() - mean.double() * scale
-    return _sum(_product(run, x, scale.reshape(shape)), shift.reshape(shape)).rounded(run.bits), None, None
+    return _sum(run, _product(run, x, scale.reshape(shape)), shift.reshape(shape)), None, None
 
 
-def _glu(run: _Run, x: Fixed, dim: int = -1) -> Fixed:
-    value, gate = map(x.with_integers, x.integers.chunk(2, dim))
-    return _product(run, value, _activation(torch.sigmoid, 0.0, 1.0)(run, gate))
+def _glu(run: _Run, x: Any, dim: int = -1) -> Any:
+    value, gate = run.fixed(x).moved(torch.chunk, 2, dim)
+    return _product(run, value, Elementwise(gate, (("sigmoid", ()),)))
 
 
-def _activation(function: Callable[..., Tensor], low: float | None, high: float | None) -> Callable[..., Fixed]:
-    """A nonlinearity as a table over [-16, 16]; outside it is constant (a number) or the identity (None)."""
-
-    def rule(run: _Run, x: Fixed, *args: Any, **kwargs: Any) -> Fixed:
-        bits = run.bits
-        x, edge = x.rounded(bits), 16 << bits
-        table = _table(function, bits, args, tuple(kwargs.items()))
-        inside = table[(x.integers.clamp(-edge, edge) + edge).long()]
-        for outside, constant in ((x.integers < -edge, low), (x.integers > edge, high)):
-            values = x.integers if constant is None else torch.full_like(inside, constant * 2**bits)
-            inside = torch.where(outside, values, inside)
-        return Fixed(inside, bits, max(x.bound, edge) if None in (low, high) else 2.0**bits + 1)
-
-    return rule
+def _clamp(run: _Run, x: Any, low: Any = None, high: Any = None) -> Fixed:
+    x = run.fixed(x)
+    limits = [None if v is None else math.floor(v * 2**x.bits + 0.5) for v in (low, high)]
+    return Fixed(x.integers.clamp(*limits), x.bits, x.bound)
 
 
-_TABLES: dict[Any, Tensor] = {}
-
-
-def _table(function: Callable[..., Tensor], bits: int, args: tuple[Any, ...], kwargs: tuple[Any, ...]) -> Tensor:
-    key = (function, bits, args, kwargs)
-    if key not in _TABLES:
-        x = torch.arange(-16 << bits, (16 << bits) + 1, dtype=torch.float64) / 2**bits
-        _TABLES[key] = (function(x, *args, **dict(kwargs)) * 2**bits).round()
-    return _TABLES[key]
-
-
-def _clamp(run: _Run, x: Fixed, low: Any = None, high: Any = None) -> Fixed:
-    return x.with_integers(x.integers.clamp(*(None if v is None else round(v * 2**x.bits) for v in (low, high))))
-
-
-def _leaky_relu(run: _Run, x: Fixed, slope: float = 0.01) -> Fixed:
-    return _sum(
-        x.with_integers(x.integers.clamp(min=0)), _product(run, x.with_integers(x.integers.clamp(max=0)), slope)
-    )
-
-
-@dataclass(frozen=True)
-class Exponential:
-    """exp of a fixed-point number, of which only the logarithm can be used: that of a scale, say."""
-
-    logarithm: Fixed
-
-
-def _log(run: _Run, x: Any) -> Fixed:
-    if not isinstance(x, Exponential):
-        raise refusal("compress", "scales must be exponentials of a network's output", "another function of it")
-    return x.logarithm
+def _leaky_relu(run: _Run, x: Any, slope: float = 0.01) -> Any:
+    x = run.fixed(x)
+    below = Fixed(x.integers.clamp(max=0), x.bits, x.bound)
+    return _sum(run, _clamp(run, x, 0), _product(run, below, slope))
 
 
 _RULES: dict[str, Callable[..., Any]] = {
-    **{
-        name: _moved(getattr(torch.ops.aten, name))
-        for name in (
-            *("view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze"),
-            *("slice", "select", "split", "unbind", "chunk", "clone", "alias", "detach", "pixel_shuffle"),
-            *("contiguous", "flatten", "relu", "neg"),
-        )
-    },
-    "getitem": lambda run, x, index: x[index],
-    "_to_copy": lambda run, x, **options: x,
     "addmm": _addmm,
     "mm": lambda run, x, weight: _addmm(run, None, x, weight),
     "convolution": _convolution,
     "_native_batch_norm_legit_no_training": _batch_norm,
-    "add": lambda run, x, y, alpha=1: _sum(x, y, alpha),
-    "sub": lambda run, x, y, alpha=1: _sum(x, _negative(y), alpha),
+    "add": _sum,
+    "sub": _difference,
     "mul": _product,
+    "div": _quotient,
     "glu": _glu,
-    "exp": lambda run, x: Exponential(x),
-    "log": _log,
     "clamp": _clamp,
+    "clamp_min": _clamp,
+    "relu": lambda run, x: _clamp(run, x, 0),
     "leaky_relu": _leaky_relu,
-    "tanh": _activation(torch.tanh, -1.0, 1.0),
-    "sigmoid": _activation(torch.sigmoid, 0.0, 1.0),
-    "softplus": _activation(functional.softplus, 0.0, None),
-    "gelu": _activation(functional.gelu, 0.0, None),
-    "silu": _activation(functional.silu, 0.0, None),
-    "elu": _activation(functional.elu, -1.0, None),
+    "neg": lambda run, x: run.fixed(x).moved(torch.neg),
+    "_to_copy": lambda run, x, **options: x,
 }
+_MOVES = {
+    *("view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze", "slice"),
+    *("select", "split", "split_with_sizes", "unbind", "chunk", "clone", "alias", "detach", "pixel_shuffle", "cat"),
+    *("contiguous", "flatten", "stack", "lift_fresh_copy", "index"),
+}
+_CREATIONS = {"zeros", "ones", "full", "eye", "arange", "scalar_tensor", "zeros_like", "ones_like", "full_like"}
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "softplus": aten.softplus,
+    "gelu": lambda x, *options: aten.gelu(x, **dict(options)),
+    "silu": aten.silu,
+    "elu": aten.elu,
+    "log_sigmoid_forward": torch.nn.functional.logsigmoid,
+    "add": torch.add,
+    "mul": torch.mul,
+}
+_FUNCTIONS_OF_ONE = {name for name in _FUNCTIONS if name not in ("add", "mul")}
+_IDENTITY_ABOVE = {"softplus", "gelu", "silu", "elu"}
 
 
-def _negative(y: Any) -> Any:
-    return y.with_integers(-y.integers) if isinstance(y, Fixed) else -y
+@cache
+def _table(chain: tuple[tuple[str, tuple[Any, ...]], ...], bits: int) -> Tensor:
+    x = torch.arange(-_EDGE << bits, (_EDGE << bits) + 1, dtype=torch.float64) / 2**bits
+    for name, arguments in chain:
+        x = _FUNCTIONS[name](x, *arguments)
+    return (x * 2**bits).nan_to_num().clamp(-(2.0**40), 2.0**40).round()
