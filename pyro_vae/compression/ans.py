@@ -11,6 +11,8 @@ from pyro_vae.compression.symbols import PRECISION, Symbols
 
 U32, U64, I64 = NDArray[np.uint32], NDArray[np.uint64], NDArray[np.int64]
 _WORD, _LOW = np.uint64(32), np.uint64(2**32 - 1)
+_FACTOR = np.uint64(0x9E3779B1)  # odd, hence invertible modulo 2^32
+_INVERSE_FACTOR = np.uint64(pow(0x9E3779B1, -1, 2**32))
 _P, _MASK, _TOP = np.uint64(PRECISION), np.uint64(2**PRECISION - 1), np.uint64(64 - PRECISION)
 
 
@@ -110,6 +112,22 @@ class Stacks:
             start, frequency = part.interval(values[:, columns])
             self._pop(code, _padded(start, lanes, 0), _padded(frequency, lanes, 2**PRECISION))
         return values[:, :n]
+
+    def mix(self, num: int) -> None:
+        """Scramble the low words of the first ``num`` stacks, so that the next pop does not repeat the last push.
+
+        A pop directly after a push reads the interval of the symbol that was pushed; in bits back coding z would
+        then be a function of the z of the datum before.
+        """
+        self._multiply(num, _FACTOR)
+
+    def unmix(self, num: int) -> None:
+        """The inverse of :meth:`mix`."""
+        self._multiply(num, _INVERSE_FACTOR)
+
+    def _multiply(self, num: int, factor: np.uint64) -> None:
+        states = self.states[:num]
+        self.states[:num] = (states & ~_LOW) | ((states & _LOW) * factor & _LOW)
 
     def _push(self, start: U64, frequency: U64) -> None:
         """One symbol per lane; a frequency of ``2^PRECISION`` changes nothing."""

@@ -121,6 +121,7 @@ class BitsBack:
         for operation in self.operations:
             coder = self._coder(operation, values, len(x))
             if operation.action == "pop":
+                stacks.mix(len(x))
                 values[operation.site] = coder.pop(stacks)
             else:
                 coder.push(stacks, values[operation.site])
@@ -134,6 +135,7 @@ class BitsBack:
                 values[operation.site] = coder.pop(stacks)
             else:
                 coder.push(stacks, values[operation.site])
+                stacks.unmix(num)
         return values["x"]
 
     def _coder(self, operation: Operation, values: dict[str, I64], num: int) -> Conditional:

@@ -52,6 +52,7 @@ class MixtureOnGrid(Conditional):
         self.precision = inverse(log_scale)
 
     def push(self, stacks: Stacks, values: I64) -> None:
+        stacks.mix(len(values))
         component = stacks.pop(self._posterior(values))
         stacks.push(values, self._component(component))
         stacks.push(component, Categorical(self.logits[:, None]))
@@ -60,6 +61,7 @@ class MixtureOnGrid(Conditional):
         component = stacks.pop(Categorical(self.logits[:, None]))
         values = stacks.pop(self._component(component))
         stacks.push(component, self._posterior(values))
+        stacks.unmix(len(values))
         return values
 
     def _component(self, component: I64) -> Symbols:
