@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_vae.compression.symbols import PRECISION, Symbols
+from pyro_vae.compression.symbols import I64, PRECISION, Symbols
 
-U32, U64, I64 = NDArray[np.uint32], NDArray[np.uint64], NDArray[np.int64]
+U32: TypeAlias = NDArray[np.uint32]
+U64: TypeAlias = NDArray[np.uint64]
 _WORD, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 _FACTOR = np.uint64(0x9E3779B1)  # odd, hence invertible modulo 2^32
 _INVERSE_FACTOR = np.uint64(pow(0x9E3779B1, -1, 2**32))
@@ -93,9 +94,9 @@ class Stacks:
         """Push values ``(num, n)`` onto the first ``num`` stacks."""
         start, frequency = symbols.interval(values)
         lanes = self.states.shape[1]
-        start, frequency = _dealt(start, lanes, 0), _dealt(frequency, lanes, 2**PRECISION)
-        for i in range(start.shape[1]):
-            self._push(start[:, i], frequency[:, i])
+        starts, frequencies = _dealt(start, lanes, 0), _dealt(frequency, lanes, 2**PRECISION)
+        for i in range(starts.shape[1]):
+            self._push(starts[:, i], frequencies[:, i])
 
     def pop(self, symbols: Symbols) -> I64:
         """Pop values ``(num, n)`` off the first ``num`` stacks."""

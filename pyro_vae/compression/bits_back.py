@@ -44,7 +44,9 @@ class Factor:
         with torch.no_grad():
             example = function(*(torch.zeros(2, *shape, dtype=dtype) for shape in shapes))
         self.family = family_of(example, grid=grid)
-        self._parameters = self._exact(lambda *inputs: self.family.parameters(_unwrapped(function(*inputs))), shapes, dtype)
+        self._parameters = self._exact(
+            lambda *inputs: self.family.parameters(_unwrapped(function(*inputs))), shapes, dtype
+        )
         self._constant = None if shapes else self._parameters()
 
     @classmethod
@@ -108,15 +110,18 @@ class BitsBack:
     def __init__(self, vae: Any, *, grid: int, rows: int) -> None:
         dtype = next(vae.parameters()).dtype
         self.operations = _operations(vae, {"grid": grid, "rows": rows, "dtype": dtype})
-        self._families = {o.site: o.factor.family for o in self.operations if o.action == "push"}
+        self.families = {o.site: o.factor.family for o in self.operations if o.action == "push"}
+        if self.data_family.continuous:
+            advice = "Train a discrete likelihood, such as DiscretizedLogisticLikelihood"
+            raise refusal("compress", "p(x | z) must be discrete", "a density, which has no code length", advice)
 
     @property
     def data_family(self) -> Family:
         """The family of p(x | z)."""
-        return self._families["x"]
+        return self.families["x"]
 
-    def push(self, stacks: Stacks, x: I64) -> None:
-        """Push the symbols of a datum ``(num, n)`` onto each of the first stacks."""
+    def push(self, stacks: Stacks, x: I64) -> dict[str, I64]:
+        """Push the symbols of a datum ``(num, n)`` onto each of the first stacks; returns those of all sites."""
         values = {"x": x}
         for operation in self.operations:
             coder = self._coder(operation, values, len(x))
@@ -125,6 +130,7 @@ class BitsBack:
                 values[operation.site] = coder.pop(stacks)
             else:
                 coder.push(stacks, values[operation.site])
+        return values
 
     def pop(self, stacks: Stacks, num: int) -> I64:
         """Pop the symbols of a datum off each of the first stacks."""
@@ -139,7 +145,7 @@ class BitsBack:
         return values["x"]
 
     def _coder(self, operation: Operation, values: dict[str, I64], num: int) -> Conditional:
-        return operation.factor(num, *(self._families[site].numbers(values[site]) for site in operation.given))
+        return operation.factor(num, *(self.families[site].numbers(values[site]) for site in operation.given))
 
 
 def _operations(vae: Any, options: dict[str, Any]) -> list[Operation]:

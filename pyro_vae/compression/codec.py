@@ -134,12 +134,16 @@ def _groups(num: int, progress: bool) -> Iterator[int]:
 def _rows(vae: Any, data: Tensor) -> I64:
     """The symbols of the data, ``(N, n)``."""
     shape = tuple(data.shape[1:])
-    require(shape == tuple(vae.data_shape), "compress", f"data must be (N, *{vae.data_shape})", f"shape={shape}")
+    sizes = ", ".join(map(str, vae.data_shape))
+    require(shape == tuple(vae.data_shape), "compress", f"data must be (N, {sizes})", f"shape={tuple(data.shape)}")
     family = BitsBack(vae, grid=GRID, rows=1).data_family
     values = family.symbols(data.double())
     symbols = values.round().long()
     whole = bool(torch.allclose(values, symbols.double(), atol=1e-3))
     require(whole, "compress", "data must be on the likelihood's levels", "fractions", "Binarize them as in training")
+    size = family.size
+    inside = bool(((symbols >= 0) & (symbols < size)).all())
+    require(inside, "compress", f"data must be in 0..{size - 1}", "others", "Scale them as in training")
     return symbols.flatten(1).cpu().numpy()
 
 

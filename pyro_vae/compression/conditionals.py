@@ -133,9 +133,7 @@ class ChannelsOfLogistics(Conditional):
         levels: number of grey levels.
     """
 
-    def __init__(
-        self, weights: I64, loc: I64, log_scale: I64, coefficients: I64, *, levels: int
-    ) -> None:
+    def __init__(self, weights: I64, loc: I64, log_scale: I64, coefficients: I64, *, levels: int) -> None:
         self.weights, self.loc, self.log_scale, self.levels = weights, loc, log_scale, levels
         self.coefficients, self.channels = coefficients, loc.shape[1]
 

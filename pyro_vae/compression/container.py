@@ -60,11 +60,10 @@ def unpack(content: bytes) -> tuple[Header, list[bytes | None]]:
         ValueError: no such file, a damaged header, or missing or additional bytes.
     """
     header, start = _header(content)
-    index = np.frombuffer(content, dtype="<u4", offset=start, count=2 * len(header.sizes)).reshape(-1, 2)
-    place = start + index.nbytes
-    (check,) = np.frombuffer(content, dtype="<u4", offset=place, count=1)
-    if zlib.crc32(content[:place]) != check:
+    place = start + 8 * len(header.sizes)
+    if content[place : place + 4] != zlib.crc32(content[:place]).to_bytes(4, "little"):
         raise _damaged("a damaged header")
+    index = np.frombuffer(content, dtype="<u4", offset=start, count=2 * len(header.sizes)).reshape(-1, 2)
     place += 4
     if len(content) != place + int(index[:, 0].sum()):
         raise _damaged(f"{len(content)} bytes instead of {place + int(index[:, 0].sum())}")
@@ -81,7 +80,7 @@ def _header(content: bytes) -> tuple[Header, int]:
     if content[:4] != MAGIC:
         raise refusal("decompress", "the file must be one of pyro-vae compress", "another", "Choose another file")
     try:
-        size = int(np.frombuffer(content, dtype="<u4", offset=4, count=1)[0])
+        size = int.from_bytes(content[4:8], "little")
         values: dict[str, Any] = json.loads(content[8 : 8 + size])
         header = Header(**{**values, "shape": tuple(values["shape"])})
         positive = [header.lanes, header.chunk_size, *header.shape]

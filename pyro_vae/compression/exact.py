@@ -65,6 +65,13 @@ class Elementwise:
     argument: Fixed
     chain: tuple[tuple[str, tuple[Any, ...]], ...]
 
+    def moved(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As :meth:`Fixed.moved`; the table is still not evaluated."""
+        result = self.argument.moved(function, *args, **kwargs)
+        parts = result if isinstance(result, tuple) else (result,)
+        moved = tuple(Elementwise(part, self.chain) for part in parts)
+        return moved if isinstance(result, tuple) else moved[0]
+
     def value(self, bits: int) -> Fixed:
         """The numbers; outside the table they continue as constants, or along the identity."""
         x, edge = self.argument.rounded(bits), _EDGE << bits
@@ -154,13 +161,14 @@ class _Run:
                     self._constants[node] = values[node]
                 else:
                     varying.add(node)
-        result = torch.fx.node.map_arg(self.graph.graph.output_node().args[0], values.__getitem__)
+        result: Any = torch.fx.node.map_arg(self.graph.graph.output_node().args[0], values.__getitem__)
         return {name: self.fixed(value) for name, value in result.items()}
 
     def _value(self, node: Node, values: dict[Node, Any]) -> Any:
         if node.op == "get_attr":
             return getattr(self.graph, str(node.target))
-        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        arguments: Any = torch.fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        args, kwargs = arguments
         target: Any = node.target
         name = "getitem" if target is operator.getitem else str(target).removeprefix("aten.").split(".")[0]
         if name in _MOVES or name == "getitem":
@@ -168,7 +176,7 @@ class _Run:
             if not numbers:
                 return target(*args, **kwargs)
             if isinstance(args[0], Fixed | Elementwise):
-                return self.fixed(args[0]).moved(target, *args[1:], **kwargs)
+                return args[0].moved(target, *args[1:], **kwargs)
             return target(*args, **kwargs) if name == "getitem" else _joined(self, target, *args, **kwargs)
         if name in _CREATIONS:
             return target(*args, **kwargs)
@@ -228,7 +236,8 @@ def _linear(
     x = run.fixed(x)
     w = run.weight(weight, inputs, x.bound)
     total: Any = Fixed(product(x.integers, w.integers), x.bits + w.bits, x.bound * w.bound)
-    total = (total if bias is None else _sum(run, total, bias)).rounded(run.bits)
+    total = total if bias is None else _sum(run, total, bias)
+    total = total.rounded(run.bits)
     edge = _LARGEST * 2**run.bits
     return Fixed(total.integers.clamp(-edge, edge), run.bits, min(total.bound, edge))
 
@@ -271,7 +280,7 @@ def _addmm(run: _Run, bias: Any, x: Any, weight: Any) -> Fixed:
 
 def _convolution(run: _Run, x: Any, weight: Tensor, bias: Any, *options: Any) -> Fixed:
     def product(numbers: Tensor, weights: Tensor) -> Tensor:
-        return aten.convolution(numbers, weights, None, *options)  # type: ignore[no-any-return]
+        return aten.convolution(numbers, weights, None, *options)
 
     transposed = int(options[3])
     shaped = None if bias is None else bias.reshape(-1, *[1] * (weight.dim() - 2))

@@ -37,7 +37,7 @@ from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
 from pyro_vae.likelihoods.mixture_of_logistics import MixtureOfLogistics
 from pyro_vae.priors.vamp import MixtureOfPosteriors
 
-WIDTH = 8
+WIDTH = 16
 """Latents are coded on a grid over [-WIDTH, WIDTH]."""
 Parameters = dict[str, I64]
 
@@ -50,13 +50,17 @@ class Family:
         parameters: the tensors that a distribution's frequencies are computed from, by name.
         build: the coder for these parameters as integers ``(num, ...)``.
         numbers: from symbols ``(num, n)`` to fixed-point numbers ``(num, m)``, the input of networks.
-        symbols: from data ``(num, m)`` as floating numbers to symbols.
+        size: number of values of a symbol.
+        symbols: from data as floating numbers to symbols.
+        continuous: whether the symbols stand for a density on a grid, which is for latents alone.
     """
 
     parameters: Callable[[Any], Mapping[str, Tensor]]
     build: Callable[[Parameters], Conditional]
     numbers: Callable[[I64], I64]
+    size: int
     symbols: Callable[[Any], Any] = field(default=lambda x: x)
+    continuous: bool = False
 
 
 def family_of(distribution: Any, *, grid: int) -> Family:
@@ -89,7 +93,7 @@ def full_rank(guide: Any, grid: int) -> Family:
         matrix = matrix.reshape(-1, dim, dim)
         return TriangularOnGrid(p["loc"], p["log_scale"], matrix, grid=grid, width=WIDTH)
 
-    return Family(parameters, build, _on_grid(grid))
+    return Family(parameters, build, _on_grid(grid), _grid_size(grid), continuous=True)
 
 
 def _bernoulli(distribution: Any, grid: int) -> Family:
@@ -97,6 +101,7 @@ def _bernoulli(distribution: Any, grid: int) -> Family:
         lambda d: {"logits": d.logits},
         lambda p: Independent(Binary(p["logits"].reshape(len(p["logits"]), -1))),
         lambda x: x << FRACTION,
+        2,
     )
 
 
@@ -105,6 +110,8 @@ def _normal(distribution: Any, grid: int) -> Family:
         lambda d: {"loc": d.loc, "log_scale": d.scale.log()},
         lambda p: Independent(NormalGrid(p["loc"], p["log_scale"], grid=grid, width=WIDTH)),
         _on_grid(grid),
+        _grid_size(grid),
+        continuous=True,
     )
 
 
@@ -113,6 +120,8 @@ def _mixture(distribution: Any, grid: int) -> Family:
         lambda d: {"logits": d.logits, "loc": d.locs, "log_scale": d.scales.log()},
         lambda p: MixtureOnGrid(p["logits"], p["loc"], p["log_scale"], grid=grid, width=WIDTH),
         _on_grid(grid),
+        _grid_size(grid),
+        continuous=True,
     )
 
 
@@ -130,6 +139,8 @@ def _posteriors(distribution: Any, grid: int) -> Family:
         parameters,
         lambda p: MixtureOnGrid(p["logits"], p["loc"], p["log_scale"], grid=grid, width=WIDTH),
         _on_grid(grid),
+        _grid_size(grid),
+        continuous=True,
     )
 
 
@@ -139,7 +150,7 @@ def _one_hot(distribution: Any, grid: int) -> Family:
     def numbers(values: I64) -> I64:
         return (np.eye(categories, dtype=np.int64)[values] << FRACTION).reshape(len(values), -1)
 
-    return Family(lambda d: {"logits": d.logits}, lambda p: Independent(Categorical(p["logits"])), numbers)
+    return Family(lambda d: {"logits": d.logits}, lambda p: Independent(Categorical(p["logits"])), numbers, categories)
 
 
 def _grey(
@@ -148,7 +159,7 @@ def _grey(
     def numbers(values: I64) -> I64:
         return ((values << FRACTION) + (levels - 1) // 2) // (levels - 1)
 
-    return Family(parameters, build, numbers, lambda x: x * (levels - 1))
+    return Family(parameters, build, numbers, levels, lambda x: x * (levels - 1))
 
 
 def _discretized_logistic(distribution: Any, grid: int) -> Family:
@@ -202,6 +213,10 @@ def _beta_binomial(distribution: Any, grid: int) -> Family:
 
 def _on_grid(grid: int) -> Callable[[I64], I64]:
     return lambda values: (values - (WIDTH << grid)) << (FRACTION - grid)
+
+
+def _grid_size(grid: int) -> int:
+    return 2 * (WIDTH << grid) + 1
 
 
 _FAMILIES: dict[type, Callable[[Any, int], Family]] = {

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, ndtr, ndtri
+from scipy.special import expit, ndtr, ndtri  # type: ignore[import-untyped]
 from typing_extensions import Self
 
-PRECISION = 28
+PRECISION = 24
 """Binary logarithm of the sum of all frequencies."""
 FRACTION = 12
 """Fractional bits of parameters."""
-I64 = NDArray[np.int64]
+I64: TypeAlias = NDArray[np.int64]
 _TOTAL = 2**PRECISION
 _RANGE = 16  # tables of distribution functions cover [-_RANGE, _RANGE]
 _STEPS = 8  # binary logarithm of their entries per unit
@@ -41,7 +41,7 @@ class Symbols(ABC):
     @property
     def shape(self) -> tuple[int, int]:
         """Number of stacks, and of symbols for each."""
-        return getattr(self, self.parameters[0]).shape[:2]  # type: ignore[no-any-return]
+        return getattr(self, self.parameters[0]).shape[:2]
 
     def __getitem__(self, index: Any) -> Self:
         part = object.__new__(type(self))
@@ -134,7 +134,7 @@ class NormalGrid(Symbols):
 
     parameters = ("loc", "precision")
 
-    def __init__(self, loc: I64, log_scale: I64, *, grid: int, width: int = 8) -> None:
+    def __init__(self, loc: I64, log_scale: I64, *, grid: int, width: int = 16) -> None:
         self.loc, self.precision, self.grid, self.half = loc, inverse(log_scale), grid, width << grid
         self.size = 2 * self.half + 1
 
@@ -184,7 +184,7 @@ def shares(logits: I64) -> I64:
     parts = (mass << _SHARE) // mass.sum(-1, keepdims=True)
     rest = (1 << _SHARE) - parts.sum(-1, keepdims=True)
     first = np.arange(parts.shape[-1]) == parts.argmax(-1)[..., None]
-    return parts + first * rest  # type: ignore[no-any-return]
+    return parts + first * rest
 
 
 def inverse(log_scale: I64) -> I64:
