@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,70 +14,8 @@ from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import validating
-
-_LIMIT = 2.0**52  # all sums stay below, so that float64 holds them exactly
-_WEIGHT_BITS = 20  # fractional bits of a weight, fewer if a sum might exceed the limit
-_LARGEST = 2.0**12  # results of layers are clamped to this absolute value, so that bounds do not grow with the layers
-_EDGE = 16  # nonlinearities are tables over [-_EDGE, _EDGE]
-aten: Any = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Integers in float64 that stand for ``integers * 2 ** -bits``.
-
-    Attributes:
-        integers: of any shape.
-        bits: number of fractional bits.
-        bound: no integer that occurs is larger.
-    """
-
-    integers: Tensor
-    bits: int
-    bound: float
-
-    def moved(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The result of an operation that moves numbers without changing them."""
-        result = function(self.integers, *args, **kwargs)
-        if isinstance(result, Tensor):
-            return Fixed(result, self.bits, self.bound)
-        return tuple(Fixed(part, self.bits, self.bound) for part in result)
-
-    def rounded(self, bits: int) -> Fixed:
-        """The nearest number with fewer fractional bits, or the same number with more."""
-        factor = 2.0 ** (bits - self.bits)
-        scaled = self.integers * factor
-        return Fixed((scaled + 0.5).floor() if factor < 1 else scaled, bits, math.ceil(self.bound * factor) + 1)
-
-
-@dataclass(frozen=True)
-class Elementwise:
-    """A chain of functions of one variable at fixed-point numbers, evaluated as one table when it is used.
-
-    Attributes:
-        argument: the numbers.
-        chain: names of operations with their other arguments, in the order of their application.
-    """
-
-    argument: Fixed
-    chain: tuple[tuple[str, tuple[Any, ...]], ...]
-
-    def moved(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """As :meth:`Fixed.moved`; the table is still not evaluated."""
-        result = self.argument.moved(function, *args, **kwargs)
-        parts = result if isinstance(result, tuple) else (result,)
-        moved = tuple(Elementwise(part, self.chain) for part in parts)
-        return moved if isinstance(result, tuple) else moved[0]
-
-    def value(self, bits: int) -> Fixed:
-        """The numbers; outside the table they continue as constants, or along the identity."""
-        x, edge = self.argument.rounded(bits), _EDGE << bits
-        table = _table(self.chain, bits)
-        result = table[(x.integers.clamp(-edge, edge) + edge).long()]
-        bound = float(table.abs().max())
-        if len(self.chain) == 1 and self.chain[0][0] in _IDENTITY_ABOVE:
-            result, bound = torch.where(x.integers > edge, x.integers, result), max(bound, x.bound)
-        return Fixed(result, bits, bound)
+from pyro_vae.compression.fixed_point import UNARY, Elementwise, Fixed, constant
+from pyro_vae.compression.operations import CREATIONS, MOVES, RULES, joined, quantised
 
 
 class ExactFunction:
@@ -135,12 +70,6 @@ class ExactFunction:
             return make_fx(self.function)(*examples)
 
 
-def constant(value: Any, bits: int) -> Fixed:
-    """A constant with ``bits`` fractional bits."""
-    integers = (torch.as_tensor(value).detach().double() * 2.0**bits).round()
-    return Fixed(integers, bits, float(integers.abs().max()) if integers.numel() else 0.0)
-
-
 class _Run:
     """Carries out a recorded graph on fixed-point numbers; what depends on constants alone is computed once."""
 
@@ -171,21 +100,21 @@ class _Run:
         args, kwargs = arguments
         target: Any = node.target
         name = "getitem" if target is operator.getitem else str(target).removeprefix("aten.").split(".")[0]
-        if name in _MOVES or name == "getitem":
+        if name in MOVES or name == "getitem":
             numbers = [a for a in tree_flatten(args)[0] if isinstance(a, Fixed | Elementwise)]
             if not numbers:
                 return target(*args, **kwargs)
             if isinstance(args[0], Fixed | Elementwise):
                 return args[0].moved(target, *args[1:], **kwargs)
-            return target(*args, **kwargs) if name == "getitem" else _joined(self, target, *args, **kwargs)
-        if name in _CREATIONS:
+            return target(*args, **kwargs) if name == "getitem" else joined(self, target, *args, **kwargs)
+        if name in CREATIONS:
             return target(*args, **kwargs)
-        if name in _FUNCTIONS_OF_ONE:
+        if name in UNARY:
             return self._elementwise(name, args[0], (*args[1:], *sorted(kwargs.items())))
-        if name not in _RULES:
+        if name not in RULES:
             what, advice = f"the operation {name}", "Use layers and activations of pyro_vae.networks"
             raise refusal("compress", "networks must have an exact form", what, advice)
-        return _RULES[name](self, *args, **kwargs)
+        return RULES[name](self, *args, **kwargs)
 
     def fixed(self, value: Any) -> Fixed:
         """A number, a chain of functions or a constant as a number."""
@@ -205,159 +134,7 @@ class _Run:
         return None
 
     def weight(self, weight: Tensor, inputs: tuple[int, ...], largest: float) -> Fixed:
-        """A weight with as many fractional bits as its products with numbers up to ``largest`` permit.
-
-        Its bound is that of the sum over the dimensions ``inputs``.
-        """
+        """A weight as :func:`quantised` returns it, computed once."""
         if id(weight) not in self._weights:  # the graph and the constants keep it alive
-            self._weights[id(weight)] = _quantised(weight, inputs, largest)
+            self._weights[id(weight)] = quantised(weight, inputs, largest)
         return self._weights[id(weight)]
-
-
-def _quantised(weight: Tensor, inputs: tuple[int, ...], largest: float) -> Fixed:
-    for bits in range(_WEIGHT_BITS, 0, -1):
-        integers = constant(weight, bits).integers
-        bound = float(integers.abs().sum(inputs).max())
-        if bound * largest < _LIMIT / 2:
-            return Fixed(integers, bits, bound)
-    raise refusal("compress", "weights must be small enough to be summed exactly", "larger ones")
-
-
-def _joined(run: _Run, target: Any, parts: Any, *args: Any, **kwargs: Any) -> Fixed:
-    """``cat`` or ``stack``."""
-    fixed = [run.fixed(part).rounded(run.bits) for part in parts]
-    return Fixed(target([f.integers for f in fixed], *args, **kwargs), run.bits, max(f.bound for f in fixed))
-
-
-def _linear(
-    run: _Run, product: Callable[..., Tensor], x: Any, weight: Tensor, bias: Any, inputs: tuple[int, ...]
-) -> Fixed:
-    """A product of numbers and weights, plus a bias, rounded; ``inputs`` are the dimensions that are summed."""
-    x = run.fixed(x)
-    w = run.weight(weight, inputs, x.bound)
-    total: Any = Fixed(product(x.integers, w.integers), x.bits + w.bits, x.bound * w.bound)
-    total = total if bias is None else _sum(run, total, bias)
-    total = total.rounded(run.bits)
-    edge = _LARGEST * 2**run.bits
-    return Fixed(total.integers.clamp(-edge, edge), run.bits, min(total.bound, edge))
-
-
-def _sum(run: _Run, x: Any, y: Any, alpha: float = 1) -> Fixed | Elementwise:
-    """Sum of two numbers, with the larger number of fractional bits."""
-    if alpha != 1:
-        raise refusal("compress", "networks must have an exact form", f"a sum with alpha={alpha}")
-    if (chain := run.scalar("add", x, y)) is not None:
-        return chain
-    bits = max([v.bits for v in (x, y) if isinstance(v, Fixed)] or [run.bits])
-    a, b = (constant(v, bits) if isinstance(v, Tensor | int | float) else run.fixed(v).rounded(bits) for v in (x, y))
-    return Fixed(a.integers + b.integers, bits, a.bound + b.bound)
-
-
-def _difference(run: _Run, x: Any, y: Any, alpha: float = 1) -> Any:
-    if isinstance(y, int | float):
-        return _sum(run, x, -y, alpha)
-    return _sum(run, x, run.fixed(y).moved(torch.neg), alpha)
-
-
-def _product(run: _Run, x: Any, y: Any) -> Any:
-    if (chain := run.scalar("mul", x, y)) is not None:
-        return chain
-    a, b = (constant(v, _WEIGHT_BITS) if isinstance(v, Tensor | int | float) else run.fixed(v) for v in (x, y))
-    if a.bound * b.bound >= _LIMIT:
-        raise refusal("compress", "products must be small enough to be exact", "larger ones")
-    return Fixed(a.integers * b.integers, a.bits + b.bits, a.bound * b.bound).rounded(run.bits)
-
-
-def _quotient(run: _Run, x: Any, y: Any) -> Any:
-    if not isinstance(y, int | float):
-        raise refusal("compress", "networks must have an exact form", "a quotient of tensors")
-    return _product(run, x, 1 / y)
-
-
-def _addmm(run: _Run, bias: Any, x: Any, weight: Any) -> Fixed:
-    return _linear(run, torch.mm, x, weight, bias, (0,))
-
-
-def _convolution(run: _Run, x: Any, weight: Tensor, bias: Any, *options: Any) -> Fixed:
-    def product(numbers: Tensor, weights: Tensor) -> Tensor:
-        return aten.convolution(numbers, weights, None, *options)
-
-    transposed = int(options[3])
-    shaped = None if bias is None else bias.reshape(-1, *[1] * (weight.dim() - 2))
-    return _linear(run, product, x, weight, shaped, tuple(d for d in range(weight.dim()) if d != transposed))
-
-
-def _batch_norm(
-    run: _Run, x: Any, weight: Any, bias: Any, mean: Tensor, variance: Tensor, momentum: float, eps: float
-) -> Any:
-    shape = (-1, *[1] * (run.fixed(x).integers.dim() - 2))
-    scale = 1 / (variance.double() + eps).sqrt()  # rounded correctly everywhere, as IEEE 754 demands
-    scale = scale if weight is None else scale * weight.double()
-    shift = -mean.double() * scale if bias is None else bias.double() - mean.double() * scale
-    return _sum(run, _product(run, x, scale.reshape(shape)), shift.reshape(shape)), None, None
-
-
-def _glu(run: _Run, x: Any, dim: int = -1) -> Any:
-    value, gate = run.fixed(x).moved(torch.chunk, 2, dim)
-    return _product(run, value, Elementwise(gate, (("sigmoid", ()),)))
-
-
-def _clamp(run: _Run, x: Any, low: Any = None, high: Any = None) -> Fixed:
-    x = run.fixed(x)
-    limits = [None if v is None else math.floor(v * 2**x.bits + 0.5) for v in (low, high)]
-    return Fixed(x.integers.clamp(*limits), x.bits, x.bound)
-
-
-def _leaky_relu(run: _Run, x: Any, slope: float = 0.01) -> Any:
-    x = run.fixed(x)
-    below = Fixed(x.integers.clamp(max=0), x.bits, x.bound)
-    return _sum(run, _clamp(run, x, 0), _product(run, below, slope))
-
-
-_RULES: dict[str, Callable[..., Any]] = {
-    "addmm": _addmm,
-    "mm": lambda run, x, weight: _addmm(run, None, x, weight),
-    "convolution": _convolution,
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "add": _sum,
-    "sub": _difference,
-    "mul": _product,
-    "div": _quotient,
-    "glu": _glu,
-    "clamp": _clamp,
-    "clamp_min": _clamp,
-    "relu": lambda run, x: _clamp(run, x, 0),
-    "leaky_relu": _leaky_relu,
-    "neg": lambda run, x: run.fixed(x).moved(torch.neg),
-    "_to_copy": lambda run, x, **options: x,
-}
-_MOVES = {
-    *("view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze", "slice"),
-    *("select", "split", "split_with_sizes", "unbind", "chunk", "clone", "alias", "detach", "pixel_shuffle", "cat"),
-    *("contiguous", "flatten", "stack", "lift_fresh_copy", "index"),
-}
-_CREATIONS = {"zeros", "ones", "full", "eye", "arange", "scalar_tensor", "zeros_like", "ones_like", "full_like"}
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "exp": torch.exp,
-    "log": torch.log,
-    "sqrt": torch.sqrt,
-    "softplus": aten.softplus,
-    "gelu": lambda x, *options: aten.gelu(x, **dict(options)),
-    "silu": aten.silu,
-    "elu": aten.elu,
-    "log_sigmoid_forward": torch.nn.functional.logsigmoid,
-    "add": torch.add,
-    "mul": torch.mul,
-}
-_FUNCTIONS_OF_ONE = {name for name in _FUNCTIONS if name not in ("add", "mul")}
-_IDENTITY_ABOVE = {"softplus", "gelu", "silu", "elu"}
-
-
-@cache
-def _table(chain: tuple[tuple[str, tuple[Any, ...]], ...], bits: int) -> Tensor:
-    x = torch.arange(-_EDGE << bits, (_EDGE << bits) + 1, dtype=torch.float64) / 2**bits
-    for name, arguments in chain:
-        x = _FUNCTIONS[name](x, *arguments)
-    return (x * 2**bits).nan_to_num().clamp(-(2.0**40), 2.0**40).round()
