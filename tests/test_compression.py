@@ -24,6 +24,7 @@ from pyro_vae.compression.bits_back import BitsBack
 from pyro_vae.compression.codec import GRID, LANES
 from pyro_vae.compression.container import unpack
 from pyro_vae.compression.exact import ExactFunction
+from pyro_vae.compression.families import Sizes
 from pyro_vae.compression.symbols import (
     FRACTION,
     PRECISION,
@@ -69,6 +70,8 @@ MODELS = {
     "mixture of logistics": partial(vae, partial(L.MixtureOfLogisticsLikelihood, num_components=2)),
     "colour": partial(vae, partial(L.MixtureOfLogisticsLikelihood, num_components=2), shape=(3, 2, 2)),
     "beta-binomial": partial(vae, partial(L.BetaBinomialLikelihood, levels=17)),
+    "Poisson": partial(vae, L.PoissonLikelihood),
+    "negative binomial": partial(vae, L.NegativeBinomialLikelihood),
     "discrete": lambda: VAE(
         P.CategoricalPrior(4, categories=2),
         L.BernoulliLikelihood(4, SHAPE),
@@ -124,7 +127,7 @@ def test_data_are_restored_at_the_rate_of_the_elbo(name, trained) -> None:
 
 def net_nats(model, x):
     """The information of the symbols of each datum, in nats, and the latents that were popped."""
-    coder = BitsBack(model, grid=GRID, rows=1)
+    coder = BitsBack(model, Sizes(GRID, int(x.max()) + 1), rows=1)
     symbols = coder.data_family.symbols(x.double()).round().long().flatten(1).numpy()
     stacks = Accounts.filled(1, LANES, 4096)
     bits, rows = [0.0], []
@@ -165,7 +168,7 @@ def content(stacks):
 
 def test_the_file_is_as_long_as_its_information(trained) -> None:
     model, x = trained("Bernoulli")
-    coder, symbols = BitsBack(model, grid=GRID, rows=1), x.flatten(1).long().numpy()
+    coder, symbols = BitsBack(model, Sizes(GRID, 2), rows=1), x.flatten(1).long().numpy()
     stacks = Accounts.filled(1, LANES, 4096)
     start = content(stacks)
     for row in symbols:
@@ -221,7 +224,7 @@ def test_another_model_and_foreign_files_are_refused() -> None:
         (torch.full((2, *SHAPE), 0.5), "data must be on the likelihood's levels"),
         (torch.ones(2, 9), r"data must be \(N, 1, 3, 3\)"),
         (torch.full((2, *SHAPE), 2.0), "data must be in 0..1"),
-        (torch.full((2, *SHAPE), math.nan), "data must be on the likelihood's levels"),
+        (torch.full((2, *SHAPE), math.nan), "data must be in 0..65535"),
     ],
 )
 def test_other_data_are_refused(x, message) -> None:

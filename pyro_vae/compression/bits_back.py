@@ -14,7 +14,7 @@ from pyro_vae._core.checks import refusal
 from pyro_vae.compression.ans import Stacks
 from pyro_vae.compression.conditionals import Conditional
 from pyro_vae.compression.exact import ExactFunction
-from pyro_vae.compression.families import WIDTH, Family, family_of, full_rank
+from pyro_vae.compression.families import WIDTH, Family, Sizes, family_of, full_rank
 from pyro_vae.compression.symbols import FRACTION, I64
 from pyro_vae.guides import FullRankNormalGuide
 from pyro_vae.models import VAE, BottomUpGuide, HierarchicalVAE, SemiSupervisedVAE
@@ -26,7 +26,7 @@ class Factor:
     Args:
         function: from the values of other sites, ``(batch, *shape)`` each, to a distribution.
         shapes: shape of one value of each.
-        grid: binary logarithm of the grid points of a latent per unit.
+        sizes: of the alphabets.
         rows: number of data that are coded side by side.
         dtype: dtype of the model.
     """
@@ -36,14 +36,14 @@ class Factor:
         function: Callable[..., Any],
         shapes: list[tuple[int, ...]],
         *,
-        grid: int,
+        sizes: Sizes,
         rows: int,
         dtype: torch.dtype,
     ) -> None:
         self.rows = rows
         with torch.no_grad():
             example = function(*(torch.zeros(2, *shape, dtype=dtype) for shape in shapes))
-        self.family = family_of(example, grid=grid)
+        self.family = family_of(example, sizes)
         self._parameters = self._exact(
             lambda *inputs: self.family.parameters(_unwrapped(function(*inputs))), shapes, dtype
         )
@@ -56,7 +56,7 @@ class Factor:
             return cls(guide.posterior, shapes, **options)
         factor = object.__new__(cls)
         factor.rows, factor._constant = options["rows"], None
-        factor.family = full_rank(guide, options["grid"])
+        factor.family = full_rank(guide, options["sizes"])
         factor._parameters = factor._exact(
             lambda *inputs: factor.family.parameters(guide.net(*inputs)), shapes, options["dtype"]
         )
@@ -94,7 +94,7 @@ class BitsBack:
 
     Args:
         vae: the model, in eval mode, on the CPU.
-        grid: binary logarithm of the number of values of each latent per unit.
+        sizes: of the alphabets.
         rows: number of data that are coded side by side.
 
     Raises:
@@ -107,9 +107,9 @@ class BitsBack:
         al., 2019). https://arxiv.org/abs/1905.06845
     """
 
-    def __init__(self, vae: Any, *, grid: int, rows: int) -> None:
+    def __init__(self, vae: Any, sizes: Sizes, *, rows: int) -> None:
         dtype = next(vae.parameters()).dtype
-        self.operations = _operations(vae, {"grid": grid, "rows": rows, "dtype": dtype})
+        self.operations = _operations(vae, {"sizes": sizes, "rows": rows, "dtype": dtype})
         self.families = {o.site: o.factor.family for o in self.operations if o.action == "push"}
         if self.data_family.continuous:
             advice = "Train a discrete likelihood, such as DiscretizedLogisticLikelihood"

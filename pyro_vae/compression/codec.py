@@ -17,6 +17,7 @@ from pyro_vae._core.owners import evaluating
 from pyro_vae.compression.ans import Exhausted, Stacks
 from pyro_vae.compression.bits_back import BitsBack
 from pyro_vae.compression.container import Header, pack, unpack
+from pyro_vae.compression.families import Sizes
 from pyro_vae.compression.symbols import I64, tables
 
 LANES = 4
@@ -60,7 +61,17 @@ def compress(vae: Any, data: Tensor, *, chunk_size: int = 1000, progress: bool =
     """
     check_count("compress", chunk_size=chunk_size)
     rows = _rows(vae, data)
-    header = Header(_fingerprint(vae), _arithmetic(), "bits back", GRID, LANES, vae.data_shape, len(rows), chunk_size)
+    header = Header(
+        _fingerprint(vae),
+        _arithmetic(),
+        "bits back",
+        GRID,
+        _num_values(data),
+        LANES,
+        vae.data_shape,
+        len(rows),
+        chunk_size,
+    )
     return pack(header, [content for content, _ in _chunks(vae, rows, header, progress)])
 
 
@@ -93,7 +104,8 @@ def decompress(
     parts = [_restored(vae, whole[i : i + SIDE_BY_SIDE], header) for i in _groups(len(whole), progress)]
     size = int(np.prod(header.shape))
     values = np.concatenate(parts) if parts else np.zeros((0, size), dtype=np.int64)
-    levels = BitsBack(vae, grid=GRID, rows=1).data_family.symbols(1.0)
+    sizes = Sizes(header.grid, header.num_values)
+    levels = BitsBack(vae, sizes, rows=1).data_family.symbols(1.0)
     return (torch.from_numpy(values) / levels).to(next(vae.parameters()).dtype).reshape(-1, *header.shape)
 
 
@@ -103,7 +115,7 @@ def _chunks(vae: Any, rows: I64, header: Header, progress: bool) -> Iterator[tup
     with evaluating(vae), isolated_rng(), torch.no_grad():
         for first in _groups(len(header.sizes), progress):
             sizes = header.sizes[first : first + SIDE_BY_SIDE]
-            coder = BitsBack(vae, grid=header.grid, rows=len(sizes))
+            coder = BitsBack(vae, Sizes(header.grid, header.num_values), rows=len(sizes))
             stacks = Stacks.filled(len(sizes), header.lanes, _INITIAL_WORDS)
             for step in range(max(sizes)):
                 num = sum(size > step for size in sizes)
@@ -115,7 +127,7 @@ def _restored(vae: Any, chunks: list[tuple[bytes, int]], header: Header) -> I64:
     sizes = [size for _, size in chunks]
     rows = [np.zeros((size, int(np.prod(header.shape))), dtype=np.int64) for size in sizes]
     with evaluating(vae), isolated_rng(), torch.no_grad():
-        coder = BitsBack(vae, grid=header.grid, rows=len(sizes))
+        coder = BitsBack(vae, Sizes(header.grid, header.num_values), rows=len(sizes))
         try:
             stacks = Stacks.read([content for content, _ in chunks], header.lanes)
             for step in reversed(range(max(sizes))):
@@ -136,7 +148,7 @@ def _rows(vae: Any, data: Tensor) -> I64:
     shape = tuple(data.shape[1:])
     sizes = ", ".join(map(str, vae.data_shape))
     require(shape == tuple(vae.data_shape), "compress", f"data must be (N, {sizes})", f"shape={tuple(data.shape)}")
-    family = BitsBack(vae, grid=GRID, rows=1).data_family
+    family = BitsBack(vae, Sizes(GRID, _num_values(data)), rows=1).data_family
     values = family.symbols(data.double())
     symbols = values.round().long()
     whole = bool(torch.allclose(values, symbols.double(), atol=1e-3))
@@ -145,6 +157,16 @@ def _rows(vae: Any, data: Tensor) -> I64:
     inside = bool(((symbols >= 0) & (symbols < size)).all())
     require(inside, "compress", f"data must be in 0..{size - 1}", "others", "Scale them as in training")
     return symbols.flatten(1).cpu().numpy()
+
+
+def _num_values(data: Tensor) -> int:
+    """One more than the largest number."""
+    largest = float(data.max()) if data.numel() else 0.0
+    finite = 0 <= largest < 2**16
+    require(
+        finite, "compress", "data must be in 0..65535", f"a largest value of {largest}", "Scale them as in training"
+    )
+    return int(largest) + 1
 
 
 def _arithmetic() -> str:

@@ -24,6 +24,7 @@ class Header:
         tables: fingerprint of the integer tables.
         coder: name of the coding scheme.
         grid: binary logarithm of the grid points of a latent per unit.
+        num_values: number of values of a count; 0 if the likelihood bounds the data.
         lanes: number of coders per chunk.
         shape: shape of a datum.
         count: number of data.
@@ -34,6 +35,7 @@ class Header:
     tables: str
     coder: str
     grid: int
+    num_values: int
     lanes: int
     shape: tuple[int, ...]
     count: int
@@ -84,7 +86,11 @@ def _header(content: bytes) -> tuple[Header, int]:
         values: dict[str, Any] = json.loads(content[8 : 8 + size])
         header = Header(**{**values, "shape": tuple(values["shape"])})
         positive = [header.lanes, header.chunk_size, *header.shape]
-        if any(type(v) is not int or v < 1 for v in positive) or type(header.count) is not int:
+        if (
+            any(type(v) is not int or v < 1 for v in positive)
+            or type(header.count) is not int
+            or type(header.num_values) is not int
+        ):
             raise ValueError
         if {f.name for f in fields(Header)} != set(values) or 8 * header.count // header.chunk_size > len(content):
             raise ValueError
