@@ -29,12 +29,13 @@ _INITIAL_WORDS = 4096  # per chunk, of which few are read
 def compress(vae: Any, data: Tensor, *, chunk_size: int = 1000, progress: bool = False) -> bytes:
     """Compress data without loss to about minus the ELBO, by bits back coding.
 
-    The networks are evaluated in fixed-point arithmetic, so that every machine decodes the same data.
+    The networks are evaluated in fixed-point arithmetic, so that every machine decodes the same data. What can be
+    coded: VAEs, hierarchies with a bottom-up guide and M2; guides that are diagonal, full-rank or mixture normals or
+    categorical; priors that are standard normal, mixtures of normals, VampPriors or categorical; discrete likelihoods.
 
     Args:
-        vae: the trained model. Its guide must be a diagonal normal, its prior a standard normal, its likelihood
-            discrete.
-        data: integers ``(N, *data_shape)``, as an integer or floating tensor.
+        vae: the trained model, of a class above.
+        data: ``(N, *data_shape)``, as in training: binary, grey levels in [0, 1], counts.
         chunk_size: data per chunk. A damaged byte loses a chunk; each chunk costs about a hundred bytes.
         progress: show a progress bar.
 
