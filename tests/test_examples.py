@@ -14,6 +14,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ARGS = {
     "adgm.py": ["--epochs", "1", "--draws", "1", "--hidden", "20"],
     "compare_guides.py": ["--epochs", "1", "--images", "20", "--num-samples", "50", "--hidden", "20"],
+    "compress.py": ["--epochs", "3", "--latent-dim", "2"],
     "counts.py": ["--epochs", "2", "--num-samples", "20", "--hidden", "20"],
     "fast_svi.py": ["--epochs", "2", "--documents", "200"],
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
@@ -167,6 +168,17 @@ def test_vae_digits_saves_figures_to_the_given_folder(output, tmp_path):
     figures = list((tmp_path / "figures").glob("*.png"))
     assert len(figures) >= 4
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+
+
+@pytest.mark.slow
+def test_compress(output):
+    sizes = {name: numbers(output_line, "NUMBER$")[0] for name, output_line in rows(output("compress.py"))}
+    assert 1 < sizes["diagonal"] < sizes["gzip"]
+    assert sizes.keys() == {"diagonal", "full-rank", "mixture", "gzip", "bz2", "lzma"}
+
+
+def rows(text):
+    return [(line.split()[0], line) for line in text.splitlines() if not line.startswith("guide")]
 
 
 @pytest.mark.slow

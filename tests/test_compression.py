@@ -1,0 +1,421 @@
+"""Compression is lossless, as short as the ELBO claims, and the same on every machine; damage is noticed."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from pyro import poutine
+
+from pyro_vae import VAE, HierarchicalVAE, SemiSupervisedVAE, fit
+from pyro_vae import guides as G
+from pyro_vae import likelihoods as L
+from pyro_vae import networks as N
+from pyro_vae import priors as P
+from pyro_vae.compression import compress, decompress
+from pyro_vae.compression.ans import Stacks
+from pyro_vae.compression.bits_back import BitsBack
+from pyro_vae.compression.codec import GRID, LANES
+from pyro_vae.compression.container import unpack
+from pyro_vae.compression.exact import ExactFunction
+from pyro_vae.compression.families import Sizes
+from pyro_vae.compression.symbols import (
+    FRACTION,
+    PRECISION,
+    Binary,
+    Categorical,
+    LogisticLevels,
+    NormalGrid,
+    logarithm,
+    shares,
+)
+from pyro_vae.models import BottomUpGuide
+from pyro_vae.networks import ContextNetwork
+from pyro_vae.objectives import ELBO, EnumeratedELBO
+
+SHAPE, DIM = (1, 3, 3), 2
+NARROW = partial(G.DiagonalNormalGuide, log_scale_bounds=(-3.0, 0.5))
+PAIR = partial(ContextNetwork, context_dim=3)
+
+
+@pytest.fixture(autouse=True)
+def _single_precision(clean_state):
+    torch.set_default_dtype(torch.float32)
+
+
+def vae(likelihood=L.BernoulliLikelihood, prior=P.StandardNormalPrior, guide=G.DiagonalNormalGuide, shape=SHAPE):
+    built = guide(shape, DIM)
+    return VAE(prior(built) if prior is VAMP else prior(DIM), likelihood(DIM, shape), built)
+
+
+def VAMP(guide):
+    return P.VampPrior(guide, num_components=4)
+
+
+MODELS = {
+    "Bernoulli": vae,
+    "gated": partial(vae, partial(L.BernoulliLikelihood, net=N.GatedMLP)),
+    "mixture prior": partial(vae, prior=P.MixtureOfNormalsPrior),
+    "VampPrior": partial(vae, prior=VAMP),
+    "full rank": partial(vae, guide=G.FullRankNormalGuide),
+    "mixture guide": partial(vae, guide=G.MixtureOfNormalsGuide),
+    "categorical": partial(vae, partial(L.CategoricalLikelihood, levels=5)),
+    "discretized logistic": partial(vae, partial(L.DiscretizedLogisticLikelihood, levels=256)),
+    "mixture of logistics": partial(vae, partial(L.MixtureOfLogisticsLikelihood, num_components=2)),
+    "colour": partial(vae, partial(L.MixtureOfLogisticsLikelihood, num_components=2), shape=(3, 2, 2)),
+    "beta-binomial": partial(vae, partial(L.BetaBinomialLikelihood, levels=17)),
+    "Poisson": partial(vae, L.PoissonLikelihood),
+    "negative binomial": partial(vae, L.NegativeBinomialLikelihood),
+    "discrete": lambda: VAE(
+        P.CategoricalPrior(4, categories=2),
+        L.BernoulliLikelihood(4, SHAPE),
+        G.CategoricalGuide(SHAPE, 4, categories=2),
+    ),
+    "classes": lambda: SemiSupervisedVAE(
+        P.StandardNormalPrior(DIM),
+        L.BernoulliLikelihood(DIM, SHAPE, net=PAIR),
+        G.DiagonalNormalGuide(SHAPE, DIM, net=PAIR),
+        G.CategoricalGuide(SHAPE, 3),
+    ),
+    "layers": lambda: HierarchicalVAE(
+        P.StandardNormalPrior(2),
+        [NARROW((2,), DIM)],
+        L.BernoulliLikelihood(DIM, SHAPE),
+        BottomUpGuide([NARROW(SHAPE, DIM), NARROW((DIM,), 2)]),
+    ),
+}
+ENUMERATED = ("discrete", "classes")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Each model after a short training on its own samples, with these samples."""
+    models = {}
+
+    def get(name):
+        if name not in models:
+            torch.manual_seed(1)
+            model = MODELS[name]()
+            x = model.sample(300)
+            objective = EnumeratedELBO() if name in ENUMERATED else ELBO()
+            adam = partial(torch.optim.Adam, lr=1e-2)
+            options = {"epochs": 8, "batch_size": 50, "engine": "eager", "progress": False, "optimizer": adam}
+            fit(model.model, model.guide, x, objective=objective, **options)
+            models[name] = model.eval(), x
+        return models[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_data_are_restored_at_the_rate_of_the_elbo(name, trained) -> None:
+    model, x = trained(name)
+    content = compress(model, x, chunk_size=90)
+    torch.testing.assert_close(decompress(model, content), x, rtol=0, atol=1e-6)
+    lengths, latents = net_nats(model, x)
+    log_weights = densities(model.model, {**latents, "x": x}, x) - densities(model.guide, latents, x)
+    loss = lengths + log_weights
+    assert float(loss.mean()) < 2e-3 * float(lengths.mean())  # less where a frequency is a density's least
+    assert float(loss.abs().median()) < 2e-3 * float(lengths.mean())
+
+
+def net_nats(model, x):
+    """The information of the symbols of each datum, in nats, and the latents that were popped."""
+    coder = BitsBack(model, Sizes(GRID, int(x.max()) + 1), rows=1)
+    symbols = coder.data_family.symbols(x.double()).round().long().flatten(1).numpy()
+    stacks = Accounts.filled(1, LANES, 4096)
+    bits, rows = [0.0], []
+    for row in symbols:
+        rows.append(coder.push(stacks, row[None]))
+        bits.append(stacks.information)
+    sites = {name: np.concatenate([row[name] for row in rows]) for name in rows[0] if name != "x"}
+    latents = {name: coder.families[name].numbers(value) / 2**FRACTION for name, value in sites.items()}
+    return torch.tensor(np.diff(bits)) * math.log(2), {n: torch.tensor(v).to(x) for n, v in latents.items()}
+
+
+class Accounts(Stacks):
+    """Stacks that add up the information of the symbols; their own length differs by the rounding of a state."""
+
+    information = 0.0
+
+    def _push(self, start, frequency):
+        self.information += float((PRECISION - np.log2(frequency.astype(np.float64))).sum())
+        super()._push(start, frequency)
+
+    def _pop(self, code, start, frequency):
+        self.information -= float((PRECISION - np.log2(frequency.astype(np.float64))).sum())
+        super()._pop(code, start, frequency)
+
+
+def densities(program, values, x):
+    """Log density of the program at values of its sites, per datum."""
+    with torch.no_grad():
+        trace = poutine.trace(poutine.condition(program, data=values)).get_trace(x)
+        trace.compute_log_prob()
+    return sum(trace.nodes[name]["log_prob"] for name in values).double()
+
+
+def content(stacks):
+    """Bits on the first stack."""
+    return float(np.log2(stacks.states[0].astype(np.float64)).sum() + 32 * stacks.sizes[0])
+
+
+def test_the_file_is_as_long_as_its_information(trained) -> None:
+    model, x = trained("Bernoulli")
+    coder, symbols = BitsBack(model, Sizes(GRID, 2), rows=1), x.flatten(1).long().numpy()
+    stacks = Accounts.filled(1, LANES, 4096)
+    start = content(stacks)
+    for row in symbols:
+        coder.push(stacks, row[None])
+    assert content(stacks) - start == pytest.approx(stacks.information, rel=3e-3)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 40])
+@pytest.mark.parametrize("chunk_size", [1, 3, 1000])
+def test_any_number_of_data_in_chunks_of_any_size(count, chunk_size) -> None:
+    model = vae()
+    x = model.sample(40)[:count]
+    assert torch.equal(decompress(model, compress(model, x, chunk_size=chunk_size)), x)
+
+
+def test_every_changed_missing_or_additional_byte_is_noticed() -> None:
+    model = vae()
+    content = compress(model, model.sample(24), chunk_size=8)
+    for i in range(len(content)):
+        flipped = bytes([*content[:i], content[i] ^ 0x41, *content[i + 1 :]])
+        for damaged in (flipped, content[:i], content[:i] + b"x" + content[i:]):
+            with pytest.raises(ValueError, match=r"^decompress: [^\n]+\.$"):
+                decompress(model, damaged)
+
+
+def test_a_damaged_chunk_is_named_and_the_others_are_restored() -> None:
+    model = vae()
+    x = model.sample(24)
+    content = bytearray(compress(model, x, chunk_size=8))
+    content[-1] ^= 1  # of the last chunk
+    with pytest.raises(ValueError, match=r"chunk 2 \(data 16 to 23\)"):
+        decompress(model, bytes(content))
+    restored = decompress(model, bytes(content), damaged="omit")
+    assert torch.equal(restored, x[:16])
+
+
+def test_another_model_and_foreign_files_are_refused() -> None:
+    model, x = vae(), torch.ones(3, *SHAPE)
+    content = compress(model, x)
+    with pytest.raises(ValueError, match="decompress: the model must be"):
+        decompress(vae(), content)
+    for foreign in (b"", b"PVZ", b"PVZ\x01" + bytes(200), b"\x89PNG" + bytes(50), content[:4] + b"\xff" * 300):
+        with pytest.raises(ValueError, match=r"^decompress: [^\n]+\.$"):
+            decompress(model, foreign)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.full((2, *SHAPE), 0.5), "data must be on the likelihood's levels"),
+        (torch.ones(2, 9), r"data must be \(N, 1, 3, 3\)"),
+        (torch.full((2, *SHAPE), 2.0), "data must be in 0..1"),
+        (torch.full((2, *SHAPE), math.nan), "data must be in 0..65535"),
+    ],
+)
+def test_other_data_are_refused(x, message) -> None:
+    with pytest.raises(ValueError, match=f"^compress: {message}"):
+        compress(vae(), x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: vae(L.NormalLikelihood),
+        lambda: vae(guide=G.IAFGuide),
+        lambda: vae(partial(L.BernoulliLikelihood, net=Cosine)),
+    ],
+)
+def test_what_cannot_be_coded_is_refused(model) -> None:
+    with pytest.raises(ValueError, match=r"^compress: [^\n]+ must [^\n]+\.$"):
+        compress(model(), torch.ones(3, *SHAPE))
+
+
+class Cosine(N.MLP):
+    def transform(self, x):
+        return super().transform(x).cos()
+
+
+DECODE = """
+import sys, torch
+sys.path.insert(0, {root!r})
+torch.set_num_threads(2)
+from tests.test_compression import MODELS, decompress
+torch.set_default_dtype(torch.float32)
+torch.manual_seed(1)
+model = MODELS["gated"]().eval()
+model.load_state_dict(torch.load({weights!r}, weights_only=True))
+x = decompress(model, open({file!r}, "rb").read())
+torch.save(x, {out!r})
+"""
+
+
+@pytest.mark.slow
+def test_another_process_with_other_threads_restores_the_data(trained, tmp_path, request) -> None:
+    model, x = trained("gated")
+    (tmp_path / "file").write_bytes(compress(model, x, chunk_size=100))
+    torch.save(model.state_dict(), tmp_path / "weights")
+    paths = {name: str(tmp_path / name) for name in ("weights", "file", "out")}
+    code = DECODE.format(root=str(request.config.rootpath), **paths)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(torch.load(tmp_path / "out", weights_only=True), x)
+
+
+def test_the_file_is_read_by_numpy_alone(trained) -> None:
+    """Decode an MLP of tanh units with integers of numpy, from the format's description."""
+    model, x = trained("Bernoulli")
+    content = compress(model, x[:50], chunk_size=50)
+    header, chunks = unpack(content)
+    assert header.count == 50
+    decoder, encoder = (numpy_mlp(net) for net in (model.likelihood.net, model.guide.net))
+    offset = np.rint(model.likelihood.offset.double().numpy().reshape(-1) * 2**FRACTION).astype(np.int64)
+    stacks = Stacks.read(chunks, header.lanes)
+    restored = []
+    for _ in range(50):
+        z = stacks.pop(NormalGrid(np.zeros((1, DIM), np.int64), np.zeros((1, DIM), np.int64), grid=GRID))
+        logits = decoder((z - (16 << GRID)) << (FRACTION - GRID)) + offset
+        row = stacks.pop(Binary(logits))
+        loc, log_scale = np.split(encoder(row << FRACTION), 2, -1)
+        stacks.push(z, NormalGrid(loc, np.clip(log_scale, -12 << FRACTION, 12 << FRACTION), grid=GRID))
+        stacks.unmix(1)
+        restored.append(row[0])
+    assert np.array_equal(np.stack(restored[::-1]), x[:50].flatten(1).numpy())
+
+
+def numpy_mlp(net):
+    """An MLP of tanh units with 12 fractional bits, weights with 20, in 64-bit integers."""
+    layers = [(layer.weight, layer.bias) for layer in net.layers if isinstance(layer, torch.nn.Linear)]
+    edge = 16 << FRACTION
+    table = np.rint(np.tanh(np.arange(-edge, edge + 1) / 2**FRACTION) * 2**FRACTION).astype(np.int64)
+
+    def rounded(weight, bits):
+        return np.rint(weight.detach().double().numpy() * 2.0**bits).astype(np.int64)
+
+    def run(x):
+        for i, (weight, bias) in enumerate(layers):
+            total = x @ rounded(weight, 20).T + rounded(bias, FRACTION + 20)
+            x = (total + (1 << 19)) >> 20
+            x = table[np.clip(x, -edge, edge) + edge] if i < len(layers) - 1 else x
+        return x
+
+    return run
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def integers(low, high, *shape, seed=0):
+    return np.random.default_rng(seed).integers(low, high, shape)
+
+
+SYMBOLS = {
+    "binary": lambda: Binary(integers(-1 << 17, 1 << 17, 2, 5)),
+    "categorical": lambda: Categorical(integers(-1 << 16, 1 << 16, 2, 5, 7)),
+    "normal": lambda: NormalGrid(integers(-1 << 14, 1 << 14, 2, 5), integers(-1 << 14, 1 << 13, 2, 5), grid=3),
+    "logistic": lambda: LogisticLevels(
+        shares(integers(-1 << 13, 1 << 13, 2, 5, 3)),
+        integers(0, 1 << 12, 2, 5, 3),
+        integers(-5 << 12, 0, 2, 5, 3),
+        levels=256,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SYMBOLS)
+def test_frequencies_are_positive_add_up_and_are_found_again(name) -> None:
+    symbols = SYMBOLS[name]()
+    values = [np.full(symbols.shape, k) for k in range(symbols.size)]
+    start, frequency = (np.stack(a) for a in zip(*map(symbols.interval, values), strict=True))
+    assert (frequency > 0).all()
+    assert (start[0] == 0).all()
+    assert np.array_equal(start[1:], (start + frequency)[:-1])
+    assert (start[-1] + frequency[-1] == 2**PRECISION).all()
+    for k in range(0, symbols.size, max(1, symbols.size // 40)):
+        assert np.array_equal(symbols.find(start[k]), values[k])
+        assert np.array_equal(symbols.find(start[k] + frequency[k] - 1), values[k])
+
+
+def test_frequencies_are_those_of_the_distributions() -> None:
+    grid, loc, log_scale = 4, np.array([[700, -3000]]), np.array([[-5000, 1000]])
+    symbols = NormalGrid(loc, log_scale, grid=grid)
+    mean, scale = torch.tensor(loc / 2**FRACTION), torch.tensor(np.exp(log_scale / 2**FRACTION))
+    normal = torch.distributions.Normal(mean, scale)
+    for k in (228, 256, 259, 278):
+        edges = (torch.tensor(float(k - 256)) + torch.tensor([-0.5, 0.5])) / 2**grid
+        expected = normal.cdf(edges[1].double()) - normal.cdf(edges[0].double())
+        measured = symbols.interval(np.full((1, 2), k))[1] / 2**PRECISION
+        assert measured == pytest.approx(expected.numpy(), abs=2e-5)
+
+
+def test_the_logarithm_is_that_of_fixed_point_numbers() -> None:
+    x = np.concatenate([np.arange(1, 5000), 2 ** np.arange(13, 45) + 12345])
+    expected = np.log(x / 2**FRACTION) * 2**FRACTION
+    assert np.abs(logarithm(x, FRACTION) - expected).max() < 1.5
+
+
+@pytest.mark.parametrize("num_lanes", [1, 4])
+def test_pushing_and_popping_in_any_order_restores_the_stacks(num_lanes) -> None:
+    stacks = Stacks.filled(3, num_lanes, 50)
+    before = stacks.states.copy(), stacks.sizes.copy()
+    kinds = [SYMBOLS[name] for name in ("normal", "binary", "categorical")]
+    popped = []
+    for kind in kinds:
+        stacks.mix(2)
+        popped.append(stacks.pop(kind()))
+    for kind, values in zip(kinds[::-1], popped[::-1], strict=True):
+        stacks.push(values, kind())
+        stacks.unmix(2)
+    assert np.array_equal(stacks.states, before[0])
+    assert np.array_equal(stacks.sizes, before[1])
+
+
+def test_a_symbol_costs_its_information() -> None:
+    stacks = Stacks.filled(1, 4)
+    symbols = Categorical(np.array([[[4000, 0, -9000]]] * 1))
+    start = content(stacks)
+    for k in [0, 1, 2, 0] * 50:
+        stacks.push(np.full((1, 1), k), symbols)
+    probabilities = torch.tensor([4000.0, 0.0, -9000.0]).div(2**FRACTION).softmax(0)
+    expected = -50 * float(torch.log2(probabilities[[0, 1, 2, 0]]).sum())
+    assert content(stacks) - start == pytest.approx(expected, rel=1e-3)
+
+
+ACTIVATIONS = ("tanh", "relu", "softplus", "gelu", "silu", "elu", "leaky_relu")
+NETWORKS = {
+    **{name: partial(N.MLP, hidden=(16, 16), activation=name) for name in ACTIVATIONS},
+    **{name: getattr(N, name) for name in ("GatedMLP", "ConvDecoder", "GatedConvDecoder", "ResidualConvDecoder")},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_in_fixed_point_are_close_and_independent_of_the_batch(name) -> None:
+    net = NETWORKS[name]((3,), (1, 8, 8)).eval()
+    exact = ExactFunction(lambda z: {"y": net(z)}, [(3,)], bits=FRACTION, limit=8.0)
+    z = (torch.randn(5, 3).clamp(-8, 8).double() * 2**FRACTION).round()
+    together = exact(z)["y"]
+    one_by_one = torch.cat([exact(z[i : i + 1])["y"] for i in range(5)])
+    assert torch.equal(together, one_by_one)
+    with torch.no_grad():
+        expected = net.double()(z / 2**FRACTION)
+    assert float((together / 2**FRACTION - expected).abs().max()) < 2e-3
+
+
+def test_the_header_holds_plain_values() -> None:
+    content = compress(vae(), torch.ones(3, *SHAPE))
+    size = int.from_bytes(content[4:8], "little")
+    assert json.loads(content[8 : 8 + size])["count"] == 3
