@@ -22,7 +22,6 @@ from tools import attack_arguments
 from tools.attack_arguments import Trial, judge, report, trials
 
 
-
 def test_one_in_seven_bad_arguments_is_refused_or_meaningful() -> None:
     done = list(trials(every=7))
     assert len(done) > 550
