@@ -26,18 +26,14 @@ class Saved:
         path: the JSON.
         result: its content.
         figure: its figure; None if the numbers cannot be drawn.
-        is_printed: whether the numbers were printed before they were written.
     """
 
     path: Path
     result: Result
     figure: Path | None
-    is_printed: bool = False
 
     def print(self) -> None:
-        """Print the result, unless it was, and its file."""
-        if not self.is_printed:
-            print_numbers([self.result])
+        """Print the name of the file; :func:`evaluate_once` has printed the result."""
         say(f"result: {self.path}")
 
 
@@ -50,7 +46,7 @@ def evaluate_once(
     overwrite: bool = False,
     out: Path | None = None,
 ) -> list[Saved]:
-    """Evaluate a run and save the results, unless its folder holds them for the same weights and options.
+    """Evaluate a run, print and save the results, unless its folder holds them for the same weights and options.
 
     Batches that an interrupted evaluation has finished are not computed again.
 
@@ -69,6 +65,7 @@ def evaluate_once(
     stem = method.file_stem(options) + ("-raw" if trained.protocol.get("weights") == "raw" else "")
     existing = _existing(folder, method, stem, weights) if join().first and not (overwrite or out) else []
     if join().from_first(bool(existing)):
+        print_numbers([saved.result for saved in existing])
         return existing
     run, kinds = RunFolder(folder), [kind.method for kind in method.results]
     main = out or place_of(run, kinds[0], stem, weights, overwrite=overwrite)[0]
@@ -107,10 +104,10 @@ def _save(result: Result, path: Path, overwrite: bool, figures: Path | None) -> 
     result.save(path, overwrite=overwrite)
     try:
         figure = result_figure(result, caption=result.caption())
-        return Saved(path, result, save_png(figure, (figures or path.parent) / f"{path.stem}.png"), is_printed=True)
+        return Saved(path, result, save_png(figure, (figures or path.parent) / f"{path.stem}.png"))
     except ValueError as reason:
         warnings.warn(f"no figure: {reason}", stacklevel=2)
-        return Saved(path, result, None, is_printed=True)
+        return Saved(path, result, None)
 
 
 def final_evaluation(folder: Path, trained: TrainedModel) -> Result | None:
