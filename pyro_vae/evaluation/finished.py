@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae._core.attributes import Attributes
+from pyro_vae._core.checks import CheckedArguments
 from pyro_vae._core.files import read_bytes, write_atomically
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.owners import Owners
@@ -26,7 +27,7 @@ _IN_KEY_OTHERWISE = {"model", "guide", "classifier", "data", "batch_size"}  # by
 _WITHOUT_EFFECT = {"labels", "log_likelihood", "protocol", "progress", "finished"}  # on the numbers of a batch
 
 
-class FinishedBatches:
+class FinishedBatches(CheckedArguments):
     """Folder that stores the numbers of every finished batch of an evaluation.
 
     Passed as ``finished`` to an evaluation that was interrupted, it makes the same call read the batches that are there
