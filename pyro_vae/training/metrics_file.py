@@ -73,6 +73,8 @@ class MetricsFile:
 
     def _open(self) -> IO[bytes]:
         """Open for appending, without following a symbolic link out of the folder."""
+        if self.path.exists() and not self.path.is_file():
+            raise OSError(f"{self.path}: must be a regular file.")
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         file = os.fdopen(os.open(self.path, flags, 0o666), "r+b")
         file.seek(0, os.SEEK_END)
