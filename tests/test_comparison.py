@@ -35,7 +35,7 @@ def importance(shift: float = 0.0, **entries: Any) -> LogLikelihood:
 
 def annealed(**entries: Any) -> AnnealedLogLikelihood:
     rest = [torch.ones(4)] * 4
-    protocol = {**PROTOCOL, "num_distributions": 100, **entries}
+    protocol = {**PROTOCOL, "num_distributions": 100, "num_chains": 2, **entries}
     return AnnealedLogLikelihood(torch.zeros(4), *rest, torch.ones(4, 2), protocol=protocol)
 
 
@@ -204,9 +204,9 @@ def test_it_needs_runs_with_results(make: Make, capsys: pytest.CaptureFixture[st
     assert "the run folder must exist" in error_line(capsys, a, a.with_name("missing"))
     assert "arguments are required: RUN" in error_line(capsys)
     (damaged / "importance-0.json").write_text('{"per_datum": {"log_likelihood": 3}}')
-    assert "must be a complete result" in error_line(capsys, a, damaged)
+    assert "per_datum must have the entry 'standard_error'" in error_line(capsys, a, damaged)
     (damaged / "importance-0.json").write_text("{")
-    assert "must be a complete result" in error_line(capsys, a, damaged)
+    assert "the file must be JSON" in error_line(capsys, a, damaged)
 
 
 def test_other_json_files_are_skipped(make: Make) -> None:

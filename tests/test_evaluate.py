@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from pyro_vae import VAE, evaluation
 from pyro_vae.cli.main import main
 from pyro_vae.evaluation import AccurateLogLikelihood, LogLikelihood, Quantity, Result, annealed_log_likelihood
+from pyro_vae.evaluation.batched import BatchedEvaluation
 from pyro_vae.experiments import methods
 from pyro_vae.experiments.evaluation_options import Option, options_of
 from pyro_vae.experiments.experiment import load_run
@@ -380,3 +381,58 @@ def test_a_new_keyword_of_the_diagnostics_becomes_an_option_that_reaches_the_fun
     results = method.run(trained, {**method.defaults(), "num_tails": 7, "seed": 5})  # type: ignore[arg-type]
     assert results[0] == "latent"
     assert received == {"num_tails": 7, "seed": 5, "protocol": {"split": "test"}}
+
+
+SHORT = ["--method", "ais", *ANNEALING, "--num_data", "9", "--batch_size", "3"]
+
+
+def test_an_interrupted_evaluation_resumes(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), *SHORT]) == 0
+    (file,) = run.glob("ais*.json")
+    expected = file.read_bytes()
+    file.unlink()
+    compute, calls = BatchedEvaluation._compute, iter(range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchedEvaluation, "_compute", lambda *args: compute(*args) if next(calls, 9) < 9 else _stop())
+        assert main(["evaluate", str(run), *SHORT]) == 130
+    assert f"2 finished batches are in {file.with_suffix('.batches')}" in capsys.readouterr().err
+    assert main(["evaluate", str(run), *SHORT]) == 0
+    assert "resumed: 2 batches were already finished" in capsys.readouterr().out
+    assert file.read_bytes() == expected
+    assert not file.with_suffix(".batches").exists()
+
+
+def _stop() -> Any:
+    raise KeyboardInterrupt
+
+
+def test_the_numbers_are_printed_before_they_are_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Result, "save", full)
+        assert main(["evaluate", str(run), *SHORT]) == 2
+    output, error = capsys.readouterr()
+    assert "log-likelihood" in output
+    assert error == "somewhere: No space left on device.\n"
+    monkeypatch.setattr(BatchedEvaluation, "_compute", _stop)  # every batch is there
+    assert main(["evaluate", str(run), *SHORT]) == 0
+    assert "resumed: 3 batches" in capsys.readouterr().out
+
+
+def test_a_result_is_written_elsewhere(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(run.rglob("*"))
+    out = tmp_path / "elsewhere" / "mine.json"
+    out.parent.mkdir()
+    assert main(["evaluate", str(run), *SHORT, "--out", str(out)]) == 0
+    assert sorted(run.rglob("*")) == before
+    assert sorted(p.name for p in out.parent.iterdir()) == ["mine.json", "mine.png"]
+    assert len(Result.load(out)) == 9
+    assert "must not exist yet" in error_line(capsys, run, *SHORT, "--out", str(out))
+    assert "--out: must end in .json" in error_line(capsys, run, *SHORT, "--out", "mine.txt")
+    assert "--out: must be in a folder that exists" in error_line(capsys, run, *SHORT, "--out", "nowhere/a.json")

@@ -141,7 +141,9 @@ def test_every_result_of_the_folder_is_on_the_page(run: Path) -> None:
         ais = AnnealedLogLikelihood(bound, *rest, protocol={**protocol, "num_distributions": size})
         ais.save(run / f"ais-{size}.json")
     lower, errors = torch.zeros(5), torch.full((5,), 0.1)
-    pair = Sandwich(lower, lower + 0.75, errors, errors, torch.ones(5), bound[:5], errors, protocol=protocol)
+    pair = Sandwich(
+        lower, lower + 0.75, errors, errors, torch.ones(5), bound[:5], errors, protocol={**protocol, "num_data": 5}
+    )
     pair.save(run / "sandwich.json")
     replace(pair, upper=lower - 0.25).save(run / "sandwich-noisy.json")
     replace(pair, log_likelihood=None, standard_error=None).save(run / "sandwich-simulated.json")
@@ -160,7 +162,7 @@ def test_every_result_of_the_folder_is_on_the_page(run: Path) -> None:
 def test_annealed_and_importance_estimates_of_other_data_are_not_compared(run: Path) -> None:
     base = LogLikelihood.load(run / RESULT)
     rest = [torch.ones(30)] * 5
-    protocol = {**base.protocol, "num_data": 30, "num_distributions": 10, "split": "validation"}
+    protocol = {**base.protocol, "num_data": 30, "num_distributions": 10, "num_chains": 2, "split": "validation"}
     AnnealedLogLikelihood(*rest, torch.ones(30, 2), protocol=protocol).save(run / "ais.json")
     assert "AIS minus importance estimate, per datum" not in [i["alt"] for i in page_of(run).of("img")]
 
@@ -195,7 +197,7 @@ def test_a_file_elsewhere_is_replaced_only_when_asked(
 def test_a_damaged_result_is_rejected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / RESULT).write_text((run / RESULT).read_text()[:100])
     assert main(["report", str(run)]) == 2
-    assert "must be a complete result of pyro-vae evaluate" in capsys.readouterr().err
+    assert "the file must be JSON" in capsys.readouterr().err
     assert not (run / "report.html").exists()
 
 

@@ -244,6 +244,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "Files": lambda: {"root": mkdtemp()},
     "ImageSet": lambda: {"images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8), "labels": torch.arange(4)},
     # evaluation
+    "FinishedBatches": lambda: {"folder": mkdtemp()},
     "AggregatePosterior": lambda: {"posteriors": [vae().encode(x())]},
     "ImportanceWeights": lambda: {"model": vae().model, "guide": vae().guide, "args": (x(),)},
     "InflatedProposal": lambda: {"guide": vae().guide, "factor": 1.2},

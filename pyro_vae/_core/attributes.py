@@ -57,6 +57,10 @@ class Attributes:
         """The current values, for :meth:`restore`."""
         return [holder.get(key) for holder, key in self._pairs] + [_get(place) for place in self._others]
 
+    def named(self) -> list[tuple[str, Any]]:
+        """The current values with their names."""
+        return list(zip((place.name for place in self._places), self.values(), strict=True))
+
     def changed(self) -> list[str]:
         """Names of the values that have changed since the last call."""
         values = self.values()

@@ -13,7 +13,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -134,6 +134,46 @@ def _remove_if_abandoned(path: Path, content: Sequence[str]) -> None:
             os.rmdir(path)
     finally:
         os.close(handle)
+
+
+def read_bytes(path: str | Path, *, limit: int | None = None) -> bytes:
+    """Read a regular file.
+
+    Args:
+        path: the file.
+        limit: largest number of bytes.
+
+    Raises:
+        OSError: as :func:`open_regular`, or the file is larger than the limit.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise OSError(f"{path}: must have at most {limit} bytes, got {size}.")
+        return file.read()
+
+
+@contextlib.contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; a FIFO, a device or a folder is refused instead of being waited for.
+
+    Raises:
+        OSError: the file is missing, unreadable, or not a regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(f"{path}: must be a regular file, got {_kind(mode)}.")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(handle)
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def _sync_folder(folder: Path) -> None:

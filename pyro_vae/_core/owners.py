@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from pyro_vae._core.references import PLAIN_TYPES, FunctionVariables, referenced_modules
+from pyro_vae._core.references import PLAIN_TYPES, FunctionVariables, describe_code, referenced_modules
 from pyro_vae._core.types import Program
 
 _TORCH_KEYS = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training", "call_super_init"}
@@ -46,7 +46,7 @@ class Owners:
         self.modules: dict[str, nn.Module] = {}
         self._known: set[int] = set()
         self._called: set[str] = set()  # names of modules that were added when a program called them
-        self._variables = FunctionVariables({}, [])
+        self._variables = FunctionVariables({}, [], [])
         for name, program in programs.items():
             if program is not None:
                 for path, module in referenced_modules(program, self._variables):
@@ -93,10 +93,27 @@ class Owners:
         """Variables of the programs' functions that hold plain values: name, cell or dictionary, key."""
         return self._variables.plain
 
+    def all_tensors(self) -> list[Tensor]:
+        """The tensors of the modules and of the variables of the programs' functions, each once."""
+        values = self._variables.objects.values()
+        modules = [value for value in values if isinstance(value, nn.Module)]
+        held = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        return _unique([*self.tensors(), *held, *(value for value in values if isinstance(value, Tensor))])
+
+    def code(self) -> list[Any]:
+        """Classes of the modules, and code of the programs' functions and of the users' classes; for fingerprints."""
+        kinds = [f"{type(m).__module__}.{type(m).__qualname__}" for m in self.submodules()]
+        return [kinds, *(describe_code(code) for code in self._variables.code)]
+
     @property
     def names_functions(self) -> bool:
         """Whether the programs include functions, which may use modules and tensors without calling a module."""
         return bool(self._variables.objects)
+
+    def disown(self, *programs: Program | None) -> None:
+        """Do not notice the modules of these programs, which an evaluation has built from the others."""
+        for module in _owners(program for program in programs if program is not None).submodules():
+            self._known.add(id(module))
 
     def adopt(self, tensors: Iterable[Tensor]) -> None:
         """Add the modules in variables of the programs' functions that hold one of the tensors."""

@@ -32,6 +32,8 @@ class FunctionVariables(NamedTuple):
     """Modules and tensors, by the variable's name."""
     plain: list[tuple[str, Any, str]]
     """Variables with numbers, flags or strings: name, cell or dictionary, key."""
+    code: list[CodeType]
+    """Code of the functions, and of the methods of users' classes."""
 
 
 def referenced_modules(program: Program, variables: FunctionVariables) -> Iterator[tuple[str, nn.Module]]:
@@ -49,6 +51,7 @@ def referenced_modules(program: Program, variables: FunctionVariables) -> Iterat
             children: Iterator[tuple[str, Any, int]] = ((label, child, 1) for label, child in _unregistered(item))
             for function in _user_methods(item):
                 variables.plain.extend(_plain_variables(function))
+                variables.code.append(function.__code__)
         elif isinstance(item, Tensor):
             variables.objects.setdefault(path or "tensor", item)
             continue
@@ -83,6 +86,7 @@ def _unregistered(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _of_function(function: FunctionType, variables: FunctionVariables) -> Iterator[tuple[str, Any, int]]:
     variables.plain.extend(_plain_variables(function))
+    variables.code.append(function.__code__)
     if hasattr(function, "__wrapped__"):
         yield "", function.__wrapped__, 0
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -139,6 +143,13 @@ def _is_callable_object(item: Any) -> bool:
     """Whether an object is a callable instance of a user's class."""
     library = type(item).__module__.split(".")[0] in _LIBRARIES
     return callable(item) and not isinstance(item, type) and hasattr(item, "__dict__") and not library
+
+
+def describe_code(code: CodeType) -> list[Any]:
+    """Instructions, names and constants of code and of the functions defined in it, the same in every process."""
+    constants = [sorted(map(repr, c)) if isinstance(c, frozenset) else c for c in code.co_consts]
+    parts = [describe_code(c) if isinstance(c, CodeType) else repr(c) for c in constants]
+    return [code.co_code.hex(), code.co_names, parts]
 
 
 def _names(code: CodeType) -> Iterator[str]:

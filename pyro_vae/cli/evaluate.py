@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae._core.checks import check_count, check_positive, require
+from pyro_vae._core.distributed import join
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import add_place, check_seed, load, say
 from pyro_vae.cli.results import evaluate_once
+from pyro_vae.cli.resumable import files_at
 from pyro_vae.experiments.methods import INFLATION, METHODS, Method
 
 _METHODS = f"one of {', '.join(METHODS)} (default importance; accurate with --accuracy)"
@@ -35,17 +37,25 @@ def evaluate(argv: list[str]) -> None:
 
 
 def _run(method: Method, options: dict[str, Any]) -> None:
-    overwrite, folder = options.pop("overwrite"), Path(options["run"])
+    overwrite, out, folder = options.pop("overwrite"), options.pop("out"), Path(options["run"])
     options.pop("method")
+    if out is not None:
+        _check_out(files_at(out, [kind.method for kind in method.results]), overwrite)
     trained = load(options)
     options["num_data"] = _capped(options["num_data"], len(trained.images(options["split"])))
     if trained.classifies:
         others = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
         rule = f"--method {method.name} requires a VAE"
         require(method.applies(trained.vae), "evaluate", rule, "a model with classes", f"Use one of {others}")
-    for saved in evaluate_once(folder, trained, method, options, overwrite=overwrite):
+    for saved in evaluate_once(folder, trained, method, options, overwrite=overwrite, out=out):
         saved.print()
         say(f"figure: {saved.figure or 'none'}")
+
+
+def _check_out(files: list[Path], overwrite: bool) -> None:
+    existing = next((file for file in files if file.exists()), None)
+    if existing and not overwrite and join().first:
+        raise FileExistsError(f"--out: the file must not exist yet, got {existing}. Replace it with --overwrite.")
 
 
 def _capped(num_data: int | None, size: int) -> int | None:
@@ -100,6 +110,7 @@ def _common() -> argparse.ArgumentParser:
     defaults = ", ".join(f"{m.num_data} for {m.name}" for m in METHODS.values() if m.num_data)
     parser.add_argument("--num_data", type=int, help=f"number of examples, from the first (default all; {defaults})")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON to write instead of one in the run folder")
     parser.add_argument(
         "--overwrite", action="store_true", help="evaluate again, and replace the result of the same options"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import say
+from pyro_vae.cli.resumable import files_at, print_numbers, resumable
 from pyro_vae.evaluation import Result
 from pyro_vae.experiments.methods import METHODS, Method
 from pyro_vae.experiments.results import place_of
@@ -32,14 +33,22 @@ class Saved:
     figure: Path | None
 
     def print(self) -> None:
-        """Print the result and its file."""
-        say(f"{self.result.protocol['split']} {self.result}\nresult: {self.path}")
+        """Print the name of the file; :func:`evaluate_once` has printed the result."""
+        say(f"result: {self.path}")
 
 
 def evaluate_once(
-    folder: Path, trained: TrainedModel, method: Method, options: dict[str, Any], *, overwrite: bool = False
+    folder: Path,
+    trained: TrainedModel,
+    method: Method,
+    options: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    out: Path | None = None,
 ) -> list[Saved]:
-    """Evaluate a run and save the results, unless its folder holds them for the same weights and options.
+    """Evaluate a run, print and save the results, unless its folder holds them for the same weights and options.
+
+    Batches that an interrupted evaluation has finished are not computed again.
 
     Args:
         folder: the run folder.
@@ -47,19 +56,32 @@ def evaluate_once(
         method: the method of evaluation.
         options: its options.
         overwrite: evaluate in any case, and replace files.
+        out: file to write instead of one in the run folder.
 
     Returns:
         The results, the main one first; empty if this is not the first process.
     """
     weights = trained.protocol.get("weights_sha256", "")
     stem = method.file_stem(options) + ("-raw" if trained.protocol.get("weights") == "raw" else "")
-    existing = _existing(folder, method, stem, weights) if join().first and not overwrite else []
+    existing = _existing(folder, method, stem, weights) if join().first and not (overwrite or out) else []
     if join().from_first(bool(existing)):
+        print_numbers([saved.result for saved in existing])
         return existing
-    results = method.run(trained, {**options, "progress": sys.stderr.isatty()})
-    if not join().first:
-        return []
-    saved = [_save(RunFolder(folder), result, stem, weights, overwrite) for result in reversed(results)]
+    run, kinds = RunFolder(folder), [kind.method for kind in method.results]
+    main = out or place_of(run, kinds[0], stem, weights, overwrite=overwrite)[0]
+    with resumable(main) as finished:
+        results = method.run(trained, {**options, "progress": sys.stderr.isatty(), "finished": finished})
+        print_numbers(results, finished)
+        if not join().first:
+            return []
+        if out:
+            places = [(path, overwrite) for path in files_at(out, kinds)]
+        else:
+            found = (place_of(run, result.method, stem, weights, overwrite=overwrite) for result in results)
+            places = [(path, overwrite or exists) for path, exists in found]
+        figures = None if out else run.figures
+        # the main one last, since a result is there if it is
+        saved = [_save(result, *place, figures) for result, place in reversed(list(zip(results, places, strict=False)))]
     return saved[::-1]
 
 
@@ -74,16 +96,15 @@ def _existing(folder: Path, method: Method, stem: str, weights: str) -> list[Sav
     return [Saved(path, Result.load(path), figures[path] if figures[path].exists() else None) for path in files]
 
 
-def _save(run: RunFolder, result: Result, stem: str, weights: str, overwrite: bool) -> Saved:
-    """Write a result and its figure; an existing figure is replaced, since it follows from the result."""
+def _save(result: Result, path: Path, overwrite: bool, figures: Path | None) -> Saved:
+    """Write a result and its figure, None beside it; an existing figure follows from the result and is replaced."""
     from pyro_vae.plotting import result_figure  # here, since it loads matplotlib
     from pyro_vae.plotting.save import save_png
 
-    path, exists = place_of(run, result.method, stem, weights, overwrite=overwrite)
-    result.save(path, overwrite=overwrite or exists)
+    result.save(path, overwrite=overwrite)
     try:
         figure = result_figure(result, caption=result.caption())
-        return Saved(path, result, save_png(figure, run.figures / f"{path.stem}.png"))
+        return Saved(path, result, save_png(figure, (figures or path.parent) / f"{path.stem}.png"))
     except ValueError as reason:
         warnings.warn(f"no figure: {reason}", stacklevel=2)
         return Saved(path, result, None)

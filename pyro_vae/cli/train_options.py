@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.files import read_bytes
 from pyro_vae.cli.console import check_seed
 from pyro_vae.experiments.assembly import MODEL_OPTIONS
 from pyro_vae.experiments.components import assign
@@ -106,8 +106,7 @@ def read_arguments(argv: Sequence[str], trust: Iterable[str] = ()) -> Iterator[t
 
 def _text(path: str) -> str:
     try:
-        with Path(path).open() as file:
-            return file.read(MAX_SIZE + 1)  # of an endless file too much is refused
+        return read_bytes(path, limit=MAX_SIZE).decode()
     except UnicodeDecodeError:
         raise refusal(path, "must be a text file", "other bytes", "Give a YAML file") from None
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.files import open_regular
 
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_MAX_LABEL = 100_000  # tables and figures list all classes up to the largest
+_MAX_RATIO, _SMALL = 100, 100_000_000  # of compression, beyond a number of bytes: greater ones fill the memory
 _DAMAGE = (
     tokenize.TokenError,
     OSError,
@@ -22,6 +29,11 @@ _DAMAGE = (
     EOFError,
     KeyError,
     NotImplementedError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -39,18 +51,24 @@ def read_npz(
         optional: keys that are read if the file holds them.
 
     Raises:
+        OSError: the file is missing, unreadable, or not a regular file.
         ValueError: the file is damaged, holds pickled objects, or lacks the keys of every layout.
     """
-    if not zipfile.is_zipfile(path):
-        raise _damaged(path, owner, "npz")
-    with _readable(path, owner, "npz"):
-        archive = np.load(path, allow_pickle=False)
-    with archive:
-        keys = [*_layout(archive.files, path, owner, layouts), *(k for k in optional if k in archive.files)]
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            raise _damaged(path, owner, "npz")
+        with _readable(path, owner, "npz"):
+            archive = zipfile.ZipFile(file)
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+        keys = [*_layout(names, path, owner, layouts), *(k for k in optional if k in names)]
         arrays = {}
         for key in keys:
             with _readable(path, owner, "npz", key):
-                arrays[key] = archive[key]
+                info = archive.getinfo(f"{key}.npy")
+                if info.file_size > _MAX_RATIO * info.compress_size + _SMALL:
+                    raise ValueError(f"{info.file_size} bytes from {info.compress_size}")
+                with archive.open(info) as member:
+                    arrays[key] = _array(member, info.file_size)
     return arrays
 
 
@@ -58,13 +76,29 @@ def read_npy(path: Path, *, owner: str) -> np.ndarray:
     """Read an ``.npy`` file; nothing is unpickled.
 
     Raises:
+        OSError: the file is missing, unreadable, or not a regular file.
         ValueError: the file is damaged or holds pickled objects.
     """
-    with path.open("rb") as file:
-        if file.read(6) != b"\x93NUMPY":
-            raise _damaged(path, owner, "npy")
-    with _readable(path, owner, "npy"):
-        return np.load(path, allow_pickle=False)
+    with open_regular(path) as file, _readable(path, owner, "npy"):
+        return _array(file, os.fstat(file.fileno()).st_size)
+
+
+def _array(file: Any, size: int) -> np.ndarray:
+    """Read the array of an ``.npy`` file of ``size`` bytes, after a check that its header announces no other size."""
+    version = np.lib.format.read_magic(file)
+    read_header = _HEADERS.get(version)
+    if read_header is None:
+        raise ValueError(f"version {version}")
+    shape, fortran, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    count = math.prod(shape)
+    if not all(type(length) is int and length >= 0 for length in shape) or count * dtype.itemsize > size:
+        raise ValueError(f"shape {shape} in {size} bytes")
+    content = bytearray(file.read(count * dtype.itemsize + 1))
+    if len(content) != count * dtype.itemsize:
+        raise ValueError(f"{len(content)} bytes for {count * dtype.itemsize}")
+    return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
 
 
 def as_images(array: np.ndarray, *, owner: str, name: str) -> Tensor:
@@ -88,11 +122,14 @@ def as_labels(array: np.ndarray, count: int, *, owner: str, name: str) -> Tensor
     """Convert an array to int64 labels ``(count,)``.
 
     Raises:
-        ValueError: another shape, or labels that are not integers.
+        ValueError: another shape, or labels that are not integers in -1..100000.
     """
     right = array.dtype.kind in "iu" and array.shape == (count,)
-    value, advice = f"{array.dtype} of shape={array.shape}", f"Save one integer class per image, or omit {name}"
+    value, advice = f"{array.dtype} of shape={array.shape}", "Save one integer class per image, or omit the labels"
     require(right, owner, f"{name} must be {count} integers, one per image", value, advice)
+    low, high = (int(array.min()), int(array.max())) if count else (0, 0)
+    rule, got = f"{name} must be classes numbered from 0 to at most {_MAX_LABEL}, or -1", f"{low}..{high}"
+    require(low >= -1 and high <= _MAX_LABEL, owner, rule, got, "Number the classes from 0")
     return torch.from_numpy(array.astype(np.int64))
 
 
@@ -131,7 +168,7 @@ def _check_shape(array: np.ndarray, owner: str, name: str) -> None:
     require(array.ndim in (2, 3, 4), owner, f"{name} must be (N, D), (N, H, W) or (N, C, H, W)", shape)
     require(array.size > 0, owner, f"{name} must hold at least one image", f"zero-length data of {shape}")
     channels_last = array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4)
-    advice = f"Save {name}.transpose(0, 3, 1, 2)"
+    advice = "Save it transposed, array.transpose(0, 3, 1, 2)"
     require(not channels_last, owner, f"{name} must have channels first, (N, C, H, W)", shape, advice)
 
 

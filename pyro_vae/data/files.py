@@ -78,14 +78,14 @@ class Files(Dataset):
 
     def raw(self) -> RawArrays:
         path = Path(os.path.expanduser(self.root or ""))
-        arrays = _read(path)
+        arrays, place = _read(path), f" in {self.root}"
         if "images" in arrays:
             names = [str(name) for name in arrays["names"]] if self.by_name and "names" in arrays else None
-            raw = self._hold_out_test(*_images_and_labels(arrays, "images", "labels"), names)
+            raw = self._hold_out_test(*_images_and_labels(arrays, "images", "labels", place), names)
             return raw._replace(files=[] if "names" in arrays else [path])
         require(self.test is None, "Files", "test must be None if the file has a test split", f"test={self.test}")
-        train, train_labels = _images_and_labels(arrays, "train", "train_labels")
-        test, test_labels = _images_and_labels(arrays, "test", "test_labels")
+        train, train_labels = _images_and_labels(arrays, "train", "train_labels", place)
+        test, test_labels = _images_and_labels(arrays, "test", "test_labels", place)
         _check_same_kind(train, test)
         return RawArrays(train, train_labels, test, test_labels, _max_value(train, test), files=[path])
 
@@ -120,11 +120,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     raise refusal("Files", rule, f"root={str(path)!r}", advice)
 
 
-def _images_and_labels(arrays: dict[str, np.ndarray], name: str, labels_name: str) -> tuple[Tensor, Tensor | None]:
-    images = as_images(arrays[name], owner="Files", name=name)
+def _images_and_labels(
+    arrays: dict[str, np.ndarray], name: str, labels_name: str, place: str
+) -> tuple[Tensor, Tensor | None]:
+    images = as_images(arrays[name], owner="Files", name=name + place)
     if labels_name not in arrays:
         return images, None
-    return images, as_labels(arrays[labels_name], len(images), owner="Files", name=labels_name)
+    return images, as_labels(arrays[labels_name], len(images), owner="Files", name=labels_name + place)
 
 
 def _check_same_kind(train: Tensor, test: Tensor) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.files import open_regular
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 _GREY = ("1", "L", "LA")
@@ -74,10 +75,10 @@ def read_image(file: Path, *, owner: str) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with open_regular(file) as stream, Image.open(stream) as image:
             mode = image.mode
             pixels = np.asarray(image.convert("L" if mode in _GREY else "RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # the decoders raise errors of many classes
         value = f"{file}, which is damaged or not an image"
         raise refusal(owner, "every image must be readable", value, "Remove or replace it") from error
     advice = "Convert it, or save floating numbers in an npz file"

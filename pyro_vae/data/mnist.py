@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 from pyro_vae._core.checks import require
+from pyro_vae._core.files import open_regular
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
@@ -41,6 +42,7 @@ class MNIST(Dataset):
 
     Raises:
         FileNotFoundError: by ``load``, if a file is missing and cannot be downloaded.
+        OSError: by ``load``, if a file is unreadable or not a regular file.
         ValueError: by ``load``, if a file is truncated, not an idx file, or of Fashion-MNIST.
 
     References:
@@ -72,10 +74,14 @@ class MNIST(Dataset):
 
         folder = Path(os.path.expanduser(self.root or "data"))
         files = [folder / "MNIST" / "raw" / name for name in _FILES]
-        if not all(file.is_file() for file in files):
+        if not all(file.exists() for file in files):
             _download(Torchvision, folder, self.may_download)
         for file in files:
             _check_idx(file)
+        for image_file, label_file in (files[:2], files[2:]):
+            counts = _count(image_file), _count(label_file)
+            rule = f"{image_file} and {label_file.name} must have as many images as labels"
+            require(counts[0] == counts[1], "MNIST", rule, f"{counts[0]} and {counts[1]}", "Copy both again")
         train, test = (Torchvision(str(folder), train=train, download=False) for train in (True, False))
         raw = RawArrays(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets, 255, files=files)
         for split, images in (("train", raw.train), ("test", raw.test)):
@@ -110,7 +116,7 @@ def _download(torchvision_mnist: type, folder: Path, allowed: bool) -> None:
 def _check_idx(file: Path) -> None:
     """The idx format: magic 0x0801 (labels) or 0x0803 (images), one 4-byte size per dimension, then bytes."""
     dims = 3 if "idx3" in file.name else 1
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         head = stream.read(4 * (1 + dims))
     fields = [int.from_bytes(head[i : i + 4], "big") for i in range(0, 4 * (1 + dims), 4)]
     size = 4 * (1 + dims) + math.prod(fields[1:])
@@ -118,6 +124,12 @@ def _check_idx(file: Path) -> None:
     rule = f"{file} must be a whole idx file with {dims} dimension(s)"
     value = f"one that is truncated or damaged ({file.stat().st_size} bytes)"
     require(whole, "MNIST", rule, value, "Delete it and load again to download it, or copy it again")
+
+
+def _count(file: Path) -> int:
+    """The number of images or labels of an idx file."""
+    with open_regular(file) as stream:
+        return int.from_bytes(stream.read(8)[4:], "big")
 
 
 def _one_line(error: Exception) -> str:

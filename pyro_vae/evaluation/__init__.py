@@ -15,6 +15,7 @@ from pyro_vae.evaluation.calibration_curve import Reliability, reliability
 from pyro_vae.evaluation.classifier import Classification, classification
 from pyro_vae.evaluation.confidence_interval import ConfidenceInterval, mean_interval
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.gaps_result import InferenceGaps, gap_table
 from pyro_vae.evaluation.gradient_noise import GradientSNR, gradient_snr
@@ -38,6 +39,7 @@ __all__ = [
     "ClassPosterior",
     "Classification",
     "ConfidenceInterval",
+    "FinishedBatches",
     "GradientSNR",
     "HarmonicLogLikelihood",
     "ImportanceWeights",

@@ -12,6 +12,7 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.accuracy_result import AccurateLogLikelihood
 from pyro_vae.evaluation.accuracy_steps import MIN_SAMPLES, Estimate, Step, Task, steps
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.importance_sandwich import Bounds
 from pyro_vae.evaluation.proposals import guides_of
 from pyro_vae.evaluation.sampler import Engine
@@ -31,6 +32,7 @@ def accurate_log_likelihood(
     data_plate: str | None = None,
     seed: int = 0,
     engine: Engine = "auto",
+    finished: FinishedBatches | None = None,
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> AccurateLogLikelihood:
@@ -60,6 +62,7 @@ def accurate_log_likelihood(
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of the estimate; simulated data have the next one.
         engine: as in :func:`log_likelihood`.
+        finished: as in :func:`log_likelihood`; the batches of every estimator that is tried.
         protocol: entries to add to the result's protocol.
         progress: show a progress bar.
 
@@ -102,7 +105,7 @@ def accurate_log_likelihood(
     batches = Batches(data, batch_size, device=device, dtype=dtype, owner=owner)
     pilot = [batch.args for batch in islice(batches.epoch(), 100)]
     enough = -(-num_simulated // len(pilot[0][0]))
-    common = {"batch_size": batch_size, "data_plate": data_plate, "engine": engine}
+    common = {"batch_size": batch_size, "data_plate": data_plate, "engine": engine, "finished": finished}
     task = Task(model, guide, data, list(islice(cycle(pilot), enough)), chunk_size, common, seed, progress)
     search = Search(task, accuracy, protocol or {})
     for step in planned:

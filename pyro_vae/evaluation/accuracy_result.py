@@ -51,6 +51,11 @@ class AccurateLogLikelihood(Result):
         Quantity("gap", "gap on simulated data", paired=False),
     )
     phrases: ClassVar[dict[str, str]] = {"num_samples": "{} importance samples", "accuracy": "accuracy {} nats"}
+    layout: ClassVar[dict[str, str]] = {
+        "N": "log_likelihood standard_error pareto_k",
+        "NJ": "curve",
+        "M": "lower upper",
+    }
     alternative_text: ClassVar[str] = "Gap between upper and lower bound of simulated data for every estimator tried"
 
     log_likelihood: Tensor

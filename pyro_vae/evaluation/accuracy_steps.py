@@ -39,7 +39,7 @@ class Task:
     """Batches that determine number and shapes of the simulated data."""
     chunk_size: int
     common: dict[str, Any]
-    """Options that all estimators have: batch size, data plate, engine."""
+    """Options that all estimators have: batch size, data plate, engine, finished batches."""
     seed: int
     progress: bool
 

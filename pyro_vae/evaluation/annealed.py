@@ -15,6 +15,7 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealing_path import AnnealingPath, Schedule
 from pyro_vae.evaluation.batched import BatchedEvaluation
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.hmc import HMC, AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import LatentDensity, Start
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
@@ -48,6 +49,10 @@ class AnnealedLogLikelihood(Result):
     title: ClassVar[str] = "Bound on the log-likelihood by annealed importance sampling"
     topic: ClassVar[str] = "bounds"
     quantities: ClassVar[tuple[Quantity, ...]] = (LOG_LIKELIHOOD,)
+    layout: ClassVar[dict[str, str]] = {
+        "N": "log_likelihood standard_error effective_sample_size mean_log_weight acceptance",
+        "NC": "log_weights",
+    }
     alternative_text: ClassVar[str] = "Agreement of the annealed chains, and their acceptance"
 
     log_likelihood: Tensor
@@ -86,6 +91,7 @@ def annealed_log_likelihood(
     data_plate: str | None = None,
     seed: int = 0,
     engine: Engine = "auto",
+    finished: FinishedBatches | None = None,
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> AnnealedLogLikelihood:
@@ -119,6 +125,7 @@ def annealed_log_likelihood(
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of the chains; every batch has its own stream, by its number.
         engine: ``"eager"``, ``"compiled"``, or ``"auto"``, which compiles if there are enough steps.
+        finished: folder of the batches that are finished, from which an interrupted call resumes.
         protocol: entries to add to the result's protocol, such as the data set's.
         progress: show a progress bar.
 
@@ -144,13 +151,12 @@ def annealed_log_likelihood(
         >>> annealed_log_likelihood(vae.model, vae.guide, torch.ones(7, 5), **sizes).log_likelihood.shape
         torch.Size([7])
     """
-    check_arguments(annealed_log_likelihood, locals())
+    options = dict(locals())
+    check_arguments(annealed_log_likelihood, options)
     path = AnnealingPath("annealed_log_likelihood", num_distributions, num_chains, num_steps, start, schedule)
     annealer = Annealer(path, model, guide, data_plate)
     num_transitions = path.num_stages + path.num_adaptation_steps
-    batches = annealer.over(
-        data, batch_size, seed=seed, engine=engine, progress=progress, num_transitions=num_transitions
-    )
+    batches = annealer.over(options, num_transitions=num_transitions)
     entries = {"estimator": "ais", **path.protocol(), "sample_seed": seed}
 
     def estimate(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
@@ -158,7 +164,7 @@ def annealed_log_likelihood(
         entries.update(annealer.density.weights.protocol(annealer.path.num_chains))
         return lower_bound(*annealer.forward(args, advance))
 
-    tensors = batches.run(estimate)
+    tensors = batches.run(estimate, entries)
     entries = {**batches.ranks.from_first(entries), "num_data": len(tensors["log_likelihood"])}
     return AnnealedLogLikelihood(**tensors, protocol={**(protocol or {}), **entries})
 
@@ -176,18 +182,18 @@ class Annealer:
     def __init__(self, path: AnnealingPath, model: Program, guide: Program | None, data_plate: str | None) -> None:
         self.path, self.model, self.guide, self.data_plate = path, model, guide, data_plate
 
-    def over(
-        self, data: Data, batch_size: int, *, seed: int, engine: Engine, progress: bool, num_transitions: int
-    ) -> BatchedEvaluation:
-        """The batches of the data; the engine depends on the number of transitions, which is that of one datum."""
+    def over(self, options: dict[str, Any], *, num_transitions: int) -> BatchedEvaluation:
+        """The batches of the data.
+
+        Args:
+            options: arguments of the evaluation by name.
+            num_transitions: number of transitions of one datum, on which the engine depends.
+        """
         programs = [p for p in (self.model, self.guide) if p is not None]
-        unit = "transitions" if progress else None
-        batches = BatchedEvaluation(
-            self.path.owner, programs, data, batch_size, seed=seed, progress=unit, amount=num_transitions
-        )
+        batches = BatchedEvaluation(self.path.owner, programs, options, unit="transitions", amount=num_transitions)
         self.owners = batches.owners
         num_gradients = max(1, batches.share()) * num_transitions * self.path.num_steps
-        compiled = use_compiled(self.path.owner, engine, num_gradients)
+        compiled = use_compiled(self.path.owner, options["engine"], num_gradients)
         self.hmc = HMC(self.path.owner, self.path.num_steps, self.owners, compiled=compiled)
         return batches
 

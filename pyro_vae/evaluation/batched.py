@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, count
 from typing import Any, TypeAlias
 
 import torch
@@ -16,7 +17,8 @@ from pyro_vae._core.distributed import join
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.param_store import unregistered
 from pyro_vae._core.support import SupportError
-from pyro_vae.data.batches import Batches, Data
+from pyro_vae.data.batches import Batch, Batches
+from pyro_vae.evaluation.finished import FinishedBatches, Keys
 
 Work: TypeAlias = Callable[[tuple[Any, ...], Callable[[int], object]], dict[str, Tensor]]
 
@@ -30,10 +32,10 @@ class BatchedEvaluation:
     Args:
         owner: name that messages begin with.
         programs: model and guides, which run in eval mode and without gradients.
-        data: an ``ImageSet``, a tensor ``(N, *data_shape)`` or an iterable of batches.
-        batch_size: data at a time.
-        seed: of the streams; the global generators are restored.
-        progress: unit of the progress bar, such as ``"samples"``; None shows no bar.
+        options: all arguments of the evaluation by name. Used here are ``data``, ``batch_size``, the ``seed`` of the
+            streams (the global generators are restored), ``progress``, if a bar is shown, and ``finished``, from which
+            finished batches are read and to which others are written. All can be parts of a batch's key.
+        unit: of the progress bar, such as ``"samples"``.
         amount: number of these units for each datum.
     """
 
@@ -41,61 +43,80 @@ class BatchedEvaluation:
         self,
         owner: str,
         programs: Sequence[Any],
-        data: Data,
-        batch_size: int,
+        options: Mapping[str, Any],
         *,
-        seed: int,
-        progress: str | None = None,
+        unit: str = "",
         amount: int = 1,
     ) -> None:
-        self.owner, self.seed = owner, seed
-        self.owners = Owners(**{"guide" if i else "model": p for i, p in enumerate(programs)})
+        self.owner, self.options, self.seed = owner, options, options["seed"]
+        self.finished: FinishedBatches | None = options["finished"]
+        self.owners = Owners(**{("model", "guide")[i] if i < 2 else f"guide{i}": p for i, p in enumerate(programs)})
         device, dtype = self.owners.placement()
-        self.batches, self.ranks = Batches(data, batch_size, device=device, dtype=dtype, owner=owner), join()
-        self.unit, self.amount = progress, amount
+        self.batches = Batches(options["data"], options["batch_size"], device=device, dtype=dtype, owner=owner)
+        self.ranks = join()
+        self.unit, self.amount = unit, amount
 
     def share(self) -> int:
         """Number of batches of this process; 0 if unknown."""
         return len(self.batches) // self.ranks.size
 
-    def run(self, work: Work) -> dict[str, Tensor]:
+    def run(self, work: Work, entries: dict[str, Any] | None = None) -> dict[str, Tensor]:
         """Concatenate the tensors that ``work(args, advance)`` returns for the batches.
 
-        ``work`` calls ``advance(n)`` after n units of every datum of the batch. If the programs fail on integer data,
-        these are converted to floating point.
+        ``work`` calls ``advance(n)`` after n units of every datum of the batch, and may add protocol entries to
+        ``entries``. If the programs fail on integer data, these are converted to floating point.
 
         Raises:
             ValueError: the data are empty.
         """
+        entries = {} if entries is None else entries
         try:
-            return self._run(work)
+            return self._run(work, entries)
         except ValueError as error:
             if not self.batches.to_float():
                 raise
             try:
-                return self._run(work)
+                return self._run(work, entries)
             except ValueError:
                 raise error from None
 
-    def _run(self, work: Work) -> dict[str, Tensor]:
+    def _run(self, work: Work, entries: dict[str, Any]) -> dict[str, Tensor]:
         results: list[tuple[int, dict[str, Tensor]]] = []
         with self._bar() as bar, self.owners.evaluating(), isolated_rng(self.seed), unregistered():
-            for number, batch in enumerate(self.batches.epoch()):
+            keys = Keys(self.owner, self.options, self.owners, self.share())
+            for number, batch in self._numbered():
                 if number % self.ranks.size == self.ranks.rank:
-                    reseed(self.seed, number)
-                    size = len(batch)
-                    try:
-                        result = work(batch.args, lambda done, size=size: bar.update(done * size))  # type: ignore[misc]
-                    except SupportError as error:
-                        raise error.in_data(batch.index) from None
-                    results.append((number, {key: value.cpu() for key, value in result.items()}))
+                    compute, before = partial(self._compute, work, number, batch, bar), bar.n
+                    key = partial(keys.of_batch, number, batch.args)
+                    result = self.finished.numbers(key, compute, entries) if self.finished else compute()
+                    bar.update(0 if bar.n > before else self.amount * len(batch))
+                    results.append((number, result))
         return self._concatenate(results)
+
+    def _numbered(self) -> Iterator[tuple[int, Batch]]:
+        """The batches; random numbers that the data draw depend on the batch's number, not on earlier batches."""
+        batches = self.batches.epoch()
+        for number in count():
+            reseed(self.seed, -1 - number)
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield number, batch
+
+    def _compute(self, work: Work, number: int, batch: Batch, bar: Any) -> dict[str, Tensor]:
+        reseed(self.seed, number)
+        size = len(batch)
+        try:
+            result = work(batch.args, lambda done: bar.update(done * size))
+        except SupportError as error:
+            raise error.in_data(batch.index) from None
+        return {key: value.cpu() for key, value in result.items()}
 
     def _bar(self) -> Any:
         """A progress bar of this process's own batches, so that its remaining time is right."""
         num_data = self.batches.num_data
         total = None if num_data is None else num_data * self.amount // self.ranks.size
-        shown = self.unit is not None and self.ranks.first
+        shown = self.options.get("progress") and self.ranks.first
         return tqdm(disable=not shown, unit=f" {self.unit}", total=total, unit_scale=True, smoothing=0.05)
 
     def _concatenate(self, results: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer, lower_bound
 from pyro_vae.evaluation.annealing_path import AnnealingPath, Schedule
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.hmc import AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result, mean_error
@@ -57,6 +58,10 @@ class Sandwich(Result):
         LOG_LIKELIHOOD,
         Quantity("gap", "gap on simulated data", paired=False),
     )
+    layout: ClassVar[dict[str, str]] = {
+        "N": "log_likelihood standard_error",
+        "M": "lower upper lower_error upper_error acceptance upper_chains",
+    }
     alternative_text: ClassVar[str] = "Lower and upper bounds of log p(x) of simulated data, and the gap between them"
 
     lower: Tensor
@@ -128,6 +133,7 @@ def sandwich(
     data_plate: str | None = None,
     seed: int = 0,
     engine: Engine = "auto",
+    finished: FinishedBatches | None = None,
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> Sandwich:
@@ -152,6 +158,7 @@ def sandwich(
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of data and chains; every batch has its own stream, by its number.
         engine: as in :func:`annealed_log_likelihood`.
+        finished: as in :func:`annealed_log_likelihood`.
         protocol: entries to add to the result's protocol.
         progress: show a progress bar.
 
@@ -176,13 +183,12 @@ def sandwich(
         >>> sandwich(vae.model, vae.guide, torch.ones(7, 5), **sizes).upper.shape
         torch.Size([7])
     """
-    check_arguments(sandwich, locals())
+    options = dict(locals())
+    check_arguments(sandwich, options)
     path = AnnealingPath("sandwich", num_distributions, num_chains, num_steps, start, schedule)
     num_transitions = (2 + real) * path.num_stages + (1 + real) * path.num_adaptation_steps + DECORRELATION_STEPS
     annealer = Annealer(path, model, guide, data_plate)
-    batches = annealer.over(
-        data, batch_size, seed=seed, engine=engine, progress=progress, num_transitions=num_transitions
-    )
+    batches = annealer.over(options, num_transitions=num_transitions)
     entries = {"estimator": "sandwich", **path.protocol(), "sample_seed": seed}
 
     def bound(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
@@ -194,7 +200,7 @@ def sandwich(
         entries.update(annealer.density.weights.protocol(annealer.path.num_chains))
         return bounds
 
-    tensors = batches.run(bound)
+    tensors = batches.run(bound, entries)
     entries = {**batches.ranks.from_first(entries), "num_data": len(tensors["lower"])}
     return Sandwich(**tensors, protocol={**(protocol or {}), **entries})
 

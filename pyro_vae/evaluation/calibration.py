@@ -43,6 +43,7 @@ class Calibration(Result):
     method: ClassVar[str] = "calibration"
     title: ClassVar[str] = "Simulation-based calibration of the guide"
     topic: ClassVar[str] = "diagnostics"
+    layout: ClassVar[dict[str, str]] = {"MD": "ranks"}
     alternative_text: ClassVar[str] = "Histograms of ranks of the true z among samples of the guide"
 
     ranks: Tensor

@@ -14,6 +14,7 @@ from pyro_vae.data.batches import Data
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.evaluation.batched import BatchedEvaluation
 from pyro_vae.evaluation.calibration_curve import NUM_BINS, Reliability, reliability
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.result import Quantity, Result
 
 _OWNER = "classification"
@@ -49,10 +50,18 @@ class Classification(Result):
         Quantity("cross_entropy", "cross entropy"),
     )
     phrases: ClassVar[dict[str, str]] = {"num_samples": "{} importance samples per class"}
+    layout: ClassVar[dict[str, str]] = {"N": "labels", "NC": "probabilities"}
     alternative_text: ClassVar[str] = "Accuracy against confidence, and the distribution of confidence"
 
     probabilities: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        valid = (self.labels >= 0) & (self.labels < self.num_classes) & (self.labels == self.labels.floor())
+        if not valid.all():
+            row = int((~valid).nonzero()[0])
+            got = f"{self.labels[row].item():g} in row {row}"
+            raise refusal("Classification", f"labels must be integers in 0..{self.num_classes - 1}", got)
 
     @property
     def num_classes(self) -> int:
@@ -142,6 +151,7 @@ def classification(
     batch_size: int = 1000,
     num_bins: int = NUM_BINS,
     seed: int = 0,
+    finished: FinishedBatches | None = None,
     protocol: dict[str, Any] | None = None,
 ) -> Classification:
     """Evaluate a classifier, or class probabilities, against the true classes.
@@ -157,6 +167,7 @@ def classification(
         batch_size: data at a time.
         num_bins: number of bins of the calibration error, of equal width.
         seed: of random numbers in data and classifier: dynamic binarization, auxiliary variables.
+        finished: as in :func:`log_likelihood`.
         protocol: entries to add to the result's protocol, such as the data set's.
 
     Returns:
@@ -171,7 +182,8 @@ def classification(
         >>> result.error_rate, result.confusion().tolist()
         (50.0, [[1, 0], [1, 0]])
     """
-    check_arguments(classification, locals(), batch_size=1, num_bins=1)
+    options = dict(locals())
+    check_arguments(classification, options, batch_size=1, num_bins=1)
     entries: dict[str, Any] = {"num_bins": num_bins}
     if isinstance(classifier, Tensor):
         own = data is None or isinstance(data, ImageSet)
@@ -180,7 +192,7 @@ def classification(
     elif data is None:
         raise refusal(_OWNER, "data must be given to a classifier", "None", "Pass an ImageSet or images")
     else:
-        batches = BatchedEvaluation(_OWNER, (classifier,), data, batch_size, seed=seed)
+        batches = BatchedEvaluation(_OWNER, (classifier,), options)
         outputs = batches.run(lambda args, advance: _classify(classifier, args, advance))
         entries |= {"sample_seed": seed}
     if labels is None:

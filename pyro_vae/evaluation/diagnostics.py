@@ -86,6 +86,12 @@ class LatentDiagnostics(Result):
         Quantity("total_correlation", "total correlation"),
         Quantity("dimension_kl", "dimension-wise KL"),
     )
+    layout: ClassVar[dict[str, str]] = {
+        "ND": "means",
+        "D": "activity kl aggregate_mean aggregate_variance prior_mean prior_variance",
+        "M": "elbo reconstruction rate information marginal_kl total_correlation dimension_kl",
+        "MT": "term_errors",
+    }
     alternative_text: ClassVar[str] = "Bars of the terms of the ELBO"
 
     means: Tensor = field()  # type: ignore[assignment]  # replaces the base's method, which is not used here

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, check_positive, refusal, require
 from pyro_vae._core.contexts import reseed, validating
+from pyro_vae._core.owners import Owners
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.gaps_result import InferenceGaps, better_proposal, gaps_of, mean_of
 from pyro_vae.evaluation.local_optimisation import (
     COPY_LR,
@@ -41,6 +43,7 @@ def inference_gaps(
     chunk_size: int = 10,
     data_plate: str | None = None,
     seed: int = 0,
+    finished: FinishedBatches | None = None,
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> InferenceGaps:
@@ -74,6 +77,7 @@ def inference_gaps(
         chunk_size: samples per datum at a time; memory is proportional to ``batch_size * chunk_size``.
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of all samples; the global generator is restored.
+        finished: as in :func:`log_likelihood`.
         protocol: entries to add to the result's protocol, such as the data set's.
         progress: show a progress bar.
 
@@ -99,19 +103,17 @@ def inference_gaps(
         >>> torch.allclose(result.approximation + result.amortization, result.gap, atol=1e-5)
         True
     """
-    check_arguments(inference_gaps, locals(), num_samples=2, num_steps=1, num_particles=1, batch_size=1, chunk_size=1)
+    arguments = dict(locals())
+    check_arguments(inference_gaps, arguments, num_samples=2, num_steps=1, num_particles=1, batch_size=1, chunk_size=1)
     check_positive("inference_gaps", lr=lr)
-    unit = "steps" if progress else None
-    batches = BatchedEvaluation(
-        "inference_gaps", (model, guide), data, batch_size, seed=seed, progress=unit, amount=num_steps
-    )
+    batches = BatchedEvaluation("inference_gaps", (model, guide), arguments, unit="steps", amount=num_steps)
     _check_length(log_likelihood, batches.batches.num_data)
     lr = lr if lr is not None else COPY_LR if family_of(guide) is None else LOCAL_LR
     options = {"num_steps": num_steps, "lr": lr, "num_particles": num_particles}
     entries = {"estimator": "gaps", "num_samples": num_samples, "sample_seed": seed}
     entries |= {f"optimisation_{name}": value for name, value in options.items()}
-    gaps = _BatchGaps(model, guide, data_plate, num_samples, batch_size * chunk_size, options)
-    tensors = batches.run(gaps)
+    gaps = _BatchGaps(model, guide, data_plate, num_samples, batch_size * chunk_size, options, batches.owners)
+    tensors = batches.run(gaps, gaps.protocol)
     entries |= {**batches.ranks.from_first(gaps.protocol), "num_data": len(tensors["elbo"])}
     entries["log_likelihood"] = "importance" if log_likelihood is None else log_likelihood.method
     if log_likelihood is not None:
@@ -130,19 +132,22 @@ class _BatchGaps:
         num_samples: int,
         chunk: int,
         options: dict[str, Any],
+        owners: Owners,
     ) -> None:
         self.model, self.guide, self.data_plate = model, guide, data_plate
         self.num_samples, self.chunk, self.options = num_samples, chunk, options
         self.protocol: dict[str, Any] = {}
+        self.owners = owners
 
     def __call__(self, args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
         steps = self.options["num_steps"]
         weights = self._weights(self.guide, args)
         size = weights.num_data
-        self.protocol = weights.protocol(self.num_samples)
+        self.protocol.update(weights.protocol(self.num_samples))
         check_guide(weights, self.guide)
         streams, results = torch.randint(2**40, (size, 3)).tolist(), []
         for number, local in enumerate(local_guides(weights, self.guide)):
+            self.owners.disown(local.guide, local.constant)
             whole = local.args is args
             results.append(self._gaps(local, streams[number], advance if whole else _ignore))
             if not whole:

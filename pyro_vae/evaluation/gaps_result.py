@@ -60,6 +60,10 @@ class InferenceGaps(Result):
         Quantity("amortization", "amortization gap", error="amortization_error"),
     )
     phrases: ClassVar[dict[str, str]] = {"num_steps": "{} steps of optimisation"}
+    layout: ClassVar[dict[str, str]] = {
+        "N": "log_likelihood standard_error pareto_k elbo elbo_error best_elbo best_elbo_error approximation "
+        "approximation_error amortization amortization_error late_gain late_gain_error"
+    }
     alternative_text: ClassVar[str] = "Bars of approximation and amortization gap"
 
     log_likelihood: Tensor

@@ -14,6 +14,7 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer
 from pyro_vae.evaluation.annealing_path import AnnealingPath
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.evaluation.posterior import NUM_BRIDGES, Chains, burn_in, run_chains
@@ -50,6 +51,7 @@ class HarmonicLogLikelihood(Result):
     topic: ClassVar[str] = "bounds"
     quantities: ClassVar[tuple[Quantity, ...]] = (LOG_LIKELIHOOD,)
     phrases: ClassVar[dict[str, str]] = {"num_samples": "{} posterior samples"}
+    layout: ClassVar[dict[str, str]] = {"N": "log_likelihood standard_error pareto_k r_hat acceptance"}
     alternative_text: ClassVar[str] = "R-hat and Pareto k of the harmonic estimates"
 
     log_likelihood: Tensor
@@ -91,6 +93,7 @@ def harmonic_log_likelihood(
     data_plate: str | None = None,
     seed: int = 0,
     engine: Engine = "auto",
+    finished: FinishedBatches | None = None,
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> HarmonicLogLikelihood:
@@ -119,6 +122,7 @@ def harmonic_log_likelihood(
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of the chains; every batch has its own stream.
         engine: as in :func:`annealed_log_likelihood`.
+        finished: as in :func:`annealed_log_likelihood`.
         protocol: entries to add to the result's protocol.
         progress: show a progress bar.
 
@@ -144,16 +148,15 @@ def harmonic_log_likelihood(
         >>> harmonic_log_likelihood(vae.model, vae.guide, torch.ones(3, 5), **sizes).log_likelihood.shape
         torch.Size([3])
     """
-    check_arguments(harmonic_log_likelihood, locals(), warmup=0)
+    options = dict(locals())
+    check_arguments(harmonic_log_likelihood, options, warmup=0)
     owner = "harmonic_log_likelihood"
     _check(owner, num_chains, num_samples=num_samples, num_fitted=num_fitted)
     path = AnnealingPath(owner, NUM_BRIDGES, num_chains, num_steps, start, "sigmoid")
     counts = num_fitted // num_chains, num_samples // num_chains
     num_transitions = 2 * burn_in(warmup) + sum(counts)
     annealer = Annealer(path, model, guide, data_plate)
-    batches = annealer.over(
-        data, batch_size, seed=seed, engine=engine, progress=progress, num_transitions=num_transitions
-    )
+    batches = annealer.over(options, num_transitions=num_transitions)
     entries: dict[str, Any] = {"estimator": "harmonic", "num_samples": num_samples, "num_fitted": num_fitted}
     entries |= {"num_chains": num_chains, "num_steps": num_steps, "warmup": warmup, "start": start, "sample_seed": seed}
 
@@ -164,7 +167,7 @@ def harmonic_log_likelihood(
         fitted, fresh = (run_chains(annealer, args, advance, warmup=warmup, num_samples=n) for n in counts)
         return _estimate(fitted, fresh)
 
-    tensors = batches.run(estimate)
+    tensors = batches.run(estimate, entries)
     entries = {**batches.ranks.from_first(entries), "num_data": len(tensors["log_likelihood"])}
     return HarmonicLogLikelihood(**tensors, protocol={**(protocol or {}), **entries})
 

@@ -11,6 +11,7 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.accuracy import accurate_log_likelihood
 from pyro_vae.evaluation.accuracy_result import AccurateLogLikelihood
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.importance_sampling import importance_estimate
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.sampler import Engine
@@ -31,6 +32,7 @@ def log_likelihood(
     seed: int = ...,
     engine: Engine = ...,
     precision: Precision = ...,
+    finished: FinishedBatches | None = ...,
     protocol: dict[str, Any] | None = ...,
     progress: bool = ...,
 ) -> LogLikelihood: ...
@@ -51,6 +53,7 @@ def log_likelihood(
     seed: int = ...,
     engine: Engine = ...,
     precision: Precision = ...,
+    finished: FinishedBatches | None = ...,
     protocol: dict[str, Any] | None = ...,
     progress: bool = ...,
 ) -> AccurateLogLikelihood: ...
@@ -70,6 +73,7 @@ def log_likelihood(
     seed: int = 0,
     engine: Engine = "auto",
     precision: Precision = "fp32",
+    finished: FinishedBatches | None = None,
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> LogLikelihood | AccurateLogLikelihood:
@@ -105,6 +109,7 @@ def log_likelihood(
             compiled tensor operations from then on; ``"auto"`` compiles if there are enough chunks. All use the same
             random numbers.
         precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers; densities stay in float32.
+        finished: folder of the batches that are finished, from which an interrupted call resumes.
         protocol: entries to add to the result's protocol, such as the data set's.
         progress: show a progress bar.
 
@@ -133,6 +138,7 @@ def log_likelihood(
     check_arguments(log_likelihood, locals())
     options: dict[str, Any] = {"batch_size": batch_size, "chunk_size": chunk_size, "data_plate": data_plate}
     options |= {"seed": seed, "engine": engine, "protocol": protocol, "progress": progress}
+    options["finished"] = finished
     if accuracy is None:
         options |= {"num_samples": num_samples, "proposal": proposal, "precision": precision}
         return importance_estimate(model, guide, data, **options)

@@ -13,6 +13,7 @@ from pyro_vae._core.precision import NetworkPrecision, Precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.optimised import OptimisedSampler
 from pyro_vae.evaluation.proposals import guides_of, prior_proposal
@@ -36,6 +37,7 @@ def importance_estimate(
     seed: int,
     engine: Engine,
     precision: Precision,
+    finished: FinishedBatches | None,
     protocol: dict[str, Any] | None,
     progress: bool,
 ) -> LogLikelihood:
@@ -53,19 +55,18 @@ def importance_estimate(
         seed: of the samples.
         engine: execution of the programs.
         precision: of the networks' products.
+        finished: folder of the batches that are finished.
         protocol: entries to add to the result's protocol.
         progress: show a progress bar.
 
     Raises:
         ValueError: as :func:`pyro_vae.log_likelihood`.
     """
+    options = dict(locals())
     check_count("log_likelihood", num_samples=num_samples, batch_size=batch_size, chunk_size=chunk_size)
     proposals = importance_proposals("log_likelihood", model, guide, proposal)
-    unit = "samples" if progress else None
     programs = (model, *proposals)
-    batches = BatchedEvaluation(
-        "log_likelihood", programs, data, batch_size, seed=seed, progress=unit, amount=num_samples
-    )
+    batches = BatchedEvaluation("log_likelihood", programs, options, unit="samples", amount=num_samples)
     chunks = batches.share() * -(-num_samples // chunk_size)
     work: Any = {"engine": engine, "num_calls": chunks, "chunk_size": chunk_size}
     sampler = sampler_of(proposal, "log_likelihood", model, proposals, data_plate, batches.owners, **work)
@@ -83,7 +84,7 @@ def importance_estimate(
 
     warn_if_slower("log_likelihood", precision, batches.batches.device)
     with NetworkPrecision(precision):
-        tensors = batches.run(summarise)
+        tensors = batches.run(summarise, entries)
     entries = batches.ranks.from_first(entries)
     entries |= {"num_data": len(tensors["log_likelihood"]), "precision": precision}
     return LogLikelihood(**tensors, protocol={**(protocol or {}), **entries})

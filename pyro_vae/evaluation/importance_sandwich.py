@@ -13,6 +13,7 @@ from pyro_vae._core.contexts import validating
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.importance_sampling import importance_proposals, sampler_of
 from pyro_vae.evaluation.latent_density import LatentDensity
 from pyro_vae.evaluation.optimised import OptimisedSampler
@@ -46,6 +47,7 @@ def importance_bounds(
     data_plate: str | None = None,
     seed: int = 0,
     engine: Engine = "auto",
+    finished: FinishedBatches | None = None,
 ) -> Bounds:
     r"""Bounds on log p(x) of data simulated from the model, from K importance weights.
 
@@ -65,6 +67,7 @@ def importance_bounds(
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of data and samples.
         engine: as in :func:`log_likelihood`.
+        finished: as in :func:`log_likelihood`.
 
     Returns:
         Both bounds of each simulated datum.
@@ -87,8 +90,9 @@ def importance_bounds(
         >>> importance_bounds(vae.model, vae.guide, torch.ones(7, 5), num_samples=30).upper.shape
         torch.Size([7])
     """
+    options = dict(locals())
     owner, proposals = "importance_bounds", importance_proposals("importance_bounds", model, guide, proposal)
-    batches = BatchedEvaluation(owner, (model, *proposals), data, batch_size, seed=seed)
+    batches = BatchedEvaluation(owner, (model, *proposals), options)
     num_calls = batches.share() * -(-num_samples // chunk_size)
     work: Any = {"engine": engine, "num_calls": num_calls, "chunk_size": chunk_size}
     sampler = sampler_of(proposal, owner, model, proposals, data_plate, batches.owners, **work)

@@ -16,6 +16,7 @@ from pyro_vae._core.precision import NetworkPrecision, Precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.batched import BatchedEvaluation
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.likelihood import PARETO_K_LIMIT
 from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
 from pyro_vae.evaluation.sampler import Engine, WeightSampler
@@ -46,6 +47,7 @@ class ClassPosterior(Result):
     topic: ClassVar[str] = "classes"
     quantities: ClassVar[tuple[Quantity, ...]] = (LOG_LIKELIHOOD, Quantity("entropy", "entropy"))
     phrases: ClassVar[dict[str, str]] = {"num_samples": "{} importance samples per class"}
+    layout: ClassVar[dict[str, str]] = {"NC": "log_joint log_joint_error effective_sample_size pareto_k"}
     alternative_text: ClassVar[str] = "Histogram of the entropy of p(y | x)"
 
     log_joint: Tensor
@@ -131,6 +133,7 @@ def class_posterior(
     seed: int = 0,
     engine: Engine = "auto",
     precision: Precision = "fp32",
+    finished: FinishedBatches | None = None,
     protocol: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> ClassPosterior:
@@ -152,6 +155,7 @@ def class_posterior(
         seed: of the samples; every batch has its own stream, by its number.
         engine: ``"eager"``, ``"compiled"`` or ``"auto"``, as in :func:`log_likelihood`.
         precision: ``"bf16"`` multiplies in bfloat16 in linear and convolutional layers.
+        finished: as in :func:`log_likelihood`.
         protocol: entries to add to the result's protocol, such as the data set's.
         progress: show a progress bar.
 
@@ -179,11 +183,10 @@ def class_posterior(
         >>> posterior.probabilities().shape, posterior.log_likelihood.shape
         (torch.Size([7, 3]), torch.Size([7]))
     """
-    check_arguments(class_posterior, locals(), num_classes=1, num_samples=1, batch_size=1, chunk_size=1)
-    unit, amount = "samples" if progress else None, num_samples * num_classes
-    batches = BatchedEvaluation(
-        "class_posterior", (model, guide), data, batch_size, seed=seed, progress=unit, amount=amount
-    )
+    options = dict(locals())
+    check_arguments(class_posterior, options, num_classes=1, num_samples=1, batch_size=1, chunk_size=1)
+    amount = num_samples * num_classes
+    batches = BatchedEvaluation("class_posterior", (model, guide), options, unit="samples", amount=amount)
     chunks = batches.share() * num_classes * -(-num_samples // chunk_size)
     work: Any = {"engine": engine, "num_calls": chunks, "chunk_size": chunk_size}
     sampler = WeightSampler("class_posterior", model, (guide,), data_plate, batches.owners, **work)
@@ -200,7 +203,7 @@ def class_posterior(
 
     warn_if_slower("class_posterior", precision, batches.batches.device)
     with NetworkPrecision(precision):
-        tensors = batches.run(summarise)
+        tensors = batches.run(summarise, entries)
     entries = batches.ranks.from_first(entries)
     entries |= {"num_data": len(tensors["log_joint"]), "precision": precision}
     return ClassPosterior(**tensors, protocol={**(protocol or {}), **entries})

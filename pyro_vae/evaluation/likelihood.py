@@ -49,6 +49,10 @@ class LogLikelihood(Result):
     topic: ClassVar[str] = "bounds"
     quantities: ClassVar[tuple[Quantity, ...]] = (LOG_LIKELIHOOD, Quantity("elbo", "ELBO"), Quantity("rate", "rate"))
     phrases: ClassVar[dict[str, str]] = {"num_samples": "{} importance samples"}
+    layout: ClassVar[dict[str, str]] = {
+        "N": "log_likelihood standard_error effective_sample_size pareto_k elbo distortion rate",
+        "NJ": "curve",
+    }
     alternative_text: ClassVar[str] = "Importance bound against the number of samples"
 
     log_likelihood: Tensor

@@ -14,6 +14,7 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Data
 from pyro_vae.evaluation.annealed import Advance, Annealer
 from pyro_vae.evaluation.annealing_path import AnnealingPath
+from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.hmc import BURN_IN, AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.sampler import Engine
@@ -83,6 +84,7 @@ def posterior_samples(
     data_plate: str | None = None,
     seed: int = 0,
     engine: Engine = "auto",
+    finished: FinishedBatches | None = None,
     progress: bool = False,
 ) -> PosteriorSamples:
     """Sample from the posterior p(z | x) of every datum by Hamiltonian Monte Carlo.
@@ -105,6 +107,7 @@ def posterior_samples(
         data_plate: name of the plate over the data, if several plates contain all sites.
         seed: of the chains; every batch has its own stream.
         engine: as in :func:`annealed_log_likelihood`.
+        finished: as in :func:`annealed_log_likelihood`.
         progress: show a progress bar.
 
     Returns:
@@ -128,8 +131,8 @@ def posterior_samples(
         >>> samples.sites["z"].shape
         torch.Size([40, 7, 2])
     """
-    check_arguments(posterior_samples, locals(), num_samples=1, num_chains=1, warmup=1, thinning=1)
-    owner = "posterior_samples"
+    options, owner = dict(locals()), "posterior_samples"
+    check_arguments(posterior_samples, options, num_samples=1, num_chains=1, warmup=1, thinning=1)
     rule = "num_samples must be a multiple of num_chains"
     got = f"num_samples={num_samples}, num_chains={num_chains}"
     multiple = -(-num_samples // num_chains) * num_chains
@@ -138,9 +141,7 @@ def posterior_samples(
     path = AnnealingPath(owner, NUM_BRIDGES, num_chains, num_steps, start, "sigmoid")
     num_transitions = burn_in(warmup) + per_chain * thinning
     annealer = Annealer(path, model, guide, data_plate)
-    batches = annealer.over(
-        data, batch_size, seed=seed, engine=engine, progress=progress, num_transitions=num_transitions
-    )
+    batches = annealer.over(options, num_transitions=num_transitions)
 
     def sample(args: tuple[Any, ...], advance: Advance) -> dict[str, Tensor]:
         annealer.set_density(args)

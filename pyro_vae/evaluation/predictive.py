@@ -94,6 +94,10 @@ class PredictiveCheck(Result):
     title: ClassVar[str] = "Predictive check of the model"
     topic: ClassVar[str] = "diagnostics"
     phrases: ClassVar[dict[str, str]] = {"num_samples": "{} replicates"}
+    layout: ClassVar[dict[str, str]] = {
+        "NT": "observed replicated replicated_mean replicated_std p_values",
+        "ST": "set_observed set_replicated",
+    }
     alternative_text: ClassVar[str] = "Histograms of predictive p values, a panel per statistic"
 
     observed: Tensor

@@ -6,16 +6,16 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae.evaluation.caption import caption_of
+from pyro_vae.evaluation.result_file import ResultFile
 
 R = TypeVar("R", bound="Result")
 
@@ -58,6 +58,8 @@ class Result(ABC):
         title: noun phrase for headings and help texts.
         topic: section of a report, one of :data:`TOPICS`.
         quantities: the numbers that tables compare.
+        layout: by shape, the names of fields with this shape, for the check of files: ``{"N": "lower upper"}``; one
+            letter is one length, N the number of data. Fields that are not listed may have any shape.
         phrases: caption phrases of protocol entries, if they differ from those of
             :data:`~pyro_vae.evaluation.caption.PHRASES`.
         alternative_text: describes the figure to readers who cannot see it; by default the title.
@@ -67,6 +69,7 @@ class Result(ABC):
     title: ClassVar[str]
     topic: ClassVar[str] = "other"
     quantities: ClassVar[tuple[Quantity, ...]] = ()
+    layout: ClassVar[Mapping[str, str]] = {}
     phrases: ClassVar[Mapping[str, str]] = {}
     alternative_text: ClassVar[str] = ""
 
@@ -164,30 +167,24 @@ class Result(ABC):
         """Read a file of :meth:`save`; ``Result.load`` reads every kind.
 
         Raises:
-            ValueError: the file holds another kind of result, or no result.
+            OSError: the file is missing, unreadable, or not a regular file.
+            ValueError: the file holds another kind of result, or no result; or an entry of it, which the error names,
+                is missing, of another type or shape, or contradicts others, such as a mean that is not that of the
+                rows.
         """
-        try:
-            content = json.loads(Path(path).read_text())
-        except ValueError as error:
-            raise refusal(cls.__name__, "the file must be JSON", f"{path} ({error})") from None
-        method = content.get("method", "importance") if isinstance(content, dict) else None
+        file = ResultFile(path, cls.__name__)
+        method = file.content.get("method", "importance") if file.is_result else None
         kind = next((k for k in (cls, *cls.__subclasses__()) if getattr(k, "method", None) == method), None)
-        if kind is None or "per_datum" not in content:
+        if kind is None or not file.is_result:
             rule, got = "the file must hold a result of this kind", f"{path} with method={method!r}"
             raise refusal(cls.__name__, rule, got, "Use Result.load for any kind")
-        tensors = {
-            name: torch.tensor(_floats(rows), dtype=torch.float64) for name, rows in content["per_datum"].items()
-        }
-        return kind(**tensors, protocol=content["protocol"])
+        optional = {f.name: f.default is not MISSING for f in fields(kind) if f.name != "protocol"}
+        tensors, protocol = file.tensors(optional, kind.layout), file.protocol()
+        result: R = file.computed(lambda: kind(**tensors, protocol=protocol))
+        file.check(result)
+        return result
 
 
 def mean_error(values: Tensor) -> float:
     """Standard error of the mean of independent values; nan for a single one."""
     return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-def _floats(rows: Any) -> Any:
-    """Nested lists of floats, with the nulls of JSON as nan."""
-    if isinstance(rows, list):
-        return [_floats(row) for row in rows]
-    return math.nan if rows is None else float(rows)

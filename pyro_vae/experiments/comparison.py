@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pyro_vae._core.checks import refusal, require
 from pyro_vae.evaluation import Quantity, Result
 from pyro_vae.evaluation.result import TOPICS
+from pyro_vae.experiments.config import read_yaml
 from pyro_vae.experiments.methods import METHODS
 from pyro_vae.experiments.provenance import PROVENANCE
 from pyro_vae.experiments.results import renewal, results_of, same_data
@@ -120,11 +119,14 @@ def _results(run: RunFolder) -> list[Result]:
     for result in found.unknown().values():
         result.protocol[UNKNOWN] = True
     results = [*found.current.values(), *found.stale.values()]
-    config = yaml.safe_load(run.config()) if (run.path / "config.yaml").is_file() else {}
+    file = run.path / "config.yaml"
+    config = read_yaml(run.config(), str(file)) if file.is_file() else {}
+    data = config.get("data")
+    arguments = data.get("init_args") if isinstance(data, dict) else None
     for result in results:
-        result.protocol[MODEL_OF] = str(Path(config.get("model_from") or run.path).resolve())
+        result.protocol[MODEL_OF] = str(Path(str(config.get("model_from") or run.path)).resolve())
         if result.protocol.get("dataset") == "Files":  # the file instead of the class that reads it
-            result.protocol["data_file"] = config.get("data", {}).get("init_args", {}).get("root")
+            result.protocol["data_file"] = arguments.get("root") if isinstance(arguments, dict) else None
     return results
 
 

@@ -16,6 +16,7 @@ _WORD_OR_NUMBER = re.compile(r"[\w+\- ]*|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 MAX_SIZE = 1_000_000
 """The largest size of a configuration in bytes."""
 _MAX_DEPTH = 20
+_KINDS: dict[str, type] = {"class_path": str, "init_args": dict}
 _PATHS = {"root", "out", "model_from", "m1"}  # keys whose values are file names, never imported
 
 
@@ -33,6 +34,17 @@ def read_config(text: str, source: str, *, trust: Iterable[str] = ()) -> dict[st
     Raises:
         ValueError: not a mapping, or it names something outside this package, torch's optimizers and ``trust``.
     """
+    config = read_yaml(text, source)
+    _check(config, "", source, tuple(trust))
+    return config
+
+
+def read_yaml(text: str, source: str) -> dict[str, Any]:
+    """Parse YAML that maps options to values.
+
+    Raises:
+        ValueError: a syntax error, not a mapping, too long, too deep, or with aliases.
+    """
     rule, advice = f"must have at most {MAX_SIZE} bytes", "Pass a file such as RUN/config.yaml"
     require(len(text) <= MAX_SIZE, source, rule, "more", advice)
     try:
@@ -41,7 +53,6 @@ def read_config(text: str, source: str, *, trust: Iterable[str] = ()) -> dict[st
     except yaml.YAMLError as error:
         raise refusal(source, "must be YAML", f"a syntax error ({str(error).splitlines()[0]})") from None
     require(isinstance(config, dict), source, "must map options to values", type(config).__name__)
-    _check(config, "", source, tuple(trust))
     return dict(config)
 
 
@@ -61,6 +72,9 @@ def _check(value: Any, key: str, source: str, trust: tuple[str, ...]) -> None:
     if isinstance(value, dict):
         for name, entry in value.items():
             _check_key(name, source, dotted=not key)
+            kind = _KINDS.get(name.rpartition(".")[2], object)
+            rule, got = f"{name} must be {kind.__name__}", f"a {type(entry).__name__}"
+            require(isinstance(entry, kind) or entry is None, source, rule, got)
             _check(entry, name.rpartition(".")[2], source, trust)
     elif isinstance(value, list):
         for entry in value:

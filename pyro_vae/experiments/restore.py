@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from pyro_vae._core.checks import refusal
 from pyro_vae.models import VAE, LabelledVAE
 from pyro_vae.training import RunFolder
@@ -18,8 +20,17 @@ def restore_weights(vae: VAE | LabelledVAE, run: RunFolder, *, raw: bool = False
     try:
         vae.load_state_dict(weights)
     except RuntimeError:
-        rule = f"{run.path} must hold the weights of its own config.yaml"
-        raise refusal("RunFolder", rule, "others", "Restore the folder from a copy") from None
+        name = f"weights{'-raw' * raw}.safetensors"
+        rule = f"{run.path / name} must hold the weights of the run's config.yaml"
+        raise refusal("RunFolder", rule, _difference(vae, weights), "Restore the folder from a copy") from None
+
+
+def _difference(vae: VAE | LabelledVAE, weights: dict[str, Tensor]) -> str:
+    """The first tensor that is missing, superfluous, or of another shape."""
+    expected = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    name = min(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
+    return f"shape {shapes.get(name)} instead of {expected.get(name)} for {name!r}"
 
 
 def restore_model(vae: VAE | LabelledVAE, run: RunFolder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyro_vae.evaluation import Result
+from pyro_vae.evaluation.result_file import ResultFile
 from pyro_vae.experiments.methods import METHODS, Method
 from pyro_vae.experiments.provenance import PROVENANCE
 from pyro_vae.training import RunFolder
@@ -132,16 +132,7 @@ def _options(method: Method, protocol: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Result | None:
-    try:
-        content: Any = json.loads(path.read_text())
-        if not isinstance(content, dict) or "per_datum" not in content:
-            return None
-        content["protocol"].get("weights_sha256")  # must be a mapping
-        return Result.load(path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [""])[0][:120]
-        rule = "must be a complete result of pyro-vae evaluate"
-        raise ValueError(f"{path}: {rule}, got a damaged one ({reason}).") from None
+    return Result.load(path) if ResultFile(path, "Result").is_result else None
 
 
 def same_data(a: Result, b: Result) -> bool:

@@ -10,6 +10,7 @@ from pyro_vae._core.checks import refusal
 from pyro_vae._core.distributed import Ranks
 from pyro_vae.training.engines.select import EngineName, resolve_engine
 from pyro_vae.training.resumption import resume
+from pyro_vae.training.saved_state import check_state
 from pyro_vae.training.state import TrainingState
 
 _ENTRIES = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
@@ -47,6 +48,13 @@ def restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any
     missing = sorted(_ENTRIES - set(saved))
     if missing:
         raise _foreign(f"no entry {missing[0]!r}")
+    try:
+        return _restore(state, saved, identity, ranks)
+    except (LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise _foreign(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}") from error
+
+
+def _restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any], ranks: Ranks) -> EngineName:
     unknown = {name: identity[name] for name in ("training data", "validation data") if name in identity}
     saved_identity = {**_EARLIER, **unknown, **saved["identity"]}  # earlier runs did not store fingerprints
     if identity["engine"] == "auto":
@@ -59,10 +67,10 @@ def restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any
             raise refusal(
                 "fit", f"{name} must be that of the run to resume", values, "Pass the same, or start a new run"
             )
-    try:
-        resume(state, saved, saved_identity.get("lr_schedule", "NoneType"))
-    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise _foreign(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}") from error
+    shapes = ({k: t.shape for k, t in weights.items()} for weights in (saved["weights"], state.parameters.weights()))
+    if next(shapes) == next(shapes):  # otherwise, loading raises the error of another model
+        check_state(saved, {**state.state_dict(), "parameters": list(state.parameters.tensors.values())})
+    resume(state, saved, saved_identity.get("lr_schedule", "NoneType"))
     return identity["engine"]
 
 

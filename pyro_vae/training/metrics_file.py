@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from pyro_vae._core.checks import refusal
-from pyro_vae._core.files import errors_naming, json_ready
+from pyro_vae._core.files import errors_naming, json_ready, read_bytes
+from pyro_vae.training.saved_state import read_record
+
+_MAX_BYTES = 500_000_000
 
 
 class MetricsFile:
@@ -43,14 +46,15 @@ class MetricsFile:
         """Read the records; an incomplete last line, which a killed process leaves, is dropped with a warning.
 
         Raises:
-            ValueError: a line is damaged.
+            OSError: the file is not a regular file, or larger than 500 MB.
+            ValueError: a line is damaged, or holds other entries than numbers.
         """
-        text = self.path.read_bytes() if self.path.is_file() else b""
+        text = read_bytes(self.path, limit=_MAX_BYTES) if self.path.exists() else b""
         complete = text[: text.rfind(b"\n") + 1]
         if len(complete) < len(text):
             warnings.warn(f"RunFolder: dropped the last line of {self.path}, which is incomplete.", stacklevel=3)
         try:
-            return [json.loads(line) for line in complete.decode().splitlines()]
+            return [read_record(line) for line in complete.decode().splitlines()]
         except ValueError as error:
             got = f"{self.path} ({error})"
             raise refusal("RunFolder", f"{self.path.name} must hold one JSON record a line", got) from None
@@ -69,7 +73,9 @@ class MetricsFile:
 
     def _open(self) -> IO[bytes]:
         """Open for appending, without following a symbolic link out of the folder."""
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        if self.path.exists() and not self.path.is_file():
+            raise OSError(f"{self.path}: must be a regular file.")
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         file = os.fdopen(os.open(self.path, flags, 0o666), "r+b")
         file.seek(0, os.SEEK_END)
         return file

@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, refusal, require
-from pyro_vae._core.files import create_folder, remove_abandoned, write_atomically
+from pyro_vae._core.files import create_folder, read_bytes, remove_abandoned, write_atomically
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.locks import locked_folder
 from pyro_vae._core.version import full_version
 from pyro_vae.training.metrics_file import MetricsFile
+from pyro_vae.training.saved_state import read_state, read_weights
 
 FORMAT = 1
+_MAX_CONFIG = 1_000_000  # bytes
 _CONFIG, _STATE, _FIGURES = "config.yaml", "state.pt", "figures"
 _WEIGHTS, _RAW_WEIGHTS = "weights.safetensors", "weights-raw.safetensors"
 _TRAINED = (_STATE, _WEIGHTS, _RAW_WEIGHTS)  # files of a training, beside the metrics
@@ -122,13 +123,18 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: the run has no configuration.
+            OSError: the file is not a regular file, or larger than 1 MB.
+            ValueError: it is not text.
         """
         file = self.path / _CONFIG
         if not file.is_file():
             raise FileNotFoundError(
                 f"RunFolder: {self.path} must hold config.yaml, got no such file. Is it a run folder?"
             )
-        return file.read_text()
+        try:
+            return read_bytes(file, limit=_MAX_CONFIG).decode()
+        except UnicodeDecodeError as error:
+            raise _unreadable(file, error) from None
 
     def set_config(self, text: str) -> None:
         """Choose the configuration to train, which :meth:`write_config` writes."""
@@ -198,8 +204,7 @@ class RunFolder:
         if not file.exists():
             return None
         try:
-            require(file.is_file(), "RunFolder", "state.pt must be a file", "another kind")
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            state = read_state(file)
             version = state["format"]
             if version == FORMAT and _METRICS_BYTES not in state:
                 raise KeyError(f"no entry {_METRICS_BYTES!r}")
@@ -259,7 +264,7 @@ class RunFolder:
             advice = "Only trainings with ema have raw ones" if raw else "Train it first"
             raise FileNotFoundError(f"RunFolder: {self.path} must hold {file.name}, got no such file. {advice}.")
         try:
-            return load_safetensors(file.read_bytes())
+            return read_weights(file)
         except Exception as error:
             raise _unreadable(file, error) from None
 

@@ -138,12 +138,12 @@ NAN[[5, 7], 1, 0] = np.nan, np.inf
         ({"images": IMAGES[:0]}, ["zero-length data", "(0, 2, 2)"]),
         ({"images": np.array([["a"]])}, ["numbers", "<U1"]),
         ({"images": np.zeros((2, 2), dtype=complex)}, ["numbers", "complex128"]),
-        ({"images": IMAGES, "labels": np.arange(11)}, ["labels must be 12 integers", "(11,)"]),
+        ({"images": IMAGES, "labels": np.arange(11)}, ["labels in ", "must be 12 integers", "(11,)"]),
         ({"images": IMAGES, "labels": np.zeros(12)}, ["labels", "float64"]),
-        ({"train": IMAGES, "test": IMAGES, "test_labels": np.arange(3)}, ["test_labels must be 12", "(3,)"]),
+        ({"train": IMAGES, "test": IMAGES, "test_labels": np.arange(3)}, ["test_labels in ", "must be 12", "(3,)"]),
         ({"train": IMAGES, "test": numbered(3, 2, 3)}, ["(12, 1, 2, 2)", "(3, 1, 2, 3)"]),
         ({"train": IMAGES, "test": IMAGES / 255.0}, ["uint8", "float64"]),
-        ({"train": IMAGES, "test": IMAGES[:0]}, ["test must hold", "zero-length data"]),
+        ({"train": IMAGES, "test": IMAGES[:0]}, ["test in ", "must hold", "zero-length data"]),
     ],
 )
 def test_raises_on_bad_arrays(save, arrays, words, raises):

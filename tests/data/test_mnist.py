@@ -140,5 +140,5 @@ def test_missing_files_are_downloaded_quietly(small, tmp_path_factory, monkeypat
 def test_labels_of_another_length(small, raises):
     path = small / "MNIST" / "raw" / FILES[3]
     path.write_bytes(struct.pack(">II", 2049, 4) + bytes(4))
-    with raises(ValueError, "ImageSet", "labels", "(5,)", "(4,)"):
+    with raises(ValueError, "MNIST", "t10k-images-idx3-ubyte", "must have as many images as labels", "5 and 4"):
         MNIST(small, validation=0).load()
