@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from functools import partial
@@ -18,6 +19,7 @@ from pyro_vae import guides as G
 from pyro_vae import likelihoods as L
 from pyro_vae import networks as N
 from pyro_vae import priors as P
+from pyro_vae.cli.main import main
 from pyro_vae.compression import compress, decompress
 from pyro_vae.compression.ans import Stacks
 from pyro_vae.compression.bits_back import BitsBack
@@ -314,6 +316,35 @@ def numpy_mlp(net):
         return x
 
     return run
+
+
+@pytest.mark.parametrize("binarize", ["threshold", "none"])
+def test_the_commands_restore_the_images(tmp_path, capsys, monkeypatch, binarize) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 17, (40, 4, 4), dtype=np.uint8)
+    images[0, 0, 0] = 255  # so that 255 stands for 1
+    np.savez("mine.npz", images=images)
+    data = ["--data", "Files", "--data.root", "mine.npz", "--data.binarize", binarize, "--device", "cpu"]
+    model = ["--likelihood", "DiscretizedLogisticLikelihood"] if binarize == "none" else []
+    size = ["--latent_dim", "2", "--epochs", "1", "--batch_size", "10", "--num_samples", "5"]
+    assert main(["train", *data, *model, *size, "--out", "run"]) == 0
+    assert main(["compress", "run", "mine.npz", "mine.pvz"]) == 0
+    line = r"(?m)^40 images: \d+ bytes, \d+\.\d{4} bits per dimension\nfile: mine.pvz$"
+    assert re.search(line, capsys.readouterr().out)
+    assert main(["decompress", "run", "mine.pvz", "back.npz"]) == 0
+    expected = images if binarize == "none" else images >= 128
+    assert np.array_equal(np.load("back.npz")["images"][:, 0], expected)
+    assert main(["compress", "run", "--split", "test", "test.pvz"]) == 0
+    capsys.readouterr()
+    for command, message in (
+        (["compress", "run", "mine.npz", "mine.pvz"], "must not exist yet"),
+        (["compress", "run", "mine.npz", "mine.zip"], "must end in .pvz"),
+        (["compress", "run", "x.pvz"], "either images or --split must be given, got neither"),
+        (["decompress", "run", "mine.npz", "other.npz"], "the file must be one of pyro-vae compress"),
+        (["decompress", "run", "mine.pvz", "back.npz"], "must not exist yet"),
+    ):
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- pieces

@@ -19,6 +19,8 @@ _COMMANDS = {
     "evaluate": ("evaluate", "evaluate"),
     "classify": ("classify", "classify"),
     "sample": ("sample", "sample"),
+    "compress": ("compress", "compress_images"),
+    "decompress": ("compress", "decompress_images"),
     "report": ("report", "write_report"),
     "compare": ("compare", "compare_runs"),
 }
@@ -35,6 +37,8 @@ commands:
   evaluate RUN          estimate log-likelihood, inference gaps, latent diagnostics or classification error
   classify RUN IMAGE    classify images with a trained semi-supervised model
   sample RUN            draw images from a trained model
+  compress RUN FILES    compress images without loss with a trained model
+  decompress RUN FILE   restore them
   report RUN            write one HTML page with all results of a run
   compare RUN RUN       print a table of the results of several runs
 
@@ -54,6 +58,7 @@ examples:
   pyro-vae train --model M2 --data.labels 100 --seeds 0 1 2 --out runs/m2
       trains a semi-supervised model on 100 labels, three times
   pyro-vae classify runs/m2-0 --split test --num_data 10
+  pyro-vae compress runs/mnist photo.npz photo.pvz
   torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two
       trains in two processes, which share every batch
 

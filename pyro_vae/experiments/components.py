@@ -57,7 +57,7 @@ KINDS = {
     "net": Kind(networks, networks.Network, 2),
     "objective": Kind(objectives, objectives.Objective),
     "beta": Kind(objectives, objectives.Schedule),
-    "optimizer": Kind(torch.optim, torch.optim.Optimizer, 1, ("Optimizer", "LBFGS", "SparseAdam")),
+    "optimizer": Kind(torch.optim, torch.optim.Optimizer, 1, ("Optimizer", "LBFGS", "Muon", "SparseAdam")),
     "lr_schedule": Kind(lr_scheduler, lr_scheduler.LRScheduler, 1, _INDESCRIBABLE),
 }
 """The options that choose a class, by the last part of their name: ``net`` of ``--guide.net``."""
