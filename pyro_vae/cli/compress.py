@@ -22,8 +22,8 @@ from pyro_vae.experiments.trained_model import TrainedModel
 
 _COMPRESS = """\
 Compress images without loss with a trained model, to about minus its ELBO. An image file is png, jpg or bmp; npy and
-npz (key images) hold any number of images. The images must have the size of the training images and are binarized in the
-same way, before they are compressed: random binarization depends on --seed."""
+npz (key images) hold any number of images. The images must have the size of the training images and are first binarized
+in the same way; random binarization depends on --seed."""
 _DECOMPRESS = "Restore compressed images with the model that compressed them, as an npz file with the key images."
 
 
