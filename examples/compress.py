@@ -40,6 +40,7 @@ def main(argv=None):
     parser.add_argument("--epochs", type=positive, default=150, help="passes over the data (%(default)s)")
     parser.add_argument("--latent-dim", type=positive, default=10, help="latent dimensions (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and training (%(default)s)")
+    parser.add_argument("--num-samples", type=positive, default=1000, help="samples of the ELBO (%(default)s)")
     args = parser.parse_args(argv)
     splits = Digits(binarize="none").load()
     torch.manual_seed(args.seed)
@@ -59,7 +60,7 @@ def main(argv=None):
         content = compress(vae, x)
         if not torch.equal(decompress(vae, content), x):
             raise AssertionError("the images were not restored")
-        elbo = log_likelihood(vae.model, vae.guide, x, num_samples=1000).mean("elbo")
+        elbo = log_likelihood(vae.model, vae.guide, x, num_samples=args.num_samples).mean("elbo")
         print(f"{name:12s}  {-elbo * len(x) / pixels / math.log(2):7.4f}  {8 * len(content) / pixels:7.4f}")
     raw = (16 * x).round().to(torch.uint8).numpy().tobytes()
     for name, coder in (("gzip", partial(zlib.compress, level=9)), ("bz2", bz2.compress), ("lzma", lzma.compress)):

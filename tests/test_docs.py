@@ -94,6 +94,11 @@ def test_the_python_of_the_page_on_few_labels_runs_in_order() -> None:
     assert names["pipeline"].score(x, y) > 0.5
 
 
+def test_the_python_of_the_page_on_compression_runs_in_order() -> None:
+    names = run_python("docs/compression.md", (ROOT / "docs/compression.md").read_text())
+    assert 8 * len(names["content"]) < 0.9 * names["x"].numel()  # a bit per pixel without a model
+
+
 COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]
 
 
