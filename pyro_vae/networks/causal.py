@@ -107,9 +107,10 @@ class CausalNetwork(nn.Module, ABC):
         batch = torch.broadcast_shapes(x.shape[:split], shape[: len(shape) - len(event)])
         return x.expand(*batch, *self.in_shape), context.expand(*batch, *event)
 
-    def outputs_at(self, outputs: Tensor, step: int) -> Tensor:
-        """Outputs ``(N, n)`` of the site of a step, from those ``(N, *out_shape)`` of all sites."""
-        return outputs.reshape(len(outputs), self.num_outputs, self.num_sites)[..., self.order[step]]
+    def outputs_at(self, x: Tensor, context: Tensor | None, step: int) -> Tensor:
+        """Outputs ``(N, n)`` of the site of a step by a full pass, for the arguments of :meth:`advance`."""
+        outputs = self.transform(x, context, WholeImage())
+        return outputs.reshape(len(x), self.num_outputs, self.num_sites)[..., self.order[step]]
 
     @torch.no_grad()
     def advance(self, x: Tensor, context: Tensor | None, step: int, store: dict[Any, Any]) -> Tensor:
