@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._core.checks import check_count, check_shape
+from pyro_vae._core.contexts import validating
 
 _NO_SHAPE = torch.Size()
 Base: TypeAlias = Callable[[Tensor, Tensor], TorchDistribution]
@@ -124,11 +125,12 @@ class Autoregressive(TorchDistribution):
         # A site, as an image or as other data of its channels.
         of_outputs, of_offset = (1,) * (len(net.out_shape) - 1), (1,) * (len(net.in_shape) - 1)
         store: dict[Any, Any] = {}
-        for step, site in enumerate(net.order):
-            if step < num_known and not cached:
-                continue
-            outputs = net.advance(rows, context, step, store) if cached else net.outputs_at(rows, context, step)
-            if step >= num_known:
-                p = self.base(outputs.reshape(*outputs.shape, *of_outputs), offset[:, site].reshape(-1, *of_offset))
-                sites[..., site] = p.sample().reshape(len(rows), -1)
+        with validating(False):  # once per site
+            for step, site in enumerate(net.order):
+                if step < num_known and not cached:
+                    continue
+                outputs = net.advance(rows, context, step, store) if cached else net.outputs_at(rows, context, step)
+                if step >= num_known:
+                    p = self.base(outputs.reshape(*outputs.shape, *of_outputs), offset[:, site].reshape(-1, *of_offset))
+                    sites[..., site] = p.sample().reshape(len(rows), -1)
         return x

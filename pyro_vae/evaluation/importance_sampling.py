@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import check_count, refusal
@@ -75,12 +76,15 @@ def importance_estimate(
 
     def summarise(args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
         entries.update(sampler.check(args, num_samples))
-        summary = WeightSummary(num_samples)
-        for start in range(0, num_samples, chunk_size):
-            count = min(chunk_size, num_samples - start)
+        total = entries["num_samples"]
+        summary = WeightSummary(total)
+        for start in range(0, total, chunk_size):
+            count = min(chunk_size, total - start)
             summary.add(sampler(count, args))
             advance(count)
-        return summary.result()
+        result = summary.result()
+        exact = entries["estimator"] == "exact"
+        return result | ({"standard_error": torch.zeros_like(result["standard_error"])} if exact else {})
 
     warn_if_slower("log_likelihood", precision, batches.batches.device)
     with NetworkPrecision(precision):

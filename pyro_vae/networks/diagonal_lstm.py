@@ -121,7 +121,7 @@ class _Direction(nn.Module):
         shape = (2, len(x), self.channels, height + 1, width + 1)
         states = region.once(self, lambda: x.new_zeros(shape))  # h and c of pixel (i, j) at (i + 1, j + 1)
         neighbours = torch.stack([states[0, ..., i, j + 1], states[0, ..., i + 1, j]], -1)
-        gates = self.input(x)[:, :, 0] + self.state(neighbours)
+        gates = region.conv(self.input, x)[:, :, 0] + self.state(neighbours)
         h, c = lstm_cell(gates, states[1, ..., i + 1, j].unsqueeze(-1))
         states[..., i + 1, j + 1] = torch.stack([h, c])[..., 0]
         return h.unsqueeze(2)

@@ -45,7 +45,7 @@ class PixelAttention(PixelNetwork):
         channels: int = 32,
         num_blocks: int = 2,
         num_layers: int = 2,
-        num_heads: int = 4,
+        num_heads: int = 2,
         kernel_size: int = 3,
         context_shape: Shape = (),
         joint_channels: bool = False,
@@ -86,8 +86,8 @@ class _Attention(nn.Module):
 
     def forward(self, h: Tensor, region: Any) -> Tensor:
         position = region.crop(self.position).expand(len(h), -1, -1, -1)
-        inputs = self.inputs(torch.cat([h, position], 1)).flatten(2)  # (N, 3 C, pixels)
-        query, key, value = inputs.unflatten(1, (3, self.num_heads, -1)).transpose(-1, -2).unbind(1)
+        inputs = region.conv(self.inputs, torch.cat([h, position], 1)).flatten(2)  # (N, 3 C, pixels)
+        query, key, value = inputs.unflatten(1, (3, self.num_heads, -1)).transpose(-1, -2).contiguous().unbind(1)
         if not region.whole:
             pixel, size = region.row * region.size[1] + region.column, region.size[0] * region.size[1]
             shape = (2, *key.shape[:2], size, key.shape[-1])
@@ -95,4 +95,4 @@ class _Attention(nn.Module):
             stored[..., pixel : pixel + 1, :] = torch.stack([key, value])
             key, value = stored[..., : pixel + 1, :]
         result = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=region.whole)
-        return self.out(result.transpose(-1, -2).reshape(h.shape))
+        return region.conv(self.out, result.transpose(-1, -2).reshape(h.shape))

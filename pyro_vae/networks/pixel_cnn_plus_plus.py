@@ -91,7 +91,7 @@ class _Level(nn.Module):
         for layer, cut_v, cut_h, bias in zip(self.up, self.cuts_v, self.cuts_h, biases[len(self.down) :], strict=True):
             from_v, from_h = stored.pop()
             v = region.per_row(cut_v, lambda _, v=v, cut=cut_v, before=from_v: v + cut(before))
-            v, h = layer(v, h + cut_h(from_h), region, bias)
+            v, h = layer(v, h + region.conv(cut_h, from_h), region, bias)
         return v, h
 
     def _half(self, v: Tensor, h: Tensor, region: Any, num_biases: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ class _Level(nn.Module):
 
         def compute(half: Any) -> tuple[Tensor, Tensor]:
             low_v = half.per_row(self, lambda _: self.shrink_v(rows))
-            low_v, low_h = self.inner(low_v, self.shrink_h(patches), half, [None] * num_biases)
+            low_v, low_h = self.inner(low_v, half.conv(self.shrink_h, patches), half, [None] * num_biases)
             return low_v, self.grow_h(low_h)
 
         low_v, high_h = region.coarse(self, compute)

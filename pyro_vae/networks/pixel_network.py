@@ -59,7 +59,7 @@ class PixelNetwork(CausalNetwork):
     def transform(self, x: Tensor, context: Tensor | None, region: Any) -> Tensor:
         biases = region.once(self.context, lambda: self._biases(context))
         h = region.per_pixel(self, lambda: self.features(x, biases, region))
-        outputs = self.head(h, region.crop(x))
+        outputs = self.head(h, region.crop(x), region)
         if region.whole:
             return outputs
         return outputs.unflatten(1, (self.num_outputs, -1))[:, :, region.channel, 0, 0]
@@ -101,12 +101,12 @@ class PixelHead(nn.Module):
         for name, mask in masks.items():
             self.register_buffer(name, mask[..., None, None].to(self.out.weight), persistent=False)
 
-    def forward(self, h: Tensor, x: Tensor) -> Tensor:
-        h = self.hidden(torch.relu(h))
+    def forward(self, h: Tensor, x: Tensor, region: Any) -> Tensor:
+        h = region.conv(self.hidden, torch.relu(h))
         if self.before is None:
-            return self.out(torch.relu(h))
-        h = h + nn.functional.conv2d(x, self.before.weight * self.inputs)
-        return nn.functional.conv2d(torch.relu(h), self.out.weight * self.units, self.out.bias)
+            return region.conv(self.out, torch.relu(h))
+        h = h + region.conv(self.before, x, self.inputs)
+        return region.conv(self.out, torch.relu(h), self.units)
 
 
 class CausalConv2d(nn.Module):
@@ -134,7 +134,7 @@ class CausalConv2d(nn.Module):
 
     def forward(self, x: Tensor, region: Any) -> Tensor:
         patches = region.pad(self, x, self.padding, strict=self.strict)
-        return nn.functional.conv2d(patches, self.conv.weight * self.mask, self.conv.bias)
+        return region.conv(self.conv, patches, self.mask)
 
 
 class TwoStackLayer(nn.Module):
@@ -163,7 +163,8 @@ class TwoStackLayer(nn.Module):
     def forward(self, v: Tensor, h: Tensor, region: Any, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         v, from_above = region.per_row(self, lambda row: self._rows(v, row, bias))
         patches = region.pad(self.horizontal, h, (self.radius, 0, 0, 0))
-        update = self.out(gate(region.add(self.horizontal(patches) + region.crop(from_above), bias)))
+        a = region.conv(self.horizontal, patches) + region.crop(from_above)
+        update = region.conv(self.out, gate(region.add(a, bias)))
         return v, h + update if self.residual else update
 
     def _rows(self, v: Tensor, row: Any, bias: Tensor | None) -> tuple[Tensor, Tensor]:

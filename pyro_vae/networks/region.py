@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 T = TypeVar("T")
@@ -30,6 +30,11 @@ class WholeImage:
             strict: exclude the current pixel, whose weights must be masked.
         """
         return functional.pad(h, padding)
+
+    def conv(self, layer: nn.Conv2d, patches: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Convolution of padded features, whose kernel may be multiplied by a mask."""
+        weight = layer.weight if mask is None else layer.weight * mask
+        return functional.conv2d(patches, weight, layer.bias, layer.stride)
 
     def above(self, x: Tensor) -> Tensor:
         """The image of the pixels one row above."""
@@ -99,6 +104,13 @@ class Pixel(WholeImage):
         else:
             buffer[..., top + self.row, left + self.columns.start : left + self.columns.stop] = h[..., 0, :]
         return buffer[..., self.row : self.row + top + 1, self.columns.start : self.columns.stop + left + right]
+
+    def conv(self, layer: nn.Conv2d, patches: Tensor, mask: Tensor | None = None) -> Tensor:
+        masked = self.once((layer, "masked"), lambda: layer.weight if mask is None else layer.weight * mask)
+        if patches.shape[-2:] != masked.shape[-2:]:
+            return functional.conv2d(patches, masked, layer.bias, layer.stride)
+        # At a single pixel a matrix product has less overhead.
+        return functional.linear(patches.flatten(1), masked.flatten(1), layer.bias)[..., None, None]
 
     def above(self, x: Tensor) -> Tensor:
         row = x[..., max(self.row - 1, 0) : max(self.row, 1), self.columns]

@@ -72,7 +72,7 @@ class _RowLayer(nn.Module):
         self.state = nn.Conv1d(channels, 4 * channels, 2 * radius + 1, padding=radius, bias=False)
 
     def forward(self, x: Tensor, region: Any) -> Tensor:
-        gates = self.input(region.pad(self.input, x, (self.radius, 0, 0, 0)))  # (N, 4 channels, h, w)
+        gates = region.conv(self.input, region.pad(self.input, x, (self.radius, 0, 0, 0)))  # (N, 4 channels, h, w)
         if not region.whole:
             return self._advance(gates[:, :, 0], region)
         h = c = gates.new_zeros(len(x), self.channels, gates.shape[-1])
