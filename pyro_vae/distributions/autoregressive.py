@@ -17,6 +17,15 @@ _NO_SHAPE = torch.Size()
 Base: TypeAlias = Callable[[Tensor, Tensor], TorchDistribution]
 
 
+def mean_or_sample(p: TorchDistribution) -> Tensor:
+    """Return the mean of a distribution, or a sample of one whose mean has no closed form.
+
+    Args:
+        p: the distribution.
+    """
+    return p.mean if getattr(p, "has_mean", True) else p.sample()
+
+
 class Autoregressive(TorchDistribution):
     r"""The distribution :math:`p(x | c) = \prod_s p(x_s | f_s(x_{<s}, c))` of a causal network f, with exact densities.
 
@@ -53,6 +62,7 @@ class Autoregressive(TorchDistribution):
     """
 
     arg_constraints: dict[str, Any] = {}
+    has_mean = False
 
     def __init__(
         self,
@@ -71,7 +81,7 @@ class Autoregressive(TorchDistribution):
         super().__init__(batch, torch.Size(net.in_shape), validate_args=validate_args)
 
     @property
-    def support(self) -> Constraint:  # type: ignore[override]
+    def support(self) -> Constraint:
         """Support of the base."""
         return self.base(self.offset.new_zeros(()).expand(self.net.out_shape), self.offset).support
 
@@ -117,11 +127,13 @@ class Autoregressive(TorchDistribution):
         """
         net = self.net
         check_count("Autoregressive", at_least=0, num_known=num_known)
-        x = x.expand(torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)).clone(memory_format=torch.contiguous_format)
+        x = x.expand(torch.broadcast_shapes(x.shape, self.batch_shape + self.event_shape)).clone(
+            memory_format=torch.contiguous_format
+        )
         _, context = net.broadcast(x, self.context)
         context = None if context is None else context.reshape(-1, *net.context_shape)
         rows = x.reshape(-1, *net.in_shape)  # of the clone, without a copy
-        sites, offset = (t.reshape(*t.shape[:-len(net.in_shape)], -1, net.num_sites) for t in (rows, self.offset))
+        sites, offset = (t.reshape(*t.shape[: -len(net.in_shape)], -1, net.num_sites) for t in (rows, self.offset))
         # A site, as an image or as other data of its channels.
         of_outputs, of_offset = (1,) * (len(net.out_shape) - 1), (1,) * (len(net.in_shape) - 1)
         store: dict[Any, Any] = {}

@@ -71,7 +71,11 @@ def importance_estimate(
     chunks = batches.share() * -(-num_samples // chunk_size)
     work: Any = {"engine": engine, "num_calls": chunks, "chunk_size": chunk_size}
     sampler = sampler_of(proposal, "log_likelihood", model, proposals, data_plate, batches.owners, **work)
-    entries = {"estimator": "importance", "num_samples": num_samples, "proposal": _name(proposal, proposals)}
+    entries: dict[str, Any] = {
+        "estimator": "importance",
+        "num_samples": num_samples,
+        "proposal": _name(proposal, proposals),
+    }
     entries |= {"sample_seed": seed}
 
     def summarise(args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:

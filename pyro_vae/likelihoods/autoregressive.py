@@ -66,14 +66,12 @@ class AutoregressiveLikelihood(Likelihood):
         torch.Size([5])
     """
 
-    has_mean = False
-
     def __init__(
         self,
         latent_dim: int,
         data_shape: Shape,
         *,
-        net: CausalNetworkFactory | CausalNetwork = GatedPixelCNN,
+        net: CausalNetworkFactory = GatedPixelCNN,
         base: BaseFactory = BernoulliLikelihood,
         decoder: NetworkFactory = MLP,
         features: int = 8,

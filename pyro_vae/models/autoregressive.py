@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -52,7 +52,7 @@ class AutoregressiveModel(nn.Module):
         self,
         data_shape: Shape,
         *,
-        net: CausalNetworkFactory | CausalNetwork = GatedPixelCNN,
+        net: CausalNetworkFactory = GatedPixelCNN,
         base: BaseFactory = BernoulliLikelihood,
         context_shape: Shape = (),
     ) -> None:
@@ -61,9 +61,9 @@ class AutoregressiveModel(nn.Module):
         self.base = causal_base(base, self.data_shape, net, context_shape=tuple(context_shape))
 
     @property
-    def net(self) -> nn.Module:
+    def net(self) -> CausalNetwork:
         """The causal network."""
-        return self.base.net
+        return cast(CausalNetwork, self.base.net)
 
     def distribution(self, context: Tensor | None = None) -> Autoregressive:
         """p(x | c) for a context ``(*batch, *context_shape)``: batch shape ``batch``."""
@@ -114,7 +114,7 @@ class AutoregressiveModel(nn.Module):
         if not 0 <= num_rows <= height:
             raise refusal("AutoregressiveModel", rule, got)
         check_shape("AutoregressiveModel", "x", x.shape[-3:], self.data_shape)
-        net, known = self.net, num_rows * self.base.net.num_sites // height
+        net, known = self.net, num_rows * self.net.num_sites // height
         first = torch.arange(net.num_sites).reshape(-1, *self.data_shape[1:])[:, :num_rows].flatten().tolist()
         if sorted(net.order[:known]) != sorted(first):
             rule, advice = "the order of the network must be that of the rows", "Use distribution().complete"

@@ -54,7 +54,7 @@ class CausalNetwork(nn.Module, ABC):
         self.in_shape, self.out_shape, self.context_shape = tuple(in_shape), tuple(out_shape), tuple(context_shape)
         image = len(in_shape) == 3
         self.channels_of_data = in_shape[0] if image else 1
-        self.size = self.in_shape[1:] if image else (1, math.prod(in_shape))
+        self.size: tuple[int, int] = (in_shape[1], in_shape[2]) if image else (1, math.prod(in_shape))
         self.channels_per_site = self.channels_of_data if joint_channels else 1
         self.num_sites = math.prod(in_shape) // self.channels_per_site
         self.num_outputs = math.prod(out_shape) // self.num_sites

@@ -51,7 +51,7 @@ class GatedPixelCNN(PixelNetwork):
         check_count("GatedPixelCNN", receptive_field=receptive_field)
         limit = None if receptive_field is None else receptive_field - 1  # the shifts see a distance of 1
         self.radii = layer_radii("GatedPixelCNN", kernel_size, num_layers, limit)
-        shared = {"context_shape": context_shape, "joint_channels": joint_channels}
+        shared: Any = {"context_shape": context_shape, "joint_channels": joint_channels}
         super().__init__(in_shape, out_shape, channels=channels, biases=[2 * channels] * num_layers, **shared)
         widths = [self.channels_of_data, *[channels] * num_layers]
         self.layers = nn.ModuleList(TwoStackLayer(widths[i], channels, r) for i, r in enumerate(self.radii))

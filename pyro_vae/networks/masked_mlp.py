@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_vae._core.checks import refusal
 from pyro_vae.networks.base import Activation, Shape, activation_layer, glorot
 from pyro_vae.networks.causal import CausalNetwork
-from pyro_vae.networks.masked_linear import masked_layers, spread_degrees
+from pyro_vae.networks.masked_linear import MaskedLinear, masked_layers, spread_degrees
 
 
 class MaskedMLP(CausalNetwork):
@@ -66,16 +66,16 @@ class MaskedMLP(CausalNetwork):
         self.register_buffer("permutation", torch.tensor(self.order), persistent=False)
         degrees = [spread_degrees(size, sites) for size in hidden]
         inputs, outputs = torch.arange(1, sites + 1).repeat_interleave(width), torch.arange(sites)
-        self.layers = nn.ModuleList(masked_layers(inputs, [*degrees, outputs.repeat(self.num_outputs)]))
-        self.activation, first = activation_layer(activation), self.layers[0].out_features
+        layers = masked_layers(inputs, [*degrees, outputs.repeat(self.num_outputs)])
+        self.layers, self.activation = nn.ModuleList(layers), activation_layer(activation)
         context_size = math.prod(context_shape) if context_shape else 0
-        self.context = glorot(nn.Linear(context_size, first, bias=False)) if context_size else None
+        self.context = glorot(nn.Linear(context_size, layers[0].out_features, bias=False)) if context_size else None
         # Units of each layer whose degree is at most the number of known sites.
         steps = torch.arange(sites)
         self._known = [torch.searchsorted(d, steps, right=True).tolist() for d in degrees]
 
     def transform(self, x: Tensor, context: Tensor | None, region: Any) -> Tensor:
-        bias = region.once(self.context, lambda: 0 if context is None else self.context(context.flatten(1)))
+        bias = region.once(self.context, lambda: self._bias(context))
         known = x.reshape(len(x), self.channels_per_site, self.num_sites)
         if not region.whole:
             return self._advance(known, bias, region)
@@ -85,6 +85,9 @@ class MaskedMLP(CausalNetwork):
         for layer in rest:
             h = layer(self.activation(h))
         return h.unflatten(1, (self.num_outputs, self.num_sites))[..., self.permutation.argsort()]
+
+    def _bias(self, context: Tensor | None) -> Tensor | float:
+        return 0.0 if context is None or self.context is None else self.context(context.flatten(1))
 
     def _advance(self, x: Tensor, bias: Tensor | float, region: Any) -> Tensor:
         """Compute the units whose degree is the number of known sites, which no later site changes, then the outputs.
@@ -97,14 +100,15 @@ class MaskedMLP(CausalNetwork):
         if step:
             inputs[:, (step - 1) * width : step * width] = x[..., self.order[step - 1]]
         before, size = inputs, step * width
-        for i, (layer, known) in enumerate(zip(self.layers, self._known, strict=False)):
+        *hidden, last = cast("list[MaskedLinear]", list(self.layers))
+        for i, (layer, known) in enumerate(zip(hidden, self._known, strict=True)):
             units = region.once(layer, lambda n=layer.out_features: x.new_zeros(len(x), n))
             new = slice(known[step - 1] if step else 0, known[step])
             if new.stop > new.start:
                 h = nn.functional.linear(before[:, :size], layer.weight[new, :size], layer.bias[new])
                 units[:, new] = self.activation(h + _columns(bias, new) if i == 0 else h)
             before, size = units, known[step]
-        last, rows = self.layers[-1], slice(step, None, self.num_sites)
+        rows = slice(step, None, self.num_sites)
         outputs = nn.functional.linear(before[:, :size], last.weight[rows, :size], last.bias[rows])
         return outputs if self._known else outputs + _columns(bias, rows)
 

@@ -54,7 +54,7 @@ class PixelAttention(PixelNetwork):
         rule, got = "channels must be a multiple of num_heads", f"channels={channels}, num_heads={num_heads}"
         require(channels % num_heads == 0, "PixelAttention", rule, got)
         radii = layer_radii("PixelAttention", kernel_size, num_blocks * num_layers, None)
-        shared = {"context_shape": context_shape, "joint_channels": joint_channels}
+        shared: Any = {"context_shape": context_shape, "joint_channels": joint_channels}
         super().__init__(in_shape, out_shape, channels=channels, biases=[2 * channels] * len(radii), **shared)
         widths = [self.channels_of_data, *[channels] * len(radii)]
         self.layers = nn.ModuleList(TwoStackLayer(widths[i], channels, r) for i, r in enumerate(radii))
@@ -77,7 +77,7 @@ class _Attention(nn.Module):
 
     def __init__(self, channels: int, num_heads: int, size: tuple[int, int]) -> None:
         super().__init__()
-        self.num_heads, (height, width) = num_heads, size
+        self.num_heads = num_heads
         # Queries and keys also depend on the position of the pixel.
         self.inputs, self.out = nn.Conv2d(channels + 2, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
         rows, columns = (torch.linspace(-1, 1, n) for n in size)

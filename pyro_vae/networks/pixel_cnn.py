@@ -52,7 +52,7 @@ class PixelCNN(PixelNetwork):
     ) -> None:
         check_count("PixelCNN", receptive_field=receptive_field)
         self.radii = layer_radii("PixelCNN", kernel_size, num_layers, receptive_field)
-        shared = {"context_shape": context_shape, "joint_channels": joint_channels}
+        shared: Any = {"context_shape": context_shape, "joint_channels": joint_channels}
         super().__init__(in_shape, out_shape, channels=channels, biases=[channels] * num_layers, **shared)
         widths = [self.channels_of_data, *[channels] * num_layers]
         layers = [CausalConv2d(widths[i], channels, r, strict=i == 0) for i, r in enumerate(self.radii)]

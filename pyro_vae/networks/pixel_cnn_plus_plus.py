@@ -53,7 +53,7 @@ class PixelCNNPlusPlus(PixelNetwork):
         joint_channels: bool = False,
     ) -> None:
         check_count("PixelCNNPlusPlus", num_levels=num_levels, num_layers=num_layers)
-        shared = {"context_shape": context_shape, "joint_channels": joint_channels}
+        shared: Any = {"context_shape": context_shape, "joint_channels": joint_channels}
         super().__init__(in_shape, out_shape, channels=channels, biases=[2 * channels] * 2 * num_layers, **shared)
         radius = odd("PixelCNNPlusPlus", kernel_size) // 2
         self.first = TwoStackLayer(self.channels_of_data, channels, radius)
@@ -87,20 +87,20 @@ class _Level(nn.Module):
             v, h = layer(v, h, region, bias)
             stored.append((v, h))
         if self.inner is not None:
-            v, h = self._half(v, h, region, len(biases))
+            v, h = self._half(self.inner, v, h, region)
         for layer, cut_v, cut_h, bias in zip(self.up, self.cuts_v, self.cuts_h, biases[len(self.down) :], strict=True):
             from_v, from_h = stored.pop()
             v = region.per_row(cut_v, lambda _, v=v, cut=cut_v, before=from_v: v + cut(before))
             v, h = layer(v, h + region.conv(cut_h, from_h), region, bias)
         return v, h
 
-    def _half(self, v: Tensor, h: Tensor, region: Any, num_biases: int) -> tuple[Tensor, Tensor]:
+    def _half(self, inner: _Level, v: Tensor, h: Tensor, region: Any) -> tuple[Tensor, Tensor]:
         rows = region.per_row(self.shrink_v, lambda row: row.pad(self.shrink_v, v, (1, 1, 1, 0)))
         patches = region.pad(self.shrink_h, h, (1, 0, 1, 0))
 
         def compute(half: Any) -> tuple[Tensor, Tensor]:
             low_v = half.per_row(self, lambda _: self.shrink_v(rows))
-            low_v, low_h = self.inner(low_v, half.conv(self.shrink_h, patches), half, [None] * num_biases)
+            low_v, low_h = inner(low_v, half.conv(self.shrink_h, patches), half, [None] * 2 * len(self.down))
             return low_v, self.grow_h(low_h)
 
         low_v, high_h = region.coarse(self, compute)

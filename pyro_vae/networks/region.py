@@ -122,7 +122,9 @@ class Pixel(WholeImage):
         return pixel if j else pixel * 0
 
     def crop(self, h: Tensor) -> Tensor:
-        rows, columns = (s if n > 1 else slice(0, 1) for s, n in zip((self.rows, self.columns), h.shape[-2:]))
+        rows, columns = (
+            s if n > 1 else slice(0, 1) for s, n in zip((self.rows, self.columns), h.shape[-2:], strict=True)
+        )
         return h[..., rows, columns]
 
     def once(self, key: Any, compute: Callable[[], T]) -> T:

@@ -50,7 +50,7 @@ class RowLSTM(PixelNetwork):
     ) -> None:
         check_count("RowLSTM", num_layers=num_layers)
         radius = odd("RowLSTM", kernel_size) // 2
-        shared = {"context_shape": context_shape, "joint_channels": joint_channels}
+        shared: Any = {"context_shape": context_shape, "joint_channels": joint_channels}
         super().__init__(in_shape, out_shape, channels=channels, biases=[channels], **shared)
         self.first = CausalConv2d(self.channels_of_data, channels, radius, strict=True)
         self.layers = nn.ModuleList(_RowLayer(channels, radius) for _ in range(num_layers))
