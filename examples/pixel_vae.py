@@ -8,7 +8,12 @@ Run it::
     python examples/pixel_vae.py
     python examples/pixel_vae.py --fields 2
 
-RECORDED
+The first command (two minutes on one thread of a busy machine, torch 2.15, 2026-11-28) printed these numbers, in nats
+per test image: the further the decoder sees, the better the model of these small images, and the less z carries.
+
+    receptive field 1: log-likelihood -23.740 +- 0.010 (Monte Carlo), ELBO -24.073, rate 1.527
+    receptive field 2: log-likelihood -23.390 +- 0.007 (Monte Carlo), ELBO -23.579, rate 0.810
+    receptive field 8: log-likelihood -22.714 +- 0.007 (Monte Carlo), ELBO -22.892, rate 0.657
 """
 
 import argparse
@@ -37,8 +42,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="PixelVAEs on binarized digits.")
     parser.add_argument("--fields", type=positive, nargs="+", default=[1, 2, 8], help="receptive fields (%(default)s)")
     parser.add_argument("--channels", type=positive, default=16, help="channels of the decoder (%(default)s)")
-    parser.add_argument("--epochs", type=positive, default=50, help="passes over the data (%(default)s)")
-    parser.add_argument("--num-samples", type=positive, default=200, help="samples per test image (%(default)s)")
+    parser.add_argument("--epochs", type=positive, default=30, help="passes over the data (%(default)s)")
+    parser.add_argument("--num-samples", type=positive, default=50, help="samples per test image (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and training (%(default)s)")
     args = parser.parse_args(argv)
 
