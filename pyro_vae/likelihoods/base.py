@@ -78,6 +78,7 @@ class Likelihood(nn.Module, CheckedArguments, ABC):
         """Store a constant that is added to the network's output, ``(*data_shape)``."""
         self.offset.copy_(output)
 
+
 class SiteLikelihood(Likelihood):
     r"""Likelihood whose sites are independent given the outputs of one network, :math:`\prod_s p(x_s; f_s(z))`.
 
