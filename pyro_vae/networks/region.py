@@ -106,11 +106,11 @@ class Pixel(WholeImage):
         return buffer[..., self.row : self.row + top + 1, self.columns.start : self.columns.stop + left + right]
 
     def conv(self, layer: nn.Conv2d, patches: Tensor, mask: Tensor | None = None) -> Tensor:
-        masked = self.once((layer, "masked"), lambda: layer.weight if mask is None else layer.weight * mask)
-        if patches.shape[-2:] != masked.shape[-2:]:
-            return functional.conv2d(patches, masked, layer.bias, layer.stride)
+        if patches.shape[-2:] != layer.kernel_size:
+            return super().conv(layer, patches, mask)
         # At a single pixel a matrix product has less overhead.
-        return functional.linear(patches.flatten(1), masked.flatten(1), layer.bias)[..., None, None]
+        flat = self.once((layer, "flat"), lambda: (layer.weight if mask is None else layer.weight * mask).flatten(1))
+        return functional.linear(patches.flatten(1), flat, layer.bias)[..., None, None]
 
     def above(self, x: Tensor) -> Tensor:
         row = x[..., max(self.row - 1, 0) : max(self.row, 1), self.columns]
