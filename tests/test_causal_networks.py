@@ -182,7 +182,7 @@ def test_without_hidden_layers_a_masked_mlp_is_logistic_regressions():
         ),
         (lambda: MaskedMLP((4,), (4,), order=[0, 1, 1, 2]), "MaskedMLP: order must be a permutation of 0, ..., 3, got"),
         (lambda: MaskedMLP((4,), (3,)), "MaskedMLP: out_shape must hold the same number of outputs for every site"),
-        (lambda: MaskedMLP((4,), (0,)), r"MaskedMLP: out_shape must hold positive sizes, got out_shape=\(0,\)"),
+        (lambda: MaskedMLP((4,), (0,)), "MaskedMLP: out_shape must be a tuple of positive integers, got"),
         (
             lambda: MaskedMLP((4,), (4,))(torch.zeros(2, 5)),
             r"MaskedMLP: the input must have shape \(4,\), got \(5,\)",

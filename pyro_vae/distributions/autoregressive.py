@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-from pyro_vae._core.checks import check_count, check_shape
+from pyro_vae._core.checks import CheckedArguments, check_count, check_shape
 from pyro_vae._core.contexts import validating
 
 _NO_SHAPE = torch.Size()
@@ -26,7 +26,7 @@ def mean_or_sample(p: TorchDistribution) -> Tensor:
     return p.mean if getattr(p, "has_mean", True) else p.sample()
 
 
-class Autoregressive(TorchDistribution):
+class Autoregressive(TorchDistribution, CheckedArguments):
     r"""The distribution :math:`p(x | c) = \prod_s p(x_s | f_s(x_{<s}, c))` of a causal network f, with exact densities.
 
     The log-probability takes one pass of the network. A sample takes one step per site; with a cache all of them

@@ -8,7 +8,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_shape, refusal
+from pyro_vae._core.checks import CheckedArguments, check_shape, refusal
 from pyro_vae._core.param_store import register
 from pyro_vae.distributions import Autoregressive
 from pyro_vae.likelihoods import BernoulliLikelihood
@@ -16,7 +16,7 @@ from pyro_vae.likelihoods.autoregressive import BaseFactory, causal_base
 from pyro_vae.networks import CausalNetwork, CausalNetworkFactory, GatedPixelCNN, Shape
 
 
-class AutoregressiveModel(nn.Module):
+class AutoregressiveModel(nn.Module, CheckedArguments):
     r"""Autoregressive model, :math:`p(x | c) = \prod_s p(x_s | x_{<s}, c)`, as a Pyro program without latent sites.
 
     ``fit(m.model, m.guide, data)`` maximises the exact log-likelihood, and ``log_likelihood`` returns it.

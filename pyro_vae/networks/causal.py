@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_shape, require
+from pyro_vae._core.checks import CheckedArguments, check_shape, require
 from pyro_vae.networks.base import Shape
 from pyro_vae.networks.region import Pixel, WholeImage
 
 
-class CausalNetwork(nn.Module, ABC):
+class CausalNetwork(nn.Module, CheckedArguments, ABC):
     r"""A network whose outputs for a site depend on the sites before it, :math:`f_s(x_{<s}, c)`, and on a context.
 
     The sites are the entries of x in raster order, the channels of a pixel one after the other; with
@@ -49,8 +49,7 @@ class CausalNetwork(nn.Module, ABC):
         super().__init__()
         name, shapes = type(self).__name__, {"in_shape": in_shape, "out_shape": out_shape}
         for key, shape in shapes.items():
-            rule, what = f"{key} must hold positive sizes", f"{key}={shape}"
-            require(bool(shape) and min(shape) >= 1, name, rule, what, "Give for example (1, 28, 28)")
+            require(len(shape) > 0, name, f"{key} must not be empty", f"{key}=()")
         self.in_shape, self.out_shape, self.context_shape = tuple(in_shape), tuple(out_shape), tuple(context_shape)
         image = len(in_shape) == 3
         self.channels_of_data = in_shape[0] if image else 1
