@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
-from pyro_vae._core.checks import CheckedArguments, check_count, check_shape
+from pyro_vae._core.checks import CheckedArguments, check_arguments, check_count, check_shape, require, shown
 from pyro_vae._core.contexts import validating
 
 _NO_SHAPE = torch.Size()
@@ -23,6 +23,7 @@ def mean_or_sample(p: TorchDistribution) -> Tensor:
     Args:
         p: the distribution.
     """
+    check_arguments(mean_or_sample, locals())
     return p.mean if getattr(p, "has_mean", True) else p.sample()
 
 
@@ -73,6 +74,7 @@ class Autoregressive(TorchDistribution, CheckedArguments):
         *,
         validate_args: bool | None = None,
     ) -> None:
+        require(hasattr(net, "advance"), "Autoregressive", "net must be a CausalNetwork", f"net={shown(net)}")
         self.net, self.base, self.context = net, base, context
         self.offset = next(net.parameters()).new_zeros(net.in_shape) if offset is None else offset
         check_shape("Autoregressive", "offset", self.offset.shape, net.in_shape)
