@@ -48,7 +48,7 @@ class Autoregressive(TorchDistribution, CheckedArguments):
         ValueError: the context or the offset has another shape.
 
     References:
-        Pixel recurrent neural networks (van den Oord et al., 2016), eq. 1. https://arxiv.org/abs/1601.06759
+        Pixel recurrent neural networks (van den Oord et al., 2016). https://arxiv.org/abs/1601.06759
         Fast generation for convolutional autoregressive models (Ramachandran et al., 2017): the cache.
         https://arxiv.org/abs/1704.06001
 

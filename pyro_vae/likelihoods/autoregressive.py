@@ -53,9 +53,9 @@ class AutoregressiveLikelihood(Likelihood):
         ValueError: the base has no independent sites, or the network no ``receptive_field``.
 
     References:
-        PixelVAE: a latent variable model for natural images (Gulrajani et al., 2017), section 3.
+        PixelVAE: a latent variable model for natural images (Gulrajani et al., 2017).
         https://arxiv.org/abs/1611.05013
-        Variational lossy autoencoder (Chen et al., 2017), section 3.1: the receptive field.
+        Variational lossy autoencoder (Chen et al., 2017).1: the receptive field.
         https://arxiv.org/abs/1611.02731
 
     Example:

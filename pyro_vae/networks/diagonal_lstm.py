@@ -31,7 +31,7 @@ class DiagonalLSTM(PixelNetwork):
         joint_channels: whether the outputs of a pixel describe all its channels.
 
     References:
-        Pixel recurrent neural networks (van den Oord et al., 2016), section 3.2. https://arxiv.org/abs/1601.06759
+        Pixel recurrent neural networks (van den Oord et al., 2016). https://arxiv.org/abs/1601.06759
 
     Example:
         >>> import torch

@@ -25,7 +25,7 @@ class GatedPixelCNN(PixelNetwork):
         joint_channels: whether the outputs of a pixel describe all its channels.
 
     References:
-        Conditional image generation with PixelCNN decoders (van den Oord et al., 2016), section 2 and eq. 4. The first
+        Conditional image generation with PixelCNN decoders (van den Oord et al., 2016). The first
         layer excludes the pixel itself by shifts here, by a mask there. https://arxiv.org/abs/1606.05328
 
     Example:

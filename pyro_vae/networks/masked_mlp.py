@@ -32,7 +32,6 @@ class MaskedMLP(CausalNetwork):
 
     References:
         Does the wake-sleep algorithm produce good density estimators? (Frey et al., 1996): logistic regressions.
-        https://papers.nips.cc/paper/1995/hash/2f885d0fbe2e131bfc9d98363e55d1d4-Abstract.html
         MADE: masked autoencoder for distribution estimation (Germain et al., 2015), section 4, with evenly spread
         degrees in place of random ones. https://arxiv.org/abs/1502.03509
 

@@ -27,7 +27,7 @@ class PixelAttention(PixelNetwork):
         joint_channels: whether the outputs of a pixel describe all its channels.
 
     References:
-        PixelSNAIL: an improved autoregressive generative model (Chen et al., 2018), section 3, here with the layers of
+        PixelSNAIL: an improved autoregressive generative model (Chen et al., 2018), here with the layers of
         the gated PixelCNN. https://arxiv.org/abs/1712.09763
 
     Example:

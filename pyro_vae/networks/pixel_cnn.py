@@ -28,7 +28,7 @@ class PixelCNN(PixelNetwork):
         joint_channels: whether the outputs of a pixel describe all its channels.
 
     References:
-        Pixel recurrent neural networks (van den Oord et al., 2016), sections 3.3 to 3.5.
+        Pixel recurrent neural networks (van den Oord et al., 2016).
         https://arxiv.org/abs/1601.06759
 
     Example:

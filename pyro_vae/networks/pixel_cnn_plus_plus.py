@@ -30,7 +30,7 @@ class PixelCNNPlusPlus(PixelNetwork):
 
     References:
         PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood and other modifications
-        (Salimans et al., 2017), sections 2.3 and 2.4 and figure 2, here with the layers of the gated PixelCNN.
+        (Salimans et al., 2017), here with the layers of the gated PixelCNN.
         https://arxiv.org/abs/1701.05517
 
     Example:

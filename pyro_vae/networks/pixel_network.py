@@ -119,7 +119,7 @@ class CausalConv2d(nn.Module):
         strict: exclude the pixel itself (mask A); otherwise include it (mask B).
 
     References:
-        Pixel recurrent neural networks (van den Oord et al., 2016), section 3.4. https://arxiv.org/abs/1601.06759
+        Pixel recurrent neural networks (van den Oord et al., 2016). https://arxiv.org/abs/1601.06759
     """
 
     mask: Tensor
@@ -149,8 +149,8 @@ class TwoStackLayer(nn.Module):
         radius: columns on each side in v, and to the left in h; rows above in v.
 
     References:
-        Conditional image generation with PixelCNN decoders (van den Oord et al., 2016), sections 2.2 to 2.4 and
-        figure 2. https://arxiv.org/abs/1606.05328
+        Conditional image generation with PixelCNN decoders (van den Oord et al., 2016).
+        https://arxiv.org/abs/1606.05328
     """
 
     def __init__(self, in_channels: int, channels: int, radius: int) -> None:

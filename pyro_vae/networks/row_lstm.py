@@ -28,7 +28,7 @@ class RowLSTM(PixelNetwork):
         joint_channels: whether the outputs of a pixel describe all its channels.
 
     References:
-        Pixel recurrent neural networks (van den Oord et al., 2016), section 3.1. https://arxiv.org/abs/1601.06759
+        Pixel recurrent neural networks (van den Oord et al., 2016). https://arxiv.org/abs/1601.06759
 
     Example:
         >>> import torch
@@ -101,7 +101,7 @@ def lstm_cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         c: ``(N, channels, ...)``.
 
     References:
-        Pixel recurrent neural networks (van den Oord et al., 2016), eq. 3. https://arxiv.org/abs/1601.06759
+        Pixel recurrent neural networks (van den Oord et al., 2016). https://arxiv.org/abs/1601.06759
     """
     o, f, i, g = gates.chunk(4, 1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
