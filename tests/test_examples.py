@@ -23,6 +23,8 @@ ARGS = {
     "m1_features.py": ["--epochs", "2", "--labels", "30", "--seeds", "0", "1"],
     "m1_m2.py": ["--epochs", "8", "--m1-epochs", "3", "--num-samples", "20"],
     "naive_estimator.py": ["--epochs", "10", "--num-images", "50", "--num-samples", "10", "100", "1000"],
+    "pixel_cnn.py": ["--epochs", "1", "--channels", "4", "--layers", "1", "--num-samples", "20"],
+    "pixel_vae.py": ["--epochs", "1", "--channels", "4", "--num-samples", "5", "--fields", "2"],
     "ppca.py": ["--epochs", "40", "--num-samples", "100"],
     "ss_vae_m2.py": ["--epochs", "15", "--draws", "2"],
     "svi_loop.py": ["--epochs", "4", "--num-samples", "50"],
@@ -133,6 +135,25 @@ def test_ppca(output):
     assert trained > best - 1.0
     assert abs(estimate - trained) / error < 4.5 or 0 < trained - estimate < 0.01  # the bias of 100 samples
     assert elbo < estimate
+
+
+def test_pixel_cnn(output):
+    text = output("pixel_cnn.py")
+    _, noise, _ = numbers(text, r"VAE +bound NUMBER \+- NUMBER Monte Carlo, \+- NUMBER over data")
+    _, exact, _ = numbers(text, r"gated PixelCNN exact NUMBER \+- NUMBER Monte Carlo, \+- NUMBER over data")
+    assert noise > 0 == exact
+    assert "the same images" in text
+    rows = re.findall(r"^[.#]{8}(?:   [.#]{8}){7}$", text, re.MULTILINE)
+    assert len(rows) == 16
+    assert rows[:4] == rows[8:12]  # the upper halves
+
+
+def test_pixel_vae(output):
+    text = output("pixel_vae.py")
+    pattern = r"field 2: log-likelihood NUMBER \+- NUMBER \(Monte Carlo\), ELBO NUMBER, rate NUMBER"
+    estimate, _, elbo, _ = numbers(text, pattern)
+    assert elbo < estimate
+    assert len(re.findall(r"^[.#]{8}(?:   [.#]{8}){8}$", text, re.MULTILINE)) == 8
 
 
 def test_naive_estimator(output):

@@ -153,10 +153,35 @@ def stacked() -> dict[str, Any]:
     return {"lower": vae(), "upper": upper, "active": torch.arange(2)}
 
 
+CAUSAL = [
+    *("MaskedMLP", "PixelCNN", "GatedPixelCNN", "PixelCNNPlusPlus", "RowLSTM", "DiagonalLSTM", "PixelAttention"),
+]
+
+
+def causal(name: str) -> dict[str, Any]:
+    sizes = {"channels": 4, "num_layers": 1, "hidden": (4,)}
+    known = inspect.signature(getattr(networks, name)).parameters
+    options = {key: value for key, value in sizes.items() if key in known}
+    return {"in_shape": (1, 4, 4), "out_shape": (1, 4, 4), **options}
+
+
 IMAGES, NORMAL = (1, 4, 4), partial(Normal, torch.zeros(4, 3), 1.0)
 # Arguments of one valid call, by name; those that are missing keep their defaults.
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "ContextNetwork": lambda: {"in_shape": (3,), "out_shape": (4,), "context_dim": 2, "net": small, "hidden": (4,)},
+    **{name: partial(causal, name) for name in CAUSAL},
+    "AutoregressiveLikelihood": lambda: {
+        "latent_dim": 2,
+        "data_shape": IMAGES,
+        "net": partial(networks.PixelCNN, channels=2, num_layers=1),
+        "decoder": small,
+    },
+    "Autoregressive": lambda: {
+        "net": networks.MaskedMLP((5,), (5,), hidden=(4,)),
+        "base": likelihoods.BernoulliLikelihood(1, (5,), net=small).distribution,
+    },
+    "mean_or_sample": lambda: {"p": NORMAL()},
+    "AutoregressiveModel": lambda: {"data_shape": (5,), "net": partial(networks.MaskedMLP, hidden=(4,))},
     "build_network": lambda: {"net": small, "in_shape": (3,), "out_shape": (4,)},
     "OrdinalLikelihood": lambda: {"latent_dim": 2, "data_shape": (5,), "levels": 4, "net": small},
     "MixedLikelihood": lambda: {"latent_dim": 2, "data_shape": DATA_SHAPE, "parts": mixed_parts(), "net": small},

@@ -1,6 +1,7 @@
 """Distributions that torch and Pyro lack."""
 
 from pyro_vae.distributions.augmented import AugmentedPosterior, AuxiliaryJoint
+from pyro_vae.distributions.autoregressive import Autoregressive, mean_or_sample
 from pyro_vae.distributions.columns import Columns
 from pyro_vae.distributions.counts import LogMeanNegativeBinomial, LogMeanPoisson
 from pyro_vae.distributions.leapfrog import Leapfrog, gradient
@@ -9,6 +10,7 @@ from pyro_vae.distributions.one_hot import IndependentOneHotCategorical, Relaxed
 
 __all__ = [
     "AugmentedPosterior",
+    "Autoregressive",
     "AuxiliaryJoint",
     "Columns",
     "IndependentOneHotCategorical",
@@ -18,4 +20,5 @@ __all__ = [
     "MixtureOfNormals",
     "RelaxedIndependentOneHotCategorical",
     "gradient",
+    "mean_or_sample",
 ]

@@ -52,4 +52,6 @@ def caption_of(protocol: Mapping[str, Any], phrases: Mapping[str, str] | None = 
     check_arguments(caption_of, locals())
     values = {key: f"{value:g}" if isinstance(value, float) else value for key, value in protocol.items()}
     values |= {"binarize": "no"} if protocol.get("binarize") == "none" else {}
+    if protocol.get("estimator") == "exact":
+        values.pop("num_samples", None)
     return ", ".join(p.format(values[key]) for key, p in {**PHRASES, **(phrases or {})}.items() if key in values)

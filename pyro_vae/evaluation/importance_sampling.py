@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import check_count, refusal
@@ -70,17 +71,24 @@ def importance_estimate(
     chunks = batches.share() * -(-num_samples // chunk_size)
     work: Any = {"engine": engine, "num_calls": chunks, "chunk_size": chunk_size}
     sampler = sampler_of(proposal, "log_likelihood", model, proposals, data_plate, batches.owners, **work)
-    entries = {"estimator": "importance", "num_samples": num_samples, "proposal": _name(proposal, proposals)}
+    entries: dict[str, Any] = {
+        "estimator": "importance",
+        "num_samples": num_samples,
+        "proposal": _name(proposal, proposals),
+    }
     entries |= {"sample_seed": seed}
 
     def summarise(args: tuple[Any, ...], advance: Callable[[int], object]) -> dict[str, Tensor]:
         entries.update(sampler.check(args, num_samples))
-        summary = WeightSummary(num_samples)
-        for start in range(0, num_samples, chunk_size):
-            count = min(chunk_size, num_samples - start)
+        total = entries["num_samples"]
+        summary = WeightSummary(total)
+        for start in range(0, total, chunk_size):
+            count = min(chunk_size, total - start)
             summary.add(sampler(count, args))
             advance(count)
-        return summary.result()
+        result = summary.result()
+        exact = entries["estimator"] == "exact"
+        return result | ({"standard_error": torch.zeros_like(result["standard_error"])} if exact else {})
 
     warn_if_slower("log_likelihood", precision, batches.batches.device)
     with NetworkPrecision(precision):

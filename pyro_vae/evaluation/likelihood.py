@@ -118,6 +118,8 @@ class LogLikelihood(Result):
         bits = f" ({self.bits_per_dim():.4f} bits per dimension)" if self.protocol["discrete"] else ""
         bad = "unknown (fewer than 25 samples)" if math.isnan(self.untrusted()) else f"for {self.untrusted():.1%}"
         ess = f"{float(self.effective_sample_size.median()):.1f} of {self.protocol['num_samples']}"
+        if self.protocol.get("estimator") == "exact":
+            return [*self.log_likelihood_lines(bits), "exact: there are no latent variables"]
         return [
             *self.log_likelihood_lines(bits),
             *(f"{n:<15} {self.mean(n):.3f} +- {self.sampling_error(n):.3f} over data" for n in _BOUNDS),

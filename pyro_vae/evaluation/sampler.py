@@ -88,17 +88,22 @@ class WeightSampler:
         """Examine the programs on a batch with all checks; the samples that follow are not checked.
 
         Returns:
-            Protocol entries of the data and of the mode in which the programs run.
+            Protocol entries of the data and of the mode in which the programs run; without latent variables, those of
+            an exact evaluation by one sample.
         """
         with validating(True):
             options = {"owner": self.owner, "owners": self.owners, "ways": self._ways, "data_plate": self.data_plate}
             self._weights = ImportanceWeights(self.model, self.guides, args, **options)  # type: ignore[arg-type]
         self._weights.check_repeatable(args)
         self._weights.check_coverage()
+        exact = self._weights.exact
+        num_samples = 1 if exact else num_samples
+        num_calls = 0 if exact else self._num_calls  # one pass per batch is too little for "auto" to compile
         num_values = values_of_call(self._weights, min(self._chunk_size, num_samples))
-        if self._recorded is None and use_compiled(self.owner, self._engine, self._num_calls, num_values):
+        if self._recorded is None and use_compiled(self.owner, self._engine, num_calls, num_values):
             self._recorded = Recorded(self._sample, self.owners.tensors())
-        return self._weights.protocol(num_samples)
+        entries = {"estimator": "exact", "num_samples": 1, "proposal": "none"} if exact else {}
+        return {**self._weights.protocol(num_samples), **entries}
 
     def __call__(self, num_samples: int, args: tuple[Any, ...]) -> LogWeights:
         """Log-weights ``(num_samples, batch)`` of the batch that was checked last."""

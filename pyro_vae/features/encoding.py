@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae._core.checks import require
 from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.owners import evaluating
+from pyro_vae.distributions import mean_or_sample
 from pyro_vae.evaluation.marginals import moments
 from pyro_vae.evaluation.weights import ImportanceWeights
 from pyro_vae.models import VAE
@@ -30,7 +31,7 @@ def encode(vae: VAE, x: Tensor, *, sample: bool, seed: int) -> Tensor:
 def decode(vae: VAE, z: Tensor) -> Tensor:
     """The mean of p(x | z): ``(N, *data_shape)`` for ``z`` ``(N, L)``."""
     with evaluating(vae), isolated_rng():
-        return torch.cat([vae.decode(block).mean for block in z.split(BLOCK_SIZE)])
+        return torch.cat([mean_or_sample(vae.decode(block)) for block in z.split(BLOCK_SIZE)])
 
 
 def log_likelihoods(vae: VAE, x: Tensor, *, num_samples: int, seed: int) -> Tensor:

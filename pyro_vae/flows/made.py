@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import Activation, Shape, activation_layer, glorot
-
-
-class MaskedLinear(nn.Linear):
-    """A linear layer with a fixed mask on its weights.
-
-    Args:
-        mask: ``(out, in)``, true for the weights that are used.
-    """
-
-    mask: Tensor
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__(mask.shape[1], mask.shape[0])
-        self.register_buffer("mask", mask.to(self.weight), persistent=False)
-        glorot(self)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.linear(input, self.weight * self.mask, self.bias)
+from pyro_vae.networks.masked_linear import masked_layers, spread_degrees
 
 
 class MADE(nn.Module):
@@ -67,9 +47,8 @@ class MADE(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.num_outputs = dim, num_outputs
-        # Degree of a unit: the number of first components that it may depend on, evenly spread from 0 (context only).
-        degrees = [torch.arange(size) * dim // size for size in hidden]
-        layers = _masked(torch.arange(1, dim + 1), [*degrees, torch.arange(dim).repeat(num_outputs)])
+        degrees = [spread_degrees(size, dim) for size in hidden]
+        layers = masked_layers(torch.arange(1, dim + 1), [*degrees, torch.arange(dim).repeat(num_outputs)])
         nn.init.xavier_uniform_(layers[-1].weight, gain)
         self.context = glorot(nn.Linear(context_dim, layers[0].out_features, bias=False)) if context_dim else None
         self.first, rest = layers[0], layers[1:]
@@ -80,8 +59,3 @@ class MADE(nn.Module):
         if self.context is not None:
             h = h + self.context(context)
         return self.rest(h).unflatten(-1, (self.num_outputs, self.dim))
-
-
-def _masked(inputs: Tensor, degrees: Sequence[Tensor]) -> list[MaskedLinear]:
-    # The input z_j has degree j. A unit is connected to units whose degree does not exceed its own.
-    return [MaskedLinear(after.unsqueeze(1) >= before) for before, after in pairwise([inputs, *degrees])]

@@ -1,6 +1,7 @@
 """Likelihoods p(x | z)."""
 
-from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.autoregressive import AutoregressiveLikelihood
+from pyro_vae.likelihoods.base import Likelihood, SiteLikelihood
 from pyro_vae.likelihoods.bernoulli import BernoulliLikelihood
 from pyro_vae.likelihoods.beta_binomial import BetaBinomialLikelihood
 from pyro_vae.likelihoods.categorical import CategoricalLikelihood
@@ -17,6 +18,7 @@ from pyro_vae.likelihoods.student_t import StudentTLikelihood
 from pyro_vae.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomialLikelihood
 
 __all__ = [
+    "AutoregressiveLikelihood",
     "BernoulliLikelihood",
     "BetaBinomialLikelihood",
     "CategoricalLikelihood",
@@ -30,6 +32,7 @@ __all__ = [
     "NormalLikelihood",
     "OrdinalLikelihood",
     "PoissonLikelihood",
+    "SiteLikelihood",
     "StudentTLikelihood",
     "ZeroInflatedNegativeBinomialLikelihood",
 ]

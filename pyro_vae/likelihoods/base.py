@@ -77,3 +77,25 @@ class Likelihood(nn.Module, CheckedArguments, ABC):
     def set_offset(self, output: Tensor) -> None:
         """Store a constant that is added to the network's output, ``(*data_shape)``."""
         self.offset.copy_(output)
+
+
+class SiteLikelihood(Likelihood):
+    r"""Likelihood whose sites are independent given the outputs of one network, :math:`\prod_s p(x_s; f_s(z))`.
+
+    With a :class:`~pyro_vae.networks.CausalNetwork` in place of the decoder, it is the base of an
+    :class:`~pyro_vae.distributions.Autoregressive` distribution.
+
+    Attributes:
+        net: the decoder.
+        joint_channels: whether the sites are the pixels, with all their channels, instead of the entries.
+    """
+
+    joint_channels = False
+    net: nn.Module
+
+    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
+        return self.distribution(self.net(z, *context), self.offset)
+
+    @abstractmethod
+    def distribution(self, outputs: Tensor, offset: Tensor) -> TorchDistribution:
+        """Distribution of data, or of one site, from the network's outputs and the offset, of the event's shape."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pyro.distributions import Bernoulli, TorchDistribution
 from torch import Tensor
 
-from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.base import SiteLikelihood
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
 
-class BernoulliLikelihood(Likelihood):
+class BernoulliLikelihood(SiteLikelihood):
     r"""Independent pixels, :math:`p(x | z) = \prod_d \mathrm{Bernoulli}(x_d; \sigma(f_d(z)))`.
 
     The network returns logits, since probabilities would need clamping. Data must be in {0, 1}: for grey values the
@@ -39,8 +39,8 @@ class BernoulliLikelihood(Likelihood):
         super().__init__(latent_dim, data_shape)
         self.net = build_network(net, (latent_dim,), self.data_shape)
 
-    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
-        return Bernoulli(logits=self.net(z, *context) + self.offset).to_event(len(self.data_shape))
+    def distribution(self, outputs: Tensor, offset: Tensor) -> TorchDistribution:
+        return Bernoulli(logits=outputs + offset).to_event(offset.dim())
 
     def mean_to_output(self, mean: Tensor) -> Tensor:
         return mean.clamp(1e-3, 1 - 1e-3).logit()

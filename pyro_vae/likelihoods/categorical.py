@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._core.checks import check_count
-from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.base import SiteLikelihood
 from pyro_vae.likelihoods.grey_levels import GreyLevels, stacked_shape, unstacked
 from pyro_vae.likelihoods.tilting import slope_of_mean, tilted_grid_mean
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
@@ -91,7 +91,7 @@ class CategoricalLevels(TorchDistribution):
         return log_probs.gather(self.level_dim, level).flatten(len(shape)).sum(-1)
 
 
-class CategoricalLikelihood(Likelihood):
+class CategoricalLikelihood(SiteLikelihood):
     r"""Independent pixels with any distribution of grey levels, :math:`P(x_d = k/n) \propto e^{f_{kd}(z) + o_d k/n}`.
 
     Here n = levels - 1. A probability, comparable in bits per dimension with other likelihoods of the same levels. The
@@ -144,10 +144,9 @@ class CategoricalLikelihood(Likelihood):
         self.levels, self.codes = levels, codes
         self.net = build_network(net, (latent_dim,), stacked_shape(levels, self.data_shape))
 
-    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
-        logits = unstacked(self.net(z, *context), self.levels, self.data_shape)
-        event_dim = len(self.data_shape)
-        return CategoricalLevels(logits + self.offset * grid(logits, -event_dim - 1), event_dim, codes=self.codes)
+    def distribution(self, outputs: Tensor, offset: Tensor) -> TorchDistribution:
+        logits = unstacked(outputs, self.levels, tuple(offset.shape))
+        return CategoricalLevels(logits + offset * grid(logits, -offset.dim() - 1), offset.dim(), codes=self.codes)
 
     @property
     def mean_tolerance(self) -> float:  # type: ignore[override]

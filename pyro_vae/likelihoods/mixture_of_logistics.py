@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 from torch.nn.functional import softplus
 
 from pyro_vae._core.checks import check_count, check_positive
-from pyro_vae.likelihoods.base import Likelihood
+from pyro_vae.likelihoods.base import SiteLikelihood
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
 from pyro_vae.likelihoods.grey_levels import GreyLevels
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
@@ -119,7 +119,7 @@ class MixtureOfLogistics(TorchDistribution):
         return DiscretizedLogistic(mu, scale[..., c, :], self.levels, validate_args=False)
 
 
-class MixtureOfLogisticsLikelihood(Likelihood):
+class MixtureOfLogisticsLikelihood(SiteLikelihood):
     r"""Pixels that are independent given z, each a mixture of discretized logistics, as in PixelCNN++.
 
     :math:`P(x | z) = \prod_d \sum_k \pi_{dk} \prod_c \mathrm{DLogistic}(x_{dc}; \mu_{dkc} + \sum_{j < c} a_{dkcj}
@@ -157,6 +157,8 @@ class MixtureOfLogisticsLikelihood(Likelihood):
         torch.Size([4])
     """
 
+    joint_channels = True
+
     def __init__(
         self,
         latent_dim: int,
@@ -179,15 +181,14 @@ class MixtureOfLogisticsLikelihood(Likelihood):
         outputs = num_components * sum(self.sizes)
         self.net = build_network(net, (latent_dim,), (outputs, *(self.data_shape[1:] if image else self.data_shape)))
 
-    def forward(self, z: Tensor, *context: Tensor) -> TorchDistribution:
-        outputs = self.net(z, *context)
+    def distribution(self, outputs: Tensor, offset: Tensor) -> TorchDistribution:
         batch = outputs.shape[: outputs.dim() - (3 if len(self.data_shape) == 3 else len(self.data_shape) + 1)]
         outputs = outputs.reshape(*batch, self.num_components, sum(self.sizes), -1)  # (*batch, K, N/K, P)
         logits, loc, raw, coefficients = outputs.split(self.sizes, -2)
-        loc = loc + self.offset.reshape(self.num_channels, -1)
+        loc = loc + offset.reshape(self.num_channels, -1)
         scale = self.min_scale + softplus(raw + _RAW_SCALE)
         logits = logits.squeeze(-2)  # (*batch, K, P)
-        return MixtureOfLogistics(logits, loc, scale, coefficients.tanh(), self.data_shape, self.levels)
+        return MixtureOfLogistics(logits, loc, scale, coefficients.tanh(), tuple(offset.shape), self.levels)
 
     @property
     def mean_tolerance(self) -> float:  # type: ignore[override]

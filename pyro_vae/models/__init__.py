@@ -1,5 +1,6 @@
 """Models: priors, likelihoods and guides combined into Pyro programs."""
 
+from pyro_vae.models.autoregressive import AutoregressiveModel
 from pyro_vae.models.auxiliary_semi_supervised import ADGM, SDGM
 from pyro_vae.models.hierarchical import HierarchicalModel, HierarchicalVAE
 from pyro_vae.models.labelled import LabelledVAE
@@ -17,6 +18,7 @@ __all__ = [
     "ADGM",
     "SDGM",
     "VAE",
+    "AutoregressiveModel",
     "BottomUpGuide",
     "GenerativeModel",
     "HierarchicalModel",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae._core.checks import CheckedArguments, refusal, require
 from pyro_vae._core.param_store import no_registration, register
+from pyro_vae.distributions import mean_or_sample
 from pyro_vae.guides import AmortizedGuide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.layered_guides import LayeredGuide, layer_list
@@ -162,13 +163,13 @@ class HierarchicalVAE(nn.Module, CheckedArguments):
         """
         with no_registration(), pyro.plate("data", num_samples, dim=-1):
             p = self.model.decode(self.model.latents())
-        return p.mean if mean else p.sample()
+        return mean_or_sample(p) if mean else p.sample()
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Mean of p(x | z) at one sample z of the guide, ``(B, *data_shape)``."""
         with no_registration():
-            return self.model.decode(self.guide(x)).mean
+            return mean_or_sample(self.model.decode(self.guide(x)))
 
 
 def _latent_dims(prior: Prior, conditionals: Sequence[AmortizedGuide]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae._core.checks import CheckedArguments, check_equal, require
 from pyro_vae._core.param_store import register
+from pyro_vae.distributions import mean_or_sample
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.priors import Prior, VampPrior
@@ -138,18 +139,18 @@ class VAE(nn.Module, CheckedArguments):
 
         Args:
             num_samples: number of samples N.
-            mean: return the mean of p(x | z), as figures usually show, instead of a sample.
+            mean: return the mean of p(x | z), as figures usually show, instead of a sample, if it has a closed form.
 
         Returns:
             ``(N, *data_shape)``.
         """
         p = self.decode(self.prior().sample(torch.Size([num_samples])))
-        return p.mean if mean else p.sample()
+        return mean_or_sample(p) if mean else p.sample()
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Mean of p(x | z) at one sample z of q(z | x), ``(*batch, *data_shape)``."""
-        return self.decode(self.encode(x).sample()).mean
+        """Mean of p(x | z), or else a sample, at one sample z of q(z | x), ``(*batch, *data_shape)``."""
+        return mean_or_sample(self.decode(self.encode(x).sample()))
 
 
 def _check_pieces(prior: Prior, likelihood: Likelihood, guide: Guide) -> None:

@@ -12,6 +12,7 @@ from pyro_vae._core.checks import check_arguments, check_count, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.failures import program_errors
 from pyro_vae._core.owners import evaluating
+from pyro_vae.distributions import mean_or_sample
 from pyro_vae.models import VAE
 from pyro_vae.plotting.panels import as_images, number, page, show_grid
 
@@ -101,7 +102,7 @@ def manifold(vae: VAE, *, num: int = 20, caption: str = "") -> Figure:
     z = torch.special.ndtri((torch.arange(num) + 0.5).double() / num).to(next(vae.parameters()))
     grid = torch.stack(torch.meshgrid(z, z.flip(0), indexing="xy"), -1).flatten(0, 1)  # (num * num, 2), top row first
     with evaluating(vae), isolated_rng(0):
-        images = as_images(vae.decode(grid).mean, "manifold")
+        images = as_images(mean_or_sample(vae.decode(grid)), "manifold")
     with page(0.35, caption) as (figure, (ax,)):
         show_grid(ax, images, num, pad=0, margin=0.45, extent=(0, 1, 0, 1))
         ticks = torch.arange(-3, 4) / 2
