@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -398,6 +399,19 @@ def test_folders_stay_split_by_position_for_runs_of_an_earlier_version(tmp_path:
         run_command("train", "--resume", run, "--epochs", "2")
         results = [LogLikelihood.load(path) for path in run.glob("*.json")]
         assert {result.protocol["data_sha256"] for result in results} == {by_position}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report", "sample", "refit", "train"])
+def test_options_that_the_weights_were_not_trained_with_are_refused(
+    command: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    (run / "state.pt").unlink()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["likelihood"]["init_args"]["net"]["init_args"]["activation"] = "relu"  # has no tensor
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    line = error_line(capsys, command, *(["--resume"] if command == "train" else []), run)
+    assert line.startswith("--likelihood.net.activation: must be that of the run, got relu, and tanh in the run.")
 
 
 # data
