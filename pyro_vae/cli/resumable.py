@@ -23,7 +23,7 @@ def resumable(path: Path) -> Iterator[FinishedBatches]:
     try:
         yield finished
     except KeyboardInterrupt:
-        count = len(list(finished.folder.glob("*.safetensors"))) if finished.folder.is_dir() else 0
+        count = len(finished.files())
         hint = f"{count} finished batches are in {finished.folder}, from which the same command resumes"
         raise KeyboardInterrupt(*([hint] if count else [])) from None
     if join().first:
