@@ -143,7 +143,7 @@ def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[s
     kept = {name: value for name, value in options.as_dict().items() if name in of_the_model}
     if takes_guide(instantiate(options)["prior"]):
         kept["prior_guide"] = kept["prior_guide"] or kept["guide"]
-    return parse_args(argv, trust, first=[*kept.items(), ("model_from", str(run.path))])
+    return parse_args(argv, trust, first=[*kept.items(), ("model_from", str(run.path.resolve()))])
 
 
 def resume_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:

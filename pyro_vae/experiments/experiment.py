@@ -174,6 +174,8 @@ def load_run(
     assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})
     check_data(provenance, assembly.splits, str(path))
     restore_weights(assembly.trained, run, raw=weights == "raw")
+    same = run.provenance(raw=weights == "raw") == provenance
+    require(same, str(path), "the weights must not change while they are read", "others", "Run it again")
     entries = {**objective_entries(options["objective"]()), **provenance_entries(provenance)}
     protocol = {**assembly.protocol, **entries, **({} if weights == "final" else {"weights": weights})}
     return TrainedModel(assembly.vae.to(place).eval(), assembly.splits, protocol)
