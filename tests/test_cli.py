@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from pyro_vae.cli import errors
 from pyro_vae.cli.main import main
@@ -319,7 +320,7 @@ def test_a_run_folder_is_never_overwritten(trained: Path, capsys: pytest.Capture
 
 def test_resume_accepts_no_other_options(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = _error_line(capsys, "train", "--resume", str(trained), "--latent_dim", "4")
-    assert line.startswith("--latent_dim: must be that of the run to resume, got 4, and 3 in the run.")
+    assert line.startswith("--latent_dim: must be that of the run, got 4, and 3 in the run.")
     assert "must stand without --out" in _error_line(capsys, "train", "--resume", str(trained), "--out", "x")
 
 
@@ -378,6 +379,7 @@ def test_a_loaded_run_downloads_nothing(trained: Path, tmp_path: Path, capsys: p
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     state = torch.load(run / "state.pt", weights_only=True)
     torch.save({**state, "config": None}, run / "state.pt")  # which would tell that config.yaml is another
+    save_file(load_file(run / "weights.safetensors"), run / "weights.safetensors")  # without metadata
     for argv in (["evaluate", str(run)], ["sample", str(run)], ["train", "--resume", str(run)]):
         assert "nothing is downloaded" in _error_line(capsys, *argv)
     assert not (tmp_path / "victim").exists()
@@ -573,7 +575,7 @@ def test_a_resume_takes_changes_that_may_be_and_records_them(trained: Path, tmp_
     for argv, message in (
         (["--epochs", "1"], "fit: epochs must not be fewer than are begun, got epochs=1 in epoch 4."),
         (["--engine", "compiled"], "fit: engine must be that of the run to resume"),
-        (["--guide", "IAFGuide"], "--guide: must be that of the run to resume, got pyro_vae.guides.IAFGuide, and"),
+        (["--guide", "IAFGuide"], "--guide: must be that of the run, got pyro_vae.guides.IAFGuide, and"),
         (["--optimizer.weight_decay", "0.1"], "--optimizer.weight_decay: must be that of the run"),
         (["--objective", "BetaELBO", "--objective.beta", "4"], "--objective: must be that of the run"),
         (["--data.seed", "4"], "--data.seed: must be that of the run"),
@@ -589,7 +591,7 @@ def test_an_edited_configuration_follows_the_same_rule(trained: Path, tmp_path: 
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("batch_size: 100", "batch_size: 50"))
     line = _error_line(capsys, "train", "--resume", str(run), "--epochs", "3")
-    assert line.startswith("--batch_size: must be that of the run to resume, got 50, and 100 in the run.")
+    assert line.startswith("--batch_size: must be that of the run, got 50, and 100 in the run.")
     (run / "config.yaml").write_text(text.replace("lr: 0.001", "lr: 0.01").replace("epochs: 2", "epochs: 3"))
     assert main(["train", "--resume", str(run)]) == 0
     assert _records(run)[-1]["changed"]["optimizer.lr"] == [0.001, 0.01]

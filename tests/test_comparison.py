@@ -243,7 +243,7 @@ def test_a_file_has_the_numbers_and_is_never_replaced_silently(
 def test_options_without_effect_are_rejected(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a = make("a", importance())
     assert error_line(capsys, a, "--overwrite").startswith("--overwrite: must come with --out")
-    assert error_line(capsys, a, "--out", "x.txt").startswith("--out: must end in .csv, .md, .json")
+    assert error_line(capsys, a, "--out", "x.txt").startswith("--out: must end in .csv or .md or .json")
 
 
 def test_files_of_the_user_are_distinguished(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

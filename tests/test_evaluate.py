@@ -168,7 +168,7 @@ def test_options_follow_from_signature_and_docstring() -> None:
     assert points == Option(
         "num_points", 3, "number of points of left, as in pyro_vae.log_likelihood", int, (), "-points{}"
     )
-    assert lr == Option("lr", None, "step size", float, (), "-lr{:g}")
+    assert lr == Option("lr", None, "step size", float, (), "-lr{}")
     assert (rule.choices, rule.default, rule.mark) == (("left", "right"), "left", "-{}")
     assert (exact.choices, exact.default) == (("yes", "no"), "yes")
     assert (batch_size.default, batch_size.mark) == (5, "")

@@ -233,6 +233,10 @@ def test_damaged_batches_are_computed_anew(tmp_path: Path) -> None:
     finished = FinishedBatches(tmp_path)
     assert_same(evaluation(finished=finished), expected)
     assert finished.num_read == 0
+    (tmp_path / "mine.safetensors").touch()
+    finished.remove()
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.safetensors"]  # only its own files
+    (tmp_path / "mine.safetensors").unlink()
     finished.remove()
     assert not tmp_path.exists()
 

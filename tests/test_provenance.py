@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -21,12 +22,14 @@ from pyro_vae import VAE, fit
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.version import __version__, full_version
 from pyro_vae.cli.main import main
+from pyro_vae.cli.train_options import refit_options
 from pyro_vae.data import MNIST, Digits, Files, ImageSet, fingerprints
 from pyro_vae.data.splitting import TEST_SEED, hold_out
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.experiments.comparison import compare, read_runs
 from pyro_vae.experiments.experiment import load_run
 from pyro_vae.experiments.latent_data import check_same_data
+from pyro_vae.experiments.methods import METHODS
 from pyro_vae.experiments.provenance import check_data
 from pyro_vae.experiments.results import results_of, same_data
 from pyro_vae.guides import DiagonalNormalGuide
@@ -40,10 +43,10 @@ FIRST = "log_likelihood-test-guide-5-seed0.json"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def write(path: Path, seed: int) -> Path:
+def write(path: Path, seed: int, **labels: Any) -> Path:
     """60 images of 4 x 4 grey pixels."""
     images = torch.randint(0, 256, (60, 4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    np.savez(path, images=images.numpy())
+    np.savez(path, images=images.numpy(), **labels)
     return path
 
 
@@ -400,6 +403,19 @@ def test_folders_stay_split_by_position_for_runs_of_an_earlier_version(tmp_path:
         assert {result.protocol["data_sha256"] for result in results} == {by_position}
 
 
+@pytest.mark.parametrize("command", ["evaluate", "report", "sample", "refit", "train"])
+def test_options_that_the_weights_were_not_trained_with_are_refused(
+    command: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    (run / "state.pt").unlink()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["likelihood"]["init_args"]["net"]["init_args"]["activation"] = "relu"  # has no tensor
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    line = error_line(capsys, command, *(["--resume"] if command == "train" else []), run)
+    assert line.startswith("--likelihood.net.activation: must be that of the run, got relu, and tanh in the run.")
+
+
 # data
 
 
@@ -426,6 +442,64 @@ def test_overwritten_data_are_refused(tmp_path: Path, undrawn: None, capsys: pyt
     (table,) = compare(read_runs([first, third]))
     assert table.rows[1].cells["elbo"].gain != 0
     assert table.rows[1].differs == {}
+
+
+def test_finished_seeds_are_of_the_same_data(tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", *QUICK, "--latent_dim", "2", "--epochs", "1", "--data", "Files", "--data.root"]
+    words += [write(tmp_path / "A.npz", 0), "--out", tmp_path / "run", "--seeds", "0"]
+    run_command(*words)
+    run_command(*words)
+    write(tmp_path / "A.npz", 1)
+    line = error_line(capsys, *words, "1")
+    assert line.startswith(f"{tmp_path / 'run-0'}: the training images, validation images and test images must be")
+
+
+def test_a_result_of_other_labels_is_not_the_present_one(
+    tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.arange(60) % 3
+    data = write(tmp_path / "A.npz", 0, labels=labels)
+    run = train(data, tmp_path / "run", "--model", "M2", "--data.labels", "6")
+    run_command("evaluate", run, "--method", "classification")
+    labels[Files(data).load().test.rows] = 0  # test labels, of which the training is independent
+    write(data, 0, labels=labels)
+    line = error_line(capsys, "evaluate", run, "--method", "classification")
+    name = "classification-test-classifier-seed0.json"
+    assert line.startswith(f"evaluate: {run / name} must be of the present images and labels, got others.")
+    run_command("evaluate", run, "--num_samples", "5")  # does not depend on labels
+    run_command("evaluate", run, "--method", "classification", "--overwrite")
+    run_command("evaluate", run, "--method", "classification")
+
+
+def test_weights_that_change_while_they_are_read_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    load = Files.load
+
+    def slow_load(self: Files) -> Any:
+        shutil.copy(folder / "resumed" / "weights.safetensors", run)
+        return load(self)
+
+    monkeypatch.setattr(Files, "load", slow_load)
+    with pytest.raises(ValueError, match="the weights must not change while they are read, got others"):
+        load_run(run)
+    load_run(run)
+
+
+def test_numbers_that_differ_have_names_that_differ() -> None:
+    def stem(factor: float) -> str:
+        importance = METHODS["importance"]
+        return importance.file_stem({**importance.defaults(), "proposal": "inflated", "inflate": factor})
+
+    assert stem(2.0) == "test-inflated-5000-x2-seed0"
+    assert stem(1.2000001) != stem(1.2000002) != stem(1.2)
+
+
+def test_a_refit_knows_the_path_of_the_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    options = refit_options(RunFolder("run"))
+    assert options.model_from == str(folder / "run")  # from any working folder
 
 
 def test_a_resumed_fit_requires_the_same_arrays(tmp_path: Path) -> None:
@@ -471,6 +545,25 @@ def test_m1_is_of_the_same_data_by_their_content() -> None:
         check_same_data(Digits(), Digits(), "run", (one, other))
     with pytest.raises(ValueError, match=r"got seed=0 in run, 1 here"):
         check_same_data(Digits(), Digits(seed=1), "run", ({}, one))
+
+
+def test_mnist_is_read_from_the_files_that_are_hashed(tmp_path: Path) -> None:
+    for name, pixel in (("train", 1), ("t10k", 2)):
+        raw = tmp_path / "MNIST" / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        head = (0x803, 4, 28, 28), (0x801, 4)
+        contents = bytes([pixel]) * (4 * 28 * 28), bytes(4)
+        for kind, sizes, content in zip(("images-idx3", "labels-idx1"), head, contents, strict=True):
+            file = raw / f"{name}-{kind}-ubyte"
+            file.write_bytes(b"".join(size.to_bytes(4, "big") for size in sizes) + content)
+    expected = MNIST(tmp_path, validation=1).load()
+    processed = tmp_path / "MNIST" / "processed"  # which torchvision's MNIST reads instead of raw ones
+    processed.mkdir()
+    for name in ("training", "test"):
+        torch.save((torch.zeros(4, 28, 28, dtype=torch.uint8), torch.zeros(4).long()), processed / f"{name}.pt")
+    splits = MNIST(tmp_path, validation=1).load()
+    assert splits.fingerprints == expected.fingerprints
+    assert splits.train.images.unique().tolist() == [1]
 
 
 def test_fashion_mnist_is_not_mnist(tmp_path: Path) -> None:

@@ -242,9 +242,7 @@ def test_a_damaged_state_is_reported_in_one_line(tmp_path: Path) -> None:
     damages = [{"start": 3}, {"start": {"optimizer": []}}, {"identity": {}}, {"optimizer": {}}, {"best": None}]
     for damage in [*damages, {"progress": {}}, {"changed": 7}, {"lr_schedule": None}, {"rng": {"cpu": "x"}}]:
         run.save_state({**state, **damage})
-        with pytest.raises(
-            ValueError, match=r"^(RunFolder: state.pt must be that of|fit: .* the run to resume)"
-        ) as error:
+        with pytest.raises(ValueError, match=r"^(RunFolder: state\.pt|fit: .* the run to resume)") as error:
             _train(run.path, lr_schedule=HALVE)
         assert "\n" not in str(error.value)
 

@@ -16,7 +16,7 @@ from pyro_vae._core.distributed import join
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.cli.arguments import Parser
-from pyro_vae.cli.console import add_place, check_seed, load, say
+from pyro_vae.cli.console import add_place, check_out, check_seed, load, say
 from pyro_vae.cli.tables import aligned, comma_separated
 from pyro_vae.data.inputs import Input, read_inputs
 from pyro_vae.evaluation.label_posterior import class_posterior
@@ -26,7 +26,6 @@ _DESCRIPTION = """\
 Classify images with a trained semi-supervised model (pyro-vae train --model M2) and print the three most probable
 classes of each. An image file is png, jpg or bmp; npy and npz (key images) hold any number of images. The images must
 have the size of the training images, and are binarized in the same way; random binarization depends on --seed."""
-_SUFFIXES = (".csv", ".json")
 _NUM_SHOWN = 3
 _BATCH_SIZE = 500
 
@@ -66,17 +65,14 @@ def _parser() -> Parser:
 
 
 def _check(options: dict[str, Any]) -> None:
-    both, out = "both" if options["split"] else "neither", options["out"]
+    both = "both" if options["split"] else "neither"
     one = bool(options["images"]) != bool(options["split"])
     require(one, "classify", "either images or --split must be given", both)
     with_split = options["num_data"] is None or options["split"]
     require(with_split, "--num_data", "must come with --split", "it alone", "Give fewer images instead")
     check_count("classify", num_data=options["num_data"], num_samples=options["num_samples"])
     check_seed(options["seed"])
-    require(not out or out.suffix in _SUFFIXES, "--out", f"must end in {' or '.join(_SUFFIXES)}", out)
-    require(not options["overwrite"] or out, "--overwrite", "must come with --out", "it alone")
-    if out and out.exists() and not options["overwrite"] and join().first:
-        raise FileExistsError(f"--out: {out} must not exist yet. Replace it with --overwrite.")
+    check_out(options["out"], options["overwrite"], ".csv", ".json")
 
 
 def _inputs(trained: TrainedModel, options: dict[str, Any]) -> list[Input]:

@@ -9,11 +9,10 @@ from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
-from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae.cli.arguments import Parser
-from pyro_vae.cli.console import say
+from pyro_vae.cli.console import check_out, say
 from pyro_vae.cli.tables import aligned, comma_separated, markdown
 from pyro_vae.evaluation import Quantity
 from pyro_vae.experiments.comparison import Cell, Table, compare, read_runs
@@ -22,7 +21,6 @@ _DESCRIPTION = """\
 Compare the results of runs: a row per run, and for each method a table with one protocol (data set, split,
 binarization, sizes, estimator, number of samples, proposal, precision, ...). Runs with different protocols are
 refused. This command does not evaluate runs; pyro-vae evaluate does."""
-_SUFFIXES = (".csv", ".md", ".json")
 
 
 def compare_runs(argv: list[str]) -> None:
@@ -34,11 +32,7 @@ def compare_runs(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="also write the tables to this file, .csv, .md or .json")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(argv)
-    require(options.out or not options.overwrite, "--overwrite", "must come with --out", "--overwrite alone")
-    valid = not options.out or options.out.suffix in _SUFFIXES
-    require(valid, "--out", f"must end in {', '.join(_SUFFIXES)}", options.out)
-    if options.out and options.out.exists() and not options.overwrite and join().first:
-        raise FileExistsError(f"--out: {options.out} must not exist yet. Replace it with --overwrite.")
+    check_out(options.out, options.overwrite, ".csv", ".md", ".json")
     tables = compare(read_runs(options.runs, split=options.split), mixed=options.mixed)
     say("\n\n".join(as_text(table) for table in tables))
     if options.out and join().first:

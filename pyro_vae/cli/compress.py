@@ -15,7 +15,7 @@ from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import read_bytes, write_atomically
 from pyro_vae.cli.arguments import Parser
-from pyro_vae.cli.console import add_place, check_seed, load, say
+from pyro_vae.cli.console import add_place, check_out, check_seed, load, say
 from pyro_vae.compression import compress, decompress
 from pyro_vae.data.inputs import read_inputs
 from pyro_vae.experiments.trained_model import TrainedModel
@@ -38,11 +38,10 @@ def compress_images(argv: list[str]) -> None:
     add_place(parser)
     options = vars(parser.parse_args(argv))
     *images, out = map(Path, options["files"])
-    require(out.suffix == ".pvz", "compress", "the last file must end in .pvz", out, "Name the file to write last")
+    check_out(out, options["overwrite"], ".pvz", name="last FILE")
     one, both = bool(images) != bool(options["split"]), "both" if options["split"] else "neither"
     require(one, "compress", "either images or --split must be given", both)
     check_seed(options["seed"])
-    _check_new(out, overwrite=options["overwrite"])
     trained = load(options)
     x = _images(trained, images, options)
     content = compress(trained.vae.cpu(), x, progress=sys.stderr.isatty())
@@ -63,19 +62,13 @@ def decompress_images(argv: list[str]) -> None:
     add_place(parser)
     options = vars(parser.parse_args(argv))
     out = options["out"]
-    require(out.suffix == ".npz", "decompress", "the file to write must end in .npz", out)
-    _check_new(out, overwrite=options["overwrite"])
+    check_out(out, options["overwrite"], ".npz", name="OUT")
     content, trained = read_bytes(options["file"]), load(options)
     damaged: Any = "omit" if options["omit_damaged"] else "raise"
     x = decompress(trained.vae.cpu(), content, damaged=damaged, progress=sys.stderr.isatty())
     if join().first:
         write_atomically(out, _encoded(trained, x), overwrite=options["overwrite"])
         say(f"{len(x)} images: {out}")
-
-
-def _check_new(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not overwrite and join().first:
-        raise FileExistsError(f"{out}: the file must not exist yet. Replace it with --overwrite.")
 
 
 def _images(trained: TrainedModel, files: list[Path], options: dict[str, Any]) -> torch.Tensor:

@@ -52,6 +52,17 @@ def load(options: dict[str, Any]) -> TrainedModel:
     return load_run(run, **place)
 
 
+def check_out(out: Path | None, overwrite: bool, *suffixes: str, name: str = "--out") -> None:
+    """Require a file that can be written, or neither a file nor ``--overwrite``."""
+    if out is None:
+        require(not overwrite, "--overwrite", f"must come with {name}", "it alone")
+        return
+    require(out.suffix in suffixes, name, f"must end in {' or '.join(suffixes)}", out)
+    require(out.parent.is_dir(), name, "must be in a folder that exists", out, f"Create {out.parent}")
+    if out.exists() and not overwrite and join().first:
+        raise FileExistsError(f"{name}: {out} must not exist yet. Replace it with --overwrite.")
+
+
 def check_seed(seed: int) -> None:
     """Require a seed that every random number generator accepts."""
     require(0 <= seed < 2**63, "--seed", "must be in 0..2^63-1", seed)

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae._core.checks import check_count, check_positive, require
-from pyro_vae._core.distributed import join
 from pyro_vae.cli.arguments import Parser
-from pyro_vae.cli.console import add_place, check_seed, load, say
+from pyro_vae.cli.console import add_place, check_out, check_seed, load, say
 from pyro_vae.cli.results import evaluate_once
 from pyro_vae.cli.resumable import files_at
 from pyro_vae.experiments.methods import INFLATION, METHODS, Method
@@ -40,7 +39,8 @@ def _run(method: Method, options: dict[str, Any]) -> None:
     overwrite, out, folder = options.pop("overwrite"), options.pop("out"), Path(options["run"])
     options.pop("method")
     if out is not None:
-        _check_out(files_at(out, [kind.method for kind in method.results]), overwrite)
+        for file in files_at(out, [kind.method for kind in method.results]):
+            check_out(file, overwrite, ".json")
     trained = load(options)
     options["num_data"] = _capped(options["num_data"], len(trained.images(options["split"])))
     if trained.classifies:
@@ -50,12 +50,6 @@ def _run(method: Method, options: dict[str, Any]) -> None:
     for saved in evaluate_once(folder, trained, method, options, overwrite=overwrite, out=out):
         saved.print()
         say(f"figure: {saved.figure or 'none'}")
-
-
-def _check_out(files: list[Path], overwrite: bool) -> None:
-    existing = next((file for file in files if file.exists()), None)
-    if existing and not overwrite and join().first:
-        raise FileExistsError(f"--out: the file must not exist yet, got {existing}. Replace it with --overwrite.")
 
 
 def _capped(num_data: int | None, size: int) -> int | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import write_atomically
-from pyro_vae.cli.console import load, run_parser, say
+from pyro_vae.cli.console import check_out, load, run_parser, say
 from pyro_vae.training import RunFolder
 
 _DESCRIPTION = """\
@@ -23,10 +22,7 @@ def write_report(argv: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file of --out")
     options = vars(parser.parse_args(argv))
     out, overwrite, run = options.pop("out"), options.pop("overwrite"), RunFolder(options["run"])
-    require(not out or out.suffix == ".html", "--out", "must end in .html", out)
-    require(out or not overwrite, "--overwrite", "must come with --out", "--overwrite alone")
-    if out and out.exists() and not overwrite and join().first:
-        raise FileExistsError(f"--out: {out} must not exist yet. Replace it with --overwrite.")
+    check_out(out, overwrite, ".html")
     trained = load(options)
     if join().first:
         from pyro_vae.experiments.html_report import report  # here, since it loads matplotlib

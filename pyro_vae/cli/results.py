@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import say
 from pyro_vae.cli.resumable import files_at, print_numbers, resumable
@@ -64,6 +65,7 @@ def evaluate_once(
     weights = trained.protocol.get("weights_sha256", "")
     stem = method.file_stem(options) + ("-raw" if trained.protocol.get("weights") == "raw" else "")
     existing = _existing(folder, method, stem, weights) if join().first and not (overwrite or out) else []
+    _check_data(existing, trained)
     if join().from_first(bool(existing)):
         print_numbers([saved.result for saved in existing])
         return existing
@@ -94,6 +96,15 @@ def _existing(folder: Path, method: Method, stem: str, weights: str) -> list[Sav
     figures = {path: run.figures / f"{path.stem}.png" for path, _ in places}
     files = [path for path, exists in places if exists]
     return [Saved(path, Result.load(path), figures[path] if figures[path].exists() else None) for path in files]
+
+
+def _check_data(existing: list[Saved], trained: TrainedModel) -> None:
+    """Require saved results to be of the present data: of the images, and of the labels if they depend on these."""
+    for saved in existing:
+        split, data = saved.result.protocol["split"], saved.result.protocol.get("data_sha256")
+        known = [protocol(split).get("data_sha256") for protocol in (trained.protocol_of, trained.labelled_protocol_of)]
+        rule, advice = f"{saved.path} must be of the present images and labels", "Restore these, or add --overwrite"
+        require(data in (None, *known), "evaluate", rule, "others", advice)
 
 
 def _save(result: Result, path: Path, overwrite: bool, figures: Path | None) -> Saved:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import say
 from pyro_vae.evaluation import FinishedBatches, Result
@@ -23,7 +22,7 @@ def resumable(path: Path) -> Iterator[FinishedBatches]:
     try:
         yield finished
     except KeyboardInterrupt:
-        count = len(list(finished.folder.glob("*.safetensors"))) if finished.folder.is_dir() else 0
+        count = len(finished.files())
         hint = f"{count} finished batches are in {finished.folder}, from which the same command resumes"
         raise KeyboardInterrupt(*([hint] if count else [])) from None
     if join().first:
@@ -39,11 +38,5 @@ def print_numbers(results: list[Result], finished: FinishedBatches | None = None
 
 
 def files_at(out: Path, methods: list[str]) -> list[Path]:
-    """Files of several results: the main one is ``out``, and the others lie beside it, named after their methods.
-
-    Raises:
-        ValueError: another suffix than .json, or no such folder.
-    """
-    require(out.suffix == ".json", "--out", "must end in .json", out)
-    require(out.parent.is_dir(), "--out", "must be in a folder that exists", out, f"Create {out.parent}")
+    """Files of several results: the main one is ``out``, and the others lie beside it, named after their methods."""
     return [out, *(out.with_name(f"{out.stem}-{method}.json") for method in methods[1:])]

@@ -11,7 +11,7 @@ import torch
 
 from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.files import write_atomically
-from pyro_vae.cli.console import check_seed, load, run_parser, say
+from pyro_vae.cli.console import check_out, check_seed, load, run_parser, say
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.training import RunFolder
 
@@ -35,7 +35,7 @@ def sample(argv: list[str]) -> None:
     suffix = "" if options["label"] is None else f"-label{options['label']}"
     suffix += "-raw" if options["weights"] == "raw" else ""
     path = Path(options["out"] or run.figures / f"drawn-{options['seed']}{suffix}.png")
-    require(path.suffix in (".png", ".npz"), "--out", "must end in .png or .npz", path)
+    check_out(path, options["overwrite"], ".png", ".npz")
     trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})
     torch.manual_seed(options["seed"])
     images = trained.vae.sample(options["num"], mean=not options["draws"], **_labels(trained, options)).cpu()

@@ -16,7 +16,7 @@ from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation, final_result
 from pyro_vae.cli.train_options import parse_args
 from pyro_vae.evaluation import Result, mean_interval
-from pyro_vae.experiments.experiment import instantiate, parse_config, to_yaml
+from pyro_vae.experiments.experiment import instantiate, load_run, parse_config, to_yaml
 from pyro_vae.experiments.experiment import train as run_training
 from pyro_vae.training import RunFolder
 
@@ -94,6 +94,7 @@ def _result(folder: Path, options: Namespace, trust: Sequence[str], may_download
     if result is None:
         trained = _trained(folder, options, trust, may_download)
         return final_evaluation(folder, trained)  # type: ignore[return-value]
+    load_run(folder, device=options.device, trust=trust)  # raises if its data have changed
     say(f"run folder: {folder}, finished")
     return result
 

@@ -13,9 +13,8 @@ from pyro_vae.cli.console import check_seed
 from pyro_vae.experiments.assembly import MODEL_OPTIONS
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import MAX_SIZE, read_config
-from pyro_vae.experiments.experiment import default_options, instantiate, parse_config, parse_options
+from pyro_vae.experiments.experiment import check_trained, default_options, instantiate, parse_config, parse_options
 from pyro_vae.experiments.option_errors import unknown_option
-from pyro_vae.experiments.resumable import check_resumable
 from pyro_vae.models.build import takes_guide
 from pyro_vae.training import RunFolder
 
@@ -144,7 +143,7 @@ def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[s
     kept = {name: value for name, value in options.as_dict().items() if name in of_the_model}
     if takes_guide(instantiate(options)["prior"]):
         kept["prior_guide"] = kept["prior_guide"] or kept["guide"]
-    return parse_args(argv, trust, first=[*kept.items(), ("model_from", str(run.path))])
+    return parse_args(argv, trust, first=[*kept.items(), ("model_from", str(run.path.resolve()))])
 
 
 def resume_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
@@ -159,7 +158,5 @@ def resume_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[
         ValueError: an option that cannot change is not the one of the last checkpoint.
     """
     options = parse_options([*parse_config(run, trust=trust).as_dict().items(), *read_arguments(argv, trust)])
-    trained = run.trained_config()
-    if trained is not None:
-        check_resumable(parse_options(read_config(trained, f"{run.path}/state.pt", trust=trust).items()), options)
+    check_trained(run.trained_config(), options, f"{run.path}/state.pt", trust=trust)
     return options

@@ -70,26 +70,25 @@ class MNIST(Dataset):
         )
 
     def raw(self) -> RawArrays:
-        from torchvision.datasets import MNIST as Torchvision
+        from torchvision.datasets import mnist as torchvision  # whose MNIST would prefer processed files to raw ones
 
         folder = Path(os.path.expanduser(self.root or "data"))
         files = [folder / "MNIST" / "raw" / name for name in _FILES]
         if not all(file.exists() for file in files):
-            _download(Torchvision, folder, self.may_download)
+            _download(torchvision.MNIST, folder, self.may_download)
         for file in files:
             _check_idx(file)
         for image_file, label_file in (files[:2], files[2:]):
             counts = _count(image_file), _count(label_file)
             rule = f"{image_file} and {label_file.name} must have as many images as labels"
             require(counts[0] == counts[1], "MNIST", rule, f"{counts[0]} and {counts[1]}", "Copy both again")
-        train, test = (Torchvision(str(folder), train=train, download=False) for train in (True, False))
-        raw = RawArrays(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets, 255, files=files)
-        for split, images in (("train", raw.train), ("test", raw.test)):
-            other = fingerprint_of({"images": images[:1000]}) == _FASHION[split]
-            got, advice = (
-                f"the {split} images of Fashion-MNIST in {files[0].parent}",
-                "Read them by Files from an npz file",
-            )
+        images = [torchvision.read_image_file(str(file)).unsqueeze(1) for file in files[::2]]
+        labels = [torchvision.read_label_file(str(file)) for file in files[1::2]]
+        raw = RawArrays(images[0], labels[0], images[1], labels[1], 255, files=files)
+        for split, first in (("train", raw.train[:1000]), ("test", raw.test[:1000])):
+            other = fingerprint_of({"images": first}) == _FASHION[split]
+            got = f"the {split} images of Fashion-MNIST in {files[0].parent}"
+            advice = "Read them by Files from an npz file"
             require(not other, "MNIST", "the files must be those of MNIST", got, advice)
         return raw
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.version import __version__
 
+_KEY = re.compile("[0-9a-f]{32}")
 _IN_KEY_OTHERWISE = {"model", "guide", "classifier", "data", "batch_size"}  # by the programs and the batch's data
 _WITHOUT_EFFECT = {"labels", "log_likelihood", "protocol", "progress", "finished"}  # on the numbers of a batch
 
@@ -79,9 +81,16 @@ class FinishedBatches(CheckedArguments):
         self.num_read += 1
         return stored[0]
 
+    def files(self) -> list[Path]:
+        """The files of finished batches, of any evaluation."""
+        return [file for file in self.folder.glob("*.safetensors") if _KEY.fullmatch(file.stem)]
+
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the finished batches, and the folder if nothing else is in it."""
+        with suppress(OSError):
+            for file in self.files():
+                file.unlink()
+            self.folder.rmdir()
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -14,6 +13,7 @@ from pyro_vae._core.checks import require
 from pyro_vae.data import Dataset, Splits
 from pyro_vae.experiments.labels import check_labels, num_classes_of
 from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of
+from pyro_vae.experiments.provenance import known_data
 from pyro_vae.experiments.restore import restore_weights
 from pyro_vae.guides import CategoricalGuide, Guide
 from pyro_vae.likelihoods import Likelihood
@@ -110,7 +110,7 @@ def _restored(m1: FirstModel, provenance: dict[str, str], dataset: Dataset, spli
     """The trained VAE, if it is one and of the same data."""
     name = m1.options["model"]
     require(name == "VAE", "--m1", "the run must be of a VAE", f"{name} in {m1.run.path}")
-    fingerprints = json.loads(provenance.get("data", "{}")), splits.fingerprints
+    fingerprints = known_data(provenance), splits.fingerprints
     check_same_data(m1.options["data"](), dataset, str(m1.run.path), fingerprints)
     arguments = {name: m1.options[name] for name in signature(build_vae).parameters if name in m1.options}
     vae = build_vae(splits.data_shape, **arguments)

@@ -64,8 +64,7 @@ def _option(name: str, default: Any, text: str, type_: Callable[[str], Any], cho
     if isinstance(default, bool):
         default, type_, choices = "yes" if default else "no", str, ("yes", "no")
     short = name.removeprefix("num_")
-    mark = f"-{short}{{:g}}" if type_ is float else f"-{short}{{}}"
-    mark = "" if name in _UNMARKED else "-{}" if choices and choices != ("yes", "no") else mark
+    mark = "" if name in _UNMARKED else "-{}" if choices and choices != ("yes", "no") else f"-{short}{{}}"
     return Option(name, default, text, type_, choices, mark)
 
 

@@ -26,6 +26,7 @@ from pyro_vae.experiments.latent_data import check_magnitude, initialise_at_data
 from pyro_vae.experiments.option_values import check_plain, wrong_value
 from pyro_vae.experiments.provenance import RecordedRun, check_data, is_earlier, objective_entries, provenance_entries
 from pyro_vae.experiments.restore import restore_model, restore_weights
+from pyro_vae.experiments.resumable import check_resumable
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
 from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
@@ -173,6 +174,8 @@ def load_run(
     assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})
     check_data(provenance, assembly.splits, str(path))
     restore_weights(assembly.trained, run, raw=weights == "raw")
+    same = run.provenance(raw=weights == "raw") == provenance
+    require(same, str(path), "the weights must not change while they are read", "others", "Run it again")
     entries = {**objective_entries(options["objective"]()), **provenance_entries(provenance)}
     protocol = {**assembly.protocol, **entries, **({} if weights == "final" else {"weights": weights})}
     return TrainedModel(assembly.vae.to(place).eval(), assembly.splits, protocol)
@@ -225,8 +228,32 @@ def parse_options(assignments: Iterable[tuple[str, Any]]) -> Namespace:
 
 
 def parse_config(run: RunFolder, *, trust: Iterable[str] = ()) -> Namespace:
-    """The options of a run, from its ``config.yaml``."""
-    return parse_options(read_config(run.config(), str(run.path / "config.yaml"), trust=trust).items())
+    """The options of a run, from its ``config.yaml``.
+
+    Raises:
+        ValueError: the file is damaged, or has other options than its weights were trained with.
+    """
+    options = parse_options(read_config(run.config(), str(run.path / "config.yaml"), trust=trust).items())
+    trained = run.provenance().get("config") if run.has_weights() else None
+    check_trained(trained, options, str(run.path / "weights.safetensors"), trust=trust)
+    return options
+
+
+def check_trained(text: str | None, options: Namespace, source: str, *, trust: Iterable[str] = ()) -> None:
+    """Require options to be those of a training, except those that may change.
+
+    Args:
+        text: the configuration of the training; empty or None if it is not known.
+        options: those of now.
+        source: the file that holds the configuration.
+        trust: packages that it may name.
+
+    Raises:
+        ValueError: naming the first other option.
+    """
+    if text and text != to_yaml(options):
+        trained = parse_options(read_config(text, source, trust=trust).items())
+        check_resumable(to_yaml(trained), to_yaml(options))
 
 
 def instantiate(options: Namespace) -> dict[str, Any]:

@@ -82,9 +82,14 @@ class Method:
         """File name without the result's kind, such as ``test-guide-5000-seed0-first100``."""
         first = "" if options["num_data"] is None else f"-first{options['num_data']}"
         changed = (o for o in self.options if options[o.name] != o.default and f"{{{o.name}}}" not in self.stem)
-        marks = "".join(option.mark.format(options[option.name]) for option in changed)
+        marks = "".join(option.mark.format(_brief(options[option.name])) for option in changed)
         stem = self.stem.format(**options)
         return f"{options['split']}{'-' if stem else ''}{stem}{marks}-seed{options['seed']}{first}"
+
+
+def _brief(value: Any) -> Any:
+    """A number without the digits that change nothing: 2 for 2.0, but never one text for two numbers."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else value
 
 
 def method_of(function: Callable[..., Result], options: Iterable[Option] = (), **entries: Any) -> Method:
@@ -181,7 +186,7 @@ _PROPOSALS = {
 }
 _FACTOR = f"with --proposal inflated: factor of the guide's scales (default {INFLATION})"
 _IMPORTANCE = (
-    Option("inflate", None, _FACTOR, float, mark="-x{:g}"),
+    Option("inflate", None, _FACTOR, float, mark="-x{}"),
     *(option for option in options_of(log_likelihood, proposal=_PROPOSALS) if option.name != "accuracy"),
 )
 _REFERENCE = "JSON of a result, such as of --method ais, that replaces log p(x) (default: importance sampling)"

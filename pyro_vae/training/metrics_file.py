@@ -66,10 +66,14 @@ class MetricsFile:
             return file.tell()
 
     def truncate(self, size: int) -> None:
-        """Truncate to the complete lines among the first ``size`` bytes."""
+        """Truncate to the complete lines among the first ``size`` bytes; warn if these are fewer bytes."""
         with self._open() as file:
             file.seek(0)
-            file.truncate(file.read(size).rfind(b"\n") + 1)
+            complete = file.truncate(file.read(size).rfind(b"\n") + 1)
+        if complete < size:
+            warnings.warn(
+                f"RunFolder: {self.path} must have {size} bytes, got {complete}; records are missing.", stacklevel=3
+            )
 
     def _open(self) -> IO[bytes]:
         """Open for appending, without following a symbolic link out of the folder."""

@@ -222,13 +222,13 @@ class RunFolder:
         Args:
             weights: parameters and buffers by name.
             raw: whether they are raw ones.
-            metadata: their provenance, stored in the same file with the versions of the package and of torch and with
-                the attribute ``metadata``, which takes precedence.
+            metadata: their provenance, stored in the same file with the versions of the package and of torch, the
+                configuration and the attribute ``metadata``, which takes precedence.
         """
         # Clones, because safetensors refuses tensors that share memory (a VampPrior contains the guide).
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-        versions = {"version": full_version(), "torch": torch.__version__}
-        content = save_safetensors(tensors, {**versions, **(metadata or {}), **self.metadata})
+        own = {"version": full_version(), "torch": torch.__version__, "config": self._config or ""}
+        content = save_safetensors(tensors, {**own, **(metadata or {}), **self.metadata})
         write_atomically(self._weights(raw), content, overwrite=True)
 
     def provenance(self, *, raw: bool = False) -> dict[str, str]:

@@ -112,7 +112,9 @@ def check_state(saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
         if not 1 <= saved["threads"] <= _MAX_THREADS:
             _refuse(f"threads must be in 1..{_MAX_THREADS}", saved["threads"])
     _check_optimizer(saved["optimizer"], fresh)
-    if fresh["lr_schedule"] is not None:
+    start = saved.get("start")
+    is_kept = start is None or start["lr_schedule"] == fresh["start"]["lr_schedule"]
+    if fresh["lr_schedule"] is not None and is_kept:  # a new one replaces that of the checkpoint
         _match(saved["lr_schedule"], {}, "lr_schedule")
         for name in saved["lr_schedule"].keys() & fresh["lr_schedule"].keys():
             _match(saved["lr_schedule"][name], fresh["lr_schedule"][name], f"lr_schedule.{name}")
@@ -120,7 +122,9 @@ def check_state(saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
 
 def _check_optimizer(saved: Any, fresh: Mapping[str, Any]) -> None:
     """The state of the optimizer has one entry per parameter, with numbers and tensors of the parameter's shape."""
-    _match(saved, {"state": {}, "param_groups": fresh["optimizer"]["param_groups"]}, "optimizer")
+    pairs = zip(fresh["optimizer"]["param_groups"], fresh["start"]["optimizer"], strict=True)
+    groups = [{"params": group["params"], **options} for group, options in pairs]  # without those of a schedule
+    _match(saved, {"state": {}, "param_groups": groups}, "optimizer")
     shapes = [tuple(tensor.shape) for tensor in fresh["parameters"]]
     for index, values in saved["state"].items():
         name = f"optimizer.state.{index}"
