@@ -77,7 +77,8 @@ def test_sample_writes_images(trained: Path, tmp_path: Path, capsys: pytest.Capt
     for suffix in ("npz", "png"):
         out = tmp_path / f"images.{suffix}"
         assert main(["sample", str(trained), "--num", "6", "--draws", "--out", str(out)]) == 0
-        assert "must not exist yet" in _error_line(capsys, "sample", str(trained), "--out", str(out))
+        line = _error_line(capsys, "sample", str(trained), "--out", str(out))
+        assert line.strip().endswith("must not exist yet. Replace it with --overwrite.")
     images = np.load(tmp_path / "images.npz")["images"]
     assert images.shape == (6, 1, 8, 8)
     assert set(np.unique(images)) == {0.0, 1.0}
@@ -239,6 +240,7 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["--gide", "IAFGuide"], "unknown option --gide; did you mean --guide?"),
         (["--rseume", "runs/x"], "unknown option --rseume; did you mean --resume?"),
         (["--epochs.foo", "3"], "unknown option --epochs.foo; did you mean --epochs?"),
+        (["--lr", "0.1"], "unknown option --lr; did you mean --optimizer.lr?"),
         (["3"], "options must begin with --, got 3"),
         (["--guide.net"], "--guide.net: must have a value"),
         (["--guide", "null"], "--guide: must have a value"),

@@ -36,6 +36,8 @@ def sample(argv: list[str]) -> None:
     suffix += "-raw" if options["weights"] == "raw" else ""
     path = Path(options["out"] or run.figures / f"drawn-{options['seed']}{suffix}.png")
     require(path.suffix in (".png", ".npz"), "--out", "must end in .png or .npz", path)
+    if path.exists() and not options["overwrite"]:
+        raise FileExistsError(f"--out: {path} must not exist yet. Replace it with --overwrite.")
     trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})
     torch.manual_seed(options["seed"])
     images = trained.vae.sample(options["num"], mean=not options["draws"], **_labels(trained, options)).cpu()
