@@ -18,6 +18,7 @@ import yaml
 
 from pyro_vae.cli import errors
 from pyro_vae.cli.main import main
+from pyro_vae.cli.train import _note_on_binarization
 from pyro_vae.cli.train_options import parse_args
 from pyro_vae.data import Files
 from pyro_vae.experiments.experiment import default_options, load_run
@@ -317,6 +318,18 @@ def test_a_run_folder_is_never_overwritten(trained: Path, capsys: pytest.Capture
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
     assert "must not exist yet" in _error_line(capsys, "train", *QUICK, "--out", str(trained))
     assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "has_note"),
+    [
+        ([], False),
+        (["--likelihood", "NormalLikelihood"], True),
+        (["--likelihood", "NormalLikelihood", "--data.binarize", "none"], False),
+    ],
+)
+def test_a_likelihood_of_other_values_on_binarized_data_gives_a_note(argv: list[str], has_note: bool) -> None:
+    assert ("--data.binarize none" in _note_on_binarization(parse_args(argv))) == has_note
 
 
 def test_resume_accepts_no_other_options(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
