@@ -1,8 +1,8 @@
-"""Counts: three likelihoods of the same data, and why the Poisson distribution is rarely the best.
+"""Counts: four likelihoods of the same data, and why the Poisson distribution is rarely the best.
 
 A Poisson variable has a variance equal to its mean. Counts given a code z usually vary more, which a negative binomial
 distribution models by an inverse dispersion r for each entry, and contain more zeros, which the zero-inflated one
-models by a probability of its own. All three are probabilities of the same integers, so that their log-likelihoods can
+models by a probability of its own. All are probabilities of the same integers, so that their log-likelihoods can
 be compared; the errors of the gains are of the paired differences over the test data. ``BetaBinomialLikelihood``
 knows in addition that these counts end at 16.
 
@@ -12,7 +12,7 @@ takes log(1 + x). Run it::
     python examples/counts.py
     python examples/counts.py --epochs 300 --seed 1
 
-The first command (one minute of one core, torch 2.15, 2026-11-28) printed gains in test log-likelihood over the Poisson
+The first command (one minute of one core, torch 2.14, 2026-11-28) printed gains in test log-likelihood over the Poisson
 likelihood of 1.789 +- 0.143 nats per image for the negative binomial, 4.239 +- 0.250 for the zero-inflated one and
 16.024 +- 0.385 for the beta-binomial. The errors do not include the variation between trainings.
 

@@ -11,6 +11,7 @@ from pyro_vae._core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pyro_vae import (
+        compression,
         data,
         evaluation,
         flows,
@@ -48,6 +49,7 @@ __all__ = [
     "SemiSupervisedVAE",
     "StackedVAE",
     "annealed_log_likelihood",
+    "compression",
     "data",
     "evaluation",
     "fit",

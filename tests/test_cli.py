@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from pyro_vae.cli import errors
 from pyro_vae.cli.main import main
+from pyro_vae.cli.train import _note_on_binarization
 from pyro_vae.cli.train_options import parse_args
 from pyro_vae.data import Files
 from pyro_vae.experiments.experiment import default_options, load_run
@@ -78,7 +79,8 @@ def test_sample_writes_images(trained: Path, tmp_path: Path, capsys: pytest.Capt
     for suffix in ("npz", "png"):
         out = tmp_path / f"images.{suffix}"
         assert main(["sample", str(trained), "--num", "6", "--draws", "--out", str(out)]) == 0
-        assert "must not exist yet" in _error_line(capsys, "sample", str(trained), "--out", str(out))
+        line = _error_line(capsys, "sample", str(trained), "--out", str(out))
+        assert line.strip().endswith("must not exist yet. Replace it with --overwrite.")
     images = np.load(tmp_path / "images.npz")["images"]
     assert images.shape == (6, 1, 8, 8)
     assert set(np.unique(images)) == {0.0, 1.0}
@@ -240,6 +242,7 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["--gide", "IAFGuide"], "unknown option --gide; did you mean --guide?"),
         (["--rseume", "runs/x"], "unknown option --rseume; did you mean --resume?"),
         (["--epochs.foo", "3"], "unknown option --epochs.foo; did you mean --epochs?"),
+        (["--lr", "0.1"], "unknown option --lr; did you mean --optimizer.lr?"),
         (["3"], "options must begin with --, got 3"),
         (["--guide.net"], "--guide.net: must have a value"),
         (["--guide", "null"], "--guide: must have a value"),
@@ -316,6 +319,18 @@ def test_a_run_folder_is_never_overwritten(trained: Path, capsys: pytest.Capture
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
     assert "must not exist yet" in _error_line(capsys, "train", *QUICK, "--out", str(trained))
     assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "has_note"),
+    [
+        ([], False),
+        (["--likelihood", "NormalLikelihood"], True),
+        (["--likelihood", "NormalLikelihood", "--data.binarize", "none"], False),
+    ],
+)
+def test_a_likelihood_of_other_values_on_binarized_data_gives_a_note(argv: list[str], has_note: bool) -> None:
+    assert ("--data.binarize none" in _note_on_binarization(parse_args(argv))) == has_note
 
 
 def test_resume_accepts_no_other_options(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

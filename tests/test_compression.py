@@ -227,6 +227,7 @@ def test_another_model_and_foreign_files_are_refused() -> None:
         (torch.ones(2, 9), r"data must be \(N, 1, 3, 3\)"),
         (torch.full((2, *SHAPE), 2.0), "data must be in 0..1"),
         (torch.full((2, *SHAPE), math.nan), "data must be in 0..65535"),
+        ([1.0], "data must be a tensor, got list"),
     ],
 )
 def test_other_data_are_refused(x, message) -> None:
@@ -239,6 +240,7 @@ def test_other_data_are_refused(x, message) -> None:
     [
         lambda: vae(L.NormalLikelihood),
         lambda: vae(guide=G.IAFGuide),
+        object,
         lambda: vae(partial(L.BernoulliLikelihood, net=Cosine)),
     ],
 )

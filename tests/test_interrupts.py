@@ -68,6 +68,22 @@ def test_a_signal_during_a_training_stops_it_after_a_checkpoint(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
+@pytest.mark.parametrize("place", ["run_training", "final_evaluation"])
+def test_a_signal_outside_the_steps_names_the_command_that_resumes(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+
+    def interrupt(*args: object, **options: object) -> None:
+        RunFolder.create(out, config="")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("pyro_vae.cli.train.run_training", lambda **options: None)
+    monkeypatch.setattr(f"pyro_vae.cli.train.{place}", interrupt)
+    assert main(["train", *QUICK, "--out", str(out)]) == 143
+    assert capsys.readouterr().err == f"pyro-vae: interrupted, resume with --resume {out}\n"
+
+
 def test_sigterm_outside_a_training_ends_with_143(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("pyro_vae.cli.sample.sample", lambda argv: os.kill(os.getpid(), signal.SIGTERM))
     assert main(["sample"]) == 143

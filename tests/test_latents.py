@@ -573,6 +573,7 @@ REFUSED = {
     ),
     "path": (lambda: interpolate(vae_of(), X, X, path="straight"), "interpolate: path must be one of 'lerp'"),
     "num": (lambda: interpolate(vae_of(), X, X, num=1), "interpolate: num must be at least 2"),
+    "kind": (lambda: interpolate(vae_of(), [1.0], X), "LatentSpace: data must be tensors, got list. Pass batch"),
     "sizes": (lambda: interpolate(vae_of(), X, X[:1]), "interpolate: a and b must be equally many, got 3 and 1"),
     "analogy": (lambda: analogy(vae_of(), X, X, X[:2]), "analogy: a, b and c must be equally many, got 3, 3, 2"),
     "active": (lambda: traverse(vae_of(), X, X), "traverse: there must be dimensions to vary, got no active one"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +93,40 @@ def _start(out: str | None, options: Namespace, trust: Sequence[str], may_downlo
     def create() -> RunFolder:
         run = RunFolder.create(folder, config=to_yaml(options))
         log_errors_in(folder)
-        say(f"run folder: {folder}")
+        say(f"run folder: {folder}{_note_on_binarization(options)}")
         return run
 
-    final_evaluation(folder, run_training(**instantiate(options), run=create, may_download=may_download, trust=trust))
+    with _advising_to_resume(folder):
+        result = run_training(**instantiate(options), run=create, may_download=may_download, trust=trust)
+        final_evaluation(folder, result)
 
 
 def _resume(path: str, out: str | None, argv: list[str], trust: Sequence[str]) -> None:
     require(out is None, "--resume", "must stand without --out", "both", "Omit --out: the run keeps its folder")
     run = RunFolder(path)
     log_errors_in(run.path)
-    with run.locked() if join().first else nullcontext():
-        options = resume_options(run, argv, trust=trust)
-        run.set_config(to_yaml(options))  # written once every check has passed
-        result = run_training(**instantiate(options), run=run, resume=True, trust=trust)
-    final_evaluation(run.path, result)
+    with _advising_to_resume(run.path):
+        with run.locked() if join().first else nullcontext():
+            options = resume_options(run, argv, trust=trust)
+            run.set_config(to_yaml(options))  # written once every check has passed
+            result = run_training(**instantiate(options), run=run, resume=True, trust=trust)
+        final_evaluation(run.path, result)
+
+
+@contextmanager
+def _advising_to_resume(folder: Path) -> Iterator[None]:
+    """Name the command that resumes after an interruption outside the steps, which name it themselves."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if stop.args or not folder.exists():
+            raise
+        raise type(stop)(f"resume with --resume {folder}") from None
+
+
+def _note_on_binarization(options: Namespace) -> str:
+    likelihood = options.likelihood.class_path.rsplit(".", 1)[-1]
+    binarize = options.data.init_args.get("binarize", "none")
+    if binarize == "none" or likelihood == "BernoulliLikelihood" or options.m1 is not None:
+        return ""
+    return f"\nnote: {likelihood} models binarized data, 0 or 1; --data.binarize none keeps their values"

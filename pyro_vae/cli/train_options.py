@@ -86,7 +86,18 @@ def check_names(argv: Iterable[str], *others: str) -> None:
     for argument in argv:
         name = argument.split("=")[0].removeprefix("--")
         if argument.startswith("--") and name.split(".")[0] not in known:
-            raise unknown_option(name, known)
+            nested = [f"{option}.{name}" for option in default_options() if name in _arguments(option)]
+            raise _meant(name, nested[0]) if nested else unknown_option(name, known)
+
+
+def _arguments(option: str) -> Iterable[str]:
+    """The constructor arguments of an option's default component."""
+    default = default_options()[option]
+    return default.get("init_args", ()) if isinstance(default, dict) else ()
+
+
+def _meant(name: str, option: str) -> ValueError:
+    return ValueError(f"unknown option --{name}; did you mean --{option}?")
 
 
 def read_arguments(argv: Sequence[str], trust: Iterable[str] = ()) -> Iterator[tuple[str, Any]]:

@@ -146,6 +146,9 @@ def _groups(num: int, progress: bool) -> Iterator[int]:
 
 def _rows(vae: Any, data: Tensor) -> I64:
     """The symbols of the data, ``(N, n)``."""
+    kind = type(data).__name__
+    require(isinstance(data, Tensor), "compress", "data must be a tensor", kind, "Pass batch(range(N)) of an ImageSet")
+    require(hasattr(vae, "data_shape"), "compress", "vae must be a model", type(vae).__name__, "Pass run.vae")
     shape = tuple(data.shape[1:])
     sizes = ", ".join(map(str, vae.data_shape))
     require(shape == tuple(vae.data_shape), "compress", f"data must be (N, {sizes})", f"shape={tuple(data.shape)}")

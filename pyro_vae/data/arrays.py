@@ -174,7 +174,7 @@ def _check_shape(array: np.ndarray, owner: str, name: str) -> None:
 
 def _integer(array: np.ndarray, owner: str, name: str) -> Tensor:
     low, high = int(array.min()), int(array.max())
-    advice = "Rescale them to bytes, or save them as floating numbers"
+    advice = "Rescale grey levels to bytes, or save counts as floating numbers"
     within = low >= 0 and high <= 255
     require(within, owner, f"integer {name} must lie in 0..255", f"values from {low} to {high}", advice)
     return torch.from_numpy(array.astype(np.uint8))

@@ -19,7 +19,8 @@ class Digits(Dataset):
 
     Args:
         root: must be ``None``, as the images come with scikit-learn.
-        binarize: see :class:`Dataset`.
+        binarize: ``"dynamic"``, at random for every batch; ``"fixed"``, at random once; ``"threshold"``, at one half;
+            ``"none"``, grey levels in [0, 1].
         validation: number of the 1500 training images held out.
         seed: seed of the validation split and of fixed binarization.
         labels, label_seed: see :class:`Dataset`.

@@ -29,11 +29,13 @@ class Files(Dataset):
       classes 0, 1, ... The splits follow from a hash of each file's name, so that a new file moves no other one.
 
     Arrays are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, D)``: integers in 0..255 or floating numbers. Integers
-    with no value above 1 are taken as binary (``max_value`` 1). Nothing is ever unpickled.
+    are grey levels, divided by 255; those with no value above 1 are taken as binary (``max_value`` 1). Counts are saved
+    as floating numbers and loaded with ``binarize="none"``. Nothing is ever unpickled.
 
     Args:
         root: the file or folder.
-        binarize: see :class:`Dataset`; floating data outside [0, 1] require ``"none"``.
+        binarize: ``"dynamic"``, at random for every batch; ``"fixed"``, at random once; ``"threshold"``, at one half;
+            ``"none"``, the values as they are, which counts and floating data outside [0, 1] require.
         validation: number of training images held out; ``None`` is a sixth of them, of a folder about a sixth.
         seed: seed of the validation split and of fixed binarization.
         labels, label_seed: see :class:`Dataset`.

@@ -24,7 +24,8 @@ class FreyFaces(Dataset):
     Args:
         root: folder with ``FreyFaces/frey_faces.npz`` or ``frey_faces.npz``, or the file itself, with the key
             ``images``, uint8 ``(1965, 28, 20)``; ``None`` is ``"data"``.
-        binarize: see :class:`Dataset`; grey by default, as published.
+        binarize: ``"dynamic"``, at random for every batch; ``"fixed"``, at random once; ``"threshold"``, at one half;
+            ``"none"``, grey levels in [0, 1], as published.
         validation: number of the 1765 training images held out.
         seed: seed of the validation split and of fixed binarization.
 

@@ -32,7 +32,8 @@ class MNIST(Dataset):
     Args:
         root: folder that contains ``MNIST/raw``; ``None`` is ``"data"``. If one of the four idx files is missing, they
             are downloaded there; otherwise nothing is written.
-        binarize: see :class:`Dataset`.
+        binarize: ``"dynamic"``, at random for every batch; ``"fixed"``, at random once; ``"threshold"``, at one half;
+            ``"none"``, grey levels in [0, 1].
         validation: number of the 60000 training images held out.
         seed: seed of the validation split and of fixed binarization.
         labels, label_seed: see :class:`Dataset`.

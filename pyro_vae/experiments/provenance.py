@@ -74,7 +74,9 @@ def check_data(provenance: dict[str, str], splits: Splits, owner: str) -> None:
     """
     known = known_data(provenance)
     wrong = [name for key, name in _DATA.items() if known and known.get(key) != splits.fingerprints.get(key)]
-    advice = "Restore the file, or give the place of a copy by --root" if wrong != ["weights of M1"] else "Restore them"
+    advice = "Restore them"
+    if wrong != ["weights of M1"]:
+        advice = "Restore the files, or pass the path of a copy, --root (in train: --data.root)"
     names = " and ".join([", ".join(wrong[:-1]), *wrong[-1:]] if len(wrong) > 1 else wrong)
     require(not wrong, owner, f"the {names} must be those that the run was trained on", "others", advice)
 

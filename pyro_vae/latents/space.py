@@ -156,7 +156,10 @@ class LatentSpace:
             number: of the stream of random numbers.
         """
         reseed(self.seed, number)
-        args = arguments(x if isinstance(x, tuple) else (x,), *placement(self.vae.model, self.vae.guide))
+        tensors = x if isinstance(x, tuple) else (x,)
+        others = [type(t).__name__ for t in tensors if not isinstance(t, Tensor)]
+        require(not others, _OWNER, "data must be tensors", ", ".join(others), "Pass batch(range(N)) of an ImageSet")
+        args = arguments(tensors, *placement(self.vae.model, self.vae.guide))
         if isinstance(self.vae, VAE):  # whose guide as a program hides the marginal q(z | x) of an auxiliary variable
             q = self.vae.encode(args[0])
             self._checked_site({"z": q})

@@ -24,7 +24,8 @@ class Progress:
 
     def __init__(self, show: bool | None, total: int | None, done: int = 0) -> None:
         disable = not (sys.stderr.isatty() if show is None else show)
-        self.bar = tqdm(total=total, initial=done, unit=" data", unit_scale=True, disable=disable, dynamic_ncols=True)
+        options: dict[str, Any] = {"unit": " data", "unit_scale": True, "dynamic_ncols": True}
+        self.bar = tqdm(total=total, initial=done, desc="preparing", disable=disable, **options)
         self.shown = 0.0
 
     def update(self, num_data: int, epoch: int, meter: EpochMeter) -> None:

@@ -129,10 +129,10 @@ class Trainer:
         """Train to the last epoch, or until patience runs out; return one record per epoch."""
         with ExitStack() as stack:
             stack.callback(self.parameters.owners.training, False)
+            bar = stack.enter_context(closing(self._progress_bar()))  # shown while the engine compiles
             engine = self._build_engine()
             if self.run:
                 self.run.write_config()
-            bar = stack.enter_context(closing(self._progress_bar()))
             recorder = stack.enter_context(closing(Recorder(self.run, tensorboard=self.settings.tensorboard)))
             interrupted = stack.enter_context(interruptible())
             self._saved_at = time.monotonic()
