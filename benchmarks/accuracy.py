@@ -113,7 +113,11 @@ def reference(folder: Folder, vae: VAE, images: Any, num_distributions: int) -> 
             print(f"reference of images {start} to {start + len(data) - 1}", flush=True)
         parts.append(Result.load(part))
     tensors = {name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()}
-    protocol = {**parts[0].protocol, "num_data": len(images), "sample_seed": [p.protocol["sample_seed"] for p in parts]}
+    protocol = {
+        **parts[0].protocol,
+        "num_data": len(images),
+        "sample_seeds": [p.protocol["sample_seed"] for p in parts],
+    }
     result = type(parts[0])(**tensors, protocol=protocol)
     result.save(file)
     return result

@@ -456,7 +456,7 @@ def test_unavailable_engines_are_refused(options, message, tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize(("accumulate", "threshold"), [(1, 15), (2, 7)])
+@pytest.mark.parametrize(("accumulate", "threshold"), [(1, 15), (2, 9)])
 def test_auto_counts_the_steps_of_the_whole_training(accumulate, threshold, monkeypatch, tmp_path) -> None:
     x, names = torch.rand(45, 5).bernoulli(), {}
     for limit in (threshold, threshold + 1):  # 5 batches, 3 epochs

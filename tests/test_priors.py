@@ -89,7 +89,7 @@ def test_pseudo_inputs_start_at_the_data_and_stay_within_bounds() -> None:
     torch.testing.assert_close(vamp(bounds=(-1.0, 9.0)).initialise_pseudo_inputs(x).pseudo_inputs, x.clamp(-0.8, 8.8))
     with pytest.raises(ValueError, match=r"^VampPrior: x must be data of shape \(N, \*\(5,\)\), got shape=\(3, 4\)"):
         vamp().initialise_pseudo_inputs(torch.rand(3, 4))
-    with pytest.raises(ValueError, match=r"^VampPrior: bounds must be \(low, high\) with low < high, or None"):
+    with pytest.raises(ValueError, match=r"^VampPrior: bounds must be \(low, high\), finite with low < high, or None"):
         vamp(bounds=(1.0, 0.0))
     with pytest.raises(ValueError, match=r"^VampPrior: num_components must be at least 1"):
         vamp(0)

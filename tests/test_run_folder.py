@@ -266,11 +266,10 @@ import os, sys, time
 from pathlib import Path
 from pyro_vae._core.locks import locked_folder
 with locked_folder("RunFolder", Path(sys.argv[1])):
-    child = os.fork()
-    if child == 0:
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)  # by the child, which has closed the folder by now
         time.sleep(60)
         os._exit(0)
-    print(child, flush=True)
     sys.stdin.read()
 """
 

@@ -107,7 +107,7 @@ def test_skipped_steps_are_counted_and_change_nothing() -> None:
         ({"ema": 0.0}, "fit: ema must lie between 0 and 1, got ema=0.0"),
         ({"lr_warmup": -1}, "fit: lr_warmup must be at least 0, got lr_warmup=-1"),
         ({"skip_norm": 0.0}, "fit: skip_norm must be positive and finite, got skip_norm=0.0"),
-        ({"threads": "all"}, "fit: threads must be a number, 'auto' or None, got threads='all'"),
+        ({"threads": "all"}, "fit: threads must be an integer or one of 'auto' or None, got threads='all'"),
         ({"threads": 0}, "fit: threads must be at least 1, got threads=0"),
     ],
 )

@@ -394,7 +394,7 @@ ACCEPTED: dict[tuple[str, str], Sequence[str]] = {
     ("FreeBits", "nats"): ("zero",),
     ("InfoVAE", "alpha"): ("zero", "negative"),
     ("InfoVAE", "mmd_weight"): ("zero",),
-    ("Renyi", "alpha"): ("zero", "negative"),
+    ("Renyi", "alpha"): ("zero", "negative", "inf"),
     ("classification_weight", "alpha"): ("zero",),
     ("HierarchicalModel", "conditionals"): ("empty",),  # one layer
     ("FlowDistribution", "transforms"): ("empty",),  # the base itself

@@ -5,11 +5,11 @@ Functions are called ``f(vae, data, ...)`` for any model of this package, or any
 
 from pyro_vae.latents.arithmetic import analogy, edit
 from pyro_vae.latents.attributes import attribute_auroc, attribute_vector, synthetic_vector
-from pyro_vae.latents.interpolate import Decoded, Interpolation, interpolate, reconstruct
-from pyro_vae.latents.lattice import lattice
-from pyro_vae.latents.nearest import Neighbours, nearest
+from pyro_vae.latents.corners import lattice
+from pyro_vae.latents.interpolation import Decoded, Interpolation, interpolate, reconstruct
+from pyro_vae.latents.neighbours import Neighbours, nearest
 from pyro_vae.latents.space import Codes, LatentSpace
-from pyro_vae.latents.traverse import Traversal, traverse
+from pyro_vae.latents.traversal import Traversal, traverse
 
 __all__ = [
     "Codes",

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from pyro_vae._core.checks import check_shape, require
-from pyro_vae.latents.interpolate import Decoded
+from pyro_vae.latents.interpolation import Decoded
 from pyro_vae.latents.space import Inputs, Model, latent_space
 
 

@@ -6,7 +6,6 @@ import math
 
 from torch import Tensor
 
-from pyro_vae._core.checks import require
 from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
 from pyro_vae.objectives.programs import Programs
 
@@ -41,7 +40,6 @@ class Renyi(PerDatumObjective):
 
     def __init__(self, *, alpha: float = 0.5, num_particles: int = 5) -> None:
         super().__init__(num_particles=num_particles)
-        require(alpha < math.inf, "Renyi", "alpha must be a number below infinity", f"alpha={alpha}")
         self.alpha = float(alpha)
 
     def _estimate(self, programs: Programs) -> Estimate:

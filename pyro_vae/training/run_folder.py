@@ -290,6 +290,6 @@ def _as_path(path: str | Path) -> Path:
 
 
 def _unreadable(file: Path, reason: object) -> ValueError:
-    first_line = (str(reason).splitlines() or [""])[0][:120]
+    first_line = (str(reason).replace(str(file), "").lstrip(": ").splitlines() or [""])[0][:120]
     value, advice = f"an unreadable one ({first_line})", "Restore it from a copy, or train again under another name"
     return refusal("RunFolder", f"{file} must be a whole file of a pyro_vae run", value, advice)
