@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,9 @@ pytestmark = pytest.mark.usefixtures("single_precision")
 
 def _start(argv: list[str], number: int = 0) -> subprocess.CompletedProcess[str]:
     code = START.format(argv=argv, number=number)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    # a shell's background jobs ignore SIGINT, and so would this process
+    listens = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, preexec_fn=listens)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["trian"]])
