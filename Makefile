@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: train test test-fast lint imports planted-bugs kill clean
+.PHONY: train test test-fast lint imports planted-bugs kill attack clean
 
 train: .venv/installed
 	$(BIN)/pyro-vae train --data digits --latent_dim 10 --epochs 150 --optimizer.lr 2e-3 --out $(RUN)
@@ -27,6 +27,9 @@ planted-bugs: .venv/installed
 
 kill: .venv/installed
 	$(BIN)/python tools/kill_and_resume.py --kills 20
+
+attack: .venv/installed
+	$(BIN)/python -m tools.attack
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "pyro_vae needs Python 3.10 or later")'

@@ -488,7 +488,7 @@ def test_a_bug_outside_a_run_is_logged_in_a_temporary_file(monkeypatch: pytest.M
     monkeypatch.setattr("pyro_vae.cli.train_options.check_seed", lambda seed: int("no number"))
     line = _error_line(capsys, "train", *QUICK, code=70)
     assert line.startswith("pyro-vae: ValueError: invalid literal for int()")  # not raised on purpose
-    log = Path(line.split(" in ")[-1].rstrip("."))
+    log = Path(line.split(" log ")[-1].rstrip("."))
     assert "Traceback" in log.read_text()
     log.unlink()
 
@@ -498,7 +498,7 @@ def test_a_bug_in_a_user_component_is_reported_as_such(tmp_path: Path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     line = _error_line(capsys, "train", *QUICK, "--guide", "broken.Broken", "--out", str(tmp_path / "run"), code=70)
     assert line.startswith(f"pyro-vae: KeyError: 'missing', in {tmp_path}/broken.py, line 5. The traceback is in ")
-    Path(line.split(" is in ")[-1].rstrip(".")).unlink()
+    Path(line.split(" log ")[-1].rstrip(".")).unlink()
 
 
 def test_help_names_the_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,13 @@ from safetensors.numpy import load_file
 # Each training is a fork of a fresh interpreter that has imported the package once.
 FRESH = multiprocessing.get_context("forkserver")
 FRESH.set_forkserver_preload(
-    ["pyro_vae.cli.train", "torch._inductor.compile_fx", "sklearn.datasets", "matplotlib.pyplot"]
+    [
+        "pyro_vae.cli.train",
+        "pyro_vae.plotting.save",
+        "torch._inductor.compile_fx",
+        "sklearn.datasets",
+        "matplotlib.pyplot",
+    ]
 )
 OPTIONS = [
     "--epochs",
@@ -59,18 +65,19 @@ OPTIONS = [
 ]
 
 
-def _train(arguments: list[str]) -> None:
-    """Run ``pyro-vae train`` in this process; its output is discarded."""
+def run_command(arguments: list[str], output: str = os.devnull) -> None:
+    """Run ``pyro-vae`` in this process, and exit; a file gets its output."""
     from pyro_vae.cli.main import main
 
     torch.set_num_threads(1)  # the threads of two processes would wait for one another
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    sys.exit(main(["train", *arguments]))
+        os.dup2(handle, stream)
+    sys.exit(main(arguments))
 
 
 def _started(arguments: list[str]) -> BaseProcess:
-    process = FRESH.Process(target=_train, args=(arguments,))
+    process = FRESH.Process(target=run_command, args=(["train", *arguments],))
     process.start()
     return process
 

@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dis import opname
 from pathlib import Path
@@ -99,25 +100,31 @@ def _is_deliberate(error: Exception) -> bool:
 
 
 def _report(error: Exception, origin: Exception, argv: Sequence[str]) -> str:
-    log = _write_log(f"pyro-vae {__version__}: {shlex.join(argv)}\n\n{''.join(traceback.format_exception(error))}")
+    text = f"pyro-vae {__version__}: {shlex.join(argv)}\n\n{''.join(traceback.format_exception(error))}"
+    log = _write_log(text.encode())
     what = f"{type(origin).__name__}: {_shortened(origin)}"
     culprit = next(t for t in reversed(list(_tracebacks(origin))) if not _is_library(t.tb_frame.f_code.co_filename))
     if culprit.tb_frame.f_globals.get("__name__", "").split(".")[0] == "pyro_vae":
-        return f"pyro-vae: {what}. This is a bug in pyro_vae: please report it with the log {log}."
+        return f"pyro-vae: {what}. This is a bug in pyro_vae: please report it with {log}."
     place = f"{culprit.tb_frame.f_code.co_filename}, line {culprit.tb_lineno}"
     return f"pyro-vae: {what}, in {place}. The traceback is in {log}."
 
 
-def _write_log(text: str) -> Path:
-    try:
+def _write_log(content: bytes) -> str:
+    """Write the log to its folder, or else beside other temporary files; where the traceback can be read."""
+    with suppress(OSError):
         path = (_log_folder.get() or Path(os.devnull)) / "error.log"
-        write_atomically(path, text.encode(), overwrite=True)
-    except OSError:
+        write_atomically(path, content, overwrite=True)
+        return f"the log {path}"
+    with suppress(OSError):
         handle, name = tempfile.mkstemp(prefix="pyro-vae-", suffix=".log")
-        path = Path(name)
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-    return path
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            return f"the log {name}"
+        except OSError:
+            os.unlink(name)
+    return "the output of PYRO_VAE_TRACEBACK=1, since no log could be written"
 
 
 def _tracebacks(error: BaseException) -> Iterator[TracebackType]:

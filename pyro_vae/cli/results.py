@@ -10,6 +10,7 @@ from typing import Any
 
 from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
+from pyro_vae._core.files import remove_abandoned
 from pyro_vae.cli.console import say
 from pyro_vae.cli.resumable import files_at, print_numbers, resumable
 from pyro_vae.evaluation import Result
@@ -17,6 +18,8 @@ from pyro_vae.experiments.methods import METHODS, Method
 from pyro_vae.experiments.results import place_of
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.training import RunFolder
+
+_LAST_FIGURE = "log_likelihood.png"  # of :func:`pyro_vae.plotting.save_figures`
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,12 @@ def evaluate_once(
     stem = method.file_stem(options) + ("-raw" if trained.protocol.get("weights") == "raw" else "")
     existing = _existing(folder, method, stem, weights) if join().first and not (overwrite or out) else []
     _check_data(existing, trained)
-    if join().from_first(bool(existing)):
-        print_numbers([saved.result for saved in existing])
-        return existing
     run, kinds = RunFolder(folder), [kind.method for kind in method.results]
     main = out or place_of(run, kinds[0], stem, weights, overwrite=overwrite)[0]
     with resumable(main) as finished:
+        if join().from_first(bool(existing)):
+            print_numbers([saved.result for saved in existing])
+            return existing
         results = method.run(trained, {**options, "progress": sys.stderr.isatty(), "finished": finished})
         print_numbers(results, finished)
         if not join().first:
@@ -94,6 +97,8 @@ def _existing(folder: Path, method: Method, stem: str, weights: str) -> list[Sav
     if not places[0][1]:
         return []
     figures = {path: run.figures / f"{path.stem}.png" for path, _ in places}
+    for file in (*figures, *figures.values()):
+        remove_abandoned(file)  # of another process that was killed
     files = [path for path, exists in places if exists]
     return [Saved(path, Result.load(path), figures[path] if figures[path].exists() else None) for path in files]
 
@@ -108,17 +113,18 @@ def _check_data(existing: list[Saved], trained: TrainedModel) -> None:
 
 
 def _save(result: Result, path: Path, overwrite: bool, figures: Path | None) -> Saved:
-    """Write a result and its figure, None beside it; an existing figure follows from the result and is replaced."""
+    """Write the figure of a result, if it can be drawn, and then the result, whose file shows that both are there."""
     from pyro_vae.plotting import result_figure  # here, since it loads matplotlib
     from pyro_vae.plotting.save import save_png
 
-    result.save(path, overwrite=overwrite)
+    figure = None
     try:
-        figure = result_figure(result, caption=result.caption())
-        return Saved(path, result, save_png(figure, (figures or path.parent) / f"{path.stem}.png"))
+        drawn = result_figure(result, caption=result.caption())
+        figure = save_png(drawn, (figures or path.parent) / f"{path.stem}.png")
     except ValueError as reason:
         warnings.warn(f"no figure: {reason}", stacklevel=2)
-        return Saved(path, result, None)
+    result.save(path, overwrite=overwrite)
+    return Saved(path, result, figure)
 
 
 def final_evaluation(folder: Path, trained: TrainedModel) -> Result | None:
@@ -150,8 +156,8 @@ def final_evaluation(folder: Path, trained: TrainedModel) -> Result | None:
 
 
 def final_result(folder: Path, *, classifies: bool, num_samples: int) -> Result | None:
-    """The main result of :func:`final_evaluation` if all of them are of the run's present weights, otherwise None."""
-    if not folder.exists() or not RunFolder(folder).has_weights():
+    """The main result of :func:`final_evaluation` if it is complete and of the run's weights, otherwise None."""
+    if not (folder / "figures" / _LAST_FIGURE).exists() or not RunFolder(folder).has_weights():
         return None
     weights = RunFolder(folder).provenance()["weights_sha256"]
     stems = {name: METHODS[name].file_stem(_options(name, num_samples)) for name in _final_methods(classifies)}
