@@ -35,13 +35,23 @@ from pyro_vae.experiments.experiment import parse_options, to_yaml
 from pyro_vae.experiments.experiment import parser as training_parser
 from pyro_vae.experiments.methods import METHODS
 from pyro_vae.experiments.option_values import _members
+from pyro_vae.networks import CausalNetwork
 
 _TRAIN = {"--device": "cpu", "--latent_dim": "2", "--out": "run"}
+_AUTOREGRESSIVE = ("--likelihood", "AutoregressiveLikelihood")
+_PLACES = {
+    "net": "--guide.net",
+    "beta": "--objective.beta",
+    "decoder": "--likelihood.decoder",
+    "base": "--likelihood.base",
+}
 _PRECEDING = {  # arguments with which the option of a kind is used
     "prior_guide": ("--prior", "VampPrior", "--prior.num_components", "5"),
     "classifier": ("--model", "M2", "--data.labels", "100"),
     "label_prior": ("--model", "M2", "--data.labels", "100"),
     "beta": ("--objective", "BetaELBO"),
+    "decoder": _AUTOREGRESSIVE,
+    "base": _AUTOREGRESSIVE,
 }
 _NEEDED = {
     "Files": {"root": "images.npy"},
@@ -113,14 +123,17 @@ def _train(without: str = "") -> tuple[str, ...]:
 
 def _of_kind(kind: str) -> Iterator[Trial]:
     """Wrong classes, and wrong values of the options of every class."""
-    start = (*_train(), *_PRECEDING.get(kind, ()))
-    place = {"net": "--guide.net", "beta": "--objective.beta"}.get(kind, f"--{kind}")
+    start = before = (*_train(), *_PRECEDING.get(kind, ()))
+    place = _PLACES.get(kind, f"--{kind}")
     for text in _NO_CLASSES:
         yield Trial("class", (*start, place, text), place[2:], may_pass=kind == "beta" and text == "3")
     for name in KINDS[kind].names():
-        option = "--likelihood.net" if name.endswith("Decoder") else place
+        component = find_component(kind, name)
+        causal = kind == "net" and issubclass(component, CausalNetwork)
+        option = "--likelihood.net" if causal or (kind == "net" and name.endswith("Decoder")) else place
+        start = (*before, *(_AUTOREGRESSIVE if causal else ()))
         yield Trial("class", (*start, option, name[:-2] + name[-1]), name[:-2])
-        actions = _options(component_parser(kind, find_component(kind, name)))
+        actions = _options(component_parser(kind, component))
         required = {a.dest: (f"{option}.{a.dest}", _good_value(a)) for a in actions if a.required}
         required |= {key: (f"{option}.{key}", value) for key, value in _NEEDED.get(name, {}).items()}
         for action in actions:
