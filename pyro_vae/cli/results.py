@@ -82,8 +82,8 @@ def evaluate_once(
         if out:
             places = [(path, overwrite) for path in files_at(out, kinds)]
         else:
-            found = (place_of(run, result.method, stem, weights, overwrite=overwrite) for result in results)
-            places = [(path, overwrite or exists) for path, exists in found]
+            new = (place_of(run, result.method, stem, weights, overwrite=overwrite) for result in results)
+            places = [(path, overwrite or exists) for path, exists in new]
         figures = None if out else run.figures
         # the main one last, since a result is there if it is
         saved = [_save(result, *place, figures) for result, place in reversed(list(zip(results, places, strict=False)))]

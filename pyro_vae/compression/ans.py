@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +15,6 @@ _WORD, _LOW = np.uint64(32), np.uint64(2**32 - 1)
 _FACTOR = np.uint64(0x9E3779B1)  # odd, hence invertible modulo 2^32
 _INVERSE_FACTOR = np.uint64(pow(0x9E3779B1, -1, 2**32))
 _P, _MASK, _TOP = np.uint64(PRECISION), np.uint64(2**PRECISION - 1), np.uint64(64 - PRECISION)
-
-
-class Length(NamedTuple):
-    """Length of a stack in bits.
-
-    Attributes:
-        total: bits that were put on it, those of the initial words that were read included.
-        initial: bits of the initial words that were read.
-    """
-
-    total: int
-    initial: int
 
 
 class Stacks:
@@ -58,7 +46,7 @@ class Stacks:
 
     def __init__(self, states: U64, words: U32, sizes: I64) -> None:
         self.states, self.words, self.sizes = states, words, sizes
-        self.started, self.lowest = sizes.copy(), sizes.copy()  # the words below the lowest have not been read
+        self.lowest = sizes.copy()  # the words below the lowest have not been read
 
     @classmethod
     def filled(cls, num_stacks: int, num_lanes: int, num_words: int = 0) -> Stacks:
@@ -84,11 +72,6 @@ class Stacks:
         halves = np.stack([self.states >> _WORD, self.states & _LOW], -1).astype("<u4")
         rows = zip(halves.reshape(len(halves), -1), self.words, self.lowest, self.sizes, strict=True)
         return [head.tobytes() + row[low:size].astype("<u4").tobytes() for head, row, low, size in rows]
-
-    def lengths(self) -> list[Length]:
-        """The length of each stack."""
-        total = 32 * (self.sizes - self.lowest) + 64 * self.states.shape[1]
-        return [Length(int(t), int(i)) for t, i in zip(total, 32 * (self.started - self.lowest), strict=True)]
 
     def push(self, values: I64, symbols: Symbols) -> None:
         """Push values ``(num, n)`` onto the first ``num`` stacks."""

@@ -73,7 +73,7 @@ def compress(vae: Any, data: Tensor, *, chunk_size: int = 1000, progress: bool =
         len(rows),
         chunk_size,
     )
-    return pack(header, [content for content, _ in _chunks(vae, rows, header, progress)])
+    return pack(header, list(_chunks(vae, rows, header, progress)))
 
 
 def decompress(
@@ -110,8 +110,8 @@ def decompress(
     return (torch.from_numpy(values) / levels).to(next(vae.parameters()).dtype).reshape(-1, *header.shape)
 
 
-def _chunks(vae: Any, rows: I64, header: Header, progress: bool) -> Iterator[tuple[bytes, Any]]:
-    """Content and length of each chunk."""
+def _chunks(vae: Any, rows: I64, header: Header, progress: bool) -> Iterator[bytes]:
+    """The content of each chunk."""
     starts = np.cumsum([0, *header.sizes])
     with evaluating(vae), isolated_rng(), torch.no_grad():
         for first in _groups(len(header.sizes), progress):
@@ -121,7 +121,7 @@ def _chunks(vae: Any, rows: I64, header: Header, progress: bool) -> Iterator[tup
             for step in range(max(sizes)):
                 num = sum(size > step for size in sizes)
                 coder.push(stacks, rows[starts[first : first + num] + step])
-            yield from zip(stacks.write(), stacks.lengths(), strict=True)
+            yield from stacks.write()
 
 
 def _restored(vae: Any, chunks: list[tuple[bytes, int]], header: Header) -> I64:

@@ -17,7 +17,7 @@ MAGIC = b"PVZ\x01"
 
 @dataclass(frozen=True)
 class Header:
-    """What a file holds and what made it.
+    """Content of a file, and the model and coder that wrote it.
 
     Args:
         model: fingerprint of the model's weights.

@@ -17,7 +17,7 @@ _LARGEST = 2.0**12  # results of layers are clamped to this absolute value, so t
 
 
 class Run(Protocol):
-    """What an operation needs of the run that it is part of."""
+    """Interface of a run that operations use."""
 
     bits: int
 

@@ -11,6 +11,7 @@ from pyro_vae._core.contexts import validating
 from pyro_vae._core.modes import Runs
 from pyro_vae._core.owners import Owners
 from pyro_vae._core.recording import Recorded, RecordingError
+from pyro_vae._core.traces import latents
 from pyro_vae._core.types import Program
 from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights
 
@@ -96,7 +97,7 @@ class WeightSampler:
             self._weights = ImportanceWeights(self.model, self.guides, args, **options)  # type: ignore[arg-type]
         self._weights.check_repeatable(args)
         self._weights.check_coverage()
-        exact = self._weights.exact
+        exact = not any(latents(trace) for trace in self._weights.pair.guide_traces)  # a weight is log p(x) then
         num_samples = 1 if exact else num_samples
         num_calls = 0 if exact else self._num_calls  # one pass per batch is too little for "auto" to compile
         num_values = values_of_call(self._weights, min(self._chunk_size, num_samples))

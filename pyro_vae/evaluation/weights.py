@@ -158,11 +158,6 @@ class ImportanceWeights(CheckedArguments):
         """Number of data of the batch."""
         return self.pair.size(self.plate)
 
-    @property
-    def exact(self) -> bool:
-        """Whether the guides sample nothing: a single weight is then log p(x)."""
-        return not any(latents(trace) for trace in self.pair.guide_traces)
-
     def protocol(self, num_samples: int) -> dict[str, Any]:
         """Protocol entries: dtype, observed values per datum, discreteness, and the mode if it is not vectorised."""
         values = [site["value"] for site in observations(self.model_trace) if isinstance(site["value"], Tensor)]

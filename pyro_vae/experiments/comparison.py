@@ -186,7 +186,7 @@ def _table(reference: Result, runs: Mapping[str, Sequence[Result]]) -> Table:
 
 
 def _notes(result: Result, froze_another: bool) -> list[str]:
-    """What a reader must know of a row."""
+    """Remarks on a row."""
     notes = [f"stale, {result.protocol[STALE]}"] if STALE in result.protocol else []
     if UNKNOWN in result.protocol:
         notes.append("the result has no fingerprint of its weights; it may be of earlier ones")

@@ -76,7 +76,7 @@ def check_plain(options: Namespace) -> None:
 
 
 def placeholder(hint: Any, name: str) -> str:
-    """What stands for a value of a type in a help text: N for an integer, X for a number, otherwise the name.
+    """Placeholder of a value of a type in a help text: N for an integer, X for a number, otherwise the name.
 
     Example:
         >>> placeholder(int | Literal["auto"], "threads"), placeholder(tuple[int, ...], "hidden")

@@ -97,7 +97,7 @@ def _stand_in(parameter: Tensor) -> Tensor:
 
 
 def built(option: str, factory: Callable[[Any], T], argument: Any) -> T:
-    """What a factory builds; its errors name the option, in one line."""
+    """Call a factory; its errors name the option, in one line."""
     try:
         return factory(argument)
     except (ValueError, TypeError, ArithmeticError) as error:

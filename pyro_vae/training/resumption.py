@@ -139,7 +139,7 @@ def _check_options(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> N
 
 
 def _arguments(schedule: Any) -> Any:
-    """What of a schedule does not follow the learning rate."""
+    """The entries of a schedule that do not follow the learning rate."""
     if isinstance(schedule, dict):
         return {k: _arguments(v) for k, v in schedule.items() if k not in (*_OF_THE_RATE, *_FREE)}
     return [_arguments(item) for item in schedule] if isinstance(schedule, list) else schedule
