@@ -21,7 +21,6 @@ from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.lazy import LazyRows
 from pyro_vae.data.splitting import hold_out, hold_out_by_name
 
-
 WITHOUT_EFFECT = ("root", "may_download", "in_memory", "num_workers")
 """Options of data sets that change no number."""
 

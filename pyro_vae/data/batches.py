@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import count, islice, repeat
 from typing import Any, TypeAlias
 
@@ -61,9 +61,9 @@ class Batches:
     """Batches of arguments, in the order of the data or reshuffled every epoch.
 
     Args:
-        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame, where a ``numpy.memmap`` is read
-            batch by batch; or an iterable of batches (a ``DataLoader``), each a tensor, a tuple of arguments or one argument of another kind, whose order and batch
-            size are kept.
+        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame, of which a ``numpy.memmap`` is
+            read by batches; or an iterable of batches (a ``DataLoader``), each a tensor, a tuple of arguments or one
+            argument of another kind, whose order and batch size are kept.
         batch_size: data per batch.
         shuffle_seed: shuffle by (seed, epoch), on the data's device; None keeps the order.
         device: device that arrays and the tensors of iterables are moved to; image sets and tensors must be on it
@@ -131,15 +131,13 @@ class Batches:
         if not isinstance(self.data, _INDEXED):
             yield from islice(self._iterate(number), start, None)
             return
-        indices = self._order(number).split(self.batch_size)
         size = self._block_size()
-        first = start // size
-        blocks = [indices[i : i + size] for i in range(first * size, len(indices), size)]
-        joined = [part[0] if len(part) == 1 else torch.cat(list(part)) for part in blocks]
+        first, length = start // size, size * self.batch_size
+        order = self._order(number)[first * length :]
         images = self.data.images if isinstance(self.data, ImageSet) else self.data
-        read = images.read_ahead(joined) if isinstance(images, LazyRows) else repeat(None)
-        for block, part, index, rows in zip(count(first), blocks, joined, read, strict=False):
-            batches = self._fetch_block(part, index, rows, number, block)
+        read = images.read_ahead(order, length) if isinstance(images, LazyRows) else repeat(None)
+        for block, i, rows in zip(count(first), range(0, len(order), length), read, strict=False):
+            batches = self._fetch_block(order[i : i + length], rows, number, block)
             yield from islice(batches, max(0, start - block * size), None)
 
     def _block_size(self) -> int:
@@ -151,9 +149,7 @@ class Batches:
         size = math.prod(shape) * self.batch_size * (self.dtype or torch.get_default_dtype()).itemsize
         return max(1, min(_MAX_BLOCK, _BLOCK_BYTES // max(1, size)))
 
-    def _fetch_block(
-        self, indices: Sequence[Tensor], index: Tensor, rows: Tensor | None, epoch: int, block: int
-    ) -> Iterator[Batch]:
+    def _fetch_block(self, index: Tensor, rows: Tensor | None, epoch: int, block: int) -> Iterator[Batch]:
         """Fetch consecutive batches with few tensor operations, whose cost in Python a single batch would not pay.
 
         The random numbers of shuffled data, such as those of dynamic binarization, depend on (seed, epoch, block)
@@ -164,10 +160,10 @@ class Batches:
         else:
             with isolated_rng(stream_seed(int(self.shuffle_seed), f"block {block} of epoch {epoch}")):
                 args = self.fetch(index, rows)
-        sizes, origin = [len(i) for i in indices], getattr(self.data, "rows", None)
-        positions = indices if origin is None else origin.index_select(0, index).split(sizes)
-        for i, parts in zip(positions, zip(*(a.split(sizes) for a in args), strict=True), strict=True):
-            yield Batch(parts, index=i, axes=self.axes)
+        origin = getattr(self.data, "rows", None)
+        positions = index if origin is None else origin.index_select(0, index)
+        for i, *parts in zip(*(values.split(self.batch_size) for values in (positions, *args)), strict=True):
+            yield Batch(tuple(parts), index=i, axes=self.axes)
 
     def fetch(self, index: Tensor, rows: Tensor | None = None) -> tuple[Tensor, ...]:
         """The data at ``index`` of an image set or a tensor, as the arguments of a program.
@@ -250,12 +246,17 @@ def as_tensor(values: Any, device: torch.device | None, dtype: torch.dtype | Non
         ValueError: the values are not numbers.
     """
     try:
-        tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(_native(np.asarray(values)))
     except TypeError:
         kind = np.asarray(values).dtype
         raise refusal("Batches", "data must be numbers", f"an array of dtype {kind}", "Encode them first") from None
     tensor = tensor if device is None else tensor.to(device)
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The array in native byte order and writable, which torch requires."""
+    return np.require(array, array.dtype.newbyteorder("="), "W")
 
 
 def _are_numbers(data: Any) -> bool:

@@ -51,8 +51,8 @@ class Files(Dataset):
         in_memory: ``False`` reads an npy file or a folder by batches, with the same numbers; of pixels that are sampled
             or thresholded once, one bit each is in memory. ``"auto"`` does so if the images take more than a quarter of
             the machine's memory, and warns.
-        num_workers: processes that read ahead if images are read by batches; ``None`` is none for an npy file, and for a
-            folder one for each other core, at most four.
+        num_workers: processes that read ahead if images are read by batches; ``None`` is none for an npy file, and for
+            a folder one for each other core, at most four.
 
     Shape:
         ``data_shape`` is ``(C, H, W)``, or ``(D,)`` for ``(N, D)`` arrays.
@@ -133,15 +133,13 @@ class Files(Dataset):
         if size <= _MEMORY_SHARE * memory:
             return False
         warnings.warn(
-            f"Files: {self.root} is read by batches, since its {size / 1e9:.3g} GB of images take more than a quarter of "
-            f"the {memory / 1e9:.3g} GB of memory; in_memory=True reads it at once, and in_memory=False omits this line.",
+            f"Files: {self.root} is read by batches, since its {size / 1e9:.3g} GB of images exceed a quarter of the "
+            f"{memory / 1e9:.3g} GB of memory; in_memory=True reads it at once, in_memory=False omits this line.",
             stacklevel=2,
         )
         return True
 
-    def _hold_out_test(
-        self, images: Tensor | LazyRows, labels: Tensor | None, names: list[str] | None
-    ) -> RawArrays:
+    def _hold_out_test(self, images: Tensor | LazyRows, labels: Tensor | None, names: list[str] | None) -> RawArrays:
         count = len(images)
         size = max(1, count // 6) if self.test is None else self.test
         rule = f"test must be at least 1 and less than the {count} images"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 _CHUNK_BYTES = 4_000_000
 _MAX_WORKERS = 4
+_CPU = torch.device("cpu")
 
 
 class Source(Protocol):
@@ -67,7 +68,7 @@ class LazyRows:
     row_shape: tuple[int, ...]
     dtype: torch.dtype
     positions: Tensor
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     num_workers: int = 0
 
     @classmethod
@@ -75,7 +76,7 @@ class LazyRows:
         """All rows of a source; the first is read."""
         first = np.arange(min(1, source.shape[0]))
         row = convert(source.rows(first), first)
-        positions = torch.arange(source.shape[0], device="cpu")
+        positions = torch.arange(source.shape[0], device=_CPU)
         return cls(source, convert, tuple(row.shape[1:]), row.dtype, positions, num_workers=num_workers)
 
     @property
@@ -114,43 +115,43 @@ class LazyRows:
         position = self[index].positions.numpy()
         return self._tensor(self.source.rows(position), position)
 
-    def read_ahead(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Read one part after the other, each the rows at an index, ahead of their use if there are workers.
+    def read_ahead(self, order: Tensor, length: int) -> Iterator[Tensor]:
+        """Read the rows at ``order``, ``length`` at a time, ahead of their use if there are workers.
 
         The random state of torch is left as it is.
         """
-        data = _Parts(self, parts)
+        parts = _Parts(self.source, self[order].positions.numpy(), length)
         # its own generator, from which the seeds of workers are drawn; they need none
-        loader = DataLoader(
-            data, batch_size=None, num_workers=self.num_workers, collate_fn=_identity, generator=torch.Generator("cpu")
-        )
-        for part, rows in zip(parts, loader, strict=True):
+        seeds = torch.Generator(_CPU)
+        loader = DataLoader(parts, batch_size=None, num_workers=self.num_workers, collate_fn=_identity, generator=seeds)
+        for position, rows in loader:
             if isinstance(rows, Exception):
                 raise rows
-            yield self._tensor(rows, self[part].positions.numpy())
+            yield self._tensor(rows, position)
 
     def chunks(self) -> Iterator[Tensor]:
         """All rows, in parts of some millions of bytes."""
-        yield from self.read_ahead(torch.arange(len(self)).split(_chunk_length(self)))
+        return self.read_ahead(torch.arange(len(self), device=_CPU), _chunk_length(self))
 
     def _tensor(self, rows: np.ndarray, position: np.ndarray) -> Tensor:
         return self.convert(rows, position).to(self.device)
 
 
 class _Parts(Dataset[Any]):
-    """Parts of rows as a data set of a ``DataLoader``; errors are returned, as it would add the worker's traceback."""
+    """Parts of rows with their positions; errors are returned, as a ``DataLoader`` would add the worker's traceback."""
 
-    def __init__(self, data: LazyRows, parts: Sequence[Tensor]) -> None:
-        self.data, self.parts = data, parts
+    def __init__(self, source: Source, positions: np.ndarray, length: int) -> None:
+        self.source, self.positions, self.length = source, positions, length
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return -(-len(self.positions) // self.length)
 
-    def __getitem__(self, number: int) -> np.ndarray | Exception:
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray | Exception]:
+        position = self.positions[number * self.length : (number + 1) * self.length]
         try:
-            return self.data.source.rows(self.data[self.parts[number]].positions.numpy())
+            return position, self.source.rows(position)
         except (OSError, ValueError) as error:
-            return error
+            return position, error
 
 
 def _identity(rows: Any) -> Any:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ class NpyRows:
         path = Path(str(array.filename)).resolve()
         source = cls(path, base.offset + distance, array.shape, array.dtype, stamp_of(path), owner)
         if source.offset + array.nbytes > source.stamp[0]:
-            raise source._changed(source.stamp)
+            raise changed(path, owner, source.stamp, (source.offset + array.nbytes, 0))
         return source
 
     @property
@@ -124,4 +125,4 @@ def changed(path: Path, owner: str, stamp: tuple[int, int], expected: tuple[int,
 def _runs(index: np.ndarray) -> Iterator[tuple[int, int]]:
     """First and last position, exclusive, of runs of consecutive rows."""
     edges = [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
-    return zip(edges[:-1], edges[1:], strict=True)
+    return pairwise(edges)
