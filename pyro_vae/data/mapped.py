@@ -5,10 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,8 +20,8 @@ from pyro_vae.data.arrays import read_npy_header
 class NpyRows:
     """The rows of an array in a file, read from the file at every call.
 
-    The file is read and not mapped, so that one that is truncated meanwhile raises an error instead of ending the
-    process, and pages that have been read do not count as memory of the process.
+    It is mapped during the call only, so that its pages do not add up as memory of the process, and checked before and
+    after, so that a file that changes raises an error.
 
     Args:
         path: the file.
@@ -92,21 +91,19 @@ class NpyRows:
             OSError: the file is missing or unreadable.
             ValueError: the file has changed since it was opened.
         """
-        rows = np.empty((len(index), *self.shape[1:]), self.dtype)
-        size = rows.nbytes // max(1, len(index))
-        view = memoryview(rows.reshape(-1).view(np.uint8))
         with open_regular(self.path) as file:
-            handle, count = file.fileno(), 0
-            for start, stop in _runs(index):
-                count += os.preadv(handle, [view[start * size : stop * size]], self.offset + int(index[start]) * size)
-            info = os.fstat(handle)
-        stamp = info.st_size, info.st_mtime_ns
-        if count != rows.nbytes or stamp != self.stamp:
-            raise self._changed(stamp)
+            self._check(file)  # before, as reading beyond the end of a mapped file ends the process
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
+                # of scattered rows, neighbours in the file are not read ahead
+                pages.madvise(mmap.MADV_SEQUENTIAL if _is_dense(index) else mmap.MADV_RANDOM)
+                rows = np.ndarray(self.shape, self.dtype, pages, self.offset)[index]
+            self._check(file)
         return rows
 
-    def _changed(self, stamp: tuple[int, int]) -> ValueError:
-        return changed(self.path, self.owner, stamp, self.stamp)
+    def _check(self, file: BinaryIO) -> None:
+        info = os.fstat(file.fileno())
+        if (info.st_size, info.st_mtime_ns) != self.stamp:
+            raise changed(self.path, self.owner, (info.st_size, info.st_mtime_ns), self.stamp)
 
 
 def stamp_of(path: str | Path) -> tuple[int, int]:
@@ -122,7 +119,6 @@ def changed(path: Path, owner: str, stamp: tuple[int, int], expected: tuple[int,
     return refusal(owner, f"{path} must not change while it is in use", value, "Restore it and resume, or start again")
 
 
-def _runs(index: np.ndarray) -> Iterator[tuple[int, int]]:
-    """First and last position, exclusive, of runs of consecutive rows."""
-    edges = [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
-    return pairwise(edges)
+def _is_dense(index: np.ndarray) -> bool:
+    """Whether most rows from the smallest to the largest are read."""
+    return len(index) == 0 or int(index.max() - index.min()) < 2 * len(index)
