@@ -30,7 +30,7 @@ from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood, NormalLikelihood
 from pyro_vae.priors import StandardNormalPrior
 from pyro_vae.training import RunFolder
-from tests.test_readme import ROOT
+from tests.test_readme import ROOT, run_python
 from tests.test_training_engines import engines  # noqa: F401 - a fixture
 
 NUM, SHAPE = 150, (5, 4)
@@ -405,3 +405,10 @@ def test_what_cannot_be_read_by_batches(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="in_memory must be True or False or one of 'auto'"):
         Files(tmp_path / "x.npz", in_memory="never")  # type: ignore[arg-type]
     assert Files(tmp_path / "f.npy").load().protocol["train"] == 105
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_python("docs/larger_than_memory.md", (ROOT / "docs/larger_than_memory.md").read_text())
+    assert isinstance(names["splits"].test.images, LazyRows)
+    assert len(names["result"]) == 100

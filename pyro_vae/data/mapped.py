@@ -7,7 +7,6 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -20,8 +19,8 @@ from pyro_vae.data.arrays import read_npy_header
 class NpyRows:
     """The rows of an array in a file, read from the file at every call.
 
-    It is mapped during the call only, so that its pages do not add up as memory of the process, and checked before and
-    after, so that a file that changes raises an error.
+    The file is read and not mapped: pages of a mapped file count as memory of the process, and one that is truncated
+    ends it.
 
     Args:
         path: the file.
@@ -91,19 +90,19 @@ class NpyRows:
             OSError: the file is missing or unreadable.
             ValueError: the file has changed since it was opened.
         """
+        rows = np.empty((len(index), *self.shape[1:]), self.dtype)
+        size = rows.nbytes // max(1, len(index))
+        view, first = memoryview(rows.reshape(-1).view(np.uint8)), _first_of_runs(index)
+        ends = [*(first[1:] * size).tolist(), rows.nbytes]
+        runs = zip((first * size).tolist(), ends, (self.offset + index[first] * size).tolist(), strict=True)
         with open_regular(self.path) as file:
-            self._check(file)  # before, as reading beyond the end of a mapped file ends the process
-            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
-                # of scattered rows, neighbours in the file are not read ahead
-                pages.madvise(mmap.MADV_SEQUENTIAL if _is_dense(index) else mmap.MADV_RANDOM)
-                rows = np.ndarray(self.shape, self.dtype, pages, self.offset)[index]
-            self._check(file)
+            handle, read = file.fileno(), os.preadv
+            count = sum([read(handle, (view[start:end],), position) for start, end, position in runs])
+            info = os.fstat(handle)
+        stamp = info.st_size, info.st_mtime_ns
+        if count != rows.nbytes or stamp != self.stamp:
+            raise changed(self.path, self.owner, stamp, self.stamp)
         return rows
-
-    def _check(self, file: BinaryIO) -> None:
-        info = os.fstat(file.fileno())
-        if (info.st_size, info.st_mtime_ns) != self.stamp:
-            raise changed(self.path, self.owner, (info.st_size, info.st_mtime_ns), self.stamp)
 
 
 def stamp_of(path: str | Path) -> tuple[int, int]:
@@ -119,6 +118,6 @@ def changed(path: Path, owner: str, stamp: tuple[int, int], expected: tuple[int,
     return refusal(owner, f"{path} must not change while it is in use", value, "Restore it and resume, or start again")
 
 
-def _is_dense(index: np.ndarray) -> bool:
-    """Whether most rows from the smallest to the largest are read."""
-    return len(index) == 0 or int(index.max() - index.min()) < 2 * len(index)
+def _first_of_runs(index: np.ndarray) -> np.ndarray:
+    """Positions in ``index`` at which runs of consecutive rows begin."""
+    return np.flatnonzero(np.diff(index, prepend=index[:1] - 2) != 1)
