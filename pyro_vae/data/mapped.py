@@ -92,7 +92,7 @@ class NpyRows:
         """
         rows = np.empty((len(index), *self.shape[1:]), self.dtype)
         size = rows.nbytes // max(1, len(index))
-        view, first = memoryview(rows.reshape(-1).view(np.uint8)), _first_of_runs(index)
+        view, first = rows.reshape(-1).view(np.uint8).data, _first_of_runs(index)
         ends = [*(first[1:] * size).tolist(), rows.nbytes]
         runs = zip((first * size).tolist(), ends, (self.offset + index[first] * size).tolist(), strict=True)
         with open_regular(self.path) as file:
