@@ -28,7 +28,7 @@ def content_of(page: Path) -> dict[str, Any]:
 
 def run_node(script: str, *, timeout: float = 60) -> Any:
     """The value that a script leaves in ``result``."""
-    code = f"{script}\nprocess.stdout.write(JSON.stringify(result));"
+    code = f"{script}\nPromise.resolve(result).then((value) => process.stdout.write(JSON.stringify(value)));"
     done = subprocess.run([node(), "-"], input=code, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -41,3 +41,14 @@ def run_engine(page: Path, expression: str, **values: Any) -> Any:
     sources = [read(name) for name in SCRIPTS[:2]]
     content = f"const content = {json.dumps(content_of(page))};"
     return run_node("\n".join([*sources, content, load, *constants, f"const result = {expression};"]))
+
+
+def run_page(page: Path, steps: str, **values: Any) -> Any:
+    """What the body of an asynchronous function returns that uses a whole page, in a stand-in for a browser."""
+    html = page.read_text()
+    markup, content = html.split('id="content">')
+    constants = {"TEMPLATE": markup + 'id="content">', "CONTENT": content.split("</script>")[0], **values}
+    lines = [f"const {name} = {json.dumps(value)};" for name, value in constants.items()]
+    browser = (Path(__file__).parent / "page.js").read_text()
+    script = html.split("<script>")[1].split("</script>")[0]
+    return run_node("\n".join([*lines, browser, script, f"const result = (async () => {{ {steps} }})();"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from functools import partial
 from pathlib import Path
@@ -9,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from pyro_vae import VAE
+from pyro_vae import VAE, latent_diagnostics, log_likelihood
 from pyro_vae.data import ImageSet
 from pyro_vae.explorer import explore
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, FullRankNormalGuide
+from pyro_vae.latents import attribute_vector, traverse
+from pyro_vae.latents.paths import slerp
 from pyro_vae.likelihoods import (
     BernoulliLikelihood,
     ContinuousBernoulliLikelihood,
@@ -35,7 +40,7 @@ from pyro_vae.networks import (
     ResidualConvEncoder,
 )
 from pyro_vae.priors import MixtureOfNormalsPrior, StandardNormalPrior, VampPrior
-from tests.javascript import content_of, run_engine
+from tests.javascript import content_of, run_engine, run_page
 
 L = 3
 small = partial(MLP, hidden=(9,))
@@ -180,3 +185,128 @@ def test_m2_equals_torch_in_every_class(net: Any, tmp_path: Path) -> None:
     assert (torch.tensor(found["means"]) - means).abs().max() < 1e-6
     assert (torch.tensor(found["bounds"]) - bounds).abs().max() < 1e-4
     assert content_of(page)["vectors"] == []  # the class is no direction of z
+
+
+BRIGHTNESS = torch.tensor([1.0, 2.0, -0.5])
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[VAE, ImageSet, Path]:
+    """A VAE, labelled images, and the page."""
+    torch.manual_seed(1)
+    vae, labels = vae_of().double(), torch.arange(40) % 4
+    images = ImageSet((torch.rand(40, 1, 7, 5) < labels.view(-1, 1, 1, 1) / 4 + 0.1).double(), labels)
+    path = tmp_path_factory.mktemp("explorer") / "page.html"
+    vector = {"<brightness>": BRIGHTNESS}
+    return vae, images, explore(vae, images, path, attributes=vector, title="Digits & <more>")
+
+
+def test_the_controls_of_the_page_change_the_code(digits: tuple[VAE, ImageSet, Path]) -> None:
+    vae, images, page = digits
+    steps = """
+      const out = {}, snap = async (name) => { await settled(); out[name] = { z: [...state.z], x: state.x && [...state.x] }; };
+      await snap("first");
+      out.bound = $("bound").textContent; out.status = $("status").textContent; out.note = $("bound-note").textContent;
+      out.painted = $("decoded-image").painted.at(-1)[1];
+      out.bars = $("classes").children.map((child) => child.textContent);
+      $("number").enter(7, "change"); await snap("seventh");
+      const sliders = $("latents").children.map((row) => row.children[1]);
+      sliders[1].enter(1.25); await snap("slider");
+      $("reset").click(); await snap("reset");
+      const directions = $("directions").children.map((row) => row.children[1]);
+      directions[0].enter(0.5); directions[1].enter(-1); await snap("directions");
+      directions[0].enter(0); directions[1].enter(0); await snap("back");
+      $("fraction").enter(0.25); await snap("path");
+      $("path-kind").enter("lerp", "change"); $("fraction").enter(0.25); await snap("straight");
+      $("map").fire("pointermove", { clientX: 70, clientY: 210 }); await snap("map");
+      out.limits = limits; out.axes = selects.map((select) => [...AXES[select.value].direction]);
+      const place = selects.map((_, k) => toScreen(points[k][11], k, 280));
+      $("map").fire("pointerdown", { clientX: place[0], clientY: place[1] }); await snap("picked");
+      $("map").fire("keydown", { key: "ArrowRight" }); await snap("arrow");
+      $("temperature").value = "0"; $("sample").click(); await snap("cold");
+      $("clear").click(); $("draw").fire("pointerdown", { clientX: 140, clientY: 20 });
+      $("draw").fire("pointermove", { clientX: 140, clientY: 260 }); $("draw").fire("pointerup"); await snap("drawn");
+      $("draw").fire("keydown", { key: "ArrowLeft" }); $("draw").fire("keydown", { key: " " }); await snap("keys");
+      out.order = codes.order; out.traversed = rows.map(({ canvas }) => canvas.painted.length % inner.length);
+      rows[1].canvas.fire("click", { clientX: 279, clientY: 5 }); await snap("traversal");
+      out.quantile = quantile(codes.order[1], inner.length);
+      return out;"""
+    out = run_page(page, steps)
+    z = {name: torch.tensor(value["z"]) for name, value in out.items() if isinstance(value, dict)}
+    x = images.batch(slice(None))
+    with torch.no_grad():
+        means, first = vae.encode(x).mean, vae.decode(vae.encode(x[:1]).mean).mean[0, 0]
+    for name, index in (("first", 0), ("seventh", 7), ("reset", 7), ("back", 7), ("picked", 11)):
+        assert (z[name] - means[index]).abs().max() < 1e-6, name
+    assert (torch.tensor(out["painted"]).reshape(7, 5, 4)[..., 0] - 255 * first).abs().max() <= 0.5 + 1e-6
+    changed = means[7].clone()
+    changed[out["order"][1]] = 1.25
+    assert (z["slider"] - changed).abs().max() < 1e-6
+    vectors = [BRIGHTNESS, attribute_vector(vae, images, images.labels == 0)]
+    assert (z["directions"] - means[7] - 0.5 * vectors[0] + vectors[1]).abs().max() < 1e-5
+    fraction = torch.tensor([0.25])
+    assert (z["path"] - slerp(means[:1], means[1:2], fraction)[0, 0]).abs().max() < 1e-6
+    assert (z["straight"] - torch.lerp(means[0], means[1], 0.25)).abs().max() < 1e-6
+    axes, limits = torch.tensor(out["axes"]), torch.tensor(out["limits"])
+    target = limits[:, 0] + 0.25 * (limits[:, 1] - limits[:, 0])
+    assert (axes @ (z["map"] - means.mean(0)) - target).abs().max() < 1e-5
+    rest = torch.eye(L) - axes.mT @ axes  # the principal components are orthonormal
+    assert (rest @ (z["map"] - z["straight"])).abs().max() < 1e-5
+    step = axes @ (z["arrow"] - z["picked"])
+    assert (step - torch.tensor([(limits[0, 1] - limits[0, 0]) / 50, 0])).abs().max() < 1e-5
+    assert z["cold"].abs().max() == 0
+    drawing = torch.tensor(out["drawn"]["x"], dtype=torch.float64).reshape(7, 5)
+    assert drawing[:, 2].tolist() == [1] * 7
+    assert drawing[:, [0, 4]].sum() == 0
+    assert torch.tensor(out["keys"]["x"]).reshape(7, 5)[3, 1] == 1
+    with torch.no_grad():
+        assert (z["drawn"] - vae.encode(drawing[None, None]).mean[0]).abs().max() < 1e-6
+    assert out["traversed"] == [0] * L
+    assert abs(z["traversal"][out["order"][1]] - out["quantile"]) < 1e-6
+    assert out["status"].endswith(out["bound"])
+    assert out["note"].startswith("64 importance samples; ELBO ")
+    assert out["bars"][0].startswith("class ")
+
+
+def test_the_shown_bound_is_a_bound(digits: tuple[VAE, ImageSet, Path]) -> None:
+    vae, images, page = digits
+    (text,) = [run_page(page, 'await settled(); return $("bound").textContent;')]
+    bound = float(text.replace("\u2212", "-").split()[3])
+    result = log_likelihood(vae.model, vae.guide, images.batch([0]), num_samples=20_000)
+    assert bound < result.mean() + 4.5 * result.monte_carlo_error() + 3
+    assert bound > result.elbo.mean() - 3
+
+
+def test_quantiles_order_and_classifier_are_those_of_the_package(digits: tuple[VAE, ImageSet, Path]) -> None:
+    vae, images, page = digits
+    content = content_of(page)
+    diagnostics = latent_diagnostics(vae, images)
+    assert torch.tensor(content["codes"]["kl"]).argsort(descending=True).tolist() == content["codes"]["order"]
+    assert (torch.tensor(content["codes"]["kl"]) - diagnostics.kl).abs().max() < 1e-3
+    expression = """({quantiles: [...page.codes.quantiles], codes: [...page.images.codes],
+      pixels: [...page.images.pixels], w: [...page.classifier.w], b: [...page.classifier.b]})"""
+    found = {name: torch.tensor(value) for name, value in run_engine(page, expression).items()}
+    expected = traverse(vae, images.batch([0]), images, dims=[0, 1, 2]).values
+    assert (found["quantiles"].reshape(L, -1)[:, 1:-1] - expected).abs().max() < 1e-5
+    assert torch.equal(found["pixels"].reshape(40, 1, 7, 5).double(), images.images)
+    logits = found["codes"].reshape(40, L) @ found["w"].reshape(4, L).mT + found["b"]
+    with torch.no_grad():
+        codes = vae.encode(images.images).mean
+    scores = LogisticRegression(max_iter=1000).fit(
+        ((codes - codes.mean(0)) / codes.std(0, correction=0)), images.labels
+    )
+    exact = torch.as_tensor(scores.predict_proba((codes - codes.mean(0)) / codes.std(0, correction=0)))
+    assert (logits.softmax(1) - exact).abs().max() < 1e-4
+
+
+def test_the_page_forbids_every_request(digits: tuple[VAE, ImageSet, Path]) -> None:
+    html = digits[2].read_text()
+    policy = html.split('Content-Security-Policy" content="')[1].split('"')[0]
+    assert policy.startswith("default-src 'none'; ")
+    for kind, tag in (("script", "<script>"), ("style", "<style>")):
+        text = html.split(tag)[1].split(f"</{kind}>")[0]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}';" in policy
+    assert "://" not in html
+    assert "Digits &amp; &lt;more&gt;" in html
+    assert "<brightness>" not in html  # within the data, where it could end the script
