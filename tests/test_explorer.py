@@ -204,7 +204,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[VAE, ImageSet, Pat
 def test_the_controls_of_the_page_change_the_code(digits: tuple[VAE, ImageSet, Path]) -> None:
     vae, images, page = digits
     steps = """
-      const out = {}, snap = async (name) => { await settled(); out[name] = { z: [...state.z], x: state.x && [...state.x] }; };
+      const out = {}, snap = async (name) => {
+        await settled();
+        out[name] = { z: [...state.z], x: state.x && [...state.x] };
+      };
       await snap("first");
       out.bound = $("bound").textContent; out.status = $("status").textContent; out.note = $("bound-note").textContent;
       out.painted = $("decoded-image").painted.at(-1)[1];

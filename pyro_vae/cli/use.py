@@ -1,4 +1,4 @@
-"""``pyro-vae interpolate``, ``pyro-vae traverse`` and ``pyro-vae edit``: images of a run, or others, in latent space."""
+"""``pyro-vae interpolate``, ``pyro-vae traverse`` and ``pyro-vae edit``: use of the latents of images."""
 
 from __future__ import annotations
 

@@ -130,6 +130,7 @@ class PhaseConv2d(nn.Conv2d):
 
 
 def phases_first(parameter: Tensor) -> Tensor:
+    """Reorder weights or biases of a convolution before a pixel shuffle by phases."""
     return parameter.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
 
