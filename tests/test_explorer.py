@@ -40,6 +40,7 @@ from pyro_vae.networks import (
     ResidualConvEncoder,
 )
 from pyro_vae.priors import MixtureOfNormalsPrior, StandardNormalPrior, VampPrior
+from tests import chromium
 from tests.javascript import content_of, run_engine, run_page
 
 L = 3
@@ -313,3 +314,27 @@ def test_the_page_forbids_every_request(digits: tuple[VAE, ImageSet, Path]) -> N
     assert "://" not in html
     assert "Digits &amp; &lt;more&gt;" in html
     assert "<brightness>" not in html  # within the data, where it could end the script
+
+
+def test_the_page_makes_no_request_and_shows_the_bound(
+    digits: tuple[VAE, ImageSet, Path], tmp_path: Path, record_property: Any
+) -> None:
+    """In Chromium if it is installed, otherwise in Node with a stand-in for the browser."""
+    page, texts = digits[2], '[$("bound").textContent, $("classes").children[0].textContent]'
+    stand_in = run_page(page, f"await settled(); return {texts};")
+    record_property("browser", chromium.PATH or "node")
+    if chromium.PATH is None:
+        assert stand_in[0].startswith("log p(x) ")
+        return
+    with chromium.Chromium(tmp_path, width=1200) as browser:
+        browser.open(page)
+        wait = (
+            'new Promise((go) => { const look = () => $("status").textContent ? go() : setTimeout(look, 20); look(); })'
+        )
+        browser.run(wait)
+        assert browser.run(texts) == stand_in
+        fetched = browser.run("fetch('https://example.org').then(() => 'loaded', () => 'forbidden')")
+        assert fetched == "forbidden"
+        assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
+    assert [error for error in browser.errors if "example.org" not in error] == []

@@ -99,13 +99,21 @@ const pointAt = (event) => {
   const [x, y, width, height] = onMap(event);
   move(codeAt([fromScreen(x, 0, width), fromScreen(y, 1, height)]), "place on the map");
 };
-let held = false; // after a click on a point, until the pointer leaves, its image stays
-$("map").addEventListener("pointermove", (event) => { if (!held || event.buttons) { held = false; pointAt(event); } });
-$("map").addEventListener("pointerleave", () => { held = false; });
+// Hovering previews a place, and leaving the map returns to the state before; a click or a drag stays.
+let before = null, clicked = false;
+$("map").addEventListener("pointermove", (event) => {
+  if (clicked && !event.buttons) return;
+  if (!clicked) before = before || { ...state };
+  pointAt(event);
+});
+$("map").addEventListener("pointerleave", () => {
+  if (before) show(before);
+  [before, clicked] = [null, false];
+});
 $("map").addEventListener("pointerdown", (event) => {
   const { best, distance } = nearestImage(...onMap(event));
-  held = distance < 8;
-  if (held) select(best);
+  [before, clicked] = [null, true];
+  if (distance < 8) select(best);
   else pointAt(event);
 });
 $("map").addEventListener("keydown", (event) => {
