@@ -102,6 +102,7 @@ $("caption").textContent = page.caption;
 $("footer").textContent = `Written by pyro_vae ${page.version}. The model runs in this page; nothing is loaded or sent. `
   + "Matrices are stored in half precision.";
 showTemperature();
+$("fraction-value").textContent = "0.00";
 showDrawing();
 select(0);
 $("set-a").click();
