@@ -35,11 +35,9 @@ def interpolate(argv: list[str]) -> None:
     parser.add_argument("--path", choices=get_args(PathName), default="slerp", help=help)
     parser.add_argument("--num", type=int, default=11, help="images on a path, with both ends (default 11)")
     options = _options(parser, argv, num=2)
-    rule, num = "images must be given in pairs", len(options["images"])
-    require(num % 2 == 0, "interpolate", rule, f"{num} of them")
     path = place(options, _name("interpolation", [*options["images"], options["path"]]))
     trained, space, x = _loaded(options)
-    require(len(x) % 2 == 0, "interpolate", rule, f"{len(x)} of them")
+    require(len(x) % 2 == 0, "interpolate", "images must be given in pairs", f"{len(x)} of them")
     result = latents.interpolate(space, x[::2], x[1::2], num=options["num"], path=options["path"])
 
     def figure() -> Any:
