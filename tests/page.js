@@ -53,5 +53,11 @@ const getComputedStyle = () => ({ getPropertyValue: () => "#000000" });
 const requestAnimationFrame = (run) => setTimeout(run) && 1;
 const fetch = () => { throw new Error("a request"); };
 const XMLHttpRequest = fetch, WebSocket = fetch;
+const later = globalThis.setTimeout;
+let pending = 0;
+globalThis.setTimeout = (run, delay) => {
+  pending++;
+  return later(() => { try { run(); } finally { pending--; } }, delay);
+};
 /** Wait until the page has worked through everything that was started. */
-const settled = async () => { for (let i = 0; i < 3; i++) await new Promise((go) => setTimeout(go, 30)); };
+const settled = async () => { do await new Promise((go) => later(go, 5)); while (pending > 0); };

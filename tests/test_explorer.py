@@ -14,10 +14,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from pyro_vae import VAE, latent_diagnostics, log_likelihood
+from pyro_vae import VAE, latent_diagnostics, log_likelihood, zoo
 from pyro_vae.data import ImageSet
 from pyro_vae.explorer import explore
-from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, FullRankNormalGuide
+from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, FullRankNormalGuide, SemiAmortizedGuide
 from pyro_vae.latents import attribute_vector, traverse
 from pyro_vae.latents.paths import slerp
 from pyro_vae.likelihoods import (
@@ -26,6 +26,7 @@ from pyro_vae.likelihoods import (
     DiscretizedLogisticLikelihood,
     LaplaceLikelihood,
     NormalLikelihood,
+    PoissonLikelihood,
 )
 from pyro_vae.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.models.build import build_semi_supervised
@@ -39,15 +40,17 @@ from pyro_vae.networks import (
     ResidualConvDecoder,
     ResidualConvEncoder,
 )
-from pyro_vae.priors import MixtureOfNormalsPrior, StandardNormalPrior, VampPrior
+from pyro_vae.priors import FlowPrior, MixtureOfNormalsPrior, StandardNormalPrior, VampPrior
 from tests import chromium
 from tests.javascript import content_of, run_engine, run_page
 
 L = 3
 small = partial(MLP, hidden=(9,))
 NETWORKS = {
-    **{f"MLP {name}": (partial(small, activation=name),) * 2 for name in ("tanh", "relu", "softplus", "gelu")},
-    **{f"MLP {name}": (partial(small, activation=name),) * 2 for name in ("silu", "elu", "leaky_relu")},
+    **{
+        f"MLP {f}, {g}": (partial(small, activation=f), partial(small, activation=g))
+        for f, g in (("tanh", "relu"), ("softplus", "gelu"), ("silu", "elu"), ("leaky_relu", "tanh"))
+    },
     "linear": (partial(MLP, hidden=()),) * 2,
     "gated MLP": (partial(GatedMLP, hidden=(9, 8)),) * 2,
     "convolutional": (partial(ConvEncoder, channels=(5, 6)), partial(ConvDecoder, channels=(6, 5))),
@@ -219,17 +222,20 @@ def test_the_controls_of_the_page_change_the_code(digits: tuple[VAE, ImageSet, P
       $("reset").click(); await snap("reset");
       const directions = $("directions").children.map((row) => row.children[1]);
       directions[0].enter(0.5); directions[1].enter(-1); await snap("directions");
+      sliders[1].enter(1.25); await snap("mixed");
       directions[0].enter(0); directions[1].enter(0); await snap("back");
       $("fraction").enter(0.25); await snap("path");
       $("path-kind").enter("lerp", "change"); $("fraction").enter(0.25); await snap("straight");
       $("map").fire("pointermove", { clientX: 70, clientY: 210 }); await snap("map");
+      out.inverse = [0, 1].map((axis) => fromScreen(toScreen(0.7, axis, 280), axis, 280));
       out.limits = limits; out.axes = selects.map((select) => [...AXES[select.value].direction]);
       const place = selects.map((_, k) => toScreen(points[k][11], k, 280));
       $("map").fire("pointerdown", { clientX: place[0], clientY: place[1] }); await snap("picked");
       $("map").fire("keydown", { key: "ArrowRight" }); await snap("arrow");
       $("temperature").value = "0"; $("sample").click(); await snap("cold");
       $("clear").click(); $("draw").fire("pointerdown", { clientX: 140, clientY: 20 });
-      $("draw").fire("pointermove", { clientX: 140, clientY: 260 }); $("draw").fire("pointerup"); await snap("drawn");
+      $("draw").fire("pointermove", { clientX: 140, clientY: 260 });
+      $("draw").fire("pointermove", { clientX: 20, clientY: 260 }); $("draw").fire("pointerup"); await snap("drawn");
       $("draw").fire("keydown", { key: "ArrowLeft" }); $("draw").fire("keydown", { key: " " }); await snap("keys");
       out.order = codes.order; out.traversed = rows.map(({ canvas }) => canvas.painted.length % inner.length);
       rows[1].canvas.fire("click", { clientX: 279, clientY: 5 }); await snap("traversal");
@@ -240,7 +246,7 @@ def test_the_controls_of_the_page_change_the_code(digits: tuple[VAE, ImageSet, P
     x = images.batch(slice(None))
     with torch.no_grad():
         means, first = vae.encode(x).mean, vae.decode(vae.encode(x[:1]).mean).mean[0, 0]
-    for name, index in (("first", 0), ("seventh", 7), ("reset", 7), ("back", 7), ("picked", 11)):
+    for name, index in (("first", 0), ("seventh", 7), ("reset", 7), ("picked", 11)):
         assert (z[name] - means[index]).abs().max() < 1e-6, name
     assert (torch.tensor(out["painted"]).reshape(7, 5, 4)[..., 0] - 255 * first).abs().max() <= 0.5 + 1e-6
     changed = means[7].clone()
@@ -248,6 +254,12 @@ def test_the_controls_of_the_page_change_the_code(digits: tuple[VAE, ImageSet, P
     assert (z["slider"] - changed).abs().max() < 1e-6
     vectors = [BRIGHTNESS, attribute_vector(vae, images, images.labels == 0)]
     assert (z["directions"] - means[7] - 0.5 * vectors[0] + vectors[1]).abs().max() < 1e-5
+    change = 0.5 * vectors[0] - vectors[1]
+    mixed = means[7] + change
+    mixed[out["order"][1]] = 1.25
+    assert (z["mixed"] - mixed).abs().max() < 1e-5
+    assert (z["back"] - mixed + change).abs().max() < 1e-5
+    assert (torch.tensor(out["inverse"]) - 0.7).abs().max() < 1e-6
     fraction = torch.tensor([0.25])
     assert (z["path"] - slerp(means[:1], means[1:2], fraction)[0, 0]).abs().max() < 1e-6
     assert (z["straight"] - torch.lerp(means[0], means[1], 0.25)).abs().max() < 1e-6
@@ -261,7 +273,8 @@ def test_the_controls_of_the_page_change_the_code(digits: tuple[VAE, ImageSet, P
     assert z["cold"].abs().max() == 0
     drawing = torch.tensor(out["drawn"]["x"], dtype=torch.float64).reshape(7, 5)
     assert drawing[:, 2].tolist() == [1] * 7
-    assert drawing[:, [0, 4]].sum() == 0
+    assert drawing[6].tolist() == [1, 1, 1, 0, 0]
+    assert drawing[:6, [0, 1, 3, 4]].sum() == 0
     assert torch.tensor(out["keys"]["x"]).reshape(7, 5)[3, 1] == 1
     with torch.no_grad():
         assert (z["drawn"] - vae.encode(drawing[None, None]).mean[0]).abs().max() < 1e-6
@@ -338,3 +351,110 @@ def test_the_page_makes_no_request_and_shows_the_bound(
         assert browser.run("document.documentElement.scrollWidth <= innerWidth")
     assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
     assert [error for error in browser.errors if "example.org" not in error] == []
+
+
+def test_classes_of_m2_are_chosen_and_mixed(tmp_path: Path) -> None:
+    pieces = partial(BernoulliLikelihood, net=small), partial(DiagonalNormalGuide, net=small)
+    classifier = partial(CategoricalGuide, net=small)
+    vae = rounded(build_semi_supervised((1, 7, 5), L, 3, StandardNormalPrior, *pieces, classifier=classifier))
+    x = binary((1, 7, 5))
+    steps = """
+      const painted = async () => { await settled(); return $("decoded-image").painted.at(-1)[1]; };
+      const out = { first: await painted(), z: [...state.z] };
+      $("class-buttons").children[2].click(); out.second = await painted(); $("set-a").click();
+      out.pressed = $("class-buttons").children.map((button) => button.getAttribute("aria-pressed"));
+      $("class-buttons").children[0].click(); $("set-b").click();
+      $("fraction").enter(0.25); out.mixed = await painted();
+      $("temperature").value = "0"; $("sample").click(); await settled(); out.sampled = [state.y, ...state.z];
+      return out;"""
+    out = run_page(explore(vae, x, tmp_path / "page.html"), steps)
+    assert out["pressed"] == ["false", "false", "true"]
+    assert out["sampled"][0] in (0, 1, 2)
+    assert out["sampled"][1:] == [0.0] * L
+    label = torch.eye(3)
+    with torch.no_grad():
+        best = label[vae.classify(x[:1]).argmax(-1)]
+        z = vae.guide.guide.posterior(x[:1], best).mean
+        assert (torch.tensor(out["z"]) - z[0]).abs().max() < 1e-6
+        labels = {"first": best, "second": label[[2]], "mixed": 0.75 * label[[2]] + 0.25 * label[[0]]}
+        for name, y in labels.items():
+            expected = 255 * vae.likelihood(z, y).mean[0, 0]
+            found = torch.tensor(out[name]).reshape(7, 5, 4)[..., 0]
+            assert (found - expected).abs().max() <= 0.5 + 1e-6, name
+
+
+def test_a_page_of_mnist_is_small_and_quick(tmp_path: Path) -> None:
+    x = (torch.rand(500, 1, 28, 28) < 0.1).float()
+    page = explore(zoo.load("mnist-vae-50").float(), x, tmp_path / "page.html")
+    assert page.stat().st_size < 2e6
+    clock = """(() => {
+      const start = performance.now(), z = generator(0).normals(50);
+      for (let k = 0; k < 30; k++) model.decode(z);
+      return performance.now() - start;
+    })()"""
+    assert run_engine(page, clock) < 1000  # milliseconds for 30 images
+
+
+class Other(MLP):
+    """A network of the user's."""
+
+
+def semi_amortized(shape: Any, latent_dim: int, net: Any) -> SemiAmortizedGuide:
+    return SemiAmortizedGuide(shape, latent_dim, guide=partial(DiagonalNormalGuide, net=net))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "network": ({"encoder": Other}, "the networks must run in the browser, got Other. Use MLP, GatedMLP, ConvEncoder"),
+    "guide": ({"guide": semi_amortized}, "FullRankNormalGuide, got SemiAmortizedGuide. Run pyro-vae refit RUN --guide"),
+    "prior": ({"prior": FlowPrior}, "the prior must be of normals, got FlowPrior. Use StandardNormalPrior"),
+    "components": (
+        {"prior": partial(vamp, encoder=FullRankNormalGuide)},
+        "the prior must be of normals, got VampPrior of FullRankNormalGuide",
+    ),
+    "likelihood": ({"likelihood": PoissonLikelihood}, "got PoissonLikelihood. Use one of BernoulliLikelihood"),
+    "vectors": (
+        {"shape": (35,)},
+        r"data must be images \(C, H, W\) with C 1 or 3, or \(H, W\), got data_shape=\(35,\)",
+    ),
+    "two channels": ({"shape": (2, 7, 5)}, r"got data_shape=\(2, 7, 5\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_browser_cannot_evaluate_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    pieces, message = REFUSED[name]
+    shape = pieces.get("shape", (1, 7, 5))
+    with pytest.raises(ValueError, match=f"^explore: .*{message}"):
+        explore(vae_of(**pieces), binary(shape), tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_arguments_are_refused(digits: tuple[VAE, ImageSet, Path], tmp_path: Path) -> None:
+    vae, images, page = digits
+    with pytest.raises(FileExistsError, match="must not exist yet"):
+        explore(vae, images, page)
+    out = tmp_path / "page.html"
+    for arguments, options, message in (
+        ((vae, images, tmp_path / "page.txt"), {}, "out must end in .html, got out="),
+        ((vae, binary((1, 5, 7)), out), {}, r"an image must have shape \(1, 7, 5\), got \(1, 5, 7\)"),
+        ((vae.model, images, out), {}, "vae must be a VAE or M2, got GenerativeModel"),
+        ((vae, images, out), {"num_images": 0}, "num_images must be at least 1, got num_images=0"),
+        (
+            (vae, images, out),
+            {"attributes": {"a": torch.zeros(2)}},
+            r"attribute 'a' must have shape \(3,\), got \(2,\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"^explore: {message}"):
+            explore(*arguments, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_image_of_one_dimension_is_explored(tmp_path: Path) -> None:
+    pieces = BernoulliLikelihood(1, (7, 5), net=small), DiagonalNormalGuide((7, 5), 1, net=small)
+    vae = rounded(VAE(StandardNormalPrior(1), *pieces))
+    page = explore(vae, ImageSet(torch.ones(1, 7, 5), torch.tensor([-1])), tmp_path / "page.html")
+    point = '$("map").fire("pointerdown", { clientX: 9, clientY: 9 }); await settled();'
+    bound, z, place = run_page(page, f'{point} return [$("bound").textContent, state.z[0], fromScreen(9, 0, 280)];')
+    assert bound.startswith("log p(x) ")
+    assert abs(z - vae.encode(torch.ones(7, 5)).mean.item() - place) < 1e-6

@@ -97,7 +97,7 @@ the style and change the class."""
     require(options["origin"] is None or options["to"] is not None, "--from", "must come with --to", "it alone")
     finite = torch.tensor(options["amounts"]).isfinite().all()
     require(bool(finite), "--amounts", "must be finite", options["amounts"])
-    goal = f"class{options['to']}" if options["vector"] is None else options["vector"].stem
+    goal = f"class {options['to']}" if options["vector"] is None else options["vector"].stem
     path = place(options, _name("edit", [*options["images"], goal]))
     trained, space, x = _loaded(options)
     with space:
@@ -180,7 +180,7 @@ def _options(parser: argparse.ArgumentParser, argv: list[str], **at_least: int) 
 
 def _name(kind: str, words: Sequence[object]) -> str:
     """A file name from image positions, the stems of image files and settings."""
-    return "-".join([kind, *(re.sub(r"\W+", "_", Path(str(word)).stem) for word in words)])[:100]
+    return "-".join([kind, *(re.sub(r"\W+", "", Path(str(word)).stem) for word in words)])[:100]
 
 
 def _loaded(options: dict[str, Any]) -> tuple[TrainedModel, LatentSpace, Tensor]:

@@ -185,13 +185,12 @@ listeners.push(() => traversing((function* () {
 
 // Path
 const ends = { a: null, b: null }, walking = slices(10), mixed = (a, b, t) => a.map((v, i) => (1 - t) * v + t * b[i]);
-const asVector = (y) => (typeof y === "number" ? Float64Array.from({ length: CLASSES }, (_, c) => (c === y ? 1 : 0)) : y);
 
 /** The code at a fraction of the path; spherical: the direction turns at constant speed, the norm is linear. */
 function along(t) {
   const { a, b } = ends, norms = [a.z, b.z].map((z) => Math.hypot(...z));
   const cosine = Math.min(1, Math.max(-1, sum(a.z.map((v, i) => v * b.z[i])) / (norms[0] * norms[1]))), angle = Math.acos(cosine);
-  const y = CLASSES ? mixed(asVector(a.y), asVector(b.y), t) : undefined;
+  const y = CLASSES ? mixed(model.oneHot(a.y), model.oneHot(b.y), t) : undefined;
   if ($("path-kind").value === "lerp" || !(Math.sin(angle) > 1e-6)) return { z: mixed(a.z, b.z, t), y };
   const norm = (1 - t) * norms[0] + t * norms[1], weights = [Math.sin((1 - t) * angle), Math.sin(t * angle)];
   return { z: a.z.map((v, i) => (norm / Math.sin(angle)) * ((weights[0] * v) / norms[0] + (weights[1] * b.z[i]) / norms[1])), y };

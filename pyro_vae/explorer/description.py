@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae.explorer.layers import Recorder
@@ -55,7 +55,7 @@ class _Pieces:
     def __init__(self, pack: Pack) -> None:
         self.pack, self.network = pack, Recorder(pack).network
 
-    def prior(self, prior: nn.Module) -> dict[str, Any]:
+    def prior(self, prior: Any) -> dict[str, Any]:
         """A mixture of diagonal normals."""
         kind, advice = type(prior), "Use StandardNormalPrior, MixtureOfNormalsPrior or VampPrior"
         if kind is StandardNormalPrior:

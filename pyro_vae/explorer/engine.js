@@ -180,7 +180,8 @@ function generator(seed) {
 function modelOf({ latent_dim: size, prior, likelihood, guide, classes, classifier, label_prior: labelPrior }) {
   const kind = LIKELIHOODS[likelihood.kind], { offset, levels } = likelihood;
 
-  const oneHot = (y) => Float64Array.from({ length: classes }, (_, c) => (c === y ? 1 : 0));
+  /** A class as a one-hot vector; vectors, such as mixtures of classes, stay. */
+  const oneHot = (y) => typeof y === "object" ? y : Float64Array.from({ length: classes }, (_, c) => (c === y ? 1 : 0));
 
   /** Outputs f with the offset, and scales, of p(x | z, y). */
   function outputs(z, y) {
@@ -273,5 +274,5 @@ function modelOf({ latent_dim: size, prior, likelihood, guide, classes, classifi
     };
   }
 
-  return { decode, logLikelihood, posterior, logPrior, samplePrior, logWeight, classify, estimator };
+  return { oneHot, decode, posterior, samplePrior, classify, estimator };
 }

@@ -52,29 +52,30 @@ class Recorder:
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
 
-    def network(self, net: nn.Module) -> list[Layer]:
+    def network(self, net: Any) -> list[Layer]:
         """The layers of a network.
 
         Raises:
             ValueError: JavaScript does not compute one of them.
         """
-        if type(net) is ContextNetwork and len(net.context) == 1:
+        kind = type(net)
+        if kind is ContextNetwork and len(net.context) == 1:
             middle = {"op": "context", "w": self.pack.weight(net.context[0].weight)}
             activation = self._layers(net.activation, net.net.out_shape)[0]
             return [*self.network(net.net), middle, *activation, *self.network(net.out)]
-        if type(net) is ConcatenatedNetwork:
+        if kind is ConcatenatedNetwork:
             return [{"op": "concatenate"}, *self.network(net.net)]
-        if type(net) in _STACKS:
+        if kind in _STACKS:
             return self._layers(net.layers, net.in_shape)[0]
-        if type(net) in _DECODERS:
+        if kind in _DECODERS:
             layers, shape = self._layers(net.layers, (net.in_size,))
             crop = {"op": "crop", "shape": list(shape), "height": net.out_shape[1], "width": net.out_shape[2]}
             head = self._layers(net.head, (shape[0], *net.out_shape[1:]))[0] if hasattr(net, "head") else []
             return [*layers, crop, *head]
         advice = "Use MLP, GatedMLP, ConvEncoder, ConvDecoder, GatedConvEncoder or GatedConvDecoder"
-        raise refusal("explore", "the networks must run in the browser", type(net).__name__, advice)
+        raise refusal("explore", "the networks must run in the browser", kind.__name__, advice)
 
-    def _layers(self, module: nn.Module, shape: Shape) -> tuple[list[Layer], Shape]:
+    def _layers(self, module: Any, shape: Shape) -> tuple[list[Layer], Shape]:
         """The layers of a module for input of a shape, and the shape of its output."""
         kind = type(module)
         if kind is nn.Sequential:
@@ -95,20 +96,20 @@ class Recorder:
             return [{"op": "residual", "layers": self._layers(module.layers, shape)[0]}], shape
         return self._with_weights(module, shape)
 
-    def _with_weights(self, module: nn.Module, shape: Shape) -> tuple[list[Layer], Shape]:
+    def _with_weights(self, module: Any, shape: Shape) -> tuple[list[Layer], Shape]:
         kind, halves = type(module), {"op": "glu", "phases": 1}
         if kind is nn.Linear:
             return [{"op": "linear", **self._affine(module.weight, module.bias)}], (module.out_features,)
         if kind is GatedLinear:
-            layers, (size,) = self._layers(module.linear, shape)
-            return [*layers, halves], (size // 2,)
+            layers, shape = self._layers(module.linear, shape)
+            return [*layers, halves], (shape[0] // 2,)
         if kind is nn.GLU:
             return [halves], (shape[0] // 2,)
         if kind in (nn.Conv2d, PhaseConv2d):
             return self._convolution(module, shape)
         if kind is GatedConv2d:
-            layers, (channels, *size) = self._convolution(module.conv, shape)
-            return [*layers, {**halves, "phases": module.phases}], (channels // 2, *size)
+            layers, shape = self._convolution(module.conv, shape)
+            return [*layers, {**halves, "phases": module.phases}], (shape[0] // 2, *shape[1:])
         if kind is InterleavePhases:
             channels, height, width = shape
             return [{"op": "interleave", "shape": list(shape)}], (channels // 4, 2 * height, 2 * width)

@@ -77,7 +77,8 @@ function codeAt(target) {
   const [a, b] = selects.map((select) => AXES[select.value].direction);
   const inner = (u, v) => sum(Float64Array.from(u, (w, i) => w * v[i]));
   const change = selects.map((select, axis) => target[axis] - project(state.z, AXES[select.value]));
-  const [aa, ab, bb] = [inner(a, a), inner(a, b), inner(b, b)], determinant = aa * bb - ab * ab || Infinity;
+  const [aa, ab, bb] = [inner(a, a), inner(a, b), inner(b, b)], determinant = aa * bb - ab * ab;
+  if (determinant < 1e-9 * aa * bb) return Float64Array.from(state.z, (v, i) => v + (change[0] / aa) * a[i]);
   const s = (bb * change[0] - ab * change[1]) / determinant, t = (aa * change[1] - ab * change[0]) / determinant;
   return Float64Array.from(state.z, (v, i) => v + s * a[i] + t * b[i]);
 }

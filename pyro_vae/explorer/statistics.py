@@ -27,7 +27,8 @@ def describe_codes(space: LatentSpace, data: ImageSet, pack: Pack) -> dict[str, 
     z = _codes(space, data)
     mean = z.mean(0)
     directions = torch.linalg.svd(z - mean, full_matrices=False)[2][:2]
-    variances = ((z - mean) @ directions.mT).square().sum(0) / (z - mean).square().sum()
+    directions = directions * directions.sum(1, keepdim=True).sign()  # their signs are free
+    variances = ((z - mean) @ directions.mT).square().sum(0) / (z - mean).square().sum().clamp_min(1e-12)
     return {
         "order": marginals.order(active=False),
         "active": len(marginals.order(active=True)),
@@ -51,13 +52,15 @@ def describe_labels(
         pack: receives vectors and weights.
         classes: whether the labels are used.
     """
+    size = space.means(shown.subset([0])).shape[1:]
     for name, vector in attributes.items():
-        check_shape("explore", f"attribute {name!r}", vector.shape, (space.vae.latent_dim,), "Use attribute_vector")
+        check_shape("explore", f"attribute {name!r}", vector.shape, size, "Use attribute_vector")
     vectors = [{"name": name, "vector": pack.vector(vector)} for name, vector in attributes.items()]
-    known = data.subset((data.labels >= 0).nonzero().flatten()[:_NUM_CODES]) if data.labels is not None else None
-    values = [] if known is None or not len(known) else known.labels.unique().tolist()  # type: ignore[union-attr]
-    if known is None or not classes or not 2 <= len(values) <= _MAX_CLASSES:
+    rows = torch.tensor([]) if data.labels is None else (data.labels >= 0).nonzero().flatten()[:_NUM_CODES]
+    values = [] if data.labels is None else data.labels[rows].unique().tolist()
+    if not classes or not 2 <= len(values) <= _MAX_CLASSES:
         return {"vectors": vectors, "classifier": None}
+    known = data.subset(rows)
     table = torch.stack([known.labels == value for value in values], 1)
     found = attribute_vector(space, known, table, balance=False)
     vectors += [{"name": f"class {c}", "vector": pack.vector(v)} for c, v in zip(values, found, strict=True)]
