@@ -142,6 +142,7 @@ def _direction(trained: TrainedModel, space: LatentSpace, options: dict[str, Any
     if options["vector"] is not None:
         vector = torch.from_numpy(read_npy(options["vector"], owner="--vector"))
         check_shape("--vector", str(options["vector"]), vector.shape, (trained.vae.latent_dim,))
+        require(bool(vector.isfinite().all()), "--vector", "must be finite", f"nan or inf in {options['vector']}")
         return vector
     images = trained.images("train")
     require(images.labels is not None, "--to", "the data must have labels", "none", "Use --vector FILE.npy")
