@@ -145,6 +145,17 @@ def test_every_prior_guide_and_likelihood_equals_torch(name: str, tmp_path: Path
     compare(vae_of(**pieces), tmp_path, (torch.rand(5, *shape) * steps).round() / steps)
 
 
+def test_a_model_in_training_is_described_in_eval_mode_and_left_as_it_was(tmp_path: Path) -> None:
+    dropping = partial(DiagonalNormalGuide, net=partial(small, dropout=0.5))
+    vae, x = vae_of(prior=partial(vamp, encoder=lambda shape, n, net: dropping(shape, n))), binary((1, 7, 5))
+    expected = content_of(explore(vae, x, tmp_path / "eval.html"))["block"]
+    vae.train()
+    state = torch.get_rng_state()
+    assert content_of(explore(vae, x, tmp_path / "train.html"))["block"] == expected
+    assert vae.training
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_mean_of_the_continuous_bernoulli_is_smooth_where_its_series_ends(tmp_path: Path) -> None:
     page = explore(vae_of(likelihood=ContinuousBernoulliLikelihood), binary((1, 7, 5)), tmp_path / "page.html")
     logits = torch.tensor([-40.0, -0.6, -0.5, -0.499, -1e-9, 0.0, 1e-4, 0.499, 0.5, 0.501, 30.0])

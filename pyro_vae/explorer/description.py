@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.owners import evaluating
 from pyro_vae.explorer.layers import Recorder
 from pyro_vae.explorer.packing import Pack
 from pyro_vae.guides import DiagonalNormalGuide, FullRankNormalGuide
@@ -39,14 +40,18 @@ def describe_model(vae: Any, pack: Pack) -> dict[str, Any]:
     """
     advice = "Use VAE or SemiSupervisedVAE; for other models, draw figures with pyro_vae.latents"
     require(type(vae) in (VAE, SemiSupervisedVAE), "explore", "vae must be a VAE or M2", type(vae).__name__, advice)
-    pieces = _Pieces(pack)
+    with evaluating(vae.model, vae.guide):
+        return _described(vae, _Pieces(pack))
+
+
+def _described(vae: Any, pieces: _Pieces) -> dict[str, Any]:
     model = {"latent_dim": vae.latent_dim, "prior": pieces.prior(vae.prior), "classes": 0}
     labelled = isinstance(vae, SemiSupervisedVAE)
     guide = vae.guide.guide if labelled else vae.guide
     model |= {"likelihood": pieces.likelihood(vae.likelihood), "guide": pieces.guide(guide)}
     if labelled:
         log_p = vae.label_prior.logits[0].log_softmax(-1)
-        classes = {"classes": vae.num_classes, "label_prior": pack.vector(log_p)}
+        classes = {"classes": vae.num_classes, "label_prior": pieces.pack.vector(log_p)}
         model |= {**classes, "classifier": pieces.network(vae.classifier.net)}
     return model
 
