@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         sandwich,
     )
     from pyro_vae.experiments.experiment import load_run
+    from pyro_vae.explorer import explore
     from pyro_vae.models import ADGM, SDGM, VAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
     from pyro_vae.training import fit, refit_guide
 
@@ -52,6 +53,7 @@ __all__ = [
     "compression",
     "data",
     "evaluation",
+    "explore",
     "fit",
     "flows",
     "guides",
@@ -83,6 +85,7 @@ _FOLDERS = {
     "models": ("ADGM", "SDGM", "VAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
     "training": ("fit", "refit_guide"),
     "experiments.experiment": ("load_run",),
+    "explorer": ("explore",),
 }
 _HOME = {name: folder for folder, names in _FOLDERS.items() for name in names}
 
