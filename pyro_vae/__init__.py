@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         sandwich,
     )
     from pyro_vae.experiments.experiment import load_run
-    from pyro_vae.models import ADGM, SDGM, VAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
+    from pyro_vae.models import ADGM, SDGM, VAE, ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
     from pyro_vae.training import fit, refit_guide
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "MNIST",
     "SDGM",
     "VAE",
+    "ConditionalVAE",
     "Digits",
     "Files",
     "FreyFaces",
@@ -80,7 +81,7 @@ _FOLDERS = {
         *("annealed_log_likelihood", "inference_gaps", "latent_diagnostics"),
         *("log_likelihood", "log_weights", "sandwich"),
     ),
-    "models": ("ADGM", "SDGM", "VAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
+    "models": ("ADGM", "SDGM", "VAE", "ConditionalVAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
     "training": ("fit", "refit_guide"),
     "experiments.experiment": ("load_run",),
 }

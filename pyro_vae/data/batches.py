@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 from pyro_vae._core.axes import Axes, leading
 from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.splitting import stream_seed
 
-Data: TypeAlias = ImageSet | Tensor | Iterable[Any]
+Data: TypeAlias = ImageSet | Tensor | tuple[Any, ...] | Iterable[Any]
 _END = object()
 _BLOCK_BYTES, _MAX_BLOCK = 4_000_000, 64  # of the batches that are fetched together
 
@@ -58,9 +59,9 @@ class Batches:
     """Batches of arguments, in the order of the data or reshuffled every epoch.
 
     Args:
-        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame; or an iterable of batches (a
-            ``DataLoader``), each a tensor, a tuple of arguments or one argument of another kind, whose order and batch
-            size are kept.
+        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame; a tuple ``(x, c)`` of such arrays
+            of one length, the programs' arguments; or an iterable of batches (a ``DataLoader``), each a tensor, a tuple
+            of arguments or one argument of another kind, whose order and batch size are kept.
         batch_size: data per batch.
         shuffle_seed: shuffle by (seed, epoch), on the data's device; None keeps the order.
         device: device that arrays and the tensors of iterables are moved to; image sets and tensors must be on it
@@ -98,13 +99,14 @@ class Batches:
         require(not low, self.owner, rule, f"parameters of {self.dtype}", advice)
 
     def _check_data(self, data: Any) -> None:
-        if isinstance(data, Iterator | tuple | Dataset):
+        if isinstance(self.data, Iterator | tuple | Dataset):
             rule = "data must be a tensor, an ImageSet or an iterable of batches that can be iterated repeatedly"
             advice = "Wrap it: DataLoader(TensorDataset(x, y), batch_size=100), or a list"
             raise refusal(self.owner, rule, f"a {type(data).__name__}", advice)
         scalar = isinstance(self.data, Tensor) and self.data.dim() == 0
         require(not scalar, self.owner, "data must have a first dimension", "a single number", "Pass x.unsqueeze(0)")
-        if self.device is not None and isinstance(data, ImageSet | Tensor):
+        data = self.data if isinstance(self.data, JoinedRows) else data
+        if self.device is not None and isinstance(data, ImageSet | JoinedRows | Tensor):
             value, advice = f"data={data.device}, model={self.device}", "Move one with .to()"
             require(data.device == self.device, self.owner, "data and model must be on one device", value, advice)
         require(self.num_data != 0, self.owner, "data must not be empty", "0 data", "Pass at least one datum")
@@ -112,11 +114,11 @@ class Batches:
     @property
     def num_data(self) -> int | None:
         """Number of data in an epoch; None for an iterable of batches."""
-        return len(self.data) if isinstance(self.data, ImageSet | Tensor) else None
+        return len(self.data) if isinstance(self.data, ImageSet | JoinedRows | Tensor) else None
 
     def __len__(self) -> int:
         """Number of batches in an epoch; 0 for an iterable of unknown length."""
-        if isinstance(self.data, ImageSet | Tensor):
+        if isinstance(self.data, ImageSet | JoinedRows | Tensor):
             return -(-len(self.data) // self.batch_size)
         try:
             return len(self.data)  # type: ignore[arg-type]
@@ -125,7 +127,7 @@ class Batches:
 
     def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, beginning with the ``start``-th."""
-        if not isinstance(self.data, ImageSet | Tensor):
+        if not isinstance(self.data, ImageSet | JoinedRows | Tensor):
             yield from islice(self._iterate(number), start, None)
             return
         indices = self._order(number).split(self.batch_size)
@@ -163,7 +165,7 @@ class Batches:
 
     def fetch(self, index: Tensor) -> tuple[Tensor, ...]:
         """The data at ``index`` of an image set or a tensor, as the arguments of a program."""
-        if isinstance(self.data, ImageSet):
+        if isinstance(self.data, ImageSet | JoinedRows):
             return self.data.arguments(index, dtype=self.dtype)
         return (self.data.index_select(0, index),)  # type: ignore[union-attr]
 
@@ -203,6 +205,10 @@ class Batches:
         """Convert arrays, data frames and nested lists of numbers to a tensor; leave other data as they are."""
         if isinstance(data, Tensor):
             return as_tensor(data, None, self.dtype)
+        if isinstance(data, tuple) and len(data) > 1 and all(hasattr(part, "__array__") for part in data):
+            tensors = [as_tensor(part, None if isinstance(part, Tensor) else self.device, self.dtype) for part in data]
+            first = tensors[0] if tensors[0].is_floating_point() else tensors[0].to(self.dtype)
+            return JoinedRows.of((first, *tensors[1:]), owner=self.owner)
         if _are_numbers(data):
             return as_tensor(np.asarray(data), self.device, self.dtype)
         return as_tensor(data, self.device, self.dtype) if hasattr(data, "__array__") else data

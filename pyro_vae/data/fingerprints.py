@@ -15,6 +15,7 @@ from pyro_vae._core.cache import read_cached, user_cache
 from pyro_vae._core.files import write_atomically
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.version import full_version
+from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.image_set import ImageSet
 
 MIN_BYTES = 8_000_000
@@ -23,7 +24,11 @@ _SETTLED = 2_000_000_000  # ns after which another write changes the time stamps
 
 
 def fingerprint(data: object) -> str | None:
-    """The fingerprint of a tensor or an image set, with its labels if programs are called with them; None of others."""
+    """The fingerprint of a tensor, joined rows or an image set, with labels if programs take them; None of others."""
+    if isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data):
+        data = JoinedRows(data)
+    if isinstance(data, JoinedRows):
+        return data.fingerprint()
     if isinstance(data, ImageSet):
         return data.fingerprint(labels=data.paired)
     return fingerprint_of({"data": data}) if isinstance(data, Tensor) else None
