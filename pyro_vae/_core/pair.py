@@ -9,6 +9,7 @@ are the same everywhere. Properties that traces do not show are determined by fu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -211,11 +212,12 @@ class Pair:
 
 
 def _values_per_datum(site: Any, plate: Any) -> int:
-    """Number of entries of a datum; those that are NaN, which is not scored, for every datum do not count."""
-    value = site["value"]
-    dim = value.dim() - site["fn"].event_dim + (0 if plate is None else plate.dim)
-    counts = ~value.isnan()
-    return int((counts if plate is None or dim < 0 else counts.any(dim)).sum())
+    shape = list(site["value"].shape)
+    event_dim = site["fn"].event_dim
+    if plate is not None and len(shape) - event_dim + plate.dim >= 0:
+        shape.pop(len(shape) - event_dim + plate.dim)
+    size = math.prod(site["fn"].event_shape)
+    return math.prod(shape) - size + int(getattr(site["fn"], "num_entries", size))  # given entries are not scored
 
 
 def _is_discrete(distribution: Any) -> bool:

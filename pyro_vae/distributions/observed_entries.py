@@ -90,6 +90,11 @@ class ObservedEntries(TorchDistribution):
         return entries.masked_fill(missing, 0.0).flatten(entries.dim() - len(self.event_shape)).sum(-1)
 
 
+def has_entries(p: Any) -> bool:
+    """Whether the entries of a distribution are independent, so that :func:`entry_log_prob` exists."""
+    return hasattr(p, "entry_log_prob") or (isinstance(p, Independent) and not p.base_dist.event_shape)
+
+
 def entry_log_prob(p: Any, value: Tensor) -> Tensor:
     """Log-probability of every entry, ``(*batch, *event)``, of a distribution of independent entries."""
     return p.entry_log_prob(value) if hasattr(p, "entry_log_prob") else p.base_dist.log_prob(value)

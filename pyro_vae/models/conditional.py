@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae._core.checks import CheckedArguments, check_arguments, check_count, check_shape, refusal, require
 from pyro_vae._core.param_store import register
-from pyro_vae.distributions import ObservedEntries, mean_or_sample
+from pyro_vae.distributions import GivenEntries, mean_or_sample
 from pyro_vae.guides import AmortizedGuide, Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.given import Given
@@ -39,13 +39,13 @@ class ConditionalModel(nn.Module, CheckedArguments):
             context: c, ``(B, *context_shape)``, or classes ``(B,)``; None if it is a function of x.
 
         Returns:
-            x, ``(B, *data_shape)``; NaN where the context contains the entry, unless it is scored.
+            x, ``(B, *data_shape)``.
         """
         register(self)
         c = self.context(x) if context is None else context
         with pyro.plate("data", len(c), dim=-1):
             z = pyro.sample("z", self.latent(c))
-            return pyro.sample("x", self.scored(self.likelihood(z, c)), obs=None if x is None else self.unseen(x))
+            return pyro.sample("x", self.decode(z, c), obs=x)
 
     def context(self, x: Tensor | None) -> Tensor:
         """c(x), for ``(*batch, *data_shape)``.
@@ -62,22 +62,16 @@ class ConditionalModel(nn.Module, CheckedArguments):
         """p(z | c), of batch shape ``batch`` or ``()``."""
         return self.prior(context) if self.prior.conditional else self.prior()
 
-    def scored(self, p: TorchDistribution) -> TorchDistribution:
-        """The distribution of the entries that are scored."""
-        return p if self._scores_all else ObservedEntries(p)
-
-    def unseen(self, x: Tensor) -> Tensor:
-        """x with NaN, which is not scored, at the entries that the context contains."""
-        return x if self._scores_all else torch.where(self.given.seen, torch.nan, x)  # type: ignore[union-attr,arg-type]
-
-    @property
-    def _scores_all(self) -> bool:
-        return self.score_seen or self.given is None or self.given.seen is None
+    def decode(self, z: Tensor, context: Tensor) -> TorchDistribution:
+        """p(x | z, c); the density is that of the entries that the context does not contain."""
+        p, given = self.likelihood(z, context), self.given
+        seen = None if given is None or self.score_seen else given.seen
+        return p if seen is None else GivenEntries(p, seen, context)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(z | c) + log p(x | z, c), ``batch``, for ``x`` ``(*batch, *data_shape)`` and c = c(x)."""
         c = self.context(x)
-        return self.latent(c).log_prob(z) + self.scored(self.likelihood(z, c)).log_prob(self.unseen(x))
+        return self.latent(c).log_prob(z) + self.decode(z, c).log_prob(x)
 
 
 class ConditionalVAE(nn.Module, CheckedArguments):
@@ -188,8 +182,8 @@ class ConditionalVAE(nn.Module, CheckedArguments):
         return self.guide.posterior(x, *context)
 
     def decode(self, z: Tensor, context: Tensor) -> TorchDistribution:
-        """p(x | z, c) for ``z`` of shape ``(*batch, latent_dim)``."""
-        return self.likelihood(z, context)
+        """p(x | z, c) for ``z`` of shape ``(*batch, latent_dim)``; the entries that c contains are given."""
+        return self.model.decode(z, context)
 
     @torch.no_grad()
     def sample(self, context: Tensor, num_samples: int = 1, *, mean: bool = False) -> Tensor:
@@ -201,7 +195,7 @@ class ConditionalVAE(nn.Module, CheckedArguments):
             mean: return the mean of p(x | z, c), as figures usually show, instead of a sample, if it has a closed form.
 
         Returns:
-            ``(N, B, *data_shape)``; the entries that the context contains are those of the context.
+            ``(N, B, *data_shape)``; the entries that the context contains are those of the context, if not scored.
 
         Raises:
             ValueError: ``num_samples`` is not positive, or the context is of another shape.
@@ -212,9 +206,7 @@ class ConditionalVAE(nn.Module, CheckedArguments):
             check_shape("ConditionalVAE", "context", context.shape[1:], self.given.context_shape, "Pass vae.given(x)")
         z = self.model.latent(context).expand(torch.Size((num_samples, len(context)))).sample()  # (N, B, L)
         p = self.decode(z, context)
-        x = mean_or_sample(p) if mean else p.sample()
-        seen = None if self.given is None else self.given.seen
-        return x if seen is None else torch.where(seen, context, x)
+        return mean_or_sample(p) if mean else p.sample()
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *context: Tensor) -> Tensor:

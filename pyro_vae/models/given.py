@@ -141,8 +141,8 @@ def given_part(name: str, data_shape: Shape, columns: Sequence[str] | None = Non
         return LowResolution(shape, _SIZES[name])
     region = name.removeprefix("all-but-")
     if region not in REGIONS or len(shape) != 3:
-        choices = ", ".join(["label", *REGIONS, "grey", *_SIZES])
-        raise refusal("--data.context", f"of images must be {choices}, or all-but- and a part", name, "Choose one")
+        rule = f"must be label, grey, {', '.join(_SIZES)}, a part of the images ({', '.join(REGIONS)}) or all-but-PART"
+        raise refusal("--data.context", rule, name, "Choose one")
     rows, cols = torch.zeros(shape[1], dtype=torch.bool), torch.zeros(shape[2], dtype=torch.bool)
     for axis, first, last in ((rows, "top", "bottom"), (cols, "left", "right")):
         half = len(axis) // 2

@@ -1,0 +1,80 @@
+"""Distribution of data of which some entries are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from pyro_vae._core.checks import require
+from pyro_vae.distributions.observed_entries import entry_log_prob, has_entries
+
+_NO_SHAPE = torch.Size()
+
+
+class GivenEntries(TorchDistribution):
+    r"""Distribution of x given some of its entries, :math:`p(x_u | x_s) = \prod_{d \in u} p(x_d)`.
+
+    A sample has the given entries s; the density is that of the others, u.
+
+    Args:
+        base: distribution of x with independent entries, see :class:`ObservedEntries`.
+        seen: ``event_shape``, bool, the entries s.
+        value: ``(*batch', *event_shape)``, whose entries s are given; ``batch'`` broadcasts to that of ``base``.
+
+    Shape:
+        batch shape and event shape are those of ``base``.
+
+    Raises:
+        ValueError: the entries of ``base`` are not independent.
+
+    Example:
+        >>> from pyro.distributions import Normal
+        >>> p = GivenEntries(Normal(torch.zeros(2), 1.0).to_event(1), torch.tensor([True, False]), torch.tensor([5.0, 0.0]))
+        >>> float(p.sample()[0]), float(p.log_prob(torch.tensor([5.0, 0.0])))
+        (5.0, -0.9189385175704956)
+    """
+
+    arg_constraints: dict[str, Constraint] = {}
+
+    def __init__(
+        self, base: TorchDistribution, seen: Tensor, value: Tensor, *, validate_args: bool | None = None
+    ) -> None:
+        rule = "with entries of x as the context, the entries must be independent given z"
+        advice = "Use another likelihood, such as BernoulliLikelihood, or score_seen=True"
+        require(has_entries(base), "GivenEntries", rule, f"a {type(base).__name__}", advice)
+        self.base, self.seen, self.value = base, seen, value
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+
+    @constraints.dependent_property
+    def support(self) -> Constraint:
+        return self.base.support
+
+    @property
+    def num_entries(self) -> Tensor:
+        """Number of entries of a datum that are not given."""
+        return (~self.seen).sum()
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.where(self.seen, self.value, self.base.mean)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GivenEntries:
+        new = self._get_checked_instance(GivenEntries, _instance)
+        new.base, new.seen, new.value = self.base.expand(batch_shape), self.seen, self.value
+        super(GivenEntries, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def sample(self, sample_shape: Any = _NO_SHAPE) -> Tensor:
+        return torch.where(self.seen, self.value, self.base.sample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        entries = entry_log_prob(self.base, value).masked_fill(self.seen, 0.0)
+        return entries.flatten(entries.dim() - len(self.event_shape)).sum(-1)
