@@ -45,7 +45,7 @@ def sample(argv: list[str]) -> None:
     check_seed(options["seed"])
     run = RunFolder(options["run"])
     suffix = "" if options["label"] is None else f"-label{options['label']}"
-    suffix += f"-context-{re.sub(r'\W+', '_', options['context'])[-40:]}" if options["context"] else ""
+    suffix += "-context-" + re.sub(r"\W+", "_", options["context"])[-40:] if options["context"] else ""
     suffix += "-raw" if options["weights"] == "raw" else ""
     path = Path(options["out"] or run.figures / f"drawn-{options['seed']}{suffix}.png")
     check_out(path, options["overwrite"], ".png", ".npz")

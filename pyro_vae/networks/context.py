@@ -77,7 +77,8 @@ class ContextNetwork(nn.Module, CheckedArguments):
             context = tuple(as_vector(c, dim, x.dtype) for c, dim in zip(context, self.context_dims, strict=True))
         if tuple(c.shape[-1] for c in context) != self.context_dims:
             rule, what = f"the contexts must have {self.context_dims} dimensions", [tuple(c.shape) for c in context]
-            raise refusal("ContextNetwork", rule, f"shapes={what}", "Build the network with their context_dim")
+            advice = "Build the network with their context_dim" if context else "Pass the data as (x, c)"
+            raise refusal("ContextNetwork", rule, f"shapes={what}", advice)
         common = self.net(x)
         for layer, c in zip(self.context, context, strict=True):
             common = common + layer(c)
