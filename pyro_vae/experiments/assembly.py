@@ -89,9 +89,9 @@ def assemble(
         vae = build_vae(splits.data_shape, latent_dim, **pieces, seed=seed)
         return Assembly(vae, splits, vae, splits, {**splits.protocol, **components_of(vae)})
     if dataset.context is not None:
-        shape, columns = splits.data_shape, getattr(splits, "columns", None)
+        shape, columns = splits.data_shape, [column.name for column in getattr(splits.train, "columns", ())]
         by_class = dataset.context == "label"
-        context = num_classes_of(splits) if by_class else given_part(dataset.context, shape, columns)
+        context = num_classes_of(splits) if by_class else given_part(dataset.context, shape, columns or None)
         given = build_conditional(shape, latent_dim, context, **pieces, score_seen=score_seen, seed=seed)
         names = {"model": model, **components_of(given), **({"score_seen": True} if score_seen else {})}
         return Assembly(given, splits, given, splits, {**splits.protocol, **names})
