@@ -1,4 +1,4 @@
-"""Completion of images from one quadrant: Pyro's tutorial CVAE, trained by plain Pyro, and ConditionalVAE, trained by fit.
+"""Completion of images from one quadrant: the CVAE of Pyro's tutorial, trained by plain Pyro, and ConditionalVAE.
 
     python benchmarks/conditional.py --root data --epochs 15 --out conditional-mnist
     python benchmarks/conditional.py                          # scikit-learn's digits, enlarged; a minute

@@ -56,7 +56,10 @@ class ConditionalLinearGaussian:
         seen, unused = torch.arange(D + C) >= D, 7.0  # numbers that no result may depend on
         _set(prior.guide.net, [torch.full((L, D), unused), self.a], self.a0, self.s)
         rows = torch.full((C, L), unused), torch.full((C, D + C), unused)
-        weights = [torch.cat([self.w, rows[0]]), torch.cat([torch.cat([torch.full((D, D), unused), self.v], 1), rows[1]])]
+        weights = [
+            torch.cat([self.w, rows[0]]),
+            torch.cat([torch.cat([torch.full((D, D), unused), self.v], 1), rows[1]]),
+        ]
         _set(likelihood.net.net, weights, torch.cat([self.b, torch.full((C,), unused)]))
         _set(guide.net, self._gains(), self._offset(), inflate * self.variance.sqrt())
         return ConditionalVAE(prior, likelihood, guide, given=SeenEntries(seen))

@@ -18,13 +18,12 @@ from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import ConditionalVAE
 from pyro_vae.training import RunFolder
 
-
 _DESCRIPTION = """\
 Draw images from a trained model: z from the prior, then p(x | z). A ConditionalVAE draws
 several samples for each context."""
 _CONTEXT = """\
-with a ConditionalVAE: a class (default: every class), values of the columns in their order, separated by commas, or image
-files, separated by commas, of which the model is given its part (default: the first test data)"""
+with a ConditionalVAE: a class (default: every class); or, separated by commas, values of the columns in their order or
+image files, of which the model is given its part (default: the first test data)"""
 
 
 def sample(argv: list[str]) -> None:
@@ -55,7 +54,9 @@ def sample(argv: list[str]) -> None:
         arrays, columns = _conditional(trained, options)
     else:
         value = options["context"]
-        require(value is None, "--context", "the run must be of a ConditionalVAE", type(trained.vae).__name__, "Omit it")
+        require(
+            value is None, "--context", "the run must be of a ConditionalVAE", type(trained.vae).__name__, "Omit it"
+        )
         draws = trained.vae.sample(options["num"], mean=not options["draws"], **_labels(trained, options))
         arrays, columns = {"images": draws.cpu()}, None
     write_atomically(path, _encoded(arrays, path.suffix, columns), overwrite=options["overwrite"])
@@ -64,7 +65,9 @@ def sample(argv: list[str]) -> None:
 
 def _conditional(trained: TrainedModel, options: dict[str, Any]) -> tuple[dict[str, torch.Tensor], int | None]:
     """Samples, those of a context in a row, with their contexts; and the length of a row."""
-    require(options["label"] is None, "--label", "must come with a model with classes", "a ConditionalVAE", "Use --context")
+    require(
+        options["label"] is None, "--label", "must come with a model with classes", "a ConditionalVAE", "Use --context"
+    )
     num, like = options["num"], next(trained.vae.parameters())
     contexts = contexts_of(trained, options["context"], max(1, round(num**0.5))).to(like.device)[:num]
     each = num // len(contexts)
@@ -86,7 +89,8 @@ def _labels(trained: TrainedModel, options: dict[str, Any]) -> dict[str, torch.T
 def _encoded(arrays: dict[str, torch.Tensor], suffix: str, columns: int | None) -> bytes:
     buffer = io.BytesIO()
     if suffix == ".npz":
-        np.savez_compressed(buffer, **{name: values.numpy() for name, values in arrays.items()})
+        content: dict[str, Any] = {name: values.numpy() for name, values in arrays.items()}
+        np.savez_compressed(buffer, **content)
     else:
         from pyro_vae.plotting import image_grid  # here, since it loads matplotlib
 

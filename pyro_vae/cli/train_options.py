@@ -66,7 +66,9 @@ def _refuse_idle(names: Iterable[str], argv: Sequence[str], parsed: Namespace) -
         if first in _OF_M2:
             require(parsed.model == "M2", option, "must come with --model M2", f"a {parsed.model}", "Omit it")
         elif first == "score_seen":
-            require(parsed.model == "ConditionalVAE", option, "must come with --model ConditionalVAE", "it alone", "Omit it")
+            require(
+                parsed.model == "ConditionalVAE", option, "must come with --model ConditionalVAE", "it alone", "Omit it"
+            )
         elif name == "lr_schedule_unit":
             require(parsed.lr_schedule is not None, option, "must come with --lr_schedule", "it alone", "Omit it")
         elif name == "data.label_seed":

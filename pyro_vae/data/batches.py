@@ -20,7 +20,7 @@ from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.splitting import stream_seed
 
-Data: TypeAlias = ImageSet | Tensor | tuple[Any, ...] | Iterable[Any]
+Data: TypeAlias = ImageSet | JoinedRows | Tensor | tuple[Any, ...] | Iterable[Any]
 _END = object()
 _BLOCK_BYTES, _MAX_BLOCK = 4_000_000, 64  # of the batches that are fetched together
 
@@ -59,8 +59,8 @@ class Batches:
     """Batches of arguments, in the order of the data or reshuffled every epoch.
 
     Args:
-        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame; a tuple ``(x, c)`` of such arrays
-            of one length, the programs' arguments; or an iterable of batches (a ``DataLoader``), each a tensor, a tuple
+        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame; a tuple ``(x, c)`` of these, of
+            one length, the programs' arguments; or an iterable of batches (a ``DataLoader``), each a tensor, a tuple
             of arguments or one argument of another kind, whose order and batch size are kept.
         batch_size: data per batch.
         shuffle_seed: shuffle by (seed, epoch), on the data's device; None keeps the order.

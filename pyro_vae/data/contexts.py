@@ -36,7 +36,7 @@ class JoinedRows:
             ValueError: they differ in length, or a class is not one integer.
         """
         shapes = [tuple(tensor.shape) for tensor in tensors]
-        equal = all(shapes) and len({(*shape[:1], tensor.device) for shape, tensor in zip(shapes, tensors)}) == 1
+        equal = all(shapes) and len({(len(tensor), tensor.device) for tensor in tensors}) == 1
         advice = "Pass (x, c) of one length, or one tensor"
         require(equal, owner, "a tuple of data must hold arrays of one length and device", f"shapes={shapes}", advice)
         for tensor, shape in zip(tensors[1:], shapes[1:], strict=True):

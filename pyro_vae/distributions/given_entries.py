@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vae._core.checks import require
-from pyro_vae.distributions.observed_entries import entry_log_prob, has_entries
+from pyro_vae._core.checks import require, with_article
+from pyro_vae.distributions.observed_entries import entry_log_prob, has_independent_entries
 
 _NO_SHAPE = torch.Size()
 
@@ -22,7 +23,8 @@ class GivenEntries(TorchDistribution):
     A sample has the given entries s; the density is that of the others, u.
 
     Args:
-        base: distribution of x with independent entries, see :class:`ObservedEntries`.
+        base: distribution of x with independent entries, see :class:`ObservedEntries`; or with independent pixels, by
+            a method ``pixel_log_prob``, if whole pixels are given.
         seen: ``event_shape``, bool, the entries s.
         value: ``(*batch', *event_shape)``, whose entries s are given; ``batch'`` broadcasts to that of ``base``.
 
@@ -30,13 +32,14 @@ class GivenEntries(TorchDistribution):
         batch shape and event shape are those of ``base``.
 
     Raises:
-        ValueError: the entries of ``base`` are not independent.
+        ValueError: the entries of ``base`` are not independent, or pixels are given in part.
 
     Example:
         >>> from pyro.distributions import Normal
-        >>> p = GivenEntries(Normal(torch.zeros(2), 1.0).to_event(1), torch.tensor([True, False]), torch.tensor([5.0, 0.0]))
-        >>> float(p.sample()[0]), float(p.log_prob(torch.tensor([5.0, 0.0])))
-        (5.0, -0.9189385175704956)
+        >>> base, x = Normal(torch.zeros(2), 1.0).to_event(1), torch.tensor([5.0, 0.0])
+        >>> p = GivenEntries(base, torch.tensor([True, False]), x)
+        >>> p.sample()[0], p.log_prob(x)
+        (tensor(5.), tensor(-0.9189))
     """
 
     arg_constraints: dict[str, Constraint] = {}
@@ -44,9 +47,15 @@ class GivenEntries(TorchDistribution):
     def __init__(
         self, base: TorchDistribution, seen: Tensor, value: Tensor, *, validate_args: bool | None = None
     ) -> None:
+        self.by_pixel = not has_independent_entries(base)
         rule = "with entries of x as the context, the entries must be independent given z"
         advice = "Use another likelihood, such as BernoulliLikelihood, or score_seen=True"
-        require(has_entries(base), "GivenEntries", rule, f"a {type(base).__name__}", advice)
+        valid = not self.by_pixel or hasattr(base, "pixel_log_prob")
+        require(valid, "GivenEntries", rule, with_article(type(base)), advice)
+        if self.by_pixel and is_validation_enabled():
+            whole = torch.equal(seen, seen[:1].expand_as(seen))
+            rule = "of dependent channels whole pixels must be given"
+            require(whole, "GivenEntries", rule, "single channels", "Use DiscretizedLogisticLikelihood")
         self.base, self.seen, self.value = base, seen, value
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
@@ -66,6 +75,7 @@ class GivenEntries(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> GivenEntries:
         new = self._get_checked_instance(GivenEntries, _instance)
         new.base, new.seen, new.value = self.base.expand(batch_shape), self.seen, self.value
+        new.by_pixel = self.by_pixel
         super(GivenEntries, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -76,5 +86,8 @@ class GivenEntries(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        entries = entry_log_prob(self.base, value).masked_fill(self.seen, 0.0)
+        if self.by_pixel:  # (*batch, 1, H, W)
+            entries = self.base.pixel_log_prob(value).masked_fill(self.seen[:1], 0.0)
+        else:
+            entries = entry_log_prob(self.base, value).masked_fill(self.seen, 0.0)
         return entries.flatten(entries.dim() - len(self.event_shape)).sum(-1)

@@ -19,8 +19,10 @@ _FILL = 1.0  # lies in the support of every likelihood: real, positive, counts, 
 class _OrMissing(Constraint):
     """A support of independent entries, each of which may be NaN."""
 
+    is_discrete = False  # bits per dimension would divide by entries that are missing
+
     def __init__(self, base: Constraint) -> None:
-        self.base, self.is_discrete, self.event_dim = base, base.is_discrete, base.event_dim
+        self.base, self.event_dim = base, base.event_dim
         super().__init__()
 
     def __repr__(self) -> str:
@@ -88,11 +90,6 @@ class ObservedEntries(TorchDistribution):
         missing = value.isnan()
         entries = entry_log_prob(self.base, value.masked_fill(missing, _FILL))
         return entries.masked_fill(missing, 0.0).flatten(entries.dim() - len(self.event_shape)).sum(-1)
-
-
-def has_entries(p: Any) -> bool:
-    """Whether the entries of a distribution are independent, so that :func:`entry_log_prob` exists."""
-    return hasattr(p, "entry_log_prob") or (isinstance(p, Independent) and not p.base_dist.event_shape)
 
 
 def entry_log_prob(p: Any, value: Tensor) -> Tensor:

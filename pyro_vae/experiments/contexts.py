@@ -20,8 +20,8 @@ def contexts_of(trained: TrainedModel, text: str | None, num: int) -> Tensor:
 
     Args:
         trained: a run with a conditional model.
-        text: a class, values of the columns, or image files, separated by commas; None for every class, or the contexts of
-            the first test data.
+        text: a class, values of the columns, or image files, separated by commas; None for every class, or the
+            contexts of the first test data.
         num: number of contexts of the test data.
 
     Raises:
@@ -48,7 +48,7 @@ def _class(text: str, num_classes: int) -> Tensor:
 
 def _row(text: str, given: Given) -> Tensor:
     """A row of a table with the values of the columns that are seen."""
-    columns = given.seen.nonzero().flatten().tolist()
+    columns = [] if given.seen is None else given.seen.nonzero().flatten().tolist()
     try:
         values = [float(value) for value in text.split(",")]
     except ValueError:

@@ -112,6 +112,10 @@ class MixtureOfLogistics(TorchDistribution):
         """Log-probability of every entry of one channel, ``(*batch, *event_shape)``."""
         return self._pixel_log_prob(value).unflatten(-1, self.event_shape)
 
+    def pixel_log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of every pixel of an image, ``(*batch, 1, H, W)``."""
+        return self._pixel_log_prob(value).unflatten(-1, (1, *self.event_shape[1:]))
+
     def _pixel_log_prob(self, value: Tensor) -> Tensor:
         """``(*batch, P)``."""
         x = value.reshape(*value.shape[: value.dim() - len(self.event_shape)], 1, *self.loc.shape[-2:])

@@ -159,7 +159,9 @@ def _prior_guide_refusal(model: str, *, needed: bool) -> ValueError:
     if needed:
         rule = f"a VampPrior of {model} must have its own guide"
         return refusal("prior_guide", rule, "none", "Specify --prior_guide")
-    return refusal("prior_guide", "only a VampPrior or ConditionalPrior has a guide", "another prior", "Omit the option")
+    return refusal(
+        "prior_guide", "only a VampPrior or ConditionalPrior has a guide", "another prior", "Omit the option"
+    )
 
 
 def _of_context(factory: Any, context_shape: Shape) -> Any:

@@ -86,7 +86,7 @@ class ContextNetwork(nn.Module, CheckedArguments):
 
 
 def as_vector(context: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    """One-hot vectors ``(*batch, dim)`` of classes ``batch``, of an integer dtype; floating contexts are returned as is.
+    """One-hot vectors ``(*batch, dim)`` of classes ``batch``, of an integer dtype; floating contexts as they are.
 
     Raises:
         ValueError: a class is not in 0..dim - 1, if Pyro validates; its vector is NaN otherwise.
