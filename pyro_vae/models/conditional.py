@@ -25,6 +25,15 @@ class ConditionalModel(nn.Module, CheckedArguments):
         likelihood: p(x | z, c), called as ``likelihood(z, c)``.
         given: the function c(x), if the context is one of the data.
         score_seen: whether the likelihood scores the entries that the context contains, too.
+
+    Example:
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> from pyro_vae.networks import MLP, with_context
+        >>> from pyro_vae.priors import StandardNormalPrior
+        >>> likelihood = BernoulliLikelihood(2, (5,), net=with_context(MLP, 3))
+        >>> model = ConditionalModel(StandardNormalPrior(2), likelihood, None, score_seen=False)
+        >>> model(None, torch.tensor([0, 2])).shape  # of two classes
+        torch.Size([2, 5])
     """
 
     def __init__(self, prior: Prior, likelihood: Likelihood, given: Given | None, *, score_seen: bool) -> None:
