@@ -60,6 +60,10 @@ def test_the_exact_posterior_gives_the_conditional_log_likelihood(joined: bool) 
     posterior = vae.encode(*data) if isinstance(data, tuple) else vae.encode(data)
     torch.testing.assert_close(posterior.mean, exact.posterior_mean(x, c), rtol=0, atol=1e-9)
     assert result.protocol["dimensions"] == D
+    if joined:  # for guides that use the model's density
+        z = posterior.sample()
+        log_p = vae.model.log_joint(data, z) - posterior.log_prob(z)
+        torch.testing.assert_close(log_p, exact.log_prob(x, c), rtol=0, atol=1e-9)
 
 
 @each_form
