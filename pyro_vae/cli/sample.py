@@ -68,8 +68,8 @@ def _conditional(trained: TrainedModel, options: dict[str, Any]) -> tuple[dict[s
     require(
         options["label"] is None, "--label", "must come with a model with classes", "a ConditionalVAE", "Use --context"
     )
-    num, like = options["num"], next(trained.vae.parameters())
-    contexts = contexts_of(trained, options["context"], max(1, round(num**0.5))).to(like.device)[:num]
+    num = options["num"]
+    contexts = contexts_of(trained, options["context"], max(1, round(num**0.5)))[:num]
     each = num // len(contexts)
     draws = trained.vae.sample(contexts, each, mean=not options["draws"]).transpose(0, 1)  # (N, each, *data_shape)
     arrays = {"images": draws.flatten(0, 1).cpu(), "contexts": contexts.repeat_interleave(each, 0).cpu()}

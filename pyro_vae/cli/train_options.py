@@ -156,7 +156,7 @@ def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[s
         require(not changes or option == "--data.root", "refit", rule, option, "Omit it")
     options = parse_config(run, trust=trust)
     kept = {name: value for name, value in options.as_dict().items() if name in of_the_model}
-    if takes_guide(instantiate(options)["prior"]):
+    if takes_guide(instantiate(options)["prior"]) and options.model != "ConditionalVAE":  # whose guide takes contexts
         kept["prior_guide"] = kept["prior_guide"] or kept["guide"]
     return parse_args(argv, trust, first=[*kept.items(), ("model_from", str(run.path.resolve()))])
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.inputs import read_inputs
 from pyro_vae.experiments.labels import num_classes_of
 from pyro_vae.experiments.trained_model import TrainedModel
@@ -16,7 +17,7 @@ from pyro_vae.models import Given
 
 
 def contexts_of(trained: TrainedModel, text: str | None, num: int) -> Tensor:
-    """The contexts that a text describes, ``(N, *context_shape)`` or classes ``(N,)``, on the CPU.
+    """The contexts that a text describes, ``(N, *context_shape)`` or classes ``(N,)``, on the model's device.
 
     Args:
         trained: a run with a conditional model.
@@ -28,16 +29,18 @@ def contexts_of(trained: TrainedModel, text: str | None, num: int) -> Tensor:
         ValueError: the text does not describe a context of the model.
         FileNotFoundError: a file does not exist.
     """
-    given, test = trained.vae.given, trained.splits.test
+    given, device = trained.vae.given, next(trained.vae.parameters()).device
     if given is None:
         num_classes = num_classes_of(trained.splits)
-        return torch.arange(num_classes) if text is None else _class(text, num_classes)
+        return (torch.arange(num_classes) if text is None else _class(text, num_classes)).to(device)
     if text is None:
         with isolated_rng(0):
-            x = test.subset(slice(num)).batch(slice(None)).cpu()
+            x = trained.splits.test.subset(slice(num)).batch(slice(None))
+    elif len(given.data_shape) == 1:
+        x = _row(text, given)
     else:
-        x = _row(text, given) if len(given.data_shape) == 1 else _images(trained, text)
-    return given.to("cpu")(x)
+        return _of_images(trained, text, given, device)
+    return given(x.to(device))
 
 
 def _class(text: str, num_classes: int) -> Tensor:
@@ -60,13 +63,18 @@ def _row(text: str, given: Given) -> Tensor:
     return x
 
 
-def _images(trained: TrainedModel, text: str) -> Tensor:
-    inputs = read_inputs(
-        [Path(name) for name in text.split(",")],
-        owner="--context",
-        data_shape=trained.splits.data_shape,
-        max_value=trained.splits.max_value,
-        binarization=trained.protocol["binarize"],
-    )
+def _of_images(trained: TrainedModel, text: str, given: Given, device: torch.device) -> Tensor:
+    """The contexts of images of the data's shape; images of the context's shape, such as grey ones, as they are."""
+    try:
+        return given(_images(trained, text, given.data_shape, trained.protocol["binarize"]).to(device))
+    except ValueError:
+        if given.context_shape == given.data_shape:
+            raise
+        return _images(trained, text, given.context_shape, "none").to(device)
+
+
+def _images(trained: TrainedModel, text: str, shape: tuple[int, ...], binarization: Binarization) -> Tensor:
+    options: dict[str, Any] = {"data_shape": shape, "max_value": trained.splits.max_value}
+    inputs = read_inputs(text.split(","), owner="--context", binarization=binarization, **options)
     with isolated_rng(0):
         return torch.cat([part.images.batch(slice(None)) for part in inputs])

@@ -93,6 +93,7 @@ def as_vector(context: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
     """
     if context.is_floating_point():
         return context
+    context = context.long()
     if is_validation_enabled() and context.numel():
         low, high = (int(bound) for bound in torch.aminmax(context))
         advice = f"Number the classes from 0, or build the networks for {max(high + 1, 1)} classes"
