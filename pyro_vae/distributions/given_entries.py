@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vae._core.checks import require, with_article
+from pyro_vae._core.checks import CheckedArguments, check_shape, require, with_article
 from pyro_vae.distributions.observed_entries import entry_log_prob, has_independent_entries
 
 _NO_SHAPE = torch.Size()
 
 
-class GivenEntries(TorchDistribution):
+class GivenEntries(TorchDistribution, CheckedArguments):
     r"""Distribution of x given some of its entries, :math:`p(x_u | x_s) = \prod_{d \in u} p(x_d)`.
 
     A sample has the given entries s; the density is that of the others, u.
@@ -32,7 +32,7 @@ class GivenEntries(TorchDistribution):
         batch shape and event shape are those of ``base``.
 
     Raises:
-        ValueError: the entries of ``base`` are not independent, or pixels are given in part.
+        ValueError: the entries of ``base`` are not independent, pixels are given in part, or shapes differ.
 
     Example:
         >>> from pyro.distributions import Normal
@@ -47,6 +47,11 @@ class GivenEntries(TorchDistribution):
     def __init__(
         self, base: TorchDistribution, seen: Tensor, value: Tensor, *, validate_args: bool | None = None
     ) -> None:
+        check_shape("GivenEntries", "seen", seen.shape, base.event_shape)
+        check_shape("GivenEntries", "value", value.shape[value.dim() - seen.dim() :], base.event_shape)
+        require(seen.dtype == torch.bool, "GivenEntries", "seen must be bool", f"seen of {seen.dtype}")
+        devices = f"seen on {seen.device}, value on {value.device}"
+        require(seen.device == value.device, "GivenEntries", "seen and value must be on one device", devices)
         self.by_pixel = not has_independent_entries(base)
         rule = "with entries of x as the context, the entries must be independent given z"
         advice = "Use another likelihood, such as BernoulliLikelihood, or score_seen=True"

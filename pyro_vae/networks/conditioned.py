@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.networks.base import NetworkFactory, Shape, build_network
 from pyro_vae.networks.context import ContextNetwork, as_vector
 from pyro_vae.networks.mlp import MLP, GatedMLP
@@ -106,6 +106,9 @@ def with_context(net: NetworkFactory, context_shape: int | Shape) -> Any:
     Returns:
         A factory of networks called as ``net(x, c)``.
 
+    Raises:
+        ValueError: ``context_shape`` is empty or not positive.
+
     Example:
         >>> from pyro_vae.networks import ConvDecoder, ConvEncoder
         >>> factories = partial(MLP, hidden=(50,)), ConvEncoder, ConvDecoder
@@ -113,7 +116,10 @@ def with_context(net: NetworkFactory, context_shape: int | Shape) -> Any:
         >>> [type(with_context(n, 3)(*s)).__name__ for n, s in zip(factories, shapes)]
         ['ContextNetwork', 'ContextNetwork', 'ConcatenatedNetwork']
     """
+    check_arguments(with_context, locals())
     shape = (context_shape,) if isinstance(context_shape, int) else tuple(context_shape)
+    rule, advice = "context_shape must be positive", "Pass the number of classes, or the shape of a context"
+    require(bool(shape) and min(shape) > 0, "with_context", rule, f"context_shape={context_shape}", advice)
     if len(shape) > 1:
         return partial(ImageContextNetwork, context_shape=shape, net=net)
     return partial(_build, net, shape[0])

@@ -48,8 +48,8 @@ def completions(
     check_count("completions", num=num, images=len(images), num_samples=num_samples)
     x, missing = images[:num], vae.given is None and context is None
     require(not missing, "completions", "a context must be given", "context=None", "Pass that of the images")
-    data = as_images(x, "completions")
     with evaluating(vae), isolated_rng(seed), torch.no_grad(), program_errors("completions", (x,), vae):
+        data = as_images(x, "completions")
         c = vae.model.context(x) if context is None else context[:num]
         means = vae.sample(c, num_samples, mean=True).reshape(-1, *data.shape[1:])
     rows = {} if context is not None else {"given": _shown(vae, data, c)}
