@@ -47,16 +47,16 @@ class GivenEntries(TorchDistribution, CheckedArguments):
     def __init__(
         self, base: TorchDistribution, seen: Tensor, value: Tensor, *, validate_args: bool | None = None
     ) -> None:
-        check_shape("GivenEntries", "seen", seen.shape, base.event_shape)
-        check_shape("GivenEntries", "value", value.shape[value.dim() - seen.dim() :], base.event_shape)
-        require(seen.dtype == torch.bool, "GivenEntries", "seen must be bool", f"seen of {seen.dtype}")
-        devices = f"seen on {seen.device}, value on {value.device}"
-        require(seen.device == value.device, "GivenEntries", "seen and value must be on one device", devices)
         self.by_pixel = not has_independent_entries(base)
         rule = "with entries of x as the context, the entries must be independent given z"
         advice = "Use another likelihood, such as BernoulliLikelihood, or score_seen=True"
         valid = not self.by_pixel or hasattr(base, "pixel_log_prob")
         require(valid, "GivenEntries", rule, with_article(type(base)), advice)
+        check_shape("GivenEntries", "seen", seen.shape, base.event_shape)
+        check_shape("GivenEntries", "value", value.shape[value.dim() - seen.dim() :], base.event_shape)
+        require(seen.dtype == torch.bool, "GivenEntries", "seen must be bool", f"seen of {seen.dtype}")
+        devices = f"seen on {seen.device}, value on {value.device}"
+        require(seen.device == value.device, "GivenEntries", "seen and value must be on one device", devices)
         if self.by_pixel and is_validation_enabled():
             whole = torch.equal(seen, seen[:1].expand_as(seen))
             rule = "of dependent channels whole pixels must be given"
