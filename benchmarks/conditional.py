@@ -1,6 +1,6 @@
 """Completion of images from one quadrant: the CVAE of Pyro's tutorial, trained by plain Pyro, and ConditionalVAE.
 
-    python benchmarks/conditional.py --root data --epochs 15 --out conditional-mnist
+    python benchmarks/conditional.py --root data --epochs 8 --images 1000 --out result.json --plot figures
     python benchmarks/conditional.py                          # scikit-learn's digits, enlarged; a minute
 
 The model is given the lower left quadrant and completes the other three. All are trained on the same binary images,
@@ -209,7 +209,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=2000, help="number of test images (%(default)s)")
     parser.add_argument("--num-samples", type=int, default=500, help="samples per test image (%(default)s)")
     parser.add_argument("--date", help="date of the record (default: today)")
-    parser.add_argument("--out", type=Path, help="folder to write, with the record and the figure")
+    parser.add_argument("--out", type=Path, help="JSON file for the record")
+    parser.add_argument("--plot", type=Path, help="folder for a figure of completions")
     options = parser.parse_args(argv)
     torch.manual_seed(0)
     data, images = load(options.root)
@@ -232,11 +233,12 @@ def main(argv: list[str] | None = None) -> None:
     record |= {"rows": rows_of(programs, baseline, x, options.num_samples), "trainings": trainings}
     print(text(record["rows"]))
     if options.out:
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
+    if options.plot:
         from pyro_vae.plotting import completions
 
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "result.json").write_text(json.dumps(record, indent=1) + "\n")
-        save_png(completions(vae, x, caption=f"{data}, given {options.given}"), options.out / "completions.png")
+        options.plot.mkdir(parents=True, exist_ok=True)
+        save_png(completions(vae, x, caption=f"{data}, given {options.given}"), options.plot / "completions.png")
 
 
 if __name__ == "__main__":
