@@ -83,8 +83,33 @@ def read_npy(path: Path, *, owner: str) -> np.ndarray:
         return _array(file, os.fstat(file.fileno()).st_size)
 
 
+def read_npy_header(path: Path, *, owner: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Read shape, whether the order is Fortran's, dtype and the position of the first byte of an ``.npy`` file's array.
+
+    Raises:
+        OSError: the file is missing, unreadable, or not a regular file.
+        ValueError: the file is damaged or truncated, or holds pickled objects.
+    """
+    with open_regular(path) as file, _readable(path, owner, "npy"):
+        size = os.fstat(file.fileno()).st_size
+        shape, fortran, dtype = _header(file, size)
+        if file.tell() + math.prod(shape) * dtype.itemsize != size:
+            raise ValueError(f"shape {shape} in {size} bytes")
+        return shape, fortran, dtype, file.tell()
+
+
 def _array(file: Any, size: int) -> np.ndarray:
-    """Read the array of an ``.npy`` file of ``size`` bytes, after a check that its header announces no other size."""
+    """Read the array of an ``.npy`` file of ``size`` bytes."""
+    shape, fortran, dtype = _header(file, size)
+    count = math.prod(shape)
+    content = bytearray(file.read(count * dtype.itemsize + 1))
+    if len(content) != count * dtype.itemsize:
+        raise ValueError(f"{len(content)} bytes for {count * dtype.itemsize}")
+    return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
+
+
+def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the order is Fortran's, and dtype of an array that fits into ``size`` bytes."""
     version = np.lib.format.read_magic(file)
     read_header = _HEADERS.get(version)
     if read_header is None:
@@ -95,14 +120,17 @@ def _array(file: Any, size: int) -> np.ndarray:
     count = math.prod(shape)
     if not all(type(length) is int and length >= 0 for length in shape) or count * dtype.itemsize > size:
         raise ValueError(f"shape {shape} in {size} bytes")
-    content = bytearray(file.read(count * dtype.itemsize + 1))
-    if len(content) != count * dtype.itemsize:
-        raise ValueError(f"{len(content)} bytes for {count * dtype.itemsize}")
-    return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
+    return shape, fortran, dtype
 
 
-def as_images(array: np.ndarray, *, owner: str, name: str) -> Tensor:
+def as_images(array: np.ndarray, positions: np.ndarray | None = None, *, owner: str, name: str) -> Tensor:
     """Convert an array to images: ``(N, H, W)`` to ``(N, 1, H, W)``, integers to uint8; floats keep their dtype.
+
+    Args:
+        array: the images.
+        positions: their positions in the whole array, by which errors name them, if they are a part of it.
+        owner: class named in the errors.
+        name: of the array.
 
     Raises:
         ValueError: another number of dimensions, zero-length data, integers outside 0..255, NaN or infinite pixels, or
@@ -110,7 +138,7 @@ def as_images(array: np.ndarray, *, owner: str, name: str) -> Tensor:
     """
     _check_shape(array, owner, name)
     if array.dtype.kind == "f":
-        images = _floating(array, owner, name)
+        images = _floating(array, positions, owner, name)
     elif array.dtype.kind in "biu":
         images = _integer(array, owner, name)
     else:
@@ -180,9 +208,11 @@ def _integer(array: np.ndarray, owner: str, name: str) -> Tensor:
     return torch.from_numpy(array.astype(np.uint8))
 
 
-def _floating(array: np.ndarray, owner: str, name: str) -> Tensor:
+def _floating(array: np.ndarray, positions: np.ndarray | None, owner: str, name: str) -> Tensor:
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)  # (N,)
-    value = f"NaN or infinite pixels in {int(bad.sum())} image(s), the first at index {int(bad.argmax())}"
-    require(not bad.any(), owner, f"{name} must be finite", value, "Remove or repair them")
+    if bad.any():
+        first = int(bad.argmax() if positions is None else positions[bad].min())
+        value = f"NaN or infinite pixels in {int(bad.sum())} image(s), the first at index {first}"
+        raise refusal(owner, f"{name} must be finite", value, "Remove or repair them")
     # native byte order and at most 8 bytes, which torch requires
     return torch.from_numpy(array.astype(f"=f{min(array.dtype.itemsize, 8)}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -18,24 +18,28 @@ from pyro_vae.data.binarization import Binarization, Split, binarize
 from pyro_vae.data.fingerprints import kept_fingerprints
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.labelling import choose_labels
+from pyro_vae.data.lazy import LazyRows
 from pyro_vae.data.splitting import hold_out, hold_out_by_name
+
+WITHOUT_EFFECT = ("root", "may_download", "in_memory", "num_workers")
+"""Options of data sets that change no number."""
 
 
 class RawArrays(NamedTuple):
     """A data set before splitting: images ``(N, *data_shape)``, labels ``(N,)`` int64 or ``None``.
 
     Training images with names are split by these, see :func:`pyro_vae.data.splitting.hold_out_by_name`. Fingerprints of
-    large data are kept by the time stamps of the files that were read.
+    large data are kept by the time stamps of the files that were read. Images may be rows that are read by batches.
     """
 
-    train: Tensor
+    train: Tensor | LazyRows
     train_labels: Tensor | None
-    test: Tensor
+    test: Tensor | LazyRows
     test_labels: Tensor | None
     max_value: int
     rows: tuple[Tensor, Tensor] | None = None  # positions of both splits in the data before they were split
     train_names: list[str] | None = None
-    files: Sequence[Path] = ()
+    files: Iterable[Path] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +163,8 @@ class Dataset(CheckedArguments, ABC):
         splits = Splits(train, validation, test, self._protocol(len(kept), len(held_out), len(test)), raw.max_value)
         return replace(splits, fingerprints=self._fingerprints(splits, raw.files, since))
 
-    def _fingerprints(self, splits: Splits, files: Sequence[Path], since: int) -> dict[str, str]:
-        options = {key: value for key, value in vars(self).items() if key not in ("root", "may_download")}
+    def _fingerprints(self, splits: Splits, files: Iterable[Path], since: int) -> dict[str, str]:
+        options = {key: value for key, value in vars(self).items() if key not in WITHOUT_EFFECT}
         options |= {"context": self.context == "label"}  # parts of the data change no fingerprint
         own = type(self).__module__.startswith("pyro_vae.")  # the code of another class may change
         name = f"{type(self)} {options}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +57,7 @@ class JoinedRows:
         """Shape of the data."""
         return self.tensors[0].shape
 
-    def arguments(self, index: Tensor, **_: Any) -> tuple[Tensor, ...]:
+    def arguments(self, index: Tensor) -> tuple[Tensor, ...]:
         """The rows at ``index`` of every array."""
         return tuple(tensor.index_select(0, index) for tensor in self.tensors)
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae.data.arrays import as_images, as_labels, read_npy, read_npz
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
-from pyro_vae.data.folder import read_folder
+from pyro_vae.data.folder import FolderRows, open_folder
+from pyro_vae.data.lazy import LazyRows, chunks, default_workers, memory_size
+from pyro_vae.data.mapped import NpyRows
 from pyro_vae.data.splitting import TEST_SEED, hold_out, hold_out_by_name
 
 _LAYOUTS = (("images",), ("train", "test"))
+_MEMORY_SHARE = 1 / 4  # of larger arrays, which are copied when they are split, too much would be taken
 _LABELS = ("labels", "train_labels", "test_labels")
 
 
@@ -42,6 +48,11 @@ class Files(Dataset):
         labels, label_seed, context: see :class:`Dataset`.
         test: number of test images held out if the data have no test split, the same ones for every ``seed``;
             ``None`` is a sixth of all, of a folder about a sixth.
+        in_memory: ``False`` reads an npy file or a folder by batches, with the same numbers; of pixels that are sampled
+            or thresholded once, one bit each is in memory. ``"auto"`` does so if the images take more than a quarter of
+            the machine's memory, and warns.
+        num_workers: processes that read ahead if images are read by batches; ``None`` is none for an npy file, and for
+            a folder one for each other core, at most four.
 
     Shape:
         ``data_shape`` is ``(C, H, W)``, or ``(D,)`` for ``(N, D)`` arrays.
@@ -72,27 +83,63 @@ class Files(Dataset):
         labels: int | None = None,
         label_seed: int = 0,
         context: str | None = None,
+        in_memory: bool | Literal["auto"] = "auto",
+        num_workers: int | None = None,
     ) -> None:
+        check_count("Files", 0, num_workers=num_workers)
         advice = "Pass an npz or npy file or a folder of images"
         require(root is not None, "Files", "root must be a path", "root=None", advice)
         options: dict[str, Any] = {"labels": labels, "label_seed": label_seed, "context": context}
         super().__init__(root, binarize=binarize, validation=validation, seed=seed, **options)
-        self.test = test
+        self.test, self.in_memory, self.num_workers = test, in_memory, num_workers
 
     def raw(self) -> RawArrays:
         path = Path(os.path.expanduser(self.root or ""))
-        arrays, place = _read(path), f" in {self.root}"
+        place, arrays = f" in {self.root}", self._read(path)
         if "images" in arrays:
-            names = [str(name) for name in arrays["names"]] if self.by_name and "names" in arrays else None
+            names = arrays["names"] if self.by_name and "names" in arrays else None
             raw = self._hold_out_test(*_images_and_labels(arrays, "images", "labels", place), names)
-            return raw._replace(files=[] if "names" in arrays else [path])
+            return raw._replace(files=arrays.get("files", [path]))
         require(self.test is None, "Files", "test must be None if the file has a test split", f"test={self.test}")
         train, train_labels = _images_and_labels(arrays, "train", "train_labels", place)
         test, test_labels = _images_and_labels(arrays, "test", "test_labels", place)
         _check_same_kind(train, test)
         return RawArrays(train, train_labels, test, test_labels, _max_value(train, test), files=[path])
 
-    def _hold_out_test(self, images: Tensor, labels: Tensor | None, names: list[str] | None) -> RawArrays:
+    def _read(self, path: Path) -> dict[str, Any]:
+        """The arrays of a file or folder by name, its images as :class:`LazyRows` if they are read by batches."""
+        arrays: dict[str, Any] = {}
+        if path.is_dir():
+            arrays = open_folder(path, owner="Files")
+            source: NpyRows | FolderRows = arrays["images"]
+            if not self._reads_by_batches(math.prod(source.shape)):
+                return {**arrays, "files": source.files, "images": source.rows(np.arange(source.shape[0]))}
+        elif path.suffix == ".npy" and path.is_file() and self._reads_by_batches(path.stat().st_size):
+            source = NpyRows.open(path, owner="Files")
+        else:
+            rule, advice = "in_memory=False requires an npy file or a folder", "Save the images with np.save"
+            require(self.in_memory is not False or path.suffix != ".npz", "Files", rule, f"root={self.root!r}", advice)
+            return _read_file(path)
+        workers = default_workers() if arrays else 0
+        convert = partial(as_images, owner="Files", name=f"images in {self.root}")
+        rows = LazyRows.of(source, convert, num_workers=workers if self.num_workers is None else self.num_workers)
+        return {**arrays, "files": source.files, "images": rows}
+
+    def _reads_by_batches(self, size: int) -> bool:
+        """Whether images of a number of bytes are read by batches; if this is decided here, a warning says so."""
+        if self.in_memory != "auto":
+            return not self.in_memory
+        memory = memory_size()
+        if size <= _MEMORY_SHARE * memory:
+            return False
+        warnings.warn(
+            f"Files: {self.root} is read by batches, since its {size / 1e9:.3g} GB of images exceed a quarter of the "
+            f"{memory / 1e9:.3g} GB of memory; in_memory=True reads it at once, in_memory=False omits this line.",
+            stacklevel=2,
+        )
+        return True
+
+    def _hold_out_test(self, images: Tensor | LazyRows, labels: Tensor | None, names: list[str] | None) -> RawArrays:
         count = len(images)
         size = max(1, count // 6) if self.test is None else self.test
         rule = f"test must be at least 1 and less than the {count} images"
@@ -107,9 +154,7 @@ class Files(Dataset):
         return RawArrays(*arrays, rows=(kept, test), train_names=train_names)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if path.is_dir():
-        return read_folder(path, owner="Files")
+def _read_file(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         raise FileNotFoundError(
             f"Files: root must be an npz or npy file or a folder of images, got root={str(path)!r}, which does not "
@@ -124,21 +169,22 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _images_and_labels(
-    arrays: dict[str, np.ndarray], name: str, labels_name: str, place: str
-) -> tuple[Tensor, Tensor | None]:
-    images = as_images(arrays[name], owner="Files", name=name + place)
+    arrays: dict[str, Any], name: str, labels_name: str, place: str
+) -> tuple[Tensor | LazyRows, Tensor | None]:
+    images = arrays[name]
+    images = images if isinstance(images, LazyRows) else as_images(images, owner="Files", name=name + place)
     if labels_name not in arrays:
         return images, None
     return images, as_labels(arrays[labels_name], len(images), owner="Files", name=labels_name + place)
 
 
-def _check_same_kind(train: Tensor, test: Tensor) -> None:
+def _check_same_kind(train: Tensor | LazyRows, test: Tensor | LazyRows) -> None:
     same = train.shape[1:] == test.shape[1:] and train.is_floating_point() == test.is_floating_point()
     value = f"train={train.dtype} {tuple(train.shape)}, test={test.dtype} {tuple(test.shape)}"
     require(same, "Files", "train and test must share image shape and kind of number", value)
 
 
-def _max_value(*splits: Tensor) -> int:
+def _max_value(*splits: Tensor | LazyRows) -> int:
     if splits[0].is_floating_point():
         return 1
-    return 1 if max(int(split.max()) for split in splits) <= 1 else 255
+    return 255 if any(int(part.max()) > 1 for split in splits for part in chunks(split)) else 1

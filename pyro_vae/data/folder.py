@@ -1,21 +1,85 @@
-"""Reading of image files, one by one or a folder as one array."""
+"""Reading of image files, one by one or a folder as the rows of an array."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import open_regular
+from pyro_vae.data.mapped import changed, stamp_of
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 _GREY = ("1", "L", "LA")
 _COLOUR = ("P", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def read_folder(root: Path, *, owner: str) -> dict[str, np.ndarray]:
-    """Read all png, jpg and bmp images under ``root``, in the order of their names.
+@dataclass(frozen=True)
+class FolderRows:
+    """Image files of one size as the rows of an array, decoded at every call.
+
+    Attributes:
+        root: the folder.
+        names: of the files, relative to ``root``.
+        shape: ``(N, C, H, W)``, with C, H and W of the first image.
+        stamps: size and time stamp of every file when the folder was opened, ``(N, 2)``.
+        owner: name that messages begin with.
+    """
+
+    root: Path
+    names: list[str]
+    shape: tuple[int, ...]
+    stamps: np.ndarray
+    owner: str
+    since: int
+
+    @classmethod
+    def open(cls, root: Path, names: list[str], *, owner: str) -> FolderRows:
+        """Open the files; the first is read."""
+        since, first = time.time_ns(), read_image(root / names[0], owner=owner)
+        stamps = np.array([stamp_of(root / name) for name in names])
+        return cls(root.resolve(), names, (len(names), *first.shape), stamps, owner, since)
+
+    @property
+    def files(self) -> Iterable[Path]:
+        """The files."""
+        return (self.root / name for name in self.names)
+
+    @property
+    def layout(self) -> str:
+        """Shape of the array."""
+        return str(self.shape)
+
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        """Decode the images at ``index``, uint8 ``(B, C, H, W)``.
+
+        Raises:
+            OSError: a file is missing or unreadable.
+            ValueError: a file is damaged, of another size than the first one, or has changed since it was opened.
+        """
+        rows = np.empty((len(index), *self.shape[1:]), np.uint8)
+        for row, i in zip(rows, index.tolist(), strict=True):
+            row[...] = self._image(i)
+        return rows
+
+    def _image(self, i: int) -> np.ndarray:
+        path = self.root / self.names[i]
+        image, stamp = read_image(path, owner=self.owner), stamp_of(path)
+        if stamp != tuple(self.stamps[i]):
+            raise changed(path, self.owner, stamp, tuple(self.stamps[i].tolist()))
+        shapes = f"{self.names[0]} of (C, H, W)={self.shape[1:]} and {self.names[i]} of (C, H, W)={image.shape}"
+        same = image.shape == self.shape[1:]
+        require(same, self.owner, "images must share one size", shapes, "Resize or convert them")
+        return image
+
+
+def open_folder(root: Path, *, owner: str) -> dict[str, Any]:
+    """Find all png, jpg and bmp images under ``root``, in the order of their names.
 
     Args:
         root: folder of images, or of one sub-folder of images per class: the classes, sorted by name, are labelled
@@ -23,18 +87,19 @@ def read_folder(root: Path, *, owner: str) -> dict[str, np.ndarray]:
         owner: class named in the errors.
 
     Returns:
-        uint8 ``images``, ``(N, C, H, W)`` with C = 1 for grey and 3 for colour; ``names``, ``(N,)``, relative to
-        ``root``; and of sub-folders ``labels``, ``(N,)``.
+        ``images``, :class:`FolderRows` with C = 1 for grey and 3 for colour; their ``names``, relative to ``root``; and
+        of sub-folders ``labels``, ``(N,)``.
 
     Raises:
-        ValueError: no images, images of mixed sizes, or an unreadable image.
+        ValueError: no images, or an unreadable first image.
     """
     classes = {f.name: _images(f) for f in sorted(root.iterdir()) if f.is_dir() and not f.name.startswith(".")}
     classes = {name: files for name, files in classes.items() if files}
     top = _images(root)
     _check_folder(root, top, list(classes), owner)
     files = top or [file for group in classes.values() for file in group]
-    arrays = {"images": _stack(files, owner), "names": np.array([file.relative_to(root).as_posix() for file in files])}
+    names = [file.relative_to(root).as_posix() for file in files]
+    arrays: dict[str, Any] = {"images": FolderRows.open(root, names, owner=owner), "names": names}
     if not top:
         arrays["labels"] = np.repeat(np.arange(len(classes)), [len(group) for group in classes.values()])
     return arrays
@@ -56,14 +121,6 @@ def _check_folder(root: Path, top: list[Path], classes: list[str], owner: str) -
     splits = {"train", "test"} <= set(classes)
     advice = "Save both splits in one npz file with the keys train and test"
     require(not splits, owner, "sub-folders of root must be classes", f"the folders train and test {place}", advice)
-
-
-def _stack(files: list[Path], owner: str) -> np.ndarray:
-    images = [read_image(file, owner=owner) for file in files]
-    for file, image in zip(files, images, strict=True):
-        shapes = f"{files[0].name} of (C, H, W)={images[0].shape} and {file.name} of (C, H, W)={image.shape}"
-        require(image.shape == images[0].shape, owner, "images must share one size", shapes, "Resize or convert them")
-    return np.stack(images)  # (N, C, H, W)
 
 
 def read_image(file: Path, *, owner: str) -> np.ndarray:
