@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from pyro_vae.experiments.experiment import load_run
     from pyro_vae.explorer import explore
-    from pyro_vae.models import ADGM, SDGM, VAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
+    from pyro_vae.models import ADGM, SDGM, VAE, ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
     from pyro_vae.training import fit, refit_guide
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "MNIST",
     "SDGM",
     "VAE",
+    "ConditionalVAE",
     "Digits",
     "Files",
     "FreyFaces",
@@ -82,7 +83,7 @@ _FOLDERS = {
         *("annealed_log_likelihood", "inference_gaps", "latent_diagnostics"),
         *("log_likelihood", "log_weights", "sandwich"),
     ),
-    "models": ("ADGM", "SDGM", "VAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
+    "models": ("ADGM", "SDGM", "VAE", "ConditionalVAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
     "training": ("fit", "refit_guide"),
     "experiments.experiment": ("load_run",),
     "explorer": ("explore",),

@@ -96,6 +96,13 @@ def test_the_python_of_the_page_on_few_labels_runs_in_order() -> None:
     assert names["pipeline"].score(x, y) > 0.5
 
 
+def test_the_python_of_the_page_on_conditional_models_runs_in_order() -> None:
+    names = run_python("docs/conditional.md", (ROOT / "docs/conditional.md").read_text())
+    assert (names["result"].protocol["dimensions"], names["lower"].protocol["dimensions"]) == (64, 32)
+    assert names["threes"].shape == (4, 2, 1, 8, 8)
+    assert torch.equal(names["completed"][..., :4, :], names["x"][:6, :, :4].expand(3, -1, -1, -1, -1))
+
+
 def test_the_python_of_the_page_on_compression_runs_in_order() -> None:
     names = run_python("docs/compression.md", (ROOT / "docs/compression.md").read_text())
     assert 8 * len(names["content"]) < 0.9 * names["x"].numel()  # a bit per pixel without a model

@@ -48,7 +48,14 @@ def place(options: dict[str, Any], name: str) -> Path:
     return path
 
 
-def write(images: Tensor, names: Sequence[str], figure: Callable[[], Any], path: Path, options: dict[str, Any]) -> None:
+def write(
+    images: Tensor,
+    names: Sequence[str],
+    figure: Callable[[], Any],
+    path: Path,
+    options: dict[str, Any],
+    **arrays: Tensor,
+) -> None:
     """Write images as a figure, an array or single files, and print where.
 
     Args:
@@ -57,6 +64,7 @@ def write(images: Tensor, names: Sequence[str], figure: Callable[[], Any], path:
         figure: draws the figure.
         path: from :func:`place`.
         options: of the command.
+        **arrays: further arrays for an ``.npz``.
     """
     if options["format"] == "images":
         contents = {f"{name}.png": _picture(x) for name, x in zip(names, images.cpu(), strict=True)}
@@ -66,14 +74,17 @@ def write(images: Tensor, names: Sequence[str], figure: Callable[[], Any], path:
         else:
             create_folder(path, contents)
     else:
-        write_atomically(path, _encoded(images, figure, path.suffix), overwrite=options["overwrite"])
+        write_atomically(
+            path, _encoded({"images": images, **arrays}, figure, path.suffix), overwrite=options["overwrite"]
+        )
     say(f"{len(images)} images: {path}")
 
 
-def _encoded(images: Tensor, figure: Callable[[], Any], suffix: str) -> bytes:
+def _encoded(arrays: dict[str, Tensor], figure: Callable[[], Any], suffix: str) -> bytes:
     buffer = io.BytesIO()
     if suffix == ".npz":
-        np.savez_compressed(buffer, images=images.cpu().numpy())
+        content: dict[str, Any] = {name: values.cpu().numpy() for name, values in arrays.items()}
+        np.savez_compressed(buffer, **content)
     else:
         figure().savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()

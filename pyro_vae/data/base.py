@@ -95,6 +95,9 @@ class Dataset(CheckedArguments, ABC):
         labels: number of labelled training images, the same number of every class; training batches are then (x, y),
             with y = -1 for unlabelled images. ``None`` trains on the images alone.
         label_seed: seed of the choice of labelled images.
+        context: what a ConditionalVAE is given: ``"label"``, a part of the image such as ``"top-half"``,
+            ``"all-but-top-left"``, ``"grey"`` or ``"half-size"``, or columns of a table, separated by commas. With
+            ``"label"`` the batches of all splits are (x, y).
 
     Raises:
         ValueError: unknown ``binarize`` or negative ``validation``.
@@ -119,6 +122,7 @@ class Dataset(CheckedArguments, ABC):
         seed: int = 0,
         labels: int | None = None,
         label_seed: int = 0,
+        context: str | None = None,
     ) -> None:
         check_count(self._name, 0, validation=validation)
         check_count(self._name, labels=labels)
@@ -128,6 +132,7 @@ class Dataset(CheckedArguments, ABC):
         self.seed = seed
         self.labels = labels
         self.label_seed = label_seed
+        self.context = context
 
     may_download = True  # False if ``root`` was read from a file and not chosen by the user
     by_name = True  # False for a run of an earlier version, which split folders of images by position
@@ -149,16 +154,18 @@ class Dataset(CheckedArguments, ABC):
         """
         since, raw = time.time_ns(), self.raw()
         train_rows, test_rows = raw.rows or (None, None)
-        images = ImageSet(raw.train, raw.train_labels, raw.max_value, rows=train_rows)
+        images = self._with_context(ImageSet(raw.train, raw.train_labels, raw.max_value, rows=train_rows))
         kept, held_out = self._hold_out(len(images), raw.train_names)
         train = self._labelled(self._binarized(images.subset(kept), "train"))
         validation = self._binarized(images.subset(held_out), "validation") if len(held_out) else None
-        test = self._binarized(ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows), "test")
+        test = self._with_context(ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows))
+        test = self._binarized(test, "test")
         splits = Splits(train, validation, test, self._protocol(len(kept), len(held_out), len(test)), raw.max_value)
         return replace(splits, fingerprints=self._fingerprints(splits, raw.files, since))
 
     def _fingerprints(self, splits: Splits, files: Iterable[Path], since: int) -> dict[str, str]:
         options = {key: value for key, value in vars(self).items() if key not in WITHOUT_EFFECT}
+        options |= {"context": self.context == "label"}  # parts of the data change no fingerprint
         own = type(self).__module__.startswith("pyro_vae.")  # the code of another class may change
         name = f"{type(self)} {options}"
         return kept_fingerprints(files if own else (), name, lambda: fingerprints_of(splits), since=since)
@@ -171,7 +178,8 @@ class Dataset(CheckedArguments, ABC):
 
     @property
     def _label_arguments(self) -> str:
-        return "" if self.labels is None else f", labels={self.labels}, label_seed={self.label_seed}"
+        labels = "" if self.labels is None else f", labels={self.labels}, label_seed={self.label_seed}"
+        return labels if self.context is None else f"{labels}, context={self.context!r}"
 
     @property
     def _name(self) -> str:
@@ -188,6 +196,14 @@ class Dataset(CheckedArguments, ABC):
     def _binarized(self, images: ImageSet, split: Split) -> ImageSet:
         return binarize(images, self.binarize, split=split, seed=self.seed)
 
+    def _with_context(self, images: ImageSet) -> ImageSet:
+        if self.context != "label":
+            return images
+        rule, advice = "context='label' must come with a class for every image", "Use another context"
+        known = images.labels is not None and bool((images.labels >= 0).all())
+        require(known, self._name, rule, "images without one", advice)
+        return replace(images, paired=True)
+
     def _labelled(self, train: ImageSet) -> ImageSet:
         if self.labels is None:
             return train
@@ -196,11 +212,13 @@ class Dataset(CheckedArguments, ABC):
     def _protocol(self, train: int, validation: int, test: int) -> dict[str, str | int | float]:
         sizes = {"train": train, "validation": validation, "test": test}
         labels = {} if self.labels is None else {"labels": self.labels, "label_seed": self.label_seed}
-        return {"dataset": self._name, "binarize": self.binarize, "data_seed": self.seed, **sizes, **labels}
+        context = {} if self.context is None else {"context": self.context}
+        return {"dataset": self._name, "binarize": self.binarize, "data_seed": self.seed, **sizes, **labels, **context}
 
 
 def fingerprints_of(splits: Splits) -> dict[str, str]:
     """Compute the ``fingerprints`` of splits."""
     sets = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    labels = {"labels": splits.train.fingerprint(labels=True)} if splits.train.paired else {}
-    return {**{name: images.fingerprint() for name, images in sets.items() if images is not None}, **labels}
+    given = splits.test.paired  # as the context of every split, not of some training images
+    labels = {"labels": splits.train.fingerprint(labels=True)} if splits.train.paired and not given else {}
+    return {**{name: images.fingerprint(labels=given) for name, images in sets.items() if images is not None}, **labels}

@@ -16,13 +16,14 @@ from torch.utils.data import Dataset
 from pyro_vae._core.axes import Axes, leading
 from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.lazy import LazyRows
 from pyro_vae.data.mapped import NpyRows
 from pyro_vae.data.splitting import stream_seed
 
-Data: TypeAlias = ImageSet | Tensor | LazyRows | Iterable[Any]
-_INDEXED = ImageSet | Tensor | LazyRows  # data whose order is chosen here
+Data: TypeAlias = ImageSet | JoinedRows | Tensor | LazyRows | tuple[Any, ...] | Iterable[Any]
+_INDEXED = ImageSet | JoinedRows | Tensor | LazyRows  # data whose order is chosen here
 _END = object()
 _BLOCK_BYTES, _MAX_BLOCK = 4_000_000, 64  # of the batches that are fetched together
 
@@ -62,8 +63,9 @@ class Batches:
 
     Args:
         data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame, of which a ``numpy.memmap`` is
-            read by batches; or an iterable of batches (a ``DataLoader``), each a tensor, a tuple of arguments or one
-            argument of another kind, whose order and batch size are kept.
+            read by batches; a tuple ``(x, c)`` of tensors and arrays of one length, the programs' arguments; or an
+            iterable of batches (a ``DataLoader``), each a tensor, a tuple of arguments or one argument of another kind,
+            whose order and batch size are kept.
         batch_size: data per batch.
         shuffle_seed: shuffle by (seed, epoch), on the data's device; None keeps the order.
         device: device that arrays and the tensors of iterables are moved to; image sets and tensors must be on it
@@ -101,12 +103,13 @@ class Batches:
         require(not low, self.owner, rule, f"parameters of {self.dtype}", advice)
 
     def _check_data(self, data: Any) -> None:
-        if isinstance(data, Iterator | tuple | Dataset):
+        if isinstance(self.data, Iterator | tuple | Dataset):
             rule = "data must be a tensor, an ImageSet or an iterable of batches that can be iterated repeatedly"
             advice = "Wrap it: DataLoader(TensorDataset(x, y), batch_size=100), or a list"
             raise refusal(self.owner, rule, f"a {type(data).__name__}", advice)
         scalar = isinstance(self.data, Tensor) and self.data.dim() == 0
         require(not scalar, self.owner, "data must have a first dimension", "a single number", "Pass x.unsqueeze(0)")
+        data = self.data if isinstance(self.data, JoinedRows) else data
         if self.device is not None and isinstance(data, _INDEXED):
             value, advice = f"data={data.device}, model={self.device}", "Move one with .to()"
             require(data.device == self.device, self.owner, "data and model must be on one device", value, advice)
@@ -174,6 +177,8 @@ class Batches:
         """
         if isinstance(self.data, ImageSet):
             return self.data.arguments(index, dtype=self.dtype, pixels=rows)
+        if isinstance(self.data, JoinedRows):
+            return self.data.arguments(index)
         if isinstance(self.data, LazyRows):
             return (self.data.read(index) if rows is None else rows,)
         return (self.data.index_select(0, index),)  # type: ignore[union-attr]
@@ -214,6 +219,10 @@ class Batches:
         """Convert arrays, data frames and nested lists of numbers to a tensor; leave other data as they are."""
         if isinstance(data, Tensor):
             return as_tensor(data, None, self.dtype)
+        if isinstance(data, tuple) and len(data) > 1 and all(hasattr(part, "__array__") for part in data):
+            tensors = [as_tensor(part, None if isinstance(part, Tensor) else self.device, self.dtype) for part in data]
+            first = tensors[0] if tensors[0].is_floating_point() else tensors[0].to(self.dtype)
+            return JoinedRows.of((first, *tensors[1:]), owner=self.owner)
         if isinstance(data, np.memmap) and (source := NpyRows.of(data, owner=self.owner)):
             rows = LazyRows.of(source, lambda values, _: as_tensor(values, None, self.dtype))
             return rows if self.device is None else rows.to(self.device)

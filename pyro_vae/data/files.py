@@ -45,7 +45,7 @@ class Files(Dataset):
             ``"none"``, the values as they are, which counts and floating data outside [0, 1] require.
         validation: number of training images held out; ``None`` is a sixth of them, of a folder about a sixth.
         seed: seed of the validation split and of fixed binarization.
-        labels, label_seed: see :class:`Dataset`.
+        labels, label_seed, context: see :class:`Dataset`.
         test: number of test images held out if the data have no test split, the same ones for every ``seed``;
             ``None`` is a sixth of all, of a folder about a sixth.
         in_memory: ``False`` reads an npy file or a folder by batches, with the same numbers; of pixels that are sampled
@@ -82,15 +82,15 @@ class Files(Dataset):
         test: int | None = None,
         labels: int | None = None,
         label_seed: int = 0,
+        context: str | None = None,
         in_memory: bool | Literal["auto"] = "auto",
         num_workers: int | None = None,
     ) -> None:
         check_count("Files", 0, num_workers=num_workers)
         advice = "Pass an npz or npy file or a folder of images"
         require(root is not None, "Files", "root must be a path", "root=None", advice)
-        super().__init__(
-            root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
-        )
+        options: dict[str, Any] = {"labels": labels, "label_seed": label_seed, "context": context}
+        super().__init__(root, binarize=binarize, validation=validation, seed=seed, **options)
         self.test, self.in_memory, self.num_workers = test, in_memory, num_workers
 
     def raw(self) -> RawArrays:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, refusal, require
+from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.fingerprints import data_fingerprint
 from pyro_vae.data.lazy import LazyRows, chunks
 from pyro_vae.data.random_pixels import sample_pixels
@@ -200,7 +201,11 @@ class ImageSet:
 
 
 def fingerprint(data: object) -> str | None:
-    """The fingerprint of a tensor or an image set, with its labels if programs are called with them; None of others."""
+    """The fingerprint of a tensor, a tuple of these or an image set, with labels if it is paired; None of others."""
+    if isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data):
+        data = JoinedRows(data)
+    if isinstance(data, JoinedRows):
+        return data.fingerprint()
     if isinstance(data, ImageSet):
         return data.fingerprint(labels=data.paired)
     return data_fingerprint("data", data) if isinstance(data, Tensor | LazyRows) else None

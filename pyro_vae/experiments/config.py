@@ -17,7 +17,13 @@ MAX_SIZE = 1_000_000
 """The largest size of a configuration in bytes."""
 _MAX_DEPTH = 20
 _KINDS: dict[str, type] = {"class_path": str, "init_args": dict}
-_PATHS = {"root", "out", "model_from", "m1"}  # keys whose values are file names, never imported
+_PATHS = {
+    "root",
+    "out",
+    "model_from",
+    "m1",
+    "context",
+}  # keys whose values are names of files or columns, never imported
 
 
 def read_config(text: str, source: str, *, trust: Iterable[str] = ()) -> dict[str, Any]:
