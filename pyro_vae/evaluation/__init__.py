@@ -15,6 +15,7 @@ from pyro_vae.evaluation.calibration_curve import Reliability, reliability
 from pyro_vae.evaluation.classifier import Classification, classification
 from pyro_vae.evaluation.confidence_interval import ConfidenceInterval, mean_interval
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
+from pyro_vae.evaluation.disentanglement import Disentanglement, code_disentanglement, disentanglement
 from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.gaps_result import InferenceGaps, gap_table
@@ -39,6 +40,7 @@ __all__ = [
     "ClassPosterior",
     "Classification",
     "ConfidenceInterval",
+    "Disentanglement",
     "FinishedBatches",
     "GradientSNR",
     "HarmonicLogLikelihood",
@@ -58,7 +60,9 @@ __all__ = [
     "annealed_log_likelihood",
     "class_posterior",
     "classification",
+    "code_disentanglement",
     "default_statistics",
+    "disentanglement",
     "gap_table",
     "gradient_snr",
     "harmonic_log_likelihood",
