@@ -170,7 +170,9 @@ def concentration(matrix: Array) -> float:
     if sums.sum() == 0:
         return 0.0
     p = matrix / np.where(sums > 0, sums, 1.0)[:, None]
-    entropy = -(p * np.log(np.where(p > 0, p, 1.0))).sum(1) / np.log(matrix.shape[1]) if matrix.shape[1] > 1 else 0 * sums
+    entropy = (
+        -(p * np.log(np.where(p > 0, p, 1.0))).sum(1) / np.log(matrix.shape[1]) if matrix.shape[1] > 1 else 0 * sums
+    )
     return float((sums * (1 - entropy)).sum() / sums.sum())
 
 

@@ -10,7 +10,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.checks import check_positive, require
+from pyro_vae._core.checks import check_positive
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents
@@ -31,8 +31,7 @@ class FactorVAE(PerDatumObjective):
     the samples of the batch and on the same samples with each dimension permuted over the batch. ``fit`` saves and
     restores the network with the run, under every engine; its weights are not part of the model's.
 
-    For reparameterised guides of models with one latent site of at least two dimensions; the posterior need not
-    factorise. gamma = 0 is the ELBO.
+    For reparameterised guides of models with one latent site; the posterior need not factorise. gamma = 0 is the ELBO.
 
     Args:
         gamma: weight of the total correlation, a number or a :class:`~pyro_vae.objectives.Schedule`.
@@ -44,8 +43,7 @@ class FactorVAE(PerDatumObjective):
             :class:`~pyro_vae.objectives.RatioTraining`.
 
     Raises:
-        ValueError: a negative weight or a rate that is not positive; at a call: several latent sites, or one of a
-            single dimension.
+        ValueError: a negative weight or a rate that is not positive; at a call: several latent sites.
 
     References:
         Disentangling by factorising (Kim and Mnih, 2018), eq. 2 and algorithm 2. There the permuted samples are those
@@ -108,8 +106,6 @@ class FactorVAE(PerDatumObjective):
         site = single_latent(layout, model_trace)
         value = site["value"].detach()
         size = value.shape[value.dim() - site["fn"].event_dim :].numel()
-        rule, advice = "the latent must have at least two dimensions", "Use ELBO: one dimension is no correlation"
-        require(size > 1, layout.owner, rule, f"latent_dim={size}", advice)
         if self.ratio is None or self.ratio.network.in_shape != (size,):
             with isolated_rng():
                 self.ratio = self._training(self._network((size,)).to(value))
