@@ -75,7 +75,6 @@ class Faces(Dataset):
 
     @property
     def factors(self) -> dict[str, Tensor]:
-        """Values of each factor by name, of all faces before they are split."""
         from pyro_vae.data.face_drawing import BINARY, FACTORS
 
         uniform = np.random.default_rng(stream_seed(self.draw_seed, "faces")).random((self.count, len(FACTORS)))

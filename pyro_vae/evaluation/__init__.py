@@ -30,6 +30,7 @@ from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
 from pyro_vae.evaluation.proposals import prior_proposal
 from pyro_vae.evaluation.result import Quantity, Result
+from pyro_vae.evaluation.sample_quality import SampleQuality, sample_quality
 from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Quantity",
     "Reliability",
     "Result",
+    "SampleQuality",
     "Sandwich",
     "accurate_log_likelihood",
     "annealed_log_likelihood",
@@ -76,6 +78,7 @@ __all__ = [
     "posterior_samples",
     "prior_proposal",
     "reliability",
+    "sample_quality",
     "sandwich",
     "simulation_based_calibration",
 ]

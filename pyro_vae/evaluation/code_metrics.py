@@ -16,7 +16,10 @@ METRICS = (
     *("FactorVAE metric", "beta-VAE metric"),
 )
 """Names of the metrics, in the order of :func:`measure`."""
-_NUM_TREES, _MAX_ROWS = 50, 2000  # of the boosted trees of DCI; half of the rows train them
+_TREES, _MAX_ROWS = (
+    {"n_estimators": 30, "learning_rate": 0.2, "random_state": 0},
+    2000,
+)  # of the boosted trees of DCI; half of the rows train them
 _NUM_VOTES, _GROUP = 1000, 64  # of the metrics that classify which factor is constant; half of the votes train them
 _UNRELATED = 1e-9  # share of a factor that a predictor must explain to have importances
 
@@ -156,7 +159,7 @@ def importances(codes: Array, factors: Factors, rng: np.random.Generator) -> tup
         kind = GradientBoostingClassifier if discrete else GradientBoostingRegressor
         if len(np.unique(target[train])) < 2:
             continue
-        trees = kind(n_estimators=_NUM_TREES, random_state=0).fit(codes[train], target[train])
+        trees = kind(**_TREES).fit(codes[train], target[train])
         baseline = np.bincount(target[train]).max() / len(train) if discrete else 0.0
         if trees.score(codes[train], target[train]) > baseline + _UNRELATED:
             matrix[:, f] = trees.feature_importances_
@@ -170,9 +173,7 @@ def concentration(matrix: Array) -> float:
     if sums.sum() == 0:
         return 0.0
     p = matrix / np.where(sums > 0, sums, 1.0)[:, None]
-    entropy = (
-        -(p * np.log(np.where(p > 0, p, 1.0))).sum(1) / np.log(matrix.shape[1]) if matrix.shape[1] > 1 else 0 * sums
-    )
+    entropy = -(p * np.log(np.where(p > 0, p, 1.0))).sum(1) / (np.log(matrix.shape[1]) or 1.0)
     return float((sums * (1 - entropy)).sum() / sums.sum())
 
 
@@ -188,21 +189,23 @@ def constant_factor(codes: Array, factors: Factors, rng: np.random.Generator) ->
     if not (scale > 1e-12).any():
         return 1 / len(factors.names), 1 / len(factors.names)
     scaled = codes[:, scale > 1e-12] / scale[scale > 1e-12]
-    orders = [np.argsort(column, kind="stable") for column in factors.classes.T]
-    bounds = [np.searchsorted(c[o], c, "left") for c, o in zip(factors.classes.T, orders, strict=True)]
-    ends = [np.searchsorted(c[o], c, "right") for c, o in zip(factors.classes.T, orders, strict=True)]
-    quietest, differences, labels = [], [], np.arange(_NUM_VOTES) % len(orders)
-    for f in labels:
-        row = rng.integers(len(codes))
-        group = orders[f][rng.integers(bounds[f][row], ends[f][row], (2, _GROUP))]
-        quietest.append(scaled[group.ravel()].var(0).argmin())
-        differences.append(np.abs(scaled[group[0]] - scaled[group[1]]).mean(0))
-    half = _NUM_VOTES // 2
-    votes = np.zeros((scaled.shape[1], len(orders)))
-    np.add.at(votes, (quietest[:half], labels[:half]), 1)
-    first = float((votes.argmax(1)[quietest[half:]] == labels[half:]).mean())
-    regression = LogisticRegression(C=1e3, max_iter=1000).fit(differences[:half], labels[:half])
-    return first, float(regression.score(differences[half:], labels[half:]))
+    num, quietest, differences = _NUM_VOTES // len(factors.names), [], []
+    for column in factors.classes.T:
+        order = np.argsort(column, kind="stable")
+        chosen = column[rng.integers(len(column), size=num)]
+        start, end = (np.searchsorted(column[order], chosen, side) for side in ("left", "right"))
+        places = start + (rng.random((2, _GROUP, num)) * (end - start)).astype(np.int64)
+        group = scaled[order[places]]  # (2, 64, num, L): pairs of data that share the factor
+        quietest.append(group.reshape(2 * _GROUP, num, -1).var(0).argmin(1))
+        differences.append(np.abs(group[0] - group[1]).mean(0))
+    labels = np.arange(len(factors.names)).repeat(num)
+    train, test = np.arange(len(labels)) % 2 == 0, np.arange(len(labels)) % 2 == 1
+    quiet, difference = np.concatenate(quietest), np.concatenate(differences)
+    votes = np.zeros((scaled.shape[1], len(factors.names)))
+    np.add.at(votes, (quiet[train], labels[train]), 1)
+    first = float((votes.argmax(1)[quiet[test]] == labels[test]).mean())
+    regression = LogisticRegression(C=1e3, max_iter=1000).fit(difference[train], labels[train])
+    return first, float(regression.score(difference[test], labels[test]))
 
 
 def measure(codes: Array, factors: Factors, rng: np.random.Generator, *, num_bins: int) -> tuple[Array, Array, Array]:

@@ -24,7 +24,7 @@ _FLOW_SAMPLES = 1000  # for posterior means without a closed form
 
 @dataclass(frozen=True)
 class Disentanglement(Result):
-    """Metrics of disentanglement, larger is better, with their values for factors that have nothing to do with the data.
+    """Metrics of disentanglement, larger is better, with their values for factors that are unrelated to the data.
 
     Attributes:
         values: ``(M,)``, the metrics of :data:`~pyro_vae.evaluation.code_metrics.METRICS`.
@@ -111,8 +111,8 @@ def code_disentanglement(
         ValueError: fewer than two factors, a constant one, values that are not finite, or other numbers of data.
 
     References:
-        Isolating sources of disentanglement in variational autoencoders (Chen et al., 2018), eq. 6, with posterior means
-        and histograms in place of samples. https://arxiv.org/abs/1802.04942
+        Isolating sources of disentanglement in variational autoencoders (Chen et al., 2018), eq. 6, with posterior
+        means and histograms in place of samples. https://arxiv.org/abs/1802.04942
         Variational inference of disentangled latent concepts from unlabeled observations (Kumar, Sattigeri and
         Balakrishnan, 2018), section 3. https://arxiv.org/abs/1711.00848
         A framework for the quantitative evaluation of disentangled representations (Eastwood and Williams, 2018),

@@ -16,6 +16,7 @@ from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
 
 _EPS = 1e-8
+_SMOOTH = partial(MLP, hidden=(256, 256), activation="silu")
 
 
 class RatioNetwork(CheckedArguments, nn.Module):
@@ -48,7 +49,7 @@ class RatioNetwork(CheckedArguments, nn.Module):
         self,
         in_shape: Shape,
         *,
-        net: NetworkFactory = partial(MLP, hidden=(256, 256), activation="silu"),
+        net: NetworkFactory = _SMOOTH,
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
