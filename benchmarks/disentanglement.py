@@ -1,7 +1,7 @@
 """Disentanglement on drawn faces: plain ELBO, beta-VAE, BetaTC and FactorVAE, five seeds each.
 
-    python -m benchmarks.disentanglement FOLDER                   # trains what is missing, then prints the table
-    python -m benchmarks.disentanglement FOLDER --seconds 540     # stops after that time; the next call goes on
+    python benchmarks/disentanglement.py FOLDER                   # trains what is missing, then prints the table
+    python benchmarks/disentanglement.py FOLDER --seconds 540     # stops after that time; the next call goes on
 
 A pair of objective and seed is one run folder and one result file in FOLDER. A process that is killed or out of time
 resumes the run. Data, model, optimizer and epochs are the same for all; the seed is that of weights and batches.
@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from record import machine
 
-from benchmarks.record import machine
 from pyro_vae import VAE, Faces, fit, guides, likelihoods, networks, objectives, priors
 from pyro_vae.evaluation import Disentanglement, disentanglement
 from pyro_vae.evaluation.code_metrics import METRICS
@@ -30,7 +30,7 @@ OBJECTIVES = {
     "BetaELBO": partial(objectives.BetaELBO, beta=4.0),
 }
 SEEDS = range(5)
-LATENT_DIM, SCALE, EPOCHS, BATCH_SIZE, RATE = 10, 0.2, 50, 64, 1e-3
+LATENT_DIM, SCALE, EPOCHS, BATCH_SIZE, RATE = 10, 0.2, 40, 64, 1e-3
 NET = partial(networks.MLP, hidden=(128, 128), activation="relu")
 SHAPE = (1, 32, 32)
 
@@ -56,7 +56,7 @@ def run(folder: Path, name: str, seed: int, data: Faces) -> None:
     last = fit(vae.model, vae.guide, splits.train, objective=objective, **options).history[-1:]
     factors = {key: values[splits.test.rows] for key, values in data.factors.items()}
     entries = {"objective": name, "seed": seed, **splits.protocol, "data_sha256": splits.fingerprints["test"]}
-    disentanglement(vae, splits.test, factors, protocol=entries).save(path)
+    disentanglement(vae, splits.test, factors, num_bootstrap=10, protocol=entries).save(path)
     print(f"{name} seed {seed}: {time.perf_counter() - start:.0f} s {last}", flush=True)
 
 
@@ -92,8 +92,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON to write the table and the machine to")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    signal.alarm(args.seconds) if args.seconds else None
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))  # fit saves a checkpoint
+    signal.alarm(args.seconds)
     data = Faces()
     try:
         for seed in SEEDS:

@@ -16,10 +16,8 @@ METRICS = (
     *("FactorVAE metric", "beta-VAE metric"),
 )
 """Names of the metrics, in the order of :func:`measure`."""
-_TREES, _MAX_ROWS = (
-    {"n_estimators": 30, "learning_rate": 0.2, "random_state": 0},
-    2000,
-)  # of the boosted trees of DCI; half of the rows train them
+_TREES = {"n_estimators": 30, "learning_rate": 0.2, "random_state": 0}
+_MAX_ROWS = 2000  # for the trees; half of the rows train them
 _NUM_VOTES, _GROUP = 1000, 64  # of the metrics that classify which factor is constant; half of the votes train them
 _UNRELATED = 1e-9  # share of a factor that a predictor must explain to have importances
 

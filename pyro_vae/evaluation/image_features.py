@@ -16,10 +16,13 @@ NUM_FEATURES = 64
 _CHANNELS = (16, 32, 64)
 _BATCH, _RATE = 128, 2e-3
 _LARGEST = 1000  # images at a time
+_NUM_SCALED = 2000  # training images that set the scale
 
 
 class ImageFeatures:
     """A convolutional network with 64 features, trained to classify images if their classes are known.
+
+    Features are divided by one number, so that their variance over the training images is 1 on average.
 
     Without classes the network keeps its random weights, whose features still respond to edges and shapes at several
     scales; they separate distributions, but not as people see them.
@@ -46,7 +49,10 @@ class ImageFeatures:
             self.head = head.to(train.device, torch.float32)
             if self.kind == "classifier" and known is not None:
                 self._train(train, known, num_steps)
-        self.network.requires_grad_(False).eval()
+            self.network.requires_grad_(False).eval()
+            self.scale = 1.0
+            some = self(train.batch(slice(_NUM_SCALED), dtype=torch.float32))
+        self.scale = float(some.var(0).mean().sqrt()) or 1.0
         self.sha256 = fingerprint_of(self.network.state_dict())
 
     def _train(self, train: ImageSet, known: Tensor, num_steps: int) -> None:
@@ -66,7 +72,7 @@ class ImageFeatures:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """The features of images ``(N, C, H, W)``, ``(N, 64)``."""
-        return torch.cat([self.network(part.to(torch.float32)) for part in images.split(_LARGEST)])
+        return torch.cat([self.network(part.to(torch.float32)) for part in images.split(_LARGEST)]) / self.scale
 
     @torch.no_grad()
     def accuracy(self, images: ImageSet) -> float | None:

@@ -145,8 +145,6 @@ def sample_quality(
     device = placement(vae)[0]
     data, train = data.to(device), train.to(device)
     features = ImageFeatures(train, num_steps=num_steps, seed=seed)
-    x = data.batch(slice(None))
-    real, energy = features(x), laplacian_energy(x).mean()
     values, floor = [], []
 
     def measured(images: Tensor, means: Tensor) -> list[float]:
@@ -156,6 +154,8 @@ def sample_quality(
         return [frechet_distance(other, real), kernel_distance(other, real), *balls.values(), *sharpness]
 
     with evaluating(vae), isolated_rng(seed), torch.no_grad():
+        x = data.batch(slice(None))
+        real, energy = features(x), laplacian_energy(x).mean()
         for number in range(num_repeats):
             reseed(seed, number)
             p = vae.decode(vae.prior().sample(torch.Size([len(data)])))
