@@ -84,6 +84,16 @@ def _statistics(values: torch.Tensor) -> dict[str, float]:
     }
 
 
+def markdown(rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The table of means and ranges over the seeds, a column for each objective."""
+    lines = [f"| metric | {' | '.join(rows)} | permuted factors |", "|---" * (len(rows) + 2) + "|"]
+    for metric in METRICS if rows else ():
+        cells = [row[metric] for row in rows.values()]
+        columns = [f"{cell['mean']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})" for cell in cells]
+        lines.append(f"| {metric} | {' | '.join(columns)} | {max(cell['permuted'] for cell in cells):.3f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -102,10 +112,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; call again to go on")
     rows = table(args.folder)
-    print(f"{'objective':<12}" + "".join(f"{metric:>22}" for metric in METRICS))
-    for name, row in rows.items():
-        cells = (f"{cell['mean']:.3f} ({cell['low']:.3f}-{cell['high']:.3f})" for cell in row.values())
-        print(f"{name:<12}" + "".join(f"{cell:>22}" for cell in cells))
+    print(markdown(rows))
     if args.out:
         settings = {"latent_dim": LATENT_DIM, "scale": SCALE, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": RATE}
         content = {"table": rows, "settings": settings, "data": repr(data), **machine()}

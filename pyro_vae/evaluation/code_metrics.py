@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import refusal, require, shown
 
 Array = np.ndarray
 METRICS = (
@@ -55,25 +56,45 @@ def as_factors(factors: Any, num_data: int, *, num_bins: int, owner: str) -> Fac
         ValueError: fewer than two factors, another number of data, values that are not finite, or a constant factor.
     """
     if isinstance(factors, Mapping) or hasattr(factors, "items"):
-        columns = {str(name): np.asarray(column) for name, column in factors.items()}
+        columns = {str(name): _array(column, f"factor {name!r}", owner) for name, column in factors.items()}
     else:
-        matrix = np.asarray(factors)
+        matrix = as_numbers(factors, "factors", owner=owner)
         require(matrix.ndim == 2, owner, "factors must be (N, F), or (N,) by name", f"shape {matrix.shape}")
         columns = {f"factor {i}": column for i, column in enumerate(matrix.T)}
     require(len(columns) > 1, owner, "there must be at least two factors", f"{len(columns)}", "Pass those of Faces")
     values, classes, discrete = [], [], []
     for name, column in columns.items():
         right = column.shape == (num_data,)
-        require(right, owner, f"factor {name!r} must have shape ({num_data},)", f"{column.shape}", "Index both alike")
+        require(
+            right, owner, f"factors must have shape ({num_data},)", f"{column.shape} of {name!r}", "Index both alike"
+        )
         levels, inverse = np.unique(column, return_inverse=True)
         numeric = column.dtype.kind in "fiub"
         if numeric and not np.isfinite(column).all():
-            raise refusal(owner, f"factor {name!r} must be finite", "nan or infinite values", "Remove these data")
-        require(len(levels) > 1, owner, f"factor {name!r} must vary", f"the constant {levels[0]}", "Omit it")
+            raise refusal(owner, "factors must be finite", f"nan or infinite values of {name!r}", "Remove these data")
+        require(len(levels) > 1, owner, "factors must vary", f"{name!r} of the only value {levels[0]}", "Omit it")
         discrete.append(not numeric or len(levels) <= num_bins)
         values.append(column.astype(float) if numeric else inverse.astype(float))
         classes.append(inverse if discrete[-1] else binned(values[-1][:, None], num_bins)[:, 0])
     return Factors(list(columns), np.stack(values, 1), np.stack(classes, 1).astype(np.int64), discrete)
+
+
+def as_numbers(values: Any, name: str, *, owner: str) -> Array:
+    """A float64 array of a tensor, an array or a sequence of real numbers.
+
+    Raises:
+        ValueError: the values are no real numbers.
+    """
+    array = _array(values, name, owner)
+    require(array.dtype.kind in "fiub", owner, f"{name} must be real numbers", shown(values), "Pass a tensor (N, ...)")
+    return array.astype(float)
+
+
+def _array(values: Any, name: str, owner: str) -> Array:
+    try:
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError, NotImplementedError):  # a ragged list, or a tensor without values
+        raise refusal(owner, f"{name} must be an array", shown(values), "Pass a tensor (N, ...)") from None
 
 
 def binned(codes: Array, num_bins: int) -> Array:

@@ -13,7 +13,8 @@ from pyro_vae._core.checks import check_arguments, check_count, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.data.batches import Batches, Data
-from pyro_vae.evaluation.code_metrics import METRICS, as_factors, measure
+from pyro_vae.data.splitting import stream_seed
+from pyro_vae.evaluation.code_metrics import METRICS, as_factors, as_numbers, measure
 from pyro_vae.evaluation.marginals import moments
 from pyro_vae.evaluation.result import Quantity, Result
 from pyro_vae.models import VAE
@@ -127,13 +128,32 @@ def code_disentanglement(
         1.0
     """
     check_arguments(code_disentanglement, locals(), num_bins=2, num_bootstrap=2)
-    matrix = np.asarray(codes.detach().cpu() if isinstance(codes, Tensor) else codes, dtype=float)
-    owner, shape = "disentanglement", tuple(matrix.shape)
-    require(matrix.ndim == 2 and matrix.shape[1] > 0, owner, "codes must have shape (N, L)", shape)
-    check_count(owner, 10, data=len(matrix))
-    require(bool(np.isfinite(matrix).all()), owner, "codes must be finite", "nan or infinite codes", "Train again")
+    options = {"num_bins": num_bins, "num_bootstrap": num_bootstrap, "seed": seed, "protocol": protocol}
+    return _measured("code_disentanglement", codes, factors, **options)
+
+
+def _measured(
+    owner: str,
+    codes: Any,
+    factors: Any,
+    *,
+    num_bins: int,
+    num_bootstrap: int,
+    seed: int,
+    protocol: dict[str, Any] | None,
+) -> Disentanglement:
+    matrix = as_numbers(codes, "codes", owner=owner)
+    require(matrix.ndim == 2 and matrix.shape[1] > 0, owner, "codes must have shape (N, L)", tuple(matrix.shape))
+    check_count(owner, 10, codes=len(matrix))
+    require(
+        bool(np.isfinite(matrix).all()),
+        owner,
+        "codes of the data must be finite",
+        "nan or infinite codes",
+        "Train again",
+    )
     table = as_factors(factors, len(matrix), num_bins=num_bins, owner=owner)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(stream_seed(seed, "disentanglement"))
     values, information, importance = measure(matrix, table, rng, num_bins=num_bins)
     resamples = [rng.integers(len(matrix), size=len(matrix)) for _ in range(num_bootstrap)]
     replicates = [measure(matrix[rows], table[rows], rng, num_bins=num_bins)[0] for rows in resamples]
@@ -196,4 +216,4 @@ def disentanglement(
     with evaluating(vae), isolated_rng(seed), torch.no_grad():
         codes = torch.cat([moments(vae.encode(batch.args[0]), _FLOW_SAMPLES)[0] for batch in batches.epoch()])
     options = {"num_bins": num_bins, "num_bootstrap": num_bootstrap, "seed": seed, "protocol": protocol}
-    return code_disentanglement(codes, factors, **options)
+    return _measured("disentanglement", codes, factors, **options)

@@ -63,7 +63,7 @@ class RatioNetwork(CheckedArguments, nn.Module):
         return self.net(z).squeeze(-1)
 
 
-class RatioTraining:
+class RatioTraining(CheckedArguments):
     r"""Steps of Adam on the logistic loss of a ratio network, as operations on tensors, which every engine records.
 
     The loss :math:`E_p[\log(1 + e^{-r})] + E_q[\log(1 + e^r)]` is smallest at the log density ratio. It is 2 log 2 if
@@ -95,6 +95,7 @@ class RatioTraining:
         owner = type(self).__name__
         check_positive(owner, lr=lr)
         check_positive(owner, at_least_zero=True, gradient_penalty=gradient_penalty)
+        require(any(True for _ in network.parameters()), owner, "network must have parameters", "none")
         valid = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
         require(valid, owner, "betas must be two numbers in [0, 1)", f"betas={tuple(betas)}")
         self.network, self.lr, self.gradient_penalty = network.requires_grad_(False).eval(), lr, gradient_penalty
@@ -192,8 +193,8 @@ def fit_ratio(
     for name, samples in (("p", p), ("q", q)):
         shape, rule = tuple(samples.shape), f"{name} must have shape (N, {', '.join(map(str, network.in_shape))})"
         require(shape[1:] == network.in_shape and shape[0] > 0, "fit_ratio", rule, f"{shape}")
-        finite = bool(torch.isfinite(samples).all())
-        require(finite, "fit_ratio", f"{name} must be finite", "nan or infinite entries", "Remove them")
+        finite = not samples.is_meta and bool(torch.isfinite(samples).all())
+        require(finite, "fit_ratio", f"{name} must be finite", "others", "Remove them")
     like, losses = next(network.parameters()), []
     p, q = p.to(like), q.to(like)
     training = RatioTraining(network, lr=lr, betas=betas, gradient_penalty=gradient_penalty)

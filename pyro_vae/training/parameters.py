@@ -48,7 +48,7 @@ class ParameterSet:
         modules: modules whose tensors are saved, by name.
         tensors: the trained parameters, by name.
         stored: those among them that no module holds, by name.
-        objective: tensors that the objective trains itself.
+        objective_state: tensors that the objective trains itself.
     """
 
     def __init__(self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> None:
@@ -70,7 +70,7 @@ class ParameterSet:
         self.stored |= self._add(self._variables(others))
         advice = "Set requires_grad, or pass nn.Modules"
         require(bool(self.tensors), "fit", "model or guide must have parameters to train", "no parameters", advice)
-        self.objective = objective.trained(model, guide, *args) if isinstance(objective, Objective) else []
+        self.objective_state = objective.trained(model, guide, *args) if isinstance(objective, Objective) else []
         self._idle: set[str] = set()
 
     def _captured(
@@ -145,7 +145,7 @@ class ParameterSet:
     def buffers(self) -> list[Tensor]:
         """Tensors other than parameters that a step may change, such as running statistics."""
         buffers = [b for module in self.modules.values() for b in module.buffers()]
-        return list({id(b): b for b in (*buffers, *self.objective)}.values())
+        return list({id(b): b for b in (*buffers, *self.objective_state)}.values())
 
     def _add(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         known = {id(p) for p in self.tensors.values()}

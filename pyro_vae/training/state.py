@@ -84,7 +84,7 @@ class TrainingState:
         """The state and that of torch's generators, as plain values and tensors."""
         return {
             "weights": self.parameters.weights(),
-            "objective": self.parameters.objective or None,
+            "objective": self.parameters.objective_state or None,
             "optimizer": self.optimizer.state_dict(),
             "lr_schedule": self.scheduler.state_dict() if self.scheduler else None,
             "rng": rng_state(),
@@ -109,7 +109,7 @@ class TrainingState:
             ValueError: the weights are those of another model.
         """
         self.parameters.load(saved["weights"])
-        restore(self.parameters.objective, saved.get("objective") or [])
+        restore(self.parameters.objective_state, saved.get("objective") or [])
         if num_schedule_steps is None:
             self.optimizer.load_state_dict(saved["optimizer"])
             if self.scheduler:
