@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.distributions import Independent, Normal
 
+from pyro_vae.networks import MLP
 from pyro_vae.objectives import RatioNetwork, RatioTraining, fit_ratio
 
 
@@ -15,6 +17,25 @@ def gaussians(dim: int):
     """Two normal distributions that differ in location and scale."""
     p = Normal(torch.full((dim,), dim**-0.5), torch.linspace(0.8, 1.2, dim))
     return Independent(p, 1), Independent(Normal(torch.zeros(dim), torch.ones(dim)), 1)
+
+
+CASES = [
+    pytest.param(2, (64, 64), {"num_steps": 600, "lr": 5e-3}, id="2"),
+    pytest.param(10, (128, 128), {"num_steps": 2000, "lr": 3e-3, "batch_size": 512}, id="10", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("dim", "hidden", "options"), CASES)
+def test_a_known_ratio_is_within_five_percent_where_there_are_data(dim: int, hidden: tuple, options: dict) -> None:
+    torch.set_default_dtype(torch.float32)  # clean_state puts it back
+    p, q = gaussians(dim)
+    network = RatioNetwork((dim,), net=partial(MLP, hidden=hidden, activation="silu"))
+    fit_ratio(network, p.sample((400_000,)), q.sample((300_000,)), **options)
+    z = torch.cat([p.sample((5000,)), q.sample((5000,))])
+    exact = p.log_prob(z) - q.log_prob(z)
+    with torch.no_grad():
+        assert (network(z) - exact).abs().mean() < 0.05
+    assert exact.std() > 1.2
 
 
 def test_steps_are_those_of_adam() -> None:
