@@ -128,8 +128,8 @@ def code_disentanglement(
         1.0
     """
     check_arguments(code_disentanglement, locals(), num_bins=2, num_bootstrap=2)
-    options = {"num_bins": num_bins, "num_bootstrap": num_bootstrap, "seed": seed, "protocol": protocol}
-    return _measured("code_disentanglement", codes, factors, **options)
+    options: dict[str, Any] = {"num_bins": num_bins, "num_bootstrap": num_bootstrap}
+    return _measured("code_disentanglement", codes, factors, seed=seed, protocol=protocol, **options)
 
 
 def _measured(
@@ -215,5 +215,5 @@ def disentanglement(
     batches = Batches(data, batch_size, device=device, dtype=dtype, owner="disentanglement")
     with evaluating(vae), isolated_rng(seed), torch.no_grad():
         codes = torch.cat([moments(vae.encode(batch.args[0]), _FLOW_SAMPLES)[0] for batch in batches.epoch()])
-    options = {"num_bins": num_bins, "num_bootstrap": num_bootstrap, "seed": seed, "protocol": protocol}
-    return _measured("disentanglement", codes, factors, **options)
+    options: dict[str, Any] = {"num_bins": num_bins, "num_bootstrap": num_bootstrap}
+    return _measured("disentanglement", codes, factors, seed=seed, protocol=protocol, **options)

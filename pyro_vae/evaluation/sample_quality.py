@@ -142,7 +142,7 @@ def sample_quality(
     """
     check_arguments(sample_quality, locals(), num_repeats=2, neighbours=1, num_steps=1)
     _check_images(data, train)
-    device = placement(vae)[0]
+    device = placement(vae)[0] or data.device
     data, train = data.to(device), train.to(device)
     features = ImageFeatures(train, num_steps=num_steps, seed=seed)
     values, floor = [], []
