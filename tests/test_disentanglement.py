@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
 from pyro_vae import VAE, Faces, guides, likelihoods, priors
-from pyro_vae.evaluation import Disentanglement, Result, code_disentanglement, disentanglement
+from pyro_vae.evaluation import Disentanglement, Result, code_disentanglement
 from pyro_vae.evaluation.code_metrics import (
     METRICS,
     as_factors,
@@ -20,6 +19,8 @@ from pyro_vae.evaluation.code_metrics import (
     mutual_information,
     separability,
 )
+from pyro_vae.experiments.methods import METHODS
+from pyro_vae.experiments.trained_model import TrainedModel
 
 GRID = torch.cartesian_prod(torch.arange(3.0), torch.arange(4.0), torch.arange(2.0)).repeat(10, 1)  # (240, 3)
 CHANCE = {"DCI informativeness": (1 / 3 + 1 / 4 + 1 / 2) / 3, "FactorVAE metric": 1 / 3, "beta-VAE metric": 1 / 3}
@@ -101,22 +102,17 @@ def test_permuted_factors_and_intervals() -> None:
     assert (result.values[:4] > result.permuted[:4] + 0.2).all()
 
 
-@cache
-def trained():
-    """A guide that has seen nothing, and its test images with their factors."""
+def test_a_run_on_faces_and_its_file(tmp_path) -> None:
     torch.manual_seed(0)
-    data = Faces(count=240, size=16)
-    splits, shape = data.load(), (1, 16, 16)
-    likelihood = likelihoods.NormalLikelihood(3, shape)
-    vae = VAE(priors.StandardNormalPrior(3), likelihood, guides.DiagonalNormalGuide(shape, 3))
-    return vae, splits.test, {name: values[splits.test.rows] for name, values in data.factors.items()}
-
-
-def test_a_model_on_faces_and_its_file(tmp_path) -> None:
-    vae, images, factors = trained()
+    data, shape = Faces(count=240, size=16), (1, 16, 16)
+    likelihood, guide = likelihoods.NormalLikelihood(3, shape), guides.DiagonalNormalGuide(shape, 3)
+    vae, splits = VAE(priors.StandardNormalPrior(3), likelihood, guide), data.load()
+    trained, method = TrainedModel(vae, splits, {"dataset": "Faces"}), METHODS["disentanglement"]
     before = torch.get_rng_state()
-    result = disentanglement(vae, images, factors, num_bootstrap=2)
+    (result,) = method.run(trained, {**method.defaults(), "num_bootstrap": 2})
     assert torch.equal(before, torch.get_rng_state())
+    images = splits.test
+    factors = {name: values[images.rows] for name, values in data.factors.items()}
     codes = vae.encode(images.batch(slice(None))).mean.detach()
     table = as_factors(factors, len(codes), num_bins=20, owner="test")
     assert np.array_equal(result.information, mutual_information(codes.double().numpy(), table, num_bins=20)[0])

@@ -12,7 +12,7 @@ from pyro_vae.data import ImageSet
 from pyro_vae.evaluation import Result, SampleQuality, sample_quality
 from pyro_vae.evaluation.feature_distances import frechet_distance, kernel_distance, laplacian_energy, overlap
 from pyro_vae.evaluation.image_features import ImageFeatures
-from pyro_vae.evaluation.sample_quality import QUALITIES
+from pyro_vae.evaluation.sample_metrics import QUALITIES
 
 
 def test_the_frechet_distance_of_normal_samples_by_its_closed_form() -> None:

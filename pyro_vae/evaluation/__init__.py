@@ -15,7 +15,6 @@ from pyro_vae.evaluation.calibration_curve import Reliability, reliability
 from pyro_vae.evaluation.classifier import Classification, classification
 from pyro_vae.evaluation.confidence_interval import ConfidenceInterval, mean_interval
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
-from pyro_vae.evaluation.disentanglement import Disentanglement, code_disentanglement, disentanglement
 from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.gaps_result import InferenceGaps, gap_table
@@ -24,13 +23,14 @@ from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood, harmonic_log_lik
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.inflation import InflatedProposal
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
+from pyro_vae.evaluation.latent_factors import Disentanglement, code_disentanglement, disentanglement
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
 from pyro_vae.evaluation.proposals import prior_proposal
 from pyro_vae.evaluation.result import Quantity, Result
-from pyro_vae.evaluation.sample_quality import SampleQuality, sample_quality
+from pyro_vae.evaluation.sample_metrics import SampleQuality, sample_quality
 from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights
 
 __all__ = [

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae._core.checks import check_arguments
 from pyro_vae.evaluation import Disentanglement, SampleQuality
-from pyro_vae.evaluation.sample_quality import QUALITIES
+from pyro_vae.evaluation.sample_metrics import QUALITIES
 from pyro_vae.plotting.panels import PALETTE, page
 from pyro_vae.plotting.registry import result_figure
 
@@ -25,8 +25,8 @@ def factor_information(result: Disentanglement, *, caption: str = "") -> Figure:
         >>> import torch
         >>> from pyro_vae.evaluation import code_disentanglement
         >>> factors = torch.cartesian_prod(torch.arange(4.0), torch.arange(5.0))
-        >>> factor_information(code_disentanglement(factors, factors, num_bootstrap=2)).axes[0].get_title()
-        'MIG 1.00 (1.00 to 1.00)'
+        >>> factor_information(code_disentanglement(factors, factors, num_bootstrap=2)).axes[0].get_xlabel()
+        'Latent dimension'
     """
     check_arguments(factor_information, locals())
     names, latents = result.protocol["factors"], result.information.shape[0]

@@ -206,9 +206,9 @@ def disentanglement(
         >>> images = faces.load().test
         >>> prior, likelihood = priors.StandardNormalPrior(3), likelihoods.NormalLikelihood(3, (1, 16, 16))
         >>> vae = VAE(prior, likelihood, guides.DiagonalNormalGuide((1, 16, 16), 3))
-        >>> factors = {name: values[images.rows] for name, values in faces.factors.items()}
+        >>> factors = {name: faces.factors[name][images.rows] for name in ("smile", "turn")}
         >>> disentanglement(vae, images, factors, num_bootstrap=2).information.shape
-        torch.Size([3, 6])
+        torch.Size([3, 2])
     """
     check_arguments(disentanglement, locals(), num_bins=2, num_bootstrap=2, batch_size=1)
     device, dtype = placement(vae)

@@ -42,7 +42,7 @@ class SampleQuality(Result):
         See :mod:`pyro_vae.evaluation.feature_distances`.
     """
 
-    method: ClassVar[str] = "sample-quality"
+    method: ClassVar[str] = "sample_quality"
     title: ClassVar[str] = "Quality of samples"
     topic: ClassVar[str] = "diagnostics"
     quantities: ClassVar[tuple[Quantity, ...]] = (
