@@ -30,7 +30,7 @@ OBJECTIVES = {
     "BetaELBO": partial(objectives.BetaELBO, beta=4.0),
 }
 SEEDS = range(5)
-LATENT_DIM, SCALE, EPOCHS, BATCH_SIZE, RATE = 10, 0.2, 40, 64, 1e-3
+LATENT_DIM, SCALE, EPOCHS, BATCH_SIZE, RATE = 10, 0.2, 30, 64, 1e-3
 NET = partial(networks.MLP, hidden=(128, 128), activation="relu")
 SHAPE = (1, 32, 32)
 
@@ -56,7 +56,7 @@ def run(folder: Path, name: str, seed: int, data: Faces) -> None:
     last = fit(vae.model, vae.guide, splits.train, objective=objective, **options).history[-1:]
     factors = {key: values[splits.test.rows] for key, values in data.factors.items()}
     entries = {"objective": name, "seed": seed, **splits.protocol, "data_sha256": splits.fingerprints["test"]}
-    disentanglement(vae, splits.test, factors, num_bootstrap=10, protocol=entries).save(path)
+    disentanglement(vae, splits.test, factors, num_bootstrap=2, protocol=entries).save(path)
     print(f"{name} seed {seed}: {time.perf_counter() - start:.0f} s {last}", flush=True)
 
 
