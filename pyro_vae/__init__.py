@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         priors,
         training,
     )
-    from pyro_vae.data import MNIST, Digits, Files, FreyFaces
+    from pyro_vae.data import MNIST, Digits, Faces, FashionMNIST, Files, FreyFaces, Patches
     from pyro_vae.evaluation import (
         annealed_log_likelihood,
         inference_gaps,
@@ -45,9 +45,12 @@ __all__ = [
     "VAE",
     "ConditionalVAE",
     "Digits",
+    "Faces",
+    "FashionMNIST",
     "Files",
     "FreyFaces",
     "HierarchicalVAE",
+    "Patches",
     "SemiSupervisedVAE",
     "StackedVAE",
     "annealed_log_likelihood",
@@ -78,7 +81,7 @@ __all__ = [
 # Folders of the names that are not folders themselves. They are imported at their first use: the command line prepares
 # the process before torch is loaded, and load_run loads the command line's parser.
 _FOLDERS = {
-    "data": ("MNIST", "Digits", "Files", "FreyFaces"),
+    "data": ("MNIST", "Digits", "Faces", "FashionMNIST", "Files", "FreyFaces", "Patches"),
     "evaluation": (
         *("annealed_log_likelihood", "inference_gaps", "latent_diagnostics"),
         *("log_likelihood", "log_weights", "sandwich"),

@@ -37,6 +37,7 @@ ESTIMATORS = (ROOT / "docs/estimators.md").read_text()
 COMPONENTS = (ROOT / "docs/components.md").read_text()
 LABELS = (ROOT / "docs/semi_supervised.md").read_text()
 USE = (ROOT / "docs/use.md").read_text()
+DISENTANGLEMENT = (ROOT / "docs/disentanglement.md").read_text()
 REFUSED = PAGE.split("## What cannot be recorded")[1].split("## Further options")[0]
 LOOKS, SHAPES, DIFFER = "reads a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
 
@@ -126,6 +127,15 @@ def test_the_commands_of_the_page_on_use_are_parsed(command: str, tmp_path: Path
 def test_the_explorers_are_small_and_load_nothing(path: Path) -> None:
     assert path.stat().st_size < 2e6
     assert "://" not in path.read_text()
+
+
+def test_the_python_of_the_page_on_disentanglement_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_python("docs/disentanglement.md", DISENTANGLEMENT)
+    assert len(names["factors"]["smile"]) == len(names["splits"].test)
+    quality, losses = names["quality"], names["losses"]
+    assert (quality.values[:, 0] > quality.floor[:, 0]).all()
+    assert sum(losses[-50:]) / 50 < 1.25 < losses[0]  # two normal distributions a distance of sqrt(2) apart
+    assert "MIG" in capsys.readouterr().out
 
 
 COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]

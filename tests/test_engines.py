@@ -49,6 +49,7 @@ REFERENCES = {
 DEFINITIONS = {
     "BetaTC": definitions.beta_tc,
     "DoublyReparameterized": definitions.doubly_reparameterized,
+    "FactorVAE": partial(definitions.info_vae, alpha=0.0, weight=1.0),  # the ELBO, with gamma=0
     "FreeBits": definitions.free_bits,
     "IWAE": definitions.iwae,
     "InfoVAE": definitions.info_vae,
@@ -61,7 +62,7 @@ DEFINITIONS = {
     "WakeSleep": definitions.wake_sleep,
 }
 APART = {"DoublyReparameterized", "ScoreFunction", "StickingTheLanding"}
-OPTIONS = {"BetaTC": {"num_data": 100}}
+OPTIONS = {"BetaTC": {"num_data": 100}, "FactorVAE": {"gamma": 0.0}}
 CLASSES = filter(inspect.isclass, public(objectives))
 OBJECTIVES = [cls for cls in CLASSES if issubclass(cls, Objective) and cls is not Objective]
 FOLDERS = (prior_folder, likelihood_folder, guide_folder)

@@ -52,8 +52,10 @@ SMALL = {
     ],
     "gaps": ["--num_samples", "20", "--num_steps", "3", "--num_particles", "2"],
     "diagnostics": ["--num_simulations", "100", "--num_replicates", "10"],
+    "sample_quality": ["--num_repeats", "2", "--num_steps", "5"],
 }
 FILES = {
+    "sample_quality": ["sample_quality-test-2-steps5-seed0-first12"],
     "importance": ["log_likelihood-test-guide-30-seed0-first12"],
     "accurate": ["accurate-test-0.5-max_samples1024-max_distributions1-seed0-first12"],
     "ais": ["ais-test-prior-5x2-steps2-seed0-first12"],
@@ -95,7 +97,13 @@ def test_training_draws_the_figure_of_its_estimate(trained: Path) -> None:
 
 def test_the_tested_methods_are_those_of_a_vae() -> None:
     vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (5,)), DiagonalNormalGuide((5,), 2))
-    assert set(SMALL) == {name for name, method in METHODS.items() if method.applies(vae)}
+    of_a_vae = {name for name, method in METHODS.items() if method.applies(vae)}
+    assert set(SMALL) == of_a_vae - {"disentanglement"}  # of data with factors
+
+
+def test_factors_must_be_known(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, run, "--method", "disentanglement")
+    assert "the data must have known factors, got Digits. Use Faces" in line
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from pyro_vae.objectives import (
     BetaTC,
     DoublyReparameterized,
     EnumeratedELBO,
+    FactorVAE,
     FreeBits,
     InfoVAE,
     LinearWarmUp,
@@ -59,6 +60,7 @@ BOUNDS = {
     "RWS": partial(ReweightedWakeSleep, num_particles=4, guide_phase="both"),
     "WakeSleep": WakeSleep,
     "BetaTC": partial(BetaTC, num_data=50, beta=1.0, num_particles=2),
+    "FactorVAE": partial(FactorVAE, gamma=0.0, num_particles=2),
     "InfoVAE": partial(InfoVAE, alpha=0.0, mmd_weight=1.0, num_particles=2),
 }
 bounds = pytest.mark.parametrize("make", BOUNDS.values(), ids=BOUNDS)
@@ -170,7 +172,7 @@ def test_masks_exclude_data(make) -> None:
             pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
 
     objective = make()
-    if isinstance(objective, BetaTC | InfoVAE):
+    if isinstance(objective, BetaTC | FactorVAE | InfoVAE):
         with pytest.raises(ValueError, match=r"without a mask, got .* Use ELBO or BetaELBO\.$"):
             objective.loss(model, guide, x)
         return

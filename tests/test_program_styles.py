@@ -221,6 +221,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "FreeBits": partial(objectives.FreeBits, nats=0.5, num_particles=2),
     "EnumeratedELBO": partial(objectives.EnumeratedELBO, num_particles=2),
     "BetaTC": partial(objectives.BetaTC, num_particles=2),
+    "FactorVAE": partial(objectives.FactorVAE, hidden=(4,), num_particles=2),
     "InfoVAE": partial(objectives.InfoVAE, num_particles=2),
 }
 PER_DATUM = sorted(set(FAMILIES) - {"ELBO", "MeanFieldELBO", "BetaELBO"})
@@ -245,7 +246,7 @@ def _reference(family: str) -> tuple[Tensor, dict[str, Tensor | None]]:
     return _loss(family, MODULE.build(**OFF), data())
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"MeanFieldELBO", "BetaTC", "InfoVAE"}))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"MeanFieldELBO", "BetaTC", "FactorVAE", "InfoVAE"}))
 @EVERY_STYLE
 def test_losses_and_gradients_do_not_depend_on_the_style(style: Style, family: str) -> None:
     pair, (expected, gradients) = style.build(**OFF), _reference(family)
@@ -261,13 +262,13 @@ def test_losses_and_gradients_do_not_depend_on_the_style(style: Style, family: s
         assert value is None or _close(value, gradient), name
 
 
-@pytest.mark.parametrize("family", ["MeanFieldELBO", "BetaTC", "InfoVAE"])
+@pytest.mark.parametrize("family", ["MeanFieldELBO", "BetaTC", "FactorVAE", "InfoVAE"])
 def test_a_mask_of_true_changes_nothing(family: str) -> None:
     (style,) = [style for style in STYLES if style.name == "wrapped-twice"]
     assert _close(_loss(family, style.build(**OFF), data())[0], _reference(family)[0])
 
 
-BOUNDS = sorted(set(FAMILIES) - {"MeanFieldELBO", "BetaELBO", "FreeBits", "BetaTC", "InfoVAE"})
+BOUNDS = sorted(set(FAMILIES) - {"MeanFieldELBO", "BetaELBO", "FreeBits", "BetaTC", "FactorVAE", "InfoVAE"})
 
 
 @EVERY_STYLE
@@ -787,7 +788,7 @@ def test_fit_raises_on_a_late_latent_in_the_model_only(family: str) -> None:
         fit(*LATE, batches, objective=FAMILIES[family](), **ONCE)
 
 
-SEVERAL_SITES = sorted(set(FAMILIES) - {"BetaTC", "InfoVAE"})
+SEVERAL_SITES = sorted(set(FAMILIES) - {"BetaTC", "FactorVAE", "InfoVAE"})
 
 
 @pytest.mark.parametrize(

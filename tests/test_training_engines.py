@@ -25,7 +25,7 @@ from pyro_vae.data.batches import Batch, Batches
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.networks import MLP
-from pyro_vae.objectives import BetaELBO, BetaMeanFieldELBO, LinearWarmUp
+from pyro_vae.objectives import BetaELBO, BetaMeanFieldELBO, FactorVAE, LinearWarmUp
 from pyro_vae.priors import StandardNormalPrior
 from pyro_vae.training import (
     CompiledEngine,
@@ -106,6 +106,10 @@ CASES = {
         "optimizer": partial(SGD, lr=0.1, momentum=0.9),
         "ema": 0.9,
         "skip_norm": SKIP_NORM,
+    },
+    "objective with a network, some steps skipped": {
+        "objective": lambda: FactorVAE(gamma=LinearWarmUp(9, end=5.0, unit="steps"), hidden=(6,), lr=1e-2),
+        "skip_norm": 2.0,
     },
     "binarized anew, accumulated": {**DYNAMIC, "accumulate": 3},
     "loader, schedule by steps": {
@@ -436,6 +440,7 @@ RESUMED = {
     ),
     "loader": ({"data": list(X[:32].split(8))}, 5),
     "averaged": ({"data": X[:32], "ema": 0.9, "lr_warmup": 7, "skip_norm": SKIP_NORM}, 6),
+    "objective with a network": ({"data": X[:32], "objective": lambda: FactorVAE(hidden=(6,), lr=1e-2)}, 6),
 }
 
 

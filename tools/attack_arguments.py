@@ -337,6 +337,18 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "reliability": lambda: {"confidence": torch.tensor([0.9, 0.6]), "correct": torch.tensor([True, False])},
     "sandwich": lambda: annealing(num_distributions=3),
     "simulation_based_calibration": lambda: {"vae": vae(), "num_simulations": 25, "num_samples": 9, "num_bins": 5},
+    "code_disentanglement": lambda: {"codes": x(20, 3), "factors": x(20, 2), "num_bootstrap": 2},
+    "disentanglement": lambda: {"vae": vae(), "data": x(20, 5), "factors": x(20, 2), "num_bootstrap": 2},
+    "sample_quality": lambda: {
+        "vae": vae((1, 8, 8)),
+        "data": data.ImageSet(x(12, 1, 8, 8)),
+        "train": data.ImageSet(x(12, 1, 8, 8)),
+        "num_repeats": 2,
+    },
+    # objectives
+    "RatioNetwork": lambda: {"in_shape": (2,), "net": small},
+    "RatioTraining": lambda: {"network": nn.Linear(2, 1)},
+    "fit_ratio": lambda: {"network": objectives.RatioNetwork((5,)), "p": x(), "q": x(), "num_steps": 1},
     # training
     "RunFolder": lambda: {"path": mkdtemp()},
     "build_engine": lambda: {
@@ -374,6 +386,8 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "class_samples": lambda: {"vae": labelled(IMAGES), "num": 2},
     "confusion_matrix": lambda: {"result": result("classification")},
     "reliability_diagram": lambda: {"result": result("classification")},
+    "factor_information": lambda: {"result": result("disentanglement")},
+    "quality_panels": lambda: {"result": result("sample_quality")},
     "gap_bars": lambda: {"results": {"one": result("inference_gaps")}},
     "guide_comparison": lambda: {"results": dict.fromkeys("ab", result("log_likelihood"))},
     "harmonic_reliability": lambda: {"result": result("harmonic_log_likelihood")},
@@ -410,10 +424,13 @@ ACCEPTED: dict[tuple[str, str], Sequence[str]] = {
     ("*", "seed"): ("zero", "negative"),
     ("Files", "test"): ("zero", "negative"),  # refused by load, which knows the number of images
     ("*", "label_seed"): ("zero", "negative"),
+    ("*", "draw_seed"): ("zero", "negative"),
     ("*", "beta"): ("zero",),
     ("*", "reconstruction_weight"): ("zero",),
     ("BetaTC", "alpha"): ("zero",),
     ("BetaTC", "gamma"): ("zero",),
+    ("FactorVAE", "gamma"): ("zero",),
+    ("*", "gradient_penalty"): ("zero",),
     ("*", "start"): ("zero",),
     ("*", "end"): ("zero",),
     ("ConstantSchedule", "value"): ("zero",),

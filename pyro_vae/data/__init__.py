@@ -2,9 +2,22 @@
 
 from pyro_vae.data.base import Dataset, Splits
 from pyro_vae.data.digits import Digits
+from pyro_vae.data.faces import Faces
 from pyro_vae.data.files import Files
 from pyro_vae.data.frey_faces import FreyFaces
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.mnist import MNIST
+from pyro_vae.data.mnist import MNIST, FashionMNIST
+from pyro_vae.data.patches import Patches
 
-__all__ = ["MNIST", "Dataset", "Digits", "Files", "FreyFaces", "ImageSet", "Splits"]
+__all__ = [
+    "MNIST",
+    "Dataset",
+    "Digits",
+    "Faces",
+    "FashionMNIST",
+    "Files",
+    "FreyFaces",
+    "ImageSet",
+    "Patches",
+    "Splits",
+]

@@ -55,6 +55,8 @@ class Splits:
         max_value: the integer that stood for 1 before the images were binarized.
         fingerprints: that of the images of each split by its name, see :meth:`ImageSet.fingerprint`; and as
             ``labels`` that of the training images with their labels, if these are used.
+        factors: known factors of variation by name, ``(N,)`` for the data before they were split; empty if there are
+            none. Those of the test images are ``splits.factors[name][splits.test.rows]``.
 
     Example:
         >>> from pyro_vae.data import Digits
@@ -69,6 +71,7 @@ class Splits:
     protocol: dict[str, str | int | float]
     max_value: int = 255
     fingerprints: dict[str, str] = field(default_factory=dict)
+    factors: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -137,6 +140,11 @@ class Dataset(CheckedArguments, ABC):
     may_download = True  # False if ``root`` was read from a file and not chosen by the user
     by_name = True  # False for a run of an earlier version, which split folders of images by position
 
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """Known factors of variation by name, ``(N,)`` for the data before they are split; empty if there are none."""
+        return {}
+
     @abstractmethod
     def raw(self) -> RawArrays:
         """Read the images and labels."""
@@ -161,7 +169,7 @@ class Dataset(CheckedArguments, ABC):
         test = self._with_context(ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows))
         test = self._binarized(test, "test")
         splits = Splits(train, validation, test, self._protocol(len(kept), len(held_out), len(test)), raw.max_value)
-        return replace(splits, fingerprints=self._fingerprints(splits, raw.files, since))
+        return replace(splits, fingerprints=self._fingerprints(splits, raw.files, since), factors=self.factors)
 
     def _fingerprints(self, splits: Splits, files: Iterable[Path], since: int) -> dict[str, str]:
         options = {key: value for key, value in vars(self).items() if key not in WITHOUT_EFFECT}

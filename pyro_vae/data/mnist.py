@@ -1,4 +1,4 @@
-"""MNIST, read by torchvision."""
+"""MNIST and Fashion-MNIST, read by torchvision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,32 @@ _FILES = (
 _FASHION = {"train": "80e7100602306a15", "test": "72e555a8b3b4c6ac"}  # of the first 1000 images
 
 
-class MNIST(Dataset):
+class _IdxImages(Dataset):
+    """Base class of MNIST and Fashion-MNIST: images and labels in four idx files."""
+
+    def raw(self) -> RawArrays:
+        from torchvision.datasets import mnist as torchvision  # whose MNIST would prefer processed files to raw ones
+
+        name, root = self._name, Path(os.path.expanduser(self.root or "data"))
+        files = [root / name / "raw" / file for file in _FILES]
+        if not all(file.exists() for file in files):
+            _download(getattr(torchvision, name), root, self.may_download)
+        for file in files:
+            _check_idx(file, name)
+        for image_file, label_file in (files[:2], files[2:]):
+            counts = _count(image_file), _count(label_file)
+            rule = f"{image_file} and {label_file.name} must have as many images as labels"
+            require(counts[0] == counts[1], name, rule, f"{counts[0]} and {counts[1]}", "Copy both again")
+        images = [torchvision.read_image_file(str(file)).unsqueeze(1) for file in files[::2]]
+        labels = [torchvision.read_label_file(str(file)) for file in files[1::2]]
+        for (split, fashion), first in zip(_FASHION.items(), images, strict=True):
+            right = (fingerprint_of({"images": first[:1000]}) == fashion) == (name == "FashionMNIST")
+            got = f"other {split} images in {files[0].parent}"
+            require(right, name, f"the files must be those of {name}", got, "Use the data set that they belong to")
+        return RawArrays(images[0], labels[0], images[1], labels[1], 255, files=files)
+
+
+class MNIST(_IdxImages):
     """The 60000 + 10000 hand-written 28 x 28 digits, in torchvision's layout.
 
     Args:
@@ -71,50 +96,73 @@ class MNIST(Dataset):
         options: dict[str, Any] = {"labels": labels, "label_seed": label_seed, "context": context}
         super().__init__(root, binarize=binarize, validation=validation, seed=seed, **options)
 
-    def raw(self) -> RawArrays:
-        from torchvision.datasets import mnist as torchvision  # whose MNIST would prefer processed files to raw ones
 
-        folder = Path(os.path.expanduser(self.root or "data"))
-        files = [folder / "MNIST" / "raw" / name for name in _FILES]
-        if not all(file.exists() for file in files):
-            _download(torchvision.MNIST, folder, self.may_download)
-        for file in files:
-            _check_idx(file)
-        for image_file, label_file in (files[:2], files[2:]):
-            counts = _count(image_file), _count(label_file)
-            rule = f"{image_file} and {label_file.name} must have as many images as labels"
-            require(counts[0] == counts[1], "MNIST", rule, f"{counts[0]} and {counts[1]}", "Copy both again")
-        images = [torchvision.read_image_file(str(file)).unsqueeze(1) for file in files[::2]]
-        labels = [torchvision.read_label_file(str(file)) for file in files[1::2]]
-        raw = RawArrays(images[0], labels[0], images[1], labels[1], 255, files=files)
-        for split, first in (("train", raw.train[:1000]), ("test", raw.test[:1000])):
-            other = fingerprint_of({"images": first}) == _FASHION[split]
-            got = f"the {split} images of Fashion-MNIST in {files[0].parent}"
-            advice = "Read them by Files from an npz file"
-            require(not other, "MNIST", "the files must be those of MNIST", got, advice)
-        return raw
+class FashionMNIST(_IdxImages):
+    """The 60000 + 10000 grey 28 x 28 images of clothing in 10 classes, in torchvision's layout.
+
+    Args:
+        root: folder that contains ``FashionMNIST/raw``; ``None`` is ``"data"``. If one of the four idx files is
+            missing, they are downloaded there; otherwise nothing is written.
+        binarize: ``"none"``, grey levels in [0, 1]; ``"dynamic"``, at random for every batch; ``"fixed"``, at random
+            once; ``"threshold"``, at one half.
+        validation: number of the 60000 training images held out.
+        seed: seed of the validation split and of fixed binarization.
+        labels, label_seed: see :class:`Dataset`.
+
+    Shape:
+        ``data_shape`` is ``(1, 28, 28)``, ``max_value`` is 255.
+
+    Raises:
+        FileNotFoundError: by ``load``, if a file is missing and cannot be downloaded.
+        OSError: by ``load``, if a file is unreadable or not a regular file.
+        ValueError: by ``load``, if a file is truncated, not an idx file, or of other images.
+
+    References:
+        "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms" (Xiao, Rasul and Vollgraf,
+        2017), https://arxiv.org/abs/1708.07747.
+
+    Example:
+        >>> FashionMNIST(seed=1)
+        FashionMNIST(root='data', binarize='none', validation=10000, seed=1)
+    """
+
+    def __init__(
+        self,
+        root: str | PathLike[str] | None = None,
+        *,
+        binarize: Binarization = "none",
+        validation: int = 10000,
+        seed: int = 0,
+        labels: int | None = None,
+        label_seed: int = 0,
+    ) -> None:
+        root = "data" if root is None else root
+        super().__init__(
+            root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
+        )
 
 
-def _download(torchvision_mnist: type, folder: Path, allowed: bool) -> None:
+def _download(torchvision_class: type, folder: Path, allowed: bool) -> None:
+    name = torchvision_class.__name__
     if not allowed:
         raise FileNotFoundError(
-            f"MNIST: the files {', '.join(_FILES)} must lie in {folder / 'MNIST' / 'raw'}, got root={str(folder)!r} "
+            f"{name}: the files {', '.join(_FILES)} must lie in {folder / name / 'raw'}, got root={str(folder)!r} "
             "from a run folder or a configuration, to which nothing is downloaded. Specify the folder of the data with "
             "--root (train: --data.root), or add --data.download true to train."
         )
     quiet = io.StringIO()  # suppresses torchvision's progress bars and prints
     try:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-            torchvision_mnist(str(folder), download=True)
+            torchvision_class(str(folder), download=True)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f"MNIST: the files {', '.join(_FILES)} must lie in {folder / 'MNIST' / 'raw'} or be downloadable, got "
+            f"{name}: the files {', '.join(_FILES)} must lie in {folder / name / 'raw'} or be downloadable, got "
             f"root={str(folder)!r} and a failed download ({_one_line(error)}). Put the four files there, or pass as "
-            "root the folder that contains MNIST/raw."
+            f"root the folder that contains {name}/raw."
         ) from error
 
 
-def _check_idx(file: Path) -> None:
+def _check_idx(file: Path, owner: str) -> None:
     """The idx format: magic 0x0801 (labels) or 0x0803 (images), one 4-byte size per dimension, then bytes."""
     dims = 3 if "idx3" in file.name else 1
     with open_regular(file) as stream:
@@ -124,7 +172,7 @@ def _check_idx(file: Path) -> None:
     whole = fields[0] == 0x0800 + dims and file.stat().st_size == size
     rule = f"{file} must be a whole idx file with {dims} dimension(s)"
     value = f"one that is truncated or damaged ({file.stat().st_size} bytes)"
-    require(whole, "MNIST", rule, value, "Delete it and load again to download it, or copy it again")
+    require(whole, owner, rule, value, "Delete it and load again to download it, or copy it again")
 
 
 def _count(file: Path) -> int:

@@ -23,12 +23,14 @@ from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood, harmonic_log_lik
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.inflation import InflatedProposal
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
+from pyro_vae.evaluation.latent_factors import Disentanglement, code_disentanglement, disentanglement
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
 from pyro_vae.evaluation.proposals import prior_proposal
 from pyro_vae.evaluation.result import Quantity, Result
+from pyro_vae.evaluation.sample_metrics import SampleQuality, sample_quality
 from pyro_vae.evaluation.weights import ImportanceWeights, LogWeights, log_weights
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "ClassPosterior",
     "Classification",
     "ConfidenceInterval",
+    "Disentanglement",
     "FinishedBatches",
     "GradientSNR",
     "HarmonicLogLikelihood",
@@ -53,12 +56,15 @@ __all__ = [
     "Quantity",
     "Reliability",
     "Result",
+    "SampleQuality",
     "Sandwich",
     "accurate_log_likelihood",
     "annealed_log_likelihood",
     "class_posterior",
     "classification",
+    "code_disentanglement",
     "default_statistics",
+    "disentanglement",
     "gap_table",
     "gradient_snr",
     "harmonic_log_likelihood",
@@ -72,6 +78,7 @@ __all__ = [
     "posterior_samples",
     "prior_proposal",
     "reliability",
+    "sample_quality",
     "sandwich",
     "simulation_based_calibration",
 ]

@@ -24,11 +24,13 @@ from pyro_vae.evaluation import (
     annealed_log_likelihood,
     class_posterior,
     classification,
+    disentanglement,
     harmonic_log_likelihood,
     inference_gaps,
     latent_diagnostics,
     log_likelihood,
     posterior_predictive_check,
+    sample_quality,
     sandwich,
     simulation_based_calibration,
 )
@@ -172,6 +174,15 @@ def _class_posterior(trained: TrainedModel, options: Options) -> list[Result]:
     return [posterior, classification(posterior.probabilities(), labels=labels, protocol=protocol)]
 
 
+def _disentanglement(trained: TrainedModel, options: Options) -> list[Result]:
+    factors = trained.factors(options["split"], options["num_data"])
+    return _call(partial(disentanglement, factors=factors), trained, options)
+
+
+def _sample_quality(trained: TrainedModel, options: Options) -> list[Result]:
+    return _call(partial(sample_quality, train=trained.images("train")), trained, options)
+
+
 def _is_vae(vae: Any) -> bool:
     return isinstance(vae, VAE)
 
@@ -231,6 +242,8 @@ _SPECIAL = (
         stem="{num_samples}",
         applies=_is_vae,
     ),
+    method_of(disentanglement, stem="{num_bootstrap}", run=_disentanglement, applies=_is_vae),
+    method_of(sample_quality, stem="{num_repeats}", run=_sample_quality, num_data=2000, applies=_is_vae),
     method_of(classification, stem="classifier", run=_classification, applies=_has_classes),
     method_of(
         class_posterior,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from pyro_vae._core.checks import refusal, require
 from pyro_vae.data import ImageSet, Splits
 from pyro_vae.evaluation import LogLikelihood, log_likelihood
@@ -99,6 +101,17 @@ class TrainedModel:
             raise refusal("evaluate", "the split must hold data", f"split={split!r} of size 0", "Use another split")
         images = images.unpaired() if images.paired and not isinstance(self.vae, ConditionalVAE) else images
         return images if num_data is None else images.subset(slice(num_data))
+
+    def factors(self, split: str = "test", num_data: int | None = None) -> dict[str, Tensor]:
+        """The known factors of :meth:`images`, ``(N,)`` by name.
+
+        Raises:
+            ValueError: the data set has none, or the split is empty.
+        """
+        rows, names = self.images(split, num_data).rows, self.splits.factors
+        dataset, advice = self.protocol.get("dataset"), "Use Faces, or evaluation.disentanglement in Python"
+        require(bool(names) and rows is not None, "factors", "the data must have known factors", dataset, advice)
+        return {name: values[rows.cpu()] for name, values in names.items()}  # type: ignore[union-attr]
 
     def protocol_of(self, split: str) -> dict[str, Any]:
         """The protocol entries of a result on the split; ``data_sha256`` is the fingerprint of all of its images."""

@@ -4,9 +4,11 @@ from pyro_vae.objectives.base import Objective, Terms
 from pyro_vae.objectives.beta_tc import BetaTC
 from pyro_vae.objectives.elbo import ELBO, BetaELBO, BetaMeanFieldELBO, MeanFieldELBO
 from pyro_vae.objectives.enumerated import EnumeratedELBO
+from pyro_vae.objectives.factor_vae import FactorVAE
 from pyro_vae.objectives.free_bits import FreeBits
 from pyro_vae.objectives.importance_weighted import IWAE, MIWAE
 from pyro_vae.objectives.info_vae import InfoVAE
+from pyro_vae.objectives.ratio import RatioNetwork, RatioTraining, fit_ratio
 from pyro_vae.objectives.renyi import Renyi
 from pyro_vae.objectives.reparameterized import DoublyReparameterized, StickingTheLanding
 from pyro_vae.objectives.schedules import ConstantSchedule, CyclicalSchedule, LinearWarmUp, Schedule
@@ -26,11 +28,14 @@ __all__ = [
     "CyclicalSchedule",
     "DoublyReparameterized",
     "EnumeratedELBO",
+    "FactorVAE",
     "FreeBits",
     "InfoVAE",
     "LinearWarmUp",
     "MeanFieldELBO",
     "Objective",
+    "RatioNetwork",
+    "RatioTraining",
     "Renyi",
     "ReweightedWakeSleep",
     "Schedule",
@@ -39,4 +44,5 @@ __all__ = [
     "Terms",
     "TraceEnumELBO",
     "WakeSleep",
+    "fit_ratio",
 ]

@@ -77,6 +77,18 @@ class Objective(PyroELBO, CheckedArguments):
         if self._beta_tensor is not None:
             self._beta_tensor.fill_(self.beta)
 
+    def reset(self) -> None:
+        """Forget what :meth:`update` has learned; a training calls this at its start."""
+        return  # nothing is learned
+
+    def trained(self, model: Program, guide: Program, *args: Any) -> list[Tensor]:
+        """Tensors that :meth:`update` changes; they are saved and restored with the training."""
+        return []
+
+    def update(self) -> Tensor | float:
+        """Train what belongs to the objective itself, after the gradient of a loss; return the loss of this step."""
+        return 0.0
+
     def state(self, like: Tensor) -> list[Tensor]:
         """Tensors that a traced step reads at each replay: a scheduled beta, or none.
 

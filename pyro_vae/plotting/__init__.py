@@ -29,6 +29,7 @@ from pyro_vae.plotting.latents import active_units, latent_scatter
 from pyro_vae.plotting.panels import PALETTE, WIDTH
 from pyro_vae.plotting.paths import interpolation_grid, j_diagram, mine_grid, traversal_strip
 from pyro_vae.plotting.posteriors import posterior_ellipses, posterior_midpoint
+from pyro_vae.plotting.qualities import factor_information, quality_panels
 from pyro_vae.plotting.registry import result_figure
 from pyro_vae.plotting.save import save_figures
 from pyro_vae.plotting.training import training_curves
@@ -50,6 +51,7 @@ __all__ = [
     "completions",
     "confusion_matrix",
     "elbo_decomposition",
+    "factor_information",
     "gap_bars",
     "guide_comparison",
     "harmonic_reliability",
@@ -64,6 +66,7 @@ __all__ = [
     "posterior_ellipses",
     "posterior_midpoint",
     "predictive_checks",
+    "quality_panels",
     "rank_histograms",
     "reconstructions",
     "reliability_diagram",

@@ -50,7 +50,7 @@ class LossFunction:
         model: Pyro model.
         guide: Pyro guide.
         parameters: tensors that the gradient is taken with respect to.
-        buffers: other tensors that the programs read or write, such as running statistics.
+        buffers: other tensors that the programs or the objective read or write, such as running statistics.
         precision: precision of the networks.
         axes: the dimension of the data in each argument; None for the first dimension of the first tensor.
         owners: modules of the programs, whose plain attributes a recording depends on.
@@ -94,7 +94,8 @@ class LossFunction:
         stored: list[Tensor | None] = [None if g is None else as_stored(p, g) for p, g in pairs]
         norm = get_total_norm([g for g in stored if g is not None])
         terms = self.objective.terms if isinstance(self.objective, Objective) else None
-        finite = torch.isfinite(loss.detach() + norm)
+        own = self.objective.update() if isinstance(self.objective, Objective) else 0.0
+        finite = torch.isfinite(loss.detach() + norm + own)
         if isinstance(support, SupportFlag):
             finite = support.all(finite)
         return Gradients(loss.detach(), terms, stored, norm, finite)

@@ -21,6 +21,7 @@ from pyro_vae._core.owners import Owners
 from pyro_vae._core.support import SupportCheck
 from pyro_vae._core.types import Program
 from pyro_vae._core.watch import leaves
+from pyro_vae.objectives import Objective
 from pyro_vae.training.compatibility import check_pair, examine
 
 OptimizerFactory = Callable[[Any], Optimizer]
@@ -47,9 +48,12 @@ class ParameterSet:
         modules: modules whose tensors are saved, by name.
         tensors: the trained parameters, by name.
         stored: those among them that no module holds, by name.
+        objective_state: tensors that the objective trains itself.
     """
 
     def __init__(self, objective: ELBO, model: Program, guide: Program, args: tuple[Any, ...]) -> None:
+        if isinstance(objective, Objective):
+            objective.reset()
         self.owners = Owners(model=model, guide=guide)
         self.pair = examine(objective, model, guide, args, self.owners)
         check_pair(objective, self.pair)
@@ -66,6 +70,7 @@ class ParameterSet:
         self.stored |= self._add(self._variables(others))
         advice = "Set requires_grad, or pass nn.Modules"
         require(bool(self.tensors), "fit", "model or guide must have parameters to train", "no parameters", advice)
+        self.objective_state = objective.trained(model, guide, *args) if isinstance(objective, Objective) else []
         self._idle: set[str] = set()
 
     def _captured(
@@ -139,7 +144,8 @@ class ParameterSet:
 
     def buffers(self) -> list[Tensor]:
         """Tensors other than parameters that a step may change, such as running statistics."""
-        return list({id(b): b for module in self.modules.values() for b in module.buffers()}.values())
+        buffers = [b for module in self.modules.values() for b in module.buffers()]
+        return list({id(b): b for b in (*buffers, *self.objective_state)}.values())
 
     def _add(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         known = {id(p) for p in self.tensors.values()}

@@ -96,7 +96,7 @@ def check_state(saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
     _match(saved["weights"], {}, "weights")
     for name, tensor in saved["weights"].items():
         _match(tensor, fresh["weights"].get(name, tensor if isinstance(tensor, Tensor) else torch.empty(0)), name)
-    for name in ("progress", "has_terms", "average"):
+    for name in ("progress", "has_terms", "average", "objective"):
         if fresh[name] is not None:
             _match(saved.get(name), fresh[name], name)
     for name, value in saved["progress"].items():

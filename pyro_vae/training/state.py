@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae._core.contexts import rng_state, set_rng_state
 from pyro_vae.training.average import WeightAverage
-from pyro_vae.training.engines.base import StepResult
+from pyro_vae.training.engines.base import StepResult, restore
 from pyro_vae.training.parameters import ParameterSet
 
 _POSITION = ("epoch", "step", "position")
@@ -84,6 +84,7 @@ class TrainingState:
         """The state and that of torch's generators, as plain values and tensors."""
         return {
             "weights": self.parameters.weights(),
+            "objective": self.parameters.objective_state or None,
             "optimizer": self.optimizer.state_dict(),
             "lr_schedule": self.scheduler.state_dict() if self.scheduler else None,
             "rng": rng_state(),
@@ -108,6 +109,7 @@ class TrainingState:
             ValueError: the weights are those of another model.
         """
         self.parameters.load(saved["weights"])
+        restore(self.parameters.objective_state, saved.get("objective") or [])
         if num_schedule_steps is None:
             self.optimizer.load_state_dict(saved["optimizer"])
             if self.scheduler:

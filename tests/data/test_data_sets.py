@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyro_vae.data
-from pyro_vae.data import MNIST, Dataset, Digits, Files, FreyFaces, Splits
+from pyro_vae.data import MNIST, Dataset, Digits, Faces, FashionMNIST, Files, FreyFaces, Patches, Splits
 from pyro_vae.data.base import RawArrays
 from pyro_vae.data.binarization import PROTOCOLS
 
@@ -26,20 +26,27 @@ def numbers(images):
     return images.images[:, 0, 0, 0].tolist()
 
 
-@pytest.fixture(params=[Digits, Files, FreyFaces, MNIST], ids=lambda c: c.__name__)
+CLASSES = (Digits, Faces, FashionMNIST, Files, FreyFaces, MNIST, Patches)
+
+
+@pytest.fixture(params=CLASSES, ids=lambda c: c.__name__)
 def data_set(request, tmp_path):
     """``data_set(**options)`` for every class of the package, on its real data where there are any."""
     cls = request.param
     if cls is Files:
         np.savez(tmp_path / "mine.npz", images=np.random.RandomState(0).randint(0, 256, (60, 4, 5)))
         return lambda **options: Files(tmp_path / "mine.npz", **options)
+    if cls in (Faces, Patches):
+        return lambda **options: cls(count=60, **options)
     root = None if cls is Digits else str(request.getfixturevalue("shared_data"))
     return lambda **options: cls(root, **options)
 
 
 SIZES = {"Digits": (1350, 150, 297), "Files": (42, 8, 10), "FreyFaces": (1565, 200, 200)}
-SIZES["MNIST"] = (50000, 10000, 10000)
+SIZES["MNIST"] = SIZES["FashionMNIST"] = (50000, 10000, 10000)
+SIZES["Faces"] = SIZES["Patches"] = (42, 8, 10)
 DATA_SHAPES = {"Digits": (1, 8, 8), "Files": (1, 4, 5), "FreyFaces": (1, 28, 20), "MNIST": (1, 28, 28)}
+DATA_SHAPES |= {"Faces": (1, 32, 32), "FashionMNIST": (1, 28, 28), "Patches": (3, 32, 32)}
 
 
 def test_splits_shapes_and_protocol(data_set, untouched):
@@ -68,7 +75,7 @@ def test_test_images_are_the_same_for_every_seed(data_set):
 
 
 def test_one_constructor():
-    for cls in (Dataset, Digits, Files, FreyFaces, MNIST):
+    for cls in (Dataset, *CLASSES):
         parameters = inspect.signature(cls).parameters
         assert list(parameters)[:4] == ["root", "binarize", "validation", "seed"]
         assert all(p.kind is p.KEYWORD_ONLY for p in list(parameters.values())[1:])
@@ -81,7 +88,7 @@ def test_one_constructor():
 def test_only_raw_is_abstract_and_no_concrete_method_is_overridden():
     assert Dataset.__abstractmethods__ == {"raw"}
     concrete = {n for n, v in vars(Dataset).items() if inspect.isfunction(v)} - {"raw", "__init__"}
-    for cls in (Digits, Files, FreyFaces, MNIST):
+    for cls in CLASSES:
         assert concrete & set(vars(cls)) == set()
 
 
@@ -153,9 +160,8 @@ def test_raises_on_a_wrong_constructor(raises):
 
 
 def test_public_names():
-    expected = ["Dataset", "Digits", "Files", "FreyFaces", "ImageSet", "MNIST", "Splits"]
-    assert sorted(pyro_vae.data.__all__) == expected
-    assert all(hasattr(pyro_vae.data, name) for name in expected)
+    assert set(pyro_vae.data.__all__) == {cls.__name__ for cls in CLASSES} | {"Dataset", "ImageSet", "Splits"}
+    assert all(hasattr(pyro_vae.data, name) for name in pyro_vae.data.__all__)
 
 
 def test_import_is_light_and_changes_no_global_state():

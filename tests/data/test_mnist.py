@@ -1,4 +1,4 @@
-"""MNIST: the real copy, and damaged or missing files."""
+"""MNIST and Fashion-MNIST: the real copies, and damaged, missing or exchanged files."""
 
 import struct
 from urllib.error import URLError
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-from pyro_vae.data import MNIST
+from pyro_vae.data import MNIST, FashionMNIST
 
 
 @pytest.fixture
@@ -142,3 +142,19 @@ def test_labels_of_another_length(small, raises):
     path.write_bytes(struct.pack(">II", 2049, 4) + bytes(4))
     with raises(ValueError, "MNIST", "t10k-images-idx3-ubyte", "must have as many images as labels", "5 and 4"):
         MNIST(small, validation=0).load()
+
+
+def test_real_copy_of_fashion(shared_data, no_network):
+    splits = FashionMNIST(shared_data).load()
+    assert no_network == []
+    assert splits.train.max_value == splits.test.max_value == 255
+    assert abs(float(splits.train.mean().mean()) - 0.2860) < 1e-3
+    assert torch.bincount(splits.test.labels).tolist() == [1000] * 10
+    assert splits.test.labels[:5].tolist() == [9, 2, 1, 1, 6]
+
+
+@pytest.mark.parametrize(("cls", "other"), [(MNIST, "FashionMNIST"), (FashionMNIST, "MNIST")])
+def test_exchanged_files(cls, other, shared_data, tmp_path, raises):
+    (tmp_path / cls.__name__).symlink_to(shared_data / other)
+    with raises(ValueError, cls.__name__, f"the files must be those of {cls.__name__}", "other train images"):
+        cls(tmp_path).load()

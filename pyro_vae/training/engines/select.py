@@ -21,6 +21,7 @@ from pyro_vae._core.shared_random import find_rows
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batch
 from pyro_vae.evaluation import ImportanceWeights
+from pyro_vae.objectives import Objective
 from pyro_vae.training.average import WeightAverage
 from pyro_vae.training.compatibility import data_axes, examine
 from pyro_vae.training.engines.base import Engine, restore
@@ -105,6 +106,7 @@ def build_engine(
         pair = examine(objective, model, guide, args, Owners(model=model, guide=guide))
         owners, axes = pair.owners, data_axes(pair)
     others = [t for t in owners.tensors() if all(t is not p for p in parameters)]  # frozen ones, and buffers
+    others += objective.trained(model, guide, *args) if isinstance(objective, Objective) else []
     loss = LossFunction(objective, model, guide, parameters, others, precision, axes, owners, watch)
     chosen = resolve_engine(name, parameters[0].device, planned_steps, ranks)
     batch = Batch(args, axes=axes)
