@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from pyro_vae._core.checks import CheckedArguments, check_count, require
 from pyro_vae.data.binarization import Binarization, Split, binarize
 from pyro_vae.data.fingerprints import kept_fingerprints
 from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.kinds import column_words
 from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.splitting import hold_out, hold_out_by_name
 
@@ -25,7 +27,8 @@ class RawArrays(NamedTuple):
     """A data set before splitting: images ``(N, *data_shape)``, labels ``(N,)`` int64 or ``None``.
 
     Training images with names are split by these, see :func:`pyro_vae.data.splitting.hold_out_by_name`. Fingerprints of
-    large data are kept by the time stamps of the files that were read.
+    large data are kept by the time stamps of the files that were read. Further arguments of :class:`ImageSet`, such as
+    the kind of data, are in ``described``.
     """
 
     train: Tensor
@@ -36,6 +39,7 @@ class RawArrays(NamedTuple):
     rows: tuple[Tensor, Tensor] | None = None  # positions of both splits in the data before they were split
     train_names: list[str] | None = None
     files: Sequence[Path] = ()
+    described: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +130,7 @@ class Dataset(CheckedArguments, ABC):
         self.label_seed = label_seed
 
     may_download = True  # False if ``root`` was read from a file and not chosen by the user
+    detects = True  # False for a run of an earlier version, which took integers as grey levels and floats as they are
     by_name = True  # False for a run of an earlier version, which split folders of images by position
 
     @abstractmethod
@@ -145,16 +150,27 @@ class Dataset(CheckedArguments, ABC):
         """
         since, raw = time.time_ns(), self.raw()
         train_rows, test_rows = raw.rows or (None, None)
-        images = ImageSet(raw.train, raw.train_labels, raw.max_value, rows=train_rows)
+        images = ImageSet(raw.train, raw.train_labels, raw.max_value, rows=train_rows, **raw.described)
         kept, held_out = self._hold_out(len(images), raw.train_names)
         train = self._labelled(self._binarized(images.subset(kept), "train"))
         validation = self._binarized(images.subset(held_out), "validation") if len(held_out) else None
-        test = self._binarized(ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows), "test")
-        splits = Splits(train, validation, test, self._protocol(len(kept), len(held_out), len(test)), raw.max_value)
+        held = ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows, **raw.described)
+        test = self._binarized(held, "test")
+        protocol = {**self._protocol(len(kept), len(held_out), len(test)), **self.entries(train)}
+        splits = Splits(train, validation, test, protocol, raw.max_value)
         return replace(splits, fingerprints=self._fingerprints(splits, raw.files, since))
 
+    def entries(self, train: ImageSet) -> dict[str, str]:
+        """Further protocol entries, given the training images: their kind, if it is known."""
+        kind = column_words(train.columns) if train.kind == "mixed" else train.kind
+        return {} if kind is None else {"kind": kind, "standardize": "yes" if self.standardizes(train) else "no"}
+
+    def standardizes(self, train: ImageSet) -> bool:
+        """Whether encoder and likelihood work in standardized units of the training images."""
+        return False
+
     def _fingerprints(self, splits: Splits, files: Sequence[Path], since: int) -> dict[str, str]:
-        options = {key: value for key, value in vars(self).items() if key not in ("root", "may_download")}
+        options = {key: value for key, value in vars(self).items() if key not in ("root", "may_download", "detects")}
         own = type(self).__module__.startswith("pyro_vae.")  # the code of another class may change
         name = f"{type(self)} {options}"
         return kept_fingerprints(files if own else (), name, lambda: fingerprints_of(splits), since=since)

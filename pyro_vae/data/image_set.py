@@ -10,23 +10,30 @@ from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.fingerprint import fingerprint_of
+from pyro_vae.data.kinds import Column, Kind, column_words, kind_words, shortened
 from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
+_INTEGERS = (torch.uint8, torch.int32, torch.int64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     r"""Images as integers :math:`u` that stand for :math:`x = u / u_{\max} \in [0, 1]`.
 
     Args:
-        images: uint8 pixels, or a floating tensor for continuous data (then ``max_value`` is not used).
+        images: uint8 pixels; or a floating tensor for continuous data, or another integer dtype for counts, whose
+            values are not scaled (then ``max_value`` is not used).
         labels: int64 class labels, -1 for an unlabelled image, or ``None``.
         max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
         dynamic: whether :meth:`batch` samples binary pixels at every call, with :math:`P(x = 1) = u / u_{\max}`.
         paired: whether programs are called with images and labels, ``(x, y)``, instead of images alone.
         rows: positions of the images in the data before they were split, by which errors name them; ``None`` for those
             in this set.
+        kind: the kind of data, if it was detected or chosen, see :func:`pyro_vae.data.load`.
+        columns: names, kinds and levels of the columns of a table.
+        classes: the names of the classes 0, 1, ..., if they have names.
+        missing: whether entries may be missing, which are NaN.
 
     Shape:
         ``images`` is ``(N, *data_shape)``, ``labels`` and ``rows`` are ``(N,)``; ``data_shape`` is ``(C, H, W)`` for
@@ -51,6 +58,10 @@ class ImageSet:
     dynamic: bool = False
     paired: bool = False
     rows: Tensor | None = None
+    kind: Kind | None = None
+    columns: tuple[Column, ...] = ()
+    classes: tuple[str, ...] = ()
+    missing: bool = False
 
     def __post_init__(self) -> None:
         check_arguments(ImageSet.__init__, vars(self), "ImageSet")
@@ -60,6 +71,19 @@ class ImageSet:
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {self.describe()}"
+
+    def describe(self) -> str:
+        """Number, shape and kind of the data, columns, classes and missing entries in words."""
+        what = f"{len(self)} data {self.data_shape}"
+        parts = [what if self.kind is None else f"{what}: {kind_words(self.kind, self.max_value)}"]
+        parts += [f"({column_words(self.columns)})"] if self.kind == "mixed" else []
+        parts += [f"in {len(self.classes)} classes ({shortened(self.classes)})"] if self.classes else []
+        missing = int(self.images.isnan().sum()) if self.missing else 0
+        share = missing / self.images.numel()
+        return " ".join(parts) + (f", {missing} entries missing ({share:.1%})" if missing else "")
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -156,12 +180,18 @@ class ImageSet:
 
     @property
     def _scale(self) -> int:
-        return 1 if self.images.is_floating_point() else self.max_value
+        return self.max_value if self.images.dtype == torch.uint8 else 1
 
     def _check_images(self) -> None:
         dtype, shape = self.images.dtype, f"shape={tuple(self.images.shape)}"
-        right, advice = dtype == torch.uint8 or dtype.is_floating_point, "Convert with images.to(torch.uint8)"
-        require(right, "ImageSet", "images must be uint8 or floating", f"dtype={dtype}", advice)
+        right, advice = dtype in _INTEGERS or dtype.is_floating_point, "Convert with images.to(torch.uint8)"
+        require(
+            right,
+            "ImageSet",
+            "images must be uint8, or floating, or counts of int32 or int64",
+            f"dtype={dtype}",
+            advice,
+        )
         require(self.images.dim() >= 2, "ImageSet", "images must be (N, *data_shape)", shape)
         advice = "Check the file, the index or the split sizes it comes from"
         some = self.images.numel() > 0
@@ -170,7 +200,7 @@ class ImageSet:
     def _check_range(self) -> None:
         value, advice = f"max_value={self.max_value}", "Pass the largest pixel"
         require(1 <= self.max_value <= 255, "ImageSet", "max_value must lie in 1..255", value, advice)
-        if self.images.is_floating_point() and not self.dynamic:
+        if self.images.dtype != torch.uint8 and not self.dynamic:
             return
         low, high = (bound.item() for bound in torch.aminmax(self.images))
         rule, value = f"pixels must lie in [0, {self._scale}]", f"pixels from {low:.6g} to {high:.6g}"

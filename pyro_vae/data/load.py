@@ -1,0 +1,101 @@
+"""The function ``load``, which takes data of any type."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._core.checks import require
+from pyro_vae.data.arrays import as_labels, check_array
+from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.kinds import Kind, converted, kind_of
+from pyro_vae.data.sources import Options, Source, read
+from pyro_vae.data.tables import common_kind
+
+
+def load(
+    data: Any,
+    *,
+    kind: Kind | None = None,
+    kinds: Mapping[str, str] | Sequence[str] | None = None,
+    label: str | None = None,
+    drop: Sequence[str] = (),
+    size: int | None = None,
+    max_value: int | None = None,
+) -> ImageSet:
+    """Load data of any type as a set for training and evaluation, of a kind that is detected.
+
+    Args:
+        data: one of these, ``(N, D)``, ``(N, H, W)`` or ``(N, C, H, W)``:
+
+            - a numpy array, a tensor, nested lists, a scipy sparse matrix, the ``X`` of an AnnData;
+            - a pandas data frame: its columns and categories are kept;
+            - a file: ``.npy``; ``.npz`` with the key ``images`` (or ``x``, ``X``, ``data``, or any single array) and
+              optional ``labels`` (or ``y``, ``target``), or a sparse matrix; ``.csv``; ``.parquet``;
+            - a folder of images, in sub-folders by class if there are any, see :class:`~pyro_vae.data.Files`;
+            - a torch ``Dataset`` or ``DataLoader`` of data or of ``(x, y)``, whose classes y are kept as labels; all of
+              it is read.
+        kind: the kind of data: binary, grey, colour, fractions, real, counts or mixed. None detects it from the values,
+            see :func:`~pyro_vae.data.kinds.kind_of`; of a table from its columns.
+        kinds: kinds of columns of a table by name (or of all in order), in place of the detected ones: real, count,
+            binary, ordinal or category.
+        label: the column of a table that holds the classes.
+        drop: columns of a table to leave out.
+        size: crop the images of a folder at the centre to squares, and resize them to this number of pixels.
+        max_value: the integer that stands for 1 in grey levels and colours; None for 255, or for the largest value if
+            that is below 128.
+
+    Returns:
+        The set: grey levels and colours as fractions k / max_value, all other data in their own units; NaN for missing
+        entries. It can be passed to :func:`pyro_vae.fit` and to the evaluations; :func:`pyro_vae.vae_for` builds a
+        model of it. Its ``kind``, ``columns``, ``classes``, ``labels`` and ``missing`` describe it.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the data cannot be used.
+
+    Example:
+        >>> import numpy as np
+        >>> load(np.array([[0, 3], [7, 1]]))
+        ImageSet of 2 data (2,): counts
+    """
+    if isinstance(data, ImageSet):
+        return data
+    source = read(data, Options(kinds, label, drop, size), owner="load")
+    for note in source.notes:
+        warnings.warn(f"load: {note}.", stacklevel=2)
+    rule, advice = "a file with training and test data must be read as splits", "Use Files(path).load()"
+    require(source.num_train is None, "load", rule, f"{data}", advice)
+    return as_set(source, kind=kind, max_value=max_value, owner="load")
+
+
+def as_set(source: Source, *, kind: Kind | None, max_value: int | None, owner: str) -> ImageSet:
+    """Convert data that were read to a set; a kind of None is detected.
+
+    Raises:
+        ValueError: the data are not of the kind, infinite, or of a shape that no model takes.
+    """
+    array = source.array[:, None] if source.array.ndim == 3 else source.array
+    check_array(array, owner=owner, name=source.name)
+    chosen: Kind = kind or (common_kind(array, source.columns) if source.columns else kind_of(array))
+    rule, advice = "mixed columns must come from a table", "Pass a data frame or a csv file"
+    require(chosen != "mixed" or bool(source.columns), owner, rule, "an array", advice)
+    values, top = converted(array, chosen, owner=owner, name=source.name, max_value=max_value)
+    missing = values.is_floating_point() and bool(values.isnan().any())
+    labels, classes = _labels(source, owner)
+    return ImageSet(values, labels, top, kind=chosen, columns=source.columns, classes=classes, missing=missing)
+
+
+def _labels(source: Source, owner: str) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Labels as int64, and the names of the classes; texts are sorted."""
+    labels = source.labels
+    if labels is None or labels.dtype.kind != "U":
+        as_numbers = None if labels is None else as_labels(labels, len(source.array), owner=owner, name="labels")
+        return as_numbers, source.classes
+    names, codes = np.unique(labels, return_inverse=True)
+    return torch.from_numpy(codes.astype(np.int64)), tuple(names.tolist())
