@@ -34,20 +34,55 @@ if TYPE_CHECKING:
         sandwich,
     )
     from pyro_vae.experiments.experiment import load_run
+    from pyro_vae.guides import DiagonalNormalGuide, FullRankNormalGuide, IAFGuide
+    from pyro_vae.likelihoods import (
+        BernoulliLikelihood,
+        CategoricalLikelihood,
+        DiscretizedLogisticLikelihood,
+        MixedLikelihood,
+        MixtureOfLogisticsLikelihood,
+        NegativeBinomialLikelihood,
+        NormalLikelihood,
+        PoissonLikelihood,
+        StudentTLikelihood,
+    )
     from pyro_vae.models import ADGM, SDGM, VAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
-    from pyro_vae.training import fit, refit_guide
+    from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder
+    from pyro_vae.objectives import ELBO, IWAE, BetaELBO
+    from pyro_vae.priors import StandardNormalPrior, VampPrior
+    from pyro_vae.training import fit, refit_guide, vae_for
 
 __all__ = [
     "ADGM",
+    "ELBO",
+    "IWAE",
+    "MLP",
     "MNIST",
     "SDGM",
     "VAE",
+    "BernoulliLikelihood",
+    "BetaELBO",
+    "CategoricalLikelihood",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DiagonalNormalGuide",
     "Digits",
+    "DiscretizedLogisticLikelihood",
     "Files",
     "FreyFaces",
+    "FullRankNormalGuide",
     "HierarchicalVAE",
+    "IAFGuide",
+    "MixedLikelihood",
+    "MixtureOfLogisticsLikelihood",
+    "NegativeBinomialLikelihood",
+    "NormalLikelihood",
+    "PoissonLikelihood",
     "SemiSupervisedVAE",
     "StackedVAE",
+    "StandardNormalPrior",
+    "StudentTLikelihood",
+    "VampPrior",
     "annealed_log_likelihood",
     "compression",
     "data",
@@ -69,6 +104,7 @@ __all__ = [
     "refit_guide",
     "sandwich",
     "training",
+    "vae_for",
 ]
 
 
@@ -80,8 +116,17 @@ _FOLDERS = {
         *("annealed_log_likelihood", "inference_gaps", "latent_diagnostics"),
         *("log_likelihood", "log_weights", "sandwich"),
     ),
+    "guides": ("DiagonalNormalGuide", "FullRankNormalGuide", "IAFGuide"),
+    "likelihoods": (
+        *("BernoulliLikelihood", "CategoricalLikelihood", "DiscretizedLogisticLikelihood", "MixedLikelihood"),
+        *("MixtureOfLogisticsLikelihood", "NegativeBinomialLikelihood", "NormalLikelihood"),
+        *("PoissonLikelihood", "StudentTLikelihood"),
+    ),
     "models": ("ADGM", "SDGM", "VAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
-    "training": ("fit", "refit_guide"),
+    "networks": ("MLP", "ConvDecoder", "ConvEncoder"),
+    "objectives": ("ELBO", "IWAE", "BetaELBO"),
+    "priors": ("StandardNormalPrior", "VampPrior"),
+    "training": ("fit", "refit_guide", "vae_for"),
     "experiments.experiment": ("load_run",),
 }
 _HOME = {name: folder for folder, names in _FOLDERS.items() for name in names}

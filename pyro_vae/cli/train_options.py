@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import read_bytes
 from pyro_vae.cli.console import check_seed
+from pyro_vae.data import Files
 from pyro_vae.experiments.assembly import MODEL_OPTIONS
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import MAX_SIZE, read_config
@@ -21,7 +22,8 @@ from pyro_vae.training import RunFolder
 OBJECTIVES = {"enumerate": "EnumeratedELBO", "score": "ScoreFunction", "relaxed": "ELBO"}
 """The objective that trains M2, by the estimator of its classifier's gradient."""
 _LATENTS = (("likelihood", "NormalLikelihood"), ("likelihood.scale", "network"), ("likelihood.min_scale", 0.001))
-_DECIDING = ("model", "classifier", "m1")  # options that the defaults of others depend on
+_DECIDING = ("model", "classifier", "m1", "data")  # options that the defaults of others depend on
+_FILES = f"{Files.__module__}.Files"
 _OF_M2 = ("classifier", "label_prior", "alpha", "m1")
 _OF_THE_GUIDE = ("guide", "prior_guide", "classifier", "alpha")  # options of the model that refitting may change
 
@@ -49,7 +51,8 @@ def parse_args(argv: Sequence[str], trust: Iterable[str] = (), *, first: Assignm
     for name, value in assignments:
         if name.split(".")[0] in _DECIDING:
             assign(options, name, value)
-    parsed = parse_options([*_model_defaults(options), *assignments])
+    likelihood, of_the_data = ([], []) if first else data_defaults(options, assignments)
+    parsed = parse_options([*likelihood, *_model_defaults(options), *assignments, *of_the_data])
     check_seed(parsed.seed)
     _refuse_idle([name for name, value in given], argv, parsed)
     return parsed
@@ -127,6 +130,21 @@ def _model_defaults(options: dict[str, Any]) -> Assignments:
     estimator = options["classifier"]["init_args"].get("estimator", "enumerate")
     objective = OBJECTIVES.get(estimator, "ELBO")  # an unknown estimator is reported by the parser
     return [("objective", objective), *(_LATENTS if options["m1"] else ())]
+
+
+def data_defaults(options: dict[str, Any], assignments: Assignments) -> tuple[Assignments, Assignments]:
+    """The likelihood for the kind of the user's own data, and the arguments of the data set that were detected."""
+    if not isinstance(options["data"], dict) or options["data"]["class_path"] != _FILES:
+        return [], []
+    dataset = files_of(parse_options([pair for pair in assignments if pair[0].split(".")[0] == "data"]))
+    arguments, (name, values), _ = dataset.defaults()
+    likelihood = [("likelihood", name), *((f"likelihood.{key}", value) for key, value in values.items())]
+    return likelihood, [(f"data.{key}", value) for key, value in arguments.items()]
+
+
+def files_of(options: Namespace) -> Any:
+    """The data set of the options if it is the user's own files, otherwise None."""
+    return instantiate(options)["data"]() if options.data.class_path == _FILES else None
 
 
 def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:

@@ -54,7 +54,8 @@ class Folder:
         if not self.skipped:
             return ""
         names = ", ".join(path.name for path in self.skipped[:_NAMED]) + (", ..." if self.skipped[_NAMED:] else "")
-        return f"{len(self.skipped)} files that are not images were left out: {names}"
+        many = "files that are not images were" if len(self.skipped) > 1 else "file that is not an image was"
+        return f"{len(self.skipped)} {many} left out: {names}"
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.fingerprint import fingerprint_of
-from pyro_vae.data.kinds import Column, Kind, column_words, kind_words, shortened
+from pyro_vae.data.kinds import Column, Kind, column_names, kind_words, shortened
 from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
@@ -79,7 +79,7 @@ class ImageSet:
         """Number, shape and kind of the data, columns, classes and missing entries in words."""
         what = f"{len(self)} data {self.data_shape}"
         parts = [what if self.kind is None else f"{what}: {kind_words(self.kind, self.max_value)}"]
-        parts += [f"({column_words(self.columns)})"] if self.kind == "mixed" else []
+        parts += [f"({column_names(self.columns)})"] if self.kind == "mixed" else []
         parts += [f"in {len(self.classes)} classes ({shortened(self.classes)})"] if self.classes else []
         missing = int(self.images.isnan().sum()) if self.missing else 0
         share = missing / self.images.numel()
@@ -173,6 +173,8 @@ class ImageSet:
         Shape:
             ``data_shape``
         """
+        if self.missing:
+            return self.images.double().nanmean(0).to(torch.get_default_dtype() if dtype is None else dtype)
         total = torch.float64 if self.images.is_floating_point() else torch.int64
         return (self.images.sum(0, dtype=total).double() / (len(self) * self._scale)).to(
             torch.get_default_dtype() if dtype is None else dtype

@@ -37,8 +37,9 @@ def read_inputs(
     """Read images in the form of a model's training data; they are never resized.
 
     Args:
-        paths: image files (png, jpg, webp, tif, bmp, gif) of one image each; npy files, and npz files with the key ``images``, of any number
-            of images ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, D)``, or of one image of the model's shape.
+        paths: image files (png, jpg, webp, tif, bmp, gif) of one image each; npy files, and npz files with the key
+            ``images``, of any number of images ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, D)``, or of one image of the
+            model's shape.
         owner: name that error messages begin with.
         data_shape: shape of one training image.
         max_value: the integer that stood for 1 in the training data, and does in integer arrays here; in image files

@@ -202,6 +202,13 @@ def column_words(columns: tuple[Column, ...]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in Counter(column.kind for column in columns).items())
 
 
+def column_names(columns: tuple[Column, ...]) -> str:
+    """The names of the columns of each kind, such as "real: age, fare; binary: sex"."""
+    kinds = dict.fromkeys(column.kind for column in columns)
+    names = {kind: [column.name for column in columns if column.kind == kind] for kind in kinds}
+    return "; ".join(f"{kind}: {shortened(of_kind)}" for kind, of_kind in names.items())
+
+
 def kind_words(kind: Kind, max_value: int) -> str:
     """The kind in words, such as "grey levels 0 to 255"."""
     return _WORDS.get(kind, kind) + (f" 0 to {max_value}" if kind in ("grey", "colour") else "")

@@ -20,7 +20,7 @@ from pyro_vae.priors import VampPrior
 
 _BATCH_SIZE = 1000
 _SPLITS = ("train", "validation", "test")
-_MAY_DIFFER = {"labels", "label_seed", "may_download", "by_name", "root"}  # options of the data set of M1
+_MAY_DIFFER = {"labels", "label_seed", "may_download", "by_name", "detects", "root"}  # options of the data set of M1
 
 
 def active_latents(vae: VAE, train: ImageSet, *, threshold: float = 0.1) -> Tensor:
@@ -130,7 +130,7 @@ def check_magnitude(images: ImageSet) -> None:
     Raises:
         ValueError: naming the datum by its row in the data before they were split.
     """
-    if not images.images.is_floating_point():
+    if images.images.dtype == torch.uint8:
         return
     dtype = torch.get_default_dtype()
     limit = torch.finfo(dtype).max ** 0.25
