@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from jsonargparse import Namespace
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import read_bytes
 from pyro_vae.cli.console import check_seed
-from pyro_vae.data import Files
 from pyro_vae.experiments.assembly import MODEL_OPTIONS
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import MAX_SIZE, read_config
@@ -23,7 +23,7 @@ OBJECTIVES = {"enumerate": "EnumeratedELBO", "score": "ScoreFunction", "relaxed"
 """The objective that trains M2, by the estimator of its classifier's gradient."""
 _LATENTS = (("likelihood", "NormalLikelihood"), ("likelihood.scale", "network"), ("likelihood.min_scale", 0.001))
 _DECIDING = ("model", "classifier", "m1", "data")  # options that the defaults of others depend on
-_FILES = f"{Files.__module__}.Files"
+_FILES = re.compile(r"pyro_vae(\.\w+)*\.Files")
 _OF_M2 = ("classifier", "label_prior", "alpha", "m1")
 _OF_THE_GUIDE = ("guide", "prior_guide", "classifier", "alpha")  # options of the model that refitting may change
 
@@ -134,7 +134,7 @@ def _model_defaults(options: dict[str, Any]) -> Assignments:
 
 def data_defaults(options: dict[str, Any], assignments: Assignments) -> tuple[Assignments, Assignments]:
     """The likelihood for the kind of the user's own data, and the arguments of the data set that were detected."""
-    if not isinstance(options["data"], dict) or options["data"]["class_path"] != _FILES:
+    if not isinstance(options["data"], dict) or not _FILES.fullmatch(options["data"]["class_path"]):
         return [], []
     dataset = files_of(parse_options([pair for pair in assignments if pair[0].split(".")[0] == "data"]))
     arguments, (name, values), _ = dataset.defaults()
@@ -144,7 +144,7 @@ def data_defaults(options: dict[str, Any], assignments: Assignments) -> tuple[As
 
 def files_of(options: Namespace) -> Any:
     """The data set of the options if it is the user's own files, otherwise None."""
-    return instantiate(options)["data"]() if options.data.class_path == _FILES else None
+    return instantiate(options)["data"]() if _FILES.fullmatch(options.data.class_path) else None
 
 
 def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:

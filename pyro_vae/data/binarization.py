@@ -9,7 +9,7 @@ import torch
 
 from pyro_vae._core.checks import require
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.kinds import Kind
+from pyro_vae.data.kinds import DataKind
 from pyro_vae.data.splitting import stream
 
 Binarization = Literal["dynamic", "fixed", "threshold", "none"]
@@ -71,7 +71,7 @@ def _binary(images: ImageSet, pixels: torch.Tensor) -> ImageSet:
     return replace(images, images=pixels.to(torch.uint8), max_value=1, dynamic=False, kind=kind)
 
 
-def _binary_kind(images: ImageSet) -> Kind | None:
+def _binary_kind(images: ImageSet) -> DataKind | None:
     return None if images.kind is None else "binary"
 
 

@@ -17,7 +17,7 @@ from pyro_vae.data.arrays import as_images
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.kinds import Kind, default_likelihood, standardizes
+from pyro_vae.data.kinds import DataKind, default_likelihood, standardizes
 from pyro_vae.data.load import as_set
 from pyro_vae.data.sources import Options, Source, read
 from pyro_vae.data.splitting import TEST_SEED, hold_out, hold_out_by_name
@@ -87,7 +87,7 @@ class Files(Dataset):
         test: int | None = None,
         labels: int | None = None,
         label_seed: int = 0,
-        kind: Kind | None = None,
+        kind: DataKind | None = None,
         kinds: dict[str, str] | list[str] | None = None,
         label: str | None = None,
         drop: list[str] | None = None,

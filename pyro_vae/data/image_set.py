@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.fingerprint import fingerprint_of
-from pyro_vae.data.kinds import Column, Kind, column_names, kind_words, shortened
+from pyro_vae.data.kinds import Column, DataKind, column_names, kind_words, shortened
 from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
@@ -58,7 +58,7 @@ class ImageSet:
     dynamic: bool = False
     paired: bool = False
     rows: Tensor | None = None
-    kind: Kind | None = None
+    kind: DataKind | None = None
     columns: tuple[Column, ...] = ()
     classes: tuple[str, ...] = ()
     missing: bool = False

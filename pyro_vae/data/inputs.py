@@ -14,7 +14,7 @@ from pyro_vae.data.arrays import as_images, read_npy, read_npz
 from pyro_vae.data.binarization import Binarization, binarize
 from pyro_vae.data.folder import PICTURES, read_image
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.kinds import Kind, converted
+from pyro_vae.data.kinds import DataKind, converted
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _read(path: Path, owner: str, data_shape: tuple[int, ...], max_value: int) -
         raise FileNotFoundError(f"{owner}: images must be files, got {path}, which is not a file. Check the path.")
     if path.suffix.lower() in PICTURES:
         pixels = read_image(path, owner=owner)[None]  # (1, C, H, W)
-        depth: Kind = "fractions" if pixels.dtype == np.uint16 else "real" if pixels.dtype.kind == "f" else "grey"
+        depth: DataKind = "fractions" if pixels.dtype == np.uint16 else "real" if pixels.dtype.kind == "f" else "grey"
         images, top = converted(pixels, depth, owner=owner, name=str(path), max_value=255)
         names = [str(path)]
     else:

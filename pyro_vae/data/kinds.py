@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pyro_vae._core.checks import check_choice, refusal, require
 
-Kind = Literal["binary", "grey", "colour", "fractions", "real", "counts", "mixed"]
+DataKind = Literal["binary", "grey", "colour", "fractions", "real", "counts", "mixed"]
 ColumnKind = Literal["real", "count", "binary", "ordinal", "category"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[DataKind, ...] = get_args(DataKind)
 COLUMN_KINDS: tuple[ColumnKind, ...] = get_args(ColumnKind)
 
 _BYTES = 255
@@ -54,7 +54,7 @@ class Column:
     levels: tuple[str, ...] = ()
 
 
-def kind_of(array: np.ndarray) -> Kind:
+def kind_of(array: np.ndarray) -> DataKind:
     """Determine the kind of an array ``(N, D)``, ``(N, H, W)`` or ``(N, C, H, W)`` from its values.
 
     - only 0 and 1: binary;
@@ -73,7 +73,7 @@ def kind_of(array: np.ndarray) -> Kind:
     """
     is_image = array.ndim > 2
     low, high = (float(bound) for bound in (np.nanmin(array), np.nanmax(array)))
-    levels: Kind = "colour" if array.ndim == 4 and array.shape[1] > 1 else "grey"
+    levels: DataKind = "colour" if array.ndim == 4 and array.shape[1] > 1 else "grey"
     if low < 0:
         return "real"
     if _whole(array):
@@ -101,7 +101,7 @@ def _are_bytes(array: np.ndarray) -> bool:
 
 
 def converted(
-    array: np.ndarray, kind: Kind, *, owner: str, name: str, max_value: int | None = None
+    array: np.ndarray, kind: DataKind, *, owner: str, name: str, max_value: int | None = None
 ) -> tuple[Tensor, int]:
     """Convert an array to the tensor that stores data of a kind, and the integer that stands for 1.
 
@@ -156,7 +156,7 @@ def _floating(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(f"=f{size}"))
 
 
-def default_likelihood(kind: Kind, max_value: int) -> tuple[str, dict[str, Any]]:
+def default_likelihood(kind: DataKind, max_value: int) -> tuple[str, dict[str, Any]]:
     """Class name and arguments of the likelihood for a kind of data; those of mixed columns follow from the columns.
 
     Example:
@@ -192,7 +192,7 @@ def _levels(kind: str, levels: int) -> dict[str, Any]:
     return {"levels": levels, **codes} if levels else {}
 
 
-def standardizes(kind: Kind) -> bool:
+def standardizes(kind: DataKind) -> bool:
     """Whether data of a kind are standardized by default."""
     return kind in ("real", "counts", "mixed")
 
@@ -209,7 +209,7 @@ def column_names(columns: tuple[Column, ...]) -> str:
     return "; ".join(f"{kind}: {shortened(of_kind)}" for kind, of_kind in names.items())
 
 
-def kind_words(kind: Kind, max_value: int) -> str:
+def kind_words(kind: DataKind, max_value: int) -> str:
     """The kind in words, such as "grey levels 0 to 255"."""
     return _WORDS.get(kind, kind) + (f" 0 to {max_value}" if kind in ("grey", "colour") else "")
 

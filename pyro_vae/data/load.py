@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae._core.checks import require
 from pyro_vae.data.arrays import as_labels, check_array
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.kinds import Kind, converted, kind_of
+from pyro_vae.data.kinds import DataKind, converted, kind_of
 from pyro_vae.data.sources import Options, Source, read
 from pyro_vae.data.tables import common_kind
 
@@ -21,7 +21,7 @@ from pyro_vae.data.tables import common_kind
 def load(
     data: Any,
     *,
-    kind: Kind | None = None,
+    kind: DataKind | None = None,
     kinds: Mapping[str, str] | Sequence[str] | None = None,
     label: str | None = None,
     drop: Sequence[str] = (),
@@ -74,7 +74,7 @@ def load(
     return as_set(source, kind=kind, max_value=max_value, owner="load")
 
 
-def as_set(source: Source, *, kind: Kind | None, max_value: int | None, owner: str) -> ImageSet:
+def as_set(source: Source, *, kind: DataKind | None, max_value: int | None, owner: str) -> ImageSet:
     """Convert data that were read to a set; a kind of None is detected.
 
     Raises:
@@ -82,7 +82,7 @@ def as_set(source: Source, *, kind: Kind | None, max_value: int | None, owner: s
     """
     array = source.array[:, None] if source.array.ndim == 3 else source.array
     check_array(array, owner=owner, name=source.name)
-    chosen: Kind = kind or (common_kind(array, source.columns) if source.columns else kind_of(array))
+    chosen: DataKind = kind or (common_kind(array, source.columns) if source.columns else kind_of(array))
     rule, advice = "mixed columns must come from a table", "Pass a data frame or a csv file"
     require(chosen != "mixed" or bool(source.columns), owner, rule, "an array", advice)
     values, top = converted(array, chosen, owner=owner, name=source.name, max_value=max_value)
