@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.data.arrays import as_labels, check_array
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import DataKind, converted, kind_of
@@ -66,12 +68,33 @@ def load(
     """
     if isinstance(data, ImageSet):
         return data
-    source = read(data, Options(kinds, label, drop, size), owner="load")
+    check_arguments(load, {"label": label, "size": size, "max_value": max_value})
+    return loaded(data, Options(kinds, label, drop, size), kind=kind, max_value=max_value)
+
+
+def is_external(data: Any) -> bool:
+    """Whether data must be loaded before they can be split into batches: files, tables with texts, torch data sets."""
+    if hasattr(data, "iloc"):
+        return not all(getattr(kind, "kind", "O") in "biuf" for kind in data.dtypes)
+    known = isinstance(data, str | os.PathLike | Dataset) and not isinstance(data, ImageSet)
+    return known or hasattr(data, "tocsr") or type(data).__name__ == "AnnData"
+
+
+def loaded(
+    data: Any,
+    options: Options = Options(),  # noqa: B008 - it is frozen
+    *,
+    kind: DataKind | None = None,
+    max_value: int | None = None,
+    owner: str = "load",
+) -> ImageSet:
+    """Read data and convert them to a set, see :func:`load`; what was left out is a warning."""
+    source = read(data, options, owner=owner)
     for note in source.notes:
-        warnings.warn(f"load: {note}.", stacklevel=2)
+        warnings.warn(f"{owner}: {note}.", stacklevel=3)
     rule, advice = "a file with training and test data must be read as splits", "Use Files(path).load()"
-    require(source.num_train is None, "load", rule, f"{data}", advice)
-    return as_set(source, kind=kind, max_value=max_value, owner="load")
+    require(source.num_train is None, owner, rule, f"{data}", advice)
+    return as_set(source, kind=kind, max_value=max_value, owner=owner)
 
 
 def as_set(source: Source, *, kind: DataKind | None, max_value: int | None, owner: str) -> ImageSet:

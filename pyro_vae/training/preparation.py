@@ -63,7 +63,7 @@ def _find_parameters(
     except SupportError as error:
         raise error.in_data(index) from None
     except ValueError as error:
-        if not batches.to_float():
+        if not batches.adapt(error):
             raise
         args, _ = first_batch(batches)
         try:
