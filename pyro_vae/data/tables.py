@@ -12,7 +12,7 @@ import numpy as np
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import open_regular
-from pyro_vae.data.kinds import COLUMN_KINDS, Column, ColumnKind, check_column_kind, kind_of
+from pyro_vae.data.kinds import COLUMN_KINDS, Column, ColumnKind, check_column_kind, kind_of, shortened
 
 _MISSING = {"", "na", "n/a", "nan", "null", "none"}
 _MAX_LEVELS = 100  # of a column of texts, beyond which it is an identifier or free text
@@ -143,6 +143,30 @@ def encoded(
     of = levels or {}
     pairs = [_encoded(name, values, chosen.get(name), of.get(name), owner) for name, values in columns.items()]
     return np.stack([codes for codes, _ in pairs], 1), tuple(column for _, column in pairs)
+
+
+def encoded_as(columns: Columns, like: Sequence[Column], *, owner: str) -> np.ndarray:
+    """Encode columns as those of another table were, ``(N, D)``.
+
+    Raises:
+        ValueError: a column is missing, or holds a text that is not among the levels.
+    """
+    check_names(owner, "the columns of the training data", [column.name for column in like], columns)
+    matrix = np.empty((len(next(iter(columns.values()))), len(like)))
+    for i, column in enumerate(like):
+        values = columns[column.name]
+        if not column.levels:
+            rule, got = f"column {column.name!r} must hold numbers, as in the training data", "texts"
+            require(values.dtype != object, owner, rule, got)
+            matrix[:, i] = values
+            continue
+        codes = {level: code for code, level in enumerate(column.levels)}
+        texts = [None if value is None or value != value else _text(value) for value in values.tolist()]
+        unknown = next((text for text in texts if text is not None and text not in codes), None)
+        rule = f"column {column.name!r} must hold the levels of the training data ({shortened(column.levels)})"
+        require(unknown is None, owner, rule, repr(unknown), "Leave out these rows")
+        matrix[:, i] = [np.nan if text is None else codes[text] for text in texts]
+    return matrix
 
 
 def check_names(owner: str, option: str, names: Collection[str], columns: Collection[str]) -> None:

@@ -178,6 +178,7 @@ def check_validation(data: Data, batches: Batches, parameters: ParameterSet, mod
         ValueError: the programs cannot be evaluated on it.
     """
     validation = Batches(data, 1, device=batches.device, dtype=batches.dtype)
+    validation.drops_labels = batches.drops_labels
     args = next(iter(validation.epoch())).args
     plate = parameters.pair.data_plate()
     name = None if plate is None else plate.name
