@@ -18,7 +18,7 @@ from pyro_vae._core.checks import CheckedArguments, check_count, require
 from pyro_vae.data.binarization import Binarization, Split, binarize
 from pyro_vae.data.fingerprints import kept_fingerprints
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.kinds import column_words
+from pyro_vae.data.kinds import column_words, standardizes
 from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.splitting import hold_out, hold_out_by_name
 
@@ -130,6 +130,7 @@ class Dataset(CheckedArguments, ABC):
         self.label_seed = label_seed
 
     may_download = True  # False if ``root`` was read from a file and not chosen by the user
+    standardize: bool | None = False  # None for data whose kind decides
     detects = True  # False for a run of an earlier version, which took integers as grey levels and floats as they are
     by_name = True  # False for a run of an earlier version, which split folders of images by position
 
@@ -167,7 +168,9 @@ class Dataset(CheckedArguments, ABC):
 
     def standardizes(self, train: ImageSet) -> bool:
         """Whether encoder and likelihood work in standardized units of the training images."""
-        return False
+        if self.standardize is None:
+            return train.kind is not None and standardizes(train.kind)
+        return self.standardize
 
     def _fingerprints(self, splits: Splits, files: Sequence[Path], since: int) -> dict[str, str]:
         options = {key: value for key, value in vars(self).items() if key not in ("root", "may_download", "detects")}

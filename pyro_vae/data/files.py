@@ -17,7 +17,7 @@ from pyro_vae.data.arrays import as_images
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.kinds import DataKind, default_likelihood, standardizes
+from pyro_vae.data.kinds import DataKind, default_likelihood
 from pyro_vae.data.load import as_set
 from pyro_vae.data.sources import Options, Source, read
 from pyro_vae.data.splitting import TEST_SEED, hold_out, hold_out_by_name
@@ -128,12 +128,6 @@ class Files(Dataset):
         binary = images.is_floating_point() or int(images.max()) <= 1
         labels = None if source.labels is None else torch.from_numpy(source.labels.astype(np.int64))
         return ImageSet(images, labels, 1 if binary else 255)
-
-    def standardizes(self, train: ImageSet) -> bool:
-        """Whether encoder and likelihood work in standardized units of the training data."""
-        if self.standardize is not None or train.kind is None:
-            return bool(self.standardize)
-        return standardizes(train.kind)
 
     def defaults(self) -> tuple[dict[str, Any], tuple[str, dict[str, Any]], str]:
         """Read the data and determine what follows from their kind; the next ``raw`` does not read them again.

@@ -14,7 +14,7 @@ from pyro_vae.data.kinds import Column, DataKind, column_names, kind_words, shor
 from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
-_INTEGERS = (torch.uint8, torch.int32, torch.int64)
+_INTEGERS = (torch.uint8, torch.int32)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,8 +22,8 @@ class ImageSet:
     r"""Images as integers :math:`u` that stand for :math:`x = u / u_{\max} \in [0, 1]`.
 
     Args:
-        images: uint8 pixels; or a floating tensor for continuous data, or another integer dtype for counts, whose
-            values are not scaled (then ``max_value`` is not used).
+        images: uint8 pixels; or a floating tensor for continuous data, or an int32 tensor of counts, whose values
+            are not scaled (then ``max_value`` is not used).
         labels: int64 class labels, -1 for an unlabelled image, or ``None``.
         max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
         dynamic: whether :meth:`batch` samples binary pixels at every call, with :math:`P(x = 1) = u / u_{\max}`.
@@ -190,7 +190,7 @@ class ImageSet:
         require(
             right,
             "ImageSet",
-            "images must be uint8, or floating, or counts of int32 or int64",
+            "images must be uint8, floating, or counts of int32",
             f"dtype={dtype}",
             advice,
         )

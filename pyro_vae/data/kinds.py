@@ -134,10 +134,9 @@ def converted(
     limits = {"binary": "0 or 1", "counts": "whole numbers from 0 on"}
     rule = f"{name} must be {limits.get(kind, f'whole numbers in 0..{top}')} to be {_WORDS.get(kind, kind)}"
     require(_whole(array) and low >= 0 and (kind == "counts" or high <= top), owner, rule, value, advice)
-    if array.dtype.kind == "f" and np.isnan(array).any():
+    if high >= 2**31 or (array.dtype.kind == "f" and np.isnan(array).any()):
         return _floating(array / top), 1
-    dtype = (np.int32 if high < 2**31 else np.int64) if kind == "counts" else np.uint8
-    return torch.from_numpy(array.astype(dtype)), top
+    return torch.from_numpy(array.astype(np.int32 if kind == "counts" else np.uint8)), top
 
 
 def _top(array: np.ndarray, high: float) -> int:

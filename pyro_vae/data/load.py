@@ -103,8 +103,8 @@ def as_set(source: Source, *, kind: DataKind | None, max_value: int | None, owne
     Raises:
         ValueError: the data are not of the kind, infinite, or of a shape that no model takes.
     """
+    check_array(source.array, owner=owner, name=source.name)
     array = source.array[:, None] if source.array.ndim == 3 else source.array
-    check_array(array, owner=owner, name=source.name)
     chosen: DataKind = kind or (common_kind(array, source.columns) if source.columns else kind_of(array))
     rule, advice = "mixed columns must come from a table", "Pass a data frame or a csv file"
     require(chosen != "mixed" or bool(source.columns), owner, rule, "an array", advice)
