@@ -16,7 +16,7 @@ from pyro_vae._core.checks import check_count, refusal, require, shown
 from pyro_vae.data.arrays import npz_keys, read_npy, read_npz
 from pyro_vae.data.folder import PICTURES, Folder, read_images
 from pyro_vae.data.kinds import Column
-from pyro_vae.data.tables import check_names, columns_of_frame, encoded, read_csv
+from pyro_vae.data.tables import Frame, check_names, encoded, read_csv, read_frame
 
 _ARRAYS = ("images", "x", "X", "data", "arr_0")
 _LAYOUTS = (("images",), ("train", "test"), *((name,) for name in _ARRAYS[1:]))
@@ -86,7 +86,7 @@ def read(data: Any, options: Options, *, owner: str) -> Source:
         return _read_path(Path(os.path.expanduser(data)), options, owner)
     _refuse_options(options, owner, ("size",), "data in memory")
     if hasattr(data, "iloc"):
-        return _table(*columns_of_frame(data, owner=owner), options, owner, "the data frame")
+        return _table(read_frame(data, owner=owner), options, owner, "the data frame")
     if type(data).__name__ == "AnnData":
         return read(data.X, options, owner=owner)
     _refuse_options(options, owner, ("kinds", "label", "drop"), "data without named columns")
@@ -124,9 +124,9 @@ def _read_path(path: Path, options: Options, owner: str) -> Source:
         return _read_folder(path, options, owner)
     _refuse_options(options, owner, ("size",), "a file")
     if suffix == ".csv":
-        return _table(read_csv(path, owner=owner), {}, options, owner, str(path), [path])
+        return _table(read_csv(path, owner=owner), options, owner, str(path), [path])
     if suffix == ".parquet":
-        return _table(*columns_of_frame(_read_parquet(path, owner), owner=owner), options, owner, str(path), [path])
+        return _table(read_frame(_read_parquet(path, owner), owner=owner), options, owner, str(path), [path])
     _refuse_options(options, owner, ("kinds", "label", "drop"), f"a {suffix} file")
     if suffix == ".npy":
         return Source(read_npy(path, owner=owner), f"images {name}", files=[path])
@@ -218,29 +218,22 @@ def _checked_labels(labels: np.ndarray, count: int, owner: str, name: str) -> np
     return labels
 
 
-def _table(
-    columns: dict[str, np.ndarray],
-    levels: Mapping[str, Sequence[str]],
-    options: Options,
-    owner: str,
-    name: str,
-    files: Sequence[Path] = (),
-) -> Source:
+def _table(frame: Frame, options: Options, owner: str, name: str, files: Sequence[Path] = ()) -> Source:
     """A table as a matrix; its class column, if one is named, becomes the labels."""
-    check_names(owner, "drop", options.drop, columns)
-    check_names(owner, "label", [] if options.label is None else [options.label], columns)
-    kept = {name: values for name, values in columns.items() if name not in options.drop}
+    check_names(owner, "drop", options.drop, frame.columns)
+    check_names(owner, "label", [] if options.label is None else [options.label], frame.columns)
+    kept = {name: values for name, values in frame.columns.items() if name not in options.drop}
+    declared = {name: kind for name, kind in frame.kinds.items() if name in kept and name != options.label}
     labels, classes = None, ()
     if options.label is not None:
         labels, classes = _classes(kept.pop(options.label), options.label, owner)
-    matrix, described = encoded(kept, owner=owner, kinds=options.kinds, levels=levels)
-    notes = [f"left out {', '.join(options.drop)}"] if options.drop else []
-    return Source(matrix, f"the columns of {name}", labels, classes, described, files=files, notes=notes)
+    matrix, columns = encoded(Frame(kept, frame.levels, declared), owner=owner, kinds=options.kinds)
+    return Source(matrix, f"the columns of {name}", labels, classes, columns, files=files)
 
 
 def _classes(values: np.ndarray, name: str, owner: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Codes of the sorted values of a class column, -1 for missing ones."""
-    codes, column = encoded({name: values}, owner=owner, kinds={name: "category"})
+    codes, column = encoded(Frame({name: values}), owner=owner, kinds={name: "category"})
     return np.where(np.isnan(codes[:, 0]), -1, codes[:, 0]).astype(np.int64), column[0].levels
 
 

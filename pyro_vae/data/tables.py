@@ -6,7 +6,8 @@ import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,11 +24,26 @@ _WIDE = 100  # number of numeric columns beyond which all are of one kind: genes
 Columns = Mapping[str, np.ndarray]
 
 
-def read_csv(path: Path, *, owner: str) -> dict[str, np.ndarray]:
-    """Read a csv file: the columns by name, of numbers (float64) or texts (object), with NaN or None if missing.
+class Frame(NamedTuple):
+    """Columns of a table by name, and what is known of them.
 
-    The separator is a comma, semicolon or tab. A first line of numbers alone is data; the columns are then called
-    ``column0``, ``column1``, ... An unnamed first column that numbers the rows, as pandas writes it, is left out.
+    Attributes:
+        columns: numbers (float64) or texts (object), with NaN or None for missing cells.
+        levels: the levels of categories, in their order.
+        kinds: kinds that are declared.
+    """
+
+    columns: Columns
+    levels: Mapping[str, Sequence[str]] = MappingProxyType({})
+    kinds: Mapping[str, str] = MappingProxyType({})
+
+
+def read_csv(path: Path, *, owner: str) -> Frame:
+    """Read a csv file; a column is one of numbers if all its cells are.
+
+    The separator is a comma, tab or semicolon, which allows decimal commas. A first line of numbers alone is data; the
+    columns are then called ``column0``, ``column1``, ... An unnamed first column that numbers the rows, as pandas
+    writes it, is left out.
 
     Raises:
         OSError: the file is missing, unreadable, or not a regular file.
@@ -47,11 +63,12 @@ def read_csv(path: Path, *, owner: str) -> dict[str, np.ndarray]:
     if all(_number(name) is not None for name in names):
         rows, names = [names, *rows], [f"column{i}" for i in range(len(names))]
     _check_rows(path, names, rows, owner)
-    columns = {name: _column([row[i] for row in rows]) for i, name in enumerate(names)}
+    comma = separator == ";"
+    columns = {name: _column([row[i] for row in rows], decimal_comma=comma) for i, name in enumerate(names)}
     numbering = columns.get("")
     if numbering is not None and numbering.dtype != object and np.array_equal(numbering, np.arange(len(rows))):
         del columns[""]
-    return columns
+    return Frame(columns)
 
 
 def _check_rows(path: Path, names: list[str], rows: list[list[str]], owner: str) -> None:
@@ -70,22 +87,23 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _column(cells: list[str]) -> np.ndarray:
-    numbers = [np.nan if cell.lower() in _MISSING else _number(cell) for cell in cells]
+def _column(cells: list[str], *, decimal_comma: bool) -> np.ndarray:
+    texts = [cell.replace(",", ".") for cell in cells] if decimal_comma else cells
+    numbers = [np.nan if text.lower() in _MISSING else _number(text) for text in texts]
     if None not in numbers:
         return np.array(numbers, dtype=np.float64)
     return np.array([None if cell.lower() in _MISSING else cell for cell in cells], dtype=object)
 
 
-def columns_of_frame(frame: Any, *, owner: str) -> tuple[dict[str, np.ndarray], dict[str, Sequence[str]]]:
-    """The columns of a pandas data frame by name, and the levels of its categories.
+def read_frame(frame: Any, *, owner: str) -> Frame:
+    """The columns of a pandas data frame, with the levels of its categories; ordered ones are ordinal.
 
     Raises:
         ValueError: a name is not unique, or a column holds neither numbers nor texts.
     """
     names = [str(name) for name in frame.columns]
     require(len(set(names)) == len(names), owner, "the columns must have distinct names", "one twice", "Rename it")
-    columns, levels = {}, {}
+    columns, levels, kinds = {}, {}, {}
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         kind = getattr(series.dtype, "kind", "O")
@@ -100,15 +118,12 @@ def columns_of_frame(frame: Any, *, owner: str) -> tuple[dict[str, np.ndarray], 
         columns[name] = np.array([None if gap else str(v) for v, gap in zip(values, missing, strict=True)], object)
         if hasattr(series, "cat"):
             levels[name] = [str(level) for level in series.cat.categories]
-    return columns, levels
+            kinds |= {name: "ordinal"} if series.cat.ordered and len(levels[name]) > 2 else {}
+    return Frame(columns, levels, kinds)
 
 
 def encoded(
-    columns: Columns,
-    *,
-    owner: str,
-    kinds: Mapping[str, str] | Sequence[str] | None = None,
-    levels: Mapping[str, Sequence[str]] | None = None,
+    frame: Frame, *, owner: str, kinds: Mapping[str, str] | Sequence[str] | None = None
 ) -> tuple[np.ndarray, tuple[Column, ...]]:
     """Encode columns as one matrix of numbers ``(N, D)``, texts as codes 0, 1, ... of their sorted levels.
 
@@ -117,10 +132,9 @@ def encoded(
     numbers are all of one kind, that of :func:`~pyro_vae.data.kinds.kind_of`.
 
     Args:
-        columns: numbers, or texts as objects, by name.
+        frame: the table, whose categories keep the order of their levels.
         owner: name that errors begin with.
         kinds: the kinds of some columns by name, or of all in order, in place of the detected ones.
-        levels: the levels of columns of texts, in the order of their codes; by default sorted.
 
     Returns:
         The matrix, float64 with NaN for missing cells, and the columns; empty if all numbers are of one kind.
@@ -128,19 +142,21 @@ def encoded(
     Raises:
         ValueError: a column has no values, too many texts to be a category, or values that are not of its kind.
     """
+    columns = frame.columns
     require(bool(columns), owner, "a table must have at least one column", "none")
     if isinstance(kinds, Sequence) and kinds:
         value, advice = f"{len(kinds)} for {len(columns)} columns", "Give the kinds by name: {age: real}"
         require(len(kinds) == len(columns), owner, "kinds must be one per column", value, advice)
         kinds = dict(zip(columns, kinds, strict=True))
-    chosen: Mapping[str, str] = dict(kinds or {})  # type: ignore[arg-type]
+    chosen: dict[str, str] = dict(kinds or {})  # type: ignore[arg-type]
     check_names(owner, "kinds", chosen, columns)
+    chosen = {**frame.kinds, **chosen}
     for name, kind in chosen.items():
         check_column_kind(owner, name, kind)
     numeric = all(values.dtype != object for values in columns.values())
     if numeric and len(columns) > _WIDE and not chosen:
         return np.stack(list(columns.values()), 1), ()
-    of = levels or {}
+    of = frame.levels
     pairs = [_encoded(name, values, chosen.get(name), of.get(name), owner) for name, values in columns.items()]
     return np.stack([codes for codes, _ in pairs], 1), tuple(column for _, column in pairs)
 

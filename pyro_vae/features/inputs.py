@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import Column
 from pyro_vae.data.load import is_external, loaded
-from pyro_vae.data.tables import columns_of_frame, encoded_as
+from pyro_vae.data.tables import encoded_as, read_frame
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import NormalLikelihood
 from pyro_vae.models import VAE
@@ -44,7 +44,7 @@ def validated(
         return validate_data(estimator, X, dtype=FLOATS, reset=reset, **options), None
     if is_table and columns:
         _check_feature_names(estimator, X, reset=False)
-        encoded = encoded_as(columns_of_frame(X, owner=owner)[0], columns, owner=owner)
+        encoded = encoded_as(read_frame(X, owner=owner).columns, columns, owner=owner)
         return check_array(encoded, dtype=np.float32, **options), None
     data = loaded(X, owner=owner)
     matrix = data.batch(slice(None), dtype=torch.float32).flatten(1).numpy()
