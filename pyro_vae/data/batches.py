@@ -6,12 +6,14 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from os import PathLike
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+from torch.utils.data import Dataset
 
 from pyro_vae._core.axes import Axes, leading
 from pyro_vae._core.checks import check_count, refusal, require
@@ -21,7 +23,7 @@ from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.load import is_external, loaded
 from pyro_vae.data.splitting import stream_seed
 
-Data: TypeAlias = ImageSet | Tensor | Iterable[Any]
+Data: TypeAlias = ImageSet | Tensor | Iterable[Any] | str | PathLike[str] | Dataset[Any]
 _END = object()
 _BLOCK_BYTES, _MAX_BLOCK = 4_000_000, 64  # of the batches that are fetched together
 

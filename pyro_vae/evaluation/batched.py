@@ -78,8 +78,8 @@ class BatchedEvaluation:
                 raise
             try:
                 return self._run(work, entries)
-            except ValueError:
-                raise error from None
+            except ValueError as second:
+                raise (second if self.batches.drops_labels else error) from None
 
     def _run(self, work: Work, entries: dict[str, Any]) -> dict[str, Tensor]:
         results: list[tuple[int, dict[str, Tensor]]] = []

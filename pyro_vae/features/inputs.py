@@ -49,8 +49,8 @@ def validated(
     data = loaded(X, owner=owner)
     matrix = data.batch(slice(None), dtype=torch.float32).flatten(1).numpy()
     matrix = validate_data(estimator, matrix, dtype=FLOATS, reset=reset, **options)
-    if is_table:
-        _check_feature_names(estimator, X, reset=reset)
+    if data.columns:
+        estimator.feature_names_in_ = np.array([column.name for column in data.columns], dtype=object)
     return matrix, data
 
 

@@ -42,6 +42,7 @@ class InputNetwork(nn.Module):
                 [0., 0., 1.]])
     """
 
+    wraps_network = True
     loc: Tensor
     unit: Tensor
 
@@ -119,7 +120,7 @@ def moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         squares = squares + difference.square().sum(0)
     mean = total / count.clamp_min(1)
     variance = (squares / count.clamp_min(1) - mean.square()).clamp_min(0)
-    constant = variance <= 1e-12 * (1 + (shift + mean).square())
+    constant = variance <= 1e-28 * (shift + mean).square()  # up to the rounding of the first mean
     return shift + mean, torch.where(constant, 1.0, variance).sqrt()
 
 

@@ -68,8 +68,8 @@ def _find_parameters(
         args, _ = first_batch(batches)
         try:
             return args, ParameterSet(objective, model, guide, args)
-        except ValueError:
-            raise error from None
+        except ValueError as second:
+            raise (second if batches.drops_labels else error) from None
 
 
 def first_batch(batches: Batches) -> tuple[tuple[Any, ...], Tensor | None]:
