@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str], trust: Iterable[str] = (), *, first: Assignm
 
     Example:
         >>> parse_args(["--model", "M2", "--classifier.estimator", "relaxed"]).objective.class_path
-        'pyro_vae.objectives.ELBO'
+        'pyro_vae.ELBO'
     """
     given = list(read_arguments(argv, trust))
     assignments = [*first, *given]

@@ -6,7 +6,7 @@ from pyro_vae.data.files import Files
 from pyro_vae.data.frey_faces import FreyFaces
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import Column
-from pyro_vae.data.load import load
+from pyro_vae.data.loading import load
 from pyro_vae.data.mnist import MNIST
 
 __all__ = ["MNIST", "Column", "Dataset", "Digits", "Files", "FreyFaces", "ImageSet", "Splits", "load"]

@@ -20,7 +20,7 @@ from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.failures import WRONG_ARGUMENTS
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.load import is_external, loaded
+from pyro_vae.data.loading import is_external, loaded
 from pyro_vae.data.splitting import stream_seed
 
 Data: TypeAlias = ImageSet | Tensor | Iterable[Any] | str | PathLike[str] | Dataset[Any]

@@ -18,7 +18,7 @@ from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import DataKind, default_likelihood
-from pyro_vae.data.load import as_set
+from pyro_vae.data.loading import as_set
 from pyro_vae.data.sources import Options, Source, read
 from pyro_vae.data.splitting import TEST_SEED, hold_out, hold_out_by_name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def _read_folder(path: Path, options: Options, owner: str) -> Source:
 
 def _read_parquet(path: Path, owner: str) -> Any:
     try:
-        import pandas
+        import pandas  # type: ignore[import-untyped]
 
         return pandas.read_parquet(path)
     except ImportError as error:
@@ -176,7 +176,7 @@ def _read_npz(path: Path, owner: str) -> Source:
 
 
 def _saved_matrix(path: Path, owner: str) -> Any:
-    from scipy.sparse import csc_matrix, csr_matrix
+    from scipy.sparse import csc_matrix, csr_matrix  # type: ignore[import-untyped]
 
     arrays = read_npz(path, owner=owner, layouts=[[*_SPARSE]], optional=("format",))
     kind = {b"csr": csr_matrix, b"csc": csc_matrix}.get(bytes(arrays.get("format", np.array(b"csr")).item()))
@@ -224,7 +224,8 @@ def _table(frame: Frame, options: Options, owner: str, name: str, files: Sequenc
     check_names(owner, "label", [] if options.label is None else [options.label], frame.columns)
     kept = {name: values for name, values in frame.columns.items() if name not in options.drop}
     declared = {name: kind for name, kind in frame.kinds.items() if name in kept and name != options.label}
-    labels, classes = None, ()
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
     if options.label is not None:
         labels, classes = _classes(kept.pop(options.label), options.label, owner)
     matrix, columns = encoded(Frame(kept, frame.levels, declared), owner=owner, kinds=options.kinds)
@@ -259,10 +260,9 @@ def _numbers(data: Any, owner: str) -> np.ndarray:
         raise refusal(owner, "the rows must have one length", "others", "Pad them, or pass an array") from None
 
 
-def _items(data: Iterable[Any], owner: str) -> Source:
+def _items(data: Any, owner: str) -> Source:
     """The items of a torch Dataset or of a list, each a datum or a tuple that begins with a datum and its class."""
-    length = len(data) if hasattr(data, "__len__") else None
-    items = [data[i] for i in range(length)] if length is not None else list(data)  # type: ignore[index]
+    items = [data[i] for i in range(len(data))] if hasattr(data, "__len__") else list(data)
     require(bool(items), owner, "data must not be empty", "0 data", "Pass at least one datum")
     pairs = [item if isinstance(item, tuple | list) else (item,) for item in items]
     arrays = [np.asarray(pair[0]) for pair in pairs]

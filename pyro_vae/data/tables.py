@@ -13,7 +13,7 @@ import numpy as np
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import open_regular
-from pyro_vae.data.kinds import COLUMN_KINDS, Column, ColumnKind, check_column_kind, kind_of, shortened
+from pyro_vae.data.kinds import COLUMN_KINDS, Column, ColumnKind, DataKind, check_column_kind, kind_of, shortened
 
 _MISSING = {"", "na", "n/a", "nan", "null", "none"}
 _MAX_LEVELS = 100  # of a column of texts, beyond which it is an identifier or free text
@@ -21,6 +21,7 @@ _MAX_ORDINAL = 10  # of whole numbers from 1 on, such as survey answers
 _MAX_COUNT = 1000  # of whole numbers from 0 on
 _WIDE = 100  # number of numeric columns beyond which all are of one kind: genes, words or pixels
 
+_OF_ALL: dict[str, DataKind] = {"real": "real", "count": "counts", "binary": "binary"}
 Columns = Mapping[str, np.ndarray]
 
 
@@ -103,7 +104,9 @@ def read_frame(frame: Any, *, owner: str) -> Frame:
     """
     names = [str(name) for name in frame.columns]
     require(len(set(names)) == len(names), owner, "the columns must have distinct names", "one twice", "Rename it")
-    columns, levels, kinds = {}, {}, {}
+    columns: dict[str, np.ndarray] = {}
+    levels: dict[str, list[str]] = {}
+    kinds: dict[str, str] = {}
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         kind = getattr(series.dtype, "kind", "O")
@@ -253,11 +256,11 @@ def _kind_of_numbers(present: np.ndarray) -> ColumnKind:
     return "count" if low == 0 and high < _MAX_COUNT else "real"
 
 
-def common_kind(array: np.ndarray, columns: tuple[Column, ...]) -> str:
+def common_kind(array: np.ndarray, columns: tuple[Column, ...]) -> DataKind:
     """The kind of a table: mixed, unless its columns are all numbers of one kind."""
     kinds = {column.kind for column in columns}
     if not kinds:
         return kind_of(array)
     if len(kinds) > 1 or kinds & {"ordinal", "category"}:
         return "mixed"
-    return {"real": "real", "count": "counts", "binary": "binary"}[kinds.pop()]
+    return _OF_ALL[kinds.pop()]

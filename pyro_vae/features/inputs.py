@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import Column
-from pyro_vae.data.load import is_external, loaded
+from pyro_vae.data.loading import is_external, loaded
 from pyro_vae.data.tables import encoded_as, read_frame
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import NormalLikelihood
@@ -66,7 +66,11 @@ def new_vae(
         prior, likelihood, guide: factories, or None for the defaults.
         seed: seed of the initial weights.
     """
-    pieces = {"prior": prior or StandardNormalPrior, "guide": guide or DiagonalNormalGuide, "seed": seed}
+    pieces: dict[str, Any] = {
+        "prior": prior or StandardNormalPrior,
+        "guide": guide or DiagonalNormalGuide,
+        "seed": seed,
+    }
     if data is not None and data.data_shape == tuple(x.shape[1:]):
         return vae_for(data, latent_dim, likelihood=likelihood, **pieces).to(x.dtype)
     vae = build_vae(tuple(x.shape[1:]), latent_dim, likelihood=likelihood or NormalLikelihood, **pieces).to(x.dtype)

@@ -97,7 +97,8 @@ def factory_options(factory: Any) -> tuple[Any, dict[str, Any]]:
 def _build(net: NetworkFactory, context_dim: int, in_shape: Shape, out_shape: Shape) -> nn.Module:
     kind, options = factory_options(net)
     if getattr(kind, "wraps_network", False):  # of x alone
-        return partial(net, net=with_context(options["net"], context_dim))(in_shape, out_shape)
+        factory: Any = net
+        return partial(factory, net=with_context(options["net"], context_dim))(in_shape, out_shape)
     if kind is MLP and options["hidden"] and not options["dropout"]:
         layers, first = {"hidden": options["hidden"], "activation": options["activation"]}, partial(MLP, hidden=())
         return ContextNetwork(in_shape, out_shape, context_dim=context_dim, net=first, **layers)

@@ -45,6 +45,7 @@ class InputNetwork(nn.Module):
     wraps_network = True
     loc: Tensor
     unit: Tensor
+    counts: Tensor
 
     def __init__(
         self, in_shape: Shape, out_shape: Shape, *, kinds: Sequence[tuple[str, int]], net: NetworkFactory

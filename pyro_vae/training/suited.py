@@ -104,9 +104,8 @@ def suited(pieces: dict[str, Any], data: ImageSet, *, standardize: bool) -> dict
         pieces = {**pieces, "likelihood": partial(pieces["likelihood"], parts=parts)}
     if not standardize:
         return pieces
-    kinds = [(column.kind, len(column.levels)) for column in data.columns] or [
-        ("count" if data.kind == "counts" else data.kind or "real", 0)
-    ]
+    of_all = "count" if data.kind == "counts" else data.kind or "real"
+    kinds: list[tuple[str, int]] = [(column.kind, len(column.levels)) for column in data.columns] or [(of_all, 0)]
     guides = {name: with_inputs(pieces[name], kinds) for name in _GUIDES if pieces.get(name) is not None}
     return {**pieces, **guides}
 
