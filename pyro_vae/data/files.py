@@ -164,7 +164,7 @@ class Files(Dataset):
 
 
 def _description(data: ImageSet) -> Mapping[str, Any]:
-    return {name: getattr(data, name) for name in ("kind", "columns", "classes", "missing")}
+    return {name: getattr(data, name) for name in ("kind", "columns", "classes")}
 
 
 _READ: dict[Any, Source] = {}  # at most one: read to determine the defaults, and used by the training that follows

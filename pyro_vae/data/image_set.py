@@ -33,7 +33,6 @@ class ImageSet:
         kind: the kind of data, if it was detected or chosen, see :func:`pyro_vae.data.load`.
         columns: names, kinds and levels of the columns of a table.
         classes: the names of the classes 0, 1, ..., if they have names.
-        missing: whether entries may be missing, which are NaN.
 
     Shape:
         ``images`` is ``(N, *data_shape)``, ``labels`` and ``rows`` are ``(N,)``; ``data_shape`` is ``(C, H, W)`` for
@@ -61,7 +60,6 @@ class ImageSet:
     kind: DataKind | None = None
     columns: tuple[Column, ...] = ()
     classes: tuple[str, ...] = ()
-    missing: bool = False
 
     def __post_init__(self) -> None:
         check_arguments(ImageSet.__init__, vars(self), "ImageSet")
@@ -89,6 +87,11 @@ class ImageSet:
     def data_shape(self) -> tuple[int, ...]:
         """Shape of one datum, ``(C, H, W)`` for images."""
         return tuple(self.images.shape[1:])
+
+    @property
+    def missing(self) -> bool:
+        """Whether entries are missing, NaN."""
+        return self.images.is_floating_point() and bool(self.images.isnan().any())
 
     @property
     def device(self) -> torch.device:

@@ -109,9 +109,8 @@ def as_set(source: Source, *, kind: DataKind | None, max_value: int | None, owne
     rule, advice = "mixed columns must come from a table", "Pass a data frame or a csv file"
     require(chosen != "mixed" or bool(source.columns), owner, rule, "an array", advice)
     values, top = converted(array, chosen, owner=owner, name=source.name, max_value=max_value)
-    missing = values.is_floating_point() and bool(values.isnan().any())
     labels, classes = _labels(source, owner)
-    return ImageSet(values, labels, top, kind=chosen, columns=source.columns, classes=classes, missing=missing)
+    return ImageSet(values, labels, top, kind=chosen, columns=source.columns, classes=classes)
 
 
 def _labels(source: Source, owner: str) -> tuple[Tensor | None, tuple[str, ...]]:

@@ -18,8 +18,8 @@ class InputNetwork(nn.Module):
     r"""A network of standardized inputs, :math:`\mathrm{net}((g(x) - m) / s)`.
 
     g is log(1 + x) of a count, one-hot vectors of a category, and x itself of other numbers. m and s are means and
-    standard deviations of g(x) over the training data, 0 and 1 for one-hot vectors and binary numbers. Missing entries,
-    which are NaN, become 0, the mean.
+    standard deviations of g(x) over the training data, 0 and 1 for one-hot vectors and binary numbers. Missing entries
+    remain NaN, for a network that fills them with 0, the mean.
 
     Args:
         in_shape: shape of one datum x.
@@ -72,8 +72,7 @@ class InputNetwork(nn.Module):
 
     def inputs(self, x: Tensor) -> Tensor:
         """The inputs of the network, ``(*batch, *in_shape)``, or ``(*batch, F)`` with categories."""
-        standardized = (self._transformed(x) - self.loc) / self.unit
-        return torch.where(standardized.isnan(), 0.0, standardized)
+        return (self._transformed(x) - self.loc) / self.unit
 
     def _transformed(self, x: Tensor) -> Tensor:
         if self.in_groups:
@@ -84,8 +83,9 @@ class InputNetwork(nn.Module):
         return torch.where(counts, x.clamp_min(0).log1p(), x)
 
     def _one_hot(self, column: Tensor, size: int) -> Tensor:
-        codes = torch.arange(size, device=column.device)
-        return column.unsqueeze(-1) if size == 1 else (column.unsqueeze(-1) == codes).to(column.dtype)
+        column = column.unsqueeze(-1)
+        one_hot = (column == torch.arange(size, device=column.device)).to(column.dtype)
+        return column if size == 1 else torch.where(column.isnan(), column, one_hot)
 
     @torch.no_grad()
     def initialise(self, batches: Iterable[Tensor]) -> InputNetwork:
