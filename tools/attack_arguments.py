@@ -267,6 +267,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "classification_weight": lambda: {"num_data": 100, "num_labels": 10},
     # data
     "Files": lambda: {"root": mkdtemp()},
+    "load": lambda: {"data": np.arange(8).reshape(4, 2)},
     "ImageSet": lambda: {"images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8), "labels": torch.arange(4)},
     # evaluation
     "FinishedBatches": lambda: {"folder": mkdtemp()},
@@ -322,6 +323,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "parameters": list(vae().parameters()),
         "args": (x(),),
     },
+    "vae_for": lambda: {"data": data.load(np.arange(8).reshape(4, 2)), "latent_dim": 2},
     "fit": lambda: programs(epochs=1, batch_size=3, engine="eager", progress=False),
     "frozen": lambda: {"module": nn.Linear(1, 1)},
     "refit_guide": lambda: {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyro_vae._core.checks import check_arguments, require
+from pyro_vae._core.checks import check_arguments, check_count, require
 from pyro_vae.data.arrays import as_labels, check_array
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import DataKind, converted, kind_of
@@ -68,7 +68,8 @@ def load(
     """
     if isinstance(data, ImageSet):
         return data
-    check_arguments(load, {"label": label, "size": size, "max_value": max_value})
+    check_arguments(load, locals())
+    check_count("load", size=size, max_value=max_value)
     return loaded(data, Options(kinds, label, drop, size), kind=kind, max_value=max_value)
 
 
