@@ -173,7 +173,7 @@ def test_fit_and_evaluations_load_what_they_are_given(tmp_path: Path) -> None:
         result = log_likelihood(vae.model, vae.guide, form, num_samples=3)
         assert torch.equal(result.log_likelihood, expected)
     fit(vae.model, vae.guide, str(tmp_path / "x.npy"), epochs=1, validation=csr_matrix(counts), batch_size=20)
-    with pytest.raises(FileNotFoundError, match=r"^fit: root must be a file .* which does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"^fit: data must be a file .* which does not exist"):
         fit(vae.model, vae.guide, tmp_path / "none.npy", epochs=1)
 
 

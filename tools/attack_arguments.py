@@ -32,6 +32,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from pyro.distributions import Normal
 from torch import Tensor, nn
@@ -385,6 +386,8 @@ ACCEPTED: dict[tuple[str, str], Sequence[str]] = {
     ("*", "classification_weight"): ("zero",),
     ("*", "seed"): ("zero", "negative"),
     ("Files", "test"): ("zero", "negative"),  # refused by load, which knows the number of images
+    ("*", "kinds"): ("empty",),
+    ("*", "drop"): ("empty",),
     ("*", "label_seed"): ("zero", "negative"),
     ("*", "beta"): ("zero",),
     ("*", "reconstruction_weight"): ("zero",),
@@ -588,7 +591,7 @@ def judge(trial: Trial, function: Any, arguments: dict[str, Any]) -> Trial:
         outcome = "endless"
     except Exception as error:
         outcome, message = "foreign", f"{type(error).__name__}: {error}"
-        if isinstance(error, ValueError | TypeError) and is_good(str(error), trial):
+        if isinstance(error, ValueError | TypeError | FileNotFoundError) and is_good(str(error), trial):
             outcome = "good"
     if outcome == "silent" and trial.kind in {
         kind

@@ -111,7 +111,10 @@ def say_data(options: Namespace) -> None:
     arguments, _, words = dataset.defaults()
     name = options.likelihood.class_path.rsplit(".", 1)[-1]
     form = f"binarized ({dataset.binarize})" if dataset.binarize != "none" else ""
-    form = "standardized, densities in the data's units" if arguments["standardize"] else form or "values as they are"
+    form = form or "values as they are"
+    if arguments["standardize"]:
+        counts = arguments["kind"] == "counts"
+        form = "log(1 + x) standardized in the encoder" if counts else "standardized, densities in the data's units"
     kinds = "--data.kinds '{COLUMN: KIND}'" if arguments["kind"] == "mixed" else "--data.kind"
     others = "--data.standardize false" if arguments["standardize"] else "--data.binarize dynamic"
     say(f"data: {words}; {name}, {form}. To change this: {kinds}, --likelihood, {others}.")

@@ -100,7 +100,7 @@ class Files(Dataset):
         super().__init__(
             root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
         )
-        check_count("Files", max_value=max_value)
+        check_count("Files", max_value=max_value, size=size)
         self.test, self.kind, self.kinds, self.label, self.drop = test, kind, kinds, label, drop
         self.size, self.max_value, self.standardize = size, max_value, standardize
 

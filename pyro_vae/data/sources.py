@@ -93,13 +93,13 @@ def read(data: Any, options: Options, *, owner: str) -> Source:
     if hasattr(data, "tocsr"):
         return Source(_dense(data), "the sparse matrix")
     if isinstance(data, torch.Tensor):
-        return Source(data.detach().cpu().numpy(), "the tensor")
+        return Source(data.detach().cpu().numpy(), "data")
     if isinstance(data, np.ndarray) or _are_numbers(data):
-        return Source(_numbers(data, owner), "the array")
+        return Source(_numbers(data, owner), "data")
     if isinstance(data, torch.utils.data.Dataset | DataLoader | Sequence) and not isinstance(data, bytes):
         return _items(data.dataset if isinstance(data, DataLoader) else data, owner)
     if hasattr(data, "__array__"):
-        return Source(_numbers(data, owner), "the array")
+        return Source(_numbers(data, owner), "data")
     rule = "data must be an array, tensor, data frame, sparse matrix, torch Dataset or DataLoader, or a path"
     raise refusal(owner, rule, shown(data), f"Convert it to one of these, or to a file ({', '.join(SUFFIXES)})")
 
@@ -113,9 +113,10 @@ def _refuse_options(options: Options, owner: str, names: Sequence[str], what: st
 
 
 def _read_path(path: Path, options: Options, owner: str) -> Source:
+    what = "root" if owner == "Files" else "data"
     if not path.exists():
         raise FileNotFoundError(
-            f"{owner}: root must be a file ({', '.join(SUFFIXES)}) or a folder of images, got root={str(path)!r}, "
+            f"{owner}: {what} must be a file ({', '.join(SUFFIXES)}) or a folder of images, got {what}={str(path)!r}, "
             f"which does not exist. Check the path; it is relative to {os.getcwd()}."
         )
     suffix, name = path.suffix.lower(), f"in {path}"
@@ -132,10 +133,10 @@ def _read_path(path: Path, options: Options, owner: str) -> Source:
         return Source(read_npy(path, owner=owner), f"images {name}", files=[path])
     if suffix == ".npz":
         return _read_npz(path, owner)
-    rule = f"root must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, or be a folder of images"
+    rule = f"{what} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, or be a folder of images"
     advice = "Save the data with np.savez or as csv"
     advice = "Pass the folder that holds it" if suffix in PICTURES else advice
-    raise refusal(owner, rule, f"root={str(path)!r}", advice)
+    raise refusal(owner, rule, f"{what}={str(path)!r}", advice)
 
 
 def _read_folder(path: Path, options: Options, owner: str) -> Source:
