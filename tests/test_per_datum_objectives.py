@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 
@@ -13,7 +14,7 @@ from pyro import poutine
 from pyro.infer import SVI
 from torch import nn
 
-from pyro_vae import VAE
+from pyro_vae import VAE, fit
 from pyro_vae.distributions import AugmentedPosterior
 from pyro_vae.evaluation import gradient_snr
 from pyro_vae.guides import Guide
@@ -39,6 +40,7 @@ from pyro_vae.objectives import (
     WakeSleep,
 )
 from pyro_vae.priors import StandardNormalPrior
+from pyro_vae.training import RunFolder
 from tests import objective_references as definitions
 from tests.linear_gaussian import LinearGaussian
 
@@ -78,6 +80,13 @@ def flat(tensors):
 
 
 # ---------------------------------------------------------------- bounds
+
+
+@bounds
+def test_a_run_holds_the_tensors_of_the_model_and_the_guide_alone(exact: LinearGaussian, make, tmp_path) -> None:
+    case = copy.deepcopy(exact)  # a module that an objective builds to hold parameters constant is none of theirs
+    fit(case.vae.model, case.vae.guide, exact.data(8), objective=make(), batch_size=4, epochs=2, run=tmp_path / "run")
+    assert RunFolder(tmp_path / "run").load_weights().keys() == case.vae.state_dict().keys()
 
 
 @bounds

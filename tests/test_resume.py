@@ -20,7 +20,11 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from pyro_vae import fit
+from pyro_vae import VAE, fit
+from pyro_vae.guides import DiagonalNormalGuide
+from pyro_vae.likelihoods import NormalLikelihood
+from pyro_vae.networks import MLP
+from pyro_vae.priors import StandardNormalPrior
 from pyro_vae.training import RunFolder
 from pyro_vae.training.resumption import merged
 from tests.linear_gaussian import LinearGaussian
@@ -166,6 +170,23 @@ def test_checkpoints_of_version_0_1_resume(tmp_path: Path) -> None:
         (run.path / "state.pt").write_bytes(file)
     _, history = _train(run.path, lr_schedule=HALVE, optimizer=partial(SGD, lr=0.2, momentum=0.5), epochs=4)
     assert history[-1]["changed"]["optimizer.lr"] == [0.02, 0.2]
+
+
+def test_a_model_that_is_built_otherwise_is_refused_by_name(tmp_path: Path) -> None:
+    """Neither an activation nor the bounds of a scale leave a trace in the tensors' names and shapes."""
+
+    def train(activation: str = "relu", bounds: tuple[float, float] = (-12.0, 12.0), **options):
+        net = partial(MLP, hidden=(4,), activation=activation)
+        guide = DiagonalNormalGuide((3,), 2, net=net, log_scale_bounds=bounds)
+        vae = VAE(StandardNormalPrior(2), NormalLikelihood(2, (3,)), guide)
+        return fit(vae.model, vae.guide, torch.ones(8, 3), batch_size=4, run=tmp_path / "run", **options)
+
+    train(epochs=1)
+    with pytest.raises(ValueError, match=r"guide\.log_scale_bounds=\(-5\.0, 5\.0\), and \(-12\.0, 12\.0\) in the run"):
+        train(bounds=(-5.0, 5.0), epochs=2, resume=True)
+    with pytest.raises(ValueError, match="='Tanh', and 'ReLU' in the run"):
+        train("tanh", epochs=2, resume=True)
+    train(epochs=2, resume=True)
 
 
 # ---------------------------------------------------------------- refused before the folder is made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import CellType
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from pyro_vae._core.references import is_user_object
 
 _PLAIN = (int, float, bool, str, type(None))
 _SKIPPED = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "call_super_init"}
+_CONSTRUCTED, _SET_LATER = ("pyro_vae", "torch"), ("training", "call_super_init")
 _DEPTH = 3  # of dictionaries, lists and objects within an attribute
 _LARGE = 100  # a list of more entries holds data
 _MAX_WATCHED = 5000  # reading a hundred values costs a step some microseconds
@@ -83,6 +84,26 @@ class Attributes:
     def lift(self, names: list[str], *, like: Tensor) -> Lifted:
         """The floating-point numbers among the named values, as tensors with the device and dtype of ``like``."""
         return Lifted([p for p in self._places if p.name in names and type(_get(p)) is float], like)
+
+
+def construction(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """The classes of this package's and torch's modules, with their public plain attributes, by name.
+
+    Tensors do not tell activations, scales or lower bounds apart; these do. Modules of the user are left out: their
+    attributes may count steps.
+
+    Example:
+        >>> construction({"net": nn.Sequential(nn.LayerNorm(2, eps=0.1))})["net.0.eps"]
+        0.1
+    """
+    named = [(f"{k}.{path}" if path else k, part) for k, m in modules.items() for path, part in m.named_modules()]
+    values: dict[str, Any] = {}
+    for name, module in named:
+        if type(module).__module__.partition(".")[0] in _CONSTRUCTED:
+            values[name] = type(module).__name__
+            public = {k: v for k, v in vars(module).items() if k[0] != "_" and k not in _SET_LATER}
+            values |= {f"{name}.{k}": v for k, v in public.items() if isinstance(v, _PLAIN) or _is_plain_tuple(v)}
+    return values
 
 
 class Lifted:
@@ -156,6 +177,10 @@ def _of_value(name: str, holder: Any, key: Any, value: Any, seen: set[int], dept
 
 def _is_plain_list(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= _LARGE and all(isinstance(item, _PLAIN) for item in value)
+
+
+def _is_plain_tuple(value: Any) -> bool:
+    return type(value) is tuple and all(isinstance(item, _PLAIN) for item in value)
 
 
 def _get(place: Place) -> Any:

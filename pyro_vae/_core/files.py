@@ -186,6 +186,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+INFINITE = {"inf": math.inf, "-inf": -math.inf}  # as json_ready writes them
+
+
 def json_ready(value: Any) -> Any:
     """Replace NaN by None, infinities by strings that ``float`` parses, and NumPy scalars by numbers, for JSON.
 

@@ -22,6 +22,10 @@ from pyro_vae._core.types import Program
 _TORCH_KEYS = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training", "call_super_init"}
 
 
+class Wrapper(nn.Module):
+    """A module of this package through which a program runs with the tensors of other modules; it owns none."""
+
+
 class Owners:
     """The modules that programs use, by name, in the order in which they are found.
 
@@ -144,7 +148,7 @@ class Owners:
         """Context that adds modules which are called and not in the list yet; ``on_call`` receives each once."""
 
         def notice(module: nn.Module, args: Any) -> None:
-            if id(module) not in self._known and not isinstance(module, torch.jit.ScriptModule):
+            if id(module) not in self._known and not isinstance(module, torch.jit.ScriptModule | Wrapper):
                 contained = any(module is submodule for submodule in self.submodules())
                 name, owner = ("", module) if contained else self._owner_of(module)
                 self._known.add(id(module))

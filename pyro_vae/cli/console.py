@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def say(text: str) -> None:
     """Print, in the first process only."""
     if join().first:
         print(text, flush=True)  # noqa: T201
+
+
+def note(text: str) -> None:
+    """Print a remark on stderr, in the first process only."""
+    if join().first:
+        sys.stderr.write(f"{text}\n")
 
 
 def add_place(parser: argparse._ActionsContainer) -> None:

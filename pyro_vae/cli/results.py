@@ -11,7 +11,7 @@ from typing import Any
 from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import remove_abandoned
-from pyro_vae.cli.console import say
+from pyro_vae.cli.console import note, say
 from pyro_vae.cli.resumable import files_at, print_numbers, resumable
 from pyro_vae.evaluation import Result
 from pyro_vae.experiments.methods import METHODS, Method
@@ -74,6 +74,7 @@ def evaluate_once(
     with resumable(main) as finished:
         if join().from_first(bool(existing)):
             print_numbers([saved.result for saved in existing])
+            note(f"not computed again: {existing[0].path} has these weights and options (--overwrite computes anew)")
             return existing
         results = method.run(trained, {**options, "progress": sys.stderr.isatty(), "finished": finished})
         print_numbers(results, finished)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal
-from pyro_vae._core.files import json_ready, read_bytes
+from pyro_vae._core.files import INFINITE, json_ready, read_bytes
 
 _MAX_BYTES = 500_000_000
 _MAX_DEPTH = 3  # dimensions of a quantity per datum
@@ -20,7 +20,6 @@ _COUNTS = {"num_data", "num_samples", "num_chains", "num_distributions", "num_cl
 _SIZES = {"num_bins": 10_000}  # entries that loops and tensors of a result are as long as
 _TEXTS = {"split", "dataset", "binarize"}
 _TOLERANCE = 1e-4  # of a summary in float32 whose rows are read in float64
-_INFINITE = {"inf": math.inf, "-inf": -math.inf}  # as json_ready writes them
 
 
 class ResultFile:
@@ -128,9 +127,9 @@ class ResultFile:
         """Nested lists of floats, with the nulls of JSON as nan."""
         if isinstance(value, list) and depth < _MAX_DEPTH:
             return [self._floats(name, item, depth + 1) for item in value]
-        if value is None or type(value) in (int, float) or (type(value) is str and value in _INFINITE):
+        if value is None or type(value) in (int, float) or (type(value) is str and value in INFINITE):
             try:
-                return math.nan if value is None else _INFINITE.get(value, value) + 0.0
+                return math.nan if value is None else INFINITE.get(value, value) + 0.0
             except OverflowError:
                 pass
         self.refuse(f"{name} must hold numbers", f"{value!r:.60}")

@@ -113,12 +113,12 @@ def read_runs(paths: Sequence[str | Path], *, split: str = "test") -> dict[str, 
 
 def _results(run: RunFolder) -> list[Result]:
     """The results of a run, whose protocols tell what is known of their weights and data."""
-    found = results_of(run)
-    for path, result in found.stale.items():
-        result.protocol[STALE] = f"{found.note(result)}; renew it: {renewal(run, path, result)}"
-    for result in found.unknown().values():
+    entries = results_of(run)
+    for path, result in entries.stale.items():
+        result.protocol[STALE] = f"{entries.note(result)}; renew it: {renewal(run, path, result)}"
+    for result in entries.unknown().values():
         result.protocol[UNKNOWN] = True
-    results = [*found.current.values(), *found.stale.values()]
+    results = [*entries.current.values(), *entries.stale.values()]
     file = run.path / "config.yaml"
     config = read_yaml(run.config(), str(file)) if file.is_file() else {}
     data = config.get("data")

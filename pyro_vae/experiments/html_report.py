@@ -76,12 +76,12 @@ def report(run: RunFolder, trained: TrainedModel) -> str:
 class _Report:
     run: RunFolder
     trained: TrainedModel
-    found: RunResults
+    entries: RunResults
 
     @property
     def results(self) -> dict[Path, Result]:
         """The results of the present weights, and those without a fingerprint."""
-        return self.found.current
+        return self.entries.current
 
     def sections(self) -> list[dict[str, Any]]:
         """Names, headings and contents of all sections that have a content."""
@@ -220,13 +220,13 @@ class _Report:
     def _stale(self) -> Markup:
         """Results of other weights, crossed out, with the commands that renew them; and those of unknown weights."""
         blocks = []
-        for path, result in self.found.stale.items():
-            note = f"{path.name}: {self.found.note(result)}. Renew it:"
+        for path, result in self.entries.stale.items():
+            note = f"{path.name}: {self.entries.note(result)}. Renew it:"
             blocks += [html.struck(result.lines()), html.note(note), html.code([renewal(self.run, path, result)])]
         text = (
             "The result has no fingerprint of its weights, as those of earlier versions; it may be of earlier weights."
         )
-        return Markup().join([*blocks, *(html.note(f"{path.name}: {text}") for path in self.found.unknown())])
+        return Markup().join([*blocks, *(html.note(f"{path.name}: {text}") for path in self.entries.unknown())])
 
     def _first(self) -> torch.Tensor:
         return self._batch(range(min(10, len(self.trained.splits.test))))
@@ -238,7 +238,7 @@ class _Report:
             return self.trained.splits.test.batch(list(rows), dtype=like.dtype).to(like.device)
 
     def _missing(self) -> Markup:
-        results = [*self.results.values(), *self.found.stale.values()]  # commands for stale ones are listed with them
+        results = [*self.results.values(), *self.entries.stale.values()]  # these come with commands of their own
         kinds = {type(r) for r in results if r.protocol.get("split") == "test"}
         methods = [m for m in METHODS.values() if not set(m.results) <= kinds and m.applies(self.trained.vae)]
         if not methods:

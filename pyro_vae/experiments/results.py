@@ -125,10 +125,10 @@ def _options(method: Method, protocol: dict[str, Any]) -> dict[str, Any]:
     """The options of a method that a protocol tells."""
     names = {"split": ["split"], "seed": ["sample_seed"]}
     names |= {option.name: [option.name, f"optimisation_{option.name}"] for option in method.options}
-    found = {
+    values = {
         key: next((protocol[name] for name in entries if name in protocol), None) for key, entries in names.items()
     }
-    return method.defaults() | {key: value for key, value in found.items() if value is not None}
+    return method.defaults() | {key: value for key, value in values.items() if value is not None}
 
 
 def _read(path: Path) -> Result | None:

@@ -165,15 +165,15 @@ class LatentSpace:
             self._checked_site({"z": q})
             return Codes(moments(q, self.num_samples)[0], {}, args[:1]), q
         trace = self._run(self.vae.guide, args)
-        found = {site["name"]: site for site in latents(trace) if not is_auxiliary(site)}
-        name = self._checked_site({name: site["fn"] for name, site in found.items()})
+        sites = {site["name"]: site for site in latents(trace) if not is_auxiliary(site)}
+        name = self._checked_site({name: site["fn"] for name, site in sites.items()})
         if self._before is None:
             order = [site["name"] for site in latents(self._run(self.vae.model, args))]
             rule = f"site must be a latent of the model ({', '.join(order) or 'none'})"
             require(name in order, _OWNER, rule, f"site={name!r}")
             self._before = order[: order.index(name)]
-        held = {other: site["value"] for other, site in found.items() if other in self._before}
-        return Codes(found[name]["value"], held, args, name), found[name]["fn"]
+        held = {other: site["value"] for other, site in sites.items() if other in self._before}
+        return Codes(sites[name]["value"], held, args, name), sites[name]["fn"]
 
     def batches(self, data: Data) -> Iterator[tuple[Codes, TorchDistribution]]:
         """Codes and posteriors of a data set, batch by batch."""

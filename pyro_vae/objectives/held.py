@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae._core.owners import Owners
+from pyro_vae._core.owners import Owners, Wrapper
 from pyro_vae._core.param_store import no_registration
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def held_parameters() -> Iterator[None]:
         yield
 
 
-class _Held(nn.Module):
+class _Held(Wrapper):
     def __init__(self, program: Callable[[], Any], owners: list[nn.Module]) -> None:
         super().__init__()
         self.owners, self._program = nn.ModuleList(owners), program

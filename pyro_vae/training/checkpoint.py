@@ -55,8 +55,7 @@ def restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any
 
 
 def _restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any], ranks: Ranks) -> EngineName:
-    unknown = {name: identity[name] for name in ("training data", "validation data") if name in identity}
-    saved_identity = {**_EARLIER, **unknown, **saved["identity"]}  # earlier runs did not store fingerprints
+    saved_identity = {**identity, **_EARLIER, **saved["identity"]}  # earlier runs stored fewer
     if identity["engine"] == "auto":
         engine = _available(saved_identity["engine"], state.parameters.device, ranks)
         identity = {**identity, "engine": engine}

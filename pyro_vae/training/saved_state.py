@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -15,9 +14,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal
-from pyro_vae._core.files import open_regular
+from pyro_vae._core.files import INFINITE, open_regular
 
-_INFINITE = {"inf": math.inf, "-inf": -math.inf}  # as json_ready writes them
 _MAX_THREADS = 1024
 _MAX_HEADER = 100_000_000  # bytes, as in safetensors
 _MAPPINGS = {"changed"}  # entries of a record that are no number
@@ -76,7 +74,7 @@ def read_record(line: str) -> dict[str, Any]:
         raise ValueError("nested too deeply") from None
     if not isinstance(record, dict):
         raise ValueError(f"a {type(record).__name__} instead of a mapping")
-    record = {name: _INFINITE.get(value, value) if type(value) is str else value for name, value in record.items()}
+    record = {name: INFINITE.get(value, value) if type(value) is str else value for name, value in record.items()}
     for name, value in record.items():
         if not isinstance(value, int | float | None) and not (isinstance(value, dict) and name in _MAPPINGS):
             raise ValueError(f"{name}={value!r:.40}, which is no number")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pyro_vae._core.attributes import construction
 from pyro_vae._core.checks import require
 from pyro_vae._core.contexts import interruptible
 from pyro_vae._core.distributed import Ranks
@@ -109,13 +110,13 @@ class Trainer:
             "objective": type(self.objective).__name__,
             "engine": self.engine_name,
             **self._fingerprints,
+            **construction(self.parameters.owners.modules),
         }
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
         sets = {"training data": self.batches.data, "validation data": self.settings.validation}
-        fingerprints = {name: fingerprint(data) for name, data in sets.items()}
-        return {name: value for name, value in fingerprints.items() if value is not None}
+        return {name: value for name, data in sets.items() if (value := fingerprint(data)) is not None}
 
     def _save_weights(self, *, raw: bool = False) -> None:
         """Write the weights of the best epoch if training stops early, else the present ones, with their provenance."""
