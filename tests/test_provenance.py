@@ -142,7 +142,9 @@ def test_an_image_set_is_its_images_scale_and_binarization() -> None:
 def test_labels_do_not_matter_for_the_images(tmp_path: Path) -> None:
     images, labels = np.zeros((24, 2, 2), np.uint8), np.arange(24) % 2
     np.savez(tmp_path / "a.npz", images=images, labels=labels)
-    plain, few, more = (Files(tmp_path / "a.npz", binarize="dynamic", labels=n).load().fingerprints for n in (None, 2, 4))
+    plain, few, more = (
+        Files(tmp_path / "a.npz", binarize="dynamic", labels=n).load().fingerprints for n in (None, 2, 4)
+    )
     assert {key: few[key] for key in plain} == plain
     assert few["labels"] != more["labels"]
 
