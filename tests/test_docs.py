@@ -25,8 +25,7 @@ from pyro_vae import objectives
 from pyro_vae.cli.compare import compare_runs
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.report import write_report
-from pyro_vae.cli.train import say_data
-from pyro_vae.cli.train_options import parse_args
+from pyro_vae.cli.train_options import parse_args, say_data
 from pyro_vae.experiments.methods import METHODS
 from pyro_vae.training import build_engine
 from pyro_vae.training.engines.select import ENGINES, MIN_COMPILED_STEPS

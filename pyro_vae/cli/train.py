@@ -18,7 +18,7 @@ from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation
 from pyro_vae.cli.seeds import train_seeds
 from pyro_vae.cli.train_help import format_component, format_options
-from pyro_vae.cli.train_options import check_names, files_of, parse_args, refit_options, resume_options
+from pyro_vae.cli.train_options import check_names, parse_args, refit_options, resume_options, say_data
 from pyro_vae.experiments.experiment import instantiate, to_yaml
 from pyro_vae.experiments.experiment import train as run_training
 from pyro_vae.training import RunFolder
@@ -101,23 +101,6 @@ def _start(out: str | None, options: Namespace, trust: Sequence[str], may_downlo
     with _advising_to_resume(folder):
         result = run_training(**instantiate(options), run=create, may_download=may_download, trust=trust)
         final_evaluation(folder, result)
-
-
-def say_data(options: Namespace) -> None:
-    """Print what was detected in the user's own data, what follows from it, and how to change it."""
-    dataset = files_of(options)
-    if dataset is None or dataset.kind is None:
-        return
-    arguments, _, words = dataset.defaults()
-    name = options.likelihood.class_path.rsplit(".", 1)[-1]
-    form = f"binarized ({dataset.binarize})" if dataset.binarize != "none" else ""
-    form = form or "values as they are"
-    if arguments["standardize"]:
-        counts = arguments["kind"] == "counts"
-        form = "log(1 + x) standardized in the encoder" if counts else "standardized, densities in the data's units"
-    kinds = "--data.kinds '{COLUMN: KIND}'" if arguments["kind"] == "mixed" else "--data.kind"
-    others = "--data.standardize false" if arguments["standardize"] else "--data.binarize dynamic"
-    say(f"data: {words}; {name}, {form}. To change this: {kinds}, --likelihood, {others}.")
 
 
 def _resume(path: str, out: str | None, argv: list[str], trust: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import read_bytes
-from pyro_vae.cli.console import check_seed
+from pyro_vae.cli.console import check_seed, say
 from pyro_vae.experiments.assembly import MODEL_OPTIONS
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import MAX_SIZE, read_config
@@ -145,6 +145,23 @@ def data_defaults(options: dict[str, Any], assignments: Assignments) -> tuple[As
 def files_of(options: Namespace) -> Any:
     """The data set of the options if it is the user's own files, otherwise None."""
     return instantiate(options)["data"]() if _FILES.fullmatch(options.data.class_path) else None
+
+
+def say_data(options: Namespace) -> None:
+    """Print what was detected in the user's own data, what follows from it, and how to change it."""
+    dataset = files_of(options)
+    if dataset is None or dataset.kind is None:
+        return
+    arguments, _, words = dataset.defaults()
+    name = options.likelihood.class_path.rsplit(".", 1)[-1]
+    form = f"binarized ({dataset.binarize})" if dataset.binarize != "none" else ""
+    form = form or "values as they are"
+    if arguments["standardize"]:
+        counts = arguments["kind"] == "counts"
+        form = "log(1 + x) standardized in the encoder" if counts else "standardized, densities in the data's units"
+    kinds = "--data.kinds '{COLUMN: KIND}'" if arguments["kind"] == "mixed" else "--data.kind"
+    others = "--data.standardize false" if arguments["standardize"] else "--data.binarize dynamic"
+    say(f"data: {words}; {name}, {form}. To change this: {kinds}, --likelihood, {others}.")
 
 
 def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
