@@ -241,7 +241,8 @@ def _classes(values: np.ndarray, name: str, owner: str) -> tuple[np.ndarray, tup
 
 def _dense(matrix: Any) -> np.ndarray:
     """A sparse matrix as an array; whole numbers become int32, which takes half the memory of float64."""
-    if matrix.dtype.kind == "f" and matrix.nnz and (matrix.data == np.rint(matrix.data)).all():
+    matrix = matrix.tocsr() if hasattr(matrix, "tocsr") else matrix  # the X of an AnnData may be an array
+    if matrix.dtype.kind == "f" and hasattr(matrix, "nnz") and matrix.nnz and (matrix.data == np.rint(matrix.data)).all():
         low, high = matrix.data.min(), matrix.data.max()
         matrix = matrix.astype(np.int32) if abs(low) < 2**31 and abs(high) < 2**31 else matrix
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
