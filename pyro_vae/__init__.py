@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         sandwich,
     )
     from pyro_vae.experiments.experiment import load_run
+    from pyro_vae.explorer import explore
     from pyro_vae.guides import DiagonalNormalGuide, FullRankNormalGuide, IAFGuide
     from pyro_vae.likelihoods import (
         BernoulliLikelihood,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
         PoissonLikelihood,
         StudentTLikelihood,
     )
-    from pyro_vae.models import ADGM, SDGM, VAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
+    from pyro_vae.models import ADGM, SDGM, VAE, ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
     from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder
     from pyro_vae.objectives import ELBO, IWAE, BetaELBO
     from pyro_vae.priors import StandardNormalPrior, VampPrior
@@ -63,6 +64,7 @@ __all__ = [
     "BernoulliLikelihood",
     "BetaELBO",
     "CategoricalLikelihood",
+    "ConditionalVAE",
     "ConvDecoder",
     "ConvEncoder",
     "DiagonalNormalGuide",
@@ -87,6 +89,7 @@ __all__ = [
     "compression",
     "data",
     "evaluation",
+    "explore",
     "fit",
     "flows",
     "guides",
@@ -122,12 +125,13 @@ _FOLDERS = {
         *("MixtureOfLogisticsLikelihood", "NegativeBinomialLikelihood", "NormalLikelihood"),
         *("PoissonLikelihood", "StudentTLikelihood"),
     ),
-    "models": ("ADGM", "SDGM", "VAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
+    "models": ("ADGM", "SDGM", "VAE", "ConditionalVAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
     "networks": ("MLP", "ConvDecoder", "ConvEncoder"),
     "objectives": ("ELBO", "IWAE", "BetaELBO"),
     "priors": ("StandardNormalPrior", "VampPrior"),
     "training": ("fit", "refit_guide", "vae_for"),
     "experiments.experiment": ("load_run",),
+    "explorer": ("explore",),
 }
 _HOME = {name: folder for folder, names in _FOLDERS.items() for name in names}
 

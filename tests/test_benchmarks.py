@@ -239,6 +239,20 @@ def _script(script, *args, folder):
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=600)
 
 
+def test_conditional(run, tmp_path):
+    sizes = ["--width", "8", "--epochs", "1", "--images", "20", "--num-samples", "5", "--plot", str(tmp_path / "plot")]
+    text, record = run("conditional.py", sizes)
+    assert record["date"] == "2000-01-01"
+    rows = {row["model"]: row for row in record["rows"]}
+    assert list(rows) == list(record["trainings"]) == ["tutorial's baseline", "tutorial's CVAE", "ConditionalVAE"]
+    for name, row in rows.items():
+        assert -588 < row["log_p"] < 0  # of the three quadrants
+        assert f"{row['log_p']:.2f}" in text
+        assert row["gain"] == pytest.approx(row["log_p"] - rows["tutorial's CVAE"]["log_p"], abs=1e-6), name
+        assert row.get("elbo", -math.inf) < row["log_p"]
+    assert (tmp_path / "plot" / "completions.png").exists()
+
+
 @pytest.mark.usefixtures("uncompiled")
 def test_epochs_are_timed_against_their_steps(tmp_path, module, capsys):
     args = ["--num_data", "300", "--batch", "100", "--width", "8", "--repeats", "1", "--date", "2000-01-01"]

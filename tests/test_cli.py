@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pyro_vae.cli import errors
@@ -23,6 +24,7 @@ from pyro_vae.cli.train import _note_on_binarization
 from pyro_vae.cli.train_options import parse_args
 from pyro_vae.data import Files
 from pyro_vae.experiments.experiment import default_options, load_run
+from pyro_vae.latents import attribute_vector, edit, interpolate, traverse
 from pyro_vae.models import vae as vae_module
 from pyro_vae.training import RunFolder, fit
 from tools.kill_and_resume import kill_and_resume
@@ -85,6 +87,105 @@ def test_sample_writes_images(trained: Path, tmp_path: Path, capsys: pytest.Capt
     assert images.shape == (6, 1, 8, 8)
     assert set(np.unique(images)) == {0.0, 1.0}
     assert (tmp_path / "images.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _picture(path: Path) -> torch.Tensor:
+    with Image.open(path) as image:
+        return torch.from_numpy(np.asarray(image).copy()).double() / 255
+
+
+def test_interpolate_decodes_paths_between_images_of_the_split_and_of_files(trained: Path, tmp_path: Path) -> None:
+    model = load_run(trained)
+    x = model.splits.test.batch([3, 17, 5, 0])
+    Image.fromarray((255 * x[1, 0]).byte().numpy()).save(tmp_path / "own.png")
+    np.save(tmp_path / "own.npy", x[2:].numpy())
+    argv = ["interpolate", str(trained), "3", str(tmp_path / "own.png"), str(tmp_path / "own.npy"), "--num", "5"]
+    assert main([*argv, "--path", "lerp", "--out", str(tmp_path / "a.npz")]) == 0
+    assert main([*argv, "--path", "lerp", "--format", "images", "--out", str(tmp_path / "single")]) == 0
+    expected = interpolate(model.vae, x[::2], x[1::2], num=5).means
+    assert (torch.from_numpy(np.load(tmp_path / "a.npz")["images"]) - expected.flatten(0, 1)).abs().max() < 1e-6
+    files = sorted((tmp_path / "single").iterdir())
+    assert [f.name for f in files] == [f"00{i}-00{t}.png" for i in range(2) for t in range(5)]
+    assert (_picture(files[6]) - expected[1, 1, 0]).abs().max() < 0.5 / 255 + 1e-6
+    assert main(argv) == 0
+    assert main([*argv, "--overwrite"]) == 0
+    assert (trained / "figures/interpolation-3-own-own-slerp.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_traverse_and_edit_are_those_of_the_package(trained: Path, tmp_path: Path) -> None:
+    model, out = load_run(trained), str(tmp_path / "a.npz")
+    x, test = model.splits.test.batch([3]), model.splits.test
+    assert main(["traverse", str(trained), "3", "--dims", "3", "1", "--num", "4", "--out", out]) == 0
+    images = torch.from_numpy(np.load(out)["images"])
+    assert (images - traverse(model.vae, x, test, dims=[2, 0], num=4).means.flatten(0, 2)).abs().max() < 1e-6
+    assert main(["traverse", str(trained), "3", "--dims", "1", "--format", "images", "--out", f"{tmp_path}/one"]) == 0
+    assert len(list((tmp_path / "one").iterdir())) == 7
+    assert main(["edit", str(trained), "3", "--to", "6", "--amounts", "0", "-1", "--out", out, "--overwrite"]) == 0
+    images, train = torch.from_numpy(np.load(out)["images"]), model.splits.train.unpaired()
+    vector = attribute_vector(model.vae, train, train.labels == 6)
+    assert (images[1] - edit(model.vae, x, vector, -1.0).means[0]).abs().max() < 1e-6
+    np.save(tmp_path / "v.npy", vector.numpy())
+    argv = ["edit", str(trained), "3", "--vector", str(tmp_path / "v.npy"), "--amounts", "0", "-1"]
+    assert main([*argv, "--out", str(tmp_path / "b.npz")]) == 0
+    assert (torch.from_numpy(np.load(tmp_path / "b.npz")["images"]) - images).abs().max() < 1e-6
+    assert main(["edit", str(trained), "3", "0", "--to", "6", "--from", "5"]) == 0
+    assert (trained / "figures/edit-3-0-class6.png").exists()
+
+
+def test_generate_draws_single_images_by_seed_and_is_also_called_sample(trained: Path, tmp_path: Path) -> None:
+    for command, seed, name in (("generate", "1", "a"), ("sample", "1", "b"), ("generate", "2", "c")):
+        argv = [
+            command,
+            str(trained),
+            "--num",
+            "3",
+            "--seed",
+            seed,
+            "--format",
+            "images",
+            "--out",
+            str(tmp_path / name),
+        ]
+        assert main(argv) == 0
+    a, b, c = ([f.read_bytes() for f in sorted((tmp_path / name).iterdir())] for name in "abc")
+    assert len(a) == 3
+    assert a == b
+    assert a != c
+
+
+def test_explore_writes_a_page_and_replaces_only_its_own(trained: Path, tmp_path: Path, capsys) -> None:
+    for _ in range(2):
+        assert main(["explore", str(trained), "--num_images", "20"]) == 0
+    page = (trained / "explorer.html").read_text()
+    assert "Content-Security-Policy" in page
+    assert '"count":20' in page
+    out = str(tmp_path / "page.html")
+    assert main(["explore", str(trained), "--out", out]) == 0
+    assert "Replace it with --overwrite." in _error_line(capsys, "explore", str(trained), "--out", out)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["interpolate", "3"], "interpolate: images must be given in pairs, got 1 of them."),
+        (["interpolate", "3", "999"], "images: positions must be in 0..296, those of the test split, got 999."),
+        (["interpolate", "3", "x.png"], "images: images must be files, got x.png, which is not a file."),
+        (["interpolate", "1", "2", "--num", "1"], "interpolate: num must be at least 2, got num=1."),
+        (["traverse", "3", "4"], "traverse: one image must be given, got 2 of them."),
+        (["traverse", "3", "--dims", "0"], "--dims: each must be at least 1, got each=0."),
+        (["traverse", "3", "--dims", "4"], "--dims: must be at most 3, got [4]."),
+        (["edit", "3"], "edit: either --to or --vector must be given, got neither."),
+        (["edit", "3", "--to", "11"], "--to: must be a class of the data (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), got 11."),
+        (["edit", "3", "--to", "1", "--amounts", "nan"], "--amounts: must be finite, got [nan]."),
+        (
+            ["generate", "--format", "images", "--out", "a.png"],
+            "--out: must be a folder with --format images, got a.png.",
+        ),
+        (["explore", "--num_images", "0"], "explore: num_images must be at least 1, got num_images=0."),
+    ],
+)
+def test_wrong_uses_are_refused(argv: list[str], message: str, trained: Path, capsys) -> None:
+    assert _error_line(capsys, argv[0], str(trained), *argv[1:]).startswith(message)
 
 
 def test_the_saved_configuration_reproduces_the_run(trained: Path, tmp_path: Path) -> None:
@@ -553,7 +654,7 @@ def test_a_component_may_exit_with_a_message(monkeypatch, capsys: pytest.Capture
     def leave(argv: list[str]) -> None:
         sys.exit("bye")
 
-    monkeypatch.setattr("pyro_vae.cli.sample.sample", leave)
+    monkeypatch.setattr("pyro_vae.cli.generate.sample", leave)
     assert main(["sample"]) == 1
     assert capsys.readouterr().err == "bye\n"
 

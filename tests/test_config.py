@@ -43,7 +43,7 @@ def test_a_chosen_class_has_its_defaults_and_not_those_of_the_default_class() ->
     assert guide["net"]["init_args"]["hidden"] == (200, 200)
     assert guide["log_scale_bounds"] == [-3.0, 1.0]
     data = arguments("data", {"class_path": "FreyFaces", "init_args": {"root": "here"}})
-    assert data == {"root": "here", "binarize": "none", "validation": 200, "seed": 0}
+    assert data == {"root": "here", "binarize": "none", "validation": 200, "seed": 0, "context": None}
 
 
 @pytest.mark.parametrize("value", [None, 0.5, "0.5", "[1, 2]", "", "{unclosed"])

@@ -67,6 +67,7 @@ SPECIAL = {
     "AutoregressiveLikelihood": lambda: likelihoods.AutoregressiveLikelihood(
         L, DATA_SHAPE, net=partial(networks.GatedPixelCNN, channels=4, num_layers=2), decoder=small
     ),
+    "ConditionalPrior": lambda: priors.ConditionalPrior(guides.DiagonalNormalGuide(DATA_SHAPE, L, net=small)),
     "VampPrior": lambda: priors.VampPrior(guides.DiagonalNormalGuide(DATA_SHAPE, L, net=small), num_components=3),
     "OrdinalLikelihood": lambda: likelihoods.OrdinalLikelihood(L, DATA_SHAPE, levels=4, net=small),
     "MixedLikelihood": lambda: likelihoods.MixedLikelihood(L, DATA_SHAPE, parts=mixed_parts(), net=small),
@@ -113,13 +114,18 @@ def like(module, *shape):
     return torch.randn(shape).to(anchor)
 
 
+def prior_of(module):
+    """p(z), or p(z | c) for one context."""
+    return module(like(module, *module.context_shape)) if module.conditional else module()
+
+
 def outputs(module):
     """Everything a component computes from seeded inputs, one tensor per kind of output."""
     torch.manual_seed(7)
     if isinstance(module, networks.Network):
         return [module(like(module, B, *module.in_shape))]
     if isinstance(module, priors.Prior):
-        p = module()
+        p = prior_of(module)
         z = p.sample((B,))
         return [z, p.log_prob(z)]
     if isinstance(module, likelihoods.Likelihood):
@@ -289,7 +295,7 @@ def test_network_raises_on_another_shape(cls):
 @batches
 @each(priors)
 def test_prior_shapes(cls, batch):
-    p = build(cls)()
+    p = prior_of(build(cls))
     assert (p.batch_shape, p.event_shape) == ((), (L,))
     z = p.sample(batch)
     assert z.shape == (*batch, L)
@@ -300,19 +306,19 @@ def test_prior_shapes(cls, batch):
 @batches
 @each(priors)
 def test_prior_expands_in_plates(cls, batch):
-    p = build(cls)().expand(batch)
+    p = prior_of(build(cls)).expand(batch)
     assert p.sample().shape == (*batch, L)
     assert p.log_prob(p.sample()).shape == batch
 
 
 @each(priors)
 def test_the_class_attribute_of_a_prior_is_true(cls):
-    assert cls.discrete == build(cls)().support.is_discrete
+    assert cls.discrete == prior_of(build(cls)).support.is_discrete
 
 
 @each(priors)
 def test_prior_is_differentiable_in_z(cls):
-    p = build(cls)()
+    p = prior_of(build(cls))
     z = p.sample((B,)).requires_grad_()
     p.log_prob(z).sum().backward()
     assert z.grad.isfinite().all()

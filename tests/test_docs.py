@@ -24,6 +24,7 @@ from torch import Tensor
 from pyro_vae import objectives
 from pyro_vae.cli.compare import compare_runs
 from pyro_vae.cli.evaluate import evaluate
+from pyro_vae.cli.main import main
 from pyro_vae.cli.report import write_report
 from pyro_vae.cli.train_options import parse_args, say_data
 from pyro_vae.experiments.methods import METHODS
@@ -36,6 +37,7 @@ EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 ESTIMATORS = (ROOT / "docs/estimators.md").read_text()
 COMPONENTS = (ROOT / "docs/components.md").read_text()
 LABELS = (ROOT / "docs/semi_supervised.md").read_text()
+USE = (ROOT / "docs/use.md").read_text()
 REFUSED = PAGE.split("## What cannot be recorded")[1].split("## Further options")[0]
 LOOKS, SHAPES, DIFFER = "reads a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
 
@@ -95,6 +97,13 @@ def test_the_python_of_the_page_on_few_labels_runs_in_order() -> None:
     assert names["pipeline"].score(x, y) > 0.5
 
 
+def test_the_python_of_the_page_on_conditional_models_runs_in_order() -> None:
+    names = run_python("docs/conditional.md", (ROOT / "docs/conditional.md").read_text())
+    assert (names["result"].protocol["dimensions"], names["lower"].protocol["dimensions"]) == (64, 32)
+    assert names["threes"].shape == (4, 2, 1, 8, 8)
+    assert torch.equal(names["completed"][..., :4, :], names["x"][:6, :, :4].expand(3, -1, -1, -1, -1))
+
+
 def test_the_python_of_the_page_on_compression_runs_in_order() -> None:
     names = run_python("docs/compression.md", (ROOT / "docs/compression.md").read_text())
     assert 8 * len(names["content"]) < 0.9 * names["x"].numel()  # a bit per pixel without a model
@@ -118,6 +127,26 @@ def test_the_page_on_own_data_quotes_what_is_printed(
         say_data(parse_args(words[: words.index("--out")]))
         assert quote.startswith(capsys.readouterr().out)
         assert re.search(r"^test log-likelihood  -?\d+\.\d{3} nats per datum", quote, re.MULTILINE)
+
+
+def test_the_python_of_the_page_on_use_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_python("docs/use.md", USE)
+    assert names["auroc"] > 0.6  # chance is 0.5
+    assert (tmp_path / "explorer.html").stat().st_size < 2e6
+
+
+@pytest.mark.parametrize("command", re.findall(r"^pyro-vae (?!train)(.*)", USE, re.MULTILINE))
+def test_the_commands_of_the_page_on_use_are_parsed(command: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    assert "runs/" in capsys.readouterr().err  # only the run is missing
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/explorers").glob("*.html")), ids=lambda path: path.name)
+def test_the_explorers_are_small_and_load_nothing(path: Path) -> None:
+    assert path.stat().st_size < 2e6
+    assert "://" not in path.read_text()
 
 
 COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]

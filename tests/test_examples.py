@@ -15,6 +15,7 @@ ARGS = {
     "adgm.py": ["--epochs", "1", "--draws", "1", "--hidden", "20"],
     "compare_guides.py": ["--epochs", "1", "--images", "20", "--num-samples", "50", "--hidden", "20"],
     "compress.py": ["--epochs", "2", "--latent-dim", "2", "--num-samples", "10"],
+    "conditional.py": ["--epochs", "2", "--num-samples", "20", "--hidden", "20"],
     "counts.py": ["--epochs", "2", "--num-samples", "20", "--hidden", "20"],
     "fast_svi.py": ["--epochs", "2", "--documents", "200"],
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],

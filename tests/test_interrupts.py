@@ -88,14 +88,14 @@ def test_a_signal_outside_the_steps_names_the_command_that_resumes(
 
 
 def test_sigterm_outside_a_training_ends_with_143(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr("pyro_vae.cli.sample.sample", lambda argv: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("pyro_vae.cli.generate.sample", lambda argv: os.kill(os.getpid(), signal.SIGTERM))
     assert main(["sample"]) == 143
     assert capsys.readouterr().err == "pyro-vae: interrupted\n"
     assert issubclass(Terminated, KeyboardInterrupt)
 
 
 def test_only_the_line_about_a_missing_cuda_runtime_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_vae.cli.sample.sample", lambda argv: None)
+    monkeypatch.setattr("pyro_vae.cli.generate.sample", lambda argv: None)
     assert main(["sample"]) == 0
     logger = logging.getLogger("torch.utils.cpp_extension")
     texts = "No CUDA runtime is found, using CUDA_HOME='%s'", "The detected CUDA version (%s) has a minor mismatch"

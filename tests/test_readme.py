@@ -20,7 +20,7 @@ RESULTS_PAGE = " ".join((ROOT / "docs/results.md").read_text().split())  # witho
 PAGES = [
     "README.md",
     "examples/README.md",
-    *(f"docs/{name}.md" for name in ("command_line", "components", "estimators", "results")),
+    *(f"docs/{name}.md" for name in ("command_line", "components", "estimators", "results", "use")),
 ]
 
 

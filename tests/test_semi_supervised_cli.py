@@ -445,3 +445,18 @@ def test_latents_preserve_labels_and_are_sampled_for_every_batch() -> None:
     assert torch.equal(y, splits.train.labels[:5])
     assert not torch.equal(result.test.batch([0]), result.test.batch([0]))
     assert not result.test.paired
+
+
+def test_edit_keeps_the_style_and_changes_the_class(m2: Path, tmp_path: Path, capsys) -> None:
+    out, model = str(tmp_path / "edit.npz"), load_run(m2)
+    assert main(["edit", str(m2), "3", "--to", "7", "--amounts", "0", "1", "--out", out]) == 0
+    x, label = model.splits.test.batch([3]), torch.eye(10)
+    with torch.no_grad():
+        best = label[model.vae.classify(x).argmax(-1)]
+        z = model.vae.guide.guide.posterior(x, best).mean
+        expected = torch.cat([model.vae.likelihood(z, y).mean for y in (best, label[[7]])])
+    assert (torch.from_numpy(np.load(out)["images"]) - expected).abs().max() < 1e-5
+    line = error_line(capsys, "edit", str(m2), "3", "--to", "7", "--from", "1")
+    assert line == "--from: needs a model without classes, got SemiSupervisedVAE."
+    assert main(["explore", str(m2), "--num_images", "10"]) == 0
+    assert '"classes":10' in (m2 / "explorer.html").read_text()

@@ -93,6 +93,15 @@ def labelled(shape: tuple[int, ...] = (5,)) -> models.SemiSupervisedVAE:
 
 
 @cache
+def completing() -> models.ConditionalVAE:
+    net, seen = networks.with_context(small, IMAGES), torch.ones(IMAGES, dtype=torch.bool)
+    seen[:, :2] = False
+    likelihood = likelihoods.BernoulliLikelihood(2, IMAGES, net=net)
+    guide = guides.DiagonalNormalGuide(IMAGES, 2, net=small)
+    return models.ConditionalVAE(priors.StandardNormalPrior(2), likelihood, guide, given=models.SeenEntries(seen))
+
+
+@cache
 def auxiliary() -> dict[str, Any]:
     def net(*sizes: int) -> Any:
         return partial(networks.ContextNetwork, context_dim=sizes, net=small, hidden=(4,))
@@ -265,6 +274,23 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         }
     ),
     "StackedVAE": stacked,
+    "ConditionalPrior": lambda: {"guide": guides.DiagonalNormalGuide((3,), 2, net=small)},
+    "ConditionalModel": lambda: {
+        **{name: pieces()[name] for name in ("prior", "likelihood")},
+        "given": None,
+        "score_seen": False,
+    },
+    "ConditionalVAE": lambda: {name: pieces()[name] for name in ("prior", "likelihood", "guide")},
+    "GreyLevels": lambda: {"data_shape": (3, 4, 4)},
+    "LowResolution": lambda: {"data_shape": (1, 4, 4), "factor": 2},
+    "SeenEntries": lambda: {"seen": torch.tensor([True, False])},
+    "GivenEntries": lambda: {
+        "base": Normal(torch.zeros(2), 1.0).to_event(1),
+        "seen": torch.tensor([True, False]),
+        "value": torch.zeros(2),
+    },
+    "with_context": lambda: {"net": networks.MLP, "context_shape": 3},
+    "completions": lambda: {"vae": completing(), "images": x(3, *IMAGES), "num": 2, "num_samples": 2},
     "classification_weight": lambda: {"num_data": 100, "num_labels": 10},
     # data
     "Files": lambda: {"root": mkdtemp()},
@@ -375,7 +401,7 @@ INTERNAL |= {"Batch", "save_figures"}  # a folder of all figures, each of which 
 
 # Not attacked yet: distributions of columns and counts, figures of the folder latents.
 INTERNAL |= {"interpolation_grid", "j_diagram", "mine_grid", "posterior_ellipses", "posterior_midpoint"}
-INTERNAL |= {"traversal_strip", "Columns", "LogMeanNegativeBinomial", "LogMeanPoisson"}
+INTERNAL |= {"traversal_strip", "Columns", "LogMeanNegativeBinomial", "LogMeanPoisson", "ObservedEntries"}
 
 # ---------------------------------------------------------------- bad values
 

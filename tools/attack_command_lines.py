@@ -104,7 +104,8 @@ def trials(folder: Path) -> Iterator[Trial]:
     (run / "config.yaml").write_text(to_yaml(parse_options([])))
     starts = [["evaluate", str(run), "--method", method] for method in METHODS]
     starts += [["classify", str(run), "--split", "test"], ["train"]]
-    starts += [[name, str(run)] for name in ("sample", "report", "compare", "refit")]
+    starts += [[name, str(run)] for name in ("sample", "report", "explore", "compare", "refit")]
+    starts += [["interpolate", str(run), "0", "1"], ["traverse", str(run), "0"], ["edit", str(run), "0", "--to", "1"]]
     for start in starts:
         for action in _parser(start)._actions:
             if action.option_strings and action.dest != "help":
@@ -247,7 +248,8 @@ def stopped() -> Iterator[Path]:
 
     before, dtype = Path.cwd(), torch.get_default_dtype()
     places = ["training.trainer.Trainer.train", "training.RunFolder.create", "experiments.experiment.restore_model"]
-    places += ["cli.report.load", "cli.compare.read_runs", "cli.evaluate.load", "cli.classify.load", "cli.sample.load"]
+    places += ["cli.report.load", "cli.compare.read_runs", "cli.evaluate.load", "cli.classify.load"]
+    places += ["cli.generate.load", "cli.use.load", "cli.explore.load"]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         with contextlib.redirect_stdout(io.StringIO()):
             for command in _COMMANDS:

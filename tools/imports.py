@@ -27,7 +27,7 @@ priors likelihoods guides
 models
 objectives evaluation compression
 latents
-training plotting
+training plotting explorer
 experiments features
 cli zoo
 """

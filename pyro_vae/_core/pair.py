@@ -216,7 +216,8 @@ def _values_per_datum(site: Any, plate: Any) -> int:
     event_dim = site["fn"].event_dim
     if plate is not None and len(shape) - event_dim + plate.dim >= 0:
         shape.pop(len(shape) - event_dim + plate.dim)
-    return math.prod(shape)
+    size = math.prod(site["fn"].event_shape)
+    return math.prod(shape) - size + int(getattr(site["fn"], "num_entries", size))  # given entries are not scored
 
 
 def _is_discrete(distribution: Any) -> bool:

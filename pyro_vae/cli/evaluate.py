@@ -12,6 +12,7 @@ from pyro_vae.cli.console import add_place, check_out, check_seed, load, say
 from pyro_vae.cli.results import evaluate_once
 from pyro_vae.cli.resumable import files_at
 from pyro_vae.experiments.methods import INFLATION, METHODS, Method
+from pyro_vae.models import VAE
 
 _METHODS = f"one of {', '.join(METHODS)} (default importance; accurate with --accuracy)"
 _DESCRIPTION = """\
@@ -43,10 +44,11 @@ def _run(method: Method, options: dict[str, Any]) -> None:
             check_out(file, overwrite, ".json")
     trained = load(options)
     options["num_data"] = _capped(options["num_data"], len(trained.images(options["split"])))
-    if trained.classifies:
+    if not isinstance(trained.vae, VAE):
         others = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
+        what = "a model with classes" if trained.classifies else f"a {type(trained.vae).__name__}"
         rule = f"--method {method.name} requires a VAE"
-        require(method.applies(trained.vae), "evaluate", rule, "a model with classes", f"Use one of {others}")
+        require(method.applies(trained.vae), "evaluate", rule, what, f"Use one of {others}")
     for saved in evaluate_once(folder, trained, method, options, overwrite=overwrite, out=out):
         saved.print()
         say(f"figure: {saved.figure or 'none'}")

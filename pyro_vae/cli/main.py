@@ -18,7 +18,12 @@ _COMMANDS = {
     "refit": ("train", "refit"),
     "evaluate": ("evaluate", "evaluate"),
     "classify": ("classify", "classify"),
-    "sample": ("sample", "sample"),
+    "generate": ("generate", "generate"),
+    "sample": ("generate", "sample"),
+    "interpolate": ("use", "interpolate"),
+    "traverse": ("use", "traverse"),
+    "edit": ("use", "edit"),
+    "explore": ("explore", "explore"),
     "compress": ("compress", "compress_images"),
     "decompress": ("compress", "decompress_images"),
     "report": ("report", "write_report"),
@@ -36,7 +41,11 @@ commands:
   refit RUN             train another guide for the trained model of a run, in a new run folder
   evaluate RUN          estimate log-likelihood, inference gaps, latent diagnostics or classification error
   classify RUN IMAGE    classify images with a trained semi-supervised model
-  sample RUN            draw images from a trained model
+  generate RUN          draw images from a trained model; also as sample
+  interpolate RUN A B   decode the path between two images, by position in the test split or file
+  traverse RUN A        vary one latent dimension of an image at a time
+  edit RUN A --to 3     move images along the direction of a class, or to a class of M2
+  explore RUN           write one HTML page with which the latent space is explored in a browser
   compress RUN FILES    compress images without loss with a trained model
   decompress RUN FILE   restore them
   report RUN            write one HTML page with all results of a run
@@ -58,6 +67,8 @@ examples:
   pyro-vae train --model M2 --data.labels 100 --seeds 0 1 2 --out runs/m2
       trains a semi-supervised model on 100 labels, three times
   pyro-vae classify runs/m2-0 --split test --num_data 10
+  pyro-vae interpolate runs/mnist 3 17 --path geodesic --out path.png
+  pyro-vae explore runs/mnist
   pyro-vae compress runs/mnist photo.npz photo.pvz
   torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two
       trains in two processes, which share every batch

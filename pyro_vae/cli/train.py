@@ -24,9 +24,9 @@ from pyro_vae.experiments.experiment import train as run_training
 from pyro_vae.training import RunFolder
 
 _TRAIN = """\
-Train a VAE, or the semi-supervised model M2, in a new run folder; then evaluate it on the test images and draw its
-figures. Components are chosen by class name, and their own options follow after a dot; pyro-vae train --guide IAFGuide
---help shows those of IAFGuide too."""
+Train a VAE, the semi-supervised model M2 or a ConditionalVAE in a new run folder; then evaluate it on the test images
+and draw its figures. Components are chosen by class name, and their own options follow after a dot; pyro-vae train
+--guide IAFGuide --help shows those of IAFGuide too."""
 _REFIT = """\
 Train another guide for the model of a run, in a new run folder, and evaluate it. Data, prior and likelihood are those
 of the run; all other options of pyro-vae train can be added."""

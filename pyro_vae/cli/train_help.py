@@ -25,6 +25,7 @@ _GROUPS = {
     "training": (),  # all other options
     "evaluation": ("num_samples",),
     "semi-supervised model, with --model M2": ("classifier", "label_prior", "alpha", "m1"),
+    "conditional model, with --model ConditionalVAE": ("score_seen",),
 }
 
 

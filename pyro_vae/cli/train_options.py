@@ -68,6 +68,10 @@ def _refuse_idle(names: Iterable[str], argv: Sequence[str], parsed: Namespace) -
             continue
         if first in _OF_M2:
             require(parsed.model == "M2", option, "must come with --model M2", f"a {parsed.model}", "Omit it")
+        elif first == "score_seen":
+            require(
+                parsed.model == "ConditionalVAE", option, "must come with --model ConditionalVAE", "it alone", "Omit it"
+            )
         elif name == "lr_schedule_unit":
             require(parsed.lr_schedule is not None, option, "must come with --lr_schedule", "it alone", "Omit it")
         elif name == "data.label_seed":
@@ -125,7 +129,7 @@ def _text(path: str) -> str:
 
 
 def _model_defaults(options: dict[str, Any]) -> Assignments:
-    if options["model"] == "VAE" or not isinstance(options["classifier"], dict):
+    if options["model"] != "M2" or not isinstance(options["classifier"], dict):
         return []
     estimator = options["classifier"]["init_args"].get("estimator", "enumerate")
     objective = OBJECTIVES.get(estimator, "ELBO")  # an unknown estimator is reported by the parser
@@ -187,7 +191,7 @@ def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[s
         require(not changes or option == "--data.root", "refit", rule, option, "Omit it")
     options = parse_config(run, trust=trust)
     kept = {name: value for name, value in options.as_dict().items() if name in of_the_model}
-    if takes_guide(instantiate(options)["prior"]):
+    if takes_guide(instantiate(options)["prior"]) and options.model != "ConditionalVAE":  # whose guide takes contexts
         kept["prior_guide"] = kept["prior_guide"] or kept["guide"]
     return parse_args(argv, trust, first=[*kept.items(), ("model_from", str(run.path.resolve()))])
 

@@ -97,8 +97,33 @@ def read_npy(path: Path, *, owner: str) -> np.ndarray:
         return _array(file, os.fstat(file.fileno()).st_size)
 
 
+def read_npy_header(path: Path, *, owner: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Read shape, whether the order is Fortran's, dtype and the position of the first byte of an ``.npy`` file's array.
+
+    Raises:
+        OSError: the file is missing, unreadable, or not a regular file.
+        ValueError: the file is damaged or truncated, or holds pickled objects.
+    """
+    with open_regular(path) as file, _readable(path, owner, "npy"):
+        size = os.fstat(file.fileno()).st_size
+        shape, fortran, dtype = _header(file, size)
+        if file.tell() + math.prod(shape) * dtype.itemsize != size:
+            raise ValueError(f"shape {shape} in {size} bytes")
+        return shape, fortran, dtype, file.tell()
+
+
 def _array(file: Any, size: int) -> np.ndarray:
-    """Read the array of an ``.npy`` file of ``size`` bytes, after a check that its header announces no other size."""
+    """Read the array of an ``.npy`` file of ``size`` bytes."""
+    shape, fortran, dtype = _header(file, size)
+    count = math.prod(shape)
+    content = bytearray(file.read(count * dtype.itemsize + 1))
+    if len(content) != count * dtype.itemsize:
+        raise ValueError(f"{len(content)} bytes for {count * dtype.itemsize}")
+    return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
+
+
+def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the order is Fortran's, and dtype of an array that fits into ``size`` bytes."""
     version = np.lib.format.read_magic(file)
     read_header = _HEADERS.get(version)
     if read_header is None:
@@ -109,14 +134,17 @@ def _array(file: Any, size: int) -> np.ndarray:
     count = math.prod(shape)
     if not all(type(length) is int and length >= 0 for length in shape) or count * dtype.itemsize > size:
         raise ValueError(f"shape {shape} in {size} bytes")
-    content = bytearray(file.read(count * dtype.itemsize + 1))
-    if len(content) != count * dtype.itemsize:
-        raise ValueError(f"{len(content)} bytes for {count * dtype.itemsize}")
-    return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
+    return shape, fortran, dtype
 
 
-def as_images(array: np.ndarray, *, owner: str, name: str) -> Tensor:
+def as_images(array: np.ndarray, positions: np.ndarray | None = None, *, owner: str, name: str) -> Tensor:
     """Convert an array to images: ``(N, H, W)`` to ``(N, 1, H, W)``, integers to uint8; floats keep their dtype.
+
+    Args:
+        array: the images.
+        positions: their positions in the whole array, by which errors name them, if they are a part of it.
+        owner: class named in the errors.
+        name: of the array.
 
     Raises:
         ValueError: another number of dimensions, zero-length data, integers outside 0..255, NaN or infinite pixels, or
@@ -124,7 +152,7 @@ def as_images(array: np.ndarray, *, owner: str, name: str) -> Tensor:
     """
     _check_shape(array, owner, name)
     if array.dtype.kind == "f":
-        images = _floating(array, owner, name)
+        images = _floating(array, positions, owner, name)
     elif array.dtype.kind in "biu":
         images = _integer(array, owner, name)
     else:
@@ -132,8 +160,14 @@ def as_images(array: np.ndarray, *, owner: str, name: str) -> Tensor:
     return images.unsqueeze(1) if array.ndim == 3 else images
 
 
-def check_array(array: np.ndarray, *, owner: str, name: str) -> None:
+def check_array(array: np.ndarray, positions: np.ndarray | None = None, *, owner: str, name: str) -> None:
     """Require an array of numbers ``(N, D)``, ``(N, H, W)`` or ``(N, C, H, W)`` without infinite ones; NaN is allowed.
+
+    Args:
+        array: the array, or a part of it.
+        positions: of the rows in the whole array, by which errors name them; None if it is whole.
+        owner: name that errors begin with.
+        name: of the array.
 
     Raises:
         ValueError: another number of dimensions, zero-length data, channels last, infinite or missing values alone, or
@@ -144,8 +178,10 @@ def check_array(array: np.ndarray, *, owner: str, name: str) -> None:
         raise _not_numbers(owner, name, str(array.dtype))
     if array.dtype.kind == "f":
         bad = np.isinf(array).reshape(len(array), -1).any(1)  # (N,)
-        value = f"infinite values in {int(bad.sum())} of them, the first at index {int(bad.argmax())}"
-        require(not bad.any(), owner, f"{name} must be finite", value, "Remove or repair them")
+        if bad.any():
+            first = int(bad.argmax() if positions is None else positions[bad].min())
+            value = f"infinite values in {int(bad.sum())} of them, the first at index {first}"
+            raise refusal(owner, f"{name} must be finite", value, "Remove or repair them")
         require(not np.isnan(array).all(), owner, f"{name} must hold numbers", "NaN alone", "Check the file")
 
 
@@ -211,9 +247,11 @@ def _integer(array: np.ndarray, owner: str, name: str) -> Tensor:
     return torch.from_numpy(array.astype(np.uint8))
 
 
-def _floating(array: np.ndarray, owner: str, name: str) -> Tensor:
+def _floating(array: np.ndarray, positions: np.ndarray | None, owner: str, name: str) -> Tensor:
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)  # (N,)
-    value = f"NaN or infinite pixels in {int(bad.sum())} image(s), the first at index {int(bad.argmax())}"
-    require(not bad.any(), owner, f"{name} must be finite", value, "Remove or repair them")
+    if bad.any():
+        first = int(bad.argmax() if positions is None else positions[bad].min())
+        value = f"NaN or infinite pixels in {int(bad.sum())} image(s), the first at index {first}"
+        raise refusal(owner, f"{name} must be finite", value, "Remove or repair them")
     # native byte order and at most 8 bytes, which torch requires
     return torch.from_numpy(array.astype(f"=f{min(array.dtype.itemsize, 8)}"))

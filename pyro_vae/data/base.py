@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -20,25 +20,29 @@ from pyro_vae.data.fingerprints import kept_fingerprints
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import column_words, standardizes
 from pyro_vae.data.labelling import choose_labels
+from pyro_vae.data.lazy import LazyRows
 from pyro_vae.data.splitting import hold_out, hold_out_by_name
+
+WITHOUT_EFFECT = ("root", "may_download", "in_memory", "num_workers", "detects")
+"""Options of data sets that change no number."""
 
 
 class RawArrays(NamedTuple):
     """A data set before splitting: images ``(N, *data_shape)``, labels ``(N,)`` int64 or ``None``.
 
     Training images with names are split by these, see :func:`pyro_vae.data.splitting.hold_out_by_name`. Fingerprints of
-    large data are kept by the time stamps of the files that were read. Further arguments of :class:`ImageSet`, such as
-    the kind of data, are in ``described``.
+    large data are kept by the time stamps of the files that were read. Images may be rows that are read by batches.
+    Further arguments of :class:`ImageSet`, such as the kind of data, are in ``described``.
     """
 
-    train: Tensor
+    train: Tensor | LazyRows
     train_labels: Tensor | None
-    test: Tensor
+    test: Tensor | LazyRows
     test_labels: Tensor | None
     max_value: int
     rows: tuple[Tensor, Tensor] | None = None  # positions of both splits in the data before they were split
     train_names: list[str] | None = None
-    files: Sequence[Path] = ()
+    files: Iterable[Path] = ()
     described: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -95,6 +99,9 @@ class Dataset(CheckedArguments, ABC):
         labels: number of labelled training images, the same number of every class; training batches are then (x, y),
             with y = -1 for unlabelled images. ``None`` trains on the images alone.
         label_seed: seed of the choice of labelled images.
+        context: what a ConditionalVAE is given: ``"label"``, a part of the image such as ``"top-half"``,
+            ``"all-but-top-left"``, ``"grey"`` or ``"half-size"``, or columns of a table, separated by commas. With
+            ``"label"`` the batches of all splits are (x, y).
 
     Raises:
         ValueError: unknown ``binarize`` or negative ``validation``.
@@ -119,6 +126,7 @@ class Dataset(CheckedArguments, ABC):
         seed: int = 0,
         labels: int | None = None,
         label_seed: int = 0,
+        context: str | None = None,
     ) -> None:
         check_count(self._name, 0, validation=validation)
         check_count(self._name, labels=labels)
@@ -128,6 +136,7 @@ class Dataset(CheckedArguments, ABC):
         self.seed = seed
         self.labels = labels
         self.label_seed = label_seed
+        self.context = context
 
     may_download = True  # False if ``root`` was read from a file and not chosen by the user
     standardize: bool | None = False  # None for data whose kind decides
@@ -152,11 +161,12 @@ class Dataset(CheckedArguments, ABC):
         since, raw = time.time_ns(), self.raw()
         train_rows, test_rows = raw.rows or (None, None)
         images = ImageSet(raw.train, raw.train_labels, raw.max_value, rows=train_rows, **raw.described)
+        images = self._with_context(images)
         kept, held_out = self._hold_out(len(images), raw.train_names)
         train = self._labelled(self._binarized(images.subset(kept), "train"))
         validation = self._binarized(images.subset(held_out), "validation") if len(held_out) else None
-        held = ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows, **raw.described)
-        test = self._binarized(held, "test")
+        test = ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows, **raw.described)
+        test = self._binarized(self._with_context(test), "test")
         protocol = {**self._protocol(len(kept), len(held_out), len(test)), **self.entries(train)}
         splits = Splits(train, validation, test, protocol, raw.max_value)
         return replace(splits, fingerprints=self._fingerprints(splits, raw.files, since))
@@ -172,8 +182,9 @@ class Dataset(CheckedArguments, ABC):
             return train.kind is not None and standardizes(train.kind)
         return self.standardize
 
-    def _fingerprints(self, splits: Splits, files: Sequence[Path], since: int) -> dict[str, str]:
-        options = {key: value for key, value in vars(self).items() if key not in ("root", "may_download", "detects")}
+    def _fingerprints(self, splits: Splits, files: Iterable[Path], since: int) -> dict[str, str]:
+        options = {key: value for key, value in vars(self).items() if key not in WITHOUT_EFFECT}
+        options |= {"context": self.context == "label"}  # parts of the data change no fingerprint
         own = type(self).__module__.startswith("pyro_vae.")  # the code of another class may change
         name = f"{type(self)} {options}"
         return kept_fingerprints(files if own else (), name, lambda: fingerprints_of(splits), since=since)
@@ -186,7 +197,8 @@ class Dataset(CheckedArguments, ABC):
 
     @property
     def _label_arguments(self) -> str:
-        return "" if self.labels is None else f", labels={self.labels}, label_seed={self.label_seed}"
+        labels = "" if self.labels is None else f", labels={self.labels}, label_seed={self.label_seed}"
+        return labels if self.context is None else f"{labels}, context={self.context!r}"
 
     @property
     def _name(self) -> str:
@@ -203,6 +215,14 @@ class Dataset(CheckedArguments, ABC):
     def _binarized(self, images: ImageSet, split: Split) -> ImageSet:
         return binarize(images, self.binarize, split=split, seed=self.seed)
 
+    def _with_context(self, images: ImageSet) -> ImageSet:
+        if self.context != "label":
+            return images
+        rule, advice = "context='label' must come with a class for every image", "Use another context"
+        known = images.labels is not None and bool((images.labels >= 0).all())
+        require(known, self._name, rule, "images without one", advice)
+        return replace(images, paired=True)
+
     def _labelled(self, train: ImageSet) -> ImageSet:
         if self.labels is None:
             return train
@@ -211,11 +231,13 @@ class Dataset(CheckedArguments, ABC):
     def _protocol(self, train: int, validation: int, test: int) -> dict[str, str | int | float]:
         sizes = {"train": train, "validation": validation, "test": test}
         labels = {} if self.labels is None else {"labels": self.labels, "label_seed": self.label_seed}
-        return {"dataset": self._name, "binarize": self.binarize, "data_seed": self.seed, **sizes, **labels}
+        context = {} if self.context is None else {"context": self.context}
+        return {"dataset": self._name, "binarize": self.binarize, "data_seed": self.seed, **sizes, **labels, **context}
 
 
 def fingerprints_of(splits: Splits) -> dict[str, str]:
     """Compute the ``fingerprints`` of splits."""
     sets = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    labels = {"labels": splits.train.fingerprint(labels=True)} if splits.train.paired else {}
-    return {**{name: images.fingerprint() for name, images in sets.items() if images is not None}, **labels}
+    given = splits.test.paired  # as the context of every split, not of some training images
+    labels = {"labels": splits.train.fingerprint(labels=True)} if splits.train.paired and not given else {}
+    return {**{name: images.fingerprint(labels=given) for name, images in sets.items() if images is not None}, **labels}

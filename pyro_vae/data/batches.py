@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import count, islice, repeat
 from os import PathLike
 from typing import Any, TypeAlias
 
@@ -19,11 +19,17 @@ from pyro_vae._core.axes import Axes, leading
 from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.failures import WRONG_ARGUMENTS
+from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.lazy import LazyRows
 from pyro_vae.data.loading import is_external, loaded
+from pyro_vae.data.mapped import NpyRows
 from pyro_vae.data.splitting import stream_seed
 
-Data: TypeAlias = ImageSet | Tensor | Iterable[Any] | str | PathLike[str] | Dataset[Any]
+Data: TypeAlias = (
+    ImageSet | JoinedRows | Tensor | LazyRows | tuple[Any, ...] | Iterable[Any] | str | PathLike[str] | Dataset[Any]
+)
+_INDEXED = ImageSet | JoinedRows | Tensor | LazyRows  # data whose order is chosen here
 _END = object()
 _BLOCK_BYTES, _MAX_BLOCK = 4_000_000, 64  # of the batches that are fetched together
 
@@ -62,10 +68,11 @@ class Batches:
     """Batches of arguments, in the order of the data or reshuffled every epoch.
 
     Args:
-        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame of numbers; an iterable of
-            batches (a ``DataLoader``), each a tensor, a tuple of arguments or one argument of another kind, whose order
-            and batch size are kept; or anything else that :func:`pyro_vae.data.load` takes: a path, a data frame with
-            texts, a sparse matrix, a torch ``Dataset``.
+        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame of numbers, of which a
+            ``numpy.memmap`` is read by batches; a tuple ``(x, c)`` of tensors and arrays of one length, the programs'
+            arguments; an iterable of batches (a ``DataLoader``), each a tensor, a tuple of arguments or one argument of
+            another kind, whose order and batch size are kept; or anything else that :func:`pyro_vae.data.load` takes: a
+            path, a data frame with texts, a sparse matrix, a torch ``Dataset``.
         batch_size: data per batch.
         shuffle_seed: shuffle by (seed, epoch), on the data's device; None keeps the order.
         device: device that arrays and the tensors of iterables are moved to; image sets and tensors must be on it
@@ -110,7 +117,8 @@ class Batches:
             raise refusal(self.owner, rule, f"a {type(data).__name__}", advice)
         scalar = isinstance(self.data, Tensor) and self.data.dim() == 0
         require(not scalar, self.owner, "data must have a first dimension", "a single number", "Pass x.unsqueeze(0)")
-        if self.device is not None and isinstance(data, ImageSet | Tensor):  # others have been moved
+        data = self.data if isinstance(self.data, JoinedRows) else data
+        if self.device is not None and isinstance(data, _INDEXED):  # others have been moved
             value, advice = f"data={data.device}, model={self.device}", "Move one with .to()"
             require(data.device == self.device, self.owner, "data and model must be on one device", value, advice)
         require(self.num_data != 0, self.owner, "data must not be empty", "0 data", "Pass at least one datum")
@@ -118,11 +126,11 @@ class Batches:
     @property
     def num_data(self) -> int | None:
         """Number of data in an epoch; None for an iterable of batches."""
-        return len(self.data) if isinstance(self.data, ImageSet | Tensor) else None
+        return len(self.data) if isinstance(self.data, _INDEXED) else None
 
     def __len__(self) -> int:
         """Number of batches in an epoch; 0 for an iterable of unknown length."""
-        if isinstance(self.data, ImageSet | Tensor):
+        if isinstance(self.data, _INDEXED):
             return -(-len(self.data) // self.batch_size)
         try:
             return len(self.data)  # type: ignore[arg-type]
@@ -131,14 +139,16 @@ class Batches:
 
     def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, beginning with the ``start``-th."""
-        if not isinstance(self.data, ImageSet | Tensor):
+        if not isinstance(self.data, _INDEXED):
             yield from islice(self._iterate(number), start, None)
             return
-        indices = self._order(number).split(self.batch_size)
         size = self._block_size()
-        for block in range(start // size, -(-len(indices) // size)):
-            part = indices[block * size : (block + 1) * size]
-            batches = self._fetch_block(part, number, block)
+        first, length = start // size, size * self.batch_size
+        order = self._order(number)[first * length :]
+        images = self.data.images if isinstance(self.data, ImageSet) else self.data
+        read = images.read_ahead(order, length) if isinstance(images, LazyRows) else repeat(None)
+        for block, i, rows in zip(count(first), range(0, len(order), length), read, strict=False):
+            batches = self._fetch_block(order[i : i + length], rows, number, block)
             yield from islice(batches, max(0, start - block * size), None)
 
     def _block_size(self) -> int:
@@ -150,27 +160,35 @@ class Batches:
         size = math.prod(shape) * self.batch_size * (self.dtype or torch.get_default_dtype()).itemsize
         return max(1, min(_MAX_BLOCK, _BLOCK_BYTES // max(1, size)))
 
-    def _fetch_block(self, indices: Sequence[Tensor], epoch: int, block: int) -> Iterator[Batch]:
+    def _fetch_block(self, index: Tensor, rows: Tensor | None, epoch: int, block: int) -> Iterator[Batch]:
         """Fetch consecutive batches with few tensor operations, whose cost in Python a single batch would not pay.
 
         The random numbers of shuffled data, such as those of dynamic binarization, depend on (seed, epoch, block)
         alone, so that a resumed training draws them again.
         """
-        index = indices[0] if len(indices) == 1 else torch.cat(list(indices))
         if self.shuffle_seed is None:
-            args = self.fetch(index)
+            args = self.fetch(index, rows)
         else:
             with isolated_rng(stream_seed(int(self.shuffle_seed), f"block {block} of epoch {epoch}")):
-                args = self.fetch(index)
-        sizes, rows = [len(i) for i in indices], getattr(self.data, "rows", None)
-        positions = indices if rows is None else rows.index_select(0, index).split(sizes)
-        for i, parts in zip(positions, zip(*(a.split(sizes) for a in args), strict=True), strict=True):
-            yield Batch(parts, index=i, axes=self.axes)
+                args = self.fetch(index, rows)
+        origin = getattr(self.data, "rows", None)
+        positions = index if origin is None else origin.index_select(0, index)
+        for i, *parts in zip(*(values.split(self.batch_size) for values in (positions, *args)), strict=True):
+            yield Batch(tuple(parts), index=i, axes=self.axes)
 
-    def fetch(self, index: Tensor) -> tuple[Tensor, ...]:
-        """The data at ``index`` of an image set or a tensor, as the arguments of a program."""
+    def fetch(self, index: Tensor, rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The data at ``index`` of an image set or a tensor, as the arguments of a program.
+
+        Args:
+            index: positions of the data.
+            rows: those of lazy rows, if they have been read already.
+        """
         if isinstance(self.data, ImageSet):
-            return self.data.arguments(index, dtype=self.dtype)
+            return self.data.arguments(index, dtype=self.dtype, pixels=rows)
+        if isinstance(self.data, JoinedRows):
+            return self.data.arguments(index)
+        if isinstance(self.data, LazyRows):
+            return (self.data.read(index) if rows is None else rows,)
         return (self.data.index_select(0, index),)  # type: ignore[union-attr]
 
     def _iterate(self, epoch: int) -> Iterator[Batch]:
@@ -211,6 +229,13 @@ class Batches:
         """Convert arrays, data frames and nested lists of numbers to a tensor; leave other data as they are."""
         if isinstance(data, Tensor):
             return as_tensor(data, None, self.dtype)
+        if isinstance(data, tuple) and len(data) > 1 and all(hasattr(part, "__array__") for part in data):
+            tensors = [as_tensor(part, None if isinstance(part, Tensor) else self.device, self.dtype) for part in data]
+            first = tensors[0] if tensors[0].is_floating_point() else tensors[0].to(self.dtype)
+            return JoinedRows.of((first, *tensors[1:]), owner=self.owner)
+        if isinstance(data, np.memmap) and (source := NpyRows.of(data, owner=self.owner)):
+            rows = LazyRows.of(source, lambda values, _: as_tensor(values, None, self.dtype))
+            return rows if self.device is None else rows.to(self.device)
         if _are_numbers(data):
             return as_tensor(np.asarray(data), self.device, self.dtype)
         if is_external(data):
@@ -232,7 +257,7 @@ class Batches:
             text = f"{self.owner}: the labels of the batches are left out, since the model does not take them."
             warnings.warn(text, stacklevel=4)
             return True
-        if self.dtype is None or not isinstance(self.data, Tensor) or self.data.is_floating_point():
+        if self.dtype is None or not isinstance(self.data, Tensor | LazyRows) or self.data.is_floating_point():
             return False
         self.data = self.data.to(self.dtype)
         return True
@@ -255,12 +280,17 @@ def as_tensor(values: Any, device: torch.device | None, dtype: torch.dtype | Non
         ValueError: the values are not numbers.
     """
     try:
-        tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(_native(np.asarray(values)))
     except TypeError:
         kind = np.asarray(values).dtype
         raise refusal("Batches", "data must be numbers", f"an array of dtype {kind}", "Encode them first") from None
     tensor = tensor if device is None else tensor.to(device)
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The array in native byte order and writable, which torch requires."""
+    return np.require(array, array.dtype.newbyteorder("="), "W")
 
 
 def _are_numbers(data: Any) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from pyro_vae._core.checks import require
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import DataKind
+from pyro_vae.data.lazy import LazyRows, chunks, pack
 from pyro_vae.data.splitting import stream
 
 Binarization = Literal["dynamic", "fixed", "threshold", "none"]
@@ -56,29 +59,44 @@ def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: in
     _check_unit_interval(images, protocol)
     if protocol == "threshold":
         half = 0.5 if images.images.is_floating_point() else images.max_value / 2
-        return _binary(images, images.images > half)
+        return _binary(images, lambda part: part > half)
     if protocol == "dynamic" and split == "train":
         return replace(images, dynamic=True, kind=_binary_kind(images))
     # Recorded results depend on these pixels: the formula must not change. rand < 1, so u = max_value gives 1.
     generator = stream(seed, f"binarize {split}")
-    noise = torch.rand(images.images.shape, generator=generator, dtype=torch.float32, device="cpu")
     top = 1 if images.images.is_floating_point() else images.max_value
-    return _binary(images, noise.to(images.device) * top < images.images)
+
+    def sample(part: Tensor) -> Tensor:
+        noise = torch.rand(part.shape, generator=generator, dtype=torch.float32, device="cpu")  # continues the stream
+        return noise.to(part.device) * top < part
+
+    return _binary(images, sample)
 
 
-def _binary(images: ImageSet, pixels: torch.Tensor) -> ImageSet:
+def _binary(images: ImageSet, binary: Callable[[Tensor], Tensor]) -> ImageSet:
+    """Images of zeros and ones; of rows in files, which may not fit into memory, with one bit per pixel."""
+    parts = (binary(part) for part in chunks(images.images))
+    lazy, shape = isinstance(images.images, LazyRows), images.images.shape
+    pixels = pack(parts, shape) if lazy else torch.cat([part.to(torch.uint8) for part in parts])
     kind = _binary_kind(images)
-    return replace(images, images=pixels.to(torch.uint8), max_value=1, dynamic=False, kind=kind)
+    return replace(images, images=pixels.to(images.device), max_value=1, dynamic=False, kind=kind)
 
 
 def _binary_kind(images: ImageSet) -> DataKind | None:
     return None if images.kind is None else "binary"
 
 
+def value_range(images: Tensor | LazyRows) -> tuple[float, float]:
+    """Smallest and largest value."""
+    bounds = [torch.stack(torch.aminmax(part)) for part in chunks(images)]
+    low, high = torch.stack(bounds).unbind(1)
+    return low.min().item(), high.max().item()
+
+
 def _check_unit_interval(images: ImageSet, protocol: Binarization) -> None:
     if images.images.dtype == torch.uint8:
         return
-    low, high = (bound.item() for bound in torch.aminmax(images.images))
+    low, high = value_range(images.images)
     rule = "pixels must lie in [0, 1] to be binarized"
     value = f"pixels from {low:.6g} to {high:.6g} with binarize={protocol!r}"
     advice = "Rescale them to [0, 1], or pass binarize='none'"

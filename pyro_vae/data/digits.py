@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ class Digits(Dataset):
             ``"none"``, grey levels in [0, 1].
         validation: number of the 1500 training images held out.
         seed: seed of the validation split and of fixed binarization.
-        labels, label_seed: see :class:`Dataset`.
+        labels, label_seed, context: see :class:`Dataset`.
 
     Shape:
         ``data_shape`` is ``(1, 8, 8)``, ``max_value`` is 16.
@@ -52,12 +53,12 @@ class Digits(Dataset):
         seed: int = 0,
         labels: int | None = None,
         label_seed: int = 0,
+        context: str | None = None,
     ) -> None:
         rule = "root must be None, as the images come with scikit-learn"
         require(root is None, "Digits", rule, f"root={str(root)!r}", "Use Files(root) for your own images")
-        super().__init__(
-            root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
-        )
+        options: dict[str, Any] = {"labels": labels, "label_seed": label_seed, "context": context}
+        super().__init__(root, binarize=binarize, validation=validation, seed=seed, **options)
 
     def raw(self) -> RawArrays:
         from sklearn.datasets import load_digits

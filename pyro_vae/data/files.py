@@ -7,20 +7,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import Any, Literal
 
 from pyro_vae._core.checks import check_count, require
-from pyro_vae.data.arrays import as_images
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import DataKind, default_likelihood
-from pyro_vae.data.loading import as_set
+from pyro_vae.data.lazy import memory_size
+from pyro_vae.data.loading import as_earlier, as_set
 from pyro_vae.data.sources import Options, Source, read
 from pyro_vae.data.splitting import TEST_SEED, hold_out, hold_out_by_name
+
+_MEMORY_SHARE = 1 / 4  # of larger arrays, which are copied when they are split, too much would be taken
 
 
 class Files(Dataset):
@@ -44,7 +43,7 @@ class Files(Dataset):
             once; ``"threshold"``, at one half.
         validation: number of training images held out; ``None`` is a sixth of them, of a folder about a sixth.
         seed: seed of the validation split and of fixed binarization.
-        labels, label_seed: see :class:`Dataset`.
+        labels, label_seed, context: see :class:`Dataset`.
         test: number of test images held out if the data have no test split, the same ones for every ``seed``;
             ``None`` is a sixth of all, of a folder about a sixth.
         kind: binary, grey, colour, fractions, real, counts or mixed; ``None`` detects it.
@@ -58,6 +57,11 @@ class Files(Dataset):
         standardize: whether the encoder sees standardized data (counts as log(1 + x)), and a normal, Laplace or Student
             t likelihood measures its scale in standard deviations of each column; densities are those of the data in
             their own units. ``None`` does so for real data, counts and mixed columns.
+        in_memory: ``False`` reads an npy file or a folder by batches, with the same numbers; of pixels that are sampled
+            or thresholded once, one bit each is in memory. ``"auto"`` does so if the images take more than a quarter of
+            the machine's memory, and warns.
+        num_workers: processes that read ahead if images are read by batches; ``None`` is none for an npy file, and for
+            a folder one for each other core, at most four.
 
     Shape:
         ``data_shape`` is ``(C, H, W)``, or ``(D,)`` for ``(N, D)`` arrays and tables.
@@ -87,6 +91,7 @@ class Files(Dataset):
         test: int | None = None,
         labels: int | None = None,
         label_seed: int = 0,
+        context: str | None = None,
         kind: DataKind | None = None,
         kinds: dict[str, str] | list[str] | None = None,
         label: str | None = None,
@@ -94,18 +99,21 @@ class Files(Dataset):
         size: int | None = None,
         max_value: int | None = None,
         standardize: bool | None = None,
+        in_memory: bool | Literal["auto"] = "auto",
+        num_workers: int | None = None,
     ) -> None:
+        check_count("Files", 0, num_workers=num_workers)
         advice = "Pass a file (npz, npy, csv, parquet) or a folder of images"
         require(root is not None, "Files", "root must be a path", "root=None", advice)
-        super().__init__(
-            root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
-        )
+        options: dict[str, Any] = {"labels": labels, "label_seed": label_seed, "context": context}
+        super().__init__(root, binarize=binarize, validation=validation, seed=seed, **options)
         check_count("Files", max_value=max_value, size=size)
         self.test, self.kind, self.kinds, self.label, self.drop = test, kind, kinds, label, drop
         self.size, self.max_value, self.standardize = size, max_value, standardize
+        self.in_memory, self.num_workers = in_memory, num_workers
 
     def raw(self) -> RawArrays:
-        source = _once(self.root or "", self._options)
+        source = self._once()
         for note in source.notes:
             warnings.warn(f"Files: {note}.", stacklevel=2)
         data = self._as_set(source)
@@ -117,17 +125,39 @@ class Files(Dataset):
         (train, test), described = (part.images for part in parts), _description(data)
         return RawArrays(train, labels[0], test, labels[1], data.max_value, files=source.files, described=described)
 
+    def _once(self, *, keep: bool = False) -> Source:
+        """Read the file or folder; what was kept is used once if no time stamp has changed."""
+        path, options = Path(os.path.expanduser(self.root or "")), self._options
+        key = (str(path), repr(options), self.in_memory, _stamps(path))
+        source = _READ.pop(key, None) or read(path, options, owner="Files", by_batches=self._reads_by_batches)
+        _READ.clear()
+        if keep:
+            _READ[key] = source
+        return source
+
     @property
     def _options(self) -> Options:
         return Options(self.kinds, self.label, tuple(self.drop or ()), self.size)
 
+    def _reads_by_batches(self, size: int) -> bool:
+        """Whether data of a number of bytes are read by batches; if this is decided here, a warning says so."""
+        if self.in_memory != "auto":
+            return not self.in_memory
+        memory = memory_size()
+        if size <= _MEMORY_SHARE * memory:
+            return False
+        warnings.warn(
+            f"Files: {self.root} is read by batches, since its {size / 1e9:.3g} GB of images exceed a quarter of the "
+            f"{memory / 1e9:.3g} GB of memory; in_memory=True reads it at once, in_memory=False omits this line.",
+            stacklevel=2,
+        )
+        return True
+
     def _as_set(self, source: Source) -> ImageSet:
         if self.kind is not None or self.detects:
-            return as_set(source, kind=self.kind, max_value=self.max_value, owner="Files")
-        images = as_images(source.array, owner="Files", name=source.name)
-        binary = images.is_floating_point() or int(images.max()) <= 1
-        labels = None if source.labels is None else torch.from_numpy(source.labels.astype(np.int64))
-        return ImageSet(images, labels, 1 if binary else 255)
+            workers = self.num_workers
+            return as_set(source, kind=self.kind, max_value=self.max_value, owner="Files", num_workers=workers)
+        return as_earlier(source, owner="Files", num_workers=self.num_workers)
 
     def defaults(self) -> tuple[dict[str, Any], tuple[str, dict[str, Any]], str]:
         """Read the data and determine what follows from their kind; the next ``raw`` does not read them again.
@@ -136,7 +166,7 @@ class Files(Dataset):
             The arguments that this determines, such as ``kind``; class name and arguments of the likelihood; and the
             data in words.
         """
-        source = _once(self.root or "", self._options, keep=True)
+        source = self._once(keep=True)
         data = self._as_set(source)
         kind: Any = data.kind
         likelihood = default_likelihood("binary" if self.binarize != "none" else kind, data.max_value)
@@ -168,17 +198,6 @@ def _description(data: ImageSet) -> Mapping[str, Any]:
 
 
 _READ: dict[Any, Source] = {}  # at most one: read to determine the defaults, and used by the training that follows
-
-
-def _once(root: str, options: Options, *, keep: bool = False) -> Source:
-    """Read a file or folder; what was kept is used once if no time stamp has changed."""
-    path = Path(os.path.expanduser(root))
-    key = (str(path), repr(options), _stamps(path))
-    source = _READ.pop(key, None) or read(path, options, owner="Files")
-    _READ.clear()
-    if keep:
-        _READ[key] = source
-    return source
 
 
 def _stamps(path: Path) -> Sequence[tuple[str, int, int]]:

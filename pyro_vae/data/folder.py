@@ -1,8 +1,10 @@
-"""Reading of image files, one by one or a folder as one array."""
+"""Reading of image files, one by one or a folder as the rows of an array."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import open_regular
+from pyro_vae.data.mapped import changed, stamp_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """Endings of image files."""
@@ -58,6 +61,68 @@ class Folder:
         return f"{len(self.skipped)} {many} left out: {names}"
 
 
+@dataclass(frozen=True)
+class FolderRows:
+    """Image files of one size as the rows of an array, decoded at every call.
+
+    Attributes:
+        root: the folder.
+        names: of the files, relative to ``root``.
+        shape: ``(N, C, H, W)``, with C, H and W of the first image.
+        dtype: that of the first image.
+        stamps: size and time stamp of every file when the folder was opened, ``(N, 2)``.
+        owner: name that messages begin with.
+        size: as of :func:`read_image`.
+    """
+
+    root: Path
+    names: list[str]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    stamps: np.ndarray
+    owner: str
+    since: int
+    size: int | None = None
+
+    @classmethod
+    def open(cls, root: Path, names: list[str], *, owner: str, size: int | None = None) -> FolderRows:
+        """Open the files; the first is read."""
+        since, first = time.time_ns(), read_image(root / names[0], owner=owner, size=size)
+        stamps = np.array([stamp_of(root / name) for name in names])
+        return cls(root.resolve(), names, (len(names), *first.shape), first.dtype, stamps, owner, since, size)
+
+    @property
+    def files(self) -> Iterable[Path]:
+        """The files."""
+        return (self.root / name for name in self.names)
+
+    @property
+    def layout(self) -> str:
+        """Shape of the array."""
+        return str(self.shape)
+
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        """Decode the images at ``index``, ``(B, C, H, W)``.
+
+        Raises:
+            OSError: a file is missing or unreadable.
+            ValueError: a file is damaged, of another size than the first one, or has changed since it was opened.
+        """
+        rows = np.empty((len(index), *self.shape[1:]), self.dtype)
+        for row, i in zip(rows, index.tolist(), strict=True):
+            row[...] = self._image(i)
+        return rows
+
+    def _image(self, i: int) -> np.ndarray:
+        path = self.root / self.names[i]
+        image, stamp = read_image(path, owner=self.owner, size=self.size), stamp_of(path)
+        if stamp != tuple(self.stamps[i]):
+            raise changed(path, self.owner, stamp, tuple(self.stamps[i].tolist()))
+        image = np.repeat(image, 3, 0) if (len(image), self.shape[1]) == (1, 3) else image
+        check_same(self.names[0], self.shape[1:], self.dtype, self.names[i], image, self.owner)
+        return image
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     """The files under a folder, those of the folder itself first; sorted, and without hidden ones."""
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
@@ -98,14 +163,23 @@ def read_images(files: list[Path], *, owner: str, size: int | None = None) -> np
     images = [read_image(file, owner=owner, size=size) for file in files]
     if any(len(image) == 3 for image in images):
         images = [np.repeat(image, 3, 0) if len(image) == 1 else image for image in images]
+    first = images[0]
     for file, image in zip(files, images, strict=True):
-        first = images[0]
-        shapes = f"{files[0].name} of (C, H, W)={first.shape} and {file.name} of (C, H, W)={image.shape}"
-        advice = "Crop and resize them with size=32 (train: --data.size 32), or convert them"
-        require(image.shape == first.shape, owner, "images must share one size", shapes, advice)
-        depths = f"{files[0].name} of {first.dtype} and {file.name} of {image.dtype}"
-        require(image.dtype == first.dtype, owner, "images must share one depth", depths, "Convert them")
+        check_same(files[0].name, first.shape, first.dtype, file.name, image, owner)
     return np.stack(images)  # (N, C, H, W)
+
+
+def check_same(first: str, shape: tuple[int, ...], dtype: np.dtype, name: str, image: np.ndarray, owner: str) -> None:
+    """Require an image to have the shape and the dtype of the first one.
+
+    Raises:
+        ValueError: naming both files.
+    """
+    shapes = f"{first} of (C, H, W)={shape} and {name} of (C, H, W)={image.shape}"
+    advice = "Crop and resize them with size=32 (train: --data.size 32), or convert them"
+    require(image.shape == shape, owner, "images must share one size", shapes, advice)
+    depths = f"{first} of {dtype} and {name} of {image.dtype}"
+    require(image.dtype == dtype, owner, "images must share one depth", depths, "Convert them")
 
 
 def read_image(file: Path, *, owner: str, size: int | None = None) -> np.ndarray:

@@ -28,6 +28,7 @@ class FreyFaces(Dataset):
             ``"none"``, grey levels in [0, 1], as published.
         validation: number of the 1765 training images held out.
         seed: seed of the validation split and of fixed binarization.
+        context: see :class:`Dataset`.
 
     Shape:
         ``data_shape`` is ``(1, 28, 20)``, ``max_value`` is 255.
@@ -52,9 +53,10 @@ class FreyFaces(Dataset):
         binarize: Binarization = "none",
         validation: int = 200,
         seed: int = 0,
+        context: str | None = None,
     ) -> None:
         root = "data" if root is None else root
-        super().__init__(root, binarize=binarize, validation=validation, seed=seed)
+        super().__init__(root, binarize=binarize, validation=validation, seed=seed, context=context)
 
     def raw(self) -> RawArrays:
         path = _find(Path(os.path.expanduser(self.root or "data")))

@@ -1,4 +1,4 @@
-"""A set of images held as one tensor on a device."""
+"""A set of images, held as one tensor on a device or read from files when a batch needs them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, refusal, require
-from pyro_vae._core.fingerprint import fingerprint_of
+from pyro_vae.data.contexts import JoinedRows
+from pyro_vae.data.fingerprints import data_fingerprint
 from pyro_vae.data.kinds import Column, DataKind, column_names, kind_words, shortened
+from pyro_vae.data.lazy import LazyRows, chunks
 from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
@@ -22,8 +24,9 @@ class ImageSet:
     r"""Images as integers :math:`u` that stand for :math:`x = u / u_{\max} \in [0, 1]`.
 
     Args:
-        images: uint8 pixels; or a floating tensor for continuous data, or an int32 tensor of counts, whose values
-            are not scaled (then ``max_value`` is not used).
+        images: uint8 pixels; a floating tensor for continuous data, or an int32 tensor of counts, whose values are not
+            scaled (then ``max_value`` is not used); or rows that are read when a batch needs them, whose pixels must
+            lie in the same range.
         labels: int64 class labels, -1 for an unlabelled image, or ``None``.
         max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
         dynamic: whether :meth:`batch` samples binary pixels at every call, with :math:`P(x = 1) = u / u_{\max}`.
@@ -51,7 +54,7 @@ class ImageSet:
         tensor([[[[0.0000, 0.2000, 1.0000]]]])
     """
 
-    images: Tensor
+    images: Tensor | LazyRows
     labels: Tensor | None = None
     max_value: int = 255
     dynamic: bool = False
@@ -79,7 +82,8 @@ class ImageSet:
         parts = [what if self.kind is None else f"{what}: {kind_words(self.kind, self.max_value)}"]
         parts += [f"({column_names(self.columns)})"] if self.kind == "mixed" else []
         parts += [f"in {len(self.classes)} classes ({shortened(self.classes)})"] if self.classes else []
-        missing = int(self.images.isnan().sum()) if self.missing else 0
+        tensor = self.images if isinstance(self.images, Tensor) else None
+        missing = 0 if tensor is None or not self.missing else int(tensor.isnan().sum())
         share = missing / self.images.numel()
         return " ".join(parts) + (f", {missing} entries missing ({share:.1%})" if missing else "")
 
@@ -91,7 +95,7 @@ class ImageSet:
     @property
     def missing(self) -> bool:
         """Whether entries are missing, NaN."""
-        return self.images.is_floating_point() and bool(self.images.isnan().any())
+        return isinstance(self.images, Tensor) and self.images.is_floating_point() and bool(self.images.isnan().any())
 
     @property
     def device(self) -> torch.device:
@@ -107,7 +111,8 @@ class ImageSet:
         """The images and labels at ``index``, in that order."""
         labels = None if self.labels is None else _take(self.labels, index)
         rows = torch.arange(len(self), device=self.device) if self.rows is None else self.rows
-        return replace(self, images=_take(self.images, index), labels=labels, rows=_take(rows, index))
+        images = self.images[index] if isinstance(self.images, LazyRows) else _take(self.images, index)
+        return replace(self, images=images, labels=labels, rows=_take(rows, index))
 
     def partly_labelled(self, index: Index) -> ImageSet:
         """The same set, paired, with the labels at ``index`` and -1 elsewhere.
@@ -133,15 +138,22 @@ class ImageSet:
         """
         name = f"images/{self._scale}{' dynamic' if self.dynamic else ''}"
         with_labels = {"labels": self.labels} if labels and self.labels is not None else {}
-        return fingerprint_of({name: self.images, **with_labels})
+        return data_fingerprint(name, self.images, **with_labels)
 
-    def arguments(self, index: Index, *, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
+    def arguments(
+        self, index: Index, *, dtype: torch.dtype | None = None, pixels: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """The arguments of programs: the :meth:`batch`, and its labels if the set is ``paired``."""
-        x = self.batch(index, dtype=dtype)
+        x = self.batch(index, dtype=dtype, pixels=pixels)
         return (x, _take(self.labels, index)) if self.paired and self.labels is not None else (x,)
 
     def batch(
-        self, index: Index, *, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
+        self,
+        index: Index,
+        *,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+        pixels: Tensor | None = None,
     ) -> Tensor:
         """Images at ``index`` as data of a model: binary samples if ``dynamic``, else ``u / max_value``.
 
@@ -150,6 +162,7 @@ class ImageSet:
             dtype: dtype of the batch; ``None`` is the default dtype. Floating data are converted without scaling.
             generator: generator of the binary samples; ``None`` is the global one. A generator on another device
                 samples there, so that a seeded CPU generator gives the same batch on every device.
+            pixels: entries of ``images`` at ``index``, if they have been read already.
 
         Returns:
             The batch, on the set's device.
@@ -158,7 +171,7 @@ class ImageSet:
             ``(B, *data_shape)``
         """
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        pixels = _take(self.images, index)  # (B, *data_shape)
+        pixels = _take(self.images, index) if pixels is None else pixels  # (B, *data_shape)
         if self.dynamic:
             return self._sample(pixels, dtype, generator)
         return pixels.to(dtype) if self._scale == 1 else pixels.to(dtype) / self._scale
@@ -176,12 +189,11 @@ class ImageSet:
         Shape:
             ``data_shape``
         """
-        if self.missing:
+        if isinstance(self.images, Tensor) and self.missing:
             return self.images.double().nanmean(0).to(torch.get_default_dtype() if dtype is None else dtype)
         total = torch.float64 if self.images.is_floating_point() else torch.int64
-        return (self.images.sum(0, dtype=total).double() / (len(self) * self._scale)).to(
-            torch.get_default_dtype() if dtype is None else dtype
-        )
+        sums = torch.stack([part.sum(0, dtype=total) for part in chunks(self.images)]).sum(0)  # data_shape
+        return (sums.double() / (len(self) * self._scale)).to(torch.get_default_dtype() if dtype is None else dtype)
 
     @property
     def _scale(self) -> int:
@@ -205,7 +217,7 @@ class ImageSet:
     def _check_range(self) -> None:
         value, advice = f"max_value={self.max_value}", "Pass the largest pixel"
         require(1 <= self.max_value <= 255, "ImageSet", "max_value must lie in 1..255", value, advice)
-        if self.images.dtype != torch.uint8 and not self.dynamic:
+        if isinstance(self.images, LazyRows) or (self.images.dtype != torch.uint8 and not self.dynamic):
             return
         low, high = (bound.item() for bound in torch.aminmax(self.images))
         rule, value = f"pixels must lie in [0, {self._scale}]", f"pixels from {low:.6g} to {high:.6g}"
@@ -224,7 +236,20 @@ class ImageSet:
         require(right and self.labels.device == self.images.device, "ImageSet", rule, value, advice)
 
 
-def _take(values: Tensor, index: Index) -> Tensor:
+def fingerprint(data: object) -> str | None:
+    """The fingerprint of a tensor, a tuple of these or an image set, with labels if it is paired; None of others."""
+    if isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data):
+        data = JoinedRows(data)
+    if isinstance(data, JoinedRows):
+        return data.fingerprint()
+    if isinstance(data, ImageSet):
+        return data.fingerprint(labels=data.paired)
+    return data_fingerprint("data", data) if isinstance(data, Tensor | LazyRows) else None
+
+
+def _take(values: Tensor | LazyRows, index: Index) -> Tensor:
+    if isinstance(values, LazyRows):
+        return values.read(index)
     if not isinstance(index, Tensor):
         return values[index]
     index = index.to(values.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -69,37 +69,80 @@ def kind_of(array: np.ndarray) -> DataKind:
         >>> kind_of(np.array([[0, 3], [7, 1]])), kind_of(np.array([[0.5, -3.0]]))
         ('counts', 'real')
     """
-    is_image = array.ndim > 2
-    low, high = (float(bound) for bound in (np.nanmin(array), np.nanmax(array)))
-    levels: DataKind = "colour" if array.ndim == 4 and array.shape[1] > 1 else "grey"
-    if low < 0:
-        return "real"
-    if _whole(array):
-        if high <= 1:
-            return "binary"
-        is_bytes = high == _BYTES or (array.dtype == np.uint8 and high >= 128)
-        if is_bytes or (is_image and high <= _BYTES):
-            return levels
-        return "fractions" if is_image and array.dtype == np.uint16 else "counts"
-    if high <= 1 and _are_bytes(array):
-        return levels
-    return "fractions" if high <= 1 and is_image else "real"
+    return kind_of_parts([array])[0]
+
+
+def kind_of_parts(parts: Iterable[np.ndarray]) -> tuple[DataKind, Facts]:
+    """The kind of an array that is given part by part, see :func:`kind_of`, and what it follows from."""
+    facts, levels = Facts(), np.zeros(_BYTES + 1, dtype=bool)
+    for part in parts:
+        facts = facts.add(part, levels)
+    is_image, (ndim, channels) = len(facts.shape) > 1, (len(facts.shape), facts.shape[0])
+    grey: DataKind = "colour" if ndim == 3 and channels > 1 else "grey"
+    if facts.low < 0:
+        return "real", facts
+    if facts.whole:
+        if facts.high <= 1:
+            return "binary", facts
+        is_bytes = facts.high == _BYTES or (facts.dtype == np.uint8 and facts.high >= 128)
+        if is_bytes or (is_image and facts.high <= _BYTES):
+            return grey, facts
+        return ("fractions" if is_image and facts.dtype == np.uint16 else "counts"), facts
+    if facts.high <= 1 and facts.bytes and levels.sum() >= _MIN_LEVELS:
+        return grey, facts
+    return ("fractions" if facts.high <= 1 and is_image else "real"), facts
+
+
+class Facts(NamedTuple):
+    """What the kind of an array follows from.
+
+    Attributes:
+        shape: of one datum.
+        dtype: of the array.
+        low, high: smallest and largest number.
+        whole: whether all numbers are whole.
+        bytes: whether all are k / 255, up to rounding.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype = np.dtype(float)
+    low: float = np.inf
+    high: float = -np.inf
+    whole: bool = True
+    bytes: bool = True
+
+    def add(self, part: np.ndarray, levels: np.ndarray) -> Facts:
+        """These facts with those of a further part; ``levels`` marks the k that occur."""
+        low, high = (float(bound(part)) for bound in (np.nanmin, np.nanmax))
+        whole = _whole(part)
+        is_bytes = self.bytes and low >= 0 and high <= 1 and _are_bytes(part, levels)
+        return Facts(
+            part.shape[1:], part.dtype, min(self.low, low), max(self.high, high), self.whole and whole, is_bytes
+        )
 
 
 def _whole(array: np.ndarray) -> bool:
     return array.dtype.kind in "biu" or bool(((array == np.rint(array)) | np.isnan(array)).all())
 
 
-def _are_bytes(array: np.ndarray) -> bool:
-    """Whether numbers in [0, 1] are k / 255 up to rounding, for many k."""
-    levels = array[~np.isnan(array)] * _BYTES
-    near = np.rint(levels)
-    tolerance = 2 * _BYTES * float(np.finfo(array.dtype).eps)
-    return bool((np.abs(levels - near) <= tolerance).all()) and len(np.unique(near)) >= _MIN_LEVELS
+def _are_bytes(array: np.ndarray, levels: np.ndarray) -> bool:
+    """Whether numbers in [0, 1] are k / 255 up to rounding; the k are marked."""
+    if array.dtype.kind != "f":
+        return True
+    scaled = array[~np.isnan(array)] * _BYTES
+    near = np.rint(scaled)
+    levels[near.astype(np.int64)] = True
+    return bool((np.abs(scaled - near) <= 2 * _BYTES * float(np.finfo(array.dtype).eps)).all())
 
 
 def converted(
-    array: np.ndarray, kind: DataKind, *, owner: str, name: str, max_value: int | None = None
+    array: np.ndarray,
+    kind: DataKind,
+    *,
+    owner: str,
+    name: str,
+    max_value: int | None = None,
+    whole: bool | None = None,
 ) -> tuple[Tensor, int]:
     """Convert an array to the tensor that stores data of a kind, and the integer that stands for 1.
 
@@ -112,11 +155,13 @@ def converted(
         owner: name that the errors begin with.
         name: of the array, for the errors.
         max_value: the largest grey level; None for 255, or for the largest value if that is below 128.
+        whole: whether the numbers are whole; None determines it, which a part of an array does not allow.
 
     Raises:
         ValueError: a value is not of the kind.
     """
     check_choice(owner, "kind", kind, KINDS)
+    whole = _whole(array) if whole is None else whole
     low, high = float(np.nanmin(array)), float(np.nanmax(array))
     value, advice = f"values from {low:.6g} to {high:.6g}", "Choose another kind, or rescale the data"
     if kind in ("fractions", "real", "mixed"):
@@ -124,8 +169,8 @@ def converted(
         if kind == "fractions":
             require(low >= 0 and scaled.max() <= 1, owner, f"fractions of {name} must lie in [0, 1]", value, advice)
         return _floating(scaled), 1
-    top = 1 if kind in ("binary", "counts") else max_value or _top(array, high)
-    if kind in ("grey", "colour") and array.dtype.kind == "f" and high <= 1 and not _whole(array):
+    top = 1 if kind in ("binary", "counts") else max_value or largest_level(high, whole=whole)
+    if kind in ("grey", "colour") and array.dtype.kind == "f" and high <= 1 and not whole:
         array, high = array * top, high * top
         require(_near_whole(array), owner, f"grey levels of {name} must be k / {top}", "other fractions", advice)
         array = np.rint(array)
@@ -137,9 +182,9 @@ def converted(
     return torch.from_numpy(array.astype(np.int32 if kind == "counts" else np.uint8)), top
 
 
-def _top(array: np.ndarray, high: float) -> int:
+def largest_level(high: float, *, whole: bool) -> int:
     """The integer that stands for 1: the largest value if it is small, since few images of bytes are so dark."""
-    return _BYTES if high >= 128 or not _whole(array) else max(1, int(high))
+    return _BYTES if high >= 128 or not whole else max(1, int(high))
 
 
 def _near_whole(array: np.ndarray) -> bool:

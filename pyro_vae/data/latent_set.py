@@ -54,9 +54,14 @@ class LatentSet(ImageSet):
         return torch.cat([self.batch(chunk, dtype=dtype) for chunk in chunks]).mean(0)
 
     def batch(
-        self, index: Index, *, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
+        self,
+        index: Index,
+        *,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+        pixels: Tensor | None = None,
     ) -> Tensor:
         """The codes of the images at ``index``, ``(B, *code_shape)``; arguments as of :meth:`ImageSet.batch`."""
-        x = super().batch(index, dtype=dtype, generator=generator)
+        x = super().batch(index, dtype=dtype, generator=generator, pixels=pixels)
         with torch.no_grad():
             return self.encode(x)

@@ -8,6 +8,7 @@ import math
 import os
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from pyro_vae._core.checks import require
 from pyro_vae._core.files import open_regular
@@ -36,7 +37,7 @@ class MNIST(Dataset):
             ``"none"``, grey levels in [0, 1].
         validation: number of the 60000 training images held out.
         seed: seed of the validation split and of fixed binarization.
-        labels, label_seed: see :class:`Dataset`.
+        labels, label_seed, context: see :class:`Dataset`.
 
     Shape:
         ``data_shape`` is ``(1, 28, 28)``, ``max_value`` is 255.
@@ -64,11 +65,11 @@ class MNIST(Dataset):
         seed: int = 0,
         labels: int | None = None,
         label_seed: int = 0,
+        context: str | None = None,
     ) -> None:
         root = "data" if root is None else root
-        super().__init__(
-            root, binarize=binarize, validation=validation, seed=seed, labels=labels, label_seed=label_seed
-        )
+        options: dict[str, Any] = {"labels": labels, "label_seed": label_seed, "context": context}
+        super().__init__(root, binarize=binarize, validation=validation, seed=seed, **options)
 
     def raw(self) -> RawArrays:
         from torchvision.datasets import mnist as torchvision  # whose MNIST would prefer processed files to raw ones

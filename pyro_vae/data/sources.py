@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from pyro_vae._core.checks import check_count, refusal, require, shown
 from pyro_vae.data.arrays import npz_keys, read_npy, read_npz
-from pyro_vae.data.folder import PICTURES, Folder, read_images
+from pyro_vae.data.folder import PICTURES, Folder, FolderRows, read_images
 from pyro_vae.data.kinds import Column
+from pyro_vae.data.mapped import NpyRows
 from pyro_vae.data.tables import Frame, check_names, encoded, read_csv, read_frame
 
 _ARRAYS = ("images", "x", "X", "data", "arr_0")
@@ -52,7 +54,8 @@ class Source:
     """Data as they were read.
 
     Attributes:
-        array: numbers, ``(N, D)``, ``(N, H, W)`` or ``(N, C, H, W)``.
+        array: numbers, ``(N, D)``, ``(N, H, W)`` or ``(N, C, H, W)``; or the rows of a file or folder, which are read
+            when they are needed.
         name: of the array, for errors.
         labels: classes of the data, numbers or texts, ``(N,)``; None without.
         classes: names of the classes 0, 1, ...; empty if they have none.
@@ -63,19 +66,28 @@ class Source:
         num_train: number of data before the test data, if the file holds both.
     """
 
-    array: np.ndarray
+    array: np.ndarray | NpyRows | FolderRows
     name: str
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     names: list[str] | None = None
-    files: Sequence[Path] = ()
+    files: Iterable[Path] = ()
     notes: list[str] = field(default_factory=list)
     num_train: int | None = None
 
 
-def read(data: Any, options: Options, *, owner: str) -> Source:
+ByBatches = Callable[[int], bool]
+
+
+def read(data: Any, options: Options, *, owner: str, by_batches: ByBatches = lambda size: False) -> Source:
     """Read data of any of the types of :func:`pyro_vae.data.load`.
+
+    Args:
+        data: the data.
+        options: how they are read.
+        owner: name that errors begin with.
+        by_batches: whether a file or folder of a number of bytes is read by batches.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -83,7 +95,7 @@ def read(data: Any, options: Options, *, owner: str) -> Source:
     """
     options.check(owner)
     if isinstance(data, str | os.PathLike):
-        return _read_path(Path(os.path.expanduser(data)), options, owner)
+        return _read_path(Path(os.path.expanduser(data)), options, owner, by_batches)
     _refuse_options(options, owner, ("size",), "data in memory")
     if hasattr(data, "iloc"):
         return _table(read_frame(data, owner=owner), options, owner, "the data frame")
@@ -112,7 +124,7 @@ def _refuse_options(options: Options, owner: str, names: Sequence[str], what: st
         require(not value, owner, rule, f"{name}={value!r} for {what}", "Omit it")
 
 
-def _read_path(path: Path, options: Options, owner: str) -> Source:
+def _read_path(path: Path, options: Options, owner: str, by_batches: ByBatches) -> Source:
     what = "root" if owner == "Files" else "data"
     if not path.exists():
         raise FileNotFoundError(
@@ -122,7 +134,7 @@ def _read_path(path: Path, options: Options, owner: str) -> Source:
     suffix, name = path.suffix.lower(), f"in {path}"
     if path.is_dir():
         _refuse_options(options, owner, ("kinds", "label", "drop"), "a folder")
-        return _read_folder(path, options, owner)
+        return _read_folder(path, options, owner, by_batches)
     _refuse_options(options, owner, ("size",), "a file")
     if suffix == ".csv":
         return _table(read_csv(path, owner=owner), options, owner, str(path), [path])
@@ -130,7 +142,11 @@ def _read_path(path: Path, options: Options, owner: str) -> Source:
         return _table(read_frame(_read_parquet(path, owner), owner=owner), options, owner, str(path), [path])
     _refuse_options(options, owner, ("kinds", "label", "drop"), f"a {suffix} file")
     if suffix == ".npy":
-        return Source(read_npy(path, owner=owner), f"images {name}", files=[path])
+        lazy = path.is_file() and by_batches(path.stat().st_size)
+        array = NpyRows.open(path, owner=owner) if lazy else read_npy(path, owner=owner)
+        return Source(array, f"images {name}", files=[path])
+    rule, advice = "in_memory=False requires an npy file or a folder", "Save the images with np.save"
+    require(suffix != ".npz" or not by_batches(0), owner, rule, f"{what}={str(path)!r}", advice)
     if suffix == ".npz":
         return _read_npz(path, owner)
     rule = f"{what} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, or be a folder of images"
@@ -139,12 +155,18 @@ def _read_path(path: Path, options: Options, owner: str) -> Source:
     raise refusal(owner, rule, f"{what}={str(path)!r}", advice)
 
 
-def _read_folder(path: Path, options: Options, owner: str) -> Source:
+def _read_folder(path: Path, options: Options, owner: str, by_batches: ByBatches) -> Source:
     folder = Folder(path, owner=owner)
-    images = read_images(folder.files, owner=owner, size=options.size)
-    notes = [folder.note()] if folder.skipped else []
-    names = folder.names
-    return Source(images, f"images in {path}", folder.labels, folder.classes, names=names, notes=notes)
+    rows = FolderRows.open(path, folder.names, owner=owner, size=options.size)
+    lazy = by_batches(math.prod(rows.shape) * rows.dtype.itemsize)
+    images = rows if lazy else read_images(folder.files, owner=owner, size=options.size)
+    known: dict[str, Any] = {
+        "labels": folder.labels,
+        "classes": folder.classes,
+        "names": folder.names,
+        "files": folder.files,
+    }
+    return Source(images, f"images in {path}", **known, notes=[folder.note()] if folder.skipped else [])
 
 
 def _read_parquet(path: Path, owner: str) -> Any:
@@ -219,7 +241,7 @@ def _checked_labels(labels: np.ndarray, count: int, owner: str, name: str) -> np
     return labels
 
 
-def _table(frame: Frame, options: Options, owner: str, name: str, files: Sequence[Path] = ()) -> Source:
+def _table(frame: Frame, options: Options, owner: str, name: str, files: Iterable[Path] = ()) -> Source:
     """A table as a matrix; its class column, if one is named, becomes the labels."""
     check_names(owner, "drop", options.drop, frame.columns)
     check_names(owner, "label", [] if options.label is None else [options.label], frame.columns)
@@ -242,7 +264,12 @@ def _classes(values: np.ndarray, name: str, owner: str) -> tuple[np.ndarray, tup
 def _dense(matrix: Any) -> np.ndarray:
     """A sparse matrix as an array; whole numbers become int32, which takes half the memory of float64."""
     matrix = matrix.tocsr() if hasattr(matrix, "tocsr") else matrix  # the X of an AnnData may be an array
-    if matrix.dtype.kind == "f" and hasattr(matrix, "nnz") and matrix.nnz and (matrix.data == np.rint(matrix.data)).all():
+    if (
+        matrix.dtype.kind == "f"
+        and hasattr(matrix, "nnz")
+        and matrix.nnz
+        and (matrix.data == np.rint(matrix.data)).all()
+    ):
         low, high = matrix.data.min(), matrix.data.max()
         matrix = matrix.astype(np.int32) if abs(low) < 2**31 and abs(high) < 2**31 else matrix
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)

@@ -4,8 +4,10 @@ from pyro_vae.distributions.augmented import AugmentedPosterior, AuxiliaryJoint
 from pyro_vae.distributions.autoregressive import Autoregressive, mean_or_sample
 from pyro_vae.distributions.columns import Columns
 from pyro_vae.distributions.counts import LogMeanNegativeBinomial, LogMeanPoisson
+from pyro_vae.distributions.given_entries import GivenEntries
 from pyro_vae.distributions.leapfrog import Leapfrog, gradient
 from pyro_vae.distributions.mixture_of_normals import MixtureOfNormals
+from pyro_vae.distributions.observed_entries import ObservedEntries
 from pyro_vae.distributions.one_hot import IndependentOneHotCategorical, RelaxedIndependentOneHotCategorical
 
 __all__ = [
@@ -13,11 +15,13 @@ __all__ = [
     "Autoregressive",
     "AuxiliaryJoint",
     "Columns",
+    "GivenEntries",
     "IndependentOneHotCategorical",
     "Leapfrog",
     "LogMeanNegativeBinomial",
     "LogMeanPoisson",
     "MixtureOfNormals",
+    "ObservedEntries",
     "RelaxedIndependentOneHotCategorical",
     "gradient",
     "mean_or_sample",

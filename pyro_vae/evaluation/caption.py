@@ -10,6 +10,7 @@ from pyro_vae._core.checks import check_arguments
 PHRASES = {
     "dataset": "{}",
     "binarize": "{} binarization",
+    "context": "given {}",
     "likelihood": "{}",
     "guide": "{}",
     "latent_dim": "{} latent dimensions",

@@ -49,7 +49,7 @@ class LocalGuide(Guide):
         self.params = params
         self._distribution = family.distribution  # a method, so that the family is not a submodule
 
-    def posterior(self, x: Tensor) -> TorchDistribution:
+    def posterior(self, x: Tensor, *context: Tensor) -> TorchDistribution:
         return self._distribution(self.params)
 
 
@@ -110,7 +110,7 @@ def local_guides(weights: ImportanceWeights, guide: Program) -> Iterator[LocalGu
     """
     family, args = family_of(guide), weights.args
     if family is not None:
-        params = nn.Parameter(family.net(args[0]).clone())
+        params = nn.Parameter(family.net(*args).clone())
         is_flow = isinstance(family.distribution(params), FlowDistribution | TransformedDistribution)
         constant = None if is_flow else LocalGuide(family, params.detach())  # shares memory with the parameters
         yield LocalGuides(LocalGuide(family, params), [params], args, constant)

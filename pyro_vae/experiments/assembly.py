@@ -17,15 +17,16 @@ from pyro_vae.experiments.provenance import known_data
 from pyro_vae.experiments.restore import restore_weights
 from pyro_vae.guides import CategoricalGuide, Guide
 from pyro_vae.likelihoods import Likelihood
-from pyro_vae.models import VAE, LabelledVAE, SemiSupervisedVAE, classification_weight
-from pyro_vae.models.build import build_semi_supervised, build_vae
+from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE, SemiSupervisedVAE, classification_weight
+from pyro_vae.models.build import build_conditional, build_semi_supervised, build_vae
+from pyro_vae.models.given import given_part
 from pyro_vae.models.stacked import StackedVAE
 from pyro_vae.networks import Shape
 from pyro_vae.priors import CategoricalPrior, Prior
 from pyro_vae.training import RunFolder
 from pyro_vae.training.suited import set_units, suited
 
-ModelName = Literal["VAE", "M2"]
+ModelName = Literal["VAE", "M2", "ConditionalVAE"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Assembly:
         protocol: of the data, with the names of the model's components.
     """
 
-    trained: VAE | SemiSupervisedVAE
+    trained: VAE | ConditionalVAE | SemiSupervisedVAE
     training_data: Splits
-    vae: VAE | LabelledVAE
+    vae: VAE | ConditionalVAE | LabelledVAE
     splits: Splits
     protocol: dict[str, Any]
 
@@ -74,6 +75,7 @@ def assemble(
     label_prior: Callable[[int], CategoricalPrior],
     alpha: float,
     m1: FirstModel | None,
+    score_seen: bool,
     seed: int,
 ) -> Assembly:
     """Load the data and build the model; for the arguments see :func:`pyro_vae.experiments.experiment.train`.
@@ -92,6 +94,13 @@ def assemble(
         vae = build_vae(splits.data_shape, latent_dim, **pieces, seed=seed)
         set_units(vae, splits.train, standardize=standardize)
         return Assembly(vae, splits, vae, splits, {**splits.protocol, **components_of(vae)})
+    if dataset.context is not None:
+        shape, columns = splits.data_shape, [column.name for column in getattr(splits.train, "columns", ())]
+        by_class = dataset.context == "label"
+        context = num_classes_of(splits) if by_class else given_part(dataset.context, shape, columns or None)
+        given = build_conditional(shape, latent_dim, context, **pieces, score_seen=score_seen, seed=seed)
+        names = {"model": model, **components_of(given), **({"score_seen": True} if score_seen else {})}
+        return Assembly(given, splits, given, splits, {**splits.protocol, **names})
     pieces |= {"classifier": classifier, "label_prior": label_prior, "num_classes": num_classes_of(splits)}
     pieces["classification_weight"] = classification_weight(len(splits.train), dataset.labels or 0, alpha=alpha)
     if m1 is None:
@@ -127,7 +136,7 @@ def _restored(m1: FirstModel, provenance: dict[str, str], dataset: Dataset, spli
     return vae.eval().requires_grad_(False)
 
 
-def components_of(vae: VAE | LabelledVAE) -> dict[str, Any]:
+def components_of(vae: VAE | ConditionalVAE | LabelledVAE) -> dict[str, Any]:
     """The class names of the model's and the guide's components, for the protocol."""
     components = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.guide}
     weight: dict[str, Any] = {}

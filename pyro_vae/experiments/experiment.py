@@ -48,6 +48,7 @@ def train(
     label_prior: Callable[[int], CategoricalPrior] = CategoricalPrior,
     alpha: float = 0.1,
     m1: str | None = None,
+    score_seen: bool = False,
     model_from: str | None = None,
     init_at_mean: bool = True,
     objective: Callable[[], Objective] = ELBO,
@@ -63,21 +64,23 @@ def train(
     trust: Iterable[str] = (),
     **options: Any,
 ) -> TrainedModel:
-    """Train a VAE, or M2 on few labels, in a run folder.
+    """Train a VAE, M2 on few labels, or a conditional VAE in a run folder.
 
     Args:
-        model: VAE; or M2, the semi-supervised model p(y) p(z) p(x | y, z), with the number of labels as
-            ``--data.labels``.
+        model: VAE; M2, the semi-supervised model p(y) p(z) p(x | y, z), with the number of labels as
+            ``--data.labels``; or ConditionalVAE, p(z | c) p(x | z, c), with the context c as ``--data.context``.
         data: the data set; Digits needs no download, and Files reads your own images or arrays.
         latent_dim: number of latent dimensions.
-        prior: p(z).
-        likelihood: p(x | z), with the decoder ``--likelihood.net``; in M2 p(x | y, z).
+        prior: p(z); for a ConditionalVAE also ConditionalPrior, p(z | c).
+        likelihood: p(x | z), with the decoder ``--likelihood.net``; in M2 p(x | y, z), given a context p(x | z, c).
         guide: q(z | x), with the encoder ``--guide.net``; in M2 q(z | x, y).
-        prior_guide: the guide that a VampPrior is built from, if it is not the one that is trained.
+        prior_guide: the guide that a VampPrior is built from, if it is not the one that is trained; or a
+            ConditionalPrior, of contexts.
         classifier: in M2, q(y | x); ``--classifier.estimator`` chooses whether y is summed out, drawn or relaxed.
         label_prior: in M2, p(y): uniform, or learned with ``--label_prior.learn true``.
         alpha: in M2, the weight of the classifier's log-likelihood, times the data per label.
         m1: in M2, run folder of a VAE of the same data, whose active latents become the data (M1+M2).
+        score_seen: in a ConditionalVAE given a part of the data, score that part too, not only the others.
         model_from: run folder whose trained prior and likelihood are kept fixed; only the guide is trained.
         init_at_mean: start the decoder's output at the mean of the training data.
         objective: the objective to maximise; in M2 by default the one that the classifier's estimator needs.
@@ -109,6 +112,7 @@ def train(
         label_prior=label_prior,
         alpha=alpha,
         m1=_first_model(m1, model, trust),
+        score_seen=score_seen,
         seed=seed,
     )
     vae, training_data = assembly.trained, assembly.training_data

@@ -41,7 +41,7 @@ from pyro_vae.experiments.report_rows import (
 )
 from pyro_vae.experiments.results import RunResults, by_settings, first_rows, renewal, results_of
 from pyro_vae.experiments.trained_model import TrainedModel
-from pyro_vae.models import VAE, LabelledVAE
+from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE
 from pyro_vae.training import RunFolder
 
 R = TypeVar("R", bound=Result)
@@ -194,8 +194,15 @@ class _Report:
             line = "Test images; below each, the mean of p(x | z) at one sample of q(z | x)."
             text = {"alt": "Test images and reconstructions", "caption": line}
             pictures += _draw(plotting.reconstructions, vae, self._first(), **text)
-        line = "Means of p(x | z) at samples of the prior."
-        pictures += _draw(plotting.samples, vae, alt="Samples of the model", caption=line)
+        if isinstance(vae, ConditionalVAE):
+            line = "Test images with their contexts; below each, means of p(x | z, c) at samples of the prior given c."
+            labels = self.trained.splits.test.labels if vae.given is None else None
+            context = None if labels is None else labels[: len(self._first())].to(self._first().device)
+            text = {"alt": "Samples given a context", "caption": line}
+            pictures += _draw(plotting.completions, vae, self._first(), context, **text)
+        else:
+            line = "Means of p(x | z) at samples of the prior."
+            pictures += _draw(plotting.samples, vae, alt="Samples of the model", caption=line)
         text = html.paragraph(f"{caption_of(self.trained.protocol)}.")
         return text + html.pictures(pictures) if pictures else html.paragraph("The data are not images.")
 

@@ -11,13 +11,17 @@ from pyro_vae.data import Dataset, Splits
 
 
 def check_labels(model: str, dataset: Dataset) -> None:
-    """Require labels for a semi-supervised model, and no labels for a VAE.
+    """Require labels for a semi-supervised model, a context for a conditional one, and neither for a VAE.
 
     Raises:
         ValueError: model and data set do not fit each other.
     """
-    if model == "VAE":
-        require(dataset.labels is None, "--data.labels", "a VAE takes no labels", dataset.labels, "Add --model M2")
+    conditional = model == "ConditionalVAE"
+    rule = f"a {model} must have {'a' if conditional else 'no'} context"
+    advice = "Add for example --data.context label" if conditional else "Add --model ConditionalVAE"
+    require((dataset.context is not None) == conditional, "--data.context", rule, dataset.context or "none", advice)
+    if model != "M2":
+        require(dataset.labels is None, "--data.labels", f"a {model} takes no labels", dataset.labels, "Add --model M2")
         return
     option, name = f"--model {model}", type(dataset).__name__
     has_labels = "labels" in signature(type(dataset)).parameters

@@ -13,14 +13,16 @@ from pyro_vae._core.checks import check_shape, refusal, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.owners import evaluating
 from pyro_vae.data import Dataset, ImageSet, Splits
+from pyro_vae.data.base import WITHOUT_EFFECT
 from pyro_vae.data.latent_set import LatentSet
+from pyro_vae.data.lazy import chunks
 from pyro_vae.evaluation.marginals import moments
 from pyro_vae.models import VAE
 from pyro_vae.priors import VampPrior
 
 _BATCH_SIZE = 1000
 _SPLITS = ("train", "validation", "test")
-_MAY_DIFFER = {"labels", "label_seed", "may_download", "by_name", "detects", "root"}  # options of the data set of M1
+_MAY_DIFFER = {"labels", "label_seed", "by_name", *WITHOUT_EFFECT}  # options of the data set of M1
 
 
 def active_latents(vae: VAE, train: ImageSet, *, threshold: float = 0.1) -> Tensor:
@@ -134,7 +136,7 @@ def check_magnitude(images: ImageSet) -> None:
         return
     dtype = torch.get_default_dtype()
     limit = torch.finfo(dtype).max ** 0.25
-    largest = images.images.flatten(1).abs().amax(1)  # (N,)
+    largest = torch.cat([part.flatten(1).abs().amax(1) for part in chunks(images.images)])  # (N,)
     bad = ~(largest <= limit)  # NaN too
     if bool(bad.any()):
         i = int(bad.nonzero()[0])

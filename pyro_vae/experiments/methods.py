@@ -35,7 +35,7 @@ from pyro_vae.evaluation import (
 from pyro_vae.experiments.evaluation_options import Option, options_of
 from pyro_vae.experiments.provenance import PROVENANCE
 from pyro_vae.experiments.trained_model import TrainedModel
-from pyro_vae.models import VAE, LabelledVAE
+from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE
 
 INFLATION = 1.2
 """Default factor by which an inflated proposal multiplies the guide's scales."""
@@ -176,6 +176,10 @@ def _is_vae(vae: Any) -> bool:
     return isinstance(vae, VAE)
 
 
+def _has_guide(vae: Any) -> bool:
+    return isinstance(vae, VAE | ConditionalVAE)
+
+
 def _has_classes(vae: Any) -> bool:
     return isinstance(vae, LabelledVAE)
 
@@ -219,7 +223,7 @@ _SPECIAL = (
         applies=lambda vae: vae.latent_dim < 5,
     ),
     method_of(sandwich, options_of(sandwich, real={"mark": "-simulated"}), stem=_ANNEALING, num_data=100),
-    method_of(inference_gaps, _GAPS, stem="{num_samples}x{num_steps}", run=_gaps, num_data=100, applies=_is_vae),
+    method_of(inference_gaps, _GAPS, stem="{num_samples}x{num_steps}", run=_gaps, num_data=100, applies=_has_guide),
     Method(
         (LatentDiagnostics, Calibration, PredictiveCheck),
         _DIAGNOSTICS,

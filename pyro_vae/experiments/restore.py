@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal
-from pyro_vae.models import VAE, LabelledVAE
+from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE
 from pyro_vae.training import RunFolder
 
 
-def restore_weights(vae: VAE | LabelledVAE, run: RunFolder, *, raw: bool = False) -> None:
+def restore_weights(vae: VAE | ConditionalVAE | LabelledVAE, run: RunFolder, *, raw: bool = False) -> None:
     """Load the trained weights of model and guide; ``raw`` ones are those that are not averaged.
 
     Raises:
@@ -25,7 +25,7 @@ def restore_weights(vae: VAE | LabelledVAE, run: RunFolder, *, raw: bool = False
         raise refusal("RunFolder", rule, _difference(vae, weights), "Restore the folder from a copy") from None
 
 
-def _difference(vae: VAE | LabelledVAE, weights: dict[str, Tensor]) -> str:
+def _difference(vae: VAE | ConditionalVAE | LabelledVAE, weights: dict[str, Tensor]) -> str:
     """The first tensor that is missing, superfluous, or of another shape."""
     expected = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -33,7 +33,7 @@ def _difference(vae: VAE | LabelledVAE, weights: dict[str, Tensor]) -> str:
     return f"shape {shapes.get(name)} instead of {expected.get(name)} for {name!r}"
 
 
-def restore_model(vae: VAE | LabelledVAE, run: RunFolder) -> None:
+def restore_model(vae: VAE | ConditionalVAE | LabelledVAE, run: RunFolder) -> None:
     """Load the trained weights of the model alone; the run's guide may be of another class.
 
     Raises:

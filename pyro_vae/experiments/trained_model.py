@@ -10,7 +10,7 @@ from pyro_vae.data import ImageSet, Splits
 from pyro_vae.evaluation import LogLikelihood, log_likelihood
 from pyro_vae.evaluation.classifier import Classification, classification, labelled
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
-from pyro_vae.models import LabelledVAE
+from pyro_vae.models import ConditionalVAE, LabelledVAE
 from pyro_vae.training import FitResult
 
 
@@ -87,7 +87,9 @@ class TrainedModel:
         require(self.classifies, owner, "the run must be of a model with classes", f"a {name}", advice)
 
     def images(self, split: str = "test", num_data: int | None = None) -> ImageSet:
-        """The first ``num_data`` images of a split, by default all; programs are called without their labels.
+        """The first ``num_data`` images of a split, by default all.
+
+        Programs are called without their labels, unless these are the context of a ConditionalVAE.
 
         Raises:
             ValueError: the split is empty.
@@ -95,7 +97,7 @@ class TrainedModel:
         images = getattr(self.splits, split)
         if images is None:
             raise refusal("evaluate", "the split must hold data", f"split={split!r} of size 0", "Use another split")
-        images = images.unpaired() if images.paired else images
+        images = images.unpaired() if images.paired and not isinstance(self.vae, ConditionalVAE) else images
         return images if num_data is None else images.subset(slice(num_data))
 
     def protocol_of(self, split: str) -> dict[str, Any]:

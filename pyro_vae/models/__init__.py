@@ -2,6 +2,8 @@
 
 from pyro_vae.models.autoregressive import AutoregressiveModel
 from pyro_vae.models.auxiliary_semi_supervised import ADGM, SDGM
+from pyro_vae.models.conditional import ConditionalModel, ConditionalVAE
+from pyro_vae.models.given import Given, GreyLevels, LowResolution, SeenEntries
 from pyro_vae.models.hierarchical import HierarchicalModel, HierarchicalVAE
 from pyro_vae.models.labelled import LabelledVAE
 from pyro_vae.models.layered_guides import BottomUpGuide, LadderGuide, LayeredGuide, TopDownGuide
@@ -20,12 +22,18 @@ __all__ = [
     "VAE",
     "AutoregressiveModel",
     "BottomUpGuide",
+    "ConditionalModel",
+    "ConditionalVAE",
     "GenerativeModel",
+    "Given",
+    "GreyLevels",
     "HierarchicalModel",
     "HierarchicalVAE",
     "LabelledVAE",
     "LadderGuide",
     "LayeredGuide",
+    "LowResolution",
+    "SeenEntries",
     "SemiSupervisedGuide",
     "SemiSupervisedModel",
     "SemiSupervisedVAE",

@@ -11,13 +11,15 @@ from torch import nn
 
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.contexts import isolated_rng
-from pyro_vae.guides import AmortizedGuide, CategoricalGuide, Guide
+from pyro_vae.guides import AmortizedGuide, CategoricalGuide, DiagonalNormalGuide, Guide
 from pyro_vae.likelihoods import Likelihood
+from pyro_vae.models.conditional import ConditionalVAE
+from pyro_vae.models.given import Given
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Shape
 from pyro_vae.networks.conditioned import factory_options, with_context
-from pyro_vae.priors import CategoricalPrior, Prior
+from pyro_vae.priors import CategoricalPrior, ConditionalPrior, Prior
 
 
 def build_vae(
@@ -38,11 +40,63 @@ def build_vae(
     with isolated_rng(seed):
         if not takes_guide(prior):
             if prior_guide is not None:
-                raise _prior_guide_refusal(needed=False)
+                raise _prior_guide_refusal("a VAE", needed=False)
             return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
         pieces = likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
         encoder = pieces[1] if prior_guide is None else prior_guide(data_shape, latent_dim)
         return VAE(cast(Any, prior)(encoder), *pieces)
+
+
+def build_conditional(
+    data_shape: Shape,
+    latent_dim: int,
+    context: int | Given,
+    prior: Callable[[int], Prior],
+    likelihood: Callable[[int, Shape], Likelihood],
+    guide: Callable[[Shape, int], Guide],
+    prior_guide: Callable[[Shape, int], Guide] | None = None,
+    *,
+    score_seen: bool = False,
+    seed: int = 0,
+) -> ConditionalVAE:
+    """Build a conditional VAE from the factories of a VAE, with initial weights from ``seed``.
+
+    The network of the likelihood gets the context as a second input, by :func:`with_context`; so does that of the
+    guide, unless the context is a function of the data. A ConditionalPrior is built from ``prior_guide``, by default a
+    DiagonalNormalGuide.
+
+    Args:
+        data_shape: shape of one datum.
+        latent_dim: number of latent dimensions.
+        context: number of classes of the context, or the function of the data that it is.
+        prior: p(z) or p(z | c).
+        likelihood: p(x | z, c), with the argument ``net``, a network of z.
+        guide: q(z | x, c), with the argument ``net``, a network of x.
+        prior_guide: guide of a ConditionalPrior, of contexts; or of a VampPrior.
+        score_seen: see :class:`~pyro_vae.ConditionalVAE`.
+        seed: seed of the initial weights; the global generator is left as is.
+
+    Raises:
+        ValueError: a guide is missing, is not amortized, or the pieces are incompatible.
+
+    Example:
+        >>> from pyro_vae.likelihoods import BernoulliLikelihood
+        >>> pieces = ConditionalPrior, BernoulliLikelihood, DiagonalNormalGuide
+        >>> build_conditional((1, 8, 8), 2, 10, *pieces).prior.context_shape
+        (10,)
+    """
+    shape = (context,) if isinstance(context, int) else context.context_shape
+    kind = factory_options(prior)[0]
+    of_context = kind is not None and issubclass(kind, ConditionalPrior)
+    if (prior_guide is not None) != takes_guide(prior) and not of_context:
+        raise _prior_guide_refusal("a ConditionalVAE", needed=prior_guide is None)
+    with isolated_rng(seed):
+        p_x = _of_context(likelihood, shape)(latent_dim, data_shape)
+        q_z = (_of_context(guide, shape) if isinstance(context, int) else guide)(data_shape, latent_dim)
+        inputs = shape if of_context else data_shape
+        first = (prior_guide or DiagonalNormalGuide)(inputs, latent_dim) if takes_guide(prior) else latent_dim
+        given = None if isinstance(context, int) else context
+        return ConditionalVAE(cast(Any, prior)(first), p_x, q_z, given=given, score_seen=score_seen)
 
 
 def build_semi_supervised(
@@ -89,10 +143,10 @@ def build_semi_supervised(
         torch.Size([4, 10])
     """
     if takes_guide(prior) == (prior_guide is None):
-        raise _prior_guide_refusal(needed=prior_guide is None)
+        raise _prior_guide_refusal("M2", needed=prior_guide is None)
     with isolated_rng(seed):
-        p_x = _of_labels(likelihood, num_classes)(latent_dim, data_shape)
-        q_z = _of_labels(guide, num_classes)(data_shape, latent_dim)
+        p_x = _of_context(likelihood, (num_classes,))(latent_dim, data_shape)
+        q_z = _of_context(guide, (num_classes,))(data_shape, latent_dim)
         if not isinstance(q_z, AmortizedGuide):
             rule, advice = "M2 must have an AmortizedGuide", "Use DiagonalNormalGuide or IAFGuide"
             raise refusal("guide", rule, type(q_z).__name__, advice)
@@ -101,18 +155,23 @@ def build_semi_supervised(
         return SemiSupervisedVAE(*pieces, classification_weight=classification_weight)
 
 
-def _prior_guide_refusal(*, needed: bool) -> ValueError:
+def _prior_guide_refusal(model: str, *, needed: bool) -> ValueError:
     if needed:
-        return refusal("prior_guide", "a VampPrior of M2 must have its own guide", "none", "Specify --prior_guide")
-    return refusal("prior_guide", "only a VampPrior has a guide", "another prior", "Omit the option")
-
-
-def _of_labels(factory: Any, num_classes: int) -> Any:
-    # A factory without an argument ``net``, or with a ready-made module, is returned as it is.
-    net = factory_options(factory)[1].get("net")
-    return (
-        factory if net is None or isinstance(net, nn.Module) else partial(factory, net=with_context(net, num_classes))
+        rule = f"a VampPrior of {model} must have its own guide"
+        return refusal("prior_guide", rule, "none", "Specify --prior_guide")
+    return refusal(
+        "prior_guide", "only a VampPrior or ConditionalPrior has a guide", "another prior", "Omit the option"
     )
+
+
+def _of_context(factory: Any, context_shape: Shape) -> Any:
+    """A factory whose network of x or z takes a context; one without such an argument, or with a module, as it is."""
+    options = factory_options(factory)[1]
+    name = "decoder" if "decoder" in options else "net"  # of an autoregressive likelihood, whose net is causal
+    net = options.get(name)
+    if net is None or isinstance(net, nn.Module):
+        return factory
+    return partial(factory, **{name: with_context(net, context_shape)})
 
 
 def takes_guide(factory: Any) -> bool:

@@ -92,7 +92,9 @@ class VAE(nn.Module, CheckedArguments):
 
     def __init__(self, prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
         super().__init__()
-        _check_pieces(prior, likelihood, guide)
+        check_pieces("VAE", prior, likelihood, guide)
+        advice = "Build a ConditionalVAE, or use a prior without a context"
+        require(not prior.conditional, "VAE", "the prior must not be conditional", type(prior).__name__, advice)
         self.model = GenerativeModel(prior, likelihood)
         self.guide = guide
         guide.attach(self.model.log_joint)
@@ -153,15 +155,20 @@ class VAE(nn.Module, CheckedArguments):
         return mean_or_sample(self.decode(self.encode(x).sample()))
 
 
-def _check_pieces(prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
+def check_pieces(owner: str, prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
+    """Require pieces of one latent_dim, one data_shape and, if discrete, one number of categories.
+
+    Raises:
+        ValueError: they differ; the message begins with ``owner``.
+    """
     pieces = {"prior": prior, "likelihood": likelihood, "guide": guide}
-    check_equal("VAE", "latent_dim", {name: piece.latent_dim for name, piece in pieces.items()})
+    check_equal(owner, "latent_dim", {name: piece.latent_dim for name, piece in pieces.items()})
     categories = {name: getattr(pieces[name], "categories", None) for name in ("prior", "guide")}
     if None not in categories.values():
-        check_equal("VAE", "categories", categories)
+        check_equal(owner, "categories", categories)
     shapes = {"likelihood": likelihood.data_shape, "guide": guide.data_shape}
     if isinstance(prior, VampPrior):
         shapes["pseudo-inputs"] = prior.data_shape
         rule, what = "the guide of a VampPrior must not depend on the model", f"guide={type(prior.guide).__name__}"
-        require(not getattr(prior.guide, "needs_model", False), "VAE", rule, what, "Build the prior with another guide")
-    check_equal("VAE", "data_shape", shapes)
+        require(not getattr(prior.guide, "needs_model", False), owner, rule, what, "Build the prior with another guide")
+    check_equal(owner, "data_shape", shapes)

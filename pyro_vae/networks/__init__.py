@@ -2,6 +2,7 @@
 
 from pyro_vae.networks.base import Activation, Network, NetworkFactory, Shape, build_network
 from pyro_vae.networks.causal import CausalNetwork, CausalNetworkFactory
+from pyro_vae.networks.conditioned import with_context
 from pyro_vae.networks.context import ContextNetwork
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.diagonal_lstm import DiagonalLSTM
@@ -39,4 +40,5 @@ __all__ = [
     "RowLSTM",
     "Shape",
     "build_network",
+    "with_context",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import CheckedArguments, refusal
+from pyro_vae._core.checks import CheckedArguments, refusal, require
 from pyro_vae.networks.base import (
     Activation,
     NetworkFactory,
@@ -31,8 +33,8 @@ class ContextNetwork(nn.Module, CheckedArguments):
         activation: the nonlinearity after each of them.
 
     Shape:
-        x ``(*batch, *in_shape)`` and contexts ``(*batch', context_dim)``, whose leading dimensions broadcast to
-        ``all``, to ``(*all, *out_shape)``.
+        x ``(*batch, *in_shape)`` and contexts ``(*batch', context_dim)``, or classes ``batch'`` of an integer dtype,
+        whose leading dimensions broadcast to ``all``, to ``(*all, *out_shape)``.
 
     Raises:
         ValueError: a size is not positive; at a call: the contexts differ in number or size.
@@ -71,10 +73,30 @@ class ContextNetwork(nn.Module, CheckedArguments):
         self.out = MLP(hidden[:1], self.out_shape, hidden=hidden[1:], activation=activation)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        if len(context) == len(self.context_dims):
+            context = tuple(as_vector(c, dim, x.dtype) for c, dim in zip(context, self.context_dims, strict=True))
         if tuple(c.shape[-1] for c in context) != self.context_dims:
             rule, what = f"the contexts must have {self.context_dims} dimensions", [tuple(c.shape) for c in context]
-            raise refusal("ContextNetwork", rule, f"shapes={what}", "Build the network with their context_dim")
+            advice = "Build the network with their context_dim" if context else "Pass the data as (x, c)"
+            raise refusal("ContextNetwork", rule, f"shapes={what}", advice)
         common = self.net(x)
         for layer, c in zip(self.context, context, strict=True):
             common = common + layer(c)
         return self.out(self.activation(common))
+
+
+def as_vector(context: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """One-hot vectors ``(*batch, dim)`` of classes ``batch``, of an integer dtype; floating contexts as they are.
+
+    Raises:
+        ValueError: a class is not in 0..dim - 1, if Pyro validates; its vector is NaN otherwise.
+    """
+    if context.is_floating_point():
+        return context
+    context = context.long()
+    if is_validation_enabled() and context.numel():
+        low, high = (int(bound) for bound in torch.aminmax(context))
+        advice = f"Number the classes from 0, or build the networks for {max(high + 1, 1)} classes"
+        require(0 <= low <= high < dim, "context", f"classes must be in 0..{dim - 1}", f"{low}..{high}", advice)
+    one_hot = (context.unsqueeze(-1) == torch.arange(dim, device=context.device)).to(dtype)
+    return torch.where(one_hot.sum(-1, keepdim=True) > 0, one_hot, torch.nan)

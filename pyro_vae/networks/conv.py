@@ -125,11 +125,12 @@ class PhaseConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = _phases_first(self.weight), None if self.bias is None else _phases_first(self.bias)
+        weight, bias = phases_first(self.weight), None if self.bias is None else phases_first(self.bias)
         return self._conv_forward(x, weight, bias)
 
 
-def _phases_first(parameter: Tensor) -> Tensor:
+def phases_first(parameter: Tensor) -> Tensor:
+    """Reorder weights or biases of a convolution before a pixel shuffle by phases."""
     return parameter.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
 

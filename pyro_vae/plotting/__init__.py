@@ -17,6 +17,7 @@ from pyro_vae.plotting.bounds import bound_curve, log_likelihood_histogram, pare
 from pyro_vae.plotting.class_images import analogies, class_samples
 from pyro_vae.plotting.classes import class_embedding, class_entropy, confusion_matrix, reliability_diagram
 from pyro_vae.plotting.comparison import gap_bars, guide_comparison
+from pyro_vae.plotting.conditional import completions
 from pyro_vae.plotting.diagnostics import (
     aggregate_posterior,
     elbo_decomposition,
@@ -46,6 +47,7 @@ __all__ = [
     "class_embedding",
     "class_entropy",
     "class_samples",
+    "completions",
     "confusion_matrix",
     "elbo_decomposition",
     "gap_bars",

@@ -17,10 +17,11 @@ from pyro_vae._core.owners import evaluating
 from pyro_vae.data import Splits
 from pyro_vae.evaluation import Classification, LogLikelihood, latent_diagnostics
 from pyro_vae.evaluation.caption import caption_of
-from pyro_vae.models import VAE, LabelledVAE
+from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE
 from pyro_vae.plotting.bounds import log_likelihood_histogram
 from pyro_vae.plotting.class_images import analogies, class_samples
 from pyro_vae.plotting.classes import confusion_matrix
+from pyro_vae.plotting.conditional import completions
 from pyro_vae.plotting.images import manifold, reconstructions, samples
 from pyro_vae.plotting.latents import active_units, latent_scatter
 from pyro_vae.plotting.training import training_curves
@@ -31,7 +32,7 @@ _MAX_IMAGES = 10_000  # of the test split in the latent figures: more points are
 
 def save_figures(
     folder: str | Path,
-    vae: VAE | LabelledVAE,
+    vae: VAE | ConditionalVAE | LabelledVAE,
     splits: Splits,
     history: Sequence[Mapping[str, Any]],
     *,
@@ -62,6 +63,9 @@ def save_figures(
     are_images = len(x.shape) == 3 or (len(x.shape) == 4 and x.shape[1] in (1, 3))
     if isinstance(vae, LabelledVAE):
         figures |= _class_figures(vae, x, line) if are_images else {}
+    elif isinstance(vae, ConditionalVAE):
+        context = None if vae.given is not None or test.labels is None else test.labels.to(like.device)
+        figures |= {"completions": completions(vae, x, context, caption=line)} if are_images else {}
     else:
         figures |= _image_figures(vae, x, line) if are_images else {}
         figures |= _latent_figures(vae, x, test.labels, line)
@@ -73,7 +77,7 @@ def save_figures(
     return [save_png(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
 
 
-def _model_entries(vae: VAE | LabelledVAE, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _model_entries(vae: VAE | ConditionalVAE | LabelledVAE, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Likelihood, guide, latent dimensions, and epoch and beta of the last record."""
     guide = vae.guide.guide if isinstance(vae, LabelledVAE) else vae.guide
     entries = {"likelihood": type(vae.likelihood).__name__, "guide": type(guide).__name__, "latent_dim": vae.latent_dim}

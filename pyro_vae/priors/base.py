@@ -18,12 +18,14 @@ class Prior(nn.Module, CheckedArguments, ABC):
 
     Attributes:
         discrete: whether z consists of one-hot vectors.
+        conditional: whether ``forward(c)`` takes a context, as that of :class:`~pyro_vae.priors.ConditionalPrior`.
 
     Raises:
         ValueError: ``latent_dim`` is not positive.
     """
 
     discrete = False
+    conditional = False
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()

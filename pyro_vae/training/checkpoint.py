@@ -14,6 +14,7 @@ from pyro_vae.training.saved_state import check_state
 from pyro_vae.training.state import TrainingState
 
 _ENTRIES = {"weights", "optimizer", "lr_schedule", "rng", "best", "progress", "has_terms", "identity"}
+_ALWAYS = {"seed", "batch_size", "num_data", "optimizer", "objective"}
 _EARLIER = {  # of runs that did not store these settings
     **{"engine": "eager", "precision": "fp32", "accumulate": 1},
     **{"lr_warmup": 0, "ema": None},
@@ -55,7 +56,8 @@ def restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any
 
 
 def _restore(state: TrainingState, saved: dict[str, Any], identity: dict[str, Any], ranks: Ranks) -> EngineName:
-    saved_identity = {**identity, **_EARLIER, **saved["identity"]}  # earlier runs stored fewer
+    unknown = {name: value for name, value in identity.items() if name not in _ALWAYS}  # in earlier runs
+    saved_identity = {**unknown, **_EARLIER, **saved["identity"]}
     if identity["engine"] == "auto":
         engine = _available(saved_identity["engine"], state.parameters.device, ranks)
         identity = {**identity, "engine": engine}

@@ -19,7 +19,7 @@ from pyro_vae._core.distributed import Ranks
 from pyro_vae._core.interrupts import interruption
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches
-from pyro_vae.data.fingerprints import fingerprint
+from pyro_vae.data.image_set import fingerprint
 from pyro_vae.objectives import Objective
 from pyro_vae.training.checkpoint import checkpoint, restore
 from pyro_vae.training.engines.base import Engine, Step, StepResult
