@@ -39,7 +39,7 @@ def splits(path: Path, *, in_memory: bool) -> Any:
     """The data set with dynamic binarization."""
     from pyro_vae.data import Files
 
-    return Files(path, in_memory=in_memory).load()
+    return Files(path, binarize="dynamic", in_memory=in_memory).load()
 
 
 def train(data: Any, validation: Any, options: argparse.Namespace) -> tuple[Any, float]:

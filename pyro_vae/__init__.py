@@ -35,24 +35,59 @@ if TYPE_CHECKING:
     )
     from pyro_vae.experiments.experiment import load_run
     from pyro_vae.explorer import explore
+    from pyro_vae.guides import DiagonalNormalGuide, FullRankNormalGuide, IAFGuide
+    from pyro_vae.likelihoods import (
+        BernoulliLikelihood,
+        CategoricalLikelihood,
+        DiscretizedLogisticLikelihood,
+        MixedLikelihood,
+        MixtureOfLogisticsLikelihood,
+        NegativeBinomialLikelihood,
+        NormalLikelihood,
+        PoissonLikelihood,
+        StudentTLikelihood,
+    )
     from pyro_vae.models import ADGM, SDGM, VAE, ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
-    from pyro_vae.training import fit, refit_guide
+    from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder
+    from pyro_vae.objectives import ELBO, IWAE, BetaELBO
+    from pyro_vae.priors import StandardNormalPrior, VampPrior
+    from pyro_vae.training import fit, refit_guide, vae_for
 
 __all__ = [
     "ADGM",
+    "ELBO",
+    "IWAE",
+    "MLP",
     "MNIST",
     "SDGM",
     "VAE",
+    "BernoulliLikelihood",
+    "BetaELBO",
+    "CategoricalLikelihood",
     "ConditionalVAE",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DiagonalNormalGuide",
     "Digits",
+    "DiscretizedLogisticLikelihood",
     "Faces",
     "FashionMNIST",
     "Files",
     "FreyFaces",
+    "FullRankNormalGuide",
     "HierarchicalVAE",
+    "IAFGuide",
+    "MixedLikelihood",
+    "MixtureOfLogisticsLikelihood",
+    "NegativeBinomialLikelihood",
+    "NormalLikelihood",
     "Patches",
+    "PoissonLikelihood",
     "SemiSupervisedVAE",
     "StackedVAE",
+    "StandardNormalPrior",
+    "StudentTLikelihood",
+    "VampPrior",
     "annealed_log_likelihood",
     "compression",
     "data",
@@ -75,6 +110,7 @@ __all__ = [
     "refit_guide",
     "sandwich",
     "training",
+    "vae_for",
 ]
 
 
@@ -86,8 +122,17 @@ _FOLDERS = {
         *("annealed_log_likelihood", "inference_gaps", "latent_diagnostics"),
         *("log_likelihood", "log_weights", "sandwich"),
     ),
+    "guides": ("DiagonalNormalGuide", "FullRankNormalGuide", "IAFGuide"),
+    "likelihoods": (
+        *("BernoulliLikelihood", "CategoricalLikelihood", "DiscretizedLogisticLikelihood", "MixedLikelihood"),
+        *("MixtureOfLogisticsLikelihood", "NegativeBinomialLikelihood", "NormalLikelihood"),
+        *("PoissonLikelihood", "StudentTLikelihood"),
+    ),
     "models": ("ADGM", "SDGM", "VAE", "ConditionalVAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
-    "training": ("fit", "refit_guide"),
+    "networks": ("MLP", "ConvDecoder", "ConvEncoder"),
+    "objectives": ("ELBO", "IWAE", "BetaELBO"),
+    "priors": ("StandardNormalPrior", "VampPrior"),
+    "training": ("fit", "refit_guide", "vae_for"),
     "experiments.experiment": ("load_run",),
     "explorer": ("explore",),
 }

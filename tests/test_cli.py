@@ -388,7 +388,7 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["--guide", "IAFGuide", "--guide.num_flow", "3"], "num_flows? IAFGuide has net, num_flows, hidden, context"),
         (["--guide", "{class_path: IAFGuide, more: 3}"], "--guide: must hold only class_path, a name, and init_args"),
         (["--guide", "os.path.join"], "--guide: must be a Guide, or a function annotated to return one, got os.path.j"),
-        (["--data", "photos/"], "Read your own files with --data Files --data.root photos/."),
+        (["--data", "photos/"], "got root='photos', which does not exist. Check the path; it is relative to "),
         (["--epochs", "1e3"], "--epochs: must be an integer, got 1e3. Write 1000."),
         (["--guide.net.hidden", "[100000000000000000000]"], "--guide.net.hidden: must be in -2^63..2^63-1, got 1000"),
         (["--optimizer.betas", "3"], "--optimizer.betas: must be a list of 2 finite numbers, got 3."),
@@ -456,7 +456,7 @@ def test_damaged_and_foreign_runs_are_rejected(
     elif damage == "config":
         (run / "config.yaml").write_text("data: [")
     else:
-        (run / "config.yaml").write_text(config.replace("pyro_vae.guides.DiagonalNormalGuide", "antigravity.Guide"))
+        (run / "config.yaml").write_text(config.replace("pyro_vae.DiagonalNormalGuide", "antigravity.Guide"))
     argv = ["train", "--resume", str(run)] if command == ["train"] else [command[0], str(run), *command[1:]]
     _error_line(capsys, *argv)
     assert "antigravity" not in sys.modules
@@ -691,7 +691,7 @@ def test_a_resume_takes_changes_that_may_be_and_records_them(trained: Path, tmp_
     for argv, message in (
         (["--epochs", "1"], "fit: epochs must not be fewer than are begun, got epochs=1 in epoch 4."),
         (["--engine", "compiled"], "fit: engine must be that of the run to resume"),
-        (["--guide", "IAFGuide"], "--guide: must be that of the run, got pyro_vae.guides.IAFGuide, and"),
+        (["--guide", "IAFGuide"], "--guide: must be that of the run, got pyro_vae.IAFGuide, and"),
         (["--optimizer.weight_decay", "0.1"], "--optimizer.weight_decay: must be that of the run"),
         (["--objective", "BetaELBO", "--objective.beta", "4"], "--objective: must be that of the run"),
         (["--data.seed", "4"], "--data.seed: must be that of the run"),

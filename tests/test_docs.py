@@ -26,6 +26,7 @@ from pyro_vae.cli.compare import compare_runs
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.main import main
 from pyro_vae.cli.report import write_report
+from pyro_vae.cli.train_options import parse_args, say_data
 from pyro_vae.experiments.methods import METHODS
 from pyro_vae.training import build_engine
 from pyro_vae.training.engines.select import ENGINES, MIN_COMPILED_STEPS
@@ -107,6 +108,26 @@ def test_the_python_of_the_page_on_conditional_models_runs_in_order() -> None:
 def test_the_python_of_the_page_on_compression_runs_in_order() -> None:
     names = run_python("docs/compression.md", (ROOT / "docs/compression.md").read_text())
     assert 8 * len(names["content"]) < 0.9 * names["x"].numel()  # a bit per pixel without a model
+
+
+OWN_DATA = (ROOT / "docs/your_own_data.md").read_text()
+
+
+def test_the_page_on_own_data_quotes_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="^fit: the labels of the batches are left out"):
+        names = run_python("docs/your_own_data.md", OWN_DATA)
+    quotes = [text for language, text in blocks_of(OWN_DATA) if language == "text"]
+    assert capsys.readouterr().out == quotes[-1]
+    assert math.isfinite(names["result"].mean())
+    commands = [text.split()[2:] for language, text in blocks_of(OWN_DATA) if language == "sh"]
+    assert len(commands) == len(quotes) - 1 == 4
+    for words, quote in zip(commands, quotes, strict=False):
+        say_data(parse_args(words[: words.index("--out")]))
+        assert quote.startswith(capsys.readouterr().out)
+        assert re.search(r"^test log-likelihood  -?\d+\.\d{3} nats per datum", quote, re.MULTILINE)
 
 
 def test_the_python_of_the_page_on_use_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -543,7 +543,7 @@ def test_beta_changes_by_whole_epochs_if_their_length_is_unknown() -> None:
 
 def test_ambiguous_data_raise() -> None:
     vae, x = _vae(), torch.randn(20, 4)
-    for wrong in ((x,), torch.utils.data.TensorDataset(x), iter([x]), (b for b in [x])):
+    for wrong in ((x,), iter([x]), (b for b in [x])):
         with pytest.raises(ValueError, match="Wrap it: DataLoader"):
             fit(vae.model, vae.guide, wrong)
 

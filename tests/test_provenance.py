@@ -64,6 +64,8 @@ def train(data: Path, out: Path, *options: str | Path, epochs: int = 1) -> Path:
         "Files",
         "--data.root",
         data,
+        "--data.binarize",
+        "dynamic",
         "--epochs",
         str(epochs),
         "--out",
@@ -140,7 +142,9 @@ def test_an_image_set_is_its_images_scale_and_binarization() -> None:
 def test_labels_do_not_matter_for_the_images(tmp_path: Path) -> None:
     images, labels = np.zeros((24, 2, 2), np.uint8), np.arange(24) % 2
     np.savez(tmp_path / "a.npz", images=images, labels=labels)
-    plain, few, more = (Files(tmp_path / "a.npz", labels=n).load().fingerprints for n in (None, 2, 4))
+    plain, few, more = (
+        Files(tmp_path / "a.npz", binarize="dynamic", labels=n).load().fingerprints for n in (None, 2, 4)
+    )
     assert {key: few[key] for key in plain} == plain
     assert few["labels"] != more["labels"]
 
@@ -179,10 +183,10 @@ def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]
 
     def count() -> int:
         calls.clear()
-        expected = Files(tmp_path / "A.npz").load().fingerprints
+        expected = Files(tmp_path / "A.npz", binarize="dynamic").load().fingerprints
         number = len(calls)
         monkeypatch.setattr(fingerprints, "MIN_BYTES", 10**9)
-        assert Files(tmp_path / "A.npz").load().fingerprints == expected
+        assert Files(tmp_path / "A.npz", binarize="dynamic").load().fingerprints == expected
         monkeypatch.setattr(fingerprints, "MIN_BYTES", 0)
         return number
 
@@ -225,7 +229,7 @@ def test_weights_carry_their_provenance(folder: Path) -> None:
     provenance = run.provenance()
     assert (provenance["epoch"], provenance["step"]) == ("3", "9")
     assert provenance["version"] == full_version()
-    assert json.loads(provenance["data"]) == Files(folder / "A.npz").load().fingerprints
+    assert json.loads(provenance["data"]) == Files(folder / "A.npz", binarize="dynamic").load().fingerprints
     protocol = LogLikelihood.load(run.path / FIRST).protocol
     assert protocol["weights_sha256"] == provenance["weights_sha256"] == fingerprint_of(run.load_weights())
     assert (protocol["epoch"], protocol["step"], protocol["torch"]) == (3, 9, str(torch.__version__))
@@ -389,9 +393,9 @@ def test_folders_stay_split_by_position_for_runs_of_an_earlier_version(tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pyro_vae.experiments.experiment.is_earlier", lambda run: True)
         run = train(tmp_path / "images", tmp_path / "run")
-    by_name = Files(tmp_path / "images").load().fingerprints["test"]
+    by_name = Files(tmp_path / "images", binarize="dynamic").load().fingerprints["test"]
     save_file(load_file(run / "weights.safetensors"), run / "weights.safetensors")
-    dataset = Files(tmp_path / "images")
+    dataset = Files(tmp_path / "images", binarize="dynamic")
     dataset.by_name = False
     images = dataset.raw().test
     assert images[:, 0, 0, 0].tolist() == hold_out(60, 10, seed=TEST_SEED, name="test")[1].tolist()
@@ -530,7 +534,7 @@ def test_the_same_content_is_the_same_data() -> None:
 
 
 def test_weights_of_m1_that_have_changed_are_refused(folder: Path) -> None:
-    splits = Files(folder / "A.npz").load()
+    splits = Files(folder / "A.npz", binarize="dynamic").load()
     provenance = {"data": json.dumps({**splits.fingerprints, "m1": "a"})}
     with pytest.raises(ValueError, match=r"^run: the weights of M1 must be those that the run was trained on"):
         check_data(provenance, splits, "run")

@@ -26,6 +26,8 @@ _EXPECTED = (
     NotImplementedError,
     AssertionError,
 )
+WRONG_ARGUMENTS = "a batch must hold the arguments"
+"""Rule of the error for a program that takes another number of arguments."""
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def unusable(owner: str, role: str, programs: Sequence[Program], args: tuple[Any
         return ValueError(f"{line}.")
     shapes = ", ".join(f"{tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__ for a in args)
     if isinstance(error, TypeError) and "positional argument" in line:
-        rule = f"a batch must hold the arguments that the {role} takes"
+        rule = f"{WRONG_ARGUMENTS} that the {role} takes"
         return refusal(owner, rule, f"({shapes}): {line}", "Pass such batches, as [x for x, label in loader]")
     modules = Owners(**{f"p{i}": p for i, p in enumerate(programs)}).submodules()
     auto = any(isinstance(module, AutoGuide) for module in modules)

@@ -14,7 +14,7 @@ from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import check_seed, say
 from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation, final_result
-from pyro_vae.cli.train_options import parse_args
+from pyro_vae.cli.train_options import parse_args, say_data
 from pyro_vae.evaluation import Result, mean_interval
 from pyro_vae.experiments.experiment import instantiate, load_run, parse_config, to_yaml
 from pyro_vae.experiments.experiment import train as run_training
@@ -41,6 +41,7 @@ def train_seeds(
     runs = {Path(f"{out}-{seed}"): _options(seed, argv, trust) for seed in seeds}
     for folder, options in runs.items():
         _check_folder(folder, options, trust)
+    say_data(next(iter(runs.values())))
     results = [_result(folder, options, trust, may_download) for folder, options in runs.items()]
     if join().first:
         say(mean_over_runs(results))

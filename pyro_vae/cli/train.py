@@ -18,7 +18,7 @@ from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation
 from pyro_vae.cli.seeds import train_seeds
 from pyro_vae.cli.train_help import format_component, format_options
-from pyro_vae.cli.train_options import check_names, parse_args, refit_options, resume_options
+from pyro_vae.cli.train_options import check_names, parse_args, refit_options, resume_options, say_data
 from pyro_vae.experiments.experiment import instantiate, to_yaml
 from pyro_vae.experiments.experiment import train as run_training
 from pyro_vae.training import RunFolder
@@ -89,6 +89,8 @@ def _start(out: str | None, options: Namespace, trust: Sequence[str], may_downlo
     folder = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists() and join().first:
         raise FileExistsError(f"--out: the run folder must not exist yet, got {folder}. Choose another or --resume it.")
+
+    say_data(options)
 
     def create() -> RunFolder:
         run = RunFolder.create(folder, config=to_yaml(options))

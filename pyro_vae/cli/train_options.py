@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ from jsonargparse import Namespace
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import read_bytes
-from pyro_vae.cli.console import check_seed
+from pyro_vae.cli.console import check_seed, say
+from pyro_vae.data import Files
+from pyro_vae.data.kinds import default_likelihood
 from pyro_vae.experiments.assembly import MODEL_OPTIONS
 from pyro_vae.experiments.components import assign
 from pyro_vae.experiments.config import MAX_SIZE, read_config
@@ -21,7 +24,9 @@ from pyro_vae.training import RunFolder
 OBJECTIVES = {"enumerate": "EnumeratedELBO", "score": "ScoreFunction", "relaxed": "ELBO"}
 """The objective that trains M2, by the estimator of its classifier's gradient."""
 _LATENTS = (("likelihood", "NormalLikelihood"), ("likelihood.scale", "network"), ("likelihood.min_scale", 0.001))
-_DECIDING = ("model", "classifier", "m1")  # options that the defaults of others depend on
+_DECIDING = ("model", "classifier", "m1", "data")  # options that the defaults of others depend on
+_FILES = re.compile(r"pyro_vae(\.\w+)*\.Files")
+_OF_A_KIND = re.compile(r"pyro_vae(\.\w+)*\.(Files|Faces|Patches)")
 _OF_M2 = ("classifier", "label_prior", "alpha", "m1")
 _OF_THE_GUIDE = ("guide", "prior_guide", "classifier", "alpha")  # options of the model that refitting may change
 
@@ -41,7 +46,7 @@ def parse_args(argv: Sequence[str], trust: Iterable[str] = (), *, first: Assignm
 
     Example:
         >>> parse_args(["--model", "M2", "--classifier.estimator", "relaxed"]).objective.class_path
-        'pyro_vae.objectives.ELBO'
+        'pyro_vae.ELBO'
     """
     given = list(read_arguments(argv, trust))
     assignments = [*first, *given]
@@ -49,7 +54,8 @@ def parse_args(argv: Sequence[str], trust: Iterable[str] = (), *, first: Assignm
     for name, value in assignments:
         if name.split(".")[0] in _DECIDING:
             assign(options, name, value)
-    parsed = parse_options([*_model_defaults(options), *assignments])
+    likelihood, of_the_data = ([], []) if first else data_defaults(options, assignments)
+    parsed = parse_options([*likelihood, *_model_defaults(options), *assignments, *of_the_data])
     check_seed(parsed.seed)
     _refuse_idle([name for name, value in given], argv, parsed)
     return parsed
@@ -131,6 +137,43 @@ def _model_defaults(options: dict[str, Any]) -> Assignments:
     estimator = options["classifier"]["init_args"].get("estimator", "enumerate")
     objective = OBJECTIVES.get(estimator, "ELBO")  # an unknown estimator is reported by the parser
     return [("objective", objective), *(_LATENTS if options["m1"] else ())]
+
+
+def data_defaults(options: dict[str, Any], assignments: Assignments) -> tuple[Assignments, Assignments]:
+    """The likelihood for the kind of the user's own data, and the arguments of the data set that were detected."""
+    if not isinstance(options["data"], dict) or not _OF_A_KIND.fullmatch(options["data"]["class_path"]):
+        return [], []
+    dataset = instantiate(parse_options([pair for pair in assignments if pair[0].split(".")[0] == "data"]))["data"]()
+    if isinstance(dataset, Files):
+        arguments, (name, values), _ = dataset.defaults()
+    elif kind := dataset.known_kind():
+        arguments, (name, values) = {}, default_likelihood(kind, 255)
+    else:
+        return [], []
+    likelihood = [("likelihood", name), *((f"likelihood.{key}", value) for key, value in values.items())]
+    return likelihood, [(f"data.{key}", value) for key, value in arguments.items()]
+
+
+def files_of(options: Namespace) -> Any:
+    """The data set of the options if it is the user's own files, otherwise None."""
+    return instantiate(options)["data"]() if _FILES.fullmatch(options.data.class_path) else None
+
+
+def say_data(options: Namespace) -> None:
+    """Print what was detected in the user's own data, what follows from it, and how to change it."""
+    dataset = files_of(options)
+    if dataset is None or dataset.kind is None:
+        return
+    arguments, _, words = dataset.defaults()
+    name = options.likelihood.class_path.rsplit(".", 1)[-1]
+    form = f"binarized ({dataset.binarize})" if dataset.binarize != "none" else ""
+    form = form or "values as they are"
+    if arguments["standardize"]:
+        counts = arguments["kind"] == "counts"
+        form = "log(1 + x) standardized in the encoder" if counts else "standardized, densities in the data's units"
+    kinds = "--data.kinds '{COLUMN: KIND}'" if arguments["kind"] == "mixed" else "--data.kind"
+    others = "--data.standardize false" if arguments["standardize"] else "--data.binarize dynamic"
+    say(f"data: {words}; {name}, {form}. To change this: {kinds}, --likelihood, {others}.")
 
 
 def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:

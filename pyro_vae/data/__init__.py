@@ -6,11 +6,14 @@ from pyro_vae.data.faces import Faces
 from pyro_vae.data.files import Files
 from pyro_vae.data.frey_faces import FreyFaces
 from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.kinds import Column
+from pyro_vae.data.loading import load
 from pyro_vae.data.mnist import MNIST, FashionMNIST
 from pyro_vae.data.patches import Patches
 
 __all__ = [
     "MNIST",
+    "Column",
     "Dataset",
     "Digits",
     "Faces",
@@ -20,4 +23,5 @@ __all__ = [
     "ImageSet",
     "Patches",
     "Splits",
+    "load",
 ]

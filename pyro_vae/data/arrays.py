@@ -72,6 +72,20 @@ def read_npz(
     return arrays
 
 
+def npz_keys(path: Path, *, owner: str) -> list[str]:
+    """The names of the arrays in an ``.npz`` file.
+
+    Raises:
+        OSError: the file is missing, unreadable, or not a regular file.
+        ValueError: the file is damaged.
+    """
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            raise _damaged(path, owner, "npz")
+        with _readable(path, owner, "npz"):
+            return [name.removesuffix(".npy") for name in zipfile.ZipFile(file).namelist()]
+
+
 def read_npy(path: Path, *, owner: str) -> np.ndarray:
     """Read an ``.npy`` file; nothing is unpickled.
 
@@ -144,6 +158,31 @@ def as_images(array: np.ndarray, positions: np.ndarray | None = None, *, owner: 
     else:
         raise _not_numbers(owner, name, str(array.dtype))
     return images.unsqueeze(1) if array.ndim == 3 else images
+
+
+def check_array(array: np.ndarray, positions: np.ndarray | None = None, *, owner: str, name: str) -> None:
+    """Require an array of numbers ``(N, D)``, ``(N, H, W)`` or ``(N, C, H, W)`` without infinite ones; NaN is allowed.
+
+    Args:
+        array: the array, or a part of it.
+        positions: of the rows in the whole array, by which errors name them; None if it is whole.
+        owner: name that errors begin with.
+        name: of the array.
+
+    Raises:
+        ValueError: another number of dimensions, zero-length data, channels last, infinite or missing values alone, or
+            an array that does not hold numbers.
+    """
+    _check_shape(array, owner, name)
+    if array.dtype.kind not in "biuf":
+        raise _not_numbers(owner, name, str(array.dtype))
+    if array.dtype.kind == "f":
+        bad = np.isinf(array).reshape(len(array), -1).any(1)  # (N,)
+        if bad.any():
+            first = int(bad.argmax() if positions is None else positions[bad].min())
+            value = f"infinite values in {int(bad.sum())} of them, the first at index {first}"
+            raise refusal(owner, f"{name} must be finite", value, "Remove or repair them")
+        require(not np.isnan(array).all(), owner, f"{name} must hold numbers", "NaN alone", "Check the file")
 
 
 def as_labels(array: np.ndarray, count: int, *, owner: str, name: str) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +18,12 @@ from pyro_vae._core.checks import CheckedArguments, check_count, require
 from pyro_vae.data.binarization import Binarization, Split, binarize
 from pyro_vae.data.fingerprints import kept_fingerprints
 from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.kinds import DataKind, column_words, standardizes
 from pyro_vae.data.labelling import choose_labels
 from pyro_vae.data.lazy import LazyRows
 from pyro_vae.data.splitting import hold_out, hold_out_by_name
 
-WITHOUT_EFFECT = ("root", "may_download", "in_memory", "num_workers")
+WITHOUT_EFFECT = ("root", "may_download", "in_memory", "num_workers", "detects")
 """Options of data sets that change no number."""
 
 
@@ -30,6 +32,7 @@ class RawArrays(NamedTuple):
 
     Training images with names are split by these, see :func:`pyro_vae.data.splitting.hold_out_by_name`. Fingerprints of
     large data are kept by the time stamps of the files that were read. Images may be rows that are read by batches.
+    Further arguments of :class:`ImageSet`, such as the kind of data, are in ``described``.
     """
 
     train: Tensor | LazyRows
@@ -40,6 +43,7 @@ class RawArrays(NamedTuple):
     rows: tuple[Tensor, Tensor] | None = None  # positions of both splits in the data before they were split
     train_names: list[str] | None = None
     files: Iterable[Path] = ()
+    described: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +142,18 @@ class Dataset(CheckedArguments, ABC):
         self.context = context
 
     may_download = True  # False if ``root`` was read from a file and not chosen by the user
+    standardize: bool | None = False  # None for data whose kind decides
+    detects = True  # False for a run of an earlier version, which took integers as grey levels and floats as they are
     by_name = True  # False for a run of an earlier version, which split folders of images by position
 
     @property
     def factors(self) -> dict[str, Tensor]:
         """Known factors of variation by name, ``(N,)`` for the data before they are split; empty if there are none."""
         return {}
+
+    def known_kind(self) -> DataKind | None:
+        """The kind of the data if it is known before they are read; the default likelihood follows from it."""
+        return None
 
     @abstractmethod
     def raw(self) -> RawArrays:
@@ -162,14 +172,27 @@ class Dataset(CheckedArguments, ABC):
         """
         since, raw = time.time_ns(), self.raw()
         train_rows, test_rows = raw.rows or (None, None)
-        images = self._with_context(ImageSet(raw.train, raw.train_labels, raw.max_value, rows=train_rows))
+        images = ImageSet(raw.train, raw.train_labels, raw.max_value, rows=train_rows, **raw.described)
+        images = self._with_context(images)
         kept, held_out = self._hold_out(len(images), raw.train_names)
         train = self._labelled(self._binarized(images.subset(kept), "train"))
         validation = self._binarized(images.subset(held_out), "validation") if len(held_out) else None
-        test = self._with_context(ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows))
-        test = self._binarized(test, "test")
-        splits = Splits(train, validation, test, self._protocol(len(kept), len(held_out), len(test)), raw.max_value)
+        test = ImageSet(raw.test, raw.test_labels, raw.max_value, rows=test_rows, **raw.described)
+        test = self._binarized(self._with_context(test), "test")
+        protocol = {**self._protocol(len(kept), len(held_out), len(test)), **self.entries(train)}
+        splits = Splits(train, validation, test, protocol, raw.max_value)
         return replace(splits, fingerprints=self._fingerprints(splits, raw.files, since), factors=self.factors)
+
+    def entries(self, train: ImageSet) -> dict[str, str]:
+        """Further protocol entries, given the training images: their kind, if it is known."""
+        kind = column_words(train.columns) if train.kind == "mixed" else train.kind
+        return {} if kind is None else {"kind": kind, "standardize": "yes" if self.standardizes(train) else "no"}
+
+    def standardizes(self, train: ImageSet) -> bool:
+        """Whether encoder and likelihood work in standardized units of the training images."""
+        if self.standardize is None:
+            return train.kind is not None and standardizes(train.kind)
+        return self.standardize
 
     def _fingerprints(self, splits: Splits, files: Iterable[Path], since: int) -> dict[str, str]:
         options = {key: value for key, value in vars(self).items() if key not in WITHOUT_EFFECT}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import count, islice, repeat
+from os import PathLike
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,13 +18,17 @@ from torch.utils.data import Dataset
 from pyro_vae._core.axes import Axes, leading
 from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.failures import WRONG_ARGUMENTS
 from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.lazy import LazyRows
+from pyro_vae.data.loading import is_external, loaded
 from pyro_vae.data.mapped import NpyRows
 from pyro_vae.data.splitting import stream_seed
 
-Data: TypeAlias = ImageSet | JoinedRows | Tensor | LazyRows | tuple[Any, ...] | Iterable[Any]
+Data: TypeAlias = (
+    ImageSet | JoinedRows | Tensor | LazyRows | tuple[Any, ...] | Iterable[Any] | str | PathLike[str] | Dataset[Any]
+)
 _INDEXED = ImageSet | JoinedRows | Tensor | LazyRows  # data whose order is chosen here
 _END = object()
 _BLOCK_BYTES, _MAX_BLOCK = 4_000_000, 64  # of the batches that are fetched together
@@ -62,10 +68,11 @@ class Batches:
     """Batches of arguments, in the order of the data or reshuffled every epoch.
 
     Args:
-        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame, of which a ``numpy.memmap`` is
-            read by batches; a tuple ``(x, c)`` of tensors and arrays of one length, the programs' arguments; or an
-            iterable of batches (a ``DataLoader``), each a tensor, a tuple of arguments or one argument of another kind,
-            whose order and batch size are kept.
+        data: an ``ImageSet``; a tensor ``(N, *data_shape)``, an array or a data frame of numbers, of which a
+            ``numpy.memmap`` is read by batches; a tuple ``(x, c)`` of tensors and arrays of one length, the programs'
+            arguments; an iterable of batches (a ``DataLoader``), each a tensor, a tuple of arguments or one argument of
+            another kind, whose order and batch size are kept; or anything else that :func:`pyro_vae.data.load` takes: a
+            path, a data frame with texts, a sparse matrix, a torch ``Dataset``.
         batch_size: data per batch.
         shuffle_seed: shuffle by (seed, epoch), on the data's device; None keeps the order.
         device: device that arrays and the tensors of iterables are moved to; image sets and tensors must be on it
@@ -89,6 +96,7 @@ class Batches:
     ) -> None:
         self.owner, self.batch_size, self.shuffle_seed = owner, batch_size, shuffle_seed
         self.device, self.dtype = device, dtype
+        self.has_labels, self.drops_labels = False, False  # of batches (x, label)
         self.data = self._as_data(data)
         self.axes: Axes | None = None  # of the data in the batches of an iterable; set once they are determined
         check_count(owner, batch_size=batch_size)
@@ -103,14 +111,14 @@ class Batches:
         require(not low, self.owner, rule, f"parameters of {self.dtype}", advice)
 
     def _check_data(self, data: Any) -> None:
-        if isinstance(self.data, Iterator | tuple | Dataset):
+        if isinstance(self.data, Iterator | tuple):
             rule = "data must be a tensor, an ImageSet or an iterable of batches that can be iterated repeatedly"
             advice = "Wrap it: DataLoader(TensorDataset(x, y), batch_size=100), or a list"
             raise refusal(self.owner, rule, f"a {type(data).__name__}", advice)
         scalar = isinstance(self.data, Tensor) and self.data.dim() == 0
         require(not scalar, self.owner, "data must have a first dimension", "a single number", "Pass x.unsqueeze(0)")
         data = self.data if isinstance(self.data, JoinedRows) else data
-        if self.device is not None and isinstance(data, _INDEXED):
+        if self.device is not None and isinstance(data, _INDEXED):  # others have been moved
             value, advice = f"data={data.device}, model={self.device}", "Move one with .to()"
             require(data.device == self.device, self.owner, "data and model must be on one device", value, advice)
         require(self.num_data != 0, self.owner, "data must not be empty", "0 data", "Pass at least one datum")
@@ -213,6 +221,8 @@ class Batches:
     def _arguments(self, batch: Any) -> tuple[Any, ...]:
         args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         require(bool(args), self.owner, "a batch must hold at least one argument, the data", "an empty tuple")
+        self.has_labels = len(args) == 2 and getattr(args[1], "ndim", 0) == 1
+        args = args[:1] if self.drops_labels else args
         return arguments(args, self.device, self.dtype)
 
     def _as_data(self, data: Any) -> Data:
@@ -228,10 +238,25 @@ class Batches:
             return rows if self.device is None else rows.to(self.device)
         if _are_numbers(data):
             return as_tensor(np.asarray(data), self.device, self.dtype)
+        if is_external(data):
+            data = loaded(data, owner=self.owner)
+            return data if self.device is None else data.to(self.device)
         return as_tensor(data, self.device, self.dtype) if hasattr(data, "__array__") else data
 
-    def to_float(self) -> bool:
-        """Convert an integer tensor to floating point; return whether there was one to convert."""
+    def adapt(self, error: ValueError) -> bool:
+        """Convert data that the programs have rejected: integers to floating point, pairs (x, label) to x.
+
+        Args:
+            error: that of the programs; labels are dropped if it is about the number of arguments.
+
+        Returns:
+            Whether there was something to convert.
+        """
+        if self.has_labels and not self.drops_labels and WRONG_ARGUMENTS in str(error):
+            self.drops_labels = True
+            text = f"{self.owner}: the labels of the batches are left out, since the model does not take them."
+            warnings.warn(text, stacklevel=4)
+            return True
         if self.dtype is None or not isinstance(self.data, Tensor | LazyRows) or self.data.is_floating_point():
             return False
         self.data = self.data.to(self.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae._core.checks import require
 from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.kinds import DataKind
 from pyro_vae.data.lazy import LazyRows, chunks, pack
 from pyro_vae.data.splitting import stream
 
@@ -40,7 +41,7 @@ def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: in
         The split: uint8 0/1 with ``max_value`` 1 if sampled once or thresholded.
 
     Raises:
-        ValueError: floating pixels outside [0, 1] cannot be binarized.
+        ValueError: floating pixels outside [0, 1], counts, and data with missing entries cannot be binarized.
 
     References:
         "Importance weighted autoencoders" (Burda, Grosse and Salakhutdinov, 2016),
@@ -60,7 +61,7 @@ def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: in
         half = 0.5 if images.images.is_floating_point() else images.max_value / 2
         return _binary(images, lambda part: part > half)
     if protocol == "dynamic" and split == "train":
-        return replace(images, dynamic=True)
+        return replace(images, dynamic=True, kind=_binary_kind(images))
     # Recorded results depend on these pixels: the formula must not change. rand < 1, so u = max_value gives 1.
     generator = stream(seed, f"binarize {split}")
     top = 1 if images.images.is_floating_point() else images.max_value
@@ -77,7 +78,12 @@ def _binary(images: ImageSet, binary: Callable[[Tensor], Tensor]) -> ImageSet:
     parts = (binary(part) for part in chunks(images.images))
     lazy, shape = isinstance(images.images, LazyRows), images.images.shape
     pixels = pack(parts, shape) if lazy else torch.cat([part.to(torch.uint8) for part in parts])
-    return replace(images, images=pixels.to(images.device), max_value=1, dynamic=False)
+    kind = _binary_kind(images)
+    return replace(images, images=pixels.to(images.device), max_value=1, dynamic=False, kind=kind)
+
+
+def _binary_kind(images: ImageSet) -> DataKind | None:
+    return None if images.kind is None else "binary"
 
 
 def value_range(images: Tensor | LazyRows) -> tuple[float, float]:
@@ -88,10 +94,10 @@ def value_range(images: Tensor | LazyRows) -> tuple[float, float]:
 
 
 def _check_unit_interval(images: ImageSet, protocol: Binarization) -> None:
-    if not images.images.is_floating_point():
+    if images.images.dtype == torch.uint8:
         return
     low, high = value_range(images.images)
-    rule = "floating pixels must lie in [0, 1] to be binarized"
+    rule = "pixels must lie in [0, 1] to be binarized"
     value = f"pixels from {low:.6g} to {high:.6g} with binarize={protocol!r}"
     advice = "Rescale them to [0, 1], or pass binarize='none'"
     require(low >= 0 and high <= 1, "Dataset", rule, value, advice)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae._core.checks import check_count, require
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
+from pyro_vae.data.kinds import DataKind
 from pyro_vae.data.splitting import TEST_SEED, hold_out, stream_seed
 
 
@@ -90,4 +91,8 @@ class Faces(Dataset):
         rows = torch.stack(list(self.factors.values()), -1).tolist()
         images = torch.from_numpy(np.stack([draw_face(*row, size=self.size, color=self.color) for row in rows]))
         kept, test = hold_out(len(images), len(images) // 6, seed=TEST_SEED, name="test")
-        return RawArrays(images[kept], None, images[test], None, 255, rows=(kept, test))
+        described = {"kind": self.known_kind()}
+        return RawArrays(images[kept], None, images[test], None, 255, rows=(kept, test), described=described)
+
+    def known_kind(self) -> DataKind | None:
+        return None if self.binarize != "none" else "colour" if self.color else "grey"

@@ -1,53 +1,62 @@
-"""Images from a user's npz or npy file, or from a folder of image files."""
+"""Anybody's data from a file or a folder of images, with splits and defaults that follow from their kind."""
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from functools import partial
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from torch import Tensor
-
-from pyro_vae._core.checks import check_count, refusal, require
-from pyro_vae.data.arrays import as_images, as_labels, read_npy, read_npz
+from pyro_vae._core.checks import check_count, require
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
-from pyro_vae.data.folder import FolderRows, open_folder
-from pyro_vae.data.lazy import LazyRows, chunks, default_workers, memory_size
-from pyro_vae.data.mapped import NpyRows
+from pyro_vae.data.image_set import ImageSet
+from pyro_vae.data.kinds import DataKind, default_likelihood
+from pyro_vae.data.lazy import memory_size
+from pyro_vae.data.loading import as_earlier, as_set
+from pyro_vae.data.sources import Options, Source, read
 from pyro_vae.data.splitting import TEST_SEED, hold_out, hold_out_by_name
 
-_LAYOUTS = (("images",), ("train", "test"))
 _MEMORY_SHARE = 1 / 4  # of larger arrays, which are copied when they are split, too much would be taken
-_LABELS = ("labels", "train_labels", "test_labels")
 
 
 class Files(Dataset):
-    """Images from a file or folder.
+    """Data from a file or folder, of a kind that is detected.
 
-    - ``.npz``: ``images`` with optional ``labels``; or ``train`` and ``test`` with optional ``train_labels``
-      and ``test_labels``. ``.npy``: the images.
-    - a folder of png, jpg or bmp files, grey or colour, all of one size; sub-folders, sorted by name, are the
-      classes 0, 1, ... The splits follow from a hash of each file's name, so that a new file moves no other one.
+    - ``.npz``: ``images`` (or ``x``, ``X``, ``data``, or any single array) with optional ``labels`` (or ``y``,
+      ``target``); ``train`` and ``test`` with optional ``train_labels`` and ``test_labels``; or a sparse matrix of
+      scipy. ``.npy``: the data. Arrays are ``(N, D)``, ``(N, H, W)`` or ``(N, C, H, W)``.
+    - ``.csv`` and ``.parquet``: a table; texts are categories. NaN and empty cells are missing entries.
+    - a folder of png, jpg, webp, tif, bmp or gif files, grey or colour, all of one size; sub-folders, sorted by name,
+      are the classes 0, 1, ... and may hold further folders. Images are turned as their EXIF data say, and transparent
+      pixels are laid over white; 16 bits are kept. Other files are counted and named in a warning. The splits follow
+      from a hash of each file's name, so that a new file moves no other one.
 
-    Arrays are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, D)``: integers in 0..255 or floating numbers. Integers
-    are grey levels, divided by 255; those with no value above 1 are taken as binary (``max_value`` 1). Counts are saved
-    as floating numbers and loaded with ``binarize="none"``. Nothing is ever unpickled.
+    The kind of data is detected from the values, see :func:`~pyro_vae.data.kinds.kind_of`. Grey levels and colours are
+    fractions k / ``max_value`` of the integers; other data keep their units. Nothing is ever unpickled.
 
     Args:
         root: the file or folder.
-        binarize: ``"dynamic"``, at random for every batch; ``"fixed"``, at random once; ``"threshold"``, at one half;
-            ``"none"``, the values as they are, which counts and floating data outside [0, 1] require.
+        binarize: ``"none"``, the values as they are; ``"dynamic"``, at random for every batch; ``"fixed"``, at random
+            once; ``"threshold"``, at one half.
         validation: number of training images held out; ``None`` is a sixth of them, of a folder about a sixth.
         seed: seed of the validation split and of fixed binarization.
         labels, label_seed, context: see :class:`Dataset`.
         test: number of test images held out if the data have no test split, the same ones for every ``seed``;
             ``None`` is a sixth of all, of a folder about a sixth.
+        kind: binary, grey, colour, fractions, real, counts or mixed; ``None`` detects it.
+        kinds: kinds of columns of a table by name, ``'{zip: category}'``, or of all in order: real, count, binary,
+            ordinal or category; the others are detected.
+        label: the column of a table that holds the classes.
+        drop: columns of a table to leave out.
+        size: crop the images of a folder at the centre to squares, and resize them to this number of pixels.
+        max_value: the integer that stands for 1 in grey levels and colours; ``None`` is 255, or the largest value if
+            that is below 128.
+        standardize: whether the encoder sees standardized data (counts as log(1 + x)), and a normal, Laplace or Student
+            t likelihood measures its scale in standard deviations of each column; densities are those of the data in
+            their own units. ``None`` does so for real data, counts and mixed columns.
         in_memory: ``False`` reads an npy file or a folder by batches, with the same numbers; of pixels that are sampled
             or thresholded once, one bit each is in memory. ``"auto"`` does so if the images take more than a quarter of
             the machine's memory, and warns.
@@ -55,7 +64,7 @@ class Files(Dataset):
             a folder one for each other core, at most four.
 
     Shape:
-        ``data_shape`` is ``(C, H, W)``, or ``(D,)`` for ``(N, D)`` arrays.
+        ``data_shape`` is ``(C, H, W)``, or ``(D,)`` for ``(N, D)`` arrays and tables.
 
     Raises:
         FileNotFoundError: by ``load``, if ``root`` does not exist.
@@ -76,57 +85,62 @@ class Files(Dataset):
         self,
         root: str | PathLike[str] | None = None,
         *,
-        binarize: Binarization = "dynamic",
+        binarize: Binarization = "none",
         validation: int | None = None,
         seed: int = 0,
         test: int | None = None,
         labels: int | None = None,
         label_seed: int = 0,
         context: str | None = None,
+        kind: DataKind | None = None,
+        kinds: dict[str, str] | list[str] | None = None,
+        label: str | None = None,
+        drop: list[str] | None = None,
+        size: int | None = None,
+        max_value: int | None = None,
+        standardize: bool | None = None,
         in_memory: bool | Literal["auto"] = "auto",
         num_workers: int | None = None,
     ) -> None:
         check_count("Files", 0, num_workers=num_workers)
-        advice = "Pass an npz or npy file or a folder of images"
+        advice = "Pass a file (npz, npy, csv, parquet) or a folder of images"
         require(root is not None, "Files", "root must be a path", "root=None", advice)
         options: dict[str, Any] = {"labels": labels, "label_seed": label_seed, "context": context}
         super().__init__(root, binarize=binarize, validation=validation, seed=seed, **options)
-        self.test, self.in_memory, self.num_workers = test, in_memory, num_workers
+        check_count("Files", max_value=max_value, size=size)
+        self.test, self.kind, self.kinds, self.label, self.drop = test, kind, kinds, label, drop
+        self.size, self.max_value, self.standardize = size, max_value, standardize
+        self.in_memory, self.num_workers = in_memory, num_workers
 
     def raw(self) -> RawArrays:
-        path = Path(os.path.expanduser(self.root or ""))
-        place, arrays = f" in {self.root}", self._read(path)
-        if "images" in arrays:
-            names = arrays["names"] if self.by_name and "names" in arrays else None
-            raw = self._hold_out_test(*_images_and_labels(arrays, "images", "labels", place), names)
-            return raw._replace(files=arrays.get("files", [path]))
+        source = self._once()
+        for note in source.notes:
+            warnings.warn(f"Files: {note}.", stacklevel=2)
+        data = self._as_set(source)
+        if source.num_train is None:
+            return self._hold_out_test(data, source)
         require(self.test is None, "Files", "test must be None if the file has a test split", f"test={self.test}")
-        train, train_labels = _images_and_labels(arrays, "train", "train_labels", place)
-        test, test_labels = _images_and_labels(arrays, "test", "test_labels", place)
-        _check_same_kind(train, test)
-        return RawArrays(train, train_labels, test, test_labels, _max_value(train, test), files=[path])
+        parts = data.subset(slice(source.num_train)), data.subset(slice(source.num_train, None))
+        labels = [None if p.labels is None or bool((p.labels < 0).all()) else p.labels for p in parts]
+        (train, test), described = (part.images for part in parts), _description(data)
+        return RawArrays(train, labels[0], test, labels[1], data.max_value, files=source.files, described=described)
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        """The arrays of a file or folder by name, its images as :class:`LazyRows` if they are read by batches."""
-        arrays: dict[str, Any] = {}
-        if path.is_dir():
-            arrays = open_folder(path, owner="Files")
-            source: NpyRows | FolderRows = arrays["images"]
-            if not self._reads_by_batches(math.prod(source.shape)):
-                return {**arrays, "files": source.files, "images": source.rows(np.arange(source.shape[0]))}
-        elif path.suffix == ".npy" and path.is_file() and self._reads_by_batches(path.stat().st_size):
-            source = NpyRows.open(path, owner="Files")
-        else:
-            rule, advice = "in_memory=False requires an npy file or a folder", "Save the images with np.save"
-            require(self.in_memory is not False or path.suffix != ".npz", "Files", rule, f"root={self.root!r}", advice)
-            return _read_file(path)
-        workers = default_workers() if arrays else 0
-        convert = partial(as_images, owner="Files", name=f"images in {self.root}")
-        rows = LazyRows.of(source, convert, num_workers=workers if self.num_workers is None else self.num_workers)
-        return {**arrays, "files": source.files, "images": rows}
+    def _once(self, *, keep: bool = False) -> Source:
+        """Read the file or folder; what was kept is used once if no time stamp has changed."""
+        path, options = Path(os.path.expanduser(self.root or "")), self._options
+        key = (str(path), repr(options), self.in_memory, _stamps(path))
+        source = _READ.pop(key, None) or read(path, options, owner="Files", by_batches=self._reads_by_batches)
+        _READ.clear()
+        if keep:
+            _READ[key] = source
+        return source
+
+    @property
+    def _options(self) -> Options:
+        return Options(self.kinds, self.label, tuple(self.drop or ()), self.size)
 
     def _reads_by_batches(self, size: int) -> bool:
-        """Whether images of a number of bytes are read by batches; if this is decided here, a warning says so."""
+        """Whether data of a number of bytes are read by batches; if this is decided here, a warning says so."""
         if self.in_memory != "auto":
             return not self.in_memory
         memory = memory_size()
@@ -139,8 +153,32 @@ class Files(Dataset):
         )
         return True
 
-    def _hold_out_test(self, images: Tensor | LazyRows, labels: Tensor | None, names: list[str] | None) -> RawArrays:
-        count = len(images)
+    def _as_set(self, source: Source) -> ImageSet:
+        if self.kind is not None or self.detects:
+            workers = self.num_workers
+            return as_set(source, kind=self.kind, max_value=self.max_value, owner="Files", num_workers=workers)
+        return as_earlier(source, owner="Files", num_workers=self.num_workers)
+
+    def defaults(self) -> tuple[dict[str, Any], tuple[str, dict[str, Any]], str]:
+        """Read the data and determine what follows from their kind; the next ``raw`` does not read them again.
+
+        Returns:
+            The arguments that this determines, such as ``kind``; class name and arguments of the likelihood; and the
+            data in words.
+        """
+        source = self._once(keep=True)
+        data = self._as_set(source)
+        kind: Any = data.kind
+        likelihood = default_likelihood("binary" if self.binarize != "none" else kind, data.max_value)
+        arguments: dict[str, Any] = {"kind": kind, "standardize": self.standardizes(data)}
+        if kind == "mixed":
+            arguments["kinds"] = [column.kind for column in data.columns]
+        if kind in ("grey", "colour"):
+            arguments["max_value"] = data.max_value
+        return arguments, likelihood, data.describe()
+
+    def _hold_out_test(self, data: ImageSet, source: Source) -> RawArrays:
+        count, names = len(data), source.names if self.by_name else None
         size = max(1, count // 6) if self.test is None else self.test
         rule = f"test must be at least 1 and less than the {count} images"
         require(1 <= size < count, "Files", rule, f"test={size}")
@@ -148,43 +186,21 @@ class Files(Dataset):
             kept, test = hold_out(count, size, seed=TEST_SEED, name="test")
         else:
             kept, test = hold_out_by_name(names, self.test, seed=TEST_SEED, name="test")
-        kept_labels, test_labels = (None, None) if labels is None else (labels[kept], labels[test])
-        arrays = images[kept], kept_labels, images[test], test_labels, _max_value(images)
+        parts = data.subset(kept), data.subset(test)
+        arrays = parts[0].images, parts[0].labels, parts[1].images, parts[1].labels, data.max_value
         train_names = None if names is None else [names[i] for i in kept]
-        return RawArrays(*arrays, rows=(kept, test), train_names=train_names)
+        files, described = source.files, _description(data)
+        return RawArrays(*arrays, rows=(kept, test), train_names=train_names, files=files, described=described)
 
 
-def _read_file(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"Files: root must be an npz or npy file or a folder of images, got root={str(path)!r}, which does not "
-            f"exist. Check the path; it is relative to {os.getcwd()}."
-        )
-    if path.suffix == ".npz":
-        return read_npz(path, owner="Files", layouts=_LAYOUTS, optional=_LABELS)
-    if path.suffix == ".npy":
-        return {"images": read_npy(path, owner="Files")}
-    rule, advice = "root must end in .npz or .npy or be a folder", "Save the images with np.savez"
-    raise refusal("Files", rule, f"root={str(path)!r}", advice)
+def _description(data: ImageSet) -> Mapping[str, Any]:
+    return {name: getattr(data, name) for name in ("kind", "columns", "classes")}
 
 
-def _images_and_labels(
-    arrays: dict[str, Any], name: str, labels_name: str, place: str
-) -> tuple[Tensor | LazyRows, Tensor | None]:
-    images = arrays[name]
-    images = images if isinstance(images, LazyRows) else as_images(images, owner="Files", name=name + place)
-    if labels_name not in arrays:
-        return images, None
-    return images, as_labels(arrays[labels_name], len(images), owner="Files", name=labels_name + place)
+_READ: dict[Any, Source] = {}  # at most one: read to determine the defaults, and used by the training that follows
 
 
-def _check_same_kind(train: Tensor | LazyRows, test: Tensor | LazyRows) -> None:
-    same = train.shape[1:] == test.shape[1:] and train.is_floating_point() == test.is_floating_point()
-    value = f"train={train.dtype} {tuple(train.shape)}, test={test.dtype} {tuple(test.shape)}"
-    require(same, "Files", "train and test must share image shape and kind of number", value)
-
-
-def _max_value(*splits: Tensor | LazyRows) -> int:
-    if splits[0].is_floating_point():
-        return 1
-    return 255 if any(int(part.max()) > 1 for split in splits for part in chunks(split)) else 1
+def _stamps(path: Path) -> Sequence[tuple[str, int, int]]:
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    infos = [(str(file), file.stat()) for file in files if file.exists()]
+    return tuple((name, info.st_size, info.st_mtime_ns) for name, info in infos)

@@ -11,25 +11,31 @@ from torch import Tensor
 from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.fingerprints import data_fingerprint
+from pyro_vae.data.kinds import Column, DataKind, column_names, kind_words, shortened
 from pyro_vae.data.lazy import LazyRows, chunks
 from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
+_INTEGERS = (torch.uint8, torch.int32)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     r"""Images as integers :math:`u` that stand for :math:`x = u / u_{\max} \in [0, 1]`.
 
     Args:
-        images: uint8 pixels, or a floating tensor for continuous data (then ``max_value`` is not used); or rows that
-            are read when a batch needs them, whose pixels must lie in the same range.
+        images: uint8 pixels; a floating tensor for continuous data, or an int32 tensor of counts, whose values are not
+            scaled (then ``max_value`` is not used); or rows that are read when a batch needs them, whose pixels must
+            lie in the same range.
         labels: int64 class labels, -1 for an unlabelled image, or ``None``.
         max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
         dynamic: whether :meth:`batch` samples binary pixels at every call, with :math:`P(x = 1) = u / u_{\max}`.
         paired: whether programs are called with images and labels, ``(x, y)``, instead of images alone.
         rows: positions of the images in the data before they were split, by which errors name them; ``None`` for those
             in this set.
+        kind: the kind of data, if it was detected or chosen, see :func:`pyro_vae.data.load`.
+        columns: names, kinds and levels of the columns of a table.
+        classes: the names of the classes 0, 1, ..., if they have names.
 
     Shape:
         ``images`` is ``(N, *data_shape)``, ``labels`` and ``rows`` are ``(N,)``; ``data_shape`` is ``(C, H, W)`` for
@@ -54,6 +60,9 @@ class ImageSet:
     dynamic: bool = False
     paired: bool = False
     rows: Tensor | None = None
+    kind: DataKind | None = None
+    columns: tuple[Column, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_arguments(ImageSet.__init__, vars(self), "ImageSet")
@@ -64,10 +73,29 @@ class ImageSet:
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {self.describe()}"
+
+    def describe(self) -> str:
+        """Number, shape and kind of the data, columns, classes and missing entries in words."""
+        what = f"{len(self)} data {self.data_shape}"
+        parts = [what if self.kind is None else f"{what}: {kind_words(self.kind, self.max_value)}"]
+        parts += [f"({column_names(self.columns)})"] if self.kind == "mixed" else []
+        parts += [f"in {len(self.classes)} classes ({shortened(self.classes)})"] if self.classes else []
+        tensor = self.images if isinstance(self.images, Tensor) else None
+        missing = 0 if tensor is None or not self.missing else int(tensor.isnan().sum())
+        share = missing / self.images.numel()
+        return " ".join(parts) + (f", {missing} entries missing ({share:.1%})" if missing else "")
+
     @property
     def data_shape(self) -> tuple[int, ...]:
         """Shape of one datum, ``(C, H, W)`` for images."""
         return tuple(self.images.shape[1:])
+
+    @property
+    def missing(self) -> bool:
+        """Whether entries are missing, NaN."""
+        return isinstance(self.images, Tensor) and self.images.is_floating_point() and bool(self.images.isnan().any())
 
     @property
     def device(self) -> torch.device:
@@ -161,18 +189,26 @@ class ImageSet:
         Shape:
             ``data_shape``
         """
+        if isinstance(self.images, Tensor) and self.missing:
+            return self.images.double().nanmean(0).to(torch.get_default_dtype() if dtype is None else dtype)
         total = torch.float64 if self.images.is_floating_point() else torch.int64
         sums = torch.stack([part.sum(0, dtype=total) for part in chunks(self.images)]).sum(0)  # data_shape
         return (sums.double() / (len(self) * self._scale)).to(torch.get_default_dtype() if dtype is None else dtype)
 
     @property
     def _scale(self) -> int:
-        return 1 if self.images.is_floating_point() else self.max_value
+        return self.max_value if self.images.dtype == torch.uint8 else 1
 
     def _check_images(self) -> None:
         dtype, shape = self.images.dtype, f"shape={tuple(self.images.shape)}"
-        right, advice = dtype == torch.uint8 or dtype.is_floating_point, "Convert with images.to(torch.uint8)"
-        require(right, "ImageSet", "images must be uint8 or floating", f"dtype={dtype}", advice)
+        right, advice = dtype in _INTEGERS or dtype.is_floating_point, "Convert with images.to(torch.uint8)"
+        require(
+            right,
+            "ImageSet",
+            "images must be uint8, floating, or counts of int32",
+            f"dtype={dtype}",
+            advice,
+        )
         require(self.images.dim() >= 2, "ImageSet", "images must be (N, *data_shape)", shape)
         advice = "Check the file, the index or the split sizes it comes from"
         some = self.images.numel() > 0
@@ -181,7 +217,7 @@ class ImageSet:
     def _check_range(self) -> None:
         value, advice = f"max_value={self.max_value}", "Pass the largest pixel"
         require(1 <= self.max_value <= 255, "ImageSet", "max_value must lie in 1..255", value, advice)
-        if isinstance(self.images, LazyRows) or (self.images.is_floating_point() and not self.dynamic):
+        if isinstance(self.images, LazyRows) or (self.images.dtype != torch.uint8 and not self.dynamic):
             return
         low, high = (bound.item() for bound in torch.aminmax(self.images))
         rule, value = f"pixels must lie in [0, {self._scale}]", f"pixels from {low:.6g} to {high:.6g}"

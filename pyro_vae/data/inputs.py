@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae.data.arrays import as_images, read_npy, read_npz
 from pyro_vae.data.binarization import Binarization, binarize
-from pyro_vae.data.folder import read_image
+from pyro_vae.data.folder import PICTURES, read_image
 from pyro_vae.data.image_set import ImageSet
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+from pyro_vae.data.kinds import DataKind, converted
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,9 @@ def read_inputs(
     """Read images in the form of a model's training data; they are never resized.
 
     Args:
-        paths: png, jpg and bmp files of one image each; npy files, and npz files with the key ``images``, of any number
-            of images ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, D)``, or of one image of the model's shape.
+        paths: image files (png, jpg, webp, tif, bmp, gif) of one image each; npy files, and npz files with the key
+            ``images``, of any number of images ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, D)``, or of one image of the
+            model's shape.
         owner: name that error messages begin with.
         data_shape: shape of one training image.
         max_value: the integer that stood for 1 in the training data, and does in integer arrays here; in image files
@@ -59,9 +58,11 @@ def read_inputs(
 def _read(path: Path, owner: str, data_shape: tuple[int, ...], max_value: int) -> tuple[ImageSet, list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{owner}: images must be files, got {path}, which is not a file. Check the path.")
-    if path.suffix.lower() in _PICTURES:
-        images, names = torch.from_numpy(read_image(path, owner=owner)).unsqueeze(0), [str(path)]
-        top = 255
+    if path.suffix.lower() in PICTURES:
+        pixels = read_image(path, owner=owner)[None]  # (1, C, H, W)
+        depth: DataKind = "fractions" if pixels.dtype == np.uint16 else "real" if pixels.dtype.kind == "f" else "grey"
+        images, top = converted(pixels, depth, owner=owner, name=str(path), max_value=255)
+        names = [str(path)]
     else:
         images = as_images(_array(path, owner, data_shape), owner=owner, name=str(path))
         names = [str(path)] if len(images) == 1 else [f"{path}[{i}]" for i in range(len(images))]
@@ -78,7 +79,9 @@ def _array(path: Path, owner: str, data_shape: tuple[int, ...]) -> np.ndarray:
     elif path.suffix == ".npy":
         array = read_npy(path, owner=owner)
     else:
-        raise refusal(owner, "images must be png, jpg, bmp, npy or npz files", path, "Convert it")
+        raise refusal(
+            owner, "images must be image files (png, jpg, webp, tif, bmp, gif) or npz or npy files", path, "Convert it"
+        )
     single = array.shape in (data_shape, data_shape[1:] if data_shape[0] == 1 else data_shape)
     return array[None] if single else array
 

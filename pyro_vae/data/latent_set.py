@@ -15,7 +15,7 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LatentSet(ImageSet):
     r"""An image set whose batches are codes :math:`e(x)`, computed at every call, such as samples of q(z | x).
 

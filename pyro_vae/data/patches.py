@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_vae._core.checks import check_count, require
 from pyro_vae.data.base import Dataset, RawArrays
 from pyro_vae.data.binarization import Binarization
+from pyro_vae.data.kinds import DataKind
 from pyro_vae.data.splitting import TEST_SEED, stream
 
 _SIDE = 32
@@ -70,7 +71,10 @@ class Patches(Dataset):
         test = _cut(photographs[..., border:], num_test, "test patches")
         if self.grey:
             train, test = (images.float().mean(1, keepdim=True).round().to(torch.uint8) for images in (train, test))
-        return RawArrays(train, None, test, None, 255)
+        return RawArrays(train, None, test, None, 255, described={"kind": self.known_kind()})
+
+    def known_kind(self) -> DataKind | None:
+        return "colour" if self.binarize == "none" else None
 
 
 def _photographs() -> Tensor:

@@ -64,7 +64,8 @@ class BatchedEvaluation:
         """Concatenate the tensors that ``work(args, advance)`` returns for the batches.
 
         ``work`` calls ``advance(n)`` after n units of every datum of the batch, and may add protocol entries to
-        ``entries``. If the programs fail on integer data, these are converted to floating point.
+        ``entries``. If the programs fail on integer data, these are converted to floating point; labels that
+        they do not take are left out.
 
         Raises:
             ValueError: the data are empty.
@@ -73,12 +74,12 @@ class BatchedEvaluation:
         try:
             return self._run(work, entries)
         except ValueError as error:
-            if not self.batches.to_float():
+            if not self.batches.adapt(error):
                 raise
             try:
                 return self._run(work, entries)
-            except ValueError:
-                raise error from None
+            except ValueError as second:
+                raise (second if self.batches.drops_labels else error) from None
 
     def _run(self, work: Work, entries: dict[str, Any]) -> dict[str, Tensor]:
         results: list[tuple[int, dict[str, Tensor]]] = []

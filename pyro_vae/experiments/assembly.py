@@ -24,6 +24,7 @@ from pyro_vae.models.stacked import StackedVAE
 from pyro_vae.networks import Shape
 from pyro_vae.priors import CategoricalPrior, Prior
 from pyro_vae.training import RunFolder
+from pyro_vae.training.suited import set_units, suited
 
 ModelName = Literal["VAE", "M2", "ConditionalVAE"]
 
@@ -85,8 +86,13 @@ def assemble(
     check_labels(model, dataset)
     splits = dataset.load().to(device)
     pieces: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "guide": guide, "prior_guide": prior_guide}
+    standardize = dataset.standardizes(splits.train)
+    if m1 is None:
+        pieces = suited({**pieces, "classifier": classifier}, splits.train, standardize=standardize)
+        classifier = pieces.pop("classifier")
     if model == "VAE":
         vae = build_vae(splits.data_shape, latent_dim, **pieces, seed=seed)
+        set_units(vae, splits.train, standardize=standardize)
         return Assembly(vae, splits, vae, splits, {**splits.protocol, **components_of(vae)})
     if dataset.context is not None:
         shape, columns = splits.data_shape, [column.name for column in getattr(splits.train, "columns", ())]
@@ -99,6 +105,7 @@ def assemble(
     pieces["classification_weight"] = classification_weight(len(splits.train), dataset.labels or 0, alpha=alpha)
     if m1 is None:
         m2 = build_semi_supervised(splits.data_shape, latent_dim, **pieces, seed=seed)
+        set_units(m2, splits.train, standardize=standardize)
         protocol = {**splits.protocol, "model": model, **components_of(m2), "alpha": alpha}
         return Assembly(m2, splits, m2, splits, protocol)
     provenance = m1.run.provenance()
@@ -122,7 +129,9 @@ def _restored(m1: FirstModel, provenance: dict[str, str], dataset: Dataset, spli
     fingerprints = known_data(provenance), splits.fingerprints
     check_same_data(m1.options["data"](), dataset, str(m1.run.path), fingerprints)
     arguments = {name: m1.options[name] for name in signature(build_vae).parameters if name in m1.options}
-    vae = build_vae(splits.data_shape, **arguments)
+    standardize = dataset.standardizes(splits.train)
+    vae = build_vae(splits.data_shape, **suited(arguments, splits.train, standardize=standardize))
+    set_units(vae, splits.train, standardize=standardize)
     restore_weights(vae, m1.run)
     return vae.eval().requires_grad_(False)
 

@@ -19,6 +19,7 @@ from torch.optim import lr_scheduler
 
 from pyro_vae import data, guides, likelihoods, networks, objectives, priors
 from pyro_vae._core.checks import refusal, require
+from pyro_vae.data.sources import SUFFIXES
 from pyro_vae.experiments.option_errors import similar, unknown_option
 
 
@@ -117,6 +118,8 @@ def resolve(kind: str, value: Any, chosen: Any = None, *, option: str = "") -> A
     if isinstance(value, str) and value[:1] == "{":
         with suppress(yaml.YAMLError):  # malformed YAML is reported by the parser
             value = yaml.safe_load(value)
+    if isinstance(value, str) and kind == "data" and is_own_file(value):
+        value = {"class_path": "Files", "init_args": {"root": value}}
     if isinstance(value, str) and value[:1].isidentifier():
         value = {"class_path": value, "init_args": {}}
     if not isinstance(value, dict):
@@ -147,6 +150,15 @@ def _check_mapping(value: dict[Any, Any], option: str) -> None:
     require(is_form and has_names, option, rule, value)
 
 
+def is_own_file(name: str) -> bool:
+    """Whether text given as the data set is the path of a file or folder, and no class."""
+    path = Path(name).expanduser()
+    if "/" in name or path.suffix.lower() in SUFFIXES or name in (".", "..", "~"):
+        return True
+    plain = name.replace("_", "").lower()
+    return path.exists() and plain not in (known.lower() for known in KINDS["data"].names())
+
+
 def find_component(kind: str, name: str, *, option: str = "") -> Any:
     """The class of a name, or the class or function at an import path.
 
@@ -154,6 +166,8 @@ def find_component(kind: str, name: str, *, option: str = "") -> Any:
         ValueError: no component of that kind has this name, the path cannot be imported, or what it names is neither a
             subclass of the kind's base nor a function that is annotated to return one.
     """
+    if kind == "data" and is_own_file(name):
+        return data.Files
     if "." not in name:
         return getattr(KINDS[kind].module, exact_name(kind, name, option=option))
     module, _, attribute = name.rpartition(".")
@@ -188,8 +202,6 @@ def exact_name(kind: str, name: str, *, option: str = "") -> str:
 
 def unknown_class(kind: str, name: str, option: str) -> ValueError:
     """The error for text that names no class of a kind."""
-    if kind == "data" and ("/" in name or Path(name).exists()):
-        return refusal(option, "must be a class", name, f"Read your own files with {option} Files {option}.root {name}")
     names = KINDS[kind].names()
     if likely := similar(name, names):
         return ValueError(f"{option}: unknown class {name}; did you mean {likely}?")

@@ -17,13 +17,8 @@ MAX_SIZE = 1_000_000
 """The largest size of a configuration in bytes."""
 _MAX_DEPTH = 20
 _KINDS: dict[str, type] = {"class_path": str, "init_args": dict}
-_PATHS = {
-    "root",
-    "out",
-    "model_from",
-    "m1",
-    "context",
-}  # keys whose values are names of files or columns, never imported
+# keys whose values are names of files or columns, never imported
+_NAMES = {"root", "out", "model_from", "m1", "context", "label", "drop"}
 
 
 def read_config(text: str, source: str, *, trust: Iterable[str] = ()) -> dict[str, Any]:
@@ -86,7 +81,7 @@ def _check(value: Any, key: str, source: str, trust: tuple[str, ...]) -> None:
         for entry in value:
             _check(entry, key, source, trust)
     elif isinstance(value, str):
-        if key not in _PATHS:
+        if key not in _NAMES:
             _check_text(value, source, trust)
     else:
         plain = isinstance(value, bool | int | float | None)

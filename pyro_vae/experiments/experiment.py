@@ -98,6 +98,7 @@ def train(
     check_count("train", latent_dim=latent_dim, num_samples=num_samples)
     place, dataset = choose_device(device), data()
     dataset.may_download, dataset.by_name = may_download and not resume, not is_earlier(run)
+    dataset.detects = not resume and model_from is None  # a run's configuration holds what was detected
     assembly = assemble(
         dataset,
         place,
@@ -173,7 +174,7 @@ def load_run(
     provenance = run.provenance(raw=weights == "raw")  # of weights that must exist
     options = instantiate(parse_config(run, trust=trust))
     place, dataset = choose_device(device), options["data"](**({} if root is None else {"root": root}))
-    dataset.may_download, dataset.by_name = root is not None, not is_earlier(run)
+    dataset.may_download, dataset.by_name, dataset.detects = root is not None, not is_earlier(run), False
     options["m1"] = _first_model(options["m1"], options["model"], trust)
     assembly = assemble(dataset, place, **{name: options[name] for name in MODEL_OPTIONS})
     check_data(provenance, assembly.splits, str(path))

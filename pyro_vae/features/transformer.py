@@ -11,23 +11,22 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from typing_extensions import Self
 
 from pyro_vae._core.checks import check_arguments, check_count, check_positive, require
 from pyro_vae._core.owners import placement
+from pyro_vae.data.image_set import ImageSet
 from pyro_vae.features.encoding import active_dimensions, as_array, decode, encode, log_likelihoods
-from pyro_vae.guides import DiagonalNormalGuide, Guide
-from pyro_vae.likelihoods import Likelihood, NormalLikelihood
+from pyro_vae.features.inputs import FLOATS, new_vae, validated
+from pyro_vae.guides import Guide
+from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models import VAE
-from pyro_vae.models.build import build_vae
 from pyro_vae.networks import Shape
-from pyro_vae.priors import Prior, StandardNormalPrior
+from pyro_vae.priors import Prior
 from pyro_vae.training import fit
-
-FLOATS = [np.float64, np.float32]
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -36,7 +35,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     It works in pipelines and cross-validation, with ``set_output``, ``clone`` and pickling. X has two dimensions,
     ``(N, D)``: flatten images, and pass their shape as ``data_shape`` for a convolutional network. The weights have the
     dtype of X: float32 trains faster. The defaults suit standardized real data; for data in {0, 1} pass
-    ``likelihood=BernoulliLikelihood``. No global state changes.
+    ``likelihood=BernoulliLikelihood``. X may also be a data frame with texts, a sparse matrix, a file or a torch data
+    set: it is loaded by :func:`pyro_vae.data.load`, and the default likelihood is that of its kind. No global state
+    changes.
 
     Args:
         latent_dim: number of latent dimensions L.
@@ -62,6 +63,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         latent_mean_, latent_std_: ``(L,)``, mean and standard deviation of the posterior mean over the data of ``fit``.
         history_: the history of the training, one record per epoch; empty if ``vae`` is given.
         n_features_in_: D.
+        columns_: names, kinds and levels of the columns of a table with texts; otherwise empty.
 
     Raises:
         ValueError: in ``fit``: X is not finite, outside the likelihood's support or not of ``data_shape``, no dimension
@@ -130,6 +132,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
         Example:
             >>> from pyro_vae.likelihoods import BernoulliLikelihood
+            >>> from pyro_vae.guides import DiagonalNormalGuide
+            >>> from pyro_vae.priors import StandardNormalPrior
             >>> vae = VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (1, 3, 3)), DiagonalNormalGuide((1, 3, 3), 2))
             >>> VAETransformer.from_vae(vae).transform(np.ones((4, 9))).shape
             (4, 2)
@@ -151,11 +155,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train the VAE on X, ``(N, D)``; y is not used."""
         min_samples = 1 if self.active_threshold is None else 2  # over one datum nothing varies
-        X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=min_samples)
+        X, data = validated(self, X, ensure_min_samples=min_samples)
+        self.columns_ = () if data is None else data.columns
         self._check_options()
-        shape = self._data_shape(X.shape[1])
+        is_own = data is not None and self.vae is None and self.data_shape is None
+        shape = data.data_shape if data is not None and is_own else self._data_shape(X.shape[1])
         if self.vae is None:
-            self._train(torch.from_numpy(np.array(X)).reshape(-1, *shape))
+            self._train(torch.from_numpy(np.array(X)).reshape(-1, *shape), data)
         else:
             self.vae_, self.history_ = self.vae, []
         means = self._encode(X, "mean")
@@ -228,6 +234,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.non_deterministic = self.features == "sample"  # a datum's sample depends on its row in X
         return tags
@@ -236,17 +243,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _n_features_out(self) -> int:
         return self.vae_.latent_dim
 
-    def _train(self, x: Tensor) -> None:
+    def _train(self, x: Tensor, data: ImageSet | None) -> None:
         seed = self._seed()
-        self.vae_ = build_vae(
-            tuple(x.shape[1:]),
-            self.latent_dim,
-            self.prior or StandardNormalPrior,
-            self.likelihood or NormalLikelihood,
-            self.guide or DiagonalNormalGuide,
-            seed=seed,
-        ).to(x.dtype)
-        self.vae_.likelihood.initialise_mean(x.mean(0))
+        pieces = {"prior": self.prior, "likelihood": self.likelihood, "guide": self.guide}
+        self.vae_ = new_vae(x, data, self.latent_dim, **pieces, seed=seed)
         self.history_ = fit(
             self.vae_.model,
             self.vae_.guide,
@@ -266,7 +266,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         self._check_options()
-        return validate_data(self, X, dtype=FLOATS, reset=False)
+        return validated(self, X, columns=getattr(self, "columns_", ()))[0]
 
     def _tensor(self, X: np.ndarray) -> Tensor:
         device, dtype = placement(self.vae_)

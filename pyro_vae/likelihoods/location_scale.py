@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import check_positive
+from pyro_vae._core.checks import check_positive, check_shape, require
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.likelihoods.grey_levels import stacked_shape, unstacked
 from pyro_vae.networks import MLP, NetworkFactory, Shape, build_network
@@ -29,9 +29,14 @@ class LocationScaleLikelihood(Likelihood):
             entry that depends on z; or a fixed number.
         min_scale: lower limit of a learned scale, in units of the data.
 
+    Attributes:
+        unit: ``(*data_shape)``, the unit of location and scale, see :meth:`set_unit`; None is that of the data.
+
     Raises:
         ValueError: a scale that is not positive.
     """
+
+    unit: Tensor | None
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class LocationScaleLikelihood(Likelihood):
         min_scale: float = 0.01,
     ) -> None:
         super().__init__(latent_dim, data_shape)
+        self.register_buffer("unit", None)
         self.from_network = scale == "network"
         outputs = stacked_shape(2, self.data_shape) if self.from_network else self.data_shape
         self.net = build_network(net, (latent_dim,), outputs)
@@ -62,13 +68,36 @@ class LocationScaleLikelihood(Likelihood):
         outputs, log_factor = self.net(z, *context), None
         if self.from_network:
             outputs, log_factor = unstacked(outputs, 2, self.data_shape).unbind(-len(self.data_shape) - 1)
+        outputs = outputs if self.unit is None else self.unit * outputs
         return self.family(outputs + self.offset, self.scale(log_factor)).to_event(len(self.data_shape))
 
     def scale(self, log_factor: Tensor | None = None) -> Tensor:
         """The scale in units of the data, ``()`` or ``data_shape``; ``log_factor`` is the output of the network."""
         if self.fixed_scale is not None:
-            return self.offset.new_tensor(self.fixed_scale)
-        return self.min_scale + (self.log_scale if log_factor is None else self.log_scale + log_factor).exp()
+            scale = self.offset.new_tensor(self.fixed_scale)
+        else:
+            scale = self.min_scale + (self.log_scale if log_factor is None else self.log_scale + log_factor).exp()
+        return scale if self.unit is None else self.unit * scale
+
+    @torch.no_grad()
+    def set_unit(self, unit: Tensor) -> None:
+        r"""Measure location and scale in a unit per entry, :math:`p(x | z) = p_1((x - o) / u | z) / u`.
+
+        With the standard deviations of the data as units, training is that on standardized data, but densities and
+        samples are those of the data in their own units. A learned scale starts at one unit; a fixed one is in units.
+
+        Args:
+            unit: u, ``(*data_shape)``, positive.
+
+        Raises:
+            ValueError: another shape, or a unit that is not positive.
+        """
+        name, advice = type(self).__name__, "Pass the standard deviations of the data"
+        check_shape(name, "unit", unit.shape, self.data_shape, advice)
+        require(bool((unit > 0).all()), name, "unit must be positive", "another value", advice)
+        self.unit = unit.to(self.offset)
+        if self.fixed_scale is None:
+            self.log_scale.zero_()
 
     def mean_to_output(self, mean: Tensor) -> Tensor:
         return mean

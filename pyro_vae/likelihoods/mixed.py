@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import refusal, require
 from pyro_vae.distributions import Columns
 from pyro_vae.likelihoods.base import Likelihood
 from pyro_vae.networks import MLP, Network, NetworkFactory, Shape, build_network
@@ -40,7 +40,8 @@ class MixedLikelihood(Likelihood):
         data_shape: shape of one datum, ``(D,)`` for a table of D columns.
         parts: pairs of columns and likelihood, which is built by ``likelihood(latent_dim, (number of columns,),
             net=...)``: ``([0, 3], NormalLikelihood)``, ``([1], partial(CategoricalLikelihood, levels=3, codes=True))``.
-            Each column of the flattened datum belongs to one part.
+            Each column of the flattened datum belongs to one part. On the command line and in
+            :func:`~pyro_vae.vae_for` they follow from the table.
         net: builds the common decoder, ``net((latent_dim,), (number of outputs,))``.
 
     Attributes:
@@ -52,7 +53,7 @@ class MixedLikelihood(Likelihood):
         ``(*batch, latent_dim)`` to a distribution with batch shape ``batch`` and event shape ``data_shape``.
 
     Raises:
-        ValueError: a column belongs to no part or to several, or a part has size factors.
+        ValueError: no parts, a column that belongs to none or to several, or a part with size factors.
 
     References:
         Handling incomplete heterogeneous data using VAEs (Nazabal et al., 2020). https://arxiv.org/abs/1807.03653
@@ -73,8 +74,13 @@ class MixedLikelihood(Likelihood):
 
     order: Tensor
 
-    def __init__(self, latent_dim: int, data_shape: Shape, *, parts: Sequence[Part], net: NetworkFactory = MLP) -> None:
+    def __init__(
+        self, latent_dim: int, data_shape: Shape, *, parts: Sequence[Part] | None = None, net: NetworkFactory = MLP
+    ) -> None:
         super().__init__(latent_dim, data_shape)
+        if parts is None:
+            advice = "Pass parts=[([0, 1], NormalLikelihood), ...], or read a table, from which they follow"
+            raise refusal("MixedLikelihood", "parts must be pairs of columns and likelihood", "None", advice)
         self.register_buffer("order", self._checked_order([list(columns) for columns, _ in parts]))
         built: list[Any] = [likelihood(latent_dim, (len(columns),), net=_Outputs) for columns, likelihood in parts]
         sized = [type(part).__name__ for part in built if getattr(part, "size_factor", False)]
@@ -114,3 +120,9 @@ class MixedLikelihood(Likelihood):
         super().set_offset(output)
         for part, columns in self._groups():
             part.set_offset(output.flatten()[columns])
+
+    def set_unit(self, unit: Tensor) -> None:
+        """Set the units of the parts that have units, see :meth:`LocationScaleLikelihood.set_unit`."""
+        for part, columns in self._groups():
+            if hasattr(part, "set_unit"):
+                part.set_unit(unit.flatten()[columns])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -125,6 +126,12 @@ def with_context(net: NetworkFactory, context_shape: int | Shape) -> Any:
     return partial(_build, net, shape[0])
 
 
+def within(net: Any, wrap: Callable[[Any], Any]) -> Any:
+    """Wrap a factory of networks; of one that standardizes its inputs, the network behind them."""
+    kind, options = factory_options(net)
+    return partial(net, net=wrap(options["net"])) if getattr(kind, "wraps_network", False) else wrap(net)
+
+
 def factory_options(factory: Any) -> tuple[Any, dict[str, Any]]:
     """Class that a factory builds, and its keyword arguments with defaults.
 
@@ -149,6 +156,8 @@ def factory_options(factory: Any) -> tuple[Any, dict[str, Any]]:
 
 def _build(net: NetworkFactory, context_dim: int, in_shape: Shape, out_shape: Shape) -> nn.Module:
     kind, options = factory_options(net)
+    if getattr(kind, "wraps_network", False):  # that standardizes x alone
+        return within(net, lambda inner: with_context(inner, context_dim))(in_shape, out_shape)
     if kind is MLP and options["hidden"] and not options["dropout"]:
         layers, first = {"hidden": options["hidden"], "activation": options["activation"]}, partial(MLP, hidden=())
         return ContextNetwork(in_shape, out_shape, context_dim=context_dim, net=first, **layers)

@@ -11,6 +11,7 @@ from pyro_vae.training.loss import LossFunction
 from pyro_vae.training.nonfinite import NonFiniteError
 from pyro_vae.training.refit import Refitted, frozen, refit_guide
 from pyro_vae.training.run_folder import RunFolder
+from pyro_vae.training.suited import vae_for
 
 __all__ = [
     "Batch",
@@ -30,4 +31,5 @@ __all__ = [
     "fit",
     "frozen",
     "refit_guide",
+    "vae_for",
 ]

@@ -19,6 +19,7 @@ from pyro_vae._core.owners import placement
 from pyro_vae._core.precision import Precision, check_precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches, Data
+from pyro_vae.data.loading import is_external, loaded
 from pyro_vae.objectives import ELBO
 from pyro_vae.training.engines.select import EngineName, resolve_engine
 from pyro_vae.training.loss import check_objective
@@ -173,7 +174,7 @@ def fit(
         clip_norm=clip_norm,
         skip_norm=skip_norm,
         ema=ema,
-        validation=validation,
+        validation=_loaded(validation, model, guide),
         patience=patience,
         monitor=monitor,
         seed=seed,
@@ -207,6 +208,14 @@ def _train(
         history = trainer.train()
     stopped: Literal["epochs", "patience"] = "patience" if trainer.validation.out_of_patience() else "epochs"
     return FitResult(history, trainer.state.best["epoch"], stopped)
+
+
+def _loaded(data: Data | None, model: Program, guide: Program) -> Data | None:
+    """Validation data, read once if they are a file or the like."""
+    if not is_external(data):
+        return data
+    device = placement(model, guide)[0]
+    return loaded(data, owner="fit").to("cpu" if device is None else device)
 
 
 def _check_settings(settings: Settings) -> None:

@@ -63,13 +63,13 @@ def _find_parameters(
     except SupportError as error:
         raise error.in_data(index) from None
     except ValueError as error:
-        if not batches.to_float():
+        if not batches.adapt(error):
             raise
         args, _ = first_batch(batches)
         try:
             return args, ParameterSet(objective, model, guide, args)
-        except ValueError:
-            raise error from None
+        except ValueError as second:
+            raise (second if batches.drops_labels else error) from None
 
 
 def first_batch(batches: Batches) -> tuple[tuple[Any, ...], Tensor | None]:
@@ -178,6 +178,7 @@ def check_validation(data: Data, batches: Batches, parameters: ParameterSet, mod
         ValueError: the programs cannot be evaluated on it.
     """
     validation = Batches(data, 1, device=batches.device, dtype=batches.dtype)
+    validation.drops_labels = batches.drops_labels
     args = next(iter(validation.epoch())).args
     plate = parameters.pair.data_plate()
     name = None if plate is None else plate.name

@@ -57,11 +57,13 @@ def test_splits_shapes_and_protocol(data_set, untouched):
     sizes = (len(splits.train), len(splits.validation), len(splits.test))
     assert sizes == SIZES[name]
     assert splits.data_shape == splits.validation.data_shape == splits.test.data_shape == DATA_SHAPES[name]
+    kind = {"kind": "grey", "standardize": "no"} if name == "Files" else {}
     assert splits.protocol == {
         "dataset": name,
         "binarize": data_set().binarize,
         "data_seed": 5,
         **dict(zip(("train", "validation", "test"), sizes, strict=True)),
+        **kind,
     }
     for part in (splits.train, splits.validation, splits.test):
         assert part.batch([0, 1]).shape == (2, *splits.data_shape)
@@ -160,7 +162,8 @@ def test_raises_on_a_wrong_constructor(raises):
 
 
 def test_public_names():
-    assert set(pyro_vae.data.__all__) == {cls.__name__ for cls in CLASSES} | {"Dataset", "ImageSet", "Splits"}
+    others = {"Column", "Dataset", "ImageSet", "Splits", "load"}
+    assert set(pyro_vae.data.__all__) == {cls.__name__ for cls in CLASSES} | others
     assert all(hasattr(pyro_vae.data, name) for name in pyro_vae.data.__all__)
 
 

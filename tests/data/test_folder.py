@@ -13,7 +13,7 @@ def write(path, value, size=(5, 4), mode="L"):
 
 
 def load(root):
-    return Files(root, binarize="none", validation=0, test=1).load()
+    return Files(root, validation=0, test=1, max_value=255).load()
 
 
 def pixels(splits):
@@ -26,7 +26,8 @@ def test_grey_images(tmp_path):
         write(tmp_path / name, 10 * k)
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / ".hidden.png").write_text("not an image")
-    splits = load(tmp_path)
+    with pytest.warns(UserWarning, match="^Files: 1 file that is not an image was left out: notes.txt.$"):
+        splits = load(tmp_path)
     assert splits.data_shape == (1, 4, 5)
     assert pixels(splits) == [(0,), (10,), (20,)]
     assert splits.train.labels is None
@@ -34,7 +35,7 @@ def test_grey_images(tmp_path):
 
 def test_colour_images_are_channels_first(tmp_path):
     write(tmp_path / "a.png", (1, 2, 3), mode="RGB")
-    write(tmp_path / "b.png", (4, 5, 6, 128), mode="RGBA")
+    write(tmp_path / "b.png", (4, 5, 6, 255), mode="RGBA")
     splits = load(tmp_path)
     assert splits.data_shape == (3, 4, 5)
     assert pixels(splits) == [(1, 2, 3), (4, 5, 6)]
@@ -101,12 +102,18 @@ def test_counts_are_exact_and_small_folders_have_a_test_image(tmp_path):
     assert {name: len(part) for name, part in members(tmp_path).items()} == {"train": 1, "test": 1}
 
 
-@pytest.mark.parametrize("other", [{"size": (5, 5)}, {"mode": "RGB", "value": (1, 2, 3)}])
-def test_mixed_sizes(tmp_path, other, raises):
+def test_mixed_sizes_are_refused_and_resized_on_request(tmp_path, raises):
     write(tmp_path / "a.png", 1)
-    write(tmp_path / "b.png", **{"value": 2, **other})
-    with raises(ValueError, "Files", "a.png", "(1, 4, 5)", "b.png", "one size"):
+    write(tmp_path / "b.png", 2, size=(5, 5))
+    with raises(ValueError, "Files", "a.png", "(1, 4, 5)", "b.png", "one size", "--data.size 32"):
         load(tmp_path)
+    assert Files(tmp_path, size=3, validation=0).load().data_shape == (1, 3, 3)
+
+
+def test_grey_images_next_to_colour_become_colour(tmp_path):
+    write(tmp_path / "a.png", 1)
+    write(tmp_path / "b.png", (2, 3, 4), mode="RGB")
+    assert pixels(load(tmp_path)) == [(1, 1, 1), (2, 3, 4)]
 
 
 @pytest.mark.parametrize("content", ["empty", "text", "truncated"])
@@ -120,9 +127,14 @@ def test_unreadable_image(tmp_path, content, raises):
         load(tmp_path)
 
 
-def test_sixteen_bit_images(tmp_path, raises):
-    Image.fromarray(np.full((4, 5), 1000, dtype=np.uint16)).save(tmp_path / "a.png")
-    with raises(ValueError, "Files", "8 bits", "a.png", "I;16"):
+def test_sixteen_bits_are_kept(tmp_path, raises):
+    for name, value in (("a.png", 1000), ("b.tif", 1001)):
+        Image.fromarray(np.full((4, 5), value, dtype=np.uint16)).save(tmp_path / name)
+    splits = load(tmp_path)
+    assert splits.train.kind == "fractions"
+    assert sorted(round(65535 * x) for (x,) in pixels(splits)) == [1000, 1001]
+    write(tmp_path / "c.png", 7)
+    with raises(ValueError, "Files", "one depth", "a.png of uint16", "c.png of uint8"):
         load(tmp_path)
 
 
