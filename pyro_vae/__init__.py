@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyro_vae.data import MNIST, Digits, Files, FreyFaces
     from pyro_vae.evaluation import (
         annealed_log_likelihood,
+        impute,
         inference_gaps,
         latent_diagnostics,
         log_likelihood,
@@ -90,6 +91,7 @@ __all__ = [
     "fit",
     "flows",
     "guides",
+    "impute",
     "inference_gaps",
     "latent_diagnostics",
     "latents",
@@ -113,7 +115,7 @@ __all__ = [
 _FOLDERS = {
     "data": ("MNIST", "Digits", "Files", "FreyFaces"),
     "evaluation": (
-        *("annealed_log_likelihood", "inference_gaps", "latent_diagnostics"),
+        *("annealed_log_likelihood", "impute", "inference_gaps", "latent_diagnostics"),
         *("log_likelihood", "log_weights", "sandwich"),
     ),
     "guides": ("DiagonalNormalGuide", "FullRankNormalGuide", "IAFGuide"),

@@ -19,7 +19,7 @@ def _check(page: str) -> None:
 
 
 @pytest.mark.parametrize("columns", ["80", "250"])
-@pytest.mark.parametrize("command", ["train", "refit", "evaluate", "classify", "sample", "report", "compare"])
+@pytest.mark.parametrize("command", ["train", "refit", "evaluate", "classify", "sample", "impute", "report", "compare"])
 def test_help_fits_a_hundred_columns_without_markup(command: str, columns: str, monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert main([command, "--help"]) == 0

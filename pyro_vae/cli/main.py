@@ -19,6 +19,7 @@ _COMMANDS = {
     "evaluate": ("evaluate", "evaluate"),
     "classify": ("classify", "classify"),
     "sample": ("sample", "sample"),
+    "impute": ("impute", "impute_table"),
     "compress": ("compress", "compress_images"),
     "decompress": ("compress", "decompress_images"),
     "report": ("report", "write_report"),
@@ -37,6 +38,7 @@ commands:
   evaluate RUN          estimate log-likelihood, inference gaps, latent diagnostics or classification error
   classify RUN IMAGE    classify images with a trained semi-supervised model
   sample RUN            draw images from a trained model
+  impute RUN TABLE      fill the missing entries of a table with a model trained on such data
   compress RUN FILES    compress images without loss with a trained model
   decompress RUN FILE   restore them
   report RUN            write one HTML page with all results of a run
@@ -58,6 +60,7 @@ examples:
   pyro-vae train --model M2 --data.labels 100 --seeds 0 1 2 --out runs/m2
       trains a semi-supervised model on 100 labels, three times
   pyro-vae classify runs/m2-0 --split test --num_data 10
+  pyro-vae impute runs/table table.csv --out imputed.csv
   pyro-vae compress runs/mnist photo.npz photo.pvz
   torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two
       trains in two processes, which share every batch

@@ -75,6 +75,11 @@ class Splits:
         """Shape of one datum, ``(C, H, W)`` for images."""
         return self.train.data_shape
 
+    @property
+    def missing(self) -> bool:
+        """Whether entries of any split are missing."""
+        return any(images.missing for images in (self.train, self.validation, self.test) if images is not None)
+
     def to(self, device: torch.device | str) -> Splits:
         """The same splits on another device."""
         validation = None if self.validation is None else self.validation.to(device)

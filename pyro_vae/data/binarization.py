@@ -10,6 +10,7 @@ import torch
 from pyro_vae._core.checks import require
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import DataKind
+from pyro_vae.data.missing import aminmax
 from pyro_vae.data.splitting import stream
 
 Binarization = Literal["dynamic", "fixed", "threshold", "none"]
@@ -38,7 +39,7 @@ def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: in
         The split: uint8 0/1 with ``max_value`` 1 if sampled once or thresholded.
 
     Raises:
-        ValueError: floating pixels outside [0, 1], counts, and data with missing entries cannot be binarized.
+        ValueError: floating pixels outside [0, 1] and counts cannot be binarized.
 
     References:
         "Importance weighted autoencoders" (Burda, Grosse and Salakhutdinov, 2016),
@@ -68,7 +69,10 @@ def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: in
 
 def _binary(images: ImageSet, pixels: torch.Tensor) -> ImageSet:
     kind = _binary_kind(images)
-    return replace(images, images=pixels.to(torch.uint8), max_value=1, dynamic=False, kind=kind)
+    if not images.missing:
+        return replace(images, images=pixels.to(torch.uint8), max_value=1, dynamic=False, kind=kind)
+    pixels = pixels.to(images.images.dtype).masked_fill(images.images.isnan(), torch.nan)
+    return replace(images, images=pixels, max_value=1, dynamic=False, kind=kind)
 
 
 def _binary_kind(images: ImageSet) -> DataKind | None:
@@ -78,7 +82,7 @@ def _binary_kind(images: ImageSet) -> DataKind | None:
 def _check_unit_interval(images: ImageSet, protocol: Binarization) -> None:
     if images.images.dtype == torch.uint8:
         return
-    low, high = (bound.item() for bound in torch.aminmax(images.images))
+    low, high = aminmax(images.images)
     rule = "pixels must lie in [0, 1] to be binarized"
     value = f"pixels from {low:.6g} to {high:.6g} with binarize={protocol!r}"
     advice = "Rescale them to [0, 1], or pass binarize='none'"

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae.data.kinds import Column, DataKind, column_names, kind_words, shortened
+from pyro_vae.data.missing import aminmax, check_observed, has_missing
 from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
@@ -23,7 +24,7 @@ class ImageSet:
 
     Args:
         images: uint8 pixels; or a floating tensor for continuous data, or an int32 tensor of counts, whose values
-            are not scaled (then ``max_value`` is not used).
+            are not scaled (then ``max_value`` is not used). NaN is a missing entry.
         labels: int64 class labels, -1 for an unlabelled image, or ``None``.
         max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
         dynamic: whether :meth:`batch` samples binary pixels at every call, with :math:`P(x = 1) = u / u_{\max}`.
@@ -90,8 +91,8 @@ class ImageSet:
 
     @property
     def missing(self) -> bool:
-        """Whether entries are missing, NaN."""
-        return self.images.is_floating_point() and bool(self.images.isnan().any())
+        """Whether entries are missing, NaN; the model must then be of incomplete data, ``VAE(..., missing=True)``."""
+        return has_missing(self.images)
 
     @property
     def device(self) -> torch.device:
@@ -133,7 +134,8 @@ class ImageSet:
         """
         name = f"images/{self._scale}{' dynamic' if self.dynamic else ''}"
         with_labels = {"labels": self.labels} if labels and self.labels is not None else {}
-        return fingerprint_of({name: self.images, **with_labels})
+        images = self.images.masked_fill(self.images.isnan(), torch.nan) if self.missing else self.images  # one NaN
+        return fingerprint_of({name: images, **with_labels})
 
     def arguments(self, index: Index, *, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
         """The arguments of programs: the :meth:`batch`, and its labels if the set is ``paired``."""
@@ -168,20 +170,23 @@ class ImageSet:
             return sample_pixels(pixels, self.max_value, dtype=dtype, generator=generator)
         device = self.device if generator is None else generator.device
         noise = torch.rand(pixels.shape, generator=generator, device=device, dtype=torch.float32)
-        return (noise.to(self.device) < pixels).to(dtype)
+        return (noise.to(self.device) < pixels).to(dtype).masked_fill(pixels.isnan(), torch.nan)
 
     def mean(self, *, dtype: torch.dtype | None = None) -> Tensor:
-        """Mean over the set of the expectation of :meth:`batch`.
+        """Mean over the set of the expectation of :meth:`batch`, of observed entries if some are missing.
 
         Shape:
             ``data_shape``
+
+        Raises:
+            ValueError: an entry is missing throughout.
         """
+        check_observed(self.images, owner="ImageSet")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
         if self.missing:
-            return self.images.double().nanmean(0).to(torch.get_default_dtype() if dtype is None else dtype)
+            return self.images.nanmean(0, dtype=torch.float64).to(dtype)
         total = torch.float64 if self.images.is_floating_point() else torch.int64
-        return (self.images.sum(0, dtype=total).double() / (len(self) * self._scale)).to(
-            torch.get_default_dtype() if dtype is None else dtype
-        )
+        return (self.images.sum(0, dtype=total).double() / (len(self) * self._scale)).to(dtype)
 
     @property
     def _scale(self) -> int:
@@ -207,7 +212,7 @@ class ImageSet:
         require(1 <= self.max_value <= 255, "ImageSet", "max_value must lie in 1..255", value, advice)
         if self.images.dtype != torch.uint8 and not self.dynamic:
             return
-        low, high = (bound.item() for bound in torch.aminmax(self.images))
+        low, high = aminmax(self.images)
         rule, value = f"pixels must lie in [0, {self._scale}]", f"pixels from {low:.6g} to {high:.6g}"
         advice = "Pass the right max_value, or rescale floating data to [0, 1] before binarizing them"
         require(low >= 0 and high <= self._scale, "ImageSet", rule, value, advice)

@@ -6,6 +6,7 @@ from pyro_vae.distributions.columns import Columns
 from pyro_vae.distributions.counts import LogMeanNegativeBinomial, LogMeanPoisson
 from pyro_vae.distributions.leapfrog import Leapfrog, gradient
 from pyro_vae.distributions.mixture_of_normals import MixtureOfNormals
+from pyro_vae.distributions.observed_entries import ObservedEntries
 from pyro_vae.distributions.one_hot import IndependentOneHotCategorical, RelaxedIndependentOneHotCategorical
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "LogMeanNegativeBinomial",
     "LogMeanPoisson",
     "MixtureOfNormals",
+    "ObservedEntries",
     "RelaxedIndependentOneHotCategorical",
     "gradient",
     "mean_or_sample",

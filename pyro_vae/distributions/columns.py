@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.distributions.observed_entries import entry_log_prob, has_independent_entries
+
 _NO_SHAPE = torch.Size()
 
 
@@ -104,3 +106,13 @@ class Columns(TorchDistribution):
             self._validate_sample(value)
         groups = zip(self.parts, self.split(value), strict=True)
         return torch.stack([part.log_prob(group) for part, group in groups]).sum(0)
+
+    @property
+    def has_independent_entries(self) -> bool:
+        """Whether those of every group are independent."""
+        return all(map(has_independent_entries, self.parts))
+
+    def entry_log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of every entry, ``(*batch, *event_shape)``."""
+        groups = zip(self.parts, self.split(value), strict=True)
+        return self.join([entry_log_prob(part, group) for part, group in groups])

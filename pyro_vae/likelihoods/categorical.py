@@ -34,6 +34,7 @@ class CategoricalLevels(TorchDistribution):
     """
 
     arg_constraints = {"logits": constraints.real}
+    has_independent_entries = True
 
     def __init__(
         self, logits: Tensor, event_dim: int, *, codes: bool = False, validate_args: bool | None = None
@@ -82,13 +83,17 @@ class CategoricalLevels(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
+        return self.entry_log_prob(value).flatten(-len(self.event_shape)).sum(-1)
+
+    def entry_log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of every entry, ``(*batch, *event)``."""
         event_dim = len(self.event_shape)
         log_probs = self.logits.log_softmax(self.level_dim)
         level = (value * self._steps).round().long()
         shape = torch.broadcast_shapes(level.shape[: level.dim() - event_dim], self.batch_shape)
         level = level.expand(*shape, *self.event_shape).unsqueeze(self.level_dim)
         log_probs = log_probs.expand(*shape, self.levels, *self.event_shape)  # no copy
-        return log_probs.gather(self.level_dim, level).flatten(len(shape)).sum(-1)
+        return log_probs.gather(self.level_dim, level).squeeze(self.level_dim)
 
 
 class CategoricalLikelihood(SiteLikelihood):

@@ -101,13 +101,26 @@ class MixtureOfLogistics(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
+        return self._pixel_log_prob(value).sum(-1)
+
+    @property
+    def has_independent_entries(self) -> bool:
+        """Whether there is one channel; several are dependent."""
+        return self.loc.shape[-2] == 1
+
+    def entry_log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of every entry of one channel, ``(*batch, *event_shape)``."""
+        return self._pixel_log_prob(value).unflatten(-1, self.event_shape)
+
+    def _pixel_log_prob(self, value: Tensor) -> Tensor:
+        """``(*batch, P)``."""
         x = value.reshape(*value.shape[: value.dim() - len(self.event_shape)], 1, *self.loc.shape[-2:])
         channels = list(x.unbind(-2))  # C of (*batch, 1, P)
         log_probs = self.logits.log_softmax(-2)  # (*batch, K, P)
         for c, channel in enumerate(channels):
             component = self._channel(c, self.loc, self.scale, self.coefficients, channels[:c])
             log_probs = log_probs + component.log_prob(channel)
-        return log_probs.logsumexp(-2).sum(-1)
+        return log_probs.logsumexp(-2)
 
     def _channel(
         self, c: int, loc: Tensor, scale: Tensor, coefficients: Tensor, before: list[Tensor]
