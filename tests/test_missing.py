@@ -35,6 +35,7 @@ from pyro_vae.likelihoods import (
 )
 from pyro_vae.models.build import build_vae
 from pyro_vae.networks import MLP, ConvEncoder, ZeroFilledNetwork
+from pyro_vae.plotting.images import reconstructions
 from pyro_vae.priors import StandardNormalPrior, VampPrior
 from tests.data import kinds_of_data as typical
 from tests.linear_incomplete import Antithetic, IncompleteGaussian
@@ -369,3 +370,13 @@ def test_models_without_missing_entries_are_refused(quick, tmp_path, capsys):
     options = ["--model", "M2", "--data.label", "region", "--data.labels", "12", "--out", str(tmp_path / "m2")]
     assert main(["train", "--data", str(source), *options]) == 2
     assert "--model: of data with missing entries must be a VAE, got M2." in capsys.readouterr().err
+
+
+def test_missing_pixels_are_grey_in_figures():
+    likelihood = likelihood_folder.BernoulliLikelihood(2, (1, 4, 4), net=small)
+    guide = DiagonalNormalGuide((1, 4, 4), 2, net=partial(ZeroFilledNetwork, net=small))
+    vae, x = VAE(StandardNormalPrior(2), likelihood, guide, missing=True), torch.zeros(3, 1, 4, 4)
+    x[0, 0, 1, 2] = torch.nan
+    mosaic = reconstructions(vae, x, num=3).axes[0].images[0].get_array()
+    data = mosaic[: mosaic.shape[0] // 2]
+    assert (data == 0.5).sum() == 3  # one pixel of three colours
