@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyro_vae.data import MNIST, Digits, Faces, FashionMNIST, Files, FreyFaces, Patches
     from pyro_vae.evaluation import (
         annealed_log_likelihood,
+        impute,
         inference_gaps,
         latent_diagnostics,
         log_likelihood,
@@ -96,6 +97,7 @@ __all__ = [
     "fit",
     "flows",
     "guides",
+    "impute",
     "inference_gaps",
     "latent_diagnostics",
     "latents",
@@ -119,7 +121,7 @@ __all__ = [
 _FOLDERS = {
     "data": ("MNIST", "Digits", "Faces", "FashionMNIST", "Files", "FreyFaces", "Patches"),
     "evaluation": (
-        *("annealed_log_likelihood", "inference_gaps", "latent_diagnostics"),
+        *("annealed_log_likelihood", "impute", "inference_gaps", "latent_diagnostics"),
         *("log_likelihood", "log_weights", "sandwich"),
     ),
     "guides": ("DiagonalNormalGuide", "FullRankNormalGuide", "IAFGuide"),

@@ -356,3 +356,22 @@ def test_accuracies_are_measured_and_a_repeated_command_continues(module, tmp_pa
     capsys.readouterr()
     accuracy.main()
     assert "s an image" not in capsys.readouterr().out.split("|")[0]
+
+
+def test_imputation_is_measured_and_a_repeated_command_continues(module, tmp_path, monkeypatch, capsys) -> None:
+    benchmark = module("imputation")
+    monkeypatch.setattr(benchmark, "CHECK_EVERY", 4)
+    args = ["--tables", "wine", "--rates", "0.5", "--members", "1", "--steps", "8", "--out", str(tmp_path)]
+    benchmark.main([*args, "--masks", "1"])
+    rows = json.loads((tmp_path / "imputation.json").read_text())["results"]
+    assert [row["method"] for row in rows] == ["KNNImputer", "IterativeImputer", "MIWAE"]
+    assert 0.85 < rows[0]["rmse"] < 0.95  # as recorded
+    assert all(0.7 < row["rmse"] < 1.2 for row in rows)
+    assert 0 < rows[2]["coverage"] < 1
+    benchmark.main([*args, "--masks", "2"])
+    again = json.loads((tmp_path / "imputation.json").read_text())["results"]
+    assert again[:1] == rows[:1]
+    assert sorted(row["mask"] for row in again) == [0, 0, 0, 1, 1, 1]
+    assert "| wine | 50% |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="must be of these options"):
+        benchmark.main([*args[:-3], "9", "--out", str(tmp_path)])

@@ -24,6 +24,7 @@ from torch import Tensor
 from pyro_vae import objectives
 from pyro_vae.cli.compare import compare_runs
 from pyro_vae.cli.evaluate import evaluate
+from pyro_vae.cli.impute import impute_table
 from pyro_vae.cli.main import main
 from pyro_vae.cli.report import write_report
 from pyro_vae.cli.train_options import parse_args, say_data
@@ -36,6 +37,7 @@ PAGE = (ROOT / "docs/engine.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 ESTIMATORS = (ROOT / "docs/estimators.md").read_text()
 COMPONENTS = (ROOT / "docs/components.md").read_text()
+MISSING = (ROOT / "docs/missing_values.md").read_text()
 LABELS = (ROOT / "docs/semi_supervised.md").read_text()
 USE = (ROOT / "docs/use.md").read_text()
 DISENTANGLEMENT = (ROOT / "docs/disentanglement.md").read_text()
@@ -159,6 +161,34 @@ def test_the_python_of_the_page_on_disentanglement_runs_in_order(capsys: pytest.
     assert "MIG" in capsys.readouterr().out
 
 
+def test_the_python_of_the_page_on_missing_values_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_python("docs/missing_values.md", MISSING)
+    table, x, result = names["table"], names["x"], names["result"]
+    error = (result.mean - table)[x.isnan()].square().mean().sqrt()
+    assert error < 0.9  # that of the column's mean is 1
+    inside = (names["low"] <= table) & (table <= names["high"])
+    assert 0.7 < inside[x.isnan()].double().mean() < 0.98
+    assert torch.isfinite(names["bound"].log_likelihood).all()
+
+
+@pytest.mark.parametrize("line", [line for line in MISSING.splitlines() if line.startswith("pyro-vae impute")])
+def test_the_commands_of_the_page_on_missing_values_are_parsed(line: str, tmp_path: Path) -> None:
+    words = [f"{tmp_path}/{word}" if word.endswith(".csv") else word for word in line.split()[2:]]
+    with pytest.raises(FileNotFoundError, match="runs/table"):  # only the run is missing
+        impute_table(words)
+
+
+def test_the_page_on_missing_values_quotes_the_recorded_errors() -> None:
+    record = json.loads((ROOT / "benchmarks/results/imputation/imputation.json").read_text())
+    rows = {(r["table"], f"{r['rate']:.0%}") for r in record["results"]}
+    for table, rate in rows:
+        cell = [r for r in record["results"] if (r["table"], f"{r['rate']:.0%}") == (table, rate)]
+        (row,) = [line for line in MISSING.splitlines() if line.startswith(f"| {table} | {rate} |")]
+        for method in ("KNNImputer", "IterativeImputer", "MIWAE"):
+            errors = [r["rmse"] for r in cell if r["method"] == method]
+            assert f"{sum(errors) / len(errors):.3f}" in row
+
+
 COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]
 
 
@@ -198,8 +228,8 @@ def test_the_methods_that_the_evaluation_page_names_exist() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [PAGE, EVALUATION, ESTIMATORS, LABELS, COMPONENTS],
-    ids=["engine", "evaluation", "estimators", "semi_supervised", "components"],
+    [PAGE, EVALUATION, ESTIMATORS, LABELS, COMPONENTS, MISSING],
+    ids=["engine", "evaluation", "estimators", "semi_supervised", "components", "missing_values"],
 )
 def test_its_files_exist(page: str) -> None:
     paths = re.findall(r"`(?:python )?((?:examples|benchmarks|docs)/[\w./-]+)`", page)

@@ -21,6 +21,7 @@ ARGS = {
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
     "inference_gaps.py": ["--epochs", "3", "--images", "6", "--num-samples", "50", "--num-steps", "40"],
     "latents.py": ["--epochs", "3"],
+    "missing.py": ["--epochs", "2", "--num-samples", "50"],
     "m1_features.py": ["--epochs", "2", "--labels", "30", "--seeds", "0", "1"],
     "m1_m2.py": ["--epochs", "8", "--m1-epochs", "3", "--num-samples", "20"],
     "naive_estimator.py": ["--epochs", "10", "--num-images", "50", "--num-samples", "10", "100", "1000"],
@@ -386,6 +387,14 @@ def test_counts(output):
         assert abs(value - rows["Poisson"][0] - gain) < 0.002  # three rounded numbers
         assert math.isfinite(error)
     assert rows["Poisson"][3:] == [0, 0]
+
+
+def test_missing(output):
+    text = output("missing.py")
+    numbers(text, r"log p\(x observed\) NUMBER \+- NUMBER nats per row")
+    assert 30 < numbers(text, r"contain NUMBER% of the deleted entries")[0] < 100
+    for name in ("KNNImputer", "IterativeImputer", "VAE"):
+        assert 0.5 < numbers(text, rf"{name} +error NUMBER")[0] < 1.5
 
 
 def test_frey_faces(output):

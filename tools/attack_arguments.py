@@ -71,6 +71,12 @@ def vae(shape: tuple[int, ...] = (5,)) -> models.VAE:
 
 
 @cache
+def incomplete() -> models.VAE:
+    guide = guides.DiagonalNormalGuide((5,), 2, net=partial(networks.ZeroFilledNetwork, net=small))
+    return models.VAE(vae().prior, vae().likelihood, guide, missing=True)
+
+
+@cache
 def x(*shape: int) -> Tensor:
     return torch.rand(shape or (6, 5), generator=torch.Generator().manual_seed(0)).round()
 
@@ -327,6 +333,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "num_draws": 3,
     },
     "harmonic_log_likelihood": lambda: annealing(num_samples=64, num_fitted=64, warmup=2),
+    "impute": lambda: {"vae": incomplete(), "data": x(), "num_samples": 3, "num_draws": 2},
     "inference_gaps": lambda: programs(num_samples=30, num_steps=2, num_particles=2, chunk_size=2),
     "latent_diagnostics": lambda: {"vae": vae(), "data": x(), "num_samples": 3},
     "log_likelihood": lambda: programs(num_samples=30, engine="eager"),

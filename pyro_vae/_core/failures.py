@@ -46,18 +46,19 @@ def unusable(owner: str, role: str, programs: Sequence[Program], args: tuple[Any
     line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
     if isinstance(error, OneLineError) or not isinstance(error, _EXPECTED):
         return error
+    if isinstance(error, ValueError) and ", got " in line:
+        return ValueError(f"{line}.")
+    modules = Owners(**{f"p{i}": p for i, p in enumerate(programs)}).submodules()
+    incomplete = any(getattr(module, "missing", None) is True for module in modules)  # NaN is a missing entry
     for value in (
         x for x in tree_flatten(args)[0] if isinstance(x, Tensor) and x.is_floating_point() and not x.is_meta
     ):
-        if bool(torch.isnan(value).any()):
+        if bool(torch.isnan(value).any()) and (not incomplete or "nan" in str(error).lower()):
             return outside(owner, "data must be finite", "NaN", torch.isnan(value))
-    if isinstance(error, ValueError) and ", got " in line:
-        return ValueError(f"{line}.")
     shapes = ", ".join(f"{tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__ for a in args)
     if isinstance(error, TypeError) and "positional argument" in line:
         rule = f"{WRONG_ARGUMENTS} that the {role} takes"
         return refusal(owner, rule, f"({shapes}): {line}", "Pass such batches, as [x for x, label in loader]")
-    modules = Owners(**{f"p{i}": p for i, p in enumerate(programs)}).submodules()
     auto = any(isinstance(module, AutoGuide) for module in modules)
     hint = (
         " An autoguide has parameters for the data that it was created with: pass these in one batch." if auto else ""

@@ -11,6 +11,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, TransformedDistribution, constraints
 
+_MISSING = "Remove such data; or, if NaN means missing, build VAE(..., missing=True) with the guide's ZeroFilledNetwork"
+
 
 class OneLineError(ValueError):
     """An error inside a program that keeps its first line only, without the shapes that Pyro appends."""
@@ -34,6 +36,7 @@ def outside(owner: str, rule: str, value: str, bad: Tensor) -> SupportError:
     """The error for values marked by ``bad``, whose first dimension is the batch."""
     row = int(bad.reshape(len(bad), -1).any(1).nonzero()[0]) if bad.dim() else 0
     advice = "Change the data (binarize them, or remove such data) or the likelihood"
+    advice = _MISSING if value == "NaN" else advice
     return SupportError(f"{owner}: {rule}, got {value}, the first at row {row}. {advice}.")
 
 

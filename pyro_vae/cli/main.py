@@ -24,6 +24,7 @@ _COMMANDS = {
     "traverse": ("use", "traverse"),
     "edit": ("use", "edit"),
     "explore": ("explore", "explore"),
+    "impute": ("impute", "impute_table"),
     "compress": ("compress", "compress_images"),
     "decompress": ("compress", "decompress_images"),
     "report": ("report", "write_report"),
@@ -46,6 +47,7 @@ commands:
   traverse RUN A        vary one latent dimension of an image at a time
   edit RUN A --to 3     move images along the direction of a class, or to a class of M2
   explore RUN           write one HTML page with which the latent space is explored in a browser
+  impute RUN TABLE      fill the missing entries of a table with a model trained on such data
   compress RUN FILES    compress images without loss with a trained model
   decompress RUN FILE   restore them
   report RUN            write one HTML page with all results of a run
@@ -69,6 +71,7 @@ examples:
   pyro-vae classify runs/m2-0 --split test --num_data 10
   pyro-vae interpolate runs/mnist 3 17 --path geodesic --out path.png
   pyro-vae explore runs/mnist
+  pyro-vae impute runs/table table.csv --out imputed.csv
   pyro-vae compress runs/mnist photo.npz photo.pvz
   torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two
       trains in two processes, which share every batch

@@ -146,7 +146,7 @@ def data_defaults(options: dict[str, Any], assignments: Assignments) -> tuple[As
     dataset = instantiate(parse_options([pair for pair in assignments if pair[0].split(".")[0] == "data"]))["data"]()
     if isinstance(dataset, Files):
         arguments, (name, values), _ = dataset.defaults()
-    elif kind := dataset.known_kind():
+    elif kind := dataset.known_kind:
         arguments, (name, values) = {}, default_likelihood(kind, 255)
     else:
         return [], []

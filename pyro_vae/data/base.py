@@ -82,6 +82,11 @@ class Splits:
         """Shape of one datum, ``(C, H, W)`` for images."""
         return self.train.data_shape
 
+    @property
+    def missing(self) -> bool:
+        """Whether entries of any split are missing."""
+        return any(images.missing for images in (self.train, self.validation, self.test) if images is not None)
+
     def to(self, device: torch.device | str) -> Splits:
         """The same splits on another device."""
         validation = None if self.validation is None else self.validation.to(device)
@@ -151,6 +156,7 @@ class Dataset(CheckedArguments, ABC):
         """Known factors of variation by name, ``(N,)`` for the data before they are split; empty if there are none."""
         return {}
 
+    @property
     def known_kind(self) -> DataKind | None:
         """The kind of the data if it is known before they are read; the default likelihood follows from it."""
         return None

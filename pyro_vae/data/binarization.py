@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, get_args
@@ -13,6 +14,7 @@ from pyro_vae._core.checks import require
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import DataKind
 from pyro_vae.data.lazy import LazyRows, chunks, pack
+from pyro_vae.data.missing import aminmax
 from pyro_vae.data.splitting import stream
 
 Binarization = Literal["dynamic", "fixed", "threshold", "none"]
@@ -41,7 +43,7 @@ def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: in
         The split: uint8 0/1 with ``max_value`` 1 if sampled once or thresholded.
 
     Raises:
-        ValueError: floating pixels outside [0, 1], counts, and data with missing entries cannot be binarized.
+        ValueError: floating pixels outside [0, 1] and counts cannot be binarized.
 
     References:
         "Importance weighted autoencoders" (Burda, Grosse and Salakhutdinov, 2016),
@@ -76,9 +78,12 @@ def binarize(images: ImageSet, protocol: Binarization, *, split: Split, seed: in
 def _binary(images: ImageSet, binary: Callable[[Tensor], Tensor]) -> ImageSet:
     """Images of zeros and ones; of rows in files, which may not fit into memory, with one bit per pixel."""
     parts = (binary(part) for part in chunks(images.images))
-    lazy, shape = isinstance(images.images, LazyRows), images.images.shape
-    pixels = pack(parts, shape) if lazy else torch.cat([part.to(torch.uint8) for part in parts])
-    kind = _binary_kind(images)
+    source, kind = images.images, _binary_kind(images)
+    if isinstance(source, LazyRows):
+        pixels: Tensor | LazyRows = pack(parts, source.shape)
+    else:
+        pixels = torch.cat([part.to(torch.uint8) for part in parts])
+        pixels = pixels.to(source.dtype).masked_fill(source.isnan(), torch.nan) if images.missing else pixels
     return replace(images, images=pixels.to(images.device), max_value=1, dynamic=False, kind=kind)
 
 
@@ -87,10 +92,10 @@ def _binary_kind(images: ImageSet) -> DataKind | None:
 
 
 def value_range(images: Tensor | LazyRows) -> tuple[float, float]:
-    """Smallest and largest value."""
-    bounds = [torch.stack(torch.aminmax(part)) for part in chunks(images)]
-    low, high = torch.stack(bounds).unbind(1)
-    return low.min().item(), high.max().item()
+    """Smallest and largest observed value; nan if there is none."""
+    bounds = [bounds for part in chunks(images) if not math.isnan((bounds := aminmax(part))[0])]
+    lows, highs = zip(*bounds, strict=True) if bounds else ((math.nan,), (math.nan,))
+    return min(lows), max(highs)
 
 
 def _check_unit_interval(images: ImageSet, protocol: Binarization) -> None:

@@ -91,8 +91,9 @@ class Faces(Dataset):
         rows = torch.stack(list(self.factors.values()), -1).tolist()
         images = torch.from_numpy(np.stack([draw_face(*row, size=self.size, color=self.color) for row in rows]))
         kept, test = hold_out(len(images), len(images) // 6, seed=TEST_SEED, name="test")
-        described = {"kind": self.known_kind()}
+        described = {"kind": self.known_kind}
         return RawArrays(images[kept], None, images[test], None, 255, rows=(kept, test), described=described)
 
+    @property
     def known_kind(self) -> DataKind | None:
         return None if self.binarize != "none" else "colour" if self.color else "grey"

@@ -13,6 +13,7 @@ from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.fingerprints import data_fingerprint
 from pyro_vae.data.kinds import Column, DataKind, column_names, kind_words, shortened
 from pyro_vae.data.lazy import LazyRows, chunks
+from pyro_vae.data.missing import aminmax, check_observed, has_missing
 from pyro_vae.data.random_pixels import sample_pixels
 
 Index = Tensor | slice | Sequence[int]
@@ -26,7 +27,7 @@ class ImageSet:
     Args:
         images: uint8 pixels; a floating tensor for continuous data, or an int32 tensor of counts, whose values are not
             scaled (then ``max_value`` is not used); or rows that are read when a batch needs them, whose pixels must
-            lie in the same range.
+            lie in the same range. NaN is a missing entry.
         labels: int64 class labels, -1 for an unlabelled image, or ``None``.
         max_value: the integer that stands for 1: 255 for grey bytes, 16 for digits, 1 once binarized.
         dynamic: whether :meth:`batch` samples binary pixels at every call, with :math:`P(x = 1) = u / u_{\max}`.
@@ -94,8 +95,8 @@ class ImageSet:
 
     @property
     def missing(self) -> bool:
-        """Whether entries are missing, NaN."""
-        return isinstance(self.images, Tensor) and self.images.is_floating_point() and bool(self.images.isnan().any())
+        """Whether entries are missing, NaN; the model must then be of incomplete data, ``VAE(..., missing=True)``."""
+        return has_missing(self.images)
 
     @property
     def device(self) -> torch.device:
@@ -138,7 +139,10 @@ class ImageSet:
         """
         name = f"images/{self._scale}{' dynamic' if self.dynamic else ''}"
         with_labels = {"labels": self.labels} if labels and self.labels is not None else {}
-        return data_fingerprint(name, self.images, **with_labels)
+        images = self.images
+        if isinstance(images, Tensor) and self.missing:
+            images = images.masked_fill(images.isnan(), torch.nan)  # one NaN
+        return data_fingerprint(name, images, **with_labels)
 
     def arguments(
         self, index: Index, *, dtype: torch.dtype | None = None, pixels: Tensor | None = None
@@ -181,19 +185,24 @@ class ImageSet:
             return sample_pixels(pixels, self.max_value, dtype=dtype, generator=generator)
         device = self.device if generator is None else generator.device
         noise = torch.rand(pixels.shape, generator=generator, device=device, dtype=torch.float32)
-        return (noise.to(self.device) < pixels).to(dtype)
+        return (noise.to(self.device) < pixels).to(dtype).masked_fill(pixels.isnan(), torch.nan)
 
     def mean(self, *, dtype: torch.dtype | None = None) -> Tensor:
-        """Mean over the set of the expectation of :meth:`batch`.
+        """Mean over the set of the expectation of :meth:`batch`, of observed entries if some are missing.
 
         Shape:
             ``data_shape``
+
+        Raises:
+            ValueError: an entry is missing throughout.
         """
+        check_observed(self.images, owner="ImageSet")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
         if isinstance(self.images, Tensor) and self.missing:
-            return self.images.double().nanmean(0).to(torch.get_default_dtype() if dtype is None else dtype)
+            return self.images.nanmean(0, dtype=torch.float64).to(dtype)
         total = torch.float64 if self.images.is_floating_point() else torch.int64
         sums = torch.stack([part.sum(0, dtype=total) for part in chunks(self.images)]).sum(0)  # data_shape
-        return (sums.double() / (len(self) * self._scale)).to(torch.get_default_dtype() if dtype is None else dtype)
+        return (sums.double() / (len(self) * self._scale)).to(dtype)
 
     @property
     def _scale(self) -> int:
@@ -219,7 +228,7 @@ class ImageSet:
         require(1 <= self.max_value <= 255, "ImageSet", "max_value must lie in 1..255", value, advice)
         if isinstance(self.images, LazyRows) or (self.images.dtype != torch.uint8 and not self.dynamic):
             return
-        low, high = (bound.item() for bound in torch.aminmax(self.images))
+        low, high = aminmax(self.images)
         rule, value = f"pixels must lie in [0, {self._scale}]", f"pixels from {low:.6g} to {high:.6g}"
         advice = "Pass the right max_value, or rescale floating data to [0, 1] before binarizing them"
         require(low >= 0 and high <= self._scale, "ImageSet", rule, value, advice)

@@ -71,8 +71,9 @@ class Patches(Dataset):
         test = _cut(photographs[..., border:], num_test, "test patches")
         if self.grey:
             train, test = (images.float().mean(1, keepdim=True).round().to(torch.uint8) for images in (train, test))
-        return RawArrays(train, None, test, None, 255, described={"kind": self.known_kind()})
+        return RawArrays(train, None, test, None, 255, described={"kind": self.known_kind})
 
+    @property
     def known_kind(self) -> DataKind | None:
         return "colour" if self.binarize == "none" else None
 

@@ -48,8 +48,8 @@ class ObservedEntries(TorchDistribution):
         ValueError: the entries of ``base`` are not independent.
 
     References:
-        MIWAE: deep generative modelling and imputation of incomplete data sets (Mattei and Frellsen, 2019), eq. 2.
-        https://proceedings.mlr.press/v97/mattei19a.html
+        MIWAE: deep generative modelling and imputation of incomplete data sets (Mattei and Frellsen, 2019).
+        https://arxiv.org/abs/1812.02633
 
     Example:
         >>> from pyro.distributions import Normal

@@ -21,6 +21,7 @@ from pyro_vae.evaluation.gaps_result import InferenceGaps, gap_table
 from pyro_vae.evaluation.gradient_noise import GradientSNR, gradient_snr
 from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood, harmonic_log_likelihood
 from pyro_vae.evaluation.importance import log_likelihood
+from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.inflation import InflatedProposal
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
 from pyro_vae.evaluation.latent_factors import Disentanglement, code_disentanglement, disentanglement
@@ -46,6 +47,7 @@ __all__ = [
     "GradientSNR",
     "HarmonicLogLikelihood",
     "ImportanceWeights",
+    "Imputation",
     "InferenceGaps",
     "InflatedProposal",
     "LatentDiagnostics",
@@ -68,6 +70,7 @@ __all__ = [
     "gap_table",
     "gradient_snr",
     "harmonic_log_likelihood",
+    "impute",
     "inference_gaps",
     "latent_diagnostics",
     "log_likelihood",

@@ -203,7 +203,7 @@ def _encode(vae: VAE, data: Data, num_data: int | None, num_draws: int, batch_si
     for x in first_data(vae, data, num_data, batch_size, seed):
         q = vae.encode(x)
         z = q.sample(Size([num_draws]))  # (S, B, L)
-        likelihood = vae.decode(z)
+        likelihood = vae.model.observation(z)
         encoded.supported &= supports(likelihood, x)
         encoded.posteriors.append(q)
         encoded.draws.append(z)

@@ -239,6 +239,8 @@ def _replicates(
     p = vae.decode(z)
     if not supports(p, x):
         rule = f"data must lie in the support of p(x | z) ({p.support})"
+        if bool(x.isnan().any()):
+            raise refusal(_OWNER, rule, "NaN", "Impute missing entries first, since statistics need complete data")
         raise refusal(_OWNER, rule, "another value", "Change the data (for example, binarize them) or the likelihood")
     replicates = p.sample()  # (num, B, *data_shape)
     observed = [_apply(name, f, x).expand(num, -1) for name, f in functions.items()]

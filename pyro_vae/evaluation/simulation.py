@@ -33,7 +33,8 @@ def simulate(owner: str, model: Program, args: tuple[Any, ...]) -> Simulated:
     Args:
         owner: name that messages begin with.
         model: Pyro model with observed sites, whose observed values are arguments of the model, unchanged.
-        args: a batch, which determines the number of data; its observed values are not used.
+        args: a batch, which determines the number of data and which of their entries are missing (NaN); its observed
+            values are not used.
 
     Raises:
         ValueError: an observed value is not an argument, so that it cannot be replaced by a simulated one, or the model
@@ -60,7 +61,8 @@ def simulate(owner: str, model: Program, args: tuple[Any, ...]) -> Simulated:
         trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
         values = list(args)
         for name, position in positions.items():
-            values[position] = trace.nodes[name]["value"].detach()
+            values[position] = _with_missing(trace.nodes[name]["value"].detach(), args[position])
+            trace.nodes[name]["value"] = values[position]
         _check(owner, model, tuple(values), trace, positions)
     latent = {site["name"] for site in latents(trace)} - set(positions)
     for name in [n for n, node in trace.nodes.items() if node["type"] == "sample" and n not in latent]:
@@ -98,6 +100,10 @@ def _position(owner: str, site: Any, args: tuple[Any, ...]) -> int:
         f"site {site['name']!r}",
         "Pass the value to the model as it is observed",
     )
+
+
+def _with_missing(simulated: Tensor, value: Tensor) -> Tensor:
+    return simulated.masked_fill(value.isnan(), torch.nan) if value.is_floating_point() else simulated
 
 
 def _same_tensor(one: Tensor, other: Any) -> bool:

@@ -85,13 +85,16 @@ def assemble(
     """
     check_labels(model, dataset)
     splits = dataset.load().to(device)
+    if splits.missing:
+        rule, advice = "of data with missing entries must be a VAE", "Use --model VAE, or remove such data"
+        require(model == "VAE", "--model", rule, model, advice)
     pieces: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "guide": guide, "prior_guide": prior_guide}
     standardize = dataset.standardizes(splits.train)
     if m1 is None:
         pieces = suited({**pieces, "classifier": classifier}, splits.train, standardize=standardize)
         classifier = pieces.pop("classifier")
     if model == "VAE":
-        vae = build_vae(splits.data_shape, latent_dim, **pieces, seed=seed)
+        vae = build_vae(splits.data_shape, latent_dim, **pieces, missing=splits.missing, seed=seed)
         set_units(vae, splits.train, standardize=standardize)
         return Assembly(vae, splits, vae, splits, {**splits.protocol, **components_of(vae)})
     if dataset.context is not None:

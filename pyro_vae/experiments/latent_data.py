@@ -123,7 +123,8 @@ def initialise_at_data(vae: Any, train: ImageSet, *, seed: int = 0, at_mean: boo
         require(num <= len(train), "VampPrior", rule, f"num_components={num}")
         with isolated_rng(seed):
             rows = torch.randperm(len(train))[:num]
-            vae.prior.initialise_pseudo_inputs(train.batch(rows))
+            x = train.batch(rows)
+            vae.prior.initialise_pseudo_inputs(torch.where(x.isnan(), train.mean(dtype=x.dtype), x))
 
 
 def check_magnitude(images: ImageSet) -> None:
@@ -136,8 +137,9 @@ def check_magnitude(images: ImageSet) -> None:
         return
     dtype = torch.get_default_dtype()
     limit = torch.finfo(dtype).max ** 0.25
-    largest = torch.cat([part.flatten(1).abs().amax(1) for part in chunks(images.images)])  # (N,)
-    bad = ~(largest <= limit)  # NaN too
+    parts = (part.masked_fill(part.isnan(), 0.0) for part in chunks(images.images))
+    largest = torch.cat([part.flatten(1).abs().amax(1) for part in parts])  # (N,)
+    bad = ~(largest <= limit)
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
         row = i if images.rows is None else int(images.rows[i])

@@ -146,15 +146,16 @@ def _reference(path: Path, trained: TrainedModel, options: Options) -> Result:
 
 
 def _diagnostics(trained: TrainedModel, options: Options) -> list[Result]:
-    """Latent diagnostics of the data, calibration on simulated data, and a predictive check."""
+    """Latent diagnostics of the data, calibration on simulated data, and a predictive check if no entry is missing."""
     images = trained.images(options["split"], options["num_data"])
     common: Options = {"seed": options["seed"], "protocol": trained.protocol_of(options["split"])}
     ranks = {name: options[changes.get("name", name)] for name, changes in _SIMULATION.items()}
-    return [
-        *_call(latent_diagnostics, trained, options),
-        simulation_based_calibration(trained.vae, **ranks, **common),
-        posterior_predictive_check(trained.vae, images, num_samples=options["num_replicates"], **common),
-    ]
+    results = _call(latent_diagnostics, trained, options)
+    results.append(simulation_based_calibration(trained.vae, **ranks, **common))
+    if not images.missing:  # whose statistics need complete data
+        check = posterior_predictive_check(trained.vae, images, num_samples=options["num_replicates"], **common)
+        results.append(check)
+    return results
 
 
 def _classification(trained: TrainedModel, options: Options) -> list[Result]:

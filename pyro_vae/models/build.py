@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from pyro_vae._core.checks import refusal
+from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide, DiagonalNormalGuide, Guide
 from pyro_vae.likelihoods import Likelihood
@@ -17,8 +17,8 @@ from pyro_vae.models.conditional import ConditionalVAE
 from pyro_vae.models.given import Given
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vae import VAE
-from pyro_vae.networks import Shape
-from pyro_vae.networks.conditioned import factory_options, with_context
+from pyro_vae.networks import Shape, ZeroFilledNetwork
+from pyro_vae.networks.conditioned import factory_options, with_context, with_net, within
 from pyro_vae.priors import CategoricalPrior, ConditionalPrior, Prior
 
 
@@ -30,21 +30,28 @@ def build_vae(
     guide: Callable[[Shape, int], Guide],
     prior_guide: Callable[[Shape, int], Guide] | None = None,
     *,
+    missing: bool = False,
     seed: int = 0,
 ) -> VAE:
     """Build the three pieces for a data shape, with initial weights from ``seed``, leaving the global generator as is.
 
     A prior whose first argument is called ``guide``, such as VampPrior, receives the guide, or one built by
-    ``prior_guide``, instead of ``latent_dim``.
+    ``prior_guide``, instead of ``latent_dim``. For incomplete data, ``missing``, the network of the guide becomes that
+    of a :class:`~pyro_vae.networks.ZeroFilledNetwork`.
+
+    Raises:
+        ValueError: the pieces are incompatible, or with ``missing`` the guide has no argument ``net``.
     """
+    guide = _of_incomplete_data(guide) if missing else guide
     with isolated_rng(seed):
         if not takes_guide(prior):
             if prior_guide is not None:
                 raise _prior_guide_refusal("a VAE", needed=False)
-            return VAE(prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim))
-        pieces = likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
-        encoder = pieces[1] if prior_guide is None else prior_guide(data_shape, latent_dim)
-        return VAE(cast(Any, prior)(encoder), *pieces)
+            pieces = prior(latent_dim), likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
+            return VAE(*pieces, missing=missing)
+        p_x, q_z = likelihood(latent_dim, data_shape), guide(data_shape, latent_dim)
+        encoder = q_z if prior_guide is None else prior_guide(data_shape, latent_dim)
+        return VAE(cast(Any, prior)(encoder), p_x, q_z, missing=missing)
 
 
 def build_conditional(
@@ -172,6 +179,13 @@ def _of_context(factory: Any, context_shape: Shape) -> Any:
     if net is None or isinstance(net, nn.Module):
         return factory
     return partial(factory, **{name: with_context(net, context_shape)})
+
+
+def _of_incomplete_data(guide: Any) -> Any:
+    zero_filled = with_net(guide, lambda net: within(net, lambda inner: partial(ZeroFilledNetwork, net=inner)))
+    rule, advice = "of data with missing entries must build a network of them", "Use DiagonalNormalGuide"
+    require(zero_filled is not guide, "guide", rule, getattr(guide, "__name__", "another guide"), advice)
+    return zero_filled
 
 
 def takes_guide(factory: Any) -> bool:

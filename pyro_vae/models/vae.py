@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae._core.checks import CheckedArguments, check_equal, require
 from pyro_vae._core.param_store import register
-from pyro_vae.distributions import mean_or_sample
+from pyro_vae.distributions import ObservedEntries, mean_or_sample
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.priors import Prior, VampPrior
@@ -21,6 +21,7 @@ class GenerativeModel(nn.Module, CheckedArguments):
     Args:
         prior: p(z).
         likelihood: p(x | z).
+        missing: whether entries of x that are NaN are missing; see :class:`VAE`.
 
     Example:
         >>> from pyro_vae.likelihoods import BernoulliLikelihood
@@ -30,9 +31,9 @@ class GenerativeModel(nn.Module, CheckedArguments):
         torch.Size([3, 5])
     """
 
-    def __init__(self, prior: Prior, likelihood: Likelihood) -> None:
+    def __init__(self, prior: Prior, likelihood: Likelihood, *, missing: bool = False) -> None:
         super().__init__()
-        self.prior, self.likelihood = prior, likelihood
+        self.prior, self.likelihood, self.missing = prior, likelihood, missing
 
     def forward(self, x: Tensor | None = None, *context: Tensor, batch_size: int = 1) -> Tensor:
         """Run the Pyro model: sample ``"z"`` and ``"x"`` within the plate ``"data"``.
@@ -48,11 +49,16 @@ class GenerativeModel(nn.Module, CheckedArguments):
         register(self)
         with pyro.plate("data", batch_size if x is None else x.shape[0], dim=-1):
             z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.likelihood(z, *context), obs=x)
+            return pyro.sample("x", self.observation(z, *context), obs=x)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """Return log p(z) + log p(x | z), ``batch``, for ``x`` ``(*batch, *data_shape)`` and ``z`` ``(*batch, L)``."""
-        return self.prior().log_prob(z) + self.likelihood(z).log_prob(x)
+        return self.prior().log_prob(z) + self.observation(z).log_prob(x)
+
+    def observation(self, z: Tensor, *context: Tensor) -> TorchDistribution:
+        """p(x | z), or with ``missing`` its marginal distribution of the observed entries of x."""
+        p = self.likelihood(z, *context)
+        return ObservedEntries(p) if self.missing else p
 
 
 class VAE(nn.Module, CheckedArguments):
@@ -62,6 +68,10 @@ class VAE(nn.Module, CheckedArguments):
         prior: p(z).
         likelihood: p(x | z).
         guide: q(z | x).
+        missing: whether entries of x that are NaN are missing. The model is then that of the observed entries,
+            :math:`p(x_{obs}, z) = p(z) \prod_{d \in obs} p(x_d | z)`: the likelihood must have entries that are
+            independent given z, and the guide must take such data, as does one whose network is a
+            :class:`~pyro_vae.networks.ZeroFilledNetwork`. log p is 0 for a datum without an observed entry.
 
     Attributes:
         model: the Pyro model, an ``nn.Module``; ``model(x)`` has the sites ``"z"`` and ``"x"`` in the plate ``"data"``.
@@ -75,6 +85,8 @@ class VAE(nn.Module, CheckedArguments):
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014). https://arxiv.org/abs/1312.6114
         Stochastic backpropagation and approximate inference in deep generative models (Rezende et al., 2014).
         https://arxiv.org/abs/1401.4082
+        MIWAE: deep generative modelling and imputation of incomplete data sets (Mattei and Frellsen, 2019).
+        https://arxiv.org/abs/1812.02633
 
     Example:
         >>> import torch
@@ -90,12 +102,12 @@ class VAE(nn.Module, CheckedArguments):
         True
     """
 
-    def __init__(self, prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
+    def __init__(self, prior: Prior, likelihood: Likelihood, guide: Guide, *, missing: bool = False) -> None:
         super().__init__()
         check_pieces("VAE", prior, likelihood, guide)
         advice = "Build a ConditionalVAE, or use a prior without a context"
         require(not prior.conditional, "VAE", "the prior must not be conditional", type(prior).__name__, advice)
-        self.model = GenerativeModel(prior, likelihood)
+        self.model = GenerativeModel(prior, likelihood, missing=missing)
         self.guide = guide
         guide.attach(self.model.log_joint)
 
@@ -119,13 +131,18 @@ class VAE(nn.Module, CheckedArguments):
         """Shape of one datum."""
         return self.likelihood.data_shape
 
+    @property
+    def missing(self) -> bool:
+        """Whether entries that are NaN are missing."""
+        return self.model.missing
+
     def with_guide(self, guide: Guide) -> VAE:
         """Combine the model with another guide; the model's tensors are shared, not copied.
 
         Args:
             guide: q(z | x) for the same latent_dim and data_shape.
         """
-        return VAE(self.prior, self.likelihood, guide)
+        return VAE(self.prior, self.likelihood, guide, missing=self.missing)
 
     def encode(self, x: Tensor) -> TorchDistribution:
         """q(z | x) for ``x`` of shape ``(*batch, *data_shape)``."""

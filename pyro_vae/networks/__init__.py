@@ -15,6 +15,7 @@ from pyro_vae.networks.pixel_cnn import PixelCNN
 from pyro_vae.networks.pixel_cnn_plus_plus import PixelCNNPlusPlus
 from pyro_vae.networks.residual_conv import ResidualConvDecoder, ResidualConvEncoder
 from pyro_vae.networks.row_lstm import RowLSTM
+from pyro_vae.networks.zero_filled import ZeroFilledNetwork
 
 __all__ = [
     "MLP",
@@ -39,6 +40,7 @@ __all__ = [
     "ResidualConvEncoder",
     "RowLSTM",
     "Shape",
+    "ZeroFilledNetwork",
     "build_network",
     "with_context",
 ]

@@ -132,6 +132,18 @@ def within(net: Any, wrap: Callable[[Any], Any]) -> Any:
     return partial(net, net=wrap(options["net"])) if getattr(kind, "wraps_network", False) else wrap(net)
 
 
+def with_net(factory: Any, wrap: Callable[[Any], Any]) -> Any:
+    """Wrap the network of a factory, or of the guide within it.
+
+    A factory without a network, or with a ready-made module, is returned as it is.
+    """
+    options = factory_options(factory)[1]
+    if callable(net := options.get("net")) and not isinstance(net, nn.Module):
+        return partial(factory, net=wrap(net))
+    inner = options.get("guide")
+    return partial(factory, guide=with_net(inner, wrap)) if callable(inner) else factory
+
+
 def factory_options(factory: Any) -> tuple[Any, dict[str, Any]]:
     """Class that a factory builds, and its keyword arguments with defaults.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import NetworkFactory, Shape, build_network
-from pyro_vae.networks.conditioned import factory_options
+from pyro_vae.networks.conditioned import with_net
 
 
 class InputNetwork(nn.Module):
@@ -130,8 +130,4 @@ def with_inputs(factory: Any, kinds: Sequence[tuple[str, int]]) -> Any:
 
     A factory without a network, or with a ready-made module, is returned as it is.
     """
-    options = factory_options(factory)[1]
-    if callable(net := options.get("net")) and not isinstance(net, nn.Module):
-        return partial(factory, net=partial(InputNetwork, kinds=tuple(kinds), net=net))
-    inner = options.get("guide")
-    return partial(factory, guide=with_inputs(inner, kinds)) if callable(inner) else factory
+    return with_net(factory, lambda net: partial(InputNetwork, kinds=tuple(kinds), net=net))

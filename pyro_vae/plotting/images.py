@@ -16,6 +16,8 @@ from pyro_vae.distributions import mean_or_sample
 from pyro_vae.models import VAE
 from pyro_vae.plotting.panels import as_images, number, page, show_grid
 
+_GREY = 0.5  # of missing pixels
+
 
 def image_grid(images: Tensor, *, columns: int, caption: str = "") -> Figure:
     """Images row by row.
@@ -42,6 +44,8 @@ def image_grid(images: Tensor, *, columns: int, caption: str = "") -> Figure:
 def reconstructions(vae: VAE, images: Tensor, *, num: int = 10, caption: str = "") -> Figure:
     """Data in the upper row; below each datum x, the mean of p(x | z) at one sample z of q(z | x).
 
+    Missing entries are grey.
+
     Args:
         vae: the model, for data ``(C, H, W)``, C 1 or 3, or ``(H, W)``.
         images: ``(N, *data_shape)``, on the model's device.
@@ -54,7 +58,8 @@ def reconstructions(vae: VAE, images: Tensor, *, num: int = 10, caption: str = "
     check_arguments(reconstructions, locals())
     check_count("reconstructions", num=num, images=len(images))
     with evaluating(vae), isolated_rng(0), program_errors("reconstructions", (images[:num],), vae):
-        data = as_images(images[:num], "reconstructions")
+        missing = images[:num].isnan() & getattr(vae, "missing", False)
+        data = as_images(images[:num].masked_fill(missing, _GREY), "reconstructions")
         means = vae.reconstruct(images[:num]).reshape(data.shape)
     with page(0.0, caption) as (figure, (ax,)):
         pad = show_grid(ax, torch.cat([data, means]), len(data), margin=0.45)

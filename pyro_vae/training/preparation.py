@@ -17,6 +17,7 @@ from pyro_vae._core.rows import is_local, makes_local, rows_follow
 from pyro_vae._core.support import SupportError
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches, Data
+from pyro_vae.data.missing import check_observed
 from pyro_vae.evaluation import ImportanceWeights
 from pyro_vae.training.compatibility import check_additive, data_axes
 from pyro_vae.training.parameters import ParameterSet
@@ -42,6 +43,7 @@ def prepare(
         ValueError: naming what must be changed.
     """
     args, index = first_batch(batches)
+    check_observed(getattr(batches.data, "images", batches.data), owner="fit")
     check_additive(objective, alone=alone)
     check_autoguide(batches, model, guide, args)
     args, parameters = _find_parameters(batches, objective, model, guide, args, index)

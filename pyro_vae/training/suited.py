@@ -71,7 +71,7 @@ def vae_for(
     chosen = _likelihood_of(data) if likelihood is None else likelihood
     standardize = standardizes(data.kind) if standardize is None and data.kind else bool(standardize)
     pieces = suited({"likelihood": chosen, "guide": guide}, data, standardize=standardize)
-    vae = build_vae(data.data_shape, latent_dim, prior, **pieces, seed=seed)
+    vae = build_vae(data.data_shape, latent_dim, prior, **pieces, missing=data.missing, seed=seed)
     set_units(vae, data, standardize=standardize)
     vae.likelihood.initialise_mean(data.mean())
     return vae

@@ -1,5 +1,7 @@
 """The binarization protocol, split by split."""
 
+import math
+
 import pytest
 import torch
 
@@ -78,10 +80,18 @@ def test_threshold_is_strictly_above_a_half(split):
 
 
 @pytest.mark.parametrize("protocol", [p for p in PROTOCOLS if p != "none"])
-@pytest.mark.parametrize("pixel", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("pixel", [-0.1, 1.1])
 def test_floating_pixels_outside_the_unit_interval_raise(protocol, pixel, raises):
     with raises(ValueError, "Dataset", "[0, 1]", f"{pixel:g}", "binarize='none'", protocol):
         binarize(ImageSet(torch.tensor([[0.5, pixel]])), protocol, split="train", seed=0)
+
+
+@pytest.mark.parametrize("protocol", [p for p in PROTOCOLS if p != "none"])
+def test_missing_pixels_stay_missing(protocol):
+    images = binarize(ImageSet(torch.tensor([[1.0, math.nan, 0.0], [0.0, 1.0, 0.0]])), protocol, split="train", seed=0)
+    assert images.missing
+    expected = torch.tensor([[1.0, math.nan, 0.0], [0.0, 1.0, 0.0]])
+    torch.testing.assert_close(images.batch([0, 1]), expected, rtol=0, atol=0, equal_nan=True, check_dtype=False)
 
 
 def test_streams_depend_only_on_seed_and_name(untouched):

@@ -57,7 +57,8 @@ def test_splits_shapes_and_protocol(data_set, untouched):
     sizes = (len(splits.train), len(splits.validation), len(splits.test))
     assert sizes == SIZES[name]
     assert splits.data_shape == splits.validation.data_shape == splits.test.data_shape == DATA_SHAPES[name]
-    kind = {"kind": "grey", "standardize": "no"} if name == "Files" else {}
+    kinds = {"Files": "grey", "Faces": "grey", "Patches": "colour"}
+    kind = {"kind": kinds[name], "standardize": "no"} if name in kinds else {}
     assert splits.protocol == {
         "dataset": name,
         "binarize": data_set().binarize,
