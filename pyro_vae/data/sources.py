@@ -44,10 +44,6 @@ class Options:
     drop: Sequence[str] = ()
     size: int | None = None
 
-    def check(self, owner: str) -> None:
-        """Require a positive size."""
-        check_count(owner, size=self.size)
-
 
 @dataclass(frozen=True)
 class Source:
@@ -93,7 +89,7 @@ def read(data: Any, options: Options, *, owner: str, by_batches: ByBatches = lam
         FileNotFoundError: a file does not exist.
         ValueError: the data cannot be used.
     """
-    options.check(owner)
+    check_count(owner, size=options.size)
     if isinstance(data, str | os.PathLike):
         return _read_path(Path(os.path.expanduser(data)), options, owner, by_batches)
     _refuse_options(options, owner, ("size",), "data in memory")
@@ -106,12 +102,10 @@ def read(data: Any, options: Options, *, owner: str, by_batches: ByBatches = lam
         return Source(_dense(data), "the sparse matrix")
     if isinstance(data, torch.Tensor):
         return Source(data.detach().cpu().numpy(), "data")
-    if isinstance(data, np.ndarray) or _are_numbers(data):
+    if hasattr(data, "__array__") or _are_numbers(data):
         return Source(_numbers(data, owner), "data")
     if isinstance(data, torch.utils.data.Dataset | DataLoader | Sequence) and not isinstance(data, bytes):
         return _items(data.dataset if isinstance(data, DataLoader) else data, owner)
-    if hasattr(data, "__array__"):
-        return Source(_numbers(data, owner), "data")
     rule = "data must be an array, tensor, data frame, sparse matrix, torch Dataset or DataLoader, or a path"
     raise refusal(owner, rule, shown(data), f"Convert it to one of these, or to a file ({', '.join(SUFFIXES)})")
 
