@@ -159,8 +159,11 @@ def damaged(folder: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Contents of all files without times of computation, for comparison; of ``state.pt`` only that it is there."""
-    return {str(path.relative_to(folder)): _content(path) for path in sorted(folder.rglob("*"))}
+    """Contents of all files without times of computation, for comparison; of ``state.pt`` only that it is there.
+
+    Paths in configurations, such as that of the run of a refitted model, are those relative to the folder.
+    """
+    return {str(path.relative_to(folder)): _content(path, folder) for path in sorted(folder.rglob("*"))}
 
 
 def difference(expected: dict[str, Any], actual: dict[str, Any]) -> str:
@@ -172,7 +175,7 @@ def difference(expected: dict[str, Any], actual: dict[str, Any]) -> str:
     )
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path, folder: Path) -> Any:
     if path.is_dir():
         return "a folder"
     content = path.read_bytes()
@@ -185,7 +188,7 @@ def _content(path: Path) -> Any:
     if path.suffix == ".pt":
         return len(torch.load(io.BytesIO(content), weights_only=True)) > 0
     if path.suffix == ".yaml":
-        return yaml.safe_load(content)
+        return yaml.safe_load(content.replace(f"{folder.resolve()}/".encode(), b""))
     if path.suffix == ".png":
         Image.open(io.BytesIO(content)).load()
     if path.suffix == ".html" and not content.rstrip().endswith(b"</html>"):
