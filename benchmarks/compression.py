@@ -4,8 +4,8 @@
     python benchmarks/compression.py runs/vamp --data.root DATA --num-particles 10
 
 MODEL is a run folder or a name of the model zoo. The file is decoded in another process with larger batches, the first
-images also with two threads, and, for an MLP of tanh units and if asked, by ``tools.numpy_decoder``. Times are processor
-times, which other programs disturb less; they include the recording of the networks.
+images also with two threads, and, for an MLP of tanh units and if asked, by ``tools.numpy_decoder``. Times are of the
+processor, which other programs disturb less; they include the recording of the networks.
 """
 
 from __future__ import annotations
