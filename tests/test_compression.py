@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import lzma
 import math
 import re
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pyro import poutine
 
 from pyro_vae import VAE, HierarchicalVAE, SemiSupervisedVAE, fit
@@ -20,7 +24,7 @@ from pyro_vae import likelihoods as L
 from pyro_vae import networks as N
 from pyro_vae import priors as P
 from pyro_vae.cli.main import main
-from pyro_vae.compression import compress, decompress
+from pyro_vae.compression import codelength, compress, decompress
 from pyro_vae.compression.ans import Stacks
 from pyro_vae.compression.bits_back import BitsBack
 from pyro_vae.compression.codec import GRID, LANES
@@ -40,8 +44,10 @@ from pyro_vae.compression.symbols import (
 from pyro_vae.models import BottomUpGuide
 from pyro_vae.networks import ContextNetwork
 from pyro_vae.objectives import ELBO, EnumeratedELBO
+from tools.numpy_decoder import last_data
 
 SHAPE, DIM = (1, 3, 3), 2
+SMALL_FILE = Path(__file__).parent / "files" / "small.pvz"
 NARROW = partial(G.DiagonalNormalGuide, log_scale_bounds=(-3.0, 0.5))
 PAIR = partial(ContextNetwork, context_dim=3)
 
@@ -163,19 +169,65 @@ def densities(program, values, x):
     return sum(trace.nodes[name]["log_prob"] for name in values).double()
 
 
-def content(stacks):
-    """Bits on the first stack."""
-    return float(np.log2(stacks.states[0].astype(np.float64)).sum() + 32 * stacks.sizes[0])
-
-
 def test_the_file_is_as_long_as_its_information(trained) -> None:
     model, x = trained("Bernoulli")
     coder, symbols = BitsBack(model, Sizes(GRID, 2), rows=1), x.flatten(1).long().numpy()
     stacks = Accounts.filled(1, LANES, 4096)
-    start = content(stacks)
+    start = float(stacks.content()[0])
     for row in symbols:
         coder.push(stacks, row[None])
-    assert content(stacks) - start == pytest.approx(stacks.information, rel=3e-3)
+    assert stacks.content()[0] - start == pytest.approx(stacks.information, rel=3e-3)
+
+
+@pytest.mark.parametrize("name", ["Bernoulli", "mixture prior", "colour"])
+def test_several_particles_code_at_the_importance_weighted_bound(name, trained) -> None:
+    model, x = trained(name)
+    content = compress(model, x[:70], chunk_size=30, num_particles=8)
+    torch.testing.assert_close(decompress(model, content), x[:70], rtol=0, atol=1e-6)
+    result = codelength(model, x, num_particles=8, num_samples=8)
+    excess = result.net_bits * math.log(2) + result.log_likelihood  # both from 8 samples
+    slack = 4.5 * float(excess.std()) / len(x) ** 0.5
+    assert abs(float(excess.mean())) < slack + 2e-3 * float(result.net_bits.mean())
+
+
+def test_a_wide_guide_costs_less_with_more_particles() -> None:
+    """One latent and a guide that is the prior: many particles cost about -log p(x)."""
+    torch.manual_seed(0)
+    model = vae(partial(L.BernoulliLikelihood, net=partial(N.MLP, hidden=()))).eval()
+    with torch.no_grad():
+        for p in model.guide.parameters():
+            p.zero_()
+        for p in model.likelihood.net.parameters():
+            p.mul_(8)
+    x = model.sample(400)
+    few, many = (codelength(model, x, num_particles=k, num_samples=500) for k in (1, 64))
+    gain = few.net_bits - many.net_bits
+    assert float(gain.mean()) > 4.5 * float(gain.std()) / len(x) ** 0.5
+    excess = many.net_bits * math.log(2) + many.log_likelihood
+    assert abs(float(excess.mean())) < 4.5 * float(excess.std()) / len(x) ** 0.5 + 0.05
+
+
+def test_the_code_length_adds_up(trained) -> None:
+    model, x = trained("discretized logistic")
+    result = codelength(model, x, chunk_size=90, num_samples=30)
+    bits = result.bits_per_dim()
+    assert result.total_bits() == 8 * len(compress(model, x, chunk_size=90))
+    assert bits["file"] == pytest.approx(bits["net"] + bits["initial bits"] + bits["header"], abs=1e-12)
+    assert bits["net"] == pytest.approx(bits["-ELBO"], rel=0.02)
+    assert bits["-log p(x)"] < bits["-ELBO"]
+    assert result.initial_bits.shape == (4,)
+    raw = (x * 255).round().to(torch.uint8).numpy()
+    assert bits["lzma"] * x.numel() == pytest.approx(8 * len(lzma.compress(raw.tobytes(), preset=9)))
+    image = io.BytesIO()
+    Image.fromarray(raw.reshape(-1, 3)).save(image, format="PNG", optimize=True)
+    assert bits["PNG"] * x.numel() == pytest.approx(8 * len(image.getvalue()))
+
+
+def test_the_code_length_of_other_data_omits_the_image_formats(trained) -> None:
+    model, _ = trained("Bernoulli")
+    other = vae(shape=(9,))
+    assert {"PNG", "WebP"} <= codelength(model, torch.ones(2, *SHAPE), num_samples=2).bits_per_dim().keys()
+    assert not {"PNG", "WebP"} & codelength(other, torch.ones(2, 9), num_samples=2).bits_per_dim().keys()
 
 
 # ---------------------------------------------------------------- files
@@ -197,6 +249,47 @@ def test_every_changed_missing_or_additional_byte_is_noticed() -> None:
         for damaged in (flipped, content[:i], content[:i] + b"x" + content[i:]):
             with pytest.raises(ValueError, match=r"^decompress: [^\n]+\.$"):
                 decompress(model, damaged)
+
+
+def test_all_changes_of_all_bytes_are_noticed() -> None:
+    content = SMALL_FILE.read_bytes()
+    _, whole = unpack(content)
+    others = [bytes([b]) for b in range(256)]
+    for i, byte in enumerate(content):
+        before, after = content[:i], content[i + 1 :]
+        damaged = [before + b + after for b in others if b[0] != byte]
+        damaged += [before, *(before + b + content[i:] for b in others[:: 1 if i < 8 else 51])]
+        for file in damaged:
+            chunks = chunks_or_message(file)
+            if isinstance(chunks, str):
+                assert re.fullmatch(r"decompress: [^\n]+\.", chunks)
+                continue
+            assert len(file) == len(content)  # a byte of a chunk was changed
+            assert sum(chunk is None for chunk in chunks) == 1
+            assert all(chunk in (None, other) for chunk, other in zip(chunks, whole, strict=True))
+
+
+def chunks_or_message(content):
+    try:
+        return unpack(content)[1]
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_file_of_another_machine_is_restored_and_written_again() -> None:
+    model = plain()
+    x = ((torch.arange(54).reshape(6, *SHAPE) * 7) % 5 < 2).float()
+    content = SMALL_FILE.read_bytes()
+    assert torch.equal(decompress(model, content), x)
+    assert compress(model, x, chunk_size=4) == content
+
+
+def plain() -> VAE:
+    """A model whose weights are multiples of 1/8, the same on every machine."""
+    model = vae().eval()
+    for tensor in model.state_dict().values():
+        tensor.copy_(((torch.arange(tensor.numel()) * 5) % 7 - 3).reshape(tensor.shape) / 8)
+    return model
 
 
 def test_a_damaged_chunk_is_named_and_the_others_are_restored() -> None:
@@ -228,6 +321,7 @@ def test_another_model_and_foreign_files_are_refused() -> None:
         (torch.full((2, *SHAPE), 2.0), "data must be in 0..1"),
         (torch.full((2, *SHAPE), math.nan), "data must be in 0..65535"),
         ([1.0], "data must be a tensor, got list"),
+        (torch.tensor(1.0), r"data must be \(N, 1, 3, 3\)"),
     ],
 )
 def test_other_data_are_refused(x, message) -> None:
@@ -281,43 +375,9 @@ def test_another_process_with_other_threads_restores_the_data(trained, tmp_path,
 
 
 def test_the_file_is_read_by_numpy_alone(trained) -> None:
-    """Decode an MLP of tanh units with integers of numpy, from the format's description."""
     model, x = trained("Bernoulli")
-    content = compress(model, x[:50], chunk_size=50)
-    header, chunks = unpack(content)
-    assert header.count == 50
-    decoder, encoder = (numpy_mlp(net) for net in (model.likelihood.net, model.guide.net))
-    offset = np.rint(model.likelihood.offset.double().numpy().reshape(-1) * 2**FRACTION).astype(np.int64)
-    stacks = Stacks.read(chunks, header.lanes)
-    restored = []
-    for _ in range(50):
-        z = stacks.pop(NormalGrid(np.zeros((1, DIM), np.int64), np.zeros((1, DIM), np.int64), grid=GRID))
-        logits = decoder((z - (16 << GRID)) << (FRACTION - GRID)) + offset
-        row = stacks.pop(Binary(logits))
-        loc, log_scale = np.split(encoder(row << FRACTION), 2, -1)
-        stacks.push(z, NormalGrid(loc, np.clip(log_scale, -12 << FRACTION, 12 << FRACTION), grid=GRID))
-        stacks.unmix(1)
-        restored.append(row[0])
-    assert np.array_equal(np.stack(restored[::-1]), x[:50].flatten(1).numpy())
-
-
-def numpy_mlp(net):
-    """An MLP of tanh units with 12 fractional bits, weights with 20, in 64-bit integers."""
-    layers = [(layer.weight, layer.bias) for layer in net.layers if isinstance(layer, torch.nn.Linear)]
-    edge = 16 << FRACTION
-    table = np.rint(np.tanh(np.arange(-edge, edge + 1) / 2**FRACTION) * 2**FRACTION).astype(np.int64)
-
-    def rounded(weight, bits):
-        return np.rint(weight.detach().double().numpy() * 2.0**bits).astype(np.int64)
-
-    def run(x):
-        for i, (weight, bias) in enumerate(layers):
-            total = x @ rounded(weight, 20).T + rounded(bias, FRACTION + 20)
-            x = (total + (1 << 19)) >> 20
-            x = table[np.clip(x, -edge, edge) + edge] if i < len(layers) - 1 else x
-        return x
-
-    return run
+    restored = last_data(model, compress(model, x[:50]), 50)
+    assert np.array_equal(restored, x[:50].flatten(1).numpy())
 
 
 @pytest.mark.parametrize("binarize", ["threshold", "none"])
@@ -380,7 +440,9 @@ def test_frequencies_are_positive_add_up_and_are_found_again(name) -> None:
     assert (start[-1] + frequency[-1] == 2**PRECISION).all()
     for k in range(0, symbols.size, max(1, symbols.size // 40)):
         assert np.array_equal(symbols.find(start[k]), values[k])
-        assert np.array_equal(symbols.find(start[k] + frequency[k] - 1), values[k])
+        last = start[k] + frequency[k] - 1
+        assert np.array_equal(symbols.find(last), values[k])
+        assert np.array_equal(symbols.locate(last), [values[k], start[k], frequency[k]])
 
 
 def test_frequencies_are_those_of_the_distributions() -> None:
@@ -420,12 +482,12 @@ def test_pushing_and_popping_in_any_order_restores_the_stacks(num_lanes) -> None
 def test_a_symbol_costs_its_information() -> None:
     stacks = Stacks.filled(1, 4)
     symbols = Categorical(np.array([[[4000, 0, -9000]]] * 1))
-    start = content(stacks)
+    start = float(stacks.content()[0])
     for k in [0, 1, 2, 0] * 50:
         stacks.push(np.full((1, 1), k), symbols)
     probabilities = torch.tensor([4000.0, 0.0, -9000.0]).div(2**FRACTION).softmax(0)
     expected = -50 * float(torch.log2(probabilities[[0, 1, 2, 0]]).sum())
-    assert content(stacks) - start == pytest.approx(expected, rel=1e-3)
+    assert stacks.content()[0] - start == pytest.approx(expected, rel=1e-3)
 
 
 ACTIVATIONS = ("tanh", "relu", "softplus", "gelu", "silu", "elu", "leaky_relu")

@@ -51,6 +51,7 @@ SMALL = {
         "eager",
     ],
     "gaps": ["--num_samples", "20", "--num_steps", "3", "--num_particles", "2"],
+    "codelength": ["--num_samples", "10", "--chunk_size", "6"],
     "diagnostics": ["--num_simulations", "100", "--num_replicates", "10"],
     "sample_quality": ["--num_repeats", "2", "--num_steps", "5"],
 }
@@ -62,6 +63,7 @@ FILES = {
     "sandwich": ["sandwich-test-prior-5x2-steps2-seed0-first12"],
     "harmonic": ["harmonic-test-prior-32x4-fitted52-warmup5-seed0-first12"],
     "gaps": ["gaps-test-20x3-particles2-seed0-first12"],
+    "codelength": ["codelength-test-10-chunk6-seed0-first12"],
     "diagnostics": [
         f"{kind}-test-100-sims100-replicates10-seed0-first12" for kind in ("diagnostics", "calibration", "predictive")
     ],

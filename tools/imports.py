@@ -25,8 +25,8 @@ networks distributions data
 flows
 priors likelihoods guides
 models
-objectives evaluation compression
-latents
+objectives evaluation
+latents compression
 training plotting explorer
 experiments features
 cli zoo

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import check_count, require
 from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.distributed import join
 from pyro_vae._core.files import read_bytes, write_atomically
@@ -34,6 +34,10 @@ def compress_images(argv: list[str]) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="image files, and last the file to write, .pvz")
     parser.add_argument("--split", choices=["test", "validation", "train"], help="compress the run's data instead")
     parser.add_argument("--seed", type=int, default=0, help="seed of the binarization (default 0)")
+    parser.add_argument("--chunk_size", type=int, default=2500, help="images per chunk (default 2500)")
+    parser.add_argument(
+        "--num_particles", type=int, default=1, help="samples of z per image; more give a smaller file (default 1)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     add_place(parser)
     options = vars(parser.parse_args(argv))
@@ -42,9 +46,11 @@ def compress_images(argv: list[str]) -> None:
     one, both = bool(images) != bool(options["split"]), "both" if options["split"] else "neither"
     require(one, "compress", "either images or --split must be given", both)
     check_seed(options["seed"])
+    coding = {name: options[name] for name in ("chunk_size", "num_particles")}
+    check_count("compress", **coding)
     trained = load(options)
     x = _images(trained, images, options)
-    content = compress(trained.vae.cpu(), x, progress=sys.stderr.isatty())
+    content = compress(trained.vae.cpu(), x, progress=sys.stderr.isatty(), **coding)
     if join().first:
         write_atomically(out, content, overwrite=options["overwrite"])
         rate = 8 * len(content) / max(x.numel(), 1)

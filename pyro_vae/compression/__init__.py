@@ -1,5 +1,6 @@
 """Lossless compression by trained models."""
 
 from pyro_vae.compression.codec import compress, decompress
+from pyro_vae.compression.codelength import codelength
 
-__all__ = ["compress", "decompress"]
+__all__ = ["codelength", "compress", "decompress"]

@@ -12,8 +12,8 @@ from pyro_vae.compression.symbols import I64, PRECISION, Symbols
 U32: TypeAlias = NDArray[np.uint32]
 U64: TypeAlias = NDArray[np.uint64]
 _WORD, _LOW = np.uint64(32), np.uint64(2**32 - 1)
-_FACTOR = np.uint64(0x9E3779B1)  # odd, hence invertible modulo 2^32
-_INVERSE_FACTOR = np.uint64(pow(0x9E3779B1, -1, 2**32))
+_FACTOR = np.uint64(0x9E3779B1)  # odd, hence invertible modulo 2^PRECISION
+_INVERSE_FACTOR = np.uint64(pow(0x9E3779B1, -1, 2**PRECISION))
 _P, _MASK, _TOP = np.uint64(PRECISION), np.uint64(2**PRECISION - 1), np.uint64(64 - PRECISION)
 
 
@@ -73,32 +73,33 @@ class Stacks:
         rows = zip(halves.reshape(len(halves), -1), self.words, self.lowest, self.sizes, strict=True)
         return [head.tobytes() + row[low:size].astype("<u4").tobytes() for head, row, low, size in rows]
 
+    def content(self) -> NDArray[np.float64]:
+        """``(num_stacks,)``, information on each stack, in bits; it grows by what a symbol costs."""
+        total: NDArray[np.float64] = np.log2(self.states.astype(np.float64)).sum(1) + 32.0 * self.sizes
+        return total
+
     def push(self, values: I64, symbols: Symbols) -> None:
         """Push values ``(num, n)`` onto the first ``num`` stacks."""
-        start, frequency = symbols.interval(values)
-        lanes = self.states.shape[1]
-        starts, frequencies = _dealt(start, lanes, 0), _dealt(frequency, lanes, 2**PRECISION)
-        for i in range(starts.shape[1]):
-            self._push(starts[:, i], frequencies[:, i])
+        start, frequency = (a.astype(np.uint64) for a in symbols.interval(values))
+        for columns in self._columns(values.shape[1]):
+            self._push(start[:, columns], frequency[:, columns])
 
     def pop(self, symbols: Symbols) -> I64:
         """Pop values ``(num, n)`` off the first ``num`` stacks."""
-        num, n = symbols.shape
+        values = np.zeros(symbols.shape, dtype=np.int64)
+        for columns in reversed(self._columns(values.shape[1])):
+            code = self.states[: len(values), : columns.stop - columns.start] & _MASK
+            values[:, columns], start, frequency = symbols[:, columns].locate(code.astype(np.int64))
+            self._pop(code, start.astype(np.uint64), frequency.astype(np.uint64))
+        return values
+
+    def _columns(self, n: int) -> list[slice]:
+        """The symbols that are coded side by side, one per lane."""
         lanes = self.states.shape[1]
-        steps = -(-n // lanes)
-        values = np.zeros((num, steps * lanes), dtype=np.int64)
-        for i in reversed(range(steps)):
-            columns = slice(i * lanes, min((i + 1) * lanes, n))
-            width = columns.stop - columns.start
-            code = (self.states[:num] & _MASK).astype(np.int64)
-            part = symbols[:, columns]
-            values[:, columns] = part.find(code[:, :width])
-            start, frequency = part.interval(values[:, columns])
-            self._pop(code, _padded(start, lanes, 0), _padded(frequency, lanes, 2**PRECISION))
-        return values[:, :n]
+        return [slice(i, min(i + lanes, n)) for i in range(0, n, lanes)]
 
     def mix(self, num: int) -> None:
-        """Scramble the low words of the first ``num`` stacks, so that the next pop does not repeat the last push.
+        """Scramble the codes of the first ``num`` stacks, so that the next pop does not repeat the last push.
 
         A pop directly after a push reads the interval of the symbol that was pushed; in bits back coding z would
         then be a function of the z of the datum before.
@@ -111,24 +112,25 @@ class Stacks:
 
     def _multiply(self, num: int, factor: np.uint64) -> None:
         states = self.states[:num]
-        self.states[:num] = (states & ~_LOW) | ((states & _LOW) * factor & _LOW)
+        self.states[:num] = (states & ~_MASK) | ((states & _MASK) * factor & _MASK)
 
     def _push(self, start: U64, frequency: U64) -> None:
-        """One symbol per lane; a frequency of ``2^PRECISION`` changes nothing."""
-        states = self.states[: len(start)]
+        """One symbol for each of the first lanes."""
+        num, width = start.shape
+        states = self.states[:num, :width]
         full = (states >> _TOP) >= frequency
         if full.any():
+            self._reserve(num)
             rows, places = self._places(full)
-            self._reserve(len(start))
             self.words[rows, places] = states[full] & _LOW
-            self.sizes[: len(start)] += full.sum(1)
+            self.sizes[:num] += full.sum(1)
             states = np.where(full, states >> _WORD, states)
-        quotient, rest = np.divmod(states, frequency)
-        self.states[: len(start)] = (quotient << _P) + rest + start
+        quotient = states // frequency
+        self.states[:num, :width] = (quotient << _P) + (states - quotient * frequency) + start
 
-    def _pop(self, code: I64, start: U64, frequency: U64) -> None:
-        num = len(start)
-        states = frequency * (self.states[:num] >> _P) + code.astype(np.uint64) - start
+    def _pop(self, code: U64, start: U64, frequency: U64) -> None:
+        num, width = start.shape
+        states = frequency * (self.states[:num, :width] >> _P) + code - start
         empty = states < 2**32
         if empty.any():
             self.sizes[:num] -= empty.sum(1)
@@ -137,7 +139,7 @@ class Stacks:
             rows, places = self._places(empty)
             states[empty] = (states[empty] << _WORD) | self.words[rows, places]
             np.minimum(self.lowest[:num], self.sizes[:num], out=self.lowest[:num])
-        self.states[:num] = states
+        self.states[:num, :width] = states
 
     def _places(self, chosen: NDArray[np.bool_]) -> tuple[I64, I64]:
         """Row and column of the word of each chosen lane, which follow each other above ``sizes``."""
@@ -152,14 +154,3 @@ class Stacks:
 
 class Exhausted(Exception):
     """A stack holds fewer bits than are popped."""
-
-
-def _dealt(values: I64, lanes: int, padding: int) -> U64:
-    """``(num, n)`` as ``(num, steps, lanes)``."""
-    return _padded(values, -(-values.shape[1] // lanes) * lanes, padding).reshape(len(values), -1, lanes)
-
-
-def _padded(values: I64, size: int, padding: int) -> U64:
-    wide = np.full((len(values), size), padding, dtype=np.uint64)
-    wide[:, : values.shape[1]] = values
-    return wide

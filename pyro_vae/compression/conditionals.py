@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyro_vae.compression.ans import Stacks
-from pyro_vae.compression.symbols import FRACTION, I64, Categorical, LogisticLevels, NormalGrid, Symbols, inverse
+from pyro_vae.compression.symbols import (
+    FRACTION,
+    I64,
+    Categorical,
+    LogisticLevels,
+    NormalGrid,
+    Symbols,
+    inverse,
+    log_sum_exp,
+)
 
 
 class Conditional(ABC):
@@ -22,6 +31,10 @@ class Conditional(ABC):
     def pop(self, stacks: Stacks) -> I64:
         """Pop values ``(num, n)``."""
 
+    @abstractmethod
+    def log_mass(self, values: I64) -> I64:
+        """``(num,)``, logarithm of the probability of values, up to a constant, with ``FRACTION`` fractional bits."""
+
 
 @dataclass
 class Independent(Conditional):
@@ -34,6 +47,9 @@ class Independent(Conditional):
 
     def pop(self, stacks: Stacks) -> I64:
         return stacks.pop(self.symbols)
+
+    def log_mass(self, values: I64) -> I64:
+        return self.symbols.log_mass(values).sum(-1)
 
 
 class MixtureOnGrid(Conditional):
@@ -68,13 +84,20 @@ class MixtureOnGrid(Conditional):
         loc, log_scale = (np.take_along_axis(a, component[..., None], 1)[:, 0] for a in (self.loc, self.log_scale))
         return NormalGrid(loc, log_scale, grid=self.grid, width=self.width)
 
+    def log_mass(self, values: I64) -> I64:
+        return log_sum_exp(self._joint(values))
+
     def _posterior(self, values: I64) -> Symbols:
         """p(component | z)."""
+        return Categorical(self._joint(values)[:, None])
+
+    def _joint(self, values: I64) -> I64:
+        """log p(component, z), up to a constant."""
         z = (values - (self.width << self.grid)) << (FRACTION - self.grid)
         t = ((z[:, None] - self.loc) * self.precision) >> 14
         t = np.minimum(np.abs(t), 1 << 22)
         log_densities = -((t * t >> 1).sum(-1) >> FRACTION) - self.log_scale.sum(-1)
-        return Categorical((self.logits + log_densities)[:, None])
+        return self.logits + log_densities
 
 
 class TriangularOnGrid(Conditional):
@@ -108,6 +131,14 @@ class TriangularOnGrid(Conditional):
             values[:, i] = stacks.pop(step)[:, 0]
             noise[:, i] = self._noise(step, values[:, i], i)
         return values
+
+    def log_mass(self, values: I64) -> I64:
+        noise, total = np.zeros_like(self.loc), np.zeros(len(self.loc), dtype=np.int64)
+        for i in range(self.loc.shape[1]):
+            step = self._coordinate(i, noise)
+            total += step.log_mass(values[:, i : i + 1])[:, 0]
+            noise[:, i] = self._noise(step, values[:, i], i)
+        return total
 
     def _coordinate(self, i: int, noise: I64) -> NormalGrid:
         """p(z_i | z_0, ..., z_{i-1})."""
@@ -148,6 +179,11 @@ class ChannelsOfLogistics(Conditional):
         for c in range(self.channels):
             x[:, c] = stacks.pop(self._channel(c, x))
         return x.reshape(len(x), -1)
+
+    def log_mass(self, values: I64) -> I64:
+        x = values.reshape(len(values), self.channels, -1)
+        total: I64 = sum(self._channel(c, x).log_mass(x[:, c]).sum(-1) for c in range(self.channels))
+        return total
 
     def _channel(self, c: int, x: I64) -> LogisticLevels:
         """p(x_c | x_0, ..., x_{c-1})."""

@@ -25,6 +25,7 @@ class Header:
         coder: name of the coding scheme.
         grid: binary logarithm of the grid points of a latent per unit.
         num_values: number of values of a count; 0 if the likelihood bounds the data.
+        num_particles: number of samples of the latents per datum.
         lanes: number of coders per chunk.
         shape: shape of a datum.
         count: number of data.
@@ -36,6 +37,7 @@ class Header:
     coder: str
     grid: int
     num_values: int
+    num_particles: int
     lanes: int
     shape: tuple[int, ...]
     count: int
@@ -85,7 +87,7 @@ def _header(content: bytes) -> tuple[Header, int]:
         size = int.from_bytes(content[4:8], "little")
         values: dict[str, Any] = json.loads(content[8 : 8 + size])
         header = Header(**{**values, "shape": tuple(values["shape"])})
-        positive = [header.lanes, header.chunk_size, *header.shape]
+        positive = [header.lanes, header.num_particles, header.chunk_size, *header.shape]
         if (
             any(type(v) is not int or v < 1 for v in positive)
             or type(header.count) is not int

@@ -66,9 +66,8 @@ class Elementwise:
     def value(self, bits: int) -> Fixed:
         """The numbers; outside the table they continue as constants, or along the identity."""
         x, edge = self.argument.rounded(bits), _EDGE << bits
-        table = _table(self.chain, bits)
+        table, bound = _table(self.chain, bits)
         result = table[(x.integers.clamp(-edge, edge) + edge).long()]
-        bound = float(table.abs().max())
         if len(self.chain) == 1 and self.chain[0][0] in _IDENTITY_ABOVE:
             result, bound = torch.where(x.integers > edge, x.integers, result), max(bound, x.bound)
         return Fixed(result, bits, bound)
@@ -100,8 +99,10 @@ _IDENTITY_ABOVE = {"softplus", "gelu", "silu", "elu"}
 
 
 @cache
-def _table(chain: tuple[tuple[str, tuple[Any, ...]], ...], bits: int) -> Tensor:
+def _table(chain: tuple[tuple[str, tuple[Any, ...]], ...], bits: int) -> tuple[Tensor, float]:
+    """A chain of functions over [-_EDGE, _EDGE], and its largest absolute value."""
     x = torch.arange(-_EDGE << bits, (_EDGE << bits) + 1, dtype=torch.float64) / 2**bits
     for name, arguments in chain:
         x = _FUNCTIONS[name](x, *arguments)
-    return (x * 2**bits).nan_to_num().clamp(-(2.0**40), 2.0**40).round()
+    table = (x * 2**bits).nan_to_num().clamp(-(2.0**40), 2.0**40).round()
+    return table, float(table.abs().max())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, ndtr, ndtri  # type: ignore[import-untyped]
 from typing_extensions import Self
 
-PRECISION = 24
+PRECISION = 26
 """Binary logarithm of the sum of all frequencies."""
 FRACTION = 12
 """Fractional bits of parameters."""
@@ -59,19 +59,30 @@ class Symbols(ABC):
         start = self.cumulative(value)
         return start, self.cumulative(value + 1) - start
 
-    def guess(self, code: I64) -> I64 | None:
-        """The value whose interval contains the code, to within one; if it is wrong, :meth:`find` is slower."""
-        return None
+    def guess(self, code: I64) -> I64:
+        """The value whose interval contains the code, or one near it."""
+        return self.find(code)
+
+    def locate(self, code: I64) -> tuple[I64, I64, I64]:
+        """The value whose interval contains the code, with the interval."""
+        value = self.guess(code)
+        for _ in range(4):
+            start, frequency = self.interval(value)
+            step = (code >= start + frequency).astype(np.int64) - (code < start)
+            if not step.any():
+                return value, start, frequency
+            value = value + step
+        value = self.find(code)
+        return (value, *self.interval(value))
+
+    def log_mass(self, value: I64) -> I64:
+        """Logarithm of the probability of each value, with ``FRACTION`` fractional bits."""
+        return logarithm(self.interval(value)[1], PRECISION)
 
     def find(self, code: I64) -> I64:
         """The value whose interval contains the code, by bisection."""
         low, high = np.zeros_like(code), np.full_like(code, self.size)
-        steps, guess = self.size.bit_length(), self.guess(code)
-        if guess is not None:
-            left, right = np.maximum(guess - 1, 0), np.minimum(guess + 3, self.size)
-            if (self.cumulative(left) <= code).all() and (self.cumulative(right) > code).all():
-                low, high, steps = left, right, 2
-        for _ in range(steps):
+        for _ in range(self.size.bit_length()):
             middle = (low + high) >> 1
             below = self.cumulative(middle) <= code
             low, high = np.where(below, middle, low), np.where(below, high, middle)
@@ -120,6 +131,25 @@ class Categorical(Symbols):
 
     def cumulative(self, value: I64) -> I64:
         return np.take_along_axis(self.sums, value[..., None], -1)[..., 0]
+
+
+class Uniform(Symbols):
+    """Uniform variables on ``0..sizes-1``.
+
+    Args:
+        sizes: ``(num, n)``, at most ``2^PRECISION``.
+    """
+
+    parameters = ("sizes",)
+
+    def __init__(self, sizes: I64) -> None:
+        self.sizes, self.size = sizes, int(sizes.max(initial=1))
+
+    def cumulative(self, value: I64) -> I64:
+        return (np.minimum(value, self.sizes) << PRECISION) // self.sizes
+
+    def guess(self, code: I64) -> I64:
+        return (code * self.sizes) >> PRECISION
 
 
 class NormalGrid(Symbols):
@@ -198,6 +228,12 @@ def logarithm(x: I64, fraction: int) -> I64:
     mantissa, exponent = np.frexp(x.astype(np.float64))  # exact
     place = (mantissa * 2.0**14 - 2.0**13).astype(np.int64)
     return _logarithms()[place] + (exponent.astype(np.int64) - fraction) * _LOG2 >> 8
+
+
+def log_sum_exp(x: I64) -> I64:
+    """log sum exp over the last dimension; ``FRACTION`` fractional bits."""
+    largest = x.max(-1, keepdims=True)
+    return logarithm(_at_exponential(x - largest).sum(-1), 30) + largest[..., 0]
 
 
 def tables() -> bytes:

@@ -13,6 +13,7 @@ from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
 from pyro_vae.evaluation.calibration import Calibration, simulation_based_calibration
 from pyro_vae.evaluation.calibration_curve import Reliability, reliability
 from pyro_vae.evaluation.classifier import Classification, classification
+from pyro_vae.evaluation.code_length import CodeLength
 from pyro_vae.evaluation.confidence_interval import ConfidenceInterval, mean_interval
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
 from pyro_vae.evaluation.finished import FinishedBatches
@@ -41,6 +42,7 @@ __all__ = [
     "Calibration",
     "ClassPosterior",
     "Classification",
+    "CodeLength",
     "ConfidenceInterval",
     "Disentanglement",
     "FinishedBatches",

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from pyro_vae import evaluation
 from pyro_vae._core.checks import refusal
+from pyro_vae.compression import codelength
 from pyro_vae.evaluation import (
     Calibration,
     Classification,
@@ -245,6 +246,7 @@ _SPECIAL = (
     ),
     method_of(disentanglement, stem="{num_bootstrap}", run=_disentanglement, applies=_is_vae),
     method_of(sample_quality, stem="{num_repeats}", run=_sample_quality, num_data=2000, applies=_is_vae),
+    method_of(codelength, options_of(codelength, chunk_size={"mark": "-chunk{}"}), stem="{num_samples}"),
     method_of(classification, stem="classifier", run=_classification, applies=_has_classes),
     method_of(
         class_posterior,

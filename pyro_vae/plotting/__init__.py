@@ -16,6 +16,7 @@ from pyro_vae.plotting.annealing import (
 from pyro_vae.plotting.bounds import bound_curve, log_likelihood_histogram, pareto_shapes
 from pyro_vae.plotting.class_images import analogies, class_samples
 from pyro_vae.plotting.classes import class_embedding, class_entropy, confusion_matrix, reliability_diagram
+from pyro_vae.plotting.code_length import code_lengths
 from pyro_vae.plotting.comparison import gap_bars, guide_comparison
 from pyro_vae.plotting.conditional import completions
 from pyro_vae.plotting.diagnostics import (
@@ -48,6 +49,7 @@ __all__ = [
     "class_embedding",
     "class_entropy",
     "class_samples",
+    "code_lengths",
     "completions",
     "confusion_matrix",
     "elbo_decomposition",
