@@ -152,7 +152,7 @@ def damaged(folder: Path) -> list[str]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(_TEMPORARY.fullmatch(part) for part in path.parts):
             try:
-                _content(path)
+                _content(path, folder)
             except Exception as error:  # whatever a parser raises
                 bad.append(f"{path.relative_to(folder)} ({type(error).__name__})")
     return bad
