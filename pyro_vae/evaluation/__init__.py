@@ -14,6 +14,7 @@ from pyro_vae.evaluation.calibration import Calibration, simulation_based_calibr
 from pyro_vae.evaluation.calibration_curve import Reliability, reliability
 from pyro_vae.evaluation.classifier import Classification, classification
 from pyro_vae.evaluation.confidence_interval import ConfidenceInterval, mean_interval
+from pyro_vae.evaluation.conformal import Detection, conformal_p_values, detection
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
 from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.gaps import inference_gaps
@@ -26,6 +27,8 @@ from pyro_vae.evaluation.inflation import InflatedProposal
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
 from pyro_vae.evaluation.latent_factors import Disentanglement, code_disentanglement, disentanglement
 from pyro_vae.evaluation.likelihood import LogLikelihood
+from pyro_vae.evaluation.outlier_detection import OutlierDetector, outliers
+from pyro_vae.evaluation.outlier_scores import OutlierScores
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
@@ -43,6 +46,7 @@ __all__ = [
     "Classification",
     "ConfidenceInterval",
     "Disentanglement",
+    "Detection",
     "FinishedBatches",
     "GradientSNR",
     "HarmonicLogLikelihood",
@@ -53,6 +57,8 @@ __all__ = [
     "LatentDiagnostics",
     "LogLikelihood",
     "LogWeights",
+    "OutlierDetector",
+    "OutlierScores",
     "PosteriorSamples",
     "PredictiveCheck",
     "Quantity",
@@ -67,6 +73,8 @@ __all__ = [
     "code_disentanglement",
     "default_statistics",
     "disentanglement",
+    "conformal_p_values",
+    "detection",
     "gap_table",
     "gradient_snr",
     "harmonic_log_likelihood",
@@ -76,6 +84,7 @@ __all__ = [
     "log_likelihood",
     "log_weights",
     "mean_interval",
+    "outliers",
     "pareto_k",
     "posterior_predictive_check",
     "posterior_samples",
