@@ -40,7 +40,7 @@ class OutlierDetector(CheckedArguments):
         reference: data like the training data that were not trained on, such as the validation images.
         combination: rule of the score ``"combined"``, see :class:`~pyro_vae.evaluation.outlier_rules.Rule`.
         num_samples: importance samples of log p(x) per datum.
-        regret_steps: steps of the local optimisation of likelihood regret; 0 omits this score, by far the most
+        regret_steps: steps of the local optimisation of likelihood regret; None omits this score, by far the most
             expensive one.
         background: model and guide whose log p(x) is subtracted, such as those of a run on noisy data.
         ensemble: models and guides of other runs, for WAIC.
@@ -76,7 +76,7 @@ class OutlierDetector(CheckedArguments):
         *,
         combination: Combination = "density",
         num_samples: int = 16,
-        regret_steps: int = 0,
+        regret_steps: int | None = None,
         background: ModelAndGuide | None = None,
         ensemble: Sequence[ModelAndGuide] = (),
         batch_size: int = 100,
@@ -85,8 +85,7 @@ class OutlierDetector(CheckedArguments):
         finished: FinishedBatches | None = None,
         progress: bool = False,
     ) -> None:
-        check_count(_OWNER, num_samples=num_samples, batch_size=batch_size)
-        check_count(_OWNER, 0, regret_steps=regret_steps)
+        check_count(_OWNER, num_samples=num_samples, batch_size=batch_size, regret_steps=regret_steps)
         self.reference, self.combination, self.seed = reference, combination, seed
         self.statistics = Statistics(
             *(model, guide, num_samples, regret_steps, background, ensemble),
@@ -131,7 +130,8 @@ class OutlierDetector(CheckedArguments):
         """
         scores = self.scores(data)
         p_values = conformal_p_values(scores, self.calibration)
-        s, entries = self.statistics, {"num_data": len(scores), "num_calibration": len(self.calibration)}
+        s = self.statistics
+        entries: dict[str, Any] = {"num_data": len(scores), "num_calibration": len(self.calibration)}
         entries |= {"num_samples": s.num_samples, "regret_steps": s.regret_steps, "sample_seed": s.seed, **s.entries}
         entries |= {"scores": self.names, "combination": self.combination, "unavailable": s.unavailable}
         outliers = None if against is None else self.scores(against)
@@ -178,7 +178,7 @@ def outliers(
     against: Data | None = None,
     combination: Combination = "density",
     num_samples: int = 16,
-    regret_steps: int = 0,
+    regret_steps: int | None = None,
     background: ModelAndGuide | None = None,
     ensemble: Sequence[ModelAndGuide] = (),
     batch_size: int = 100,
@@ -203,7 +203,7 @@ def outliers(
         combination: rule of the combined score: the density of all statistics, a one-class support vector machine, or
             the mean or largest of the standardized scores.
         num_samples: importance samples of log p(x) per datum.
-        regret_steps: steps of the local optimisation of likelihood regret; 0 omits this score.
+        regret_steps: steps of the local optimisation of likelihood regret; None omits this score.
         background: model and guide whose log p(x) is subtracted.
         ensemble: models and guides of other runs, for WAIC.
         batch_size: data at a time.
@@ -265,5 +265,6 @@ def _check_alike(reference: Data, data: Data) -> None:
 
 def _are_equal(data: Any, reference: Any) -> bool:
     first, second = (x.images if isinstance(x, ImageSet) else x for x in (data, reference))
-    both = isinstance(first, Tensor) and isinstance(second, Tensor)
-    return first is second or (both and first.shape == second.shape and bool((first == second).all()))
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return first is second
+    return torch.equal(first, second)

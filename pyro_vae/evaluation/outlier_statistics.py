@@ -33,7 +33,7 @@ class Statistics:
         model: Pyro model.
         guide: Pyro guide.
         num_samples: importance samples per datum.
-        regret_steps: steps of the local optimisation; 0 omits the regret.
+        regret_steps: steps of the local optimisation; None omits the regret.
         background: model and guide of the background, whose log p is subtracted.
         ensemble: models and guides of other runs.
         batch_size: data at a time.
@@ -50,7 +50,7 @@ class Statistics:
     model: Program
     guide: Program
     num_samples: int
-    regret_steps: int
+    regret_steps: int | None
     background: ModelAndGuide | None
     ensemble: Sequence[ModelAndGuide]
     batch_size: int
@@ -106,7 +106,11 @@ class Statistics:
         return log_likelihood(model, guide, data, **options, **self._common())
 
     def _regret(self, data: Data) -> dict[str, Tensor]:
-        options = {"num_samples": _REGRET_SAMPLES, "num_particles": _REGRET_PARTICLES, "num_steps": self.regret_steps}
+        options: dict[str, Any] = {
+            "num_samples": _REGRET_SAMPLES,
+            "num_particles": _REGRET_PARTICLES,
+            "num_steps": self.regret_steps,
+        }
         return {"regret": inference_gaps(self.model, self.guide, data, **options, **self._common()).amortization}
 
     def _background(self, data: Data) -> dict[str, Tensor]:
