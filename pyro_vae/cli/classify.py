@@ -33,7 +33,7 @@ binarization depends on --seed."""
 _NUM_SHOWN = 3
 _BATCH_SIZE = 500
 _REJECT = 0.01
-_ENTRIES = ("label", "class", "p_value")
+_ENTRIES = ("label", "class")
 
 
 def classify(argv: list[str]) -> None:
@@ -180,15 +180,9 @@ def _encoded(rows: list[dict[str, Any]], options: dict[str, Any]) -> bytes:
         protocol = {key: options[key] for key in ("num_samples", "seed", "weights", "reject")}
         record = {"run": str(options["run"]), "by": method, **protocol, "images": rows}
         return (json.dumps(json_ready(record), allow_nan=False, indent=1) + "\n").encode()
-    header = [
-        "image",
-        "label",
-        "class",
-        "p-value",
-        *(f"probability of {c}" for c in range(len(rows[0]["probabilities"]))),
-    ]
-    lines = [
-        [r["image"], *("" if r[key] is None else str(r[key]) for key in _ENTRIES), *map(repr, r["probabilities"])]
-        for r in rows
-    ]
+    header = ["image", *_ENTRIES, *(f"probability of {c}" for c in range(len(rows[0]["probabilities"]))), "p-value"]
+    lines = []
+    for row in rows:
+        entries = ["" if row[key] is None else str(row[key]) for key in (*_ENTRIES, "p_value")]
+        lines.append([row["image"], *entries[:-1], *map(repr, row["probabilities"]), entries[-1]])
     return comma_separated(header, lines).encode()
