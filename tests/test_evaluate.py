@@ -122,7 +122,7 @@ def test_outliers_of_a_run_are_listed_and_reported(run: Path, capsys: pytest.Cap
     for arguments, message in [
         (
             ["--against", "nowhere"],
-            "--against: must be a file or one of noise, constant, inverted, rotated, got nowhere",
+            "must be a file or one of noise, constant, inverted, rotated, got nowhere",
         ),
         (["image.png", "--against", "noise"], "--against: must come without image files"),
         (["--num_reference", "9"], "outliers: reference must hold at least 10 data, got 9"),

@@ -367,7 +367,7 @@ def test_images_unlike_the_training_data_get_no_class(
     rows = json.loads(out.read_text())["images"]
     assert [row["class"] is None for row in rows] == [row["p_value"] <= 0.01 for row in rows] == [True] * 5 + [False]
     assert main(["classify", str(m2), str(noise), "--reject", "0"]) == 0
-    assert "unlike" not in capsys.readouterr().out
+    assert "unlike the training" not in capsys.readouterr().out
     assert main(["outliers", str(m2), str(noise)]) == 0
     assert len([line for line in capsys.readouterr().out.splitlines() if line.split()[-1] == "0.0099"]) == 5
     assert "level must be at least 0.0099" in error_line(capsys, "classify", str(m2), str(noise), "--reject", "0.001")
