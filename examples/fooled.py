@@ -88,7 +88,7 @@ def describe(name, classifier, vae, detector, images, show=False):
     """Print confidence, p(y | x) and p-values of images; return the share that is rejected."""
     x = images.batch(slice(None)) if isinstance(images, ImageSet) else images
     q = classifier.net(x).softmax(-1).squeeze(-2).detach()
-    bayes = class_posterior(vae.model, vae.guide, x, num_classes=NUM_CLASSES, num_samples=50).probabilities()
+    bayes = class_posterior(vae.model, vae.guide, x, num_classes=NUM_CLASSES, num_samples=20).probabilities()
     result = detector(x)
     p, rejected = result.p_value(), float((result.p_value() <= LEVEL).double().mean())
     for i in range(len(x)) if show else ():

@@ -125,6 +125,7 @@ def test_bad_arguments_are_usage_errors(name, args, capsys):
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fooled_rejects_the_images_that_fool_classifiers(output, tmp_path):
     text = output("fooled.py", "--out", str(tmp_path / "figures"))
     assert len(re.findall(r"^fooling .* 100.00%$", text, re.MULTILINE)) == 2, text

@@ -212,7 +212,7 @@ def test_classify_rejects_what_the_detector_rejects():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks([VAEOutlierDetector(VAETransformer(2, epochs=2), num_samples=4)])
+@parametrize_with_checks([VAEOutlierDetector(VAETransformer(2, epochs=1), level=0.2, holdout=0.8, num_samples=2)])
 def test_scikit_learn_s_checks(estimator, check):
     check(estimator)
 
@@ -220,15 +220,15 @@ def test_scikit_learn_s_checks(estimator, check):
 def test_the_estimator_of_scikit_learn_keeps_its_rate(exact):
     transformer = VAETransformer(3, vae=exact.vae)
     X = exact.data(500).numpy()
-    detector = VAEOutlierDetector(transformer, contamination=0.05).fit(X)
+    detector = VAEOutlierDetector(transformer, level=0.05).fit(X)
     new = exact.data(600).numpy()
     outside = detector.predict(new) == -1
     assert np.array_equal(outside, detector.p_values(new) <= 0.05)
     assert np.array_equal(outside, detector.decision_function(new) < 0)
     rank, m = math.floor(0.05 * 135), 134  # a third of the 200 held out fits the rule
     assert abs(outside.sum() - 600 * rank / (m + 1)) < 4.5 * betabinom(600, rank, m + 1 - rank).std()
-    with pytest.raises(ValueError, match=r"contamination must be at least 0\.00741"):
-        VAEOutlierDetector(transformer, contamination=0.001).fit(X)
+    with pytest.raises(ValueError, match=r"level must be at least 0\.00741"):
+        VAEOutlierDetector(transformer, level=0.001).fit(X)
     with pytest.raises(ValueError, match="holdout must be between 0 and 1, got holdout=2"):
         VAEOutlierDetector(transformer, holdout=2.0).fit(X)
 

@@ -34,7 +34,7 @@ def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
         ValueError: the calibration set is empty, or the shapes differ.
 
     References:
-        Testing for outliers with conformal p-values (Bates et al., 2023), eq. 2. https://arxiv.org/abs/2104.08279
+        Testing for outliers with conformal p-values (Bates et al., 2023). https://arxiv.org/abs/2104.08279
 
     Example:
         >>> conformal_p_values(torch.tensor([5.0, 2.0, 0.0]), torch.tensor([1.0, 2.0, 3.0]))

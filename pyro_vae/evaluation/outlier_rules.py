@@ -30,7 +30,7 @@ class Rule:
         scores: ``(n, S)``, of the reference, float64.
 
     References:
-        Density of states estimation for out-of-distribution detection (Morningstar et al., 2021), section 3.
+        Density of states estimation for out-of-distribution detection (Morningstar et al., 2021).
         https://arxiv.org/abs/2006.09273
 
     Example:

@@ -119,15 +119,16 @@ def scores_of(values: dict[str, Tensor], center: dict[str, float]) -> dict[str, 
         center: their means over the reference.
 
     References:
-        Detecting out-of-distribution inputs to deep generative models using typicality (Nalisnick et al., 2019), eq. 5
+        Detecting out-of-distribution inputs to deep generative models using typicality (Nalisnick et al., 2019),
         for one datum. https://arxiv.org/abs/1906.02994
-        Input complexity and out-of-distribution detection (Serra et al., 2020), eq. 4. https://arxiv.org/abs/1909.11480
-        Likelihood regret (Xiao et al., 2020), eq. 5. https://arxiv.org/abs/2003.02977
-        Likelihood ratios for out-of-distribution detection (Ren et al., 2019), eq. 4. https://arxiv.org/abs/1906.02845
-        WAIC, but why? (Choi et al., 2018), eq. 2. https://arxiv.org/abs/1810.01392
-        Hierarchical VAEs know what they don't know (Havtorn et al., 2021), eq. 9. https://arxiv.org/abs/2102.08248
+        Input complexity and out-of-distribution detection (Serra et al., 2020). https://arxiv.org/abs/1909.11480
+        Likelihood regret (Xiao et al., 2020). https://arxiv.org/abs/2003.02977
+        Likelihood ratios for out-of-distribution detection (Ren et al., 2019). https://arxiv.org/abs/1906.02845
+        WAIC, but why? (Choi et al., 2018). https://arxiv.org/abs/1810.01392
+        Hierarchical VAEs know what they don't know (Havtorn et al., 2021). https://arxiv.org/abs/2102.08248
 
     Example:
+        >>> import torch
         >>> list(scores_of({"log_likelihood": torch.zeros(3)}, {"log_likelihood": 1.0}))
         ['log_likelihood', 'typicality']
     """

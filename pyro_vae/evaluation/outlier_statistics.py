@@ -143,7 +143,7 @@ class UpperLayers(nn.Module):
         guide: a guide that samples the layers from the top.
 
     References:
-        Hierarchical VAEs know what they don't know (Havtorn et al., 2021), eq. 8 for k = 1.
+        Hierarchical VAEs know what they don't know (Havtorn et al., 2021), for k = 1.
         https://arxiv.org/abs/2102.08248
     """
 
@@ -172,8 +172,8 @@ def complexity(x: Tensor) -> Tensor:
         ``(B,)``, float64, nats.
 
     References:
-        Input complexity and out-of-distribution detection with likelihood-based generative models (Serra et al., 2020),
-        section 3. https://arxiv.org/abs/1909.11480
+        Input complexity and out-of-distribution detection with likelihood-based generative models (Serra et al., 2020).
+        https://arxiv.org/abs/1909.11480
 
     Example:
         >>> constant, noise = torch.zeros(1, 28, 28), torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -24,13 +24,13 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
 
     The score is the combination of all statistics that one evaluation gives (:class:`OutlierDetector
     <pyro_vae.evaluation.OutlierDetector>`): log p(x), rate, distortion and, for discrete data, the complexity. A datum
-    is an outlier, -1, if its conformal p-value is at most ``contamination``, which is therefore the rate of false
-    alarms on data like X, whatever the model. It is not the share of outliers in X.
+    is an outlier, -1, if its conformal p-value is at most ``level``, which is therefore the rate of false
+    alarms on data like X, whatever the model. It is not scikit-learn's ``contamination``, the share of outliers in X.
 
     Args:
         transformer: the VAE and its training; None is ``VAETransformer()``. One of a trained VAE, ``vae=...``, is not
             trained on X.
-        contamination: rate of false alarms.
+        level: rate of false alarms.
         holdout: share of X that calibrates the scores, at random.
         combination: rule of the combined score, ``"density"``, ``"svm"``, ``"mean"`` or ``"largest"``.
         num_samples: importance samples of log p(x) per datum.
@@ -46,7 +46,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
             fewer than 10 data are held out.
 
     References:
-        Density of states estimation for out-of-distribution detection (Morningstar et al., 2021), section 3.
+        Density of states estimation for out-of-distribution detection (Morningstar et al., 2021).
         https://arxiv.org/abs/2006.09273
 
     Example:
@@ -60,13 +60,13 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         self,
         transformer: VAETransformer | None = None,
         *,
-        contamination: float = 0.05,
+        level: float = 0.05,
         holdout: float = 0.4,
         combination: Combination = "density",
         num_samples: int = 32,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
-        self.transformer, self.contamination, self.holdout = transformer, contamination, holdout
+        self.transformer, self.level, self.holdout = transformer, level, holdout
         self.combination, self.num_samples, self.random_state = combination, num_samples, random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -84,10 +84,10 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         seed = int(generator.randint(2**31 - 2))
         reference = self._data(X[order[:num]])
         self._detector = OutlierDetector(self.vae_.model, self.vae_.guide, reference, seed=seed, **options)
-        rule = f"contamination must be at least {self._detector.least_level:.3g}, 1 / (calibration data + 1)"
-        enough = self.contamination >= self._detector.least_level
-        require(enough, type(self).__name__, rule, self.contamination, "Pass more data")
-        self.offset_ = -self._detector.threshold(self.contamination)
+        rule = f"level must be at least {self._detector.least_level:.3g}, 1 / (calibration data + 1)"
+        enough = self.level >= self._detector.least_level
+        require(enough, type(self).__name__, rule, self.level, "Pass more data")
+        self.offset_ = -self._detector.threshold(self.level)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -96,7 +96,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         return -self._detector.scores(self._data(X))[:, -1].numpy()
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """``score_samples(X) - offset_``, ``(N,)``: negative for data with p <= ``contamination``."""
+        """``score_samples(X) - offset_``, ``(N,)``: negative for data with p <= ``level``."""
         return self.score_samples(X) - self.offset_
 
     def p_values(self, X: Any) -> np.ndarray:
@@ -125,6 +125,6 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
     def _check_options(self) -> None:
         name = type(self).__name__
         check_arguments(VAEOutlierDetector.__init__, vars(self), name)
-        for option in ("contamination", "holdout"):
+        for option in ("level", "holdout"):
             value = getattr(self, option)
             require(0 < value < 1, name, f"{option} must be between 0 and 1", f"{option}={value}")
