@@ -76,11 +76,11 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         generator = check_random_state(self.random_state)
         order, num = generator.permutation(len(X)), round(self.holdout * len(X))
         rule = f"the held-out part of X must have at least {LEAST_REFERENCE} samples"
-        got = f"{num} of n_samples = {len(X)}"
+        got = f"{num} of n_samples = {len(X)}, n_features = {X.shape[1]}"
         require(LEAST_REFERENCE <= num < len(X), type(self).__name__, rule, got, "Pass more data or a larger holdout")
         transformer = VAETransformer() if self.transformer is None else clone(self.transformer)
         self.vae_ = transformer.fit(X[order[num:]]).vae_
-        options = {"combination": self.combination, "num_samples": self.num_samples}
+        options: dict[str, Any] = {"combination": self.combination, "num_samples": self.num_samples}
         seed = int(generator.randint(2**31 - 2))
         reference = self._data(X[order[:num]])
         self._detector = OutlierDetector(self.vae_.model, self.vae_.guide, reference, seed=seed, **options)
