@@ -187,6 +187,8 @@ def test_the_page_on_missing_values_quotes_the_recorded_errors() -> None:
         for method in ("KNNImputer", "IterativeImputer", "MIWAE"):
             errors = [r["rmse"] for r in cell if r["method"] == method]
             assert f"{sum(errors) / len(errors):.3f}" in row
+
+
 @pytest.mark.slow
 def test_the_python_of_the_page_on_outliers_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     names = run_python("docs/outliers.md", (ROOT / "docs/outliers.md").read_text())

@@ -26,7 +26,6 @@ _COMMANDS = {
     "explore": ("explore", "explore"),
     "impute": ("impute", "impute_table"),
     "outliers": ("outliers", "outliers"),
-    "sample": ("sample", "sample"),
     "compress": ("compress", "compress_images"),
     "decompress": ("compress", "decompress_images"),
     "report": ("report", "write_report"),
@@ -51,7 +50,6 @@ commands:
   explore RUN           write one HTML page with which the latent space is explored in a browser
   impute RUN TABLE      fill the missing entries of a table with a model trained on such data
   outliers RUN          find data unlike the training data, with p-values from held-out data
-  sample RUN            draw images from a trained model
   compress RUN FILES    compress images without loss with a trained model
   decompress RUN FILE   restore them
   report RUN            write one HTML page with all results of a run
