@@ -189,6 +189,14 @@ def test_the_page_on_missing_values_quotes_the_recorded_errors() -> None:
             assert f"{sum(errors) / len(errors):.3f}" in row
 
 
+@pytest.mark.slow
+def test_the_python_of_the_page_on_outliers_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_python("docs/outliers.md", (ROOT / "docs/outliers.md").read_text())
+    assert names["result"].detection("combined").auroc > 0.99
+    assert names["mask"].shape == (20,)
+    assert "[-1 -1 -1]" in capsys.readouterr().out
+
+
 COMMANDS = [line.split() for _, text in blocks_of(EVALUATION) for line in text.splitlines() if line[:9] == "pyro-vae "]
 
 

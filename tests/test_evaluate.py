@@ -50,6 +50,7 @@ SMALL = {
         "--engine",
         "eager",
     ],
+    "outliers": ["--num_samples", "2"],
     "gaps": ["--num_samples", "20", "--num_steps", "3", "--num_particles", "2"],
     "codelength": ["--num_samples", "10", "--chunk_size", "6"],
     "diagnostics": ["--num_simulations", "100", "--num_replicates", "10"],
@@ -62,6 +63,7 @@ FILES = {
     "ais": ["ais-test-prior-5x2-steps2-seed0-first12"],
     "sandwich": ["sandwich-test-prior-5x2-steps2-seed0-first12"],
     "harmonic": ["harmonic-test-prior-32x4-fitted52-warmup5-seed0-first12"],
+    "outliers": ["outliers-test-2-seed0-first12"],
     "gaps": ["gaps-test-20x3-particles2-seed0-first12"],
     "codelength": ["codelength-test-10-chunk6-seed0-first12"],
     "diagnostics": [
@@ -106,6 +108,32 @@ def test_the_tested_methods_are_those_of_a_vae() -> None:
 def test_factors_must_be_known(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = error_line(capsys, run, "--method", "disentanglement")
     assert "the data must have known factors, got Digits. Use Faces" in line
+
+
+def test_outliers_of_a_run_are_listed_and_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["outliers", str(run), "--against", "noise", "--num_samples", "2", "--num_shown", "3"]) == 0
+    output = capsys.readouterr().out
+    assert "AUROC [95% interval]" in output
+    assert len(re.findall(r"^test\[\d+\] ", output, re.MULTILINE)) == 3
+    assert (run / "figures" / "outliers-test-2-against-noise-seed0.png").is_file()
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "Unlike the training data" in page
+    assert "p-value of all outlier scores together" in page
+    capsys.readouterr()
+    for arguments, message in [
+        (
+            ["--against", "nowhere"],
+            "must be a file or one of noise, constant, inverted, rotated, got nowhere",
+        ),
+        (["image.png", "--against", "noise"], "--against: must come without image files"),
+        (["--num_reference", "9"], "outliers: reference must hold at least 10 data, got 9"),
+        (["--num_shown", "0"], "num_shown must be at least 1"),
+        (["--combination", "vote"], "--combination: must be one of"),
+    ]:
+        assert main(["outliers", str(run), *arguments]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert message in line
 
 
 @pytest.mark.slow

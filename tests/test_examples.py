@@ -18,6 +18,7 @@ ARGS = {
     "conditional.py": ["--epochs", "2", "--num-samples", "20", "--hidden", "20"],
     "counts.py": ["--epochs", "2", "--num-samples", "20", "--hidden", "20"],
     "fast_svi.py": ["--epochs", "2", "--documents", "200"],
+    "fooled.py": ["--epochs", "10"],
     "frey_faces.py": ["--epochs", "3", "--num-samples", "50"],
     "inference_gaps.py": ["--epochs", "3", "--images", "6", "--num-samples", "50", "--num-steps", "40"],
     "latents.py": ["--epochs", "3"],
@@ -103,6 +104,7 @@ def test_help(name, capsys):
         ("ppca.py", ["--num-data", "10", "--data-dim", "10"]),
         ("naive_estimator.py", ["--num-samples", "10", "0"]),
         ("vae_mnist.py", ["--batch-size", "1351"]),
+        ("fooled.py", ["--validation", "149"]),
         ("frey_faces.py", ["--root", "no/such/folder"]),
         ("adgm.py", ["--labels", "5"]),
         ("adgm.py", ["--alpha", "-1"]),
@@ -121,6 +123,17 @@ def test_bad_arguments_are_usage_errors(name, args, capsys):
         main_of(name)(args)
     assert caught.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_fooled_rejects_the_images_that_fool_classifiers(output, tmp_path):
+    text = output("fooled.py", "--out", str(tmp_path / "figures"))
+    assert len(re.findall(r"^fooling .* 100.00%$", text, re.MULTILINE)) == 2, text
+    assert len(numbers_of := re.findall(r"class \d: classifier (\S+),", text)) == 20
+    assert all(float(number) > 0.9 for number in numbers_of[:10]), text
+    (share,) = numbers(text, r"test digits .* NUMBER%")
+    assert share < 5
+    assert (tmp_path / "figures" / "fooled.png").is_file()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ def _check(page: str) -> None:
     assert [line for line in page.splitlines() if len(line) > 100 or MARKUP.search(line)] == []
 
 
-USES = ["sample", "generate", "interpolate", "traverse", "edit", "explore"]
+USES = ["outliers", "sample", "generate", "interpolate", "traverse", "edit", "explore"]
 
 
 @pytest.mark.parametrize("columns", ["80", "250"])

@@ -349,11 +349,29 @@ def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, caps
     assert "label" in capsys.readouterr().out.splitlines()[0]
     rows = np.genfromtxt(out, delimiter=",", skip_header=1)
     expected: Tensor = load_run(m2).classification("test", num_data=7).probabilities
-    torch.testing.assert_close(torch.from_numpy(rows[:, 3:]), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.from_numpy(rows[:, 3:-1]), expected, rtol=1e-5, atol=1e-6)
     argv = ["classify", str(m2), "--split", "test", "--num_data", "3", "--num_samples", "4"]
     assert main([*argv, "--out", str(tmp_path / "q.json")]) == 0
     record = json.loads((tmp_path / "q.json").read_text())
     assert (record["by"], record["seed"], record["weights"]) == ("class_posterior", 0, "final")
+
+
+def test_images_unlike_the_training_data_get_no_class(
+    m2: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise, out = tmp_path / "noise.npy", tmp_path / "p.json"
+    np.save(noise, np.random.default_rng(0).integers(0, 2, (5, 8, 8), dtype="uint8"))
+    assert main(["classify", str(m2), str(noise), str(images / "one.npy"), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("unlike the training data (p = 0.0099)") == 5
+    rows = json.loads(out.read_text())["images"]
+    assert [row["class"] is None for row in rows] == [row["p_value"] <= 0.01 for row in rows] == [True] * 5 + [False]
+    assert main(["classify", str(m2), str(noise), "--reject", "0"]) == 0
+    assert "unlike the training" not in capsys.readouterr().out
+    assert main(["outliers", str(m2), str(noise)]) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.split()[-1] == "0.0099"]) == 5
+    assert "level must be at least 0.0099" in error_line(capsys, "classify", str(m2), str(noise), "--reject", "0.001")
+    assert "--reject: must be at least 0" in error_line(capsys, "classify", str(m2), str(noise), "--reject", "2")
 
 
 @pytest.mark.parametrize(

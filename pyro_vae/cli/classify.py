@@ -16,18 +16,24 @@ from pyro_vae._core.distributed import join
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae._core.owners import evaluating, placement
 from pyro_vae.cli.arguments import Parser
-from pyro_vae.cli.console import add_place, check_out, check_seed, load, say
+from pyro_vae.cli.console import add_place, check_out, check_seed, load, note, say
+from pyro_vae.cli.outliers import stored_detector
 from pyro_vae.cli.tables import aligned, comma_separated
-from pyro_vae.data.inputs import Input, read_inputs
+from pyro_vae.data.inputs import Input
+from pyro_vae.evaluation import OutlierDetector
 from pyro_vae.evaluation.label_posterior import class_posterior
+from pyro_vae.experiments.outlier_data import read_run_inputs
 from pyro_vae.experiments.trained_model import TrainedModel
 
 _DESCRIPTION = """\
 Classify images with a trained semi-supervised model (pyro-vae train --model M2) and print the three most probable
-classes of each. An image file is png, jpg or bmp; npy and npz (key images) hold any number of images. The images must
-have the size of the training images, and are binarized in the same way; random binarization depends on --seed."""
+classes of each, or that it is unlike the training data. An image file is png, jpg or bmp; npy and npz (key images) hold
+any number of images. The images must have the size of the training images, and are binarized in the same way; random
+binarization depends on --seed."""
 _NUM_SHOWN = 3
 _BATCH_SIZE = 500
+_REJECT = 0.01
+_ENTRIES = ("label", "class")
 
 
 def classify(argv: list[str]) -> None:
@@ -37,7 +43,12 @@ def classify(argv: list[str]) -> None:
     trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})
     trained.require_classifier("classify")
     inputs = _inputs(trained, options)
-    rows = [row for images in inputs for row in _rows(images, _probabilities(trained, images, options))]
+    detector = _detector(trained, options)
+    rows = [
+        row
+        for images in inputs
+        for row in _rows(images, _probabilities(trained, images, options), _p_values(images, detector), options)
+    ]
     if join().first:
         say(_table(rows))
         if options["out"]:
@@ -57,6 +68,13 @@ def _parser() -> Parser:
         metavar="N",
         help="use p(y | x) of the model, by importance sampling with N samples per class, instead of q(y | x)",
     )
+    parser.add_argument(
+        "--reject",
+        type=float,
+        metavar="LEVEL",
+        help="give no class to images whose p-value, from the validation images, is at most LEVEL: the share of images "
+        f"like the training data that are rejected; 0 classifies every image (default {_REJECT})".replace("%", "%%"),
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of binarization and samples (default 0)")
     parser.add_argument("--out", type=Path, help="file for all probabilities, .csv or .json")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
@@ -70,6 +88,8 @@ def _check(options: dict[str, Any]) -> None:
     require(one, "classify", "either images or --split must be given", both)
     with_split = options["num_data"] is None or options["split"]
     require(with_split, "--num_data", "must come with --split", "it alone", "Give fewer images instead")
+    valid = options["reject"] is None or 0 <= options["reject"] < 1
+    require(valid, "--reject", "must be at least 0 and below 1", options["reject"], "Use 0.01, or 0 to reject nothing")
     check_count("classify", num_data=options["num_data"], num_samples=options["num_samples"])
     check_seed(options["seed"])
     check_out(options["out"], options["overwrite"], ".csv", ".json")
@@ -80,14 +100,7 @@ def _inputs(trained: TrainedModel, options: dict[str, Any]) -> list[Input]:
     if split:
         images = trained.images(split, options["num_data"])
         return [Input(images, [f"{split}[{i}]" for i in range(len(images))])]
-    return read_inputs(
-        options["images"],
-        owner="classify",
-        data_shape=trained.splits.data_shape,
-        max_value=trained.splits.max_value,
-        binarization=trained.protocol["binarize"],
-        seed=options["seed"],
-    )
+    return read_run_inputs(trained, options["images"], owner="classify", seed=options["seed"])
 
 
 def _probabilities(trained: TrainedModel, inputs: Input, options: dict[str, Any]) -> Tensor:
@@ -106,15 +119,46 @@ def _probabilities(trained: TrainedModel, inputs: Input, options: dict[str, Any]
     return torch.cat(probabilities)
 
 
-def _rows(inputs: Input, probabilities: Tensor) -> Iterator[dict[str, Any]]:
+def _detector(trained: TrainedModel, options: dict[str, Any]) -> OutlierDetector | None:
+    """The detector that rejects images; None if nothing is to be rejected, or by default if nothing can be."""
+    level = _REJECT if options["reject"] is None else options["reject"]
+    if not level:
+        return None
+    try:
+        detector = stored_detector(Path(options["run"]), trained)
+        detector.rejects(level)
+    except ValueError as error:
+        if options["reject"] is not None:
+            raise
+        note(f"no image is rejected: {error}")
+        return None
+    options["reject"] = level
+    return detector
+
+
+def _p_values(inputs: Input, detector: OutlierDetector | None) -> list[float | None]:
+    if detector is None:
+        return [None] * len(inputs.images)
+    images = inputs.images.unpaired() if inputs.images.paired else inputs.images
+    values: list[float | None] = detector(images.to(detector.reference.device)).p_value().tolist()  # type: ignore
+    return values
+
+
+def _rows(
+    inputs: Input, probabilities: Tensor, p_values: list[float | None], options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """A record for each image; the class of a rejected one is None."""
     labels = inputs.images.labels
     for i, (name, p) in enumerate(zip(inputs.names, probabilities.tolist(), strict=True)):
         label = None if labels is None or int(labels[i]) < 0 else int(labels[i])
-        yield {"image": name, "class": max(range(len(p)), key=p.__getitem__), "label": label, "probabilities": p}
+        p_value = p_values[i]
+        rejected = p_value is not None and p_value <= options["reject"]
+        best = None if rejected else max(range(len(p)), key=p.__getitem__)
+        yield {"image": name, "class": best, "label": label, "p_value": p_value, "probabilities": p}
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """The most probable classes, with the true classes if some are known."""
+    """The most probable classes, with the true classes if some are known; of rejected images only the p-value."""
     has_labels = any(row["label"] is not None for row in rows)
     num_shown = min(_NUM_SHOWN, len(rows[0]["probabilities"]))
     header = ["image", *(["label"] if has_labels else []), *(["class", "probability"] * num_shown)]
@@ -122,19 +166,23 @@ def _table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         best = sorted(enumerate(row["probabilities"]), key=lambda pair: -pair[1])[:num_shown]
         label = ["-" if row["label"] is None else str(row["label"])] if has_labels else []
-        lines.append([row["image"], *label, *(cell for c, p in best for cell in (str(c), f"{p:.4f}"))])
-    return aligned(header, lines)
+        cells = [cell for c, p in best for cell in (str(c), f"{p:.4f}")]
+        if row["class"] is None:
+            cells = ["-"] * len(cells) + [f"unlike the training data (p = {row['p_value']:.4f})"]
+        lines.append([row["image"], *label, *cells])
+    width = max(map(len, lines))
+    return aligned(header + [""] * (width - len(header)), [line + [""] * (width - len(line)) for line in lines])
 
 
 def _encoded(rows: list[dict[str, Any]], options: dict[str, Any]) -> bytes:
     if options["out"].suffix == ".json":
         method = "classifier" if options["num_samples"] is None else "class_posterior"
-        protocol = {key: options[key] for key in ("num_samples", "seed", "weights")}
+        protocol = {key: options[key] for key in ("num_samples", "seed", "weights", "reject")}
         record = {"run": str(options["run"]), "by": method, **protocol, "images": rows}
         return (json.dumps(json_ready(record), allow_nan=False, indent=1) + "\n").encode()
-    header = ["image", "label", "class", *(f"probability of {c}" for c in range(len(rows[0]["probabilities"])))]
-    lines = [
-        [r["image"], "" if r["label"] is None else str(r["label"]), str(r["class"]), *map(repr, r["probabilities"])]
-        for r in rows
-    ]
+    header = ["image", *_ENTRIES, *(f"probability of {c}" for c in range(len(rows[0]["probabilities"]))), "p-value"]
+    lines = []
+    for row in rows:
+        entries = ["" if row[key] is None else str(row[key]) for key in (*_ENTRIES, "p_value")]
+        lines.append([row["image"], *entries[:-1], *map(repr, row["probabilities"]), entries[-1]])
     return comma_separated(header, lines).encode()

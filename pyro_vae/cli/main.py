@@ -25,6 +25,7 @@ _COMMANDS = {
     "edit": ("use", "edit"),
     "explore": ("explore", "explore"),
     "impute": ("impute", "impute_table"),
+    "outliers": ("outliers", "outliers"),
     "compress": ("compress", "compress_images"),
     "decompress": ("compress", "decompress_images"),
     "report": ("report", "write_report"),
@@ -48,6 +49,7 @@ commands:
   edit RUN A --to 3     move images along the direction of a class, or to a class of M2
   explore RUN           write one HTML page with which the latent space is explored in a browser
   impute RUN TABLE      fill the missing entries of a table with a model trained on such data
+  outliers RUN          find data unlike the training data, with p-values from held-out data
   compress RUN FILES    compress images without loss with a trained model
   decompress RUN FILE   restore them
   report RUN            write one HTML page with all results of a run
@@ -72,6 +74,8 @@ examples:
   pyro-vae interpolate runs/mnist 3 17 --path geodesic --out path.png
   pyro-vae explore runs/mnist
   pyro-vae impute runs/table table.csv --out imputed.csv
+  pyro-vae outliers runs/mnist --against noise
+  pyro-vae outliers runs/mnist photo.png
   pyro-vae compress runs/mnist photo.npz photo.pvz
   torchrun --nproc-per-node 2 -m pyro_vae train --out runs/two
       trains in two processes, which share every batch

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.calibration_curve import Reliability, reliability
 from pyro_vae.evaluation.classifier import Classification, classification
 from pyro_vae.evaluation.code_length import CodeLength
 from pyro_vae.evaluation.confidence_interval import ConfidenceInterval, mean_interval
+from pyro_vae.evaluation.conformal import Detection, conformal_p_values, detection
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
 from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.gaps import inference_gaps
@@ -27,6 +28,8 @@ from pyro_vae.evaluation.inflation import InflatedProposal
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
 from pyro_vae.evaluation.latent_factors import Disentanglement, code_disentanglement, disentanglement
 from pyro_vae.evaluation.likelihood import LogLikelihood
+from pyro_vae.evaluation.outlier_detection import OutlierDetector, outliers
+from pyro_vae.evaluation.outlier_scores import OutlierScores
 from pyro_vae.evaluation.pareto import pareto_k
 from pyro_vae.evaluation.posterior import PosteriorSamples, posterior_samples
 from pyro_vae.evaluation.predictive import PredictiveCheck, default_statistics, posterior_predictive_check
@@ -44,6 +47,7 @@ __all__ = [
     "Classification",
     "CodeLength",
     "ConfidenceInterval",
+    "Detection",
     "Disentanglement",
     "FinishedBatches",
     "GradientSNR",
@@ -55,6 +59,8 @@ __all__ = [
     "LatentDiagnostics",
     "LogLikelihood",
     "LogWeights",
+    "OutlierDetector",
+    "OutlierScores",
     "PosteriorSamples",
     "PredictiveCheck",
     "Quantity",
@@ -67,7 +73,9 @@ __all__ = [
     "class_posterior",
     "classification",
     "code_disentanglement",
+    "conformal_p_values",
     "default_statistics",
+    "detection",
     "disentanglement",
     "gap_table",
     "gradient_snr",
@@ -78,6 +86,7 @@ __all__ = [
     "log_likelihood",
     "log_weights",
     "mean_interval",
+    "outliers",
     "pareto_k",
     "posterior_predictive_check",
     "posterior_samples",

@@ -40,7 +40,7 @@ class Quantity:
     error: str = ""
 
 
-TOPICS = ("classes", "bounds", "gaps", "diagnostics", "other")
+TOPICS = ("classes", "bounds", "gaps", "diagnostics", "outliers", "other")
 """Topics of results, in the order of reports and tables."""
 LOG_LIKELIHOOD = Quantity("log_likelihood", "log-likelihood", error="standard_error")
 

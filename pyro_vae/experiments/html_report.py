@@ -24,6 +24,7 @@ from pyro_vae.evaluation import (
     Classification,
     LatentDiagnostics,
     LogLikelihood,
+    OutlierScores,
     Result,
     Sandwich,
 )
@@ -92,6 +93,7 @@ class _Report:
             ("bounds", "Bounds on the log-likelihood", self._bounds()),
             ("gaps", "Inference gaps", self._plain("gaps")),
             ("diagnostics", "Latent space", self._diagnostics()),
+            ("outliers", "Unlike the training data", self._plain("outliers")),
             ("other", "Other results", self._plain("other")),
             ("stale", "Stale results", self._stale()),
             ("images", "Reconstructions and samples", self._images()),
@@ -211,9 +213,21 @@ class _Report:
         if main is None or main.protocol.get("split") != "test" or len(main) > len(self.trained.splits.test):
             return Markup()
         order = main.log_likelihood.argsort()[:WORST].tolist()
-        header = ["number", "log p(x)", "standard error", "ELBO", "Pareto k", "class"]
+        scored = [result for result in self.kind(OutlierScores) if result.protocol.get("split") == "test"]
+        p_values = [result.p_value() for result in scored if len(result) == len(main)][:1]
+        header = [
+            "number",
+            "log p(x)",
+            "standard error",
+            "ELBO",
+            "Pareto k",
+            "class",
+            *["p-value"] * len(p_values),
+        ]
         caption = "Test images with the lowest estimate of log p(x), worst first; in nats, Pareto k without unit"
-        table = html.table(header, [self._image_row(main, i) for i in order], caption)
+        rows = [[*self._image_row(main, i), *(f"{float(p[i]):.4f}" for p in p_values)] for i in order]
+        caption += "; p-value of all outlier scores together" if p_values else ""
+        table = html.table(header, rows, caption)
         if not isinstance(self.trained.vae, VAE):
             return table
         text = {"alt": "The worst-explained images", "caption": "The same images, and a reconstruction below each."}

@@ -30,12 +30,14 @@ from pyro_vae.evaluation import (
     inference_gaps,
     latent_diagnostics,
     log_likelihood,
+    outliers,
     posterior_predictive_check,
     sample_quality,
     sandwich,
     simulation_based_calibration,
 )
 from pyro_vae.experiments.evaluation_options import Option, options_of
+from pyro_vae.experiments.outlier_data import AGAINST, outliers_of
 from pyro_vae.experiments.provenance import PROVENANCE
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE
@@ -159,6 +161,14 @@ def _diagnostics(trained: TrainedModel, options: Options) -> list[Result]:
     return results
 
 
+def _outliers(trained: TrainedModel, options: Options) -> list[Result]:
+    keywords = {key: value for key, value in options.items() if key != "against"}
+    outside = options["against"] and outliers_of(trained, options["against"], seed=options["seed"])
+    entries = {"outliers": Path(options["against"]).stem} if options["against"] else {}
+    result = trained.outliers(**keywords, against=outside)
+    return [replace(result, protocol={**result.protocol, **entries})]
+
+
 def _classification(trained: TrainedModel, options: Options) -> list[Result]:
     keywords = {key: value for key, value in options.items() if key not in ("split", "progress")}
     return [trained.classification(options["split"], **keywords)]
@@ -224,6 +234,12 @@ _DIAGNOSTICS = (
     *options_of(simulation_based_calibration, *_SIMULATION, **_SIMULATION),
     *options_of(posterior_predictive_check, "num_samples", num_samples=_REPLICATES),
 )
+_OUTLIERS = (
+    Option("against", None, AGAINST, Path, mark="-against-{0.stem}"),
+    Option("reference", "validation", "split that calibrates the p-values", str, ("validation", "train"), "-by-{}"),
+    Option("num_reference", 5000, "largest number of its examples to use", int, mark="-reference{}"),
+    *options_of(outliers, "combination", "num_samples", "regret_steps", "batch_size"),
+)
 _ANNEALING = "{start}-{num_distributions}x{num_chains}"
 _SPECIAL = (
     method_of(log_likelihood, _IMPORTANCE, results=(LogLikelihood,), stem="{proposal}-{num_samples}", run=_importance),
@@ -247,6 +263,7 @@ _SPECIAL = (
     method_of(disentanglement, stem="{num_bootstrap}", run=_disentanglement, applies=_is_vae),
     method_of(sample_quality, stem="{num_repeats}", run=_sample_quality, num_data=2000, applies=_is_vae),
     method_of(codelength, options_of(codelength, chunk_size={"mark": "-chunk{}"}), stem="{num_samples}"),
+    method_of(outliers, _OUTLIERS, stem="{num_samples}", run=_outliers),
     method_of(classification, stem="classifier", run=_classification, applies=_has_classes),
     method_of(
         class_posterior,

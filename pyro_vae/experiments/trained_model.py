@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae.data import ImageSet, Splits
-from pyro_vae.evaluation import LogLikelihood, log_likelihood
+from pyro_vae.evaluation import LogLikelihood, OutlierDetector, OutlierScores, log_likelihood
 from pyro_vae.evaluation.classifier import Classification, classification, labelled
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
 from pyro_vae.models import ConditionalVAE, LabelledVAE
@@ -82,6 +83,43 @@ class TrainedModel:
         self.require_classifier("class_posterior")
         options = {"protocol": self.protocol_of(split), "num_classes": self.vae.num_classes, **options}
         return class_posterior(self.vae.model, self.vae.guide, self.images(split, num_data), **options)
+
+    def outlier_detector(
+        self, reference: str = "validation", *, num_reference: int = 5000, **options: Any
+    ) -> OutlierDetector:
+        """A detector of images unlike the training data, calibrated on held-out images.
+
+        Args:
+            reference: the split to calibrate on; ``"train"``, which the model has seen, is warned about.
+            num_reference: largest number of images to calibrate on, the first ones.
+            options: of :class:`~pyro_vae.evaluation.OutlierDetector`.
+
+        Raises:
+            ValueError: the split is empty or has fewer than 10 images.
+        """
+        if getattr(self.splits, reference) is None:
+            advice = "Train with --data.validation N, or use --reference test with other images"
+            raise refusal("outliers", "the reference must hold data", f"reference={reference!r} of size 0", advice)
+        if reference == "train":
+            text = "outliers: the model was trained on the reference, so that new data get p-values that are too small."
+            warnings.warn(f"{text} Use the validation split.", stacklevel=2)
+        images = self.images(reference, num_reference)
+        return OutlierDetector(self.vae.model, self.vae.guide, images, **options)
+
+    def outliers(
+        self, split: str = "test", *, num_data: int | None = None, against: Any = None, **options: Any
+    ) -> OutlierScores:
+        """Outlier scores of the images of a split, with p-values.
+
+        Args:
+            split: ``"test"``, ``"validation"`` or ``"train"``.
+            num_data: number of images, the first ones; None is all.
+            against: outliers, to measure how well the scores rank them above the images.
+            options: of :meth:`outlier_detector`.
+        """
+        detector = self.outlier_detector(**options)
+        protocol = {**self.protocol_of(split), "reference": options.get("reference", "validation")}
+        return detector(self.images(split, num_data), against=against, protocol=protocol)
 
     def require_classifier(self, owner: str) -> None:
         """Raise a ValueError, which begins with ``owner``, unless the model has a classifier."""

@@ -1,5 +1,6 @@
-"""Latents as features: a scikit-learn transformer. Importing this subpackage imports scikit-learn."""
+"""Transformer and outlier detector of scikit-learn. Importing this subpackage imports scikit-learn."""
 
+from pyro_vae.features.outlier_detector import VAEOutlierDetector
 from pyro_vae.features.transformer import VAETransformer
 
-__all__ = ["VAETransformer"]
+__all__ = ["VAEOutlierDetector", "VAETransformer"]

@@ -138,7 +138,7 @@ class AuxiliarySemiSupervisedVAE(LabelledVAE, ABC):
         """Number of dimensions of a."""
         return self.auxiliary.latent_dim
 
-    def classify(self, x: Tensor, *, num_samples: int | None = 20) -> Tensor:
+    def class_probabilities(self, x: Tensor, *, num_samples: int | None = 20) -> Tensor:
         r"""Probabilities of the classes, :math:`q(y | x) = E_{q(a | x)}\, q(y | a, x)`.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import torch
@@ -136,8 +137,27 @@ class LabelledVAE(nn.Module, CheckedArguments, ABC):
         self._check_sizes()
 
     @abstractmethod
-    def classify(self, x: Tensor) -> Tensor:
+    def class_probabilities(self, x: Tensor) -> Tensor:
         """Probabilities q(y | x), ``(*batch, C)``, of x ``(*batch, *data_shape)``."""
+
+    def classify(self, x: Tensor, *, reject: Callable[[Tensor], Tensor] | None = None, **options: Any) -> Tensor:
+        """Probabilities q(y | x), ``(*batch, C)``, of x ``(*batch, *data_shape)``; nan for rejected data.
+
+        Args:
+            x: the data.
+            reject: from x to the mask ``(*batch,)`` of data to reject, such as
+                :meth:`OutlierDetector.rejects(0.01) <pyro_vae.evaluation.OutlierDetector.rejects>` for data unlike the
+                training data, with a false alarm rate of 1%; None rejects nothing.
+            options: of :meth:`class_probabilities`.
+
+        Raises:
+            ValueError: ``reject`` is not a function.
+        """
+        advice = "Pass OutlierDetector(vae.model, vae.guide, held_out).rejects(0.01)"
+        valid = reject is None or callable(reject)
+        require(valid, type(self).__name__, "reject must be a function of the data", f"reject={reject!r}", advice)
+        probabilities = self.class_probabilities(x, **options)
+        return probabilities if reject is None else probabilities.masked_fill(reject(x).unsqueeze(-1), torch.nan)
 
     def mean_over(self, q: TorchDistribution, logits: Callable[[Tensor], Tensor], num_samples: int | None) -> Tensor:
         """Mean of the class probabilities over samples of q, ``(*batch, C)``.

@@ -126,7 +126,7 @@ class SemiSupervisedVAE(LabelledVAE):
         model = SemiSupervisedModel(label_prior, prior, likelihood)
         super().__init__(model, SemiSupervisedGuide(classifier, guide, classification_weight))
 
-    def classify(self, x: Tensor) -> Tensor:
+    def class_probabilities(self, x: Tensor) -> Tensor:
         return IndependentOneHotCategorical(self.classifier.net(x)).mean
 
 

@@ -171,7 +171,7 @@ class StackedVAE(LabelledVAE):
         """Shape of one datum x."""
         return self.model.decoder.data_shape
 
-    def classify(self, x: Tensor, *, num_samples: int | None = 20) -> Tensor:
+    def class_probabilities(self, x: Tensor, *, num_samples: int | None = 20) -> Tensor:
         r"""Probabilities of the classes, :math:`q(y | x) = E_{q(z_1 | x)}\, q(y | z_1)`.
 
         Args:

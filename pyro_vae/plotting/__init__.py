@@ -27,6 +27,7 @@ from pyro_vae.plotting.diagnostics import (
 )
 from pyro_vae.plotting.images import image_grid, manifold, reconstructions, samples
 from pyro_vae.plotting.latents import active_units, latent_scatter
+from pyro_vae.plotting.outliers import outlier_scores
 from pyro_vae.plotting.panels import PALETTE, WIDTH
 from pyro_vae.plotting.paths import interpolation_grid, j_diagram, mine_grid, traversal_strip
 from pyro_vae.plotting.posteriors import posterior_ellipses, posterior_midpoint
@@ -64,6 +65,7 @@ __all__ = [
     "log_likelihood_histogram",
     "manifold",
     "mine_grid",
+    "outlier_scores",
     "pareto_shapes",
     "posterior_ellipses",
     "posterior_midpoint",
