@@ -167,6 +167,7 @@ def judge(trial: Trial, file: str, before: dict[str, str], growth: float) -> str
         return f"{len(lines)} lines"
     named = Path(file).name in trial.text or trial.kind == "config.yaml"  # a wrong value is named by its option
     without = "every run must have a result" in trial.text  # a file that is no result is skipped
+    without |= "a column must have one protocol" in trial.text  # an entry of another name; the runs are named
     other = trial.kind == "state.pt" and trial.text.startswith("fit: ")  # as of another training
     if not named and not without and not other:
         return "the file is not named"

@@ -327,7 +327,7 @@ def of_npz() -> Iterator[tuple[str, Damage]]:
         "floating": np.zeros(count),
         "too few": np.zeros(3, int),
         "objects": objects,
-        "text": np.array(["a"] * count),
+        "bytes": np.array([b"a"] * count),
     }.items():
         yield f"labels: {name}", _npz(labels=value)
     for name, content in headers():

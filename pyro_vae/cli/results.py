@@ -74,7 +74,8 @@ def evaluate_once(
     with resumable(main) as finished:
         if join().from_first(bool(existing)):
             print_numbers([saved.result for saved in existing])
-            note(f"not computed again: {existing[0].path} has these weights and options (--overwrite computes anew)")
+            for entry in existing[:1]:  # none in other processes than the first
+                note(f"not computed again: {entry.path} has these weights and options (--overwrite computes anew)")
             return existing
         results = method.run(trained, {**options, "progress": sys.stderr.isatty(), "finished": finished})
         print_numbers(results, finished)

@@ -150,7 +150,7 @@ def as_images(array: np.ndarray, positions: np.ndarray | None = None, *, owner: 
         ValueError: another number of dimensions, zero-length data, integers outside 0..255, NaN or infinite pixels, or
             an array that does not hold numbers.
     """
-    _check_shape(array, owner, name)
+    check_shape(array, owner, name)
     if array.dtype.kind == "f":
         images = _floating(array, positions, owner, name)
     elif array.dtype.kind in "biu":
@@ -173,7 +173,7 @@ def check_array(array: np.ndarray, positions: np.ndarray | None = None, *, owner
         ValueError: another number of dimensions, zero-length data, channels last, infinite or missing values alone, or
             an array that does not hold numbers.
     """
-    _check_shape(array, owner, name)
+    check_shape(array, owner, name)
     if array.dtype.kind not in "biuf":
         raise _not_numbers(owner, name, str(array.dtype))
     if array.dtype.kind == "f":
@@ -230,7 +230,8 @@ def _not_numbers(owner: str, name: str, kind: str) -> ValueError:
     return refusal(owner, f"{name} must hold numbers", kind, advice)
 
 
-def _check_shape(array: np.ndarray, owner: str, name: str) -> None:
+def check_shape(array: np.ndarray, owner: str, name: str) -> None:
+    """Require data in rows, a table or images with their channels first."""
     shape = f"shape={array.shape}"
     require(array.ndim in (2, 3, 4), owner, f"{name} must be (N, D), (N, H, W) or (N, C, H, W)", shape)
     require(array.size > 0, owner, f"{name} must hold at least one image", f"zero-length data of {shape}")

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pyro_vae._core.checks import check_count, refusal, require, shown
-from pyro_vae.data.arrays import npz_keys, read_npy, read_npz
+from pyro_vae.data.arrays import as_labels, check_shape, npz_keys, read_npy, read_npz
 from pyro_vae.data.folder import PICTURES, Folder, FolderRows, read_images
 from pyro_vae.data.kinds import Column
 from pyro_vae.data.mapped import NpyRows
@@ -187,6 +187,7 @@ def _read_npz(path: Path, owner: str) -> Source:
     if {"train", "test"} <= set(arrays) and "images" not in arrays:
         return _both(arrays, path, owner)
     name = next(key for key in (*_ARRAYS, *single) if key in arrays)
+    check_shape(arrays[name], owner, f"{name} in {path}")
     label = next((key for key in _LABELS if key in arrays and key != name), None)
     labels = None if label is None else _checked_labels(arrays[label], len(arrays[name]), owner, f"{label} in {path}")
     return Source(arrays[name], f"{name} in {path}", labels, files=[path])
@@ -229,10 +230,9 @@ def _both(arrays: Mapping[str, np.ndarray], path: Path, owner: str) -> Source:
 
 
 def _checked_labels(labels: np.ndarray, count: int, owner: str, name: str) -> np.ndarray:
-    right = labels.shape == (count,) and labels.dtype.kind in "iuU"
-    value, advice = f"{labels.dtype} of shape={labels.shape}", "Save one integer class per image, or omit the labels"
-    require(right, owner, f"{name} must be {count} integers, one per image", value, advice)
-    return labels
+    """Integers as classes; texts are names of classes."""
+    is_text = labels.shape == (count,) and labels.dtype.kind == "U"
+    return labels if is_text else as_labels(labels, count, owner=owner, name=name).numpy()
 
 
 def _table(frame: Frame, options: Options, owner: str, name: str, files: Iterable[Path] = ()) -> Source:
@@ -258,12 +258,8 @@ def _classes(values: np.ndarray, name: str, owner: str) -> tuple[np.ndarray, tup
 def _dense(matrix: Any) -> np.ndarray:
     """A sparse matrix as an array; whole numbers become int32, which takes half the memory of float64."""
     matrix = matrix.tocsr() if hasattr(matrix, "tocsr") else matrix  # the X of an AnnData may be an array
-    if (
-        matrix.dtype.kind == "f"
-        and hasattr(matrix, "nnz")
-        and matrix.nnz
-        and (matrix.data == np.rint(matrix.data)).all()
-    ):
+    has_values = matrix.dtype.kind == "f" and hasattr(matrix, "nnz") and matrix.nnz
+    if has_values and (matrix.data == np.rint(matrix.data)).all():
         low, high = matrix.data.min(), matrix.data.max()
         matrix = matrix.astype(np.int32) if abs(low) < 2**31 and abs(high) < 2**31 else matrix
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
