@@ -1,7 +1,7 @@
 """Attribute vectors on drawn faces: what an edit changes, measured by a regressor of the six factors from pixels.
 
     python benchmarks/face_attributes.py --out result.json                           # five seeds, 32 x 32 grey pixels
-    python benchmarks/face_attributes.py --seeds 0 --size 48 --color --picture faces.png
+    python benchmarks/face_attributes.py --seeds 0 --size 48 --color --rate 3e-4 --scale 0.1 --picture faces.png
 
 The vector of an attribute is computed from training faces, and added to the codes of test faces without glasses. The
 regressor is trained on drawn training faces, and reads the decoded ones before and after the edit.
@@ -24,7 +24,10 @@ from pyro_vae import VAE, Faces, fit, guides, latents, likelihoods, networks, pr
 from pyro_vae.data import Splits
 from pyro_vae.plotting import image_grid
 
-LATENT_DIM, SCALE, EPOCHS, BATCH_SIZE, RATE, HIDDEN, REGRESSOR_EPOCHS = 16, 0.05, 30, 64, 1e-3, (256, 256), 12
+LATENT_DIM, EPOCHS, BATCH_SIZE, HIDDEN, REGRESSOR_EPOCHS = 16, 30, 64, (256, 256), 12
+CAPTION = (
+    "Columns: face, reconstruction, frown, smile, turned left and right, glasses, smile and turned right with glasses"
+)
 
 
 def factors_of(data: Faces, splits: Splits, split: str) -> Tensor:
@@ -50,14 +53,14 @@ def train_regressor(x: Tensor, factors: Tensor) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def train_vae(splits: Splits, seed: int) -> VAE:
+def train_vae(splits: Splits, seed: int, scale: float, rate: float) -> VAE:
     """Train the VAE of a seed with the plain ELBO."""
     torch.manual_seed(seed)
     net = partial(networks.MLP, hidden=HIDDEN, activation="relu")
-    likelihood = likelihoods.NormalLikelihood(LATENT_DIM, splits.data_shape, net=net, scale=SCALE)
+    likelihood = likelihoods.NormalLikelihood(LATENT_DIM, splits.data_shape, net=net, scale=scale)
     guide = guides.DiagonalNormalGuide(splits.data_shape, LATENT_DIM, net=net)
     vae = VAE(priors.StandardNormalPrior(LATENT_DIM), likelihood, guide)
-    options = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "optimizer": partial(torch.optim.Adam, lr=RATE)}
+    options = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "optimizer": partial(torch.optim.Adam, lr=rate)}
     fit(vae.model, vae.guide, splits.train, **options, engine="eager", seed=seed, progress=False)
     return vae
 
@@ -87,6 +90,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--color", action="store_true")
+    parser.add_argument("--scale", type=float, default=0.05, help="of the normal pixels (default 0.05)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate (default 1e-3)")
     parser.add_argument("--out", type=Path, help="JSON to write the numbers and the machine to")
     parser.add_argument("--picture", type=Path, help="PNG of edited faces, by the model of the last seed")
     args = parser.parse_args()
@@ -101,18 +106,18 @@ def main() -> None:
     print("R^2 of the regressor:", explained, flush=True)
     without, rows = test[:, names.index("glasses")] == 0, []
     for seed in args.seeds:
-        vae = train_vae(splits, seed)
+        vae = train_vae(splits, seed, args.scale, args.rate)
         directions = vectors(vae, splits, train)
         change = changes(vae, images["test"][without], directions[names.index("glasses")], regressor)
         mean, absolute = (dict(zip(names, v.tolist(), strict=True)) for v in (change.mean(0), change.abs().mean(0)))
         rows.append({"seed": seed, "change": mean, "absolute_change": absolute})
         print(f"{time.perf_counter() - start:.0f} s", rows[-1], flush=True)
     if args.out:
-        settings = {"latent_dim": LATENT_DIM, "scale": SCALE, "epochs": EPOCHS, "hidden": HIDDEN, "lr": RATE}
+        settings = {"latent_dim": LATENT_DIM, "scale": args.scale, "epochs": EPOCHS, "hidden": HIDDEN, "lr": args.rate}
         content = {"regressor_r2": explained, "glasses": rows, "num_test": int(without.sum()), "settings": settings}
         args.out.write_text(json.dumps({**content, "data": repr(data), **machine()}, indent=1) + "\n")
     if args.picture:
-        picture(vae, images["test"][without][:4], directions, args.picture, "")
+        picture(vae, images["test"][without][:4], directions, args.picture, CAPTION)
 
 
 if __name__ == "__main__":
