@@ -14,6 +14,8 @@ import pyro
 import pytest
 import torch
 
+from tests.linear_gaussian import LinearGaussian
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 TINY = ["--date", "2000-01-01", "--latent-dim", "2"]
 SPEED = ["--programs", "mlp", "--width", "8", "--batch", "4", "--repeats", "1", "--seconds", "0.01", "--pool", "3"]
@@ -375,3 +377,10 @@ def test_imputation_is_measured_and_a_repeated_command_continues(module, tmp_pat
     assert "| wine | 50% |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="must be of these options"):
         benchmark.main([*args[:-3], "9", "--out", str(tmp_path)])
+
+
+def test_the_change_by_an_attribute_vector_is_exact_for_a_linear_model(module) -> None:
+    benchmark, case = module("face_attributes"), LinearGaussian(3, 7)
+    vector = torch.tensor([1.0, -2.0, 0.5])
+    change = benchmark.changes(case.vae, case.data(4), vector, lambda means: 2 * means[:, :2])
+    torch.testing.assert_close(change, 2 * (case.weight @ vector)[:2].expand(4, 2), rtol=1e-5, atol=1e-5)

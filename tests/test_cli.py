@@ -132,6 +132,38 @@ def test_traverse_and_edit_are_those_of_the_package(trained: Path, tmp_path: Pat
     assert (trained / "figures/edit-3-0-class6.png").exists()
 
 
+@pytest.mark.slow
+def test_betas_train_from_the_reconstruction_alone_to_the_kl_alone(tmp_path: Path, capsys) -> None:
+    options = [
+        "--latent_dim",
+        "2",
+        "--epochs",
+        "4",
+        "--optimizer.lr",
+        "1e-2",
+        "--num_samples",
+        "5",
+        "--engine",
+        "eager",
+    ]
+    argv = ["train", *options, "--betas", "0", "1", "inf", "--out", str(tmp_path / "d")]
+    assert main(argv) == 0
+    runs = [tmp_path / f"d-beta{name}" for name in ("0", "1", "inf")]
+    objectives = [yaml.safe_load((run / "config.yaml").read_text())["objective"]["init_args"] for run in runs]
+    assert [(o["beta"], o["reconstruction_weight"]) for o in objectives] == [(0, 1), (1, 1), (1, 0)]
+    results = [json.loads((run / "log_likelihood-test-guide-5-seed0.json").read_text()) for run in runs]
+    rates, distortions = ([result[name]["mean"] for result in results] for name in ("rate", "distortion"))
+    assert rates == sorted(rates, reverse=True)
+    assert distortions[2] > distortions[1]
+    assert f"beta inf: rate {rates[2]:.2f}, distortion {distortions[2]:.2f} nats" in capsys.readouterr().out
+    figures = [tmp_path / "d-betas.png", tmp_path / "d-posteriors.png"]
+    figures[0].unlink()
+    times = [(run / "weights.safetensors").stat().st_mtime_ns for run in runs]
+    assert main(argv) == 0
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in figures)
+    assert times == [(run / "weights.safetensors").stat().st_mtime_ns for run in runs]
+
+
 def test_generate_draws_single_images_by_seed_and_is_also_called_sample(trained: Path, tmp_path: Path) -> None:
     for command, seed, name in (("generate", "1", "a"), ("sample", "1", "b"), ("generate", "2", "c")):
         argv = [

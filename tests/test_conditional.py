@@ -44,6 +44,7 @@ from pyro_vae.networks.context import as_vector
 from pyro_vae.plotting import completions
 from pyro_vae.priors import ConditionalPrior, StandardNormalPrior, VampPrior
 from tests.conditional_linear_gaussian import ConditionalLinearGaussian, D
+from tests.test_semi_supervised_cli import error_line
 
 each_form = pytest.mark.parametrize("joined", [False, True], ids=["argument", "part of x"])
 SMALL = partial(MLP, hidden=(8,))
@@ -302,6 +303,31 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         argv = ["train", "--model", "ConditionalVAE", "--data.context", context, "--prior", "ConditionalPrior", *quick]
         assert main([*argv, "--out", str(paths[context])]) == 0
     return paths
+
+
+@pytest.mark.usefixtures("single_precision")
+def test_images_are_encoded_with_their_context_and_edits_change_the_class(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = str(runs["label"]), str(tmp_path / "a.npz")
+    model = load_run(path)
+    x, y = model.splits.test.arguments([3, 5])
+    assert y[0] != y[1]
+    z = model.vae.encode(x, y).mean
+    other = torch.full_like(y, 7)
+    expected = torch.cat([model.vae.decode(z, c).mean[[i]] for i in (0, 1) for c in (y, other)]).detach().numpy()
+    assert main(["edit", path, "3", "5", "--to", "7", "--amounts", "0", "1", "--out", out]) == 0
+    assert np.abs(np.load(out)["images"] - expected).max() < 1e-6
+    for argv in (["interpolate", path, "3", "5", "--num", "2"], ["traverse", path, "3", "--dims", "1", "--num", "2"]):
+        assert main([*argv, "--out", out, "--overwrite"]) == 0
+        images = np.load(out)["images"]
+        assert argv[0] == "traverse" or np.abs(images - expected[::2]).max() < 1e-6
+    np.save(tmp_path / "own.npy", x.numpy())
+    line = error_line(capsys, "interpolate", path, "3", str(tmp_path / "own.npy"))
+    assert line.startswith("images: with a class as context, images must be positions, got ")
+    assert error_line(capsys, "edit", path, "3", "--to", "10").startswith("--to: must be in 0..9, got 10")
+    own, part = str(tmp_path / "own.npy"), str(runs["bottom-left"])  # two images, whose context is a part of them
+    assert main(["interpolate", part, "3", own, "1", "--out", str(tmp_path / "b.npz")]) == 0
 
 
 @pytest.mark.usefixtures("single_precision")

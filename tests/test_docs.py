@@ -152,6 +152,23 @@ def test_the_explorers_are_small_and_load_nothing(path: Path) -> None:
     assert "://" not in path.read_text()
 
 
+def test_the_numbers_of_faces_are_the_recorded_ones() -> None:
+    results = ROOT / "benchmarks/results"
+    rows = json.loads((results / "disentanglement/result.json").read_text())["table"]
+    for metric in rows["ELBO"]:
+        cells = [f"{c['mean']:.3f} ({c['low']:.3f} to {c['high']:.3f})" for c in (row[metric] for row in rows.values())]
+        assert f"| {metric} | {' | '.join(cells)} |" in DISENTANGLEMENT
+    assert {cell["seeds"] for row in rows.values() for cell in row.values()} == {5}
+    assert rows["BetaTC"]["MIG"]["low"] > 0.2
+    assert rows["ELBO"]["MIG"]["high"] < 0.05
+    changes = [row["change"] for row in json.loads((results / "face-attributes/result.json").read_text())["glasses"]]
+    for name in changes[0]:
+        values = [change[name] for change in changes]
+        assert f"{name} | " in USE
+        assert f"| {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f}) |" in USE
+        assert min(values) > 0.7 if name == "glasses" else max(map(abs, values)) < 0.1
+
+
 def test_the_python_of_the_page_on_disentanglement_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     names = run_python("docs/disentanglement.md", DISENTANGLEMENT)
     assert len(names["factors"]["smile"]) == len(names["splits"].test)

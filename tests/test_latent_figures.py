@@ -140,6 +140,9 @@ def test_ellipses_have_two_standard_deviations() -> None:
         assert len({ellipse.get_facecolor() for ellipse in ellipses}) == 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1", "2"]
     assert is_whole(figure)
+    four = plots.posterior_ellipses(dict.fromkeys("abcd", case.vae), x)
+    assert [ax.get_title() for ax in four.axes] == ["a", "b", "c", "d", "", ""]  # two rows of three
+    assert [ax.axison for ax in four.axes] == [True] * 4 + [False] * 2
     with pytest.raises(ValueError, match=r"^posterior_ellipses: the latent must have 2 dimensions, got 3"):
         plots.posterior_ellipses({"three": LinearGaussian(3, 7).vae}, x)
 

@@ -5,12 +5,14 @@ import subprocess
 import sys
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
 
 from pyro_vae import VAE
 from pyro_vae import plotting as plots
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.data import ImageSet, Splits
 from pyro_vae.evaluation import LatentDiagnostics, LogLikelihood
 from pyro_vae.guides import DiagonalNormalGuide
@@ -314,6 +316,29 @@ def test_results_of_different_data_raise(results):
     by_guide = {name: make_result(log_likelihood=torch.zeros(size)) for name, size in results.items()}
     with pytest.raises(ValueError, match=r"^guide_comparison: results must be"):
         plots.guide_comparison(by_guide)
+
+
+def test_rates_and_distortions_stand_above_the_samples_of_their_models():
+    results = {"0": make_result(rate=torch.full((9,), 7.0)), "inf": make_result(rate=torch.zeros(9))}
+    models = {"0": make_vae(), "inf": make_vae(3)}
+    figure = plots.rate_distortion(results, models, num_samples=5, caption="Noise")
+    plane, grid = figure.axes
+    points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in plane.lines if line.get_marker() == "o"]
+    assert points == [(7.0, -2.0), (0.0, -2.0)]
+    assert [(text.get_text(), text.xy) for text in plane.texts] == list(zip(results, points, strict=True))
+    for line in plane.lines[2:]:
+        assert np.add(line.get_xdata(), line.get_ydata()) == pytest.approx([sum(line.get_data())[0]] * 2)
+    with isolated_rng(0):
+        image = models["inf"].sample(5, mean=True)[4, 0].detach()
+    drawn = torch.as_tensor(grid.images[0].get_array())[1 + 5 : 5 + 5, 1 + 4 * 7 : 7 + 4 * 7, 0]
+    torch.testing.assert_close(drawn, image.to(drawn))
+    assert [text.get_text() for text in grid.get_yticklabels()] == ["0", "inf"]
+    assert is_whole(figure)
+    assert len(plots.rate_distortion(results).axes) == 1
+    with pytest.raises(ValueError, match=r"^rate_distortion: models and results must have the same names"):
+        plots.rate_distortion(results, {"0": make_vae()})
+    with pytest.raises(ValueError, match=r"^rate_distortion: results must not be empty"):
+        plots.rate_distortion({})
 
 
 def test_infinite_estimates_are_omitted_and_no_finite_one_raises():

@@ -201,6 +201,15 @@ def test_a_guide_is_refitted_and_the_model_preserved(m2: Path, tmp_path: Path) -
         (["--seeds", "0", "1", "--seed", "3", "--out", "x"], "--seeds: must be the only seeds, got --seed too"),
         (["--seeds", "-1", "--out", "x"], "--seed: must be in"),
         (["--seeds", "0", "--resume", "x"], "--seeds: must stand without --resume"),
+        (["--betas", "0", "1"], "--betas: must come with --out"),
+        (["--betas", "1", "1.0", "--out", "x"], "--betas: must be distinct, got 1 1."),
+        (["--betas", "nan", "--out", "x"], "--betas: must be at least 0, got nan."),
+        (["--betas", "-1", "--out", "x"], "--betas: must be at least 0, got -1.0."),
+        (["--betas", "1", "--out", "x", "--objective.beta", "2"], "--betas: must be the only weights, got --obj"),
+        (["--betas", "1", "--out", "x", "--objective", "IWAE"], "option --objective.beta; IWAE has num"),
+        (["--betas", "1", "--out", "x", "--model", "M2", "--data.labels", "40"], "--betas: must come with --model VAE"),
+        (["--betas", "1", "--resume", "x"], "--betas: must stand without --resume"),
+        (["--betas", "1", "--seeds", "1", "--out", "x"], "--seeds: must stand without --betas"),
     ],
 )
 def test_bad_input_prints_one_line_and_writes_nothing(

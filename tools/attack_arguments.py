@@ -407,6 +407,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "manifold": lambda: {"vae": vae(IMAGES), "num": 2},
     "pareto_shapes": lambda: {"result": result("log_likelihood")},
     "predictive_checks": lambda: {"check": result("posterior_predictive_check")},
+    "rate_distortion": lambda: {"results": dict.fromkeys("ab", result("log_likelihood"))},
     "rank_histograms": lambda: {"calibration": result("simulation_based_calibration")},
     "reconstructions": lambda: {"vae": vae(IMAGES), "images": x(3, *IMAGES), "num": 2},
     "result_figure": lambda: {"result": result("log_likelihood")},

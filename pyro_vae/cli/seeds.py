@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,39 @@ def train_seeds(
         trust: packages that a configuration may name.
         may_download: whether missing files of the data set are downloaded.
     """
-    if out is None:
-        raise refusal("--seeds", "must come with --out", "it alone", "Give the beginning of the run folders' names")
+    check_out("--seeds", out)
     _check(seeds, argv)
     runs = {Path(f"{out}-{seed}"): _options(seed, argv, trust) for seed in seeds}
-    for folder, options in runs.items():
-        _check_folder(folder, options, trust)
-    say_data(next(iter(runs.values())))
-    results = [_result(folder, options, trust, may_download) for folder, options in runs.items()]
+    results = train_all("--seeds", runs, trust, may_download=may_download)
     if join().first:
         say(mean_over_runs(results))
+
+
+def check_out(option: str, out: str | None) -> None:
+    """Require --out, the beginning of the names of the run folders."""
+    if out is None:
+        raise refusal(option, "must come with --out", "it alone", "Give the beginning of the run folders' names")
+
+
+def train_all(option: str, runs: Mapping[Path, Namespace], trust: Sequence[str], *, may_download: bool) -> list[Result]:
+    """Train every run, or resume it, unless it is finished.
+
+    Args:
+        option: of the command line, for error messages.
+        runs: the options of each run, by its folder.
+        trust: packages that a configuration may name.
+        may_download: whether missing files of the data set are downloaded.
+
+    Returns:
+        The main result of each run; None in a process that is not the first.
+
+    Raises:
+        FileExistsError: a folder exists and is a run of other options; nothing has been trained.
+    """
+    for folder, options in runs.items():
+        _check_folder(option, folder, options, trust)
+    say_data(next(iter(runs.values())))
+    return [_result(folder, options, trust, may_download) for folder, options in runs.items()]
 
 
 def mean_over_runs(results: Sequence[Result]) -> str:
@@ -75,7 +98,7 @@ def _options(seed: int, argv: Sequence[str], trust: Sequence[str]) -> Namespace:
     return parse_args([*argv, "--seed", str(seed), "--data.label_seed", str(seed)], trust)
 
 
-def _check_folder(folder: Path, options: Namespace, trust: Sequence[str]) -> None:
+def _check_folder(option: str, folder: Path, options: Namespace, trust: Sequence[str]) -> None:
     """Require a folder that exists to hold a run of the same options."""
     if not folder.exists():
         return
@@ -84,7 +107,7 @@ def _check_folder(folder: Path, options: Namespace, trust: Sequence[str]) -> Non
     wrong = next((key for key in expected if existing.get(key) != expected[key]), None)
     if wrong:
         raise FileExistsError(
-            f"--seeds: {folder} must be a run of the same options, got another {wrong}. Choose another --out."
+            f"{option}: {folder} must be a run of the same options, got another {wrong}. Choose another --out."
         )
 
 

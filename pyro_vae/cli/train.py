@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from pyro_vae._core.checks import require
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.arguments import Parser, names_first
+from pyro_vae.cli.betas import train_betas
 from pyro_vae.cli.console import TRUST, say
 from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation
@@ -35,6 +36,10 @@ run folder to resume; --epochs, --optimizer.lr, --lr_schedule, --patience, --cli
 _SEEDS = """\
 train one run for each seed, in the folders OUT-SEED, and print the mean of their results; after an interruption, the
 same command resumes"""
+_BETAS = """\
+train one VAE for each weight of the KL, in the folders OUT-betaBETA, and draw rate against distortion with samples of
+each, and of two latent dimensions the posteriors; inf is the KL alone; after an interruption, the same command
+resumes"""
 _DOWNLOAD: dict[str, Any] = {
     "choices": ["true", "false"],
     "help": "download missing files (default true; false if the data are those of a configuration file or of a run)",
@@ -47,6 +52,7 @@ def train(argv: list[str]) -> None:
     parser.add_argument("--out", help="run folder to create (default runs/DATA-TIME)")
     parser.add_argument("--resume", metavar="RUN", help=_RESUME)
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help=_SEEDS)
+    parser.add_argument("--betas", type=float, nargs="+", metavar="BETA", help=_BETAS)
     parser.add_argument("--trust", **TRUST)
     parser.add_argument("--data.download", **_DOWNLOAD)
     place, options = parser.parse_known_args(argv)
@@ -58,9 +64,12 @@ def train(argv: list[str]) -> None:
         say(f"{parser.format_help()}\n{format_options(options)}")
     elif options and options[0].endswith(".help"):
         say(format_component(options[0][2 : -len(".help")], *options[1:2]))
-    elif place.seeds is not None:
-        require(not place.resume, "--seeds", "must stand without --resume", "both", "Repeat the command of the runs")
-        train_seeds(place.seeds, place.out, options, place.trust, may_download=may_download)
+    elif several := [name for name in ("seeds", "betas") if getattr(place, name) is not None]:
+        option, advice = f"--{several[0]}", "Repeat the command of the runs"
+        require(not place.resume, option, "must stand without --resume", "both", advice)
+        require(len(several) == 1, option, "must stand without --betas", "both", "Give one of them")
+        train_all = train_seeds if place.seeds is not None else train_betas
+        train_all(getattr(place, several[0]), place.out, options, place.trust, may_download=may_download)
     elif place.resume:
         require(not download, "--resume", "must stand without --data.download", "both", "Omit --data.download")
         _resume(place.resume, place.out, options, place.trust)

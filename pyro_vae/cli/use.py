@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,9 +37,9 @@ def interpolate(argv: list[str]) -> None:
     parser.add_argument("--num", type=int, default=11, help="images on a path, with both ends (default 11)")
     options = _options(parser, argv, num=2)
     path = place(options, _name("interpolation", [*options["images"], options["path"]]))
-    trained, space, x = _loaded(options)
-    require(len(x) % 2 == 0, "interpolate", "images must be given in pairs", f"{len(x)} of them")
-    result = latents.interpolate(space, x[::2], x[1::2], num=options["num"], path=options["path"])
+    trained, space, codes = _loaded(options)
+    require(len(codes) % 2 == 0, "interpolate", "images must be given in pairs", f"{len(codes)} of them")
+    result = latents.interpolate(space, codes[::2], codes[1::2], num=options["num"], path=options["path"])
 
     def figure() -> Any:
         from pyro_vae.plotting import interpolation_grid
@@ -61,13 +62,13 @@ def traverse(argv: list[str]) -> None:
     dims = options["dims"]
     check_count("--dims", **{"each": min(dims)} if dims else {})
     path = place(options, _name("traversal", [*options["images"], *(dims or [])]))
-    trained, space, x = _loaded(options)
-    require(len(x) == 1, "traverse", "one image must be given", f"{len(x)} of them")
+    trained, space, codes = _loaded(options)
+    require(len(codes) == 1, "traverse", "one image must be given", f"{len(codes)} of them")
     chosen: Any = [j - 1 for j in dims] if dims else "active"
     largest = int(getattr(trained.vae, "latent_dim", 0))
     require(not dims or max(dims) <= largest, "--dims", f"must be at most {largest}", dims)
     data = trained.images(options["split"], _NUM_AGGREGATE)
-    result = latents.traverse(space, x, data, dims=chosen, num=options["num"])
+    result = latents.traverse(space, codes, data, dims=chosen, num=options["num"])
 
     def figure() -> Any:
         from pyro_vae.plotting import traversal_strip
@@ -82,7 +83,7 @@ def edit(argv: list[str]) -> None:
     """Move codes of images along the direction of a class, or to a class of M2."""
     description = """\
 Edit images: add a multiple of the mean code of a class minus that of the others; with a model that has classes, keep
-the style and change the class."""
+the style and change the class, at an amount of 0.5 if it is the context of a ConditionalVAE."""
     parser = _parser("edit", f"{description} {_IMAGES}")
     parser.add_argument("--to", type=int, metavar="CLASS", help="class that the images move towards")
     help = "class to subtract (default: all others); it needs a model without classes"
@@ -99,9 +100,8 @@ the style and change the class."""
     require(bool(finite), "--amounts", "must be finite", options["amounts"])
     goal = f"class {options['to']}" if options["vector"] is None else options["vector"].stem
     path = place(options, _name("edit", [*options["images"], goal]))
-    trained, space, x = _loaded(options)
+    trained, space, codes = _loaded(options)
     with space:
-        codes = space.encode(x)
         moved = _change(trained, space, codes, options)
         means = torch.stack([space.decode(moved(amount)) for amount in options["amounts"]], 1)  # (N, A, *data_shape)
     amounts = ", ".join(f"{amount:g}" for amount in options["amounts"])
@@ -120,7 +120,7 @@ def _change(
     trained: TrainedModel, space: LatentSpace, codes: Codes, options: dict[str, Any]
 ) -> Callable[[float], Codes]:
     """The codes as a function of the amount."""
-    if options["vector"] is None and trained.classifies:
+    if options["vector"] is None and (trained.classifies or trained.images("train").paired):
         other = _in_class(trained, codes, options)
         return lambda amount: codes.towards(other, amount, codes.z)
     vector = _direction(trained, space, options).to(codes.z)
@@ -129,12 +129,15 @@ def _change(
 
 def _in_class(trained: TrainedModel, codes: Codes, options: dict[str, Any]) -> Codes:
     """The codes with another class."""
-    largest = trained.vae.num_classes - 1
+    labels: Any = trained.images("train").labels
+    largest = trained.vae.num_classes - 1 if trained.classifies else int(labels.max())
     require(0 <= options["to"] <= largest, "--to", f"must be in 0..{largest}", options["to"])
     require(options["origin"] is None, "--from", "needs a model without classes", type(trained.vae).__name__)
+    if not trained.classifies:  # a ConditionalVAE, whose context is the class
+        return replace(codes, args=(codes.args[0], torch.full_like(codes.args[1], options["to"])))
     label = torch.zeros_like(codes.held["y"])
     label[..., options["to"]] = 1
-    return Codes(codes.z, {**codes.held, "y": label}, codes.args, codes.site)
+    return replace(codes, held={**codes.held, "y": label})
 
 
 def _direction(trained: TrainedModel, space: LatentSpace, options: dict[str, Any]) -> Tensor:
@@ -184,15 +187,17 @@ def _name(kind: str, words: Sequence[object]) -> str:
     return "-".join([kind, *(re.sub(r"\W+", "", Path(str(word)).stem) for word in words)])[:100]
 
 
-def _loaded(options: dict[str, Any]) -> tuple[TrainedModel, LatentSpace, Tensor]:
-    """The run, its latent space, and the images ``(N, *data_shape)``."""
+def _loaded(options: dict[str, Any]) -> tuple[TrainedModel, LatentSpace, Codes]:
+    """The run, its latent space, and the codes of the images."""
     trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})
-    device, dtype = placement(trained.vae)
-    batches = []
+    dtype = placement(trained.vae)[1]
+    batches = []  # arguments of the programs: the images, and their classes if these are the context
     for word in options["images"]:
         for images in [_indexed(trained, word, options)] if word.isdecimal() else _read(trained, word, options):
-            batches.append(images.batch(slice(None), dtype=dtype).to(device or "cpu"))
-    return trained, LatentSpace(trained.vae, seed=options["seed"]), torch.cat(batches)
+            batches.append(images.arguments(slice(None), dtype=dtype))
+    space = LatentSpace(trained.vae, seed=options["seed"])
+    with space:
+        return trained, space, space.encode(tuple(torch.cat(column) for column in zip(*batches, strict=True)))
 
 
 def _indexed(trained: TrainedModel, word: str, options: dict[str, Any]) -> ImageSet:
@@ -203,6 +208,8 @@ def _indexed(trained: TrainedModel, word: str, options: dict[str, Any]) -> Image
 
 
 def _read(trained: TrainedModel, word: str, options: dict[str, Any]) -> list[ImageSet]:
+    known, rule = not trained.images(options["split"]).paired, "with a class as context, images must be positions"
+    require(known, "images", rule, word, "Encode (x, c) with pyro_vae.latents")
     inputs = read_inputs(
         [word],
         owner="images",

@@ -17,7 +17,7 @@ from pyro_vae.plotting.bounds import bound_curve, log_likelihood_histogram, pare
 from pyro_vae.plotting.class_images import analogies, class_samples
 from pyro_vae.plotting.classes import class_embedding, class_entropy, confusion_matrix, reliability_diagram
 from pyro_vae.plotting.code_length import code_lengths
-from pyro_vae.plotting.comparison import gap_bars, guide_comparison
+from pyro_vae.plotting.comparison import gap_bars, guide_comparison, rate_distortion
 from pyro_vae.plotting.conditional import completions
 from pyro_vae.plotting.diagnostics import (
     aggregate_posterior,
@@ -72,6 +72,7 @@ __all__ = [
     "predictive_checks",
     "quality_panels",
     "rank_histograms",
+    "rate_distortion",
     "reconstructions",
     "reliability_diagram",
     "result_figure",

@@ -1,14 +1,19 @@
-"""Figures that compare guides of one model."""
+"""Figures that compare guides of one model, and weights of the KL."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyro_vae._core.checks import check_arguments, require
+from pyro_vae._core.checks import check_arguments, check_count, require
+from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation import InferenceGaps, LogLikelihood, Result
-from pyro_vae.plotting.panels import PALETTE, page
+from pyro_vae.models import VAE
+from pyro_vae.plotting.panels import PALETTE, as_images, page, show_grid
 from pyro_vae.plotting.registry import result_figure
 
 _GAPS = {
@@ -98,6 +103,75 @@ def gap_bars(results: Mapping[str, InferenceGaps], *, caption: str = "") -> Figu
         ax.set_xlabel("Gap to log p(x) (nats per datum)")
         figure.legend(loc="outside upper center", ncols=2)
     return figure
+
+
+def rate_distortion(
+    results: Mapping[str, LogLikelihood],
+    models: Mapping[str, VAE] | None = None,
+    *,
+    num_samples: int = 10,
+    caption: str = "",
+) -> Figure:
+    """Distortion against rate of models with several weights of the KL, above samples of each.
+
+    The grey lines have slope -1: on one of them the ELBO, minus the sum of rate and distortion, is constant. Samples
+    are means of p(x | z) at samples z of the prior, from the same random numbers for all models.
+
+    Args:
+        results: by the weight of the KL, or another name, of the same data.
+        models: the models by the same names, for data ``(C, H, W)``, C 1 or 3, or ``(H, W)``; None omits the samples.
+        num_samples: number of samples of each model.
+        caption: printed below.
+
+    Raises:
+        ValueError: there are no results, they are of different data or have other names than the models, the data are
+            not images, or ``num_samples`` is not positive.
+
+    References:
+        Fixing a broken ELBO (Alemi et al., 2018), figure 1. https://arxiv.org/abs/1711.00464
+    """
+    check_arguments(rate_distortion, locals())
+    check_count("rate_distortion", num_samples=num_samples)
+    require(len(results) > 0, "rate_distortion", "results must not be empty", "{}")
+    _check_data("rate_distortion", results)
+    same = models is None or list(models) == list(results)
+    names = f"{', '.join(models or ())} and {', '.join(results)}"
+    require(same, "rate_distortion", "models and results must have the same names", names)
+    images = [_samples(vae, num_samples) for vae in (models or {}).values()]  # (S, C, H, W) each
+    with page(2.2, caption, rows=1 + bool(images), share=False) as (figure, axes):
+        _plane(axes[0], {name: (result.mean("rate"), result.mean("distortion")) for name, result in results.items()})
+        if images:
+            height, (_, bottom) = figure.get_size_inches()[1], axes
+            pad = show_grid(bottom, torch.cat(images), num_samples, margin=0.45)
+            extra = figure.get_size_inches()[1] - height
+            axes[0].get_gridspec().set_height_ratios([2.2, extra])
+            step = images[0].shape[-2] + pad
+            bottom.set_yticks([pad / 2 + step * (row + 0.5) for row in range(len(images))], list(results))
+            bottom.set_ylabel("Weight of the KL")
+            bottom.tick_params(length=0, labelbottom=False)
+            bottom.spines[:].set_visible(False)
+    return figure
+
+
+def _samples(vae: VAE, num: int) -> torch.Tensor:
+    with evaluating(vae), isolated_rng(0):
+        return as_images(vae.sample(num, mean=True), "rate_distortion")
+
+
+def _plane(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Points in the plane of rate and distortion, with lines of equal ELBO."""
+    for rank, (name, (rate, distortion)) in enumerate(points.items()):
+        ax.plot(rate, distortion, "o", color=PALETTE[0], zorder=3)
+        side = 4 if rank % 2 == 0 else -4
+        offset = {"xytext": (4, side), "textcoords": "offset points", "va": "bottom" if side > 0 else "top"}
+        ax.annotate(name, (rate, distortion), fontsize=7, **offset)
+    ax.margins(0.15)
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    for step in range(1, 8):
+        total = low + left + (high - low + right - left) * step / 8
+        ax.plot([left, right], [total - left, total - right], color=PALETTE[8], lw=0.4, zorder=0)
+    ax.set(xlim=(left, right), ylim=(low, high))
+    ax.set(xlabel="Rate (nats per datum)", ylabel="Distortion (nats per datum)")
 
 
 @result_figure.register(InferenceGaps)

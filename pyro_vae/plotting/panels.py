@@ -37,12 +37,17 @@ STYLE = {
 
 
 @contextmanager
-def page(height: float, caption: str, *, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure and its panels in the common style; ``height`` in inches excludes caption and image grid."""
+def page(
+    height: float, caption: str, *, rows: int = 1, columns: int = 1, share: bool = True
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure and its panels in the common style; ``height`` in inches excludes caption and image grid.
+
+    Panels below each other have a common horizontal axis, unless ``share`` is False.
+    """
     lines = _wrap(caption)
     with rc_context(STYLE):
         figure = Figure((WIDTH, height + 0.12 * len(lines) + (0.18 if lines else 0.08)), dpi=200, layout="constrained")
-        panels = list(figure.subplots(rows, columns, squeeze=False, sharex=columns == 1).flat)
+        panels = list(figure.subplots(rows, columns, squeeze=False, sharex=share and columns == 1).flat)
         for ax in panels:
             ax.tick_params(which="both", labelsize=7, width=0.6)  # also for ticks made outside the style, on saving
         yield figure, panels

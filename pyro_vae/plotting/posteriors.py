@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,6 +20,7 @@ from pyro_vae.plotting.panels import PALETTE, as_images, page
 
 NUM_DRAWS = 4_000
 """Samples that a posterior is drawn from."""
+_MAX_COLUMNS = 3
 _NUM_IMAGES, _IMAGE_WIDTH = 5, 0.4  # inches
 _RADIUS = 2.0  # of the ellipses and of the prior's circle, in standard deviations
 
@@ -56,7 +58,7 @@ def posterior_midpoint(vae: Model, a: Tensor, b: Tensor, *, caption: str = "") -
 def posterior_ellipses(
     models: Mapping[str, Model], x: Tensor, labels: Tensor | None = None, *, caption: str = ""
 ) -> Figure:
-    """Posteriors of the same data under several models of two latent dimensions, over the prior, side by side.
+    """Posteriors of the same data under several models of two latent dimensions, over the prior, three in a row.
 
     Ellipses and the prior's circle have a radius of two standard deviations. Without a weight of the reconstruction
     (:class:`~pyro_vae.objectives.BetaELBO`) every posterior is the prior; without one of the KL they become points.
@@ -74,12 +76,17 @@ def posterior_ellipses(
     classes = [0] * len(x) if labels is None else labels.tolist()
     names = sorted(set(classes))
     color = {name: PALETTE[rank % len(PALETTE)] for rank, name in enumerate(names)}
-    with page(3.0 / len(models) + 0.6, caption, columns=len(models)) as (figure, axes):
-        for ax, (title, vae) in zip(axes, models.items(), strict=True):
+    columns = min(len(models), _MAX_COLUMNS)
+    rows = math.ceil(len(models) / columns)
+    with page(rows * (3.0 / columns + 0.4) + 0.2, caption, rows=rows, columns=columns) as (figure, axes):
+        for ax, (title, vae) in zip(axes, models.items(), strict=False):
             _ellipses(ax, latent_space(vae), x, [color[name] for name in classes])
             ax.set_title(title)
             ax.set_xlabel("$z_1$")
-        axes[0].set_ylabel("$z_2$")
+        for ax in axes[::columns]:
+            ax.set_ylabel("$z_2$")
+        for ax in axes[len(models) :]:
+            ax.set_axis_off()
         if labels is not None:
             class_legend(figure, names)
     return figure
