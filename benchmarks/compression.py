@@ -27,7 +27,7 @@ from torch import Tensor
 from pyro_vae import MNIST, load_run, log_likelihood, zoo
 from pyro_vae._core.files import json_ready
 from pyro_vae.compression import codec, compress, decompress
-from pyro_vae.compression.codelength import code_length_of
+from pyro_vae.compression.code_lengths import code_length_of
 from pyro_vae.compression.container import pack
 from tools.numpy_decoder import last_data
 

@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +20,8 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import refusal, require, shown
+from pyro_vae.networks.conditioned import factory_options
 from pyro_vae.training.settings import ScheduleFactory
 
 T = TypeVar("T")
@@ -100,7 +102,7 @@ def built(option: str, factory: Callable[[Any], T], argument: Any) -> T:
     """Call a factory; its errors name the option, in one line."""
     try:
         return factory(argument)
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise _failed(option, factory, error) from error
 
 
@@ -126,9 +128,13 @@ def _check_schedule(schedule: LRScheduler, length: int | None, unit: str) -> Non
 
 
 def _failed(option: str, value: Any, error: Exception) -> ValueError:
-    owner = getattr(value, "func", value)  # of a partial function
-    name = owner.__name__ if hasattr(owner, "__name__") else type(owner).__name__
-    return refusal("fit", f"{option} must run", f"{name}, which fails: {_line(error)}", "Change its arguments")
+    kind, options = factory_options(value)
+    name = getattr(kind or value, "__name__", type(value).__name__)
+    defaults = {} if kind is None else {key: p.default for key, p in signature(kind).parameters.items()}
+    changed = {key: option for key, option in options.items() if repr(option) != repr(defaults.get(key, ...))}
+    given = ", ".join(f"{key}={shown(option)}" for key, option in changed.items())
+    got = f"{name}({given})" if given else name
+    return refusal("fit", f"{option} must run", f"{got}, which fails: {_line(error)}", "Change its arguments")
 
 
 def _line(error: Exception) -> str:
