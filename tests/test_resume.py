@@ -211,7 +211,7 @@ def test_a_model_that_is_built_otherwise_is_refused_by_name(tmp_path: Path) -> N
         ({"optimizer": partial(Adam, foo=1)}, "optimizer must run, got Adam.*, which fails: TypeError: .*foo"),
         (
             {"lr_schedule": partial(CosineAnnealingLR, T_max=0)},
-            "lr_schedule must run, got CosineAnnealingLR.T_max=0., which",
+            "lr_schedule must run, got CosineAnnealingLR.*, which",
         ),
         ({"lr_schedule": partial(StepLR, step_size=0)}, "lr_schedule must run, got StepLR, which fails: ZeroDivision"),
         ({"lr_schedule": partial(StepLR, foo=0)}, "lr_schedule must run, got StepLR.foo=0., which fails: TypeError"),

@@ -131,7 +131,7 @@ def _failed(option: str, value: Any, error: Exception) -> ValueError:
     kind, options = factory_options(value)
     name = getattr(kind or value, "__name__", type(value).__name__)
     defaults = {} if kind is None else {key: p.default for key, p in signature(kind).parameters.items()}
-    changed = {key: option for key, option in options.items() if repr(option) != repr(defaults.get(key, ...))}
+    changed = {k: v for k, v in options.items() if isinstance(v, Tensor) or v != defaults.get(k, ...)}
     given = ", ".join(f"{key}={shown(option)}" for key, option in changed.items())
     got = f"{name}({given})" if given else name
     return refusal("fit", f"{option} must run", f"{got}, which fails: {_line(error)}", "Change its arguments")
