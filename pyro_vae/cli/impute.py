@@ -52,19 +52,27 @@ def impute_table(argv: list[str]) -> None:
     advice = "Train a VAE on a table or array in which some entries are missing"
     require(missing, _OWNER, "the model must be one of data with missing entries", "complete training data", advice)
     table = read_csv(file, owner=_OWNER).columns if file.suffix == ".csv" else {}
-    x = _rows(file, table, trained)
+    array = _rows(file, table, trained)
+    scale = _scale(array, trained.splits.max_value)
+    x = torch.from_numpy(np.asarray(array / scale, dtype=np.float32)).to(next(trained.vae.parameters()).device)
     settings = {name: options[name] for name in ("num_samples", "seed")}
     result = impute(trained.vae, x, num_draws=draws or 200, progress=sys.stderr.isatty(), **settings)
     columns = trained.splits.train.columns
     values = result.draws if draws else _point(result, columns).unsqueeze(0)
-    content = _csv(table, columns, x, values, numbered=bool(draws)) if table else _npy(values, draws=draws)
+    filled = np.where(np.isnan(array), values.cpu().numpy() * np.float32(scale), array)
+    content = _csv(table, columns, x, values, numbered=bool(draws)) if table else _npy(filled, draws=draws)
     if join().first:
         write_atomically(out, content, overwrite=options["overwrite"])
         say("\n".join([*_lines(x, result), f"file: {out}"]))
 
 
-def _rows(file: Path, table: Columns, trained: TrainedModel) -> Tensor:
-    """The data of the file in the units of the model, ``(N, *data_shape)``, NaN if missing."""
+def _scale(array: np.ndarray, max_value: int) -> int:
+    """The number that stands for 1 in a file: the largest grey level, unless its values are fractions."""
+    return max_value if max_value > 1 and np.nanmax(array) > 1 else 1
+
+
+def _rows(file: Path, table: Columns, trained: TrainedModel) -> np.ndarray:
+    """The data of the file, ``(N, *data_shape)``, NaN if missing."""
     shape = trained.splits.data_shape
     if table:
         columns = trained.splits.train.columns
@@ -75,7 +83,7 @@ def _rows(file: Path, table: Columns, trained: TrainedModel) -> Tensor:
         check_array(array, owner=_OWNER, name=str(file))
     rule, advice = f"{file} must hold data of shape {shape}, as the training data", "Convert it"
     require(array.shape[1:] == shape, _OWNER, rule, array.shape[1:], advice)
-    return torch.from_numpy(np.asarray(array, dtype=np.float32)).to(next(trained.vae.parameters()).device)
+    return array
 
 
 def _point(result: Imputation, columns: Sequence[Column]) -> Tensor:
@@ -113,9 +121,9 @@ def _text(cell: Any) -> str:
     return cell if isinstance(cell, str) else np.format_float_positional(cell, trim="-")
 
 
-def _npy(values: Tensor, *, draws: int | None) -> bytes:
+def _npy(values: np.ndarray, *, draws: int | None) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, (values if draws else values[0]).cpu().numpy())
+    np.save(buffer, (values if draws else values[0]).astype(np.float32))
     return buffer.getvalue()
 
 

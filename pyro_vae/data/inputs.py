@@ -66,7 +66,7 @@ def _read(path: Path, owner: str, data_shape: tuple[int, ...], max_value: int) -
     else:
         images = as_images(_array(path, owner, data_shape), owner=owner, name=str(path))
         names = [str(path)] if len(images) == 1 else [f"{path}[{i}]" for i in range(len(images))]
-        top = _max_value(images, max_value, path, owner)
+        images, top = _scaled(images, max_value, path, owner)
     shape, rule = tuple(images.shape[1:]), f"images must be of shape {data_shape}, as the training data"
     advice = "Convert it to that size and number of channels"
     require(shape == data_shape, owner, rule, f"{shape} in {path}", advice)
@@ -86,10 +86,13 @@ def _array(path: Path, owner: str, data_shape: tuple[int, ...]) -> np.ndarray:
     return array[None] if single else array
 
 
-def _max_value(images: Tensor, max_value: int, path: Path, owner: str) -> int:
-    if images.is_floating_point():
-        return 1
-    top = int(images.max())
+def _scaled(images: Tensor, max_value: int, path: Path, owner: str) -> tuple[Tensor, int]:
+    """Images and the integer that stands for 1; grey levels that are stored as floating numbers become fractions."""
+    low, high, floating = float(images.min()), float(images.max()), images.is_floating_point()
+    if floating and (max_value == 1 or high <= 1):
+        return images, 1
     rule = f"integers must lie in 0..{max_value}, as in the training data"
-    require(top <= max_value, owner, rule, f"{top} in {path}", "Rescale them")
-    return 1 if top <= 1 else max_value
+    require(high <= max_value, owner, rule, f"{high:g} in {path}", "Rescale them")
+    rule, got = "floating grey levels must be whole numbers, or fractions in [0, 1]", f"{low:g} to {high:g} in {path}"
+    require(low >= 0 and bool((images == images.round()).all()) if floating else True, owner, rule, got, "Rescale them")
+    return (images / max_value, 1) if floating else (images, 1 if high <= 1 else max_value)

@@ -167,7 +167,9 @@ def converted(
     if kind in ("fractions", "real", "mixed"):
         scaled = array / np.float32(65535) if kind == "fractions" and array.dtype == np.uint16 else array
         if kind == "fractions":
-            require(low >= 0 and scaled.max() <= 1, owner, f"fractions of {name} must lie in [0, 1]", value, advice)
+            require(
+                low >= 0 and np.nanmax(scaled) <= 1, owner, f"fractions of {name} must lie in [0, 1]", value, advice
+            )
         return _floating(scaled), 1
     top = 1 if kind in ("binary", "counts") else max_value or largest_level(high, whole=whole)
     if kind in ("grey", "colour") and array.dtype.kind == "f" and high <= 1 and not whole:
@@ -178,7 +180,7 @@ def converted(
     rule = f"{name} must be {limits.get(kind, f'whole numbers in 0..{top}')} to be {_WORDS.get(kind, kind)}"
     require(_whole(array) and low >= 0 and (kind == "counts" or high <= top), owner, rule, value, advice)
     if high >= 2**31 or (array.dtype.kind == "f" and np.isnan(array).any()):
-        return _floating(array / top), 1
+        return _floating(array / top), top
     return torch.from_numpy(array.astype(np.int32 if kind == "counts" else np.uint8)), top
 
 

@@ -36,6 +36,7 @@ def load(
     drop: Sequence[str] = (),
     size: int | None = None,
     max_value: int | None = None,
+    like: ImageSet | None = None,
 ) -> ImageSet:
     """Load data of any type as a set for training and evaluation, of a kind that is detected.
 
@@ -58,6 +59,8 @@ def load(
         size: crop the images of a folder at the centre to squares, and resize them to this number of pixels.
         max_value: the integer that stands for 1 in grey levels and colours; None for 255, or for the largest value if
             that is below 128.
+        like: another set, such as the training data, whose kind, columns, levels, classes and scale the data get; of
+            new data alone these may be detected differently.
 
     Returns:
         The set: grey levels and colours as fractions k / max_value, all other data in their own units; NaN for missing
@@ -77,7 +80,7 @@ def load(
         return data
     check_arguments(load, locals())
     check_count("load", size=size, max_value=max_value)
-    return loaded(data, Options(kinds, label, drop, size), kind=kind, max_value=max_value)
+    return loaded(data, Options(kinds, label, drop, size), kind=kind, max_value=max_value, like=like)
 
 
 def is_external(data: Any) -> bool:
@@ -94,15 +97,33 @@ def loaded(
     *,
     kind: DataKind | None = None,
     max_value: int | None = None,
+    like: ImageSet | None = None,
     owner: str = "load",
 ) -> ImageSet:
     """Read data and convert them to a set, see :func:`load`; what was left out is a warning."""
+    if like is not None:
+        free, advice = not options.kinds and kind is None and max_value is None, "Omit kind, kinds and max_value"
+        require(free, owner, "like determines the kind of the data", "both", advice)
+        options, kind = replace(options, columns=like.columns, classes=like.classes), like.kind
+        max_value = like.max_value
     source = read(data, options, owner=owner)
     for note in source.notes:
         warnings.warn(f"{owner}: {note}.", stacklevel=3)
     rule, advice = "a file with training and test data must be read as splits", "Use Files(path).load()"
     require(source.num_train is None, owner, rule, f"{data}", advice)
-    return as_set(source, kind=kind, max_value=max_value, owner=owner)
+    result = as_set(source, kind=kind, max_value=max_value, owner=owner)
+    return result if like is None else _with_classes(result, like.classes, owner)
+
+
+def _with_classes(data: ImageSet, classes: tuple[str, ...], owner: str) -> ImageSet:
+    """The set with labels that number other classes, which contain its own."""
+    if data.labels is None or not data.classes or not classes or data.classes == classes:
+        return data
+    unknown, advice = sorted(set(data.classes) - set(classes)), "Leave out these data"
+    rule = f"the classes must be those of the training data ({', '.join(classes[:5])})"
+    require(not unknown, owner, rule, f"{unknown[:1]}", advice)
+    codes = torch.tensor([classes.index(name) for name in data.classes] + [-1])  # the last of no class, -1
+    return replace(data, labels=codes[data.labels], classes=classes)
 
 
 def as_set(

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from pyro_vae._core.checks import check_count, refusal, require, shown
 from pyro_vae.data.arrays import as_labels, check_shape, npz_keys, read_npy, read_npz
 from pyro_vae.data.folder import PICTURES, Folder, FolderRows, read_images
+from pyro_vae.data.items import read_items
 from pyro_vae.data.kinds import Column
 from pyro_vae.data.mapped import NpyRows
-from pyro_vae.data.tables import Frame, check_names, encoded, read_csv, read_frame
+from pyro_vae.data.tables import Frame, check_names, encoded, encoded_as, read_csv, read_frame
 
 _ARRAYS = ("images", "x", "X", "data", "arr_0")
 _LAYOUTS = (("images",), ("train", "test"), *((name,) for name in _ARRAYS[1:]))
@@ -37,12 +38,16 @@ class Options:
         label: the column of a table that holds the classes.
         drop: columns of a table to leave out.
         size: images of a folder are cropped to squares and resized to this number of pixels.
+        columns: of another table, by whose names, kinds and levels a table is encoded; empty to detect them.
+        classes: of another table, whose positions are the labels; empty for those that occur.
     """
 
     kinds: Mapping[str, str] | Sequence[str] | None = None
     label: str | None = None
     drop: Sequence[str] = ()
     size: int | None = None
+    columns: tuple[Column, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def read(data: Any, options: Options, *, owner: str, by_batches: ByBatches = lam
     if hasattr(data, "__array__") or _are_numbers(data):
         return Source(_numbers(data, owner), "data")
     if isinstance(data, torch.utils.data.Dataset | DataLoader | Sequence) and not isinstance(data, bytes):
-        return _items(data.dataset if isinstance(data, DataLoader) else data, owner)
+        return Source(*read_items(data, owner=owner))
     rule = "data must be an array, tensor, data frame, sparse matrix, torch Dataset or DataLoader, or a path"
     raise refusal(owner, rule, shown(data), f"Convert it to one of these, or to a file ({', '.join(SUFFIXES)})")
 
@@ -244,15 +249,22 @@ def _table(frame: Frame, options: Options, owner: str, name: str, files: Iterabl
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     if options.label is not None:
-        labels, classes = _classes(kept.pop(options.label), options.label, owner)
-    matrix, columns = encoded(Frame(kept, frame.levels, declared), owner=owner, kinds=options.kinds)
+        labels, classes = _classes(kept.pop(options.label), options.label, options.classes, owner)
+    if options.columns:
+        matrix, columns = encoded_as(kept, options.columns, owner=owner), options.columns
+    else:
+        matrix, columns = encoded(Frame(kept, frame.levels, declared), owner=owner, kinds=options.kinds)
     return Source(matrix, f"the columns of {name}", labels, classes, columns, files=files)
 
 
-def _classes(values: np.ndarray, name: str, owner: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Codes of the sorted values of a class column, -1 for missing ones."""
-    codes, column = encoded(Frame({name: values}), owner=owner, kinds={name: "category"})
-    return np.where(np.isnan(codes[:, 0]), -1, codes[:, 0]).astype(np.int64), column[0].levels
+def _classes(values: np.ndarray, name: str, like: tuple[str, ...], owner: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Codes of the sorted values of a class column, or of the classes ``like``; -1 for missing ones."""
+    if like:
+        column = Column(name, "category", like)
+        codes = encoded_as({name: values}, [column], owner=owner)
+    else:
+        codes, (column,) = encoded(Frame({name: values}), owner=owner, kinds={name: "category"})
+    return np.where(np.isnan(codes[:, 0]), -1, codes[:, 0]).astype(np.int64), column.levels
 
 
 def _dense(matrix: Any) -> np.ndarray:
@@ -277,20 +289,3 @@ def _numbers(data: Any, owner: str) -> np.ndarray:
         return np.asarray(data)
     except ValueError:
         raise refusal(owner, "the rows must have one length", "others", "Pad them, or pass an array") from None
-
-
-def _items(data: Any, owner: str) -> Source:
-    """The items of a torch Dataset or of a list, each a datum or a tuple that begins with a datum and its class."""
-    items = [data[i] for i in range(len(data))] if hasattr(data, "__len__") else list(data)
-    require(bool(items), owner, "data must not be empty", "0 data", "Pass at least one datum")
-    pairs = [item if isinstance(item, tuple | list) else (item,) for item in items]
-    arrays = [np.asarray(pair[0]) for pair in pairs]
-    same = all(array.shape == arrays[0].shape and array.dtype.kind in "biuf" for array in arrays)
-    shapes = sorted({f"{array.dtype} {array.shape}" for array in arrays})[:3]
-    require(same, owner, "all data must be numbers of one shape", ", ".join(shapes), "Resize or encode them first")
-    array = np.stack(arrays)
-    if array.ndim == 4 and array.shape[3] in (3, 4) and array.shape[1] > 4:  # of Pillow's images
-        array = array.transpose(0, 3, 1, 2)
-    labels = np.asarray([pair[1] for pair in pairs if len(pair) > 1])
-    has_labels = labels.shape == (len(arrays),) and labels.dtype.kind in "iu"
-    return Source(array, "the data set", labels if has_labels else None, tuple(getattr(data, "classes", ()) or ()))

@@ -61,7 +61,7 @@ def read_csv(path: Path, *, owner: str) -> Frame:
     rows = [[cell.strip() for cell in row] for row in lines if row]
     require(bool(rows), owner, f"{path} must hold a table", "zero-length data")
     names = rows.pop(0)
-    if all(_number(name) is not None for name in names):
+    if _are_data(names):
         rows, names = [names, *rows], [f"column{i}" for i in range(len(names))]
     _check_rows(path, names, rows, owner)
     comma = separator == ";"
@@ -70,6 +70,13 @@ def read_csv(path: Path, *, owner: str) -> Frame:
     if numbering is not None and numbering.dtype != object and np.array_equal(numbering, np.arange(len(rows))):
         del columns[""]
     return Frame(columns)
+
+
+def _are_data(cells: list[str]) -> bool:
+    """Whether a first line holds numbers and missing cells alone; not the names ``,0,1`` that pandas writes."""
+    numbers = [_number(cell) for cell in cells if cell.lower() not in _MISSING]
+    numbered = cells[0] == "" and numbers == list(range(len(cells) - 1))
+    return bool(numbers) and None not in numbers and not numbered
 
 
 def _check_rows(path: Path, names: list[str], rows: list[list[str]], owner: str) -> None:
@@ -83,7 +90,7 @@ def _check_rows(path: Path, names: list[str], rows: list[list[str]], owner: str)
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        return None if "_" in text else float(text)  # Python reads 1_2 as 12
     except ValueError:
         return None
 
@@ -107,6 +114,7 @@ def read_frame(frame: Any, *, owner: str) -> Frame:
     columns: dict[str, np.ndarray] = {}
     levels: dict[str, list[str]] = {}
     kinds: dict[str, str] = {}
+    frame = frame.infer_objects()  # numbers in columns of objects
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         kind = getattr(series.dtype, "kind", "O")
@@ -213,6 +221,9 @@ def _encoded(
         is_count = _is_whole(present) and present.min() >= 0
         require(kind == "real" or is_count, owner, rule, got, "Declare it real")
         return values, Column(name, "real" if kind == "real" else "count")
+    text = next((value for value in present.tolist() if isinstance(value, str)), None)
+    rule = f"column {name!r} must hold numbers to be {kind}"
+    require(kind not in ("real", "count"), owner, rule, repr(text), "Replace this text by an empty cell")
     names = [str(level) for level in levels] if levels else _levels(present, kind)
     got = f"{len(names)} distinct values in {len(present)} rows"
     few = len(names) <= _MAX_LEVELS and (kind is not None or len(names) <= 20 or 2 * len(names) <= len(present))
@@ -237,7 +248,7 @@ def _levels(present: np.ndarray, kind: str | None) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+    return value if isinstance(value, str) else np.format_float_positional(value, trim="-")  # all digits
 
 
 def _is_whole(present: np.ndarray) -> bool:

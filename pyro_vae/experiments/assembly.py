@@ -93,6 +93,7 @@ def assemble(
     if m1 is None:
         pieces = suited({**pieces, "classifier": classifier}, splits.train, standardize=standardize)
         classifier = pieces.pop("classifier")
+        pieces |= {"prior_guide": prior_guide} if dataset.context == "label" else {}  # of classes, not of data
     if model == "VAE":
         vae = build_vae(splits.data_shape, latent_dim, **pieces, missing=splits.missing, seed=seed)
         set_units(vae, splits.train, standardize=standardize)
@@ -102,6 +103,7 @@ def assemble(
         by_class = dataset.context == "label"
         context = num_classes_of(splits) if by_class else given_part(dataset.context, shape, columns or None)
         given = build_conditional(shape, latent_dim, context, **pieces, score_seen=score_seen, seed=seed)
+        set_units(given, splits.train, standardize=standardize)
         names = {"model": model, **components_of(given), **({"score_seen": True} if score_seen else {})}
         return Assembly(given, splits, given, splits, {**splits.protocol, **names})
     pieces |= {"classifier": classifier, "label_prior": label_prior, "num_classes": num_classes_of(splits)}

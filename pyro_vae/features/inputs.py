@@ -10,8 +10,8 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import _check_feature_names, validate_data
 from torch import Tensor
 
+from pyro_vae._core.checks import require
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.kinds import Column
 from pyro_vae.data.loading import is_external, loaded
 from pyro_vae.data.tables import encoded_as, read_frame
 from pyro_vae.guides import DiagonalNormalGuide
@@ -25,20 +25,22 @@ FLOATS = [np.float64, np.float32]
 
 
 def validated(
-    estimator: Any, X: Any, *, columns: tuple[Column, ...] | None = None, **options: Any
+    estimator: Any, X: Any, *, like: ImageSet | None = None, reset: bool = True, **options: Any
 ) -> tuple[np.ndarray, ImageSet | None]:
     """Check data, ``(N, D)``, and convert those that are no array of numbers.
 
     Args:
         estimator: named in errors; ``fit`` stores the number of columns in it, and their names.
         X: the data.
-        columns: of the table that the estimator was fitted to, by which a table is encoded; None in ``fit``.
+        like: a set of the kind, columns and scale of the data that the estimator was fitted to, which X gets; None if
+            these were an array, and in ``fit``.
+        reset: whether this is ``fit``.
         options: of scikit-learn's ``check_array``.
 
     Returns:
         The matrix; and in ``fit``, if X was no array of numbers, the same data as a set of a known kind.
     """
-    owner, reset = type(estimator).__name__, columns is None
+    owner, columns = type(estimator).__name__, () if like is None else like.columns
     is_table = hasattr(X, "iloc") and (bool(columns) or is_external(X))
     if not (is_table or is_external(X)):
         return validate_data(estimator, X, dtype=FLOATS, reset=reset, **options), None
@@ -46,10 +48,15 @@ def validated(
         _check_feature_names(estimator, X, reset=False)
         encoded = encoded_as(read_frame(X, owner=owner).columns, columns, owner=owner)
         return check_array(encoded, dtype=np.float32, **options), None
-    data = loaded(X, owner=owner)
+    fitted_to_array = not reset and like is None and estimator.vae is None
+    data = loaded(X, owner=owner, like=like, kind="real" if fitted_to_array else None)
+    coded = not reset and like is None and any(column.levels and column.kind != "binary" for column in data.columns)
+    require(not coded, owner, "X must be of the type of the training data", "a table with codes", "Pass an array")
     matrix = data.batch(slice(None), dtype=torch.float32).flatten(1).numpy()
+    if columns:  # whose names are those of fit
+        return check_array(matrix, dtype=FLOATS, **options), data
     matrix = validate_data(estimator, matrix, dtype=FLOATS, reset=reset, **options)
-    if data.columns:
+    if data.columns and reset:
         estimator.feature_names_in_ = np.array([column.name for column in data.columns], dtype=object)
     return matrix, data
 

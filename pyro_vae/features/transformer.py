@@ -157,6 +157,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         min_samples = 1 if self.active_threshold is None else 2  # over one datum nothing varies
         X, data = validated(self, X, ensure_min_samples=min_samples)
         self.columns_ = () if data is None else data.columns
+        self._like = None if data is None else data.subset([0])
         self._check_options()
         is_own = data is not None and self.vae is None and self.data_shape is None
         shape = data.data_shape if data is not None and is_own else self._data_shape(X.shape[1])
@@ -266,7 +267,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         self._check_options()
-        return validated(self, X, columns=getattr(self, "columns_", ()))[0]
+        return validated(self, X, like=getattr(self, "_like", None), reset=False)[0]
 
     def _tensor(self, X: np.ndarray) -> Tensor:
         device, dtype = placement(self.vae_)

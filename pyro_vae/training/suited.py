@@ -20,7 +20,7 @@ from pyro_vae.models.build import build_vae
 from pyro_vae.networks import Shape
 from pyro_vae.networks.conditioned import factory_options
 from pyro_vae.networks.inputs import InputNetwork, moments, with_inputs
-from pyro_vae.priors import Prior, StandardNormalPrior
+from pyro_vae.priors import ConditionalPrior, Prior, StandardNormalPrior
 
 _BATCH_SIZE = 1000
 _GUIDES = ("guide", "prior_guide", "classifier")
@@ -111,12 +111,16 @@ def suited(pieces: dict[str, Any], data: ImageSet, *, standardize: bool) -> dict
 
 
 def set_units(model: Any, data: ImageSet, *, standardize: bool) -> None:
-    """Set means and units of the encoders' inputs, and the units of the likelihood, to those of the data."""
+    """Set means and units of the encoders' inputs, and the units of the likelihood, to those of the data.
+
+    The inputs of a ConditionalPrior's guide are contexts c(x).
+    """
     if not standardize:
         return
+    of_context = set(model.prior.modules()) if isinstance(model.prior, ConditionalPrior) else set()
     for module in model.modules():
         if isinstance(module, InputNetwork):
-            module.initialise(_batches(data))
+            module.initialise(map(model.given, _batches(data)) if module in of_context else _batches(data))
     if hasattr(model.likelihood, "set_unit"):
         model.likelihood.set_unit(moments(_batches(data))[1])
 
