@@ -74,7 +74,7 @@ PIECES = [PLAIN, CATEGORICAL] + [
     (*PLAIN[:i], cls, *PLAIN[i + 1 :])
     for i in range(3)
     for cls in concrete(FOLDERS[i])
-    if cls not in (PLAIN[i], CATEGORICAL[i])
+    if cls not in (PLAIN[i], CATEGORICAL[i]) and not getattr(cls, "conditional", False)  # that of a ConditionalVAE
 ]
 
 

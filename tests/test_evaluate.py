@@ -414,7 +414,9 @@ def test_a_new_keyword_of_the_diagnostics_becomes_an_option_that_reaches_the_fun
     for name in ("simulation_based_calibration", "posterior_predictive_check"):
         monkeypatch.setattr(methods, name, lambda *args, **keywords: None)
     assert [option.name for option in options_of(diagnostics)] == ["num_tails"]
-    trained = SimpleNamespace(vae=None, images=lambda split, num: None, protocol_of=lambda split: {"split": split})
+    trained = SimpleNamespace(
+        vae=None, images=lambda split, num: SimpleNamespace(missing=False), protocol_of=lambda split: {"split": split}
+    )
     method = METHODS["diagnostics"]
     results = method.run(trained, {**method.defaults(), "num_tails": 7, "seed": 5})  # type: ignore[arg-type]
     assert results[0] == "latent"

@@ -575,9 +575,7 @@ def test_fashion_mnist_is_not_mnist(tmp_path: Path) -> None:
         pytest.skip(f"needs the shared data at {SHARED}, which is absent")
     (tmp_path / "MNIST").mkdir()
     (tmp_path / "MNIST" / "raw").symlink_to(SHARED / "FashionMNIST" / "raw")
-    with pytest.raises(
-        ValueError, match=r"^MNIST: the files must be those of MNIST, got the train images of Fashion-M"
-    ):
+    with pytest.raises(ValueError, match=r"^MNIST: the files must be those of MNIST, got other train images in"):
         MNIST(tmp_path).load()
 
 

@@ -82,6 +82,9 @@ def test_its_commands_parse(command: str) -> None:
     words = shlex.split(command)[2:]
     if "--out" in words:
         del words[words.index("--out") : words.index("--out") + 2]
+    if "--betas" in words:
+        assert [float(word) for word in words[words.index("--betas") + 1 :]]  # the last option once --out is gone
+        del words[words.index("--betas") :]
     parse_args(words)
 
 

@@ -212,6 +212,11 @@ def _of_argument(start: Sequence[str], action: argparse.Action) -> Iterator[Tria
         yield Trial("range", (*start, option, value), name, may_pass=True)
 
 
+def _names(line: str, name: str) -> bool:
+    """Whether a message names the option; that of a path as ``--data`` names the argument that it becomes."""
+    return name in line or line.startswith(_TORCHS) or (name == "data" and "root=" in line)
+
+
 def judge(trial: Trial) -> str:
     """Run a command line: "good", "accepted", or what is wrong with its output."""
     output, errors = io.StringIO(), io.StringIO()
@@ -226,7 +231,7 @@ def judge(trial: Trial) -> str:
     if code not in (1, 2) or len(lines) != 1:
         return f"exit {code}, {len(lines)} lines: {' / '.join(lines)[:300]}"
     faults = {
-        "does not name the option": trial.name not in lines[0] and not lines[0].startswith(_TORCHS),
+        "does not name the option": not _names(lines[0], trial.name),
         "is no sentence": not lines[0].endswith((".", "?")) or lines[0].endswith(("..", "?.")),
         "shows types of Python": any(word in lines[0] for word in _INSIDES),
     }

@@ -42,12 +42,19 @@ def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     """
     check_arguments(conformal_p_values, locals())
     require(len(calibration) > 0, "conformal_p_values", "calibration must not be empty", "0 data")
+    _check_device("conformal_p_values", scores=scores, calibration=calibration)
     if scores.shape[1:] != calibration.shape[1:]:
         got = f"{tuple(scores.shape)} and {tuple(calibration.shape)}"
         raise refusal("conformal_p_values", "scores and calibration must differ in their length only", got)
     m, columns = len(calibration), zip(_columns(scores), _columns(calibration), strict=True)
     as_strange = [m - torch.searchsorted(c.sort().values, s.contiguous()) for s, c in columns]
     return ((1 + torch.stack(as_strange, -1).double()) / (m + 1)).reshape(scores.shape)
+
+
+def _check_device(owner: str, **tensors: Tensor) -> None:
+    (first, a), (second, b) = tensors.items()
+    rule, got = f"{first} and {second} must be on one device", f"{a.device} and {b.device}"
+    require(a.device == b.device, owner, rule, got, "Move one with .to()")
 
 
 def _columns(values: Tensor) -> list[Tensor]:
@@ -89,6 +96,9 @@ def detection(scores: Tensor, outliers: Tensor, *, seed: int = 0) -> Detection:
     """
     check_arguments(detection, locals())
     require(len(scores) > 0 and len(outliers) > 0, "detection", "both sets must hold data", "an empty one")
+    for name, values in (("scores", scores), ("outliers", outliers)):
+        require(values.ndim == 1, "detection", f"{name} must be (N,)", f"shape={tuple(values.shape)}")
+    _check_device("detection", scores=scores, outliers=outliers)
     (inner,), (outer,) = _columns(scores), _columns(outliers)
     with isolated_rng(seed):
         samples = [_auroc(_resampled(inner), _resampled(outer)) for _ in range(NUM_RESAMPLES)]

@@ -267,4 +267,4 @@ def _are_equal(data: Any, reference: Any) -> bool:
     first, second = (x.images if isinstance(x, ImageSet) else x for x in (data, reference))
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return first is second
-    return torch.equal(first, second)
+    return first.device == second.device and torch.equal(first, second)

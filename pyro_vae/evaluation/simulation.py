@@ -103,7 +103,8 @@ def _position(owner: str, site: Any, args: tuple[Any, ...]) -> int:
 
 
 def _with_missing(simulated: Tensor, value: Tensor) -> Tensor:
-    return simulated.masked_fill(value.isnan(), torch.nan) if value.is_floating_point() else simulated
+    fits = value.is_floating_point() and value.shape == simulated.shape
+    return simulated.masked_fill(value.isnan(), torch.nan) if fits else simulated
 
 
 def _same_tensor(one: Tensor, other: Any) -> bool:
