@@ -1,7 +1,7 @@
 """Imputation of three tables of scikit-learn, against its KNNImputer and IterativeImputer at their defaults.
 
     python benchmarks/imputation.py
-    python benchmarks/imputation.py --tables wine --rates 0.5 --masks 3 --out /tmp/imputation
+    python benchmarks/imputation.py --tables wine --rates 0.5 --masks 3 --out imputation
 
 Entries are deleted completely at random, at three rates and with several masks. The imputers see columns that are
 standardized by their observed values. The error is the root mean squared error of the deleted entries, each in units of

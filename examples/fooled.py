@@ -3,7 +3,7 @@
 A classifier of digits and M2, which contains such a classifier, are trained on the same images. For each class an image
 is then made by gradient ascent on log q(y | x) of each classifier. Both name the wanted class with certainty, and so
 does Bayes' rule with M2's p(x, y): given that an image is a digit, these are the most probable ones. That they are no
-digits is told by p(x), whose statistics are compared with those of held-out digits. Recorded with --epochs 40, the
+digits shows in p(x), whose statistics are compared with those of held-out digits. Recorded with --epochs 40, the
 median of the largest class probability (classifier, M2) and what is rejected at p <= 0.01::
 
     test digits                  0.973, 0.976      3.03%

@@ -94,7 +94,7 @@ def kind_of_parts(parts: Iterable[np.ndarray]) -> tuple[DataKind, Facts]:
 
 
 class Facts(NamedTuple):
-    """What the kind of an array follows from.
+    """Properties of an array that determine its kind.
 
     Attributes:
         shape: of one datum.

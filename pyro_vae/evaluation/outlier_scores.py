@@ -25,7 +25,7 @@ DESCRIPTIONS = {
     "layers": "ELBO minus the bound of the upper layers alone",
     COMBINED: "all statistics together",
 }
-"""What each score measures; larger is stranger for all of them."""
+"""Descriptions of the scores; larger is stranger for all of them."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the explorer shows of a data set: codes, KL, quantiles, principal components, directions of attributes."""
+"""Statistics of a data set for the explorer: codes, KL, quantiles, principal components, directions of attributes."""
 
 from __future__ import annotations
 

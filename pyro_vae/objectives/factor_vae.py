@@ -10,7 +10,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.checks import check_positive
+from pyro_vae._core.checks import check_positive, refusal
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents
@@ -92,8 +92,13 @@ class FactorVAE(PerDatumObjective):
     def trained(self, model: Program, guide: Program, *args: Any) -> list[Tensor]:
         if self.ratio is None:
             self._examination(model, guide, args, {})
-        assert self.ratio is not None
-        return self.ratio.tensors()
+        return self._built().tensors()
+
+    def _built(self) -> RatioTraining:
+        """The ratio's network, which the examination of the programs builds."""
+        if self.ratio is None:
+            raise refusal("FactorVAE", "the loss must be computed first", "none", "Call loss(model, guide, *args)")
+        return self.ratio
 
     def update(self) -> Tensor | float:
         if self._samples is None or self.ratio is None:
@@ -115,6 +120,5 @@ class FactorVAE(PerDatumObjective):
         name = latents(particles.model_trace)[0]["name"]
         z = particles.latent.nodes[name]["value"].flatten(2)  # (K, B, D)
         self._samples = z.detach().flatten(0, 1)
-        assert self.ratio is not None
-        bound = (particles.log_likelihood - particles.kl - self._weight * self.ratio.network(z)).mean(0)
+        bound = (particles.log_likelihood - particles.kl - self._weight * self._built().network(z)).mean(0)
         return Estimate(bound, bound, particles)
