@@ -791,3 +791,9 @@ def test_the_datum_of_an_error_is_the_row_of_the_file(row: int, tmp_path: Path, 
     images = np.load(tmp_path / "mine.npy")
     for split in (splits.train, splits.validation, splits.test):
         assert np.array_equal(images[split.rows.numpy()], split.images.numpy())
+
+
+def test_an_optimizer_that_cannot_run_is_named_with_the_arguments_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *QUICK, "--optimizer", "SGD", "--optimizer.lr", "-1"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("fit: optimizer must run, got SGD(lr=-1.0), which fails: ValueError: Invalid learning rate")
