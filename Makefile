@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/digits-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: train test test-fast lint imports planted-bugs kill attack clean
+.PHONY: train test test-fast docs lint imports planted-bugs kill attack clean
 
 train: .venv/installed
 	$(BIN)/pyro-vae train --data digits --latent_dim 10 --epochs 150 --optimizer.lr 2e-3 --out $(RUN)
@@ -13,6 +13,10 @@ test: .venv/installed
 
 test-fast: .venv/installed
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
+
+docs: .venv/installed
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -34,7 +38,7 @@ attack: .venv/installed
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "pyro_vae needs Python 3.10 or later")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[test]'
 	touch $@
 
 clean:

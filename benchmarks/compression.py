@@ -4,8 +4,8 @@
     python benchmarks/compression.py runs/vamp --data.root DATA --num-particles 10
 
 MODEL is a run folder or a name of the model zoo. The file is decoded in another process with larger batches, the first
-images also with two threads, and, for an MLP of tanh units and if asked, by ``tools.numpy_decoder``. Times are of the
-processor, which other programs disturb less; they include the recording of the networks.
+images also with two threads, and, for an MLP of tanh units and with ``--numpy-images``, by ``tools.numpy_decoder``.
+Times are of the processor, which other programs disturb less; they include the recording of the networks.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torch import Tensor
 
 from pyro_vae import MNIST, load_run, log_likelihood, zoo
 from pyro_vae._core.files import json_ready
-from pyro_vae.compression import codec, compress, decompress
+from pyro_vae.compression import chunks, compress, decompress
 from pyro_vae.compression.code_lengths import code_length_of
-from pyro_vae.compression.container import pack
+from pyro_vae.compression.encoder import Encoder
 from tools.numpy_decoder import last_data
 
 FILE = RESULTS / "compression.json"
@@ -53,8 +53,8 @@ def decoded_elsewhere(model: str, root: str, folder: Path) -> tuple[Tensor, floa
 def decode(model: str, root: str, folder: Path) -> None:
     """Decode with one thread and five more rows in every batch, and a short file with two threads."""
     torch.set_num_threads(1)
-    coder = codec._coder
-    codec._coder = lambda vae, header, rows: coder(vae, header, rows + 5)
+    built = chunks.Coders._bits_back
+    chunks.Coders._bits_back = lambda self, rows: built(self, rows + 5)
     vae, _ = model_and_images(model, root)
     start = time.process_time()
     x = decompress(vae, (folder / "file.pvz").read_bytes())
@@ -74,9 +74,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     x = images.batch(slice(0, args.num_data), dtype=torch.float32)
     options = {"chunk_size": args.chunk_size, "num_particles": args.num_particles}
     start = time.process_time()
-    encoded = codec.encode(vae, x, progress=False, **options)
+    encoder = Encoder(vae, x, **options)
+    encoded = list(encoder.chunks())
     seconds = time.process_time() - start
-    content = pack(encoded.header, encoded.chunks)
+    content = compress(vae, x, **options)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "file.pvz").write_bytes(content)
         (Path(folder) / "few.pvz").write_bytes(compress(vae, x[:20], **options))
@@ -88,7 +89,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         same = np.array_equal(last_data(vae, content, args.numpy_images), expected)
         checks[f"numpy alone, {args.numpy_images} images"] = same
     bounds = log_likelihood(vae.model, vae.guide, x, num_samples=args.num_samples)
-    result = code_length_of(encoded, bounds, {**bounds.protocol, **options})
+    result = code_length_of(encoder, encoded, bounds, {**bounds.protocol, **options})
     times = {"compress": seconds, "decompress": seconds_back}
     milliseconds = {f"{name}_ms_per_image": 1000 * value / len(x) for name, value in times.items()}
     return {**result.summary(), **milliseconds, "restored": checks, "protocol": result.protocol}
@@ -112,8 +113,8 @@ def main() -> None:
         return
     particles = f", {args.num_particles} particles" if args.num_particles > 1 else ""
     name = args.name or f"{Path(args.model).name}{particles}"
-    records = json.loads(FILE.read_text()) if FILE.exists() else {}
-    records[name] = {**measure(args), "machine": machine()}
+    record = {**measure(args), "machine": machine()}
+    records = {**(json.loads(FILE.read_text()) if FILE.exists() else {}), name: record}
     FILE.write_text(json.dumps(json_ready(records), indent=1) + "\n")
     print(json.dumps(json_ready({name: records[name]}), indent=1))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import shutil
 from datetime import date
 from importlib.metadata import version
@@ -56,11 +57,16 @@ def numbers(path: Path) -> dict[str, Any]:
     return content
 
 
+def without_places(config: str) -> str:
+    """A configuration that reads data from the folder ``data``, as the recorded commands do."""
+    return re.sub(r"^( *root): (?!null$).*$", r"\1: data", config, flags=re.MULTILINE)
+
+
 def record(run: RunFolder, name: str, commands: list[str], note: str) -> Path:
     """Write ``results/NAME``; an existing record is replaced."""
     target = new_folder(name)
-    for file in ("config.yaml", "metrics.jsonl"):
-        shutil.copy(run.path / file, target / file)
+    shutil.copy(run.path / "metrics.jsonl", target / "metrics.jsonl")
+    (target / "config.yaml").write_text(without_places(run.config()))
     for figure in FIGURES:
         if (run.figures / figure).exists():
             shutil.copy(run.figures / figure, target / figure)

@@ -89,22 +89,26 @@ class Peaks:
         return Peaks(*(max(a, b) for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-def measure_peaks(device: torch.device, dtype: torch.dtype = torch.float32) -> Peaks:
-    """The fastest matrix products and copies of several sizes and repetitions."""
+def measure_peaks(device: torch.device, dtype: torch.dtype = torch.float32, *, seconds: float = 0.3) -> Peaks:
+    """The fastest matrix products and copies of several sizes and repetitions, in so many seconds each.
+
+    In less than a tenth of a second, of a rehearsal, the largest copies are left out.
+    """
     sizes = (2048, 4096, 8192) if device.type == "cuda" else (512, 1024, 2048)
-    copies = {size: _copy_rate(size * MEGABYTE, device) for size in (1, 4, 16, 64, 1024)}
-    return Peaks(max(_product_rate(n, device, dtype) for n in sizes), max(copies.values()), copies[1024])
+    megabytes = (1, 4, 16, 64, 1024) if seconds >= 0.1 else (1, 4, 16)
+    copies = [_copy_rate(size * MEGABYTE, device, seconds) for size in megabytes]
+    return Peaks(max(_product_rate(n, device, dtype, seconds) for n in sizes), max(copies), copies[-1])
 
 
-def _product_rate(n: int, device: torch.device, dtype: torch.dtype) -> float:
+def _product_rate(n: int, device: torch.device, dtype: torch.dtype, seconds: float) -> float:
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return 2 * n**3 / shortest(lambda: torch.mm(a, b, out=out), device)
+    return 2 * n**3 / shortest(lambda: torch.mm(a, b, out=out), device, seconds=seconds)
 
 
-def _copy_rate(size: int, device: torch.device) -> float:
+def _copy_rate(size: int, device: torch.device, seconds: float) -> float:
     source, target = (torch.ones(size // 4, device=device) for _ in range(2))
-    return 2 * size / shortest(lambda: target.copy_(source), device)
+    return 2 * size / shortest(lambda: target.copy_(source), device, seconds=seconds)
 
 
 def shortest(run: Callable[[], Any], device: torch.device, *, seconds: float = 0.3) -> float:

@@ -125,13 +125,14 @@ def main(argv: list[str] | None = None) -> None:
     device, (data, images) = torch.device(options.device), load(options.root)
     record: Record = environment(options.date, device)
     record["protocol"] = {"data": data, "repeats": options.repeats, "seconds": options.seconds, "learning_rate": 1e-3}
-    peaks = measure_peaks(device)
+    peaks = measure_peaks(device, seconds=1.5 * options.seconds)
     record |= {"peaks": asdict(peaks), "cases": [], "ranks": []}
     for case in product(options.programs, options.width, options.batch, options.particles):
         record["cases"].append(measure_case(options, images, *case))
         save(record, options.out)  # an interrupted run keeps its measurements
     record["ranks"] = [scaling(options, n, b) for b in options.batch for n in options.ranks]
-    record |= {"peaks": asdict(peaks.best(measure_peaks(device))), "load_average": os.getloadavg()}
+    peaks = peaks.best(measure_peaks(device, seconds=1.5 * options.seconds))
+    record |= {"peaks": asdict(peaks), "load_average": os.getloadavg()}
     save(record, options.out)
     print(f"{headline(record)}\n\n{speed_table(record)}")
     if options.plot:

@@ -33,14 +33,14 @@ from pyro_vae.networks import MLP
 from pyro_vae.plotting import caption_of, guide_comparison
 from pyro_vae.training import RunFolder
 
-# Options other than the defaults, for some guides in several variants.
-OPTIONS = {
+OPTIONS = {  # other than the defaults, for some guides in several variants
     "LowRankNormalGuide": [{"rank": 5}],
     "MixtureOfNormalsGuide": [{"num_components": 5}],
     "SylvesterFlowGuide": [{"kind": "orthogonal"}, {"kind": "householder"}, {"kind": "triangular"}],
 }
-# Every guide of the package for continuous latents, the diagonal normal first.
-CLASSES = [cls for cls in map(vars(guides).get, guides.__all__) if not isabstract(cls) and not cls.discrete]
+# Every guide of the package with a density on the whole latent space, the diagonal normal first.
+CLASSES = [cls for cls in map(vars(guides).get, guides.__all__) if not isabstract(cls)]
+CLASSES = [cls for cls in CLASSES if not (cls.discrete or cls.implicit or cls.deterministic or cls.bounded)]
 CLASSES.sort(key=lambda cls: cls is not guides.DiagonalNormalGuide)
 GUIDES = {
     " ".join([cls.__name__, *map(str, options.values())]): (cls, options)

@@ -84,8 +84,8 @@ def main(argv=None):
     there = latents.edit(vae, x, shifted)
     back = latents.edit(vae, there.codes, shifted, -1.0)
     print(f"there and back: largest change {(back.means - latents.reconstruct(vae, x).means).abs().max():.1e}")
-    found = latents.nearest(vae, x[:100], splits.train, num=1).indices[:, 0]
-    share = (splits.train.labels[found] == digits[:100]).double().mean()
+    neighbours = latents.nearest(vae, x[:100], splits.train, num=1).indices[:, 0]
+    share = (splits.train.labels[neighbours] == digits[:100]).double().mean()
     print(f"nearest training image of 100 test images: {share:.0%} are of the same class")
 
     if args.out:

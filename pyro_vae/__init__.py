@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from pyro_vae.experiments.experiment import load_run
     from pyro_vae.explorer import explore
-    from pyro_vae.guides import DiagonalNormalGuide, FullRankNormalGuide, IAFGuide
+    from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, FullRankNormalGuide, IAFGuide
     from pyro_vae.likelihoods import (
         BernoulliLikelihood,
         CategoricalLikelihood,
@@ -48,10 +48,19 @@ if TYPE_CHECKING:
         PoissonLikelihood,
         StudentTLikelihood,
     )
-    from pyro_vae.models import ADGM, SDGM, VAE, ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE, StackedVAE
+    from pyro_vae.models import (
+        ADGM,
+        SDGM,
+        VAE,
+        AutoregressiveModel,
+        ConditionalVAE,
+        HierarchicalVAE,
+        SemiSupervisedVAE,
+        StackedVAE,
+    )
     from pyro_vae.networks import MLP, ConvDecoder, ConvEncoder
     from pyro_vae.objectives import ELBO, IWAE, BetaELBO
-    from pyro_vae.priors import StandardNormalPrior, VampPrior
+    from pyro_vae.priors import CategoricalPrior, StandardNormalPrior, VampPrior
     from pyro_vae.training import fit, refit_guide, vae_for
 
 __all__ = [
@@ -62,9 +71,12 @@ __all__ = [
     "MNIST",
     "SDGM",
     "VAE",
+    "AutoregressiveModel",
     "BernoulliLikelihood",
     "BetaELBO",
+    "CategoricalGuide",
     "CategoricalLikelihood",
+    "CategoricalPrior",
     "ConditionalVAE",
     "ConvDecoder",
     "ConvEncoder",
@@ -124,16 +136,19 @@ _FOLDERS = {
         *("annealed_log_likelihood", "impute", "inference_gaps", "latent_diagnostics"),
         *("log_likelihood", "log_weights", "sandwich"),
     ),
-    "guides": ("DiagonalNormalGuide", "FullRankNormalGuide", "IAFGuide"),
+    "guides": ("CategoricalGuide", "DiagonalNormalGuide", "FullRankNormalGuide", "IAFGuide"),
     "likelihoods": (
         *("BernoulliLikelihood", "CategoricalLikelihood", "DiscretizedLogisticLikelihood", "MixedLikelihood"),
         *("MixtureOfLogisticsLikelihood", "NegativeBinomialLikelihood", "NormalLikelihood"),
         *("PoissonLikelihood", "StudentTLikelihood"),
     ),
-    "models": ("ADGM", "SDGM", "VAE", "ConditionalVAE", "HierarchicalVAE", "SemiSupervisedVAE", "StackedVAE"),
+    "models": (
+        *("ADGM", "SDGM", "VAE", "AutoregressiveModel", "ConditionalVAE", "HierarchicalVAE"),
+        *("SemiSupervisedVAE", "StackedVAE"),
+    ),
     "networks": ("MLP", "ConvDecoder", "ConvEncoder"),
     "objectives": ("ELBO", "IWAE", "BetaELBO"),
-    "priors": ("StandardNormalPrior", "VampPrior"),
+    "priors": ("CategoricalPrior", "StandardNormalPrior", "VampPrior"),
     "training": ("fit", "refit_guide", "vae_for"),
     "experiments.experiment": ("load_run",),
     "explorer": ("explore",),

@@ -57,13 +57,7 @@ def test_two_distributions_are_importance_sampling(start) -> None:
 # the delta method assumes small variances.
 CASES = {
     "2, prior": (2, 7, {}, "prior", 0.5, 200),
-    "2, poor guide": (2, 7, {"shift": 0.3, "inflate": 0.7}, "guide", 0.5, 50),
-    "2, inflated guide": (2, 7, {"inflate": 1.5}, "guide", 0.5, 50),
-    "10, prior": (10, 14, {}, "prior", 0.5, 400),
     "10, poor guide": (10, 14, {"shift": 0.2, "inflate": 0.8}, "guide", 0.5, 100),
-    "10, inflated guide": (10, 14, {"inflate": 1.3}, "guide", 0.5, 100),
-    "50, prior": (50, 54, {}, "prior", 1.0, 400),
-    "50, poor guide": (50, 54, {"shift": 0.1, "inflate": 0.9}, "guide", 1.0, 100),
     "50, inflated guide": (50, 54, {"inflate": 1.2}, "guide", 1.0, 100),
 }
 

@@ -22,9 +22,9 @@ from tools import attack_arguments
 from tools.attack_arguments import Trial, judge, report, trials
 
 
-def test_one_in_seven_bad_arguments_is_refused_or_meaningful() -> None:
-    done = list(trials(every=7))
-    assert len(done) > 550
+def test_one_in_thirteen_bad_arguments_is_refused_or_meaningful() -> None:
+    done = list(trials(every=13))
+    assert len(done) > 400
     assert len({trial.folder for trial in done}) == len(attack_arguments.FOLDERS)
     failures = [str(t) for t in done if t.outcome not in ("good", "legitimate")]
     assert failures == []

@@ -35,7 +35,7 @@ def test_a_killed_evaluation_is_completed_by_the_same_command(base: Path) -> Non
 
 
 def test_a_disk_that_fills_loses_nothing(base: Path) -> None:
-    done = attack_disks.attack(base, ["evaluate"], every=8)
+    done = attack_disks.attack(base, ["evaluate"], every=12)
     assert [f"{trial}" for trial in done if trial.problem] == []
     assert {trial.fault.cause for trial in done} == {"no space", "no inodes", "unwritable"}
 

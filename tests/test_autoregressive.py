@@ -8,8 +8,10 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 
-from pyro_vae import VAE, fit, log_likelihood
+from pyro_vae import VAE, HierarchicalVAE, fit, log_likelihood
+from pyro_vae.compression import codelength, compress, decompress
 from pyro_vae.distributions import Autoregressive, mean_or_sample
+from pyro_vae.evaluation import latent_diagnostics
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import (
     AutoregressiveLikelihood,
@@ -18,9 +20,9 @@ from pyro_vae.likelihoods import (
     DiscretizedLogisticLikelihood,
     MixtureOfLogisticsLikelihood,
 )
-from pyro_vae.models import AutoregressiveModel
-from pyro_vae.networks import MLP, GatedPixelCNN, MaskedMLP, PixelAttention, PixelCNN
-from pyro_vae.priors import StandardNormalPrior
+from pyro_vae.models import AutoregressiveModel, TopDownGuide
+from pyro_vae.networks import MLP, ContextNetwork, GatedPixelCNN, MaskedMLP, PixelAttention, PixelCNN
+from pyro_vae.priors import StandardNormalPrior, VampPrior
 from tests.test_causal_networks import CAUSAL, factory
 
 each = pytest.mark.parametrize("cls", CAUSAL, ids=lambda c: c.__name__)
@@ -278,3 +280,87 @@ def test_bad_arguments_raise_one_line(build, message):
 def _programs():
     m = AutoregressiveModel((1, 4, 4), net=MaskedMLP)
     return m.model, m.guide
+
+
+# ---------------------------------------------------------------- two layers of latents, and compression
+
+
+@pytest.fixture(scope="module")
+def pixel_hvae(images):
+    """A PixelHVAE whose top layer has a VampPrior, trained a little."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    x, shape, net = images.double(), (1, 4, 4), partial(MLP, hidden=(10,))
+    top = DiagonalNormalGuide(shape, 1, net=net)
+    guide = TopDownGuide([DiagonalNormalGuide(shape, 1, net=partial(ContextNetwork, context_dim=1, net=net)), top])
+    prior = VampPrior(top, num_components=5).initialise_pseudo_inputs(x[:5])
+    p_x = AutoregressiveLikelihood(
+        2, shape, net=partial(GatedPixelCNN, channels=4, num_layers=1), receptive_field=1, decoder=net
+    )
+    vae = HierarchicalVAE(prior, [DiagonalNormalGuide((1,), 1, net=net)], p_x, guide, skip=True)
+    before = [p.clone() for p in vae.parameters()]
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    result = fit(vae.model, vae.guide, x, epochs=5, batch_size=50, optimizer=adam, engine="eager", progress=False)
+    assert not any(torch.equal(p, q) for p, q in zip(vae.parameters(), before, strict=True))
+    assert result.history[-1]["elbo"] > result.history[0]["elbo"] + 0.1
+    return vae
+
+
+def test_a_pixel_hvae_has_the_likelihood_of_its_latents(pixel_hvae, images):
+    """log p(x) by quadrature over (z1, z2) is what importance sampling estimates."""
+    x, vae = images[:10].double(), pixel_hvae
+    axis = torch.linspace(-7, 7, 71)
+    z1, z2 = (z.reshape(-1, 1, 1) for z in torch.meshgrid(axis, axis, indexing="ij"))  # (5041, 1, 1)
+    with torch.no_grad():
+        joint = vae.model.prior().log_prob(z2) + vae.model.conditionals[0].posterior(z2).log_prob(z1)
+        joint = joint + vae.model.decode([z1, z2]).log_prob(x)  # (5041, 10)
+    exact = joint.logsumexp(0) + 2 * math.log(0.2)
+    result = log_likelihood(vae.model, vae.guide, x, num_samples=500)
+    assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
+    assert result.protocol["estimator"] == "importance"
+    assert vae.sample(3).shape == (3, 1, 4, 4)
+
+
+def test_the_advice_on_collapse_names_the_receptive_field():
+    p_x = AutoregressiveLikelihood(4, (1, 4, 4), net=partial(GatedPixelCNN, channels=4, num_layers=1))
+    vae = VAE(StandardNormalPrior(4), p_x, DiagonalNormalGuide((1, 4, 4), 4))
+    with torch.no_grad():
+        for p in vae.guide.parameters():
+            p.zero_()
+    advice = latent_diagnostics(vae, torch.rand(50, 1, 4, 4).round()).advice()
+    assert "collapsed" in advice
+    assert "FreeBits" in advice
+    assert "receptive_field" in advice
+
+
+@pytest.mark.parametrize(
+    ("cls", "base"),
+    [
+        (MaskedMLP, BernoulliLikelihood),
+        (PixelCNN, CATEGORICAL),
+        (GatedPixelCNN, BernoulliLikelihood),
+        (PixelCNN, MIXTURE),  # the channels of a pixel share the component
+    ],
+)
+def test_an_autoregressive_model_compresses_to_its_log_likelihood(cls, base):
+    m = model(cls, (2, 1, 3), base).eval()
+    x = m.sample(40)
+    assert torch.equal(decompress(m, compress(m, x)), x)
+    result = codelength(m, x)
+    difference = result.net_bits + m.log_prob(x).detach() / math.log(2)
+    assert difference.abs().mean() < 0.01
+    assert difference.abs().max() < 0.1
+    assert result.initial_bits.max() < 40 * 64  # a state for each of 40 stacks; no latent is popped before a datum
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: AutoregressiveModel((1, 2, 2), net=PixelAttention), "networks must have an exact form, got"),
+    ],
+)
+def test_models_that_cannot_be_coded_are_refused_in_one_line(build, message):
+    m = build().eval()
+    with pytest.raises(ValueError, match=f"^compress: {message}") as caught:
+        compress(m, m.sample(2))
+    assert "\n" not in str(caught.value)

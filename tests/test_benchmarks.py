@@ -8,12 +8,16 @@ import re
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyro
 import pytest
 import torch
 
+from pyro_vae import Faces
+from pyro_vae.data import ImageSet
 from tests.linear_gaussian import LinearGaussian
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -44,6 +48,8 @@ def module(monkeypatch):
 def run(module, monkeypatch, tmp_path, capsys, uncompiled):
     """Run a script in this process, without compiling, and return its output and its record."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    peaks = partial(module("roofline").measure_peaks, seconds=0.01)
+    monkeypatch.setattr(module("roofline"), "measure_peaks", peaks)
 
     def run(script, args):
         record = tmp_path / "record.json"
@@ -384,3 +390,109 @@ def test_the_change_by_an_attribute_vector_is_exact_for_a_linear_model(module) -
     vector = torch.tensor([1.0, -2.0, 0.5])
     change = benchmark.changes(case.vae, case.data(4), vector, lambda means: 2 * means[:, :2])
     torch.testing.assert_close(change, 2 * (case.weight @ vector)[:2].expand(4, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_exact_densities_are_compared_and_continue_where_they_stopped(module, tmp_path, capsys, monkeypatch):
+    script = module("exact_densities")
+    monkeypatch.setattr(script, "TRAINED", {"PixelCNN": script.TRAINED["PixelCNN"]})
+    monkeypatch.setattr(script, "SAMPLED", {"PixelCNN": script.partial(script.PixelCNN, channels=2, num_layers=1)})
+    grey = torch.randint(256, (60, 1, 28, 28), dtype=torch.uint8)
+    monkeypatch.setattr(script, "MNIST", lambda root, binarize: _Loaded(script.ImageSet(grey)))
+    args = ["--epochs", "1", "--images", "60", "--test", "5", "--samples", "2", "--passes", "2", "--out", str(tmp_path)]
+    script.main(args)
+    record, lines = json.loads((tmp_path / "exact-densities.json").read_text()), capsys.readouterr().out
+    (row,), (cost,) = record["trained"], record["sampled"]
+    assert -196 * math.log(2) - 40 < row["log_p"] < 0
+    assert f"{row['log_p']:.2f} +- " in lines
+    assert cost["ratio"] == pytest.approx(cost["plain"] / cost["cached"])
+    monkeypatch.setattr(script, "trained", None)  # nothing is measured again
+    monkeypatch.setattr(script, "sampled", None)
+    script.main(args)
+    assert capsys.readouterr().out == lines
+    with pytest.raises(SystemExit, match="must be of these options"):
+        script.main([*args, "--lr", "1"])
+
+
+@pytest.mark.slow
+def test_the_claim_of_an_adversarial_bound_is_compared_with_bounds(module, tmp_path, capsys, monkeypatch):
+    script = module("adversarial_bound")
+    grey = torch.randint(256, (100, 1, 28, 28), dtype=torch.uint8)
+    monkeypatch.setattr(script, "MNIST", lambda root: _Loaded(ImageSet(grey, dynamic=True)))
+    bounds = SimpleNamespace(log_likelihood=-torch.rand(3), standard_error=torch.ones(3), gap=lambda: (0.3, 0.1))
+    monkeypatch.setattr(script, "sandwich", lambda model, guide, x, **options: bounds)
+    args = ["--cases", "AVB-8", "--epochs", "1", "--images", "3", "--distributions", "3", "--chains", "2"]
+    script.main([*args, "--out", str(tmp_path)])
+    (row,) = json.loads((tmp_path / "adversarial-bound.json").read_text())["rows"]
+    assert row["excess"]["mean"] == pytest.approx(row["claim"]["mean"] - float(bounds.log_likelihood.mean()))
+    assert row["monte_carlo_error"] == pytest.approx(1 / math.sqrt(3))
+    assert f"| AVB-8 | {row['last_epoch']['elbo']:.2f} | {row['claim']['mean']:.2f} +- " in capsys.readouterr().out
+    gap = {"mean": 1.0, "error": 0.0}
+    verdicts = [script.verdict({"excess": {"mean": mean, "error": 0.5}, "gap": gap}) for mean in (2.1, 1.9, -1.1)]
+    assert verdicts == ["above log p(x)", "not decided", "below log p(x)"]
+
+
+@pytest.mark.slow
+def test_a_vae_gan_is_compared_with_a_vae_and_with_a_run(module, tmp_path, capsys, monkeypatch):
+    script = module("vae_gan")
+    monkeypatch.setattr(script, "Faces", lambda size: Faces(count=120, size=size))
+    for name, value in (("FEATURE_STEPS", 2), ("HIDDEN", (8,)), ("CHANNELS", (2,))):
+        monkeypatch.setattr(script, name, value)
+    args = ["--work", str(tmp_path), "--data", "Faces", "--seeds", "3", "--epochs", "1", "--out", str(tmp_path)]
+    args += ["--figure", str(tmp_path / "faces.png")]
+    script.main(args)
+    rows = json.loads((tmp_path / "vae-gan.json").read_text())["rows"]
+    assert [(row["model"], row["seed"]) for row in rows] == [("VAE", 3), ("VAE/GAN", 3)]
+    ratio = rows[1]["feature distance"] / rows[0]["feature distance"]
+    first = capsys.readouterr().out
+    assert f"VAE/GAN over VAE: {ratio:.2f}" in first
+    monkeypatch.setattr(script, "fit", None)  # nothing is trained again
+    script.main(args)
+    assert capsys.readouterr().out == first[first.index("| data") :]
+    assert (tmp_path / "faces.png").stat().st_size > 1000
+
+
+class _Loaded:
+    def __init__(self, images):
+        self.train = self.test = images
+
+    def load(self):
+        return self
+
+
+# ---------------------------------------------------------------- rates and errors
+
+
+@pytest.mark.parametrize("data", ["fashion", "faces"])
+def test_all_points_of_the_rates_are_command_lines(module, data) -> None:
+    from pyro_vae.cli.train_options import parse_args
+
+    benchmark = module("rate_distortion")
+    kinds = {"w": "FactorizedPrior", "h": "HyperPrior", "b": "StandardNormalPrior"}
+    for point in benchmark.POINTS[data]:
+        options = parse_args(benchmark.options_of(point, data, 3), [])
+        assert options.prior.class_path.endswith(kinds[point[0]])
+        assert options.epochs == 3
+
+
+def test_the_benchmark_of_rates_resumes_point_by_point(module, monkeypatch, tmp_path, capsys) -> None:
+    benchmark = module("rate_distortion")
+    quick = benchmark.ImageFeatures
+    monkeypatch.setattr(benchmark, "ImageFeatures", lambda images, num_steps: quick(images, num_steps=2))
+    calls = []
+    original = benchmark.train
+    monkeypatch.setattr(benchmark, "train", lambda **options: [calls.append(options["resume"]), original(**options)])
+    words = ["--data", "faces", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--epochs", "1"]
+    words += ["--points", "h100", "beta1", "--images", "20", "--data.count", "60", "--latent_dim", "20"]
+    words += ["--batch_size", "21"]
+    benchmark.main(words)
+    assert calls == [False, False]
+    first = json.loads((tmp_path / "out" / "faces.json").read_text())
+    assert first["test_images"] == 20
+    assert list(first["runs"]) == ["faces-h100", "faces-beta1"]
+    assert first["runs"]["faces-h100"]["file_bytes"] > 0
+    (tmp_path / "runs" / "faces-beta1-1-20.json").unlink()  # as if interrupted before it was measured
+    benchmark.main(words)
+    assert calls[2:] == [True]
+    again = json.loads((tmp_path / "out" / "faces.json").read_text())
+    for name, row in first["runs"].items():
+        assert again["runs"][name]["squared_error"] == row["squared_error"]

@@ -46,8 +46,9 @@ def test_with_the_exact_posterior_both_bounds_are_the_evidence() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("latent_dim", "dim", "scale"), [(2, 7, 0.5), (10, 14, 0.5), (50, 54, 1.0)])
-@pytest.mark.parametrize("start", ["prior", "guide"])
+@pytest.mark.parametrize(
+    ("latent_dim", "dim", "scale", "start"), [(2, 7, 0.5, "prior"), (10, 14, 0.5, "prior"), (50, 54, 1.0, "guide")]
+)
 def test_the_truth_lies_between_the_bounds(latent_dim, dim, scale, start) -> None:
     case = LinearGaussian(latent_dim, dim, scale=scale, inflate=1.2)
     number = 200 if start == "prior" else 40

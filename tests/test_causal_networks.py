@@ -8,7 +8,15 @@ import torch
 
 from pyro_vae import networks
 from pyro_vae._core.recording import Recorded
-from pyro_vae.networks import CausalNetwork, GatedPixelCNN, MaskedMLP, PixelAttention, PixelCNN, PixelCNNPlusPlus
+from pyro_vae.networks import (
+    CausalNetwork,
+    GatedPixelCNN,
+    MaskedMLP,
+    MultiScale,
+    PixelAttention,
+    PixelCNN,
+    PixelCNNPlusPlus,
+)
 
 CAUSAL = [
     c
@@ -16,6 +24,7 @@ CAUSAL = [
     if inspect.isclass(c) and issubclass(c, CausalNetwork) and not inspect.isabstract(c)
 ]
 SMALL = {"channels": 16, "kernel_size": 5, "num_layers": 2, "hidden": (400, 300), "activation": "tanh"}
+SMALL["net"] = partial(GatedPixelCNN, channels=8, kernel_size=5, num_layers=2)
 BLIND = {"PixelCNN", "RowLSTM"}  # networks with a blind spot, by their papers
 # in_shape, number of outputs per site, joint_channels, context_shape
 CASES = [((1, 5, 4), 2, False, ()), ((2, 4, 3), 2, False, (3,)), ((3, 3, 5), 7, True, (2, 3, 5))]
@@ -73,7 +82,8 @@ def test_a_site_depends_on_those_before_it_only(cls, case):
 
 @each
 def test_its_recording_is_causal_too(cls):
-    net = small(cls, (2, 3, 3), 2, **({"num_layers": 1} if cls is not MaskedMLP else {}))
+    few = {"net": partial(GatedPixelCNN, channels=4, num_layers=1)} if cls is MultiScale else {"num_layers": 1}
+    net = small(cls, (2, 3, 3), 2, **({} if cls is MaskedMLP else few))
     x, _, weights = one_datum(net)
     state = [*net.parameters(), *net.buffers()]
     matrix = Recorded(lambda x: dependence(net, x, None, weights), state, compiled=False)(x)
@@ -145,6 +155,31 @@ def test_the_receptive_field_is_limited(cls, limit):
     assert net.receptive_field == min(limit or 9, {PixelCNN: 4, GatedPixelCNN: 5}[cls])
 
 
+@pytest.mark.parametrize("context_shape", [(), (3,), (2, 4, 5)], ids=["none", "vector", "image"])
+def test_biases_of_pixels_end_equivariance_but_not_causality(context_shape):
+    shape, options = (1, 4, 5), {"channels": 8, "num_layers": 2, "context_shape": context_shape}
+    net = GatedPixelCNN(shape, shape, positional=True, **options)
+    plain = GatedPixelCNN(shape, shape, **options)
+    plain.load_state_dict({name: value for name, value in net.state_dict().items() if name != "position"})
+    x, context = inputs(net, 3)
+    torch.testing.assert_close(net(x, context), plain(x, context), rtol=1e-12, atol=1e-12)  # they start at 0
+    torch.nn.init.normal_(net.position)
+    row = net.position[:, :, 2, 3].detach().clone()
+    net.position.data[:, :, 2, 3] += 1
+    before, store = net(x, context), {}
+    net.position.data[:, :, 2, 3] = row
+    changed = (net(x, context) - before).abs().amax((0, 1)).flatten()
+    assert changed[13] > 1e-3
+    assert not changed[:10].any()  # of the rows above
+    arguments = one_datum(net)
+    matrix = dependence(net, *arguments)
+    assert torch.equal(matrix, matrix.tril(-1))
+    full = net(x, context).detach().flatten(1)
+    for step in range(20):
+        outputs = net.advance(x, context, step, store)[:, 0]
+        torch.testing.assert_close(outputs, full[:, step], rtol=1e-12, atol=1e-12)
+
+
 def test_the_order_of_a_masked_mlp_is_any_permutation():
     order = torch.randperm(12).tolist()
     net = MaskedMLP((1, 3, 4), (1, 3, 4), order=order, hidden=(300,))
@@ -159,6 +194,19 @@ def test_without_hidden_layers_a_masked_mlp_is_logistic_regressions():
     x = torch.randn(7, 5)
     expected = [x[:, :i] @ layer.weight[i, :i] + layer.bias[i] for i in range(5)]
     torch.testing.assert_close(net(x), torch.stack(expected, 1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("net", [partial(MaskedMLP, hidden=(200,)), GatedPixelCNN])
+def test_three_scales_are_causal_and_cached(net):
+    net = MultiScale((1, 5, 6), (2, 5, 6), net=net, num_scales=3)
+    matrix = dependence(net, *one_datum(net))
+    assert torch.equal(matrix, matrix.tril(-1))
+    assert matrix.ne(0).tril(-1).sum() == 30 * 29 / 2  # with all sites before
+    assert net.order[:6] == [0, 4, 24, 28, 2, 12]
+    x, store = torch.randn(2, 1, 5, 6), {}
+    full = net(x).reshape(2, 2, 30).detach()
+    for step, site in enumerate(net.order):
+        torch.testing.assert_close(net.advance(x, None, step, store), full[..., site], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +229,11 @@ def test_without_hidden_layers_a_masked_mlp_is_logistic_regressions():
             "PixelAttention: channels must be a multiple of num_heads, got channels=5, num_heads=2",
         ),
         (lambda: MaskedMLP((4,), (4,), order=[0, 1, 1, 2]), "MaskedMLP: order must be a permutation of 0, ..., 3, got"),
+        (lambda: MultiScale((1, 4, 4), (1, 4, 4), num_scales=1), "MultiScale: num_scales must be at least 2, got"),
+        (
+            lambda: MultiScale((1, 4, 3), (1, 4, 3), num_scales=4),
+            "MultiScale: the larger side of the image must have at",
+        ),
         (lambda: MaskedMLP((4,), (3,)), "MaskedMLP: out_shape must hold the same number of outputs for every site"),
         (lambda: MaskedMLP((4,), (0,)), "MaskedMLP: out_shape must be a tuple of positive integers, got"),
         (

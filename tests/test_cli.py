@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from pyro_vae import plotting
 from pyro_vae.cli import errors
 from pyro_vae.cli.main import main
 from pyro_vae.cli.train import _note_on_binarization
@@ -185,6 +186,18 @@ def test_generate_draws_single_images_by_seed_and_is_also_called_sample(trained:
     assert a != c
 
 
+def test_the_caption_of_drawn_images_names_model_and_seed(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    captions, grid = [], plotting.image_grid
+    monkeypatch.setattr(plotting, "image_grid", lambda *args, **k: captions.append(k["caption"]) or grid(*args, **k))
+    for words in ([], ["--draws"]):
+        out = str(tmp_path / f"{len(words)}.png")
+        assert main(["generate", str(trained), "--num", "4", "--seed", "3", "--out", out, *words]) == 0
+    line = plotting.caption_of({**load_run(trained).protocol, "sample_seed": 3})
+    assert "DiagonalNormalGuide, 3 latent dimensions, ELBO, epoch 2" in line
+    shown = "Means of p(x | z) at samples of the prior", "Samples of the model"
+    assert captions == [f"{text}, {line}" for text in shown]
+
+
 def test_explore_writes_a_page_and_replaces_only_its_own(trained: Path, tmp_path: Path, capsys) -> None:
     for _ in range(2):
         assert main(["explore", str(trained), "--num_images", "20"]) == 0
@@ -208,6 +221,7 @@ def test_explore_writes_a_page_and_replaces_only_its_own(trained: Path, tmp_path
         (["traverse", "3", "--dims", "4"], "--dims: must be at most 3, got [4]."),
         (["edit", "3"], "edit: either --to or --vector must be given, got neither."),
         (["edit", "3", "--to", "11"], "--to: must be a class of the data (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), got 11."),
+        (["edit", "3", "--to", "1", "--from", "1"], "--from: must be another class than --to, got 1."),
         (["edit", "3", "--to", "1", "--amounts", "nan"], "--amounts: must be finite, got [nan]."),
         (
             ["generate", "--format", "images", "--out", "a.png"],
@@ -282,10 +296,10 @@ def test_every_option_of_training_reaches_fit(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_options_of_fit_are_options_of_the_command() -> None:
-    set_by_train = {"model", "guide", "data", "validation", "monitor", "run", "resume", "progress"}
+    set_by_train = {"model", "guide", "data", "validation", "monitor", "callbacks", "run", "resume", "progress"}
     options = {name for name in signature(fit).parameters if name not in set_by_train}
     assert options <= set(default_options())
-    assert not {"validation", "monitor", "run", "resume", "progress"} & set(default_options())
+    assert not {"validation", "monitor", "callbacks", "run", "resume", "progress"} & set(default_options())
 
 
 @pytest.mark.slow
@@ -309,11 +323,11 @@ def test_resuming_with_more_epochs_equals_the_longer_run(tmp_path: Path) -> None
 
 def test_evaluate_uses_only_the_first_images(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(trained), "--num_samples", "6", "--num_data", "30"]) == 0
-    assert "num_data=30" in capsys.readouterr().out
+    assert "30 examples" in capsys.readouterr().out
     result = json.loads((trained / "log_likelihood-test-guide-6-seed0-first30.json").read_text())
     assert len(result["per_datum"]["elbo"]) == 30
     assert main(["evaluate", str(trained), "--num_samples", "6", "--num_data", "5000"]) == 0
-    assert "num_data=297" in capsys.readouterr().out
+    assert "297 examples" in capsys.readouterr().out
     assert (trained / "log_likelihood-test-guide-6-seed0.json").exists()
     line = _error_line(capsys, "evaluate", str(trained), "--num_data", "0")
     assert line == "evaluate: num_data must be at least 1, got num_data=0."
@@ -411,6 +425,11 @@ def test_refit_rejects_options_that_would_change_the_model(trained: Path, tmp_pa
         (["--latent_dim", "1000000000000"], "out of memory"),
         (["--config", "/bin/ls"], "must be a text file"),
         (["--tensorboard", "true"], "tensorboard must be installed"),
+        (
+            ["--logger", "TensorBoard"],
+            "TensorBoard: tensorboard must be installed, got no such package. Run pip",
+        ),
+        (["--logger", "CSF"], "--logger: must be one of CSV, MLflow, TensorBoard, WandB, got CSF"),
         (["--resume", "/no/run"], "the run folder must exist, got /no/run"),
         (["--resume", ""], "--resume: must not be empty, got ''. Check that the variables of the shell are set."),
         (["--out="], "--out: must not be empty"),
@@ -439,6 +458,7 @@ def test_bad_input_prints_one_line_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     assert message in _error_line(capsys, "train", *([] if "--resume" in argv else QUICK), *argv)
     assert not any(p.is_file() for p in tmp_path.rglob("*"))
 
@@ -555,6 +575,7 @@ def test_a_configuration_downloads_nothing(tmp_path: Path, monkeypatch: pytest.M
         (["evaluate", "x", "--method", "importence"], "got importence; did you mean importance?"),
         (["evaluate", "x", "--num_samples", "1e3"], "--num_samples: must be an integer, got 1e3."),
         (["evaluate", "x", "--seed", "100000000000000000000"], "--seed: must be in -2^63..2^63-1"),
+        (["edit", "x", "0", "--to", "1", "--from", "100000000000000000000"], "--from: must be in -2^63..2^63-1"),
         (["sample", "x", "--nun", "3"], "unknown option --nun; did you mean --num?"),
         (["compare", "x", "--mixd"], "unknown option --mixd; did you mean --mixed?"),
         (["report", "x", "--overwrit"], "unknown option --overwrit; did you mean --overwrite?"),
@@ -710,7 +731,7 @@ def _records(run: Path) -> list[dict]:
 
 
 def test_a_resume_takes_changes_that_may_be_and_records_them(trained: Path, tmp_path: Path, capsys) -> None:
-    run, changes = tmp_path / "run", ["--optimizer.lr", "1e-4", "--clip_norm", "5"]
+    run, changes = tmp_path / "run", ["--optimizer.lr", "1e-4", "--clip_norm", "5", "--logger", "CSV"]
     shutil.copytree(trained, run)
     assert main(["train", "--resume", str(run), "--epochs", "3", *changes, "--num_samples", "4"]) == 0
     record = _records(run)[-1]
@@ -718,10 +739,11 @@ def test_a_resume_takes_changes_that_may_be_and_records_them(trained: Path, tmp_
     assert record["changed"] == {"epochs": [2, 3], "optimizer.lr": [0.001, 1e-4], "clip_norm": [None, 5.0]}
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["epochs"], config["optimizer"]["init_args"]["lr"], config["num_samples"]) == (3, 1e-4, 4)
+    assert (run / "metrics.csv").read_text().count("\n") == 1 + 3
     assert yaml.safe_load(RunFolder(run).trained_config()) == config
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     for argv, message in (
-        (["--epochs", "1"], "fit: epochs must not be fewer than are begun, got epochs=1 in epoch 4."),
+        (["--epochs", "1"], "fit: epochs must not be fewer than are begun, got epochs=1 in epoch 3. Pass at least 3."),
         (["--engine", "compiled"], "fit: engine must be that of the run to resume"),
         (["--guide", "IAFGuide"], "--guide: must be that of the run, got pyro_vae.IAFGuide, and"),
         (["--optimizer.weight_decay", "0.1"], "--optimizer.weight_decay: must be that of the run"),

@@ -200,7 +200,7 @@ def test_errors_print_one_line_and_write_nothing(
 def test_it_needs_runs_with_results(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a, empty, damaged = make("a", importance()), make("empty"), make("damaged", importance())
     assert error_line(capsys, a, empty).endswith(f"Make one: pyro-vae evaluate {empty} --split test.")
-    assert "runs must be distinct" in error_line(capsys, a, a)
+    assert "runs must be distinct" in error_line(capsys, a, a.parent / "." / ".." / a.parent.name / a.name)
     assert "the run folder must exist" in error_line(capsys, a, a.with_name("missing"))
     assert "arguments are required: RUN" in error_line(capsys)
     (damaged / "importance-0.json").write_text('{"per_datum": {"log_likelihood": 3}}')
@@ -215,7 +215,7 @@ def test_other_json_files_are_skipped(make: Make) -> None:
     assert len(read_runs([path])[str(path)]) == 1
 
 
-@pytest.mark.parametrize("suffix", ["csv", "md", "json"])
+@pytest.mark.parametrize("suffix", ["csv", "md", "html", "tex", "json"])
 def test_a_file_has_the_numbers_and_is_never_replaced_silently(
     suffix: str, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,8 +233,9 @@ def test_a_file_has_the_numbers_and_is_never_replaced_silently(
         assert row["cells"]["elbo"]["value"] == pytest.approx(-3.25)
         assert row["run"] == str(b)
     else:
-        assert "a\\|1" in text
-        assert "-2.250 ± 0.050" in text
+        assert {"md": "a\\|1", "tex": r"/a|1 &", "html": "/a|1</td>"}[suffix] in text
+        assert {"tex": r"$-$2.250 $\pm$ 0.050 &"}.get(suffix, "-2.250 ± 0.050") in text
+        assert "protocol: " in text
     assert "must not exist yet" in error_line(capsys, a, b, "--out", out)
     assert main(["compare", str(a), str(b), "--out", str(out), "--overwrite"]) == 0
     assert out.read_text() == text
@@ -243,7 +244,9 @@ def test_a_file_has_the_numbers_and_is_never_replaced_silently(
 def test_options_without_effect_are_rejected(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     a = make("a", importance())
     assert error_line(capsys, a, "--overwrite").startswith("--overwrite: must come with --out")
-    assert error_line(capsys, a, "--out", "x.txt").startswith("--out: must end in .csv or .md or .json")
+    assert error_line(capsys, a, "--out", "x.txt").startswith(
+        "--out: must end in .csv or .md or .html or .tex or .json"
+    )
 
 
 def test_files_of_the_user_are_distinguished(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -372,7 +372,7 @@ def test_the_command_line_trains_samples_and_reports(runs: dict[str, Path], tmp_
             ["evaluate", "label", "--method", "diagnostics"],
             "requires a VAE, got a ConditionalVAE. Use one of importance",
         ),
-        (["compress", "label", "--split", "test", "x.pvz"], "the model must be a VAE, an M2 or"),
+        (["compress", "label", "--split", "test", "x.pvz"], "the model must be a VAE, an M2, an Auto"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(

@@ -30,7 +30,7 @@ from pyro_vae.training.engines.rows import count_rows, take_rows
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 OPTIONS = """
     --epochs 4 --latent_dim 3 --num_samples 10 --batch_size 64 --data Digits --data.binarize dynamic --patience 9
-    --guide.net.dropout 0.1 --objective.num_particles 2 --checkpoint_seconds 0.01 --accumulate 2
+    --guide.net.dropout 0.1 --objective.num_particles 2 --checkpoint_seconds 0.01 --accumulate 2 --logger CSV
 """.split()  # noqa: SIM905
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -193,6 +193,7 @@ def test_two_processes_train_as_one_and_one_resumes_for_two(tmp_path):
     (two / "config.yaml").write_text(config.replace("epochs: 2\n", "epochs: 4\n"))
     _train(two)
     _assert_same(one, two)
+    assert (two / "metrics.csv").read_text().count("\n") == 1 + 4
 
 
 @pytest.mark.slow

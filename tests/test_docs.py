@@ -21,7 +21,7 @@ from pyro.distributions import Normal, Poisson, VonMises
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae import objectives
+from pyro_vae import networks, objectives
 from pyro_vae.cli.compare import compare_runs
 from pyro_vae.cli.evaluate import evaluate
 from pyro_vae.cli.impute import impute_table
@@ -37,10 +37,12 @@ PAGE = (ROOT / "docs/engine.md").read_text()
 EVALUATION = (ROOT / "docs/evaluation.md").read_text()
 ESTIMATORS = (ROOT / "docs/estimators.md").read_text()
 COMPONENTS = (ROOT / "docs/components.md").read_text()
+EXACT = (ROOT / "docs/exact.md").read_text()
 MISSING = (ROOT / "docs/missing_values.md").read_text()
 LABELS = (ROOT / "docs/semi_supervised.md").read_text()
 USE = (ROOT / "docs/use.md").read_text()
 DISENTANGLEMENT = (ROOT / "docs/disentanglement.md").read_text()
+LEARNED = (ROOT / "docs/learned_losses.md").read_text()
 REFUSED = PAGE.split("## What cannot be recorded")[1].split("## Further options")[0]
 LOOKS, SHAPES, DIFFER = "reads a tensor's value in Python", "shape of a tensor depends on values", "two runs at one"
 
@@ -67,7 +69,7 @@ def test_the_python_of_the_evaluation_page_runs_in_order(capsys: pytest.CaptureF
     parts = torch.stack([Normal(loc, math.hypot(1, 0.5)).log_prob(x) for loc in (-1.0, 1.0)])  # y summed out by hand
     exact = (parts + torch.tensor([[0.3], [0.7]]).log()).logsumexp(0)
     assert ((result.log_likelihood - exact) / result.standard_error).abs().max() < 4.5
-    assert "not to be trusted" in capsys.readouterr().out
+    assert "Pareto k above 0.7" in capsys.readouterr().out
 
 
 def test_the_python_of_the_page_on_estimators_runs_in_order() -> None:
@@ -100,6 +102,17 @@ def test_the_python_of_the_page_on_few_labels_runs_in_order() -> None:
     assert names["pipeline"].score(x, y) > 0.5
 
 
+def test_the_python_of_the_page_on_callbacks_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/callbacks.md").read_text()
+    names = run_python("docs/callbacks.md", page)
+    assert {"metrics.csv", "metrics.jsonl", "tensorboard"} <= {file.name for file in names["run"].iterdir()}
+    assert len(names["study"].trials) == 2
+    assert len(names["result"].history) == names["stopper"].epoch_of_best + 2
+    assert capsys.readouterr().out == f"callback {len(names['result'].history)}\n"
+    for command in re.findall(r"^pyro-vae train (.*) --out", page, re.MULTILINE):
+        assert parse_args(command.split()).logger.class_path.rpartition(".")[2] in page
+
+
 def test_the_python_of_the_page_on_conditional_models_runs_in_order() -> None:
     names = run_python("docs/conditional.md", (ROOT / "docs/conditional.md").read_text())
     assert (names["result"].protocol["dimensions"], names["lower"].protocol["dimensions"]) == (64, 32)
@@ -110,6 +123,59 @@ def test_the_python_of_the_page_on_conditional_models_runs_in_order() -> None:
 def test_the_python_of_the_page_on_compression_runs_in_order() -> None:
     names = run_python("docs/compression.md", (ROOT / "docs/compression.md").read_text())
     assert 8 * len(names["content"]) < 0.9 * names["x"].numel()  # a bit per pixel without a model
+
+
+def test_the_python_of_the_page_on_learned_losses_runs_in_order() -> None:
+    torch.set_default_dtype(torch.float32)
+    names = run_python("docs/learned_losses.md", LEARNED)
+    assert math.isfinite(names["claim"])
+    assert names["bound"].log_likelihood.isfinite().all()
+    assert {"ratio_loss", "spread", "feature_distance", "rate"} <= names["record"].keys()
+    assert names["images"].shape == (5, 1, 16, 16)
+    assert names["ranks"].keys() == {"pixel distance", "feature distance"}
+    (quoted,) = [text.strip() for language, text in blocks_of(LEARNED) if language == "text"]
+    with pytest.raises(ValueError, match=f"^{re.escape(quoted)}$"):
+        names["gan"].encode(names["images"])
+
+
+def test_the_commands_of_the_page_on_learned_losses_are_parsed() -> None:
+    commands = re.findall(r"^pyro-vae train (.*) --out", LEARNED, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert parse_args(command.split()).objective.class_path.rpartition(".")[2].startswith("Adversarial")
+
+
+def test_the_python_of_the_page_on_six_ways_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_python("docs/six_ways.md", (ROOT / "docs/six_ways.md").read_text())
+    assert names["first"]["elbo_m"] >= names["first"]["elbo_e"]
+    assert names["images"].shape == (16, 1, 8, 8)
+    assert sorted(names["values"]) == ["VampPrior", "mixture by EM", "mixture, by the ELBO", "standard normal"]
+    assert names["classifier"].predict(names["x"][:7]).shape == (7,)
+    assert names["estimator"].predict_proba(names["x"][:7].flatten(1).numpy()).shape == (7, 10)
+    assert "BIC" in capsys.readouterr().out
+    assert names["restored"].shape == names["test"].shape
+    assert len(names["content"]) < names["test"].numel() / 8  # less than a bit per pixel
+
+
+def test_the_page_on_six_ways_quotes_the_record() -> None:
+    page = (ROOT / "docs/six_ways.md").read_text()
+    commands = re.findall(r"^pyro-vae train (.*) --out", page, re.MULTILINE)
+    priors = [parse_args(command.split()).prior.class_path.rpartition(".")[2] for command in commands]
+    assert priors == ["FactorizedPrior", "HyperPrior"]
+    for run in json.loads((ROOT / "benchmarks/results/aevb/digits.json").read_text())["runs"]:
+        train, test = (" +- ".join(f"{value:.2f}" for value in run["curve"][-1][split]) for split in ("train", "test"))
+        assert f"| {run['method']} | {run['size']} | {run['seed']} | {train} | {test} |" in page
+
+
+@pytest.mark.parametrize("name", ["fashion", "faces"])
+def test_the_page_on_six_ways_quotes_rates_and_errors(name: str) -> None:
+    page = (ROOT / "docs/six_ways.md").read_text()
+    for run, row in json.loads((ROOT / f"benchmarks/results/rate-distortion/{name}.json").read_text())["runs"].items():
+        bits, jpeg = row["bits_per_dim"], row["formats_at_this_error"]["JPEG"]
+        texts = [f"{bits[key]:.4f}" if key in bits else "-" for key in ("file", "estimate")]
+        texts += [f"{row['squared_error']['mean']:.5f}", f"{row['psnr']:.2f}", f"{jpeg:.3f}" if jpeg else "-"]
+        texts += [f"{row['sharpness']:.2f}", f"{row['frechet_distance']:.2f}", f"{row['training_seconds'] / 60:.1f}"]
+        assert f"| {run} | {' | '.join(texts)} |" in page
 
 
 OWN_DATA = (ROOT / "docs/your_own_data.md").read_text()
@@ -206,6 +272,28 @@ def test_the_page_on_missing_values_quotes_the_recorded_errors() -> None:
             assert f"{sum(errors) / len(errors):.3f}" in row
 
 
+def test_the_python_of_the_page_on_exact_densities_runs_in_order() -> None:
+    names = run_python("docs/exact.md", EXACT)
+    assert names["result"].protocol["estimator"] == "exact"
+    assert names["bound"].monte_carlo_error() > 0
+    assert torch.equal(names["lower"][..., :4, :], names["x"].expand(5, -1, -1, -1, -1)[..., :4, :])
+
+
+@pytest.mark.parametrize("line", re.findall(r"^pyro-vae train (.*)", EXACT, re.MULTILINE))
+def test_the_trainings_of_the_page_on_exact_densities_are_parsed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line) if word != "--out"]
+    options = parse_args([word for word in words if not word.startswith("runs/")])
+    assert options.model == "AutoregressiveModel"
+    assert options.num_samples == 1
+
+
+def test_the_page_on_exact_densities_names_every_causal_network() -> None:
+    classes = [getattr(networks, name) for name in networks.__all__]
+    causal = {c.__name__ for c in classes if isinstance(c, type) and issubclass(c, networks.CausalNetwork)}
+    assert causal - {"CausalNetwork"} <= set(re.findall(r"`(\w+)", EXACT))
+
+
 @pytest.mark.slow
 def test_the_python_of_the_page_on_outliers_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     names = run_python("docs/outliers.md", (ROOT / "docs/outliers.md").read_text())
@@ -253,8 +341,8 @@ def test_the_methods_that_the_evaluation_page_names_exist() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [PAGE, EVALUATION, ESTIMATORS, LABELS, COMPONENTS, MISSING],
-    ids=["engine", "evaluation", "estimators", "semi_supervised", "components", "missing_values"],
+    [PAGE, EVALUATION, ESTIMATORS, LABELS, COMPONENTS, MISSING, EXACT],
+    ids=["engine", "evaluation", "estimators", "semi_supervised", "components", "missing_values", "exact"],
 )
 def test_its_files_exist(page: str) -> None:
     paths = re.findall(r"`(?:python )?((?:examples|benchmarks|docs)/[\w./-]+)`", page)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
-import sys
 from functools import partial
 
 import pyro
@@ -64,7 +61,7 @@ DEFINITIONS = {
 APART = {"DoublyReparameterized", "ScoreFunction", "StickingTheLanding"}
 OPTIONS = {"BetaTC": {"num_data": 100}, "FactorVAE": {"gamma": 0.0}}
 CLASSES = filter(inspect.isclass, public(objectives))
-OBJECTIVES = [cls for cls in CLASSES if issubclass(cls, Objective) and cls is not Objective]
+OBJECTIVES = [cls for cls in CLASSES if issubclass(cls, Objective) and cls is not Objective and cls.score is None]
 FOLDERS = (prior_folder, likelihood_folder, guide_folder)
 PLAIN = (StandardNormalPrior, BernoulliLikelihood, DiagonalNormalGuide)
 # Neither of the two goes without the other.
@@ -74,7 +71,10 @@ PIECES = [PLAIN, CATEGORICAL] + [
     (*PLAIN[:i], cls, *PLAIN[i + 1 :])
     for i in range(3)
     for cls in concrete(FOLDERS[i])
-    if cls not in (PLAIN[i], CATEGORICAL[i]) and not getattr(cls, "conditional", False)  # that of a ConditionalVAE
+    if cls not in (PLAIN[i], CATEGORICAL[i])
+    and not getattr(cls, "conditional", False)  # that of a ConditionalVAE
+    and not getattr(cls, "implicit", False)  # see test_learned_losses
+    and not getattr(cls, "deterministic", False)  # whose model cannot be sampled
 ]
 
 
@@ -130,14 +130,14 @@ def test_the_references_are_of_objectives() -> None:
 
 # Losses that differ in kind and with them what is recorded of a component: its draws and densities, its closed-form KL,
 # its sums. The Beta objectives at their default weights and EnumeratedELBO are recorded from the same densities.
-KINDS = [(objectives.ELBO, 3), (objectives.ELBO, 1), (objectives.BetaMeanFieldELBO, 3), (objectives.EnumeratedELBO, 3)]
+KINDS = [(objectives.ELBO, 3), (objectives.BetaMeanFieldELBO, 3)]
 
 
 def is_case(pieces, cls, num: int) -> bool:
     if pieces is PLAIN:
         return True
     if cls.__name__ in REFERENCES:
-        return pieces is CATEGORICAL or (cls, num) in KINDS
+        return (cls, num) in KINDS or (pieces is CATEGORICAL and num == 3)
     # Of the others, those whose gradient treats draws and densities of the guide apart: one for every guide, the others
     # for a guide with an inverse to compute and one with a second variable. Their definitions run the guide twice, and
     # that with local steps is another one then.
@@ -203,7 +203,7 @@ def test_every_network_agrees_with_pyro_dropout_included(kind, num_particles) ->
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "objective", "num_particles"),
-    [("MLP", objectives.ELBO, 3), ("GatedMLP", objectives.MeanFieldELBO, 1), ("conv", objectives.ELBO, 1)],
+    [("conv", objectives.MeanFieldELBO, 3)],
 )
 def test_compiled_code_agrees_with_pyro(kind, objective, num_particles) -> None:
     vae, x = of_networks(kind), torch.rand(B, *DATA_SHAPE).bernoulli()
@@ -506,32 +506,6 @@ def test_each_shape_is_recorded_once(monkeypatch) -> None:
     )
     fit(vae.model, vae.guide, torch.rand(45, 5).bernoulli(), epochs=4, batch_size=10, engine="compiled")
     assert shapes == [(10, 5), (5, 5)]
-
-
-FIRST_STEP = """
-import os, torch
-from pyro_vae import VAE, fit
-from pyro_vae.guides import DiagonalNormalGuide
-from pyro_vae.likelihoods import BernoulliLikelihood
-from pyro_vae.priors import StandardNormalPrior
-from pyro_vae.training.state import EpochMeter
-
-EpochMeter.add = lambda self, result, num_data: (print(*os.times()[:4], flush=True), os._exit(0))
-vae = VAE(StandardNormalPrior(20), BernoulliLikelihood(20, (1, 28, 28)), DiagonalNormalGuide((1, 28, 28), 20))
-fit(vae.model, vae.guide, torch.rand(1000, 1, 28, 28).bernoulli(), epochs=2, engine="compiled")
-"""
-
-
-@pytest.mark.slow
-def test_the_first_compiled_step_is_done_within_three_quarters_of_a_minute(tmp_path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}
-    environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # so that its work is seen in the process's times
-    command = [sys.executable, "-W", "error::UserWarning", "-c", FIRST_STEP]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    # The same code took 23 to 32 seconds of one processor of the same kind: two thirds are the C++ compiler's.
-    assert sum(map(float, done.stdout.split())) < 45, "seconds of one processor, whatever else the machine does"
-    assert any(tmp_path.iterdir()), "it was compiled anew"
 
 
 # ---------------------------------------------------------------- precision

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -53,6 +54,7 @@ SMALL = {
     "outliers": ["--num_samples", "2"],
     "gaps": ["--num_samples", "20", "--num_steps", "3", "--num_particles", "2"],
     "codelength": ["--num_samples", "10", "--chunk_size", "6"],
+    "rate_distortion": ["--chunk_size", "6"],
     "diagnostics": ["--num_simulations", "100", "--num_replicates", "10"],
     "sample_quality": ["--num_repeats", "2", "--num_steps", "5"],
 }
@@ -66,6 +68,7 @@ FILES = {
     "outliers": ["outliers-test-2-seed0-first12"],
     "gaps": ["gaps-test-20x3-particles2-seed0-first12"],
     "codelength": ["codelength-test-10-chunk6-seed0-first12"],
+    "rate_distortion": ["rate_distortion-test-chunk6-seed0-first12"],
     "diagnostics": [
         f"{kind}-test-100-sims100-replicates10-seed0-first12" for kind in ("diagnostics", "calibration", "predictive")
     ],
@@ -105,9 +108,25 @@ def test_the_tested_methods_are_those_of_a_vae() -> None:
     assert set(SMALL) == of_a_vae - {"disentanglement"}  # of data with factors
 
 
+def test_figures_of_a_run_are_drawn_for_a_paper(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "paper"
+    assert main(["figures", str(run), "--format", "svg", "--out", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{len(list(folder.glob('*.svg')))} figures: {folder}/\n"
+    names = {path.stem for path in folder.glob("*.svg")}
+    assert {"training_curves", "latents", *(path.stem for path in run.glob("*-test-*.json"))} <= names
+    assert "Digits, dynamic binarization" in (folder / "latents.txt").read_text()
+    assert "Digits" not in (folder / "latents.svg").read_text()
+    for words, message in ((["--dpi", "3"], "--dpi: must be"), (["--out", __file__], "--out: must be a folder")):
+        assert main(["figures", str(run), *words]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_factors_must_be_known(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = error_line(capsys, run, "--method", "disentanglement")
     assert "the data must have known factors, got Digits. Use Faces" in line
+
+
+OF_A_SPLIT = (["--against", "noise"], ["--split", "test"], ["--num_data", "3"], ["--out", "a.json"], ["--overwrite"])
 
 
 def test_outliers_of_a_run_are_listed_and_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +145,7 @@ def test_outliers_of_a_run_are_listed_and_reported(run: Path, capsys: pytest.Cap
             ["--against", "nowhere"],
             "must be a file or one of noise, constant, inverted, rotated, got nowhere",
         ),
-        (["image.png", "--against", "noise"], "--against: must come without image files"),
+        *((["image.png", *words], f"{words[0]}: must come without image files") for words in OF_A_SPLIT),
         (["--num_reference", "9"], "outliers: reference must hold at least 10 data, got 9"),
         (["--num_shown", "0"], "num_shown must be at least 1"),
         (["--combination", "vote"], "--combination: must be one of"),
@@ -134,6 +153,20 @@ def test_outliers_of_a_run_are_listed_and_reported(run: Path, capsys: pytest.Cap
         assert main(["outliers", str(run), *arguments]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert message in line
+
+
+def test_outliers_of_a_file_are_known_by_its_content(run: Path, tmp_path: Path, capsys) -> None:
+    """More data than there are is all of them, in the name of the file too."""
+    file = tmp_path / "odd.npz"
+    argv = ["outliers", str(run), "--against", str(file), "--num_samples", "2", "--num_data", "5000"]
+    outputs = []
+    for level in (0, 15, 15):
+        np.savez(file, images=np.full((20, 8, 8), level, dtype=np.uint8))
+        assert main(argv) == 0
+        outputs.append(capsys.readouterr())
+    results = [Result.load(path) for path in run.glob("outliers-test-2-against-odd-????????-seed0.json")]
+    assert len({result.protocol["outliers_sha256"] for result in results}) == 2
+    assert ["not computed again" in output.err for output in outputs] == [False, False, True]
 
 
 @pytest.mark.slow
@@ -415,7 +448,9 @@ def test_a_new_keyword_of_the_diagnostics_becomes_an_option_that_reaches_the_fun
         monkeypatch.setattr(methods, name, lambda *args, **keywords: None)
     assert [option.name for option in options_of(diagnostics)] == ["num_tails"]
     trained = SimpleNamespace(
-        vae=None, images=lambda split, num: SimpleNamespace(missing=False), protocol_of=lambda split: {"split": split}
+        vae=SimpleNamespace(guide=None),
+        images=lambda split, num: SimpleNamespace(missing=False),
+        protocol_of=lambda split: {"split": split},
     )
     method = METHODS["diagnostics"]
     results = method.run(trained, {**method.defaults(), "num_tails": 7, "seed": 5})  # type: ignore[arg-type]

@@ -29,9 +29,10 @@ ARGS = {
     "pixel_cnn.py": ["--epochs", "1", "--channels", "4", "--layers", "1", "--num-samples", "20"],
     "pixel_vae.py": ["--epochs", "1", "--channels", "4", "--num-samples", "5", "--fields", "2"],
     "ppca.py": ["--epochs", "40", "--num-samples", "100"],
-    "ss_vae_m2.py": ["--epochs", "15", "--draws", "2"],
+    "six_ways.py": ["--epochs", "1", "--em-epochs", "1", "--iterations", "2", "--components", "5", "--hidden", "10"],
+    "ss_vae_m2.py": ["--epochs", "8", "--draws", "2"],
     "svi_loop.py": ["--epochs", "4", "--num-samples", "50"],
-    "two_modes.py": ["--epochs", "50", "--num-data", "20", "--num-samples", "2000", "--num-chains", "30"],
+    "two_modes.py": ["--epochs", "50", "--num-data", "10", "--num-samples", "2000", "--num-chains", "20"],
     "vae_digits.py": ["--epochs", "3", "--num-samples", "50"],
     "vae_mnist.py": ["--epochs", "3", "--num-samples", "50"],
 }
@@ -123,6 +124,12 @@ def test_bad_arguments_are_usage_errors(name, args, capsys):
         main_of(name)(args)
     assert caught.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_six_ways_prints_a_row_for_each(output, tmp_path):
+    text = output("six_ways.py", "--figure", str(tmp_path / "codes.png"))
+    assert len(re.findall(r"^(?:mixture|autoencoder|rate|VAE|decoder).* -?\d+\.\d\d", text, re.MULTILINE)) == 7
+    assert (tmp_path / "codes.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
@@ -231,7 +238,7 @@ def test_latents(output, tmp_path):
 def test_vae_mnist(output):
     text = output("vae_mnist.py")
     check_result(text)
-    assert "dataset=Digits" in text
+    assert "protocol: Digits, dynamic binarization" in text
 
 
 def test_vae_mnist_on_mnist(output):
@@ -240,7 +247,7 @@ def test_vae_mnist_on_mnist(output):
     args = ["--root", str(SHARED), "--epochs", "1", "--batch-size", "1000", "--num-images", "100"]
     text = output("vae_mnist.py", *args)
     assert check_result(text) > -250
-    assert "dataset=MNIST" in text
+    assert "protocol: MNIST, dynamic binarization" in text
 
 
 @pytest.mark.slow
@@ -326,7 +333,9 @@ def test_compare_guides_lists_every_guide_and_resumes(capsys, tmp_path):
     from tests.test_contracts import concrete
 
     compared = re.findall(r"^(\w+).*: \d+ s$", capsys.readouterr().out, re.MULTILINE)
-    assert set(compared) == {cls.__name__ for cls in concrete(guides) if not cls.discrete}
+    unlike = ("discrete", "implicit", "deterministic", "bounded")
+    comparable = {cls.__name__ for cls in concrete(guides) if not any(getattr(cls, name) for name in unlike)}
+    assert set(compared) == comparable
     assert len(compared) == len(first)
     main_of("compare_guides.py")([*ARGS["compare_guides.py"], *folder])
     text = capsys.readouterr().out

@@ -15,7 +15,7 @@ from pyro.distributions import Normal
 from torch import nn
 from torch.autograd import gradcheck
 from torch.autograd.functional import jacobian
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution
 
 from pyro_vae.flows import (
     AffineFlow,
@@ -36,7 +36,6 @@ from pyro_vae.flows.householder import householder_matrix
 from pyro_vae.flows.made import MADE
 from pyro_vae.flows.sylvester import orthonormal
 from pyro_vae.guides import (
-    DiagonalNormalGuide,
     HouseholderFlowGuide,
     IAFGuide,
     PlanarFlowGuide,
@@ -616,71 +615,6 @@ def test_the_flow_prior_has_the_gradients_of_finite_differences(kind) -> None:
         exact, difference = directional(function, prior)
         assert abs(exact) > 1e-3
         assert abs(exact - difference) < 1e-5 * max(1.0, abs(exact))
-
-
-# ---------------------------------------------------------------- capacity
-
-CAPABLE = {
-    "planar": partial(PlanarFlowGuide, num_flows=8),
-    "householder": partial(HouseholderFlowGuide, num_flows=2),
-    "sylvester": partial(SylvesterFlowGuide, num_flows=4),
-    "reflections": partial(SylvesterFlowGuide, kind="householder", num_flows=4, num_householder=2),
-    "triangular": partial(SylvesterFlowGuide, kind="triangular", num_flows=4),
-    "iaf": partial(IAFGuide, num_flows=2, hidden=(16,), context_dim=4),
-    "spline": partial(SplineFlowGuide, num_flows=2, hidden=(16,), context_dim=4),
-}
-
-
-class Correlated:
-    """x = W z + sigma eps in two latent dimensions whose posterior has correlation -0.9."""
-
-    def __init__(self) -> None:
-        self.weight, self.scale = torch.tensor([[0.6, 0.4], [0.5, 0.7], [0.3, 0.4], [0.5, 0.4]]), 0.3
-        self.noise = self.scale**2 * torch.eye(4)
-        z = torch.tensor([[0.5, 0.3], [-1.0, 0.4], [0.2, -0.8]])
-        self.x = z @ self.weight.T + 0.1 * torch.eye(3, 4)
-        self.log_evidence = MultivariateNormal(torch.zeros(4), self.weight @ self.weight.T + self.noise).log_prob(
-            self.x
-        )
-        precision = torch.eye(2) + self.weight.T @ self.weight / self.scale**2
-        # KL of the best diagonal normal, whose variances are 1 / precision_ii, to the posterior.
-        self.diagonal_gap = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision)).item()
-
-    def log_joint(self, z):
-        return standard(2).log_prob(z) + MultivariateNormal(z @ self.weight.T, self.noise).log_prob(self.x)
-
-    def log_weights(self, guide, num):
-        q = guide.posterior(self.x)
-        z = q.rsample((num,))
-        return self.log_joint(z) - q.log_prob(z)  # (num, B)
-
-    def gap(self, guide):
-        """log p(x) - ELBO after a short training, in nats per datum, with its standard error."""
-        optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-        for _ in range(400):
-            optimizer.zero_grad()
-            (-self.log_weights(guide, 32).mean()).backward()
-            optimizer.step()
-            schedule.step()
-        with torch.no_grad():
-            gaps = (self.log_evidence - self.log_weights(guide, 2000)).mean(1)
-        return gaps.mean().item(), gaps.std().item() / math.sqrt(len(gaps))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CAPABLE)
-def test_a_flow_closes_the_gap_that_a_diagonal_guide_must_leave(name) -> None:
-    problem = Correlated()
-    gap, error = problem.gap(CAPABLE[name]((4,), 2, net=linear))
-    assert -4.5 * error < gap < 0.2 * problem.diagonal_gap - 4.5 * error
-
-
-def test_the_diagonal_guide_leaves_the_gap() -> None:
-    problem = Correlated()
-    gap, error = problem.gap(DiagonalNormalGuide((4,), 2, net=linear))
-    assert problem.diagonal_gap > 0.5
-    assert problem.diagonal_gap - 4.5 * error < gap < 1.2 * problem.diagonal_gap + 4.5 * error
 
 
 # ---------------------------------------------------------------- building

@@ -18,11 +18,13 @@ def _check(page: str) -> None:
     assert [line for line in page.splitlines() if len(line) > 100 or MARKUP.search(line)] == []
 
 
-USES = ["outliers", "sample", "generate", "interpolate", "traverse", "edit", "explore"]
+USES = ["outliers", "sample", "generate", "interpolate", "traverse", "edit", "complete", "explore"]
 
 
 @pytest.mark.parametrize("columns", ["80", "250"])
-@pytest.mark.parametrize("command", ["train", "refit", "evaluate", "classify", "impute", "report", "compare", *USES])
+@pytest.mark.parametrize(
+    "command", ["train", "refit", "evaluate", "classify", "impute", "figures", "report", "compare", *USES]
+)
 def test_help_fits_a_hundred_columns_without_markup(command: str, columns: str, monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert main([command, "--help"]) == 0

@@ -160,7 +160,7 @@ def test_it_is_saved_with_its_protocol(tmp_path) -> None:
     assert result.summary()["log_likelihood"]["mean"] == pytest.approx(float(result.log_joint.logsumexp(-1).mean()))
     assert sum(result.summary()["mean_class_posterior"]) == pytest.approx(1.0)
     assert f"{result.mean():.3f} nats per datum, y summed out" in str(result)
-    assert "data=drawn" in str(result)
+    assert result.protocol["data"] == "drawn"
     error = classification(result.probabilities(), labels=y).error_rate
     assert error == pytest.approx(100 * float((result.log_joint.argmax(-1) != y).double().mean()))
 

@@ -255,19 +255,19 @@ def test_the_command_line_resumes_in_the_other_way(source: Path, tmp_path: Path,
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
-    """Of 118 MB more of images, about a bit per held-out pixel and some bytes a row take memory."""
+    """Of 374 MiB more of images, 10 times as many of them trained on, a bit per held-out pixel and some bytes a row."""
     peaks = []
-    for rows in (60_000, 210_000):  # both of many blocks
+    for rows, num_train in ((20_000, 5_000), (520_000, 50_000)):
         path = tmp_path / f"{rows}.npy"
         header = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 28, 28))  # a sparse file
         header[0] = 255
         del header
-        words = f"--kind batches --rows {rows} --batch 5000 --engine eager --path {path}"
+        words = f"--kind batches --rows {rows} --num-train {num_train} --batch 5000 --engine eager --path {path}"
         command = [sys.executable, str(ROOT / "benchmarks/larger_than_memory.py"), *words.split()]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
         done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         peaks.append(json.loads(done.stdout)["peak"])
-    assert peaks[1] - peaks[0] < 40  # MiB
+    assert peaks[1] - peaks[0] < 100  # MiB; 30 to 49 measured, peaks of equal runs differ by up to 15
 
 
 def test_it_is_decided_by_the_size_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import torch
 from pyro.distributions import Normal
 from torch import nn
 
-from pyro_vae import ADGM, SDGM, VAE, StackedVAE, latent_diagnostics
+from pyro_vae import ADGM, SDGM, VAE, Faces, StackedVAE, latent_diagnostics
 from pyro_vae.guides import (
     AuxiliaryGuide,
     CategoricalGuide,
@@ -44,11 +44,18 @@ from pyro_vae.latents import (
     traverse,
 )
 from pyro_vae.latents.aggregate import aggregate_marginals
-from pyro_vae.latents.paths import slerp
+from pyro_vae.latents.paths import prior_path, slerp
 from pyro_vae.likelihoods import BernoulliLikelihood, NormalLikelihood
 from pyro_vae.models import BottomUpGuide, HierarchicalVAE, SemiSupervisedVAE, TopDownGuide
 from pyro_vae.networks import MLP, ContextNetwork
-from pyro_vae.priors import CategoricalPrior, FlowPrior, MixtureOfNormalsPrior, StandardNormalPrior, VampPrior
+from pyro_vae.priors import (
+    CategoricalPrior,
+    FlowPrior,
+    LaplacePrior,
+    MixtureOfNormalsPrior,
+    StandardNormalPrior,
+    VampPrior,
+)
 from tests.linear_gaussian import LinearGaussian
 from tests.mixture_of_linear_gaussians import MixtureOfLinearGaussians
 
@@ -284,6 +291,19 @@ def test_the_spherical_path_turns_evenly_and_its_norm_is_linear() -> None:
         slerp(a, -2 * a, t)
 
 
+def test_the_path_through_the_quantiles_is_finite_far_from_the_prior() -> None:
+    a, b = torch.tensor([[-10.0, 20.0, -3.0]]), torch.tensor([[-12.0, 15.0, 40.0]])
+    prior = Normal(torch.zeros(1, 3), 2.0).to_event(1)
+    t = torch.linspace(0, 1, 5)
+    z = prior_path("test", [prior, prior], a, b, t)[0]  # (T, L)
+    x = scipy.stats.norm.ppf(0.75 * scipy.stats.norm.cdf(-5) + 0.25 * scipy.stats.norm.cdf(-6))
+    y = scipy.stats.norm.isf(0.75 * scipy.stats.norm.sf(10) + 0.25 * scipy.stats.norm.sf(7.5))
+    assert z[1, :2].tolist() == pytest.approx([2 * x, 2 * y], rel=1e-9)
+    assert z.isfinite().all()
+    assert (z[:, 2].diff() > 0).all()
+    torch.testing.assert_close(prior_path("test", [prior, prior], -a, -b, t)[0], -z)
+
+
 def test_a_lattice_spans_between_its_anchors(space) -> None:
     x = torch.rand(6, D).bernoulli()
     images = lattice(space, x, columns=3, between=1, path="lerp")
@@ -374,13 +394,21 @@ def test_a_geodesic_is_no_longer_than_the_straight_path(dtype) -> None:
     assert (speed / speed.mean(1, keepdim=True) - 1).abs().max() < 0.02  # constant
 
 
+def test_where_no_shorter_path_is_found_the_straight_one_is_returned(exact, monkeypatch) -> None:
+    monkeypatch.setattr("pyro_vae.latents.geodesic._least_energy", lambda *args: torch.ones_like(args[-1]))
+    a, b = exact.data(2)[:, None]
+    bent, straight = (interpolate(exact.vae, a, b, path=path, num=5) for path in ("geodesic", "lerp"))
+    torch.testing.assert_close(bent.z, straight.z)
+
+
 # the aggregate posterior
 
 
 @pytest.mark.parametrize("guide", [DiagonalNormalGuide, FullRankNormalGuide, MixtureOfNormalsGuide])
 def test_quantiles_are_those_of_the_aggregate_posterior(guide) -> None:
     vae, data = vae_of(guide), torch.rand(17, D).mul(9)
-    result = traverse(vae, data[:1], data, dims=[0, 1], num=5, coverage=0.999)
+    result = traverse(LatentSpace(vae, batch_size=7), data[:1], data, dims=[0, 1], num=5, coverage=0.999)
+    torch.testing.assert_close(result.levels, torch.tensor([0.0005, 0.25025, 0.5, 0.74975, 0.9995]))
     q = vae.encode(data)
     draws = q.sample((4000,))  # as many of each datum
     for j in (0, 1):
@@ -409,13 +437,14 @@ def test_traversed_dimensions_are_the_active_ones_in_the_order_of_their_kl() -> 
     layer = case.vae.guide.net.layers[0]
     with torch.no_grad():
         layer.weight[1] = 0.0  # an inactive unit of large KL
-        layer.bias[1] = 2.0
+        layer.bias[1] = 3.0
+        layer.bias[0] += 1.5  # more KL, as much activity
     data = case.data(200)
     diagnostics = latent_diagnostics(case.vae, data, num_decomposed=0)
     result = traverse(case.vae, data[:2], data, num=3)
     order = diagnostics.kl.argsort(descending=True).tolist()
     assert order[0] == 1
-    assert result.dims == order[1:]
+    assert result.dims == order[1:] != diagnostics.activity.argsort(descending=True).tolist()[:3]
     torch.testing.assert_close(result.kl, diagnostics.kl[result.dims])
     with LatentSpace(case.vae, batch_size=70) as space:
         marginals = aggregate_marginals(space, data)
@@ -451,6 +480,36 @@ def test_a_balanced_vector_is_free_of_a_correlated_attribute() -> None:
         ValueError, match=r"^attribute_vector: attribute 0 must vary within a combination of the others"
     ):
         attribute_vector(vae, x[:50], labels[:50])
+
+
+def principal_components(x, latent_dim):
+    """Probabilistic principal components at the maximum of their likelihood (Tipping and Bishop, 1999, eq. 7 and 8)."""
+    variances, directions = (values.flip(-1) for values in torch.linalg.eigh(x.mT.cov(correction=0)))
+    case = LinearGaussian(latent_dim, x.shape[1], scale=variances[latent_dim:].mean().sqrt().item())
+    case.weight = directions[:, :latent_dim] * (variances[:latent_dim] - case.scale**2).sqrt()
+    case.bias = x.mean(0)
+    case._set_model()
+    case._set_guide(1.0, 0.0)
+    return case
+
+
+def test_the_glasses_vector_changes_glasses_alone() -> None:
+    """Drawn faces: a ridge regressor of the factors from pixels reads the faces before and after the edit."""
+    data = Faces(count=1200, size=16)
+    splits, glasses = data.load(), list(data.factors).index("glasses")
+    x, faces = (images.batch(slice(None)).double().flatten(1) for images in (splits.train, splits.test))
+    y = torch.stack(list(data.factors.values()), -1)[splits.train.rows].double()  # (N, 6)
+    case = principal_components(x, 20)
+    vectors = attribute_vector(case.vae, x, y > torch.tensor([0.0, 0.0, 0.5, 0.5, 0.0, 0.0]))
+    pixels = torch.cat([x, torch.ones(len(x), 1)], 1)
+    regressor = torch.linalg.solve(pixels.mT @ pixels + 0.1 * torch.eye(257), pixels.mT @ y)[:-1]
+    difference = edit(case.vae, faces, vectors[glasses]).means - reconstruct(case.vae, faces).means
+    change = difference @ regressor
+    assert (change[:, glasses] > 0.7).all()
+    assert change[:, torch.arange(6) != glasses].abs().max() < 0.1
+    worn = y[:, glasses] == 1
+    exact = case.posterior_mean(x[worn].mean(0)) - case.posterior_mean(x[~worn].mean(0))
+    torch.testing.assert_close(attribute_vector(case.vae, x, worn), exact, rtol=1e-9, atol=1e-9)
 
 
 def test_the_area_under_the_curve_is_the_share_of_ordered_pairs() -> None:
@@ -558,6 +617,10 @@ REFUSED = {
     "mixture prior": (
         lambda: interpolate(vae_of(prior=MixtureOfNormalsPrior), X, X, path="prior"),
         "interpolate: path='prior' needs a prior of independent normal .*got MixtureOfNormals. Use path='lerp'",
+    ),
+    "Laplace prior": (
+        lambda: interpolate(vae_of(prior=LaplacePrior), X, X, path="prior"),
+        "interpolate: path='prior' needs a prior of independent normal .*got Laplace. Use path='lerp'",
     ),
     "lower layer": (
         lambda: interpolate(hierarchy(skip=True), X, X + 1, path="prior"),

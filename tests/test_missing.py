@@ -45,7 +45,7 @@ from tests.test_own_data import quick, trained
 
 __all__ = ["quick"]  # a fixture
 SIGMAS = 4.5
-DEPENDENT = {"AutoregressiveLikelihood"}
+DEPENDENT = {"AutoregressiveLikelihood", "ImplicitLikelihood"}
 INDEPENDENT = [cls for cls in concrete(likelihood_folder) if cls.__name__ not in DEPENDENT]
 
 
@@ -154,7 +154,8 @@ def test_predictive_checks_need_complete_data():
         posterior_predictive_check(vae_of(), holes(6, 5))
 
 
-@pytest.mark.parametrize("name", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["eager", "compiled"])
+@pytest.mark.usefixtures("uncompiled")
 def test_engines_agree_and_gradients_are_finite(name):
     vae, x, objective = vae_of(likelihood_folder.StudentTLikelihood), holes(8, 5), objectives.IWAE(num_particles=3)
     x[0] = torch.nan

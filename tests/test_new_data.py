@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy.sparse import csr_matrix
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from pyro_vae import vae_for
+from pyro_vae import fit, log_likelihood, vae_for
 from pyro_vae.cli.impute import _scale
-from pyro_vae.data import load
+from pyro_vae.cli.pictures import _encoded
+from pyro_vae.data import Files, Splits, load
 from pyro_vae.data.inputs import read_inputs
 from pyro_vae.data.kinds import Column
-from pyro_vae.experiments.assembly import assemble
+from pyro_vae.experiments.assembly import Assembly, assemble
 from pyro_vae.experiments.experiment import MODEL_OPTIONS, instantiate, parse_options
 from pyro_vae.features import VAETransformer
-from pyro_vae.networks.inputs import InputNetwork
+from pyro_vae.networks import MLP
+from pyro_vae.networks.inputs import StandardizedContextNetwork
+from pyro_vae.plotting import latent_scatter, save, save_figures
 
 CITIES = pd.DataFrame({"city": ["a", "b", "c"] * 20, "v": np.linspace(-3, 3, 60), "sex": ["f", "m"] * 30})
 FEW = CITIES[CITIES.city != "a"].reset_index(drop=True)
@@ -136,25 +141,160 @@ def test_grey_levels_as_floating_numbers_are_those_of_the_training(tmp_path: Pat
     assert _scale(np.array([7.0]), 1) == 1  # counts and real numbers
 
 
-@pytest.mark.parametrize("prior", ["StandardNormalPrior", "ConditionalPrior"])
-def test_conditional_models_are_standardized(prior: str, tmp_path: Path) -> None:
-    x = np.linspace(-1, 1, 60)[:, None] * [500, 3e-3, 1] + [1e4, 0, 2]
-    pd.DataFrame(x, columns=["a", "b", "c"]).to_csv(tmp_path / "x.csv", index=False)
-    choices = {"data": "Files", "data.root": str(tmp_path / "x.csv"), "data.kind": "real", "data.context": "a"}
+def conditional(x: np.ndarray, prior: str, folder: Path) -> Assembly:
+    pd.DataFrame(x, columns=["a", "b", "c"]).to_csv(folder / "x.csv", index=False)
+    choices = {"data": "Files", "data.root": str(folder / "x.csv"), "data.kind": "real", "data.context": "a"}
     guide = {"prior_guide": "DiagonalNormalGuide"} if prior == "ConditionalPrior" else {}
     names = {"model": "ConditionalVAE", "likelihood": "NormalLikelihood", "prior": prior}
     options = instantiate(parse_options({**choices, **names, **guide}.items()))
-    assembly = assemble(
-        options["data"](),
-        torch.device("cpu"),
-        **{name: options[name] for name in MODEL_OPTIONS if name != "m1"},
-        m1=None,
+    pieces = {name: options[name] for name in MODEL_OPTIONS if name != "m1"}
+    assembly = assemble(options["data"](), torch.device("cpu"), **pieces, m1=None)
+    assembly.vae.likelihood.initialise_mean(assembly.splits.train.mean())
+    return assembly
+
+
+@pytest.mark.parametrize("prior", ["StandardNormalPrior", "ConditionalPrior"])
+def test_conditional_models_are_standardized_with_their_contexts(prior: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    unit = [500, 3e-3, 10]
+    first, second = conditional(x, prior, tmp_path), conditional(x * unit + [1e4, 0, 2], prior, tmp_path)
+    assert second.protocol["standardize"] == "data and context"
+    p, q = (
+        log_likelihood(a.vae.model, a.vae.guide, a.splits.test.batch(slice(None)), num_samples=3)
+        for a in (first, second)
     )
-    train, vae = assembly.splits.train.images, assembly.vae
-    assert assembly.protocol["standardize"] == "yes"
-    assert torch.allclose(vae.likelihood.unit, train.std(0, correction=0).to(vae.likelihood.unit))
-    of_data, *of_context = [module for module in reversed(list(vae.modules())) if isinstance(module, InputNetwork)]
-    assert torch.allclose(of_data.loc, train.mean(0).to(of_data.loc))
-    for module in of_context:
-        assert torch.allclose(module.loc, vae.given(train).mean(0).to(module.loc))
-    assert len(of_context) == len(guide)
+    torch.testing.assert_close(q.log_likelihood + np.log(unit[1:]).sum(), p.log_likelihood, rtol=0, atol=1e-6)
+
+
+def test_a_context_of_several_kinds_is_one_hot_and_logarithmic() -> None:
+    kinds = [("count", 0), ("category", 3), ("real", 0)]
+    net = StandardizedContextNetwork((2,), (4,), context_shape=(3,), kinds=kinds, net=MLP)
+    c = torch.tensor([[0.0, 2.0, 5.0], [7.0, 0.0, 9.0], [3.0, 1.0, 7.0]])
+    net.context.initialise([c])
+    logs, numbers = c[:, 0].log1p(), c[:, 2]
+    columns = [(logs - logs.mean()) / logs.std(correction=0), *torch.eye(3)[c[:, 1].long()].T]
+    expected = torch.stack([*columns, (numbers - 7) / numbers.std(correction=0)], -1)
+    z = torch.randn(3, 2)
+    torch.testing.assert_close(net(z, c), net.net(z, expected))
+
+
+def test_a_tuple_is_data_with_labels() -> None:
+    data = load((COUNTS, ["b", "a"] * 4))
+    assert (data.kind, data.classes, len(data)) == ("counts", ("a", "b"), 8)
+    assert data.labels is not None
+    assert data.labels.tolist() == [1, 0] * 4
+    with pytest.raises(
+        ValueError, match=r"^load: labels must be 8 integers, one per image, got int64 of shape=\(8, 4\)"
+    ):
+        load((COUNTS, COUNTS))
+    with pytest.raises(ValueError, match=r"^load: a tuple must be \(data, labels\), got 3 parts"):
+        load((COUNTS, COUNTS, COUNTS))
+
+
+def test_texts_called_none_are_levels_and_holes_those_of_pandas(tmp_path: Path) -> None:
+    cells = ["none", "mild", "NA", "none", "", "mild"] * 4
+    numbers = ["1.5", "none", "2.5", "N/a", "3.5", "4.5"] * 4
+    (tmp_path / "x.csv").write_text("pain,v\n" + "".join(f"{c},{v}\n" for c, v in zip(cells, numbers, strict=True)))
+    data = load(tmp_path / "x.csv")
+    assert data.columns == (Column("pain", "binary", ("mild", "none")), Column("v", "real"))
+    assert data.images[:6].isnan().T.int().tolist() == [[0, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "column"),
+    [
+        (np.arange(1212).reshape(12, 101) % 7, "counts", Column("p3", "count")),
+        (np.arange(1212).reshape(12, 101) % 2, "binary", Column("p3", "binary", ("0", "1"))),
+        (np.arange(1212).reshape(12, 101) % 256, "grey", Column("p3", "real")),
+        (np.linspace(-1, 1, 1212).reshape(12, 101), "real", Column("p3", "real")),
+    ],
+)
+def test_wide_tables_keep_their_names(values: np.ndarray, kind: str, column: Column, tmp_path: Path) -> None:
+    table = pd.DataFrame(values, columns=[f"p{i}" for i in range(101)])
+    table.to_csv(tmp_path / "x.csv", index=False)
+    data = load(tmp_path / "x.csv")
+    assert (data.kind, data.columns[3]) == (kind, column)
+    assert torch.equal(load(table.iloc[:, ::-1], like=data).images, data.images)
+    assert vae_for(data, 2, standardize=True).likelihood.data_shape == (101,)
+
+
+def test_dark_folders_are_read_as_their_files(tmp_path: Path) -> None:
+    dark = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    for i, image in enumerate(dark):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    data = load(tmp_path)
+    assert (data.kind, data.max_value) == ("grey", 255)
+    options = {"owner": "images", "data_shape": (1, 4, 4), "binarization": "none", "max_value": 255, "kind": "grey"}
+    (entry,) = read_inputs([tmp_path / "2.png"], **options)
+    assert torch.equal(entry.images.batch([0]), data.batch([2]))
+    lazy = Files(tmp_path, in_memory=False, test=1, validation=1).load()
+    assert lazy.max_value == 255
+
+
+def test_files_for_models_of_counts_and_real_numbers_keep_their_units(tmp_path: Path) -> None:
+    options = {"owner": "images", "data_shape": (4,), "binarization": "none", "max_value": 1}
+    np.save(tmp_path / "x.npy", COUNTS * 1000)
+    for kind in ("counts", "real"):
+        (entry,) = read_inputs([tmp_path / "x.npy"], kind=kind, **options)
+        assert torch.equal(entry.images.batch(slice(None)), torch.tensor(COUNTS * 1000).double())
+    np.save(tmp_path / "x.npy", COUNTS / 2)
+    with pytest.raises(ValueError, match=r"must be whole numbers from 0 on to be counts"):
+        read_inputs([tmp_path / "x.npy"], kind="counts", **options)
+    pixels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    options["data_shape"] = (1, 4, 4)
+    (entry,) = read_inputs([tmp_path / "x.png"], kind="counts", **options)
+    assert entry.images.batch([0]).flatten().tolist() == list(range(16))
+
+
+def test_evaluations_refuse_codes_that_the_file_alone_determines(tmp_path: Path) -> None:
+    FEW.to_csv(tmp_path / "few.csv", index=False)
+    train = load(CITIES)
+    vae = vae_for(train, 2)
+    rule = (
+        "^log_likelihood: data with categories or few grey levels must be read as the training data were, got column 'c"
+    )
+    with pytest.raises(ValueError, match=rule):
+        log_likelihood(vae.model, vae.guide, tmp_path / "few.csv", num_samples=2)
+    new = load(tmp_path / "few.csv", like=train)
+    assert len(log_likelihood(vae.model, vae.guide, new, num_samples=2)) == len(FEW)
+    grey = vae_for(load(BYTES), 2)
+    np.save(tmp_path / "dark.npy", BYTES[:4].numpy())
+    with pytest.raises(ValueError, match=r"got levels 0 to 63\. Pass load\(data, like=train\)"):
+        log_likelihood(grey.model, grey.guide, tmp_path / "dark.npy", num_samples=2)
+
+
+def test_validation_data_are_encoded_as_the_training_data(tmp_path: Path) -> None:
+    CITIES.to_csv(tmp_path / "train.csv", index=False)
+    FEW.to_csv(tmp_path / "few.csv", index=False)
+    vae = vae_for(load(CITIES), 2)
+    files = tmp_path / "train.csv", tmp_path / "few.csv"
+    sets = load(CITIES), load(FEW, like=load(CITIES))
+    histories = []
+    for train, validation in (files, sets):
+        fresh = copy.deepcopy(vae)
+        options = {"epochs": 1, "batch_size": 20, "engine": "eager", "validation": validation}
+        histories.append(fit(fresh.model, fresh.guide, train, **options).history[-1]["validation_elbo"])
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.usefixtures("single_precision")
+def test_figures_name_classes_as_folders_do(tmp_path: Path) -> None:
+    labels = torch.arange(16) % 2
+    figure = latent_scatter(torch.randn(16, 2), labels, names=["cat", "dog"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cat", "dog"]
+    with pytest.raises(ValueError, match=r"^latent_scatter: every class must have a name"):
+        latent_scatter(torch.randn(16, 2), labels, names=["cat"])
+    seen = []
+    data = load((BYTES.flatten(1), np.array(["cat", "dog"])[labels]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(save, "latent_scatter", lambda *args, names, caption: seen.append(names) or figure)
+        save_figures(tmp_path, vae_for(data, 2), Splits(data, None, data, {}), [])
+    assert seen == [["cat", "dog"]]
+
+
+@pytest.mark.parametrize("shape", [(3, 20), (3, 2, 4, 4)])
+def test_tables_are_no_pictures(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^--out: data of a png must be images .* Use --out FILE\.npz"):
+        _encoded({"images": torch.zeros(shape)}, lambda: pytest.fail("drawn"), ".png")
+    assert _encoded({"images": torch.zeros(shape)}, lambda: pytest.fail("drawn"), ".npz")

@@ -55,25 +55,25 @@ COMPONENTS = [
     ),
     (
         "priors",
-        "LaplacePrior",
+        "LogisticPrior",
         '''
-        """The Laplace prior."""
+        """The logistic prior."""
 
         import torch
-        from pyro.distributions import Laplace, TorchDistribution
+        from pyro.distributions import Logistic, TorchDistribution
         from torch import nn
 
         from pyro_vae.priors.base import Prior
 
 
-        class LaplacePrior(Prior):
-            """Independent Laplace distributions with learned scales.
+        class LogisticPrior(Prior):
+            """Independent logistic distributions with learned scales.
 
             Args:
                 latent_dim: number of latent dimensions L.
 
             Example:
-                >>> LaplacePrior(2)().event_shape
+                >>> LogisticPrior(2)().event_shape
                 torch.Size([2])
             """
 
@@ -82,7 +82,7 @@ COMPONENTS = [
                 self.log_scale = nn.Parameter(torch.zeros(latent_dim))
 
             def forward(self) -> TorchDistribution:
-                return Laplace(torch.zeros_like(self.log_scale), self.log_scale.exp()).to_event(1)
+                return Logistic(torch.zeros_like(self.log_scale), self.log_scale.exp()).to_event(1)
         ''',
     ),
     (
@@ -212,7 +212,7 @@ COMPONENTS = [
     ),
 ]
 
-OPTIONS = ["--guide", "LaplaceGuide", "--guide.net", "ResidualMLP", "--prior", "LaplacePrior"]
+OPTIONS = ["--guide", "LaplaceGuide", "--guide.net", "ResidualMLP", "--prior", "LogisticPrior"]
 OPTIONS += ["--likelihood", "LogisticLikelihood", "--objective", "JackknifeIWAE"]
 
 USE = f"""
@@ -223,9 +223,9 @@ from pyro_vae.evaluation import weight_variance
 from pyro_vae.experiments.experiment import to_yaml
 from pyro_vae.guides import LaplaceGuide
 from pyro_vae.likelihoods import LogisticLikelihood
-from pyro_vae.priors import LaplacePrior
+from pyro_vae.priors import LogisticPrior
 
-vae = VAE(LaplacePrior(2), LogisticLikelihood(2, (5,)), LaplaceGuide((5,), 2))
+vae = VAE(LogisticPrior(2), LogisticLikelihood(2, (5,)), LaplaceGuide((5,), 2))
 variance = weight_variance(vae.model, vae.guide, torch.randn(7, 5))
 assert variance.shape == (7,) and (variance > 0).all()
 print(to_yaml(parse_args({OPTIONS})))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+import zlib
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,9 +18,16 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pyro_vae.data import Digits, ImageSet
-from pyro_vae.evaluation import OutlierDetector, conformal_p_values, detection, outliers
+from pyro_vae.evaluation import (
+    OutlierDetector,
+    conformal_p_values,
+    detection,
+    false_alarm_interval,
+    log_likelihood,
+    outliers,
+)
 from pyro_vae.evaluation.outlier_rules import Rule
-from pyro_vae.evaluation.outlier_scores import COMBINED
+from pyro_vae.evaluation.outlier_scores import COMBINED, scores_of
 from pyro_vae.evaluation.outlier_statistics import UpperLayers, complexity
 from pyro_vae.experiments.outlier_data import KINDS, made_outliers
 from pyro_vae.features import VAEOutlierDetector, VAETransformer
@@ -72,6 +81,20 @@ def test_the_scores_of_a_linear_gaussian_model_are_their_closed_forms(exact):
         assert error.mean() < 0.05, name
 
 
+def test_every_score_is_larger_for_stranger_data():
+    values = {"log_likelihood": -9, "rate": 3, "distortion": 7, "complexity": 2, "regret": 5, "background": -4}
+    values |= {"ensemble_mean": -8, "ensemble_variance": 6, "elbo": -10, "upper_layers": -12}
+    center = {"log_likelihood": -6.0, "rate": 4.0}
+    scores = scores_of({name: torch.tensor([float(value)]) for name, value in values.items()}, center)
+    expected = {"log_likelihood": 9, "typicality": 3, "rate": 1, "distortion": 7, "complexity": 7, "regret": 5}
+    assert {name: float(score) for name, score in scores.items()} == {
+        **expected,
+        "background": 5,
+        "waic": 14,
+        "layers": 2,
+    }
+
+
 def test_likelihood_regret_is_the_gap_to_the_exact_posterior():
     case = LinearGaussian(shift=0.5)  # KL(q || posterior) of a shifted guide, which the optimisation closes
     x = case.data(40)
@@ -106,14 +129,32 @@ def test_p_values_are_ranks_and_count_ties_and_missing_scores_as_strange():
         conformal_p_values(scores, calibration[:0])
 
 
+@pytest.mark.parametrize(("m", "level"), [(200, 0.01), (133, 0.05)])
+def test_the_interval_of_false_alarms_covers_their_rates(m, level):
+    low, high = false_alarm_interval(level, m)
+    calibration = torch.rand(4000, m).sort(descending=True).values  # of scores that are uniform over the data
+    rates = 1 - calibration[:, math.floor(level * (m + 1)) - 1]  # of data with p <= level
+    for bound in (rates < low, rates > high):
+        assert abs(float(bound.double().mean()) - 0.025) < 4.5 * math.sqrt(0.025 * 0.975 / 4000)
+    first = conformal_p_values(torch.tensor([1 - float(rates[0]) + 1e-9, 1 - float(rates[0]) - 1e-9]), calibration[0])
+    assert (first <= level).tolist() == [True, False]
+    assert false_alarm_interval(0.001, m) == (0, 0)
+    closed = tuple(1 - share ** (1 / 150) for share in (0.975, 0.025))  # k = 1: the largest of 150 scores
+    assert false_alarm_interval(0.01, 150) == pytest.approx(closed, rel=1e-9)
+    with pytest.raises(ValueError, match=r"level must lie in \(0, 1\), got level=1"):
+        false_alarm_interval(1.0, m)
+
+
 def test_the_area_under_the_curve_is_scikit_learn_s_with_ties():
     inner, outer = torch.randn(80).round(decimals=1), (torch.randn(50) + 1).round(decimals=1)
-    found = detection(inner, outer)
+    result = detection(inner, outer)
     labels = np.repeat([0, 1], [80, 50])
-    assert abs(found.auroc - roc_auc_score(labels, torch.cat([inner, outer]).numpy())) < 1e-12
-    assert found.interval[0] < found.auroc < found.interval[1]
+    assert abs(result.auroc - roc_auc_score(labels, torch.cat([inner, outer]).numpy())) < 1e-12
+    assert result.interval[0] < result.auroc < result.interval[1]
     threshold = outer.sort().values[2]  # 48 of 50 outliers are at least this
-    assert found.fpr == float((inner >= threshold).double().mean())
+    assert result.fpr == float((inner >= threshold).double().mean())
+    exact = detection(torch.tensor([0.5, 1.5, 2.5, 3.5]), torch.arange(1.0, 21))  # 19 of 20 outliers are at least 2
+    assert exact.fpr == 0.5
 
 
 def test_the_density_is_that_of_whitened_kernels():
@@ -129,6 +170,28 @@ def test_the_density_is_that_of_whitened_kernels():
     assert rule(torch.tensor([[torch.nan, 0.0]]), points[:1]).isinf()
 
 
+def test_the_density_of_whitened_statistics_integrates_to_one():
+    statistics = torch.randn(30, 1, dtype=torch.float64) * 7 + 3
+    u = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
+    points = statistics.mean(0) + u.unsqueeze(-1) * statistics.std(0)
+    density = (-Rule("density", statistics, statistics)(points, points)).exp()
+    assert torch.trapezoid(density, u) == pytest.approx(1, abs=1e-9)
+
+
+def test_mean_and_largest_are_those_of_standardized_scores():
+    scores = torch.tensor([[0.0, 0.0], [2.0, 20.0]], dtype=torch.float64)  # mean 1 and 10, std sqrt(2) and 10 sqrt(2)
+    rules = {kind: Rule(kind, scores, scores)(scores[:1], torch.tensor([[1.0, 30.0]])) for kind in ("mean", "largest")}
+    assert float(rules["largest"]) == pytest.approx(2**0.5)
+    assert float(rules["mean"]) == pytest.approx(2**-0.5)
+
+
+def test_a_tie_counts_one_half_and_the_false_positives_are_those_of_95_percent():
+    outliers = torch.arange(1.0, 41.0)  # 38 of 40 reach 3
+    result = detection(torch.tensor([2.5, 3.0, 99.0]), outliers)
+    assert result.fpr == pytest.approx(2 / 3)
+    assert result.auroc == pytest.approx((38 + 37.5 + 0) / 3 / 40)
+
+
 def test_complexity_is_the_shortest_code():
     noise = torch.rand(1, 1, 28, 28)
     stripes = torch.linspace(0, 1, 28).expand(1, 1, 28, 28)
@@ -137,6 +200,15 @@ def test_complexity_is_the_shortest_code():
     assert lengths[1] < lengths[2] / 5
     assert lengths[2] >= 784 * math.log(255) - 100  # noise has no shorter code
     assert complexity(torch.tensor([[300, 70000, -5]])) > 0
+    walks = torch.randint(0, 4, (1, 1, 28, 28)).cumsum(-1).expand(2, 1, 28, 28).clone()
+    walks[1] = walks[0].mT  # of which "sub" and "up" have short codes
+    plain = 8 * math.log(2) * len(zlib.compress(walks[0].to(torch.uint8).numpy().tobytes(), 9))
+    assert (complexity(walks / 255.0) < 0.6 * plain).all()
+    flags = torch.randint(0, 2, (3, 4, 4))
+    for large in (torch.full((1, 4, 4), 300), torch.full((1, 4, 4), 1.5)):  # other data of the batch have no effect
+        kind = flags.to(large.dtype)
+        assert torch.equal(complexity(torch.cat([kind, large]))[:3], complexity(kind))
+    assert complexity(flags[:, 0, 0]).shape == (3,)
 
 
 def layered(kind):
@@ -161,6 +233,32 @@ def test_the_upper_layers_of_a_hierarchy_give_a_bound():
     assert "upper layers first" in result.protocol["unavailable"]["layers"]
 
 
+def test_the_bound_of_the_upper_layers_is_its_closed_form():
+    a, b, t, s = 0.8, 1.5, 0.6, 0.7  # z1 | z2 ~ N(a z2, t^2), x | z1 ~ N(b z1, s^2)
+    v = 1 / (1 + (a * b) ** 2 / (b**2 * t**2 + s**2))  # of z2 | x
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", Normal(0.0, 1.0))
+            z1 = pyro.sample("z1", Normal(a * z2, t))
+            pyro.sample("x", Normal(b * z1, s), obs=x)
+
+    def guide(x):
+        precision = b**2 / s**2 + 1 / t**2
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", Normal(v * a * b * x / (b**2 * t**2 + s**2), v**0.5))
+            pyro.sample("z1", Normal((b * x / s**2 + a * z2 / t**2) / precision, precision**-0.5))
+
+    x = torch.full((300,), 1.3)
+    m = v * a * b * 1.3 / (b**2 * t**2 + s**2)
+    square = (1.3 - a * b * m) ** 2 + b**2 * (a**2 * v + t**2)
+    closed = -0.5 * (math.log(2 * math.pi * s**2) + square / s**2 + v + m**2 - 1 - math.log(v))
+    bounds = log_likelihood(model, UpperLayers(model, guide), x, num_samples=50).elbo
+    assert abs(float(bounds.mean()) - closed) < 4.5 * float(bounds.std()) / 300**0.5
+    exact = Normal(0.0, math.sqrt((a * b) ** 2 + (b * t) ** 2 + s**2)).log_prob(x)
+    assert (log_likelihood(model, guide, x, num_samples=2).elbo - exact).abs().max() < 1e-9
+
+
 def test_foreign_programs_get_what_makes_sense_and_reasons_for_the_rest():
     def model(x):
         with pyro.plate("data", len(x)):
@@ -178,6 +276,24 @@ def test_foreign_programs_get_what_makes_sense_and_reasons_for_the_rest():
     assert "continuous" in result.protocol["unavailable"]["complexity"]
     with pytest.raises(ValueError, match="got a function"):
         result.score("regret")
+    with pytest.raises(ValueError, match="waic: it needs ensemble"):
+        result.score("waic")
+
+
+def test_a_model_without_latents_gives_the_reason_for_each_missing_score():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", Normal(0.0, 1.0), obs=x)
+
+    other, reference = LinearGaussian().vae, torch.randn(30)
+    options = {"regret_steps": 2, "ensemble": [(other.model, other.guide)]}
+    result = outliers(model, lambda x: None, torch.zeros(3), reference=reference, **options)
+    assert result.names == ["log_likelihood", "typicality", COMBINED]
+    for name in ("rate", "distortion", "regret"):
+        with pytest.raises(ValueError, match=f"{name}: the model has no latent variables"):
+            result.score(name)
+    with pytest.raises(ValueError, match="waic: MLP: the input must end in"):
+        result.score("waic")
 
 
 def test_bad_input_is_refused_in_one_line(exact):
@@ -196,7 +312,7 @@ def test_bad_input_is_refused_in_one_line(exact):
             call(data, **options)
         assert "\n" not in str(error.value)
     with pytest.warns(UserWarning, match="data and reference are the same"):
-        call(x, reference=x)
+        call(x[:10], reference=x)
 
 
 def test_classify_rejects_what_the_detector_rejects():
@@ -235,8 +351,10 @@ def test_the_estimator_of_scikit_learn_keeps_its_rate(exact):
     assert np.array_equal(outside, detector.decision_function(new) < 0)
     rank, m = math.floor(0.05 * 135), 134  # a third of the 200 held out fits the rule
     assert abs(outside.sum() - 600 * rank / (m + 1)) < 4.5 * betabinom(600, rank, m + 1 - rank).std()
-    with pytest.raises(ValueError, match=r"level must be at least 0\.00741"):
-        VAEOutlierDetector(transformer, level=0.001).fit(X)
+    early = VAEOutlierDetector(transformer, level=0.001)
+    with pytest.raises(ValueError, match=r"level must be at least 0\.00741, .*, got level=0\.001\. Pass more data"):
+        early.fit(X)
+    assert not hasattr(early, "vae_")  # refused before the training
     with pytest.raises(ValueError, match="holdout must be between 0 and 1, got holdout=2"):
         VAEOutlierDetector(transformer, holdout=2.0).fit(X)
 
@@ -255,11 +373,16 @@ def test_made_outliers_are_as_described():
 def test_the_figure_shows_every_score_and_the_curves(exact):
     x = exact.data(30)
     result = outliers(exact.vae.model, exact.vae.guide, x, reference=exact.data(60), against=x + 5)
-    labels = [ax.get_xlabel() for ax in result_figure(result).axes]
-    assert labels[4:6] == ["combined (nats)", "Share of data detected"]
+    axes = result_figure(result).axes
+    assert [ax.get_xlabel() for ax in axes[4:6]] == ["combined (nats)", "Share of data detected"]
+    assert axes[6].get_legend().get_texts()[-1].get_text() == "combined 1.000 [1.000, 1.000], 0.0%"
     assert "1.0000 [1.0000, 1.0000], FPR at 95% 0.0%" in str(result)
     assert result.detection(COMBINED).auroc == 1
+    infinite = replace(result, against=torch.full_like(result.scores, torch.inf))
+    for curve in result_figure(infinite).axes[5].lines:
+        assert curve.get_ydata()[1] == 1  # all are detected at the first threshold
     assert result.strangest(1).item() == result.score().argmax()
+    assert "no p-value is below 0.0244, 1 / (40 calibration data + 1): use a larger reference" in str(result)
 
 
 def test_the_model_is_left_as_it_was(exact):

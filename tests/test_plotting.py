@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from pyro_vae import VAE
 from pyro_vae import plotting as plots
@@ -17,6 +19,7 @@ from pyro_vae.data import ImageSet, Splits
 from pyro_vae.evaluation import LatentDiagnostics, LogLikelihood
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.plotting.panels import PALETTE, WIDTH
 from pyro_vae.priors import StandardNormalPrior
 
 HISTORY = [
@@ -93,6 +96,10 @@ def test_a_long_caption_is_wrapped_within_the_figure():
 
 
 # training curves
+
+
+def test_notebooks_show_a_figure_without_pyplot():
+    assert plots.training_curves(HISTORY)._repr_png_().startswith(b"\x89PNG")
 
 
 def test_training_curves_show_the_history():
@@ -451,6 +458,23 @@ def test_figures_are_saved_independently_of_the_current_settings():
     assert pictures[0] == pictures[1]
 
 
+def test_figures_for_a_paper_have_their_caption_in_a_text_file(tmp_path):
+    caption = "Noise, fixed binarization, " * 4
+    height = plots.training_curves(HISTORY).get_figheight()
+    for suffix, head in ((".pdf", b"%PDF"), (".svg", b"<?xml"), (".png", b"\x89PNG")):
+        figure = plots.training_curves(HISTORY, caption=caption)
+        path, text = plots.save_for_paper(figure, tmp_path / f"curves{suffix}", dpi=100)
+        assert text.read_text().split() == caption.split()
+        assert figure.get_figheight() == pytest.approx(height)  # no space for a caption
+        content = path.read_bytes()
+        assert content.startswith(head)
+        assert b"Noise" not in content
+        plots.save_for_paper(plots.training_curves(HISTORY, caption=caption), path, dpi=100)
+        assert path.read_bytes() == content
+    assert b"/FontFile2" in (tmp_path / "curves.pdf").read_bytes()  # TrueType, embedded
+    assert plots.save_for_paper(plots.training_curves(HISTORY), tmp_path / "bare.pdf") == [tmp_path / "bare.pdf"]
+
+
 @pytest.mark.slow
 def test_the_package_does_not_load_matplotlib_and_plotting_not_pyplot():
     code = (
@@ -458,3 +482,13 @@ def test_the_package_does_not_load_matplotlib_and_plotting_not_pyplot():
         "import pyro_vae.plotting; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_style_of_the_figures_can_be_used_by_name() -> None:
+    with matplotlib.style.context("pyro_vae.plotting.paper"):
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot([0, 1])
+    assert axes.lines[0].get_color() == PALETTE[0]
+    assert tuple(figure.get_size_inches()) == (WIDTH, 2.4)
+    assert not axes.spines["top"].get_visible()

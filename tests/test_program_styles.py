@@ -349,7 +349,9 @@ def test_evaluations_do_not_depend_on_the_style_or_change_state(style: Style, na
         values = EVALUATIONS[name](pair.model, pair.guide, data(5), seed=2).tensors()
     expected = _reference_result(name)
     for key in expected:
-        torch.testing.assert_close(values[key], expected[key], rtol=0, atol=1e-9, equal_nan=True, msg=key)
+        torch.testing.assert_close(
+            values[key], expected[key], rtol=0, atol=1e-9, equal_nan=True, msg=lambda m, key=key: f"{key}: {m}"
+        )
 
 
 @EVERY_STYLE

@@ -85,7 +85,8 @@ def error_line(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("pyro_vae.plotting.save_figures", lambda *args, **options: [])
     patch.setattr("pyro_vae.plotting.save.save_png", lambda figure, path: path)
-    patch.setattr("pyro_vae.experiments.html_report._draw", lambda *args, **options: [])
+    for module in ("html_report", "report_markup"):
+        patch.setattr(f"pyro_vae.experiments.{module}.drawn", lambda *args, **options: [])
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import pyro_vae
+from pyro_vae import features
 from pyro_vae.cli.train_options import parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +21,7 @@ RESULTS_PAGE = " ".join((ROOT / "docs/results.md").read_text().split())  # witho
 PAGES = [
     "README.md",
     "examples/README.md",
-    *(f"docs/{name}.md" for name in ("command_line", "components", "estimators", "results", "use")),
+    *(f"docs/{name}.md" for name in ("command_line", "components", "estimators", "index", "results", "use")),
 ]
 
 
@@ -63,17 +64,8 @@ def test_its_python_runs_in_order_and_prints_the_output_it_quotes(capsys: pytest
     for pattern in (
         r"log-likelihood +(\S+) nats",
         r"\nelbo +(\S+) ",
-        r"DiagonalNormalGuide: .* (\S+) \+-",
-        r"IAFGuide: .* (\S+) \+-",
     ):
         assert abs(float(re.findall(pattern, printed)[0]) - float(re.findall(pattern, quoted)[0])) < 0.1, pattern
-    gains = {
-        name: (float(gain), float(error))
-        for name, gain, error in re.findall(r"(\w+): .* (\S+) \+- (\S+) nats", printed)
-    }
-    (diagonal, _), (flow, error) = gains["DiagonalNormalGuide"], gains["IAFGuide"]
-    assert flow > 4.5 * error  # a richer guide gains on the frozen model
-    assert flow > diagonal
     assert names["loss"] > 0
 
 
@@ -96,7 +88,10 @@ def test_the_recorded_configurations_can_be_trained(path: Path) -> None:
     parse_args(["--config", str(path)])
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "docs/evaluation.md", "docs/semi_supervised.md"])
+OTHERS = [f"docs/{name}.md" for name in ("choose", "evaluation", "features", "gallery", "semi_supervised")]
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", *OTHERS])
 def test_its_files_and_links_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     for path in re.findall(r"`((?:examples|benchmarks|docs|tests|pyro_vae)/[\w./-]+)`", text):
@@ -105,11 +100,25 @@ def test_its_files_and_links_exist(page: str) -> None:
         assert (ROOT / page).parent.joinpath(link).exists(), link
 
 
-def test_the_names_of_the_components_exist() -> None:
-    page = (ROOT / "docs/components.md").read_text()
-    spaces = [getattr(pyro_vae, name) for name in pyro_vae.__all__] + [pyro_vae]
-    for name in re.findall(r"`([A-Z]\w+)`", page):
-        assert any(hasattr(space, name) for space in spaces), name
+def exists(name: str) -> bool:
+    spaces = [pyro_vae, features, *(getattr(pyro_vae, space) for space in pyro_vae.__all__)]
+    return any(hasattr(space, name) for space in spaces)
+
+
+@pytest.mark.parametrize("page", ["components", "choose"])
+def test_the_names_of_the_components_exist(page: str) -> None:
+    names = re.findall(r"`([A-Z]\w+)`", (ROOT / f"docs/{page}.md").read_text())
+    assert len(names) > 30
+    assert [name for name in names if not exists(name)] == []
+
+
+def test_the_features_that_are_compared_exist() -> None:
+    page = (ROOT / "docs/features.md").read_text()
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
+    assert {len(row) for row in rows} == {6, 7}
+    names = [name.rpartition(".")[2] for row in rows for name in re.findall(r"`([\w.]+)`", row[1])]
+    assert len(names) > 8
+    assert [name for name in names if not exists(name)] == []
 
 
 def test_every_example_is_described() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,11 @@ def test_models_of_the_zoo_are_small_and_reconstruct(name: str) -> None:
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(ValueError, match="zoo: name must be one of '"):
         zoo.load("lenna")
+
+
+def test_records_name_no_folder_of_a_machine() -> None:
+    results = Path(__file__).parents[1] / "benchmarks/results"
+    for file in results.rglob("*"):
+        if file.suffix in (".json", ".jsonl", ".yaml", ".txt", ".md"):
+            folders = re.findall(r"""(?:^|[\s'"=])((?:\.\.|~)?/\w[\w./-]*)""", file.read_text())
+            assert folders == [], f"{file.name}: {folders}"

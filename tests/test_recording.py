@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 
@@ -17,6 +18,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 from pyro_vae._core import recording
+from pyro_vae._core.precision import TOLERANCE, NetworkPrecision
 from pyro_vae._core.recording import Recorded, RecordingError, recordable
 from tests.linear_gaussian import LinearGaussian
 
@@ -233,6 +235,64 @@ def test_a_recording_with_other_numbers_raises(monkeypatch, error: float, refuse
             wrong(torch.ones(3))
     else:
         assert torch.allclose(wrong(torch.ones(3))[1], torch.ones(3).exp())
+
+
+@pytest.mark.parametrize(("times", "refused"), [(4.0, False), (20.0, True)])
+def test_a_recording_may_differ_as_much_as_the_program_does_from_float32(monkeypatch, times, refused) -> None:
+    layer, x = nn.Linear(50, 1).float(), 1 + torch.rand(20, 50, dtype=torch.float32) / 20
+
+    def sharp(x: torch.Tensor) -> torch.Tensor:  # importance weights, say
+        with NetworkPrecision("bf16"):
+            return (100 * layer(x)).softmax(0)
+
+    with torch.no_grad():
+        rounding = float((sharp(x) - (100 * layer(x)).softmax(0)).norm() / sharp(x).norm())
+    assert rounding > 2 * TOLERANCE["bf16"]
+    monkeypatch.setattr(recording, "_compile", partial(_off_by, error=times * rounding))
+    with torch.no_grad(), pytest.raises(RecordingError) if refused else nullcontext():
+        Recorded(sharp, [], tolerance=TOLERANCE["bf16"])(x)
+    with torch.no_grad(), pytest.raises(RecordingError):
+        Recorded(sharp, [])(x)  # which is not said to multiply in bfloat16
+    generator = np.random.default_rng(0)
+    with torch.no_grad(), pytest.raises(RecordingError, match="two runs"):
+        Recorded(lambda x: sharp(x) * generator.normal(), [], tolerance=TOLERANCE["bf16"])(x)
+
+
+def test_a_recording_in_bfloat16_follows_a_change_that_is_smaller_than_rounding() -> None:
+    layer, x = nn.Linear(50, 1).float(), 1 + torch.rand(20, 50, dtype=torch.float32) / 20
+    scale = [100.0]
+
+    def sharp(x: torch.Tensor) -> torch.Tensor:
+        with NetworkPrecision("bf16"):
+            logits = layer(x) * (1 + 0 * torch.randn_like(x[:, :1]))
+        return (scale[0] * logits).softmax(0)
+
+    for compiled in (False, True):
+        recorded = Recorded(sharp, list(layer.parameters()), tolerance=TOLERANCE["bf16"], compiled=compiled)
+        with torch.no_grad():
+            recorded(x)
+            for _ in range(20):  # by chance a program rounds much less than its recording
+                layer.reset_parameters()
+                assert recorded.follows(x)
+            scale[0] = 100.5
+            assert not recorded.follows(x)
+            scale[0] = 100.0
+            assert recorded.follows(x)
+
+
+def test_a_program_with_conversions_of_its_own_to_bfloat16_is_followed() -> None:
+    weight, x = torch.rand(50, 3, dtype=torch.float32), torch.rand(20, 50, dtype=torch.float32)
+    scale = [1.0]
+
+    def own(x: torch.Tensor) -> torch.Tensor:
+        return scale[0] * (x.bfloat16() @ weight.bfloat16()).float().exp()
+
+    recorded = Recorded(own, [weight], tolerance=TOLERANCE["bf16"], compiled=False)
+    recorded(x)
+    weight.uniform_(0.5, 1.0)
+    assert recorded.follows(x)
+    scale[0] = 1.5
+    assert not recorded.follows(x)
 
 
 def test_a_recording_that_writes_another_state_raises(monkeypatch) -> None:

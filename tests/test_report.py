@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +17,11 @@ import torch
 import yaml
 
 from pyro_vae.cli.main import main
-from pyro_vae.evaluation import AnnealedLogLikelihood, LogLikelihood
+from pyro_vae.evaluation import AnnealedLogLikelihood, Classification, HarmonicLogLikelihood, LogLikelihood
 from pyro_vae.evaluation.bidirectional import Sandwich
-from pyro_vae.experiments.html_report import html
+from pyro_vae.experiments.commands import COMMANDS
+from pyro_vae.experiments.html_report import _Report
+from pyro_vae.experiments.report_markup import html
 
 QUICK = ["--epochs", "2", "--num_samples", "40", "--latent_dim", "3", "--device", "cpu"]
 pytestmark = pytest.mark.usefixtures("single_precision")
@@ -156,7 +160,67 @@ def test_every_result_of_the_folder_is_on_the_page(run: Path) -> None:
     assert f"{bound.mean():.3f}".replace("-", "\N{MINUS SIGN}") in page.text
     assert "the upper bound is 0.750 \N{PLUS-MINUS SIGN} 0.000 nats above the lower one" in page.text
     assert page.text.count("The mean of the real data is at least") == 1
-    assert "--method ais" not in page.text
+    assert f"{shlex.quote(str(run))} --method ais" not in page.text
+    tables = re.findall(r"(\d+) test examples: estimates of log p\(x\)", page.text)
+    assert tables == ["30", str(len(base))]  # a table for each number of data
+
+
+def test_the_verdict_is_first_with_number_errors_trust_origin_and_the_next_command(run: Path) -> None:
+    result = LogLikelihood.load(run / RESULT)
+    page = page_of(run)
+    assert page.ids()[0] == "verdict"
+    verdict = page.text.split("Verdict")[2].split("Protocol")[0]
+    number = f"{result.mean():.3f}".replace("-", "\N{MINUS SIGN}")
+    bits = f"{result.bits_per_dim():.4f} bits per dimension"
+    assert f"log p(x) \N{GREATER-THAN OR EQUAL TO} {number} nats per datum, {bits}, on" in verdict
+    assert f"\N{PLUS-MINUS SIGN} {result.sampling_error():.3f} over data drawn anew" in verdict
+    assert "are not to be trusted" in verdict if result.untrusted() > 0.1 else "To be trusted" in verdict
+    assert f"Weights {result.protocol['weights_sha256']} of epoch 2, 20" in verdict
+    assert f"pyro-vae evaluate {shlex.quote(str(run))} --method ais" in verdict
+
+
+@pytest.mark.parametrize(
+    ("flagged", "text"), [(3, "To be trusted: the Pareto k is above 0.7 for 1.0%"), (60, "warning:")]
+)
+def test_a_few_flagged_data_are_a_remark_and_many_a_warning(run: Path, flagged: int, text: str) -> None:
+    base = LogLikelihood.load(run / RESULT)
+    shapes = torch.cat([torch.full((flagged,), 0.9), torch.full((len(base) - flagged,), 0.1)])
+    result = replace(base, pareto_k=shapes)
+    assert result.notes()[0].startswith("warning: 60 of 297 data" if flagged > 30 else "note: 3 of 297 data")
+    (run / RESULT).unlink()
+    result.save(run / RESULT)
+    assert text in page_of(run).text
+    assert "refit_guide" not in page_of(run).text
+
+
+def test_advice_names_options_and_commands_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for command in (
+        ["train"],
+        ["train", "--likelihood", "AutoregressiveLikelihood", "--objective", "BetaELBO"],
+        ["evaluate"],
+        ["refit"],
+    ):
+        with suppress(SystemExit):
+            main([*command, "--help"])
+        texts.append(capsys.readouterr().out)
+    for words in COMMANDS.values():
+        for option in re.findall(r"--[\w.]+|pyro-vae \w+", words):
+            assert any(option in text for text in texts), option
+
+
+def test_the_verdict_is_of_the_test_split_and_claims_no_lower_bound_that_is_none() -> None:
+    ones, test = torch.ones(40), {"split": "test", "discrete": False, "num_samples": 30, "dimensions": 2}
+    probabilities = torch.full((40, 2), 0.5, dtype=torch.float64)
+    results = {
+        "classes": Classification(probabilities=probabilities, labels=ones.long(), protocol={"split": "train"}),
+        "harmonic": HarmonicLogLikelihood(ones, ones, ones, ones, ones, protocol=test),
+    }
+    entries, run = SimpleNamespace(current=results, stale={}), SimpleNamespace(path=Path(), has_weights=lambda: False)
+    page = _Report(run, SimpleNamespace(vae=None), entries)  # type: ignore[arg-type]
+    assert "No result of the present weights yet" in page._verdict()
+    results["importance"] = LogLikelihood(*[ones] * 7, protocol=test)
+    assert "log p(x)" in page._verdict()
 
 
 def test_annealed_and_importance_estimates_of_other_data_are_not_compared(run: Path) -> None:

@@ -69,6 +69,18 @@ def test_a_trained_run_without_a_state_is_not_trained_anew(rest: str, tmp_path: 
     assert {file.name: file.read_bytes() for file in run.path.iterdir() if file.is_file()} == before
 
 
+def test_every_changed_byte_of_the_weights_is_an_error(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", config="epochs: 1")
+    run.save_weights({"x": torch.arange(3.0)}, metadata={"epoch": "1", "note": "\u00e9"})
+    file = run.path / "weights.safetensors"
+    content = file.read_bytes()
+    name = content.index(b"checksum")
+    for place in set(range(len(content))) - set(range(name, name + 8)):  # without its name there is no checksum
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"weights.safetensors must be a whole file of a pyro_vae run"):
+            run.provenance()
+
+
 @pytest.mark.parametrize("name", ["state.pt", "weights.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"not a file of ours", None, "half"])
 def test_damaged_files_raise_one_line_errors(tmp_path: Path, name: str, content: bytes | str | None) -> None:

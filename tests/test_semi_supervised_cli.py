@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -240,7 +241,17 @@ def test_several_seeds_are_resumed_and_averaged(tmp_path: Path, capsys: pytest.C
     assert [(c["seed"], c["data"]["init_args"]["label_seed"]) for c in configs] == [(0, 0), (4, 4)]
     files = [tmp_path / f"m2-{s}" / "classification-test-classifier-seed0.json" for s in (0, 4)]
     errors = [json.loads(f.read_text())["error"]["mean"] for f in files]
-    assert f"mean test error in %: {np.mean(errors):.2f} +- " in output
+    margin = f"{12.706 * np.std(errors, ddof=1) / math.sqrt(2):.2f}"
+    assert f"mean test error in %: {np.mean(errors):.2f} +- {margin}, 95% interval of the mean over 2 seeds" in output
+    rows = [line.split() for line in output.splitlines() if line[:2] in ("0 ", "4 ")]
+    assert [row[:2] for row in rows] == [[seed, f"{e:.3f}"] for seed, e in zip("04", errors, strict=True)]
+    saved = json.loads((tmp_path / "m2-seeds.json").read_text())
+    assert saved["values"] == pytest.approx(dict(zip("04", errors, strict=True)))
+    assert saved["mean"] == pytest.approx(np.mean(errors))
+    assert saved["interval"][1] - saved["mean"] == pytest.approx(float(margin), abs=0.006)
+    assert saved["protocol"]["split"] == "test"
+    assert "seed" not in saved["protocol"]
+    assert (tmp_path / "m2-seeds.png").stat().st_size > 5000
     files[1].unlink()  # as after a killed evaluation
     modified = (tmp_path / "m2-0" / "weights.safetensors").stat().st_mtime_ns
     assert main(argv) == 0
@@ -299,7 +310,7 @@ def test_report_and_compare_show_the_error(m2: Path, vae: Path, capsys: pytest.C
     page = (m2 / "report.html").read_text()
     error = load_run(m2).classification("test").error_rate
     assert "error [%]" in page
-    assert f"<td>{error:.2f}</td>" in page
+    assert f">{error:.2f}</td>" in page
     assert "Confusion matrix" in page
     capsys.readouterr()
     assert main(["compare", str(m2), str(vae)]) == 0
@@ -363,6 +374,7 @@ def test_a_split_is_classified_as_it_is_evaluated(m2: Path, tmp_path: Path, caps
     assert main([*argv, "--out", str(tmp_path / "q.json")]) == 0
     record = json.loads((tmp_path / "q.json").read_text())
     assert (record["by"], record["seed"], record["weights"]) == ("class_posterior", 0, "final")
+    assert record["weights_sha256"] == RunFolder(m2).provenance()["weights_sha256"]
 
 
 def test_images_unlike_the_training_data_get_no_class(
@@ -435,6 +447,15 @@ def test_m2_on_the_latents_of_a_run(vae: Path, tmp_path: Path, monkeypatch: pyte
     )
     likelihood = json.loads((out / "log_likelihood-test-guide-5-seed0.json").read_text())["protocol"]
     assert (likelihood["dimensions"], likelihood["discrete"]) == (64, True)  # of the images, not of the latents
+    assert main(["edit", str(out), "3", "--to", "7", "--amounts", "1", "--out", str(tmp_path / "edit.npz")]) == 0
+    guide, model, label = trained.vae.guide, trained.vae.model, torch.eye(10)
+    with torch.no_grad():
+        x = trained.splits.test.batch([3])
+        best = trained.vae.class_probabilities(x, num_samples=None).argmax(-1)
+        z = guide.guide.posterior(guide.lower.posterior(x).mean[:, [1]], label[best]).mean
+        moved = torch.cat([torch.zeros(1, 1), model.likelihood(z, label[[7]]).mean], -1)  # the rest at its prior mean
+        expected = model.decoder(moved).mean
+    assert (torch.from_numpy(np.load(tmp_path / "edit.npz")["images"]) - expected).abs().max() < 1e-5
 
 
 def test_m1_must_be_a_vae_of_the_same_images(vae: Path, m2: Path, capsys: pytest.CaptureFixture[str]) -> None:

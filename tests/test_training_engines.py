@@ -161,7 +161,7 @@ def test_every_engine_takes_the_same_steps(case: str, engines: list, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["momentum, batch norm", "warm-up, analytic KL"])
+@pytest.mark.parametrize("case", ["momentum, batch norm"])
 def test_compiled_code_takes_the_same_steps(case: str) -> None:
     _assert_close(_tensors(_train("compiled", CASES[case])), _tensors(_train("eager", CASES[case])))
 
@@ -470,13 +470,6 @@ def test_a_resumed_run_equals_the_uninterrupted_run_bit_for_bit(
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["identity"]["engine"] == name
 
 
-@pytest.mark.slow
-def test_a_compiled_run_is_resumed_bit_for_bit(monkeypatch, tmp_path) -> None:
-    options, step = RESUMED["averaged"]
-    resumed = _interrupted(monkeypatch, "compiled", options, step, run=tmp_path / "run")
-    assert _identical(_train("compiled", options), resumed)
-
-
 @pytest.mark.parametrize("first", ["eager", "compiled", "cuda-graph"])
 def test_a_run_resumes_with_its_engine(first: str, engines: list, monkeypatch, tmp_path) -> None:
     built, build_engine = [], trainer.build_engine
@@ -511,4 +504,4 @@ def test_a_restored_learning_rate_moves_to_the_device_of_the_parameters() -> Non
 
 @pytest.mark.slow
 def test_a_killed_compiled_run_equals_the_uninterrupted_run_bit_for_bit(tmp_path) -> None:
-    assert kill_and_resume(tmp_path, kills=2, per_run=2, seed=1, engine="compiled") == 0
+    assert kill_and_resume(tmp_path, kills=1, per_run=1, seed=1, engine="compiled") == 0

@@ -33,7 +33,9 @@ from tempfile import mkdtemp
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import optuna
 import torch
+from matplotlib.figure import Figure
 from pyro.distributions import Normal
 from torch import Tensor, nn
 
@@ -134,6 +136,18 @@ def programs(**options: Any) -> dict[str, Any]:
     return {"model": vae().model, "guide": vae().guide, "data": x(), **options}
 
 
+def pair() -> dict[str, Any]:
+    """Model and guide of one VAE."""
+    chosen = vae()
+    return {"model": chosen.model, "guide": chosen.guide}
+
+
+def saved_pair() -> str:
+    """The file of a pair."""
+    training.save_pair(path := f"{mkdtemp()}/pair", **pair(), batch=x())
+    return path
+
+
 def annealing(**options: Any) -> dict[str, Any]:
     return programs(num_chains=2, num_steps=1, engine="eager", batch_size=6, **options)
 
@@ -186,6 +200,12 @@ IMAGES, NORMAL = (1, 4, 4), partial(Normal, torch.zeros(4, 3), 1.0)
 CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "ContextNetwork": lambda: {"in_shape": (3,), "out_shape": (4,), "context_dim": 2, "net": small, "hidden": (4,)},
     **{name: partial(causal, name) for name in CAUSAL},
+    "MultiScale": lambda: {
+        "in_shape": IMAGES,
+        "out_shape": IMAGES,
+        "net": partial(networks.PixelCNN, channels=2, num_layers=1),
+        "features": 2,
+    },
     "AutoregressiveLikelihood": lambda: {
         "latent_dim": 2,
         "data_shape": IMAGES,
@@ -197,6 +217,20 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "base": likelihoods.BernoulliLikelihood(1, (5,), net=small).distribution,
     },
     "mean_or_sample": lambda: {"p": NORMAL()},
+    "BernoulliComponents": lambda: {"data_shape": (5,), "num_components": 2},
+    "NormalComponents": lambda: {"data_shape": (5,), "num_components": 2},
+    "MixtureModel": lambda: {"components": models.BernoulliComponents((5,), 2)},
+    "ImplicitModel": lambda: {
+        "prior": priors.StandardNormalPrior(2),
+        "likelihood": likelihoods.ImplicitLikelihood(2, (5,), net=small),
+    },
+    "PerceptualReconstruction": lambda: {"features": nn.Linear(5, 3)},
+    "UnitBox": lambda: {"loc": torch.zeros(5)},
+    "WithUniformNoise": lambda: {"logits": priors.FactorizedPrior(2).logits, "like": torch.zeros(2)},
+    "fit_em": lambda: {"model": models.MixtureModel(models.BernoulliComponents((5,), 2)), "data": x(), "iterations": 2},
+    "fit_latent_density": lambda: {"vae": vae(), "data": x(12, 5)},
+    "EncoderClassifier": lambda: {"encoder": vae().guide, "num_classes": 2},
+    "fine_tune": lambda: {"source": vae(), "images": x(), "labels": torch.arange(6) % 2, "epochs": 1},
     "AutoregressiveModel": lambda: {"data_shape": (5,), "net": partial(networks.MaskedMLP, hidden=(4,))},
     "build_network": lambda: {"net": small, "in_shape": (3,), "out_shape": (4,)},
     "OrdinalLikelihood": lambda: {"latent_dim": 2, "data_shape": (5,), "levels": 4, "net": small},
@@ -349,6 +383,7 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "OutlierDetector": lambda: {"model": vae().model, "guide": vae().guide, "reference": x(60, 5), "num_samples": 2},
     "outliers": lambda: programs(reference=x(60, 5), num_samples=2),
     "conformal_p_values": lambda: {"scores": x(5, 1)[:, 0], "calibration": x(20, 1)[:, 0]},
+    "false_alarm_interval": lambda: {"level": 0.01, "num_calibration": 200},
     "detection": lambda: {"scores": x(9, 1)[:, 0], "outliers": x(9, 1)[:, 0] + 1},
     "code_disentanglement": lambda: {"codes": x(20, 3), "factors": x(20, 2), "num_bootstrap": 2},
     "disentanglement": lambda: {"vae": vae(), "data": x(20, 5), "factors": x(20, 2), "num_bootstrap": 2},
@@ -374,8 +409,14 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
         "args": (x(),),
     },
     "vae_for": lambda: {"data": data.load(np.arange(8).reshape(4, 2)), "latent_dim": 2},
+    "TensorBoard": lambda: {"num_images": 2},
+    "MLflow": lambda: {"experiment": "vaes"},
+    "WandB": lambda: {"project": "vaes"},
+    "OptunaPruner": lambda: {"trial": optuna.trial.FixedTrial({}), "name": "loss"},
     "fit": lambda: programs(epochs=1, batch_size=3, engine="eager", progress=False),
     "frozen": lambda: {"module": nn.Linear(1, 1)},
+    "save_pair": lambda: {"path": f"{mkdtemp()}/pair", "batch": x(), **pair()},
+    "load_pair": lambda: {"path": saved_pair(), "factory": lambda: tuple(pair().values()), "batch": x()},
     "refit_guide": lambda: {
         "vae": vae(),
         "guide": guides.DiagonalNormalGuide((5,), 2, net=small),
@@ -418,17 +459,20 @@ CALLS: dict[str, Callable[[], dict[str, Any]]] = {
     "result_figure": lambda: {"result": result("log_likelihood")},
     "samples": lambda: {"vae": vae(IMAGES), "num": 2},
     "sandwich_bounds": lambda: {"result": result("sandwich")},
+    "save_for_paper": lambda: {"figure": Figure(), "path": f"{mkdtemp()}/figure.pdf"},
+    "seed_curves": lambda: {"histories": {"a": [{"epoch": 1, "elbo": -1.0}], "b": [{"epoch": 1, "elbo": -2.0}]}},
     "training_curves": lambda: {"history": [{"epoch": 1, "elbo": -1.0, "distortion": 1.0, "rate": 0.0}] * 2},
     "tried_estimators": lambda: {"result": result("accurate_log_likelihood")},
 }
 CALLS["VAETransformer"] = lambda: {"latent_dim": 2, "epochs": 1, "batch_size": 3}
 # Built by other functions of the package, with whose results they are called.
 INTERNAL = {"CompiledEngine", "CudaGraphEngine", "EagerEngine", "LossFunction", "Step", "Splits", "Quantity"}
-INTERNAL |= {"Batch", "save_figures"}  # a folder of all figures, each of which is called by itself
+INTERNAL |= {"Batch", "Training", "save_figures"}  # a folder of all figures, each of which is called by itself
 
-# Not attacked yet: distributions of columns and counts, figures of the folder latents.
-INTERNAL |= {"VAEOutlierDetector"}  # its arguments are checked by fit, as scikit-learn demands
-INTERNAL |= {"Imputation", "code_lengths"}  # a result, and the figure of one of compression
+# Not attacked yet: distributions of columns and counts, figures of the folder latents, distorted images.
+INTERNAL |= {"DistortedImages", "Implicit", "distorted_images", "distortion_ranks", "scored_by"}
+INTERNAL |= {"VAEClassifier", "VAEOutlierDetector"}  # its arguments are checked by fit, as scikit-learn demands
+INTERNAL |= {"Imputation", "LossyCode", "code_lengths", "rate_distortion_curve"}  # results, figures of compression
 INTERNAL |= {"interpolation_grid", "j_diagram", "mine_grid", "posterior_ellipses", "posterior_midpoint"}
 INTERNAL |= {"traversal_strip", "Columns", "LogMeanNegativeBinomial", "LogMeanPoisson", "ObservedEntries"}
 
@@ -442,6 +486,13 @@ ACCEPTED: dict[tuple[str, str], Sequence[str]] = {
     ("*", "seed"): ("zero", "negative"),
     ("Files", "test"): ("zero", "negative"),  # refused by load, which knows the number of images
     ("*", "kinds"): ("empty",),
+    ("*", "noise"): ("zero",),
+    ("TensorBoard", "num_images"): ("zero",),
+    ("fit", "callbacks"): ("empty",),
+    ("*", "kl_weight"): ("zero",),
+    ("AdversarialReconstruction", "gamma"): ("zero",),
+    ("fit_em", "tolerance"): ("zero",),
+    ("latent_scatter", "names"): ("empty",),
     ("*", "ensemble"): ("empty",),
     ("Files", "num_workers"): ("zero",),
     ("impute", "data"): ("nan",),  # missing
@@ -488,7 +539,7 @@ ACCEPTED: dict[tuple[str, str], Sequence[str]] = {
 }
 # What messages call an argument that is passed to a program.
 ALIASES = dict.fromkeys(
-    ("data", "x", "images", "validation", "reference", "against"), r"data|input|batch|arguments|images"
+    ("data", "x", "batch", "images", "validation", "reference", "against"), r"data|input|batch|arguments|images"
 ) | {"parts": "part"}
 # Functions that move tensors to one device
 COPYING = {"class_embedding", "classification", "log_weights", "reliability", "RelaxedIndependentOneHotCategorical"}
@@ -501,6 +552,8 @@ DELEGATES = {
     "log_likelihood": ("log_weights", "accurate_log_likelihood"),
     "build_engine": ("fit",),
     "refit_guide": ("fit",),
+    "save_pair": ("fit",),
+    "load_pair": ("fit",),
     "reliability_diagram": ("reliability",),
     "result_figure": ("bound_curve",),
 }
@@ -608,7 +661,7 @@ def callables(folder: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 
 def _has_arguments(item: Any) -> bool:
-    return bool(inspect.signature(item).parameters) and item.__name__ not in ("PosteriorSamples", "Refitted")
+    return bool(inspect.signature(item).parameters) and item.__name__ not in ("Gain", "PosteriorSamples", "Refitted")
 
 
 def valid_arguments(folder: Any, item: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -28,7 +28,7 @@ import yaml
 from tabulate import tabulate
 
 from pyro_vae.cli.arguments import Parser
-from pyro_vae.cli.main import _COMMANDS, main
+from pyro_vae.cli.main import COMMANDS, main
 from pyro_vae.data.base import RawArrays
 from pyro_vae.experiments.components import KINDS, component_parser, find_component
 from pyro_vae.experiments.experiment import parse_options, to_yaml
@@ -44,6 +44,8 @@ _PLACES = {
     "beta": "--objective.beta",
     "decoder": "--likelihood.decoder",
     "base": "--likelihood.base",
+    "discriminator": "--objective.discriminator",
+    "ratio": "--objective.ratio",
 }
 _PRECEDING = {  # arguments with which the option of a kind is used
     "prior_guide": ("--prior", "VampPrior", "--prior.num_components", "5"),
@@ -52,12 +54,16 @@ _PRECEDING = {  # arguments with which the option of a kind is used
     "beta": ("--objective", "BetaELBO"),
     "decoder": _AUTOREGRESSIVE,
     "base": _AUTOREGRESSIVE,
+    "discriminator": ("--likelihood", "ImplicitLikelihood", "--objective", "AdversarialReconstruction"),
+    "ratio": ("--guide", "ImplicitGuide", "--objective", "AdversarialELBO"),
 }
+_UNFIT = {"decoder": ("ConvEncoder",), "discriminator": ("ConvDecoder",), "ratio": ("ConvEncoder", "ConvDecoder")}
 _NEEDED = {
     "Files": {"root": "images.npy"},
     "PolynomialLR": {"total_iters": "100"},
     "OneCycleLR": {"total_steps": "100"},
     "MNIST": {"validation": "5"},
+    "FashionMNIST": {"validation": "5"},
 }
 _NO_CLASSES = (
     *("Nonsense", "photos/", "/tmp", "3", "[1]", "os.path.join", "torch.nn.Linear", "no.X"),
@@ -104,8 +110,9 @@ def trials(folder: Path) -> Iterator[Trial]:
     (run / "config.yaml").write_text(to_yaml(parse_options([])))
     starts = [["evaluate", str(run), "--method", method] for method in METHODS]
     starts += [["classify", str(run), "--split", "test"], ["train"]]
-    starts += [[name, str(run)] for name in ("sample", "report", "explore", "compare", "refit")]
+    starts += [[name, str(run)] for name in ("sample", "figures", "report", "explore", "compare", "refit")]
     starts += [["interpolate", str(run), "0", "1"], ["traverse", str(run), "0"], ["edit", str(run), "0", "--to", "1"]]
+    starts.append(["complete", str(run), "0"])
     for start in starts:
         for action in _parser(start)._actions:
             if action.option_strings and action.dest != "help":
@@ -130,6 +137,8 @@ def _of_kind(kind: str) -> Iterator[Trial]:
         yield Trial("class", (*start, place, text), place[2:], may_pass=kind == "beta" and text == "3")
     for name in KINDS[kind].names():
         component = find_component(kind, name)
+        if name.endswith(_UNFIT.get(kind, ())):
+            continue  # which is what its message says whatever the options
         causal = kind == "net" and issubclass(component, CausalNetwork)
         option = "--likelihood.net" if causal or (kind == "net" and name.endswith("Decoder")) else place
         start = (*before, *(_AUTOREGRESSIVE if causal else ()))
@@ -168,6 +177,7 @@ def _wrong_values(hint: Any) -> list[str]:
         return []
     good = {str(choice) for m in members if get_origin(m) is Literal for choice in get_args(m)}
     good |= {"1e3", "1.5"} if float in members else set()
+    good |= {"{}"} if any(get_origin(m) in (dict, Mapping) for m in members) else set()
     good |= {"[1, 2]"} if any(get_origin(m) in (list, tuple) for m in members) else set()
     values = [value for m in members for value in _WRONG.get(m, ())] or ["nonsense", "3.7", "{}"]
     return [value for value in dict.fromkeys(values) if value not in good]
@@ -257,12 +267,12 @@ def stopped() -> Iterator[Path]:
     places += ["cli.generate.load", "cli.use.load", "cli.explore.load"]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         with contextlib.redirect_stdout(io.StringIO()):
-            for command in _COMMANDS:
+            for command in COMMANDS:
                 main([command, "--help"])  # imports it
         for place in places:
             stack.enter_context(mock.patch(f"pyro_vae.{place}", stop))
         stack.enter_context(mock.patch("pyro_vae.training.RunFolder.load_weights"))
-        for data_set in ("mnist.MNIST", "frey_faces.FreyFaces"):
+        for data_set in ("mnist.MNIST", "mnist.FashionMNIST", "frey_faces.FreyFaces"):
             stack.enter_context(mock.patch(f"pyro_vae.data.{data_set}.raw", _images))
         np.save(Path(folder) / "images.npy", _images().train.numpy())
         stack.callback(os.chdir, before)

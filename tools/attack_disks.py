@@ -120,7 +120,7 @@ class Attack:
         self._whole: dict[str, tuple[dict[str, Any], list[Instant]]] = {}
 
     def uninterrupted(self, name: str) -> tuple[dict[str, Any], list[Instant]]:
-        """What a command leaves, and its instants."""
+        """Files that a command leaves, and its instants."""
         if name not in self._whole:
             recorder = Recorder()
             with self._place() as place:
@@ -156,7 +156,7 @@ class Attack:
         return trial
 
     def _judge(self, trial: Trial, code: int, before: dict[str, Any], place: Path) -> str:
-        """What is wrong after the fault; empty if nothing is."""
+        """Describe a problem after the fault; empty if there is none."""
         lines, fault, bug = trial.text.splitlines(), trial.fault, trial.command == "bug"
         expected = 70 if bug else 2
         if fault.at.kind in _NOT_NEEDED and not fault.lasting:
@@ -177,7 +177,7 @@ class Attack:
         return next((f"{name} changed" for name in changed), "")
 
     def _judge_next(self, name: str, place: Path) -> str:
-        """What is wrong after the next command, with space; empty if nothing is."""
+        """Describe a problem after the next command, with space; empty if there is none."""
         command = "train --resume new" if (place / "new").exists() else COMMANDS[name]
         code, text = run(command.split())
         if code:

@@ -131,6 +131,7 @@ class Attack:
         """Start a command in a fork of a fresh interpreter."""
         self._count += 1
         output = self.folder / f"output-{self._count}.txt"
+        output.touch()  # a rank may be killed before it writes
         process = FRESH.Process(target=_run, args=(place, command, output, recorder or Recorder(), environment))
         process.start()
         return Child(process, output)

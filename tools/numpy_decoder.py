@@ -6,6 +6,7 @@ units, coded with one particle. Nothing of torch is executed but the reading of 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_vae.compression.ans import Stacks
-from pyro_vae.compression.container import unpack
+from pyro_vae.compression.container import Container
 from pyro_vae.compression.symbols import FRACTION, Binary, NormalGrid
 
 _WEIGHT_BITS = 20
@@ -21,20 +22,21 @@ _WEIGHT_BITS = 20
 
 def last_data(vae: Any, content: bytes, number: int) -> NDArray[np.int64]:
     """The last data of the first chunk, ``(number, n)``."""
-    header, chunks = unpack(content)
-    assert chunks[0] is not None
+    container = Container(io.BytesIO(content))
+    header, first = container.header, container.chunk(0)
+    assert first is not None
     decoder, encoder = (_mlp(net) for net in (vae.likelihood.net, vae.guide.net))
     offset = _rounded(vae.likelihood.offset, FRACTION).reshape(-1)
-    stacks = Stacks.read([chunks[0]], header.lanes)
+    stacks = Stacks.read([first], header.lanes)
     low, high = (round(bound * 2**FRACTION) for bound in vae.guide.log_scale_bounds)
     zeros = np.zeros((1, vae.latent_dim), dtype=np.int64)
     rows = []
-    for _ in range(min(number, header.sizes[0])):
+    for _ in range(min(number, header.size(0))):
         z = stacks.pop(NormalGrid(zeros, zeros, grid=header.grid))
         logits = decoder((z - (16 << header.grid)) << (FRACTION - header.grid)) + offset
         x = stacks.pop(Binary(logits))
         loc, log_scale = np.split(encoder(x << FRACTION), 2, -1)
-        stacks.push(z, NormalGrid(loc, np.clip(log_scale, low, high), grid=header.grid))
+        stacks.push(z, NormalGrid(loc, np.clip(log_scale, low, high), grid=header.grid, everywhere=False))
         stacks.unmix(1)
         rows.append(x[0])
     return np.stack(rows[::-1])

@@ -14,7 +14,7 @@ from pyro_vae._core.owners import Owners
 from pyro_vae._core.references import is_user_object
 
 _PLAIN = (int, float, bool, str, type(None))
-_SKIPPED = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "call_super_init"}
+_SKIPPED = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "call_super_init", "_arguments"}
 _CONSTRUCTED, _SET_LATER = ("pyro_vae", "torch"), ("training", "call_super_init")
 _DEPTH = 3  # of dictionaries, lists and objects within an attribute
 _LARGE = 100  # a list of more entries holds data

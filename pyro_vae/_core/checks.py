@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from inspect import signature
 from numbers import Integral, Real
-from types import NoneType, UnionType
+from types import FunctionType, NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from pyro_vae._core.kept_arguments import is_keeping, keeping, kept
 
 
 def refusal(owner: str, rule: str, value: Any, advice: str = "") -> ValueError:
@@ -38,9 +40,10 @@ def shown(value: Any) -> str:
     return f"{with_article(type(value))}{' of ' if entries else ''}{', '.join(entries)}"
 
 
-def with_article(kind: type) -> str:
+def with_article(kind: type | str) -> str:
     """The name of a class with its article."""
-    return f"{'an' if kind.__name__[0] in 'AEIOaeio' else 'a'} {kind.__name__}"
+    name = kind if isinstance(kind, str) else kind.__name__
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 def check_count(owner: str, at_least: int = 1, **counts: int | None) -> None:
@@ -144,13 +147,24 @@ class CheckedArguments:
     """Base of classes of this package whose constructors check their arguments by :func:`check_arguments`.
 
     The arguments of the class that is built are checked, and not those that it passes on to its base classes. The
-    annotations of a class that a user derives are not enforced, but those of its base classes are.
+    annotations of a class that a user derives are not enforced, but those of its base classes are. Modules keep the
+    arguments, for :func:`arguments_of`.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        init: Any = cls.__init__
         if "__init__" in vars(cls) and _is_packaged(cls):
-            setattr(cls, "__init__", _checked(cls.__init__))  # noqa: B010
+            setattr(cls, "__init__", _checked(init))  # noqa: B010
+        elif isinstance(init, FunctionType) and not (is_keeping(init) or (init.__module__ or "").startswith("torch.")):
+            setattr(cls, "__init__", keeping(init))  # noqa: B010
+
+
+def arguments_of(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments by which a module was constructed; None of other objects."""
+    if not (isinstance(value, CheckedArguments) and hasattr(value, "state_dict")):
+        return None
+    return kept(value)
 
 
 def _is_packaged(cls: type) -> bool:
@@ -162,11 +176,12 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def checked(self: Any, *args: Any, **options: Any) -> None:
-        if type(self).__init__ is checked or not _is_packaged(type(self)):
+        if type(self).__init__ is wrapped or not _is_packaged(type(self)):
             check_arguments(init, {**dict(zip(names, args, strict=False)), **options}, type(self).__name__)
         init(self, *args, **options)
 
-    return checked
+    wrapped = keeping(checked)
+    return wrapped
 
 
 @cache

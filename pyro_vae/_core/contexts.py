@@ -78,6 +78,17 @@ def validating(flag: bool) -> Iterator[None]:
         distributions.set_default_validate_args(before)
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Context with another default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def is_exact() -> bool:
     """Whether networks must multiply in full precision, despite the precision in the settings."""
     return _exact.get()

@@ -6,6 +6,7 @@ import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, distributed
 
 T = TypeVar("T")
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def join() -> Ranks:
         PyTorch distributed: experiences on accelerating data parallel training (Li et al., 2020).
         https://arxiv.org/abs/2006.15704
     """
-    if not distributed.is_available():
+    if _alone.get() or not distributed.is_available():
         return Ranks()
     if not distributed.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
@@ -87,6 +89,16 @@ def join() -> Ranks:
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(_leave)
     return Ranks(distributed.get_rank(), distributed.get_world_size())
+
+
+@contextmanager
+def acting_alone() -> Iterator[None]:
+    """Context of code that only one process runs, so that it must not wait for the others."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def local_rank() -> int:

@@ -26,8 +26,6 @@ _MIN_AGE = 1.0  # seconds; a younger temporary file may not be locked yet
 def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> None:
     """Write a file by temporary file, fsync and rename: a crash at any instant leaves the old file or the new one.
 
-    Its mode follows the umask. Temporary files of the same file that killed processes left are removed.
-
     Args:
         path: the file; its folder must exist.
         content: the whole content.
@@ -37,17 +35,32 @@ def write_atomically(path: Path, content: bytes, *, overwrite: bool = False) -> 
         FileExistsError: the file exists and ``overwrite`` is False.
         OSError: the file, which the error names, cannot be written; no temporary file remains.
     """
+    with atomic_file(path, overwrite=overwrite, size=len(content)) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, overwrite: bool = False, size: int | None = None) -> Iterator[BinaryIO]:
+    """Context of a file to be written, which replaces ``path`` when it ends, or is removed if it raises.
+
+    Its mode follows the umask. Temporary files of the same file that killed processes left are removed.
+
+    Args:
+        path: as of :func:`write_atomically`, whose errors it raises.
+        overwrite: replace an existing file.
+        size: number of bytes to write, if it is known.
+    """
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: the file must not exist yet, got a file. Remove it or choose another name.")
     remove_abandoned(path)
     temporary = temporary_name(path)
-    with errors_naming(path, len(content)):
+    with errors_naming(path, size):
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with contextlib.suppress(OSError):
                 try_lock(handle)  # marks the file as in use for as long as this process lives
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(temporary, path)
@@ -69,15 +82,22 @@ def create_folder(target: Path, files: Mapping[str, bytes], *, folders: Sequence
     Raises:
         OSError: the folder, which the error names, cannot be created; no temporary one remains.
     """
+    with atomic_folder(target, size=sum(map(len, files.values()))) as temporary:
+        for name, content in files.items():
+            write_atomically(temporary / name, content)
+        for name in folders:
+            (temporary / name).mkdir()
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path, *, size: int | None = None) -> Iterator[Path]:
+    """Context of a folder to be filled, which becomes ``target`` when it ends, or is removed if it raises."""
     temporary = temporary_name(target)
-    with errors_naming(target, sum(map(len, files.values()))):
+    with errors_naming(target, size):
         temporary.mkdir()
         try:
             with in_use(temporary):
-                for name, content in files.items():
-                    write_atomically(temporary / name, content)
-                for name in folders:
-                    (temporary / name).mkdir()
+                yield temporary
                 temporary.rename(target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -85,14 +105,17 @@ def create_folder(target: Path, files: Mapping[str, bytes], *, folders: Sequence
 
 
 @contextlib.contextmanager
-def errors_naming(path: Path, size: int) -> Iterator[None]:
+def errors_naming(path: Path, size: int | None) -> Iterator[None]:
     """Context whose OSErrors name the file, and on a full disk what to do; ``size`` is the number of bytes to write."""
     try:
         yield
     except OSError as error:
+        if error.filename is not None and path.name not in str(error.filename):
+            raise  # of a file that is read
         reason = error.strerror or str(error)
         if error.errno in _FULL:
-            reason += f" for {size / 1e6:.3g} MB; free as much (or files, if these are limited) and run it again"
+            space, amount = ("", "space") if size is None else (f" for {size / 1e6:.3g} MB", "as much")
+            reason += f"{space}; free {amount} (or files, if these are limited) and run it again"
         raise OSError(error.errno or errno.EIO, reason, str(path)) from error
 
 

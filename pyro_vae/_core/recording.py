@@ -6,20 +6,21 @@ tensor operations that torch compiles.
 
 from __future__ import annotations
 
+import copy
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from pyro_vae._core.compilation import compile_graph
-from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.contexts import exactly, isolated_rng
 from pyro_vae._core.decompositions import DECOMPOSITIONS
 from pyro_vae._core.precision import TOLERANCE, current_precision
 from pyro_vae._core.pyro_patches import recordable
@@ -102,6 +103,7 @@ class Recorded:
         self.tolerance = TOLERANCE[current_precision()] if tolerance is None else tolerance
         self.scale = scale
         self._replays: dict[Any, Replay] = {}
+        self._exact: dict[Any, Replay] = {}  # in float32, of programs that convert to bfloat16 in networks only
 
     def __call__(self, *args: Any) -> Any:
         return self.prepare(*args)(*args)
@@ -123,15 +125,19 @@ class Recorded:
     def _record(self, args: tuple[Any, ...]) -> Replay:
         graph, spec, values, positions = self._trace(args)
         replay = Replay(graph, self.state, positions, spec)
+        if self.tolerance > TOLERANCE["fp32"]:
+            exact = replay._replace(run=_in_float32(graph))
+            if self._reproduces(exact, args, self._values(args, exactly), in_float32=True):
+                self._exact[tuple(map(_kind, args))] = exact
         if self.compiled and not self._replays:
             inputs = [*self.state, *(args[i] for i in positions)]
             replay = replay._replace(run=_compile(graph, inputs))
             with suppress(RecordingError):
-                if self._reproduces(replay, args, values, spec):
+                if self._reproduces(replay, args, values):
                     return replay
             if not isinstance(replay.run, GraphModule):  # a damaged library, or a fault of the compiler to libraries
                 replay = replay._replace(run=_compile(graph, inputs, kept=False))
-        if not self._reproduces(replay, args, values, spec):
+        if not self._reproduces(replay, args, values):
             raise RecordingError("the recording does not reproduce the program's numbers")
         return replay
 
@@ -152,11 +158,10 @@ class Recorded:
             self.function(*args)
         with self._rehearsal() as written, _causes(), recordable():
             graph = _graph(flat, inputs)
-        with self._rehearsal() as rewritten, recordable():
-            again, _ = tree_flatten(self.function(*args))
+        again = self._values(args, recordable)
         values, spec = results[-1]
         values = [*(v.detach().clone() if isinstance(v, Tensor) else v for v in values), *written]
-        if not self._agree([*again, *rewritten], values, spec):
+        if not self._agree(again, values, spec, args):
             raise RecordingError("two runs at one state of torch's generators differ; draw with torch alone")
         return graph, spec, values, positions
 
@@ -175,27 +180,44 @@ class Recorded:
                     if not torch.equal(tensor, value):
                         tensor.copy_(value)
 
-    def _agree(self, results: list[Any], values: list[Any], spec: TreeSpec) -> bool:
-        noise = 1e-6
+    def _agree(self, results: list[Any], values: list[Any], spec: TreeSpec, args: tuple[Any, ...] | None) -> bool:
+        """Whether results are the function's values up to rounding, which is measured at ``args``; None: in float32."""
+        tolerance, noise = TOLERANCE["fp32"] if args is None else self.tolerance, 1e-6
         if self.scale is not None:
             result = tree_unflatten(values[: len(values) - len(self.state)], spec)
-            noise += self.tolerance / 30 * float(self.scale(result))
-        return _all_close(results, values, self.tolerance, noise)
+            noise += tolerance / 30 * float(self.scale(result))
+        if _all_close(results, values, values, tolerance, noise):
+            return True
+        if args is None or tolerance <= TOLERANCE["fp32"]:
+            return False
+        once, again, exact = self._values(args), self._values(args), self._values(args, exactly)
+        if not _all_close(once, again, again, TOLERANCE["fp32"], noise):
+            return False  # random numbers that are not torch's
+        return _all_close(results, values, exact, tolerance, noise)  # importance weights multiply the rounding
+
+    def _values(self, args: tuple[Any, ...], context: Callable[[], Any] = nullcontext) -> list[Any]:
+        """Results and written state of a run, without side effects."""
+        with self._rehearsal() as written, context():
+            values, _ = tree_flatten(self.function(*args))
+        return [*values, *written]
 
     def follows(self, *args: Any) -> bool:
-        """Whether the recording still gives the function's numbers for these arguments; without side effects."""
-        replay = self.prepare(*args)
-        with self._rehearsal() as written:
-            values, spec = tree_flatten(self.function(*args))
-        with self._rehearsal() as rewritten:
-            results = replay.flat(*args)
-        return self._agree([*results, *rewritten], [*values, *written], spec)
+        """Whether the recording still gives the function's numbers for these arguments; without side effects.
 
-    def _reproduces(self, replay: Replay, args: tuple[Any, ...], values: list[Any], spec: TreeSpec) -> bool:
-        """Whether the recording reproduces the run that it was made from."""
+        If networks multiply in bfloat16, they are compared in float32, where rounding cannot be what differs.
+        """
+        replay, exact = self.prepare(*args), self._exact.get(tuple(map(_kind, args)))
+        if exact is None:
+            return self._reproduces(replay, args, self._values(args))
+        return self._reproduces(exact, args, self._values(args, exactly), in_float32=True)
+
+    def _reproduces(
+        self, replay: Replay, args: tuple[Any, ...], values: list[Any], *, in_float32: bool = False
+    ) -> bool:
+        """Whether the recording reproduces the values of a run."""
         with self._rehearsal() as written, _causes():
             results = replay.flat(*args)
-        return self._agree([*results, *written], values, spec)
+        return self._agree([*results, *written], values, replay.spec, None if in_float32 else args)
 
 
 def _kind(argument: Any) -> Any:
@@ -219,27 +241,40 @@ def _graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphModul
         return make_fx(function, decomposition_table=DECOMPOSITIONS)(*inputs)
 
 
+def _in_float32(graph: GraphModule) -> GraphModule:
+    """A copy without conversions to bfloat16."""
+    copied = copy.deepcopy(graph)
+    for node in copied.graph.nodes:
+        parts = node.args, node.kwargs
+        node.args, node.kwargs = tree_map(lambda x: torch.float32 if x is torch.bfloat16 else x, parts)
+    copied.recompile()
+    return copied
+
+
 def _compile(graph: GraphModule, inputs: Sequence[Tensor], *, kept: bool = True) -> Callable[..., Any]:
     # Directly by the compiler of torch.compile: no Python is left that needs guards.
     with _causes(), isolated_rng(), torch.no_grad():
         return compile_graph(graph, inputs, kept=kept)
 
 
-def _all_close(results: Sequence[Any], values: Sequence[Any], tolerance: float, noise: float) -> bool:
-    pairs = zip(results, values, strict=False)
-    return len(results) == len(values) and all(_close(a, b, tolerance, noise) for a, b in pairs)
+def _all_close(
+    results: Sequence[Any], values: Sequence[Any], exact: Sequence[Any], tolerance: float, noise: float
+) -> bool:
+    triples = zip(results, values, exact, strict=False)
+    return len(results) == len(values) and all(_close(a, b, c, tolerance, noise) for a, b, c in triples)
 
 
-def _close(a: Any, b: Any, tolerance: float, noise: float) -> bool:
-    """Equal up to ``tolerance`` of the tensor's norm, or ``noise``, with the same entries finite."""
+def _close(a: Any, b: Any, exact: Any, tolerance: float, noise: float) -> bool:
+    """Equal up to ``tolerance`` of the tensor's norm, ten times the rounding of b, or ``noise``; equally finite."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):  # None for a missing gradient
         return a is b
     a, b = a.detach().double(), b.detach().double()
     finite = torch.isfinite(b)
     if a.shape != b.shape or not torch.equal(torch.isfinite(a), finite):
         return False
-    a, b = a[finite], b[finite]
-    return bool((a - b).norm() <= tolerance * b.norm() + noise)
+    a, b, exact = a[finite], b[finite], exact.detach().double()[finite]
+    rounding = (exact - b).nan_to_num(0.0, 0.0, 0.0).norm()
+    return bool((a - b).norm() <= tolerance * b.norm() + 10 * rounding + noise)
 
 
 @contextmanager

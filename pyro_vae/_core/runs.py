@@ -34,6 +34,7 @@ def run(
     *,
     at: Sequence[Trace] | None = None,
     enum: bool = False,
+    taken: int = 0,
 ) -> list[Trace]:
     """Run a program for K samples of each datum and return its traces: K if it is looped, otherwise one.
 
@@ -46,6 +47,7 @@ def run(
         kwargs: keyword arguments of the program.
         at: traces to replay the runs against, one for each run; None to sample latents.
         enum: enumerate the sites that ask for it, in dimensions to the left of all others.
+        taken: number of these dimensions that the sites of ``at`` take.
     """
     repeated = _in_sample_plate(program, num, layout) if layout.vectorised else program
     if layout.mode == "flattened" and num > 1:
@@ -55,7 +57,7 @@ def run(
     traces = []
     for number in range(num if layout.mode == "looped" else 1):
         single = repeated if at is None else poutine.replay(repeated, trace=at[number])
-        single = poutine.enum(single, layout.free_dim) if enum else single
+        single = poutine.enum(single, layout.free_dim - taken) if enum else single
         traces.append(poutine.trace(single).get_trace(*args, **kwargs))
     return traces
 

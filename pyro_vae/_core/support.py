@@ -112,6 +112,12 @@ def _support(msg: Any) -> Any:
         return None
 
 
+def support_of(fn: Any) -> str:
+    """The support of a distribution in words; without its bounds if these are many."""
+    text = str(fn.support)
+    return text if len(text) < 80 else type(getattr(fn.support, "base_constraint", fn.support)).__name__.strip("_")
+
+
 def covers(guide: Any, model: Any) -> bool:
     """Whether the guide's distribution can produce every value that the model's can; True if that is unknown."""
     try:

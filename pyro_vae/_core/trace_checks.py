@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pyro.distributions import Delta, Unit
@@ -43,7 +43,11 @@ def check_sites(
         got = f"model sites {sorted(latent)}, guide sites {sorted(proposed)}"
         rule = "the guide must sample every latent site of the model and no other"
         missing = [s for s in latents(model_trace) if s["name"] in latent - proposed]
-        can_sum = any(_is_discrete(s["fn"]) for s in missing) and owner in ("log_weights", "log_likelihood")
+        can_sum = any(_is_discrete(s["fn"]) for s in missing) and owner in (
+            "log_weights",
+            "log_likelihood",
+            "EnumeratedELBO",
+        )
         advice = ', or mark discrete sites with infer={"enumerate": "parallel"} to sum over them' if can_sum else ""
         raise refusal(owner, rule, got, f"Complete the guide{advice}")
     check_kinds(owner, model_trace, guide_trace)
@@ -141,6 +145,14 @@ def check_log_prob_shape(owner: str, site: Any, log_prob: Tensor) -> None:
         got = f"log-probabilities of shape {shape} at site {site['name']!r} in plates {plates}"
         advice = "Give the value that shape, or use to_event"
         raise refusal(owner, "sites must have the shape of their plates", got, advice)
+
+
+def check_log_prob_shapes(owner: str, sites: Iterable[Any]) -> None:
+    """:func:`check_log_prob_shape` of the sites that have a density."""
+    for site in sites:
+        if getattr(site["fn"], "has_density", True):
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            check_log_prob_shape(owner, site, log_prob)
 
 
 def check_observation(owner: str, site: Any, dims: tuple[int, ...]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from pyro_vae._core.checks import refusal
 from pyro_vae.experiments.option_errors import check_size, unknown_option, wrong_choice
@@ -20,7 +21,21 @@ _TYPES = {"int": "an integer", "float": "a number"}
 class Parser(argparse.ArgumentParser):
     """An argument parser without abbreviations that raises its errors, each one line; its help has 100 columns."""
 
+    _collected: ClassVar[list[Parser] | None] = None
+
+    @classmethod
+    @contextmanager
+    def collected(cls) -> Iterator[list[Parser]]:
+        """Context whose list holds the parsers that are constructed in it."""
+        cls._collected = []
+        try:
+            yield cls._collected
+        finally:
+            cls._collected = None
+
     def __init__(self, **options: Any) -> None:
+        if Parser._collected is not None:
+            Parser._collected.append(self)
         width = min(_WIDTH, shutil.get_terminal_size().columns)
         formatter = partial(argparse.HelpFormatter, width=width)
         super().__init__(**{"allow_abbrev": False, "formatter_class": formatter, **options})
@@ -42,12 +57,14 @@ class Parser(argparse.ArgumentParser):
             raise unknown_option(unknown[0].split("=")[0], self._option_string_actions, parent="")
         if unknown:
             self.error(f"unexpected argument {unknown[0]}")
-        for name, value in vars(parsed).items():
-            check_size(f"--{name}", value)
+        for action in self._actions:
+            check_size([action.dest, *action.option_strings][-1], getattr(parsed, action.dest, None))
         return parsed
 
     def _choices(self, option: str) -> Sequence[Any]:
-        actions = {name: action for action in self._actions for name in (*action.option_strings, action.metavar)}
+        actions = {
+            name: action for action in self._actions for name in (*action.option_strings, action.metavar, action.dest)
+        }
         return list(actions[option].choices or ())
 
 

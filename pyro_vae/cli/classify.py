@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pyro_vae.data.inputs import Input
 from pyro_vae.evaluation import OutlierDetector
 from pyro_vae.evaluation.label_posterior import class_posterior
 from pyro_vae.experiments.outlier_data import read_run_inputs
+from pyro_vae.experiments.provenance import PROVENANCE
 from pyro_vae.experiments.trained_model import TrainedModel
 
 _DESCRIPTION = """\
@@ -50,9 +51,9 @@ def classify(argv: list[str]) -> None:
         for row in _rows(images, _probabilities(trained, images, options), _p_values(images, detector), options)
     ]
     if join().first:
-        say(_table(rows))
+        say(_table(rows, trained.splits.train.classes))
         if options["out"]:
-            write_atomically(options["out"], _encoded(rows, options), overwrite=options["overwrite"])
+            write_atomically(options["out"], _encoded(rows, trained, options), overwrite=options["overwrite"])
             say(f"\nprobabilities: {options['out']}")
 
 
@@ -157,7 +158,7 @@ def _rows(
         yield {"image": name, "class": best, "label": label, "p_value": p_value, "probabilities": p}
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: list[dict[str, Any]], names: Sequence[str]) -> str:
     """The most probable classes, with the true classes if some are known; of rejected images only the p-value."""
     has_labels = any(row["label"] is not None for row in rows)
     num_shown = min(_NUM_SHOWN, len(rows[0]["probabilities"]))
@@ -165,8 +166,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         best = sorted(enumerate(row["probabilities"]), key=lambda pair: -pair[1])[:num_shown]
-        label = ["-" if row["label"] is None else str(row["label"])] if has_labels else []
-        cells = [cell for c, p in best for cell in (str(c), f"{p:.4f}")]
+        label = ["-" if row["label"] is None else _name(row["label"], names)] if has_labels else []
+        cells = [cell for c, p in best for cell in (_name(c, names), f"{p:.4f}")]
         if row["class"] is None:
             cells = ["-"] * len(cells) + [f"unlike the training data (p = {row['p_value']:.4f})"]
         lines.append([row["image"], *label, *cells])
@@ -174,10 +175,15 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return aligned(header + [""] * (width - len(header)), [line + [""] * (width - len(line)) for line in lines])
 
 
-def _encoded(rows: list[dict[str, Any]], options: dict[str, Any]) -> bytes:
+def _name(label: int, names: Sequence[str]) -> str:
+    return names[label] if label < len(names) else str(label)
+
+
+def _encoded(rows: list[dict[str, Any]], trained: TrainedModel, options: dict[str, Any]) -> bytes:
     if options["out"].suffix == ".json":
         method = "classifier" if options["num_samples"] is None else "class_posterior"
         protocol = {key: options[key] for key in ("num_samples", "seed", "weights", "reject")}
+        protocol |= {key: trained.protocol[key] for key in PROVENANCE if key in trained.protocol}
         record = {"run": str(options["run"]), "by": method, **protocol, "images": rows}
         return (json.dumps(json_ready(record), allow_nan=False, indent=1) + "\n").encode()
     header = ["image", *_ENTRIES, *(f"probability of {c}" for c in range(len(rows[0]["probabilities"]))), "p-value"]

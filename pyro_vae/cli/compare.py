@@ -13,7 +13,7 @@ from pyro_vae._core.distributed import join
 from pyro_vae._core.files import json_ready, write_atomically
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import check_out, say
-from pyro_vae.cli.tables import aligned, comma_separated, markdown
+from pyro_vae.cli.tables import aligned, comma_separated, html, latex, markdown
 from pyro_vae.evaluation import Quantity
 from pyro_vae.experiments.comparison import Cell, Table, compare, read_runs
 
@@ -29,10 +29,10 @@ def compare_runs(argv: list[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; gains are relative to the first")
     parser.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
     parser.add_argument("--mixed", action="store_true", help="allow different protocols; rows list the differences")
-    parser.add_argument("--out", type=Path, help="also write the tables to this file, .csv, .md or .json")
+    parser.add_argument("--out", type=Path, help="also write the tables to this file: .csv, .md, .html, .tex or .json")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(argv)
-    check_out(options.out, options.overwrite, ".csv", ".md", ".json")
+    check_out(options.out, options.overwrite, ".csv", ".md", ".html", ".tex", ".json")
     tables = compare(read_runs(options.runs, split=options.split), mixed=options.mixed)
     say("\n\n".join(as_text(table) for table in tables))
     if options.out and join().first:
@@ -54,6 +54,10 @@ def _rendered(tables: Sequence[Table], suffix: str) -> str:
             ["## " + t.method, markdown(*_columns(t, "\N{PLUS-MINUS SIGN}", "~~{}~~")), *_legend(t)] for t in tables
         )
         return "\n\n".join(paragraph for block in blocks for paragraph in block) + "\n"
+    if suffix == ".tex":
+        return "\n".join(latex(*_columns(t, "\N{PLUS-MINUS SIGN}", "{} (stale)"), t.method, _legend(t)) for t in tables)
+    if suffix == ".html":
+        return "\n".join(html(*_columns(t, "\N{PLUS-MINUS SIGN}", "{} (stale)"), t.method, _legend(t)) for t in tables)
     return _csv(tables)
 
 

@@ -27,7 +27,7 @@ _SITES = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
 _STANDARD = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _DEPENDENCIES = {
     *("torch", "torchvision", "pyro", "sklearn", "scipy", "safetensors", "jsonargparse", "matplotlib", "tqdm"),
-    *("numpy", "PIL", "yaml", "jinja2", "tabulate", "tensorboard", "sympy", "opt_einsum"),
+    *("numpy", "PIL", "yaml", "jinja2", "tabulate", "tensorboard", "mlflow", "wandb", "sympy", "opt_einsum"),
 }
 _RERAISING = ("pyro_vae._core.pair", "pyro_vae._core.failures")  # modules that add the batch to a program's error
 # of the parser, for a component that is one of several types of an option; its own error is the last of the list

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pyro_vae._core.checks import check_count, check_positive, require
+from pyro_vae._core.checks import check_count, check_positive, require, with_article
 from pyro_vae.cli.arguments import Parser
 from pyro_vae.cli.console import add_place, check_out, check_seed, load, say
 from pyro_vae.cli.results import evaluate_once
 from pyro_vae.cli.resumable import files_at
 from pyro_vae.experiments.methods import INFLATION, METHODS, Method
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, AutoregressiveModel
 
 _METHODS = f"one of {', '.join(METHODS)} (default importance; accurate with --accuracy)"
 _DESCRIPTION = """\
@@ -43,20 +43,17 @@ def _run(method: Method, options: dict[str, Any]) -> None:
         for file in files_at(out, [kind.method for kind in method.results]):
             check_out(file, overwrite, ".json")
     trained = load(options)
-    options["num_data"] = _capped(options["num_data"], len(trained.images(options["split"])))
     if not isinstance(trained.vae, VAE):
+        exact = isinstance(trained.vae, AutoregressiveModel)
         others = ", ".join(m.name for m in METHODS.values() if m.applies(trained.vae))
-        what = "a model with classes" if trained.classifies else f"a {type(trained.vae).__name__}"
-        rule = f"--method {method.name} requires a VAE"
+        what = "a model with classes" if trained.classifies else with_article(type(trained.vae))
+        rule = f"--method {method.name} requires {'latent variables' if exact else 'a VAE'}"
         require(method.applies(trained.vae), "evaluate", rule, what, f"Use one of {others}")
+        if exact and "num_samples" in options:
+            options["num_samples"] = 1  # as at the end of the training: there are no latents to sample
     for saved in evaluate_once(folder, trained, method, options, overwrite=overwrite, out=out):
         saved.print()
         say(f"figure: {saved.figure or 'none'}")
-
-
-def _capped(num_data: int | None, size: int) -> int | None:
-    """The number of examples if it is less than all; None is all."""
-    return num_data if num_data is not None and num_data < size else None
 
 
 def _refuse_other_options(method: Method, argv: list[str]) -> None:

@@ -10,13 +10,14 @@ import torch
 from pyro_vae._core.checks import check_count, require
 from pyro_vae.cli.console import check_seed, load, run_parser
 from pyro_vae.cli.pictures import add_output, place, write
+from pyro_vae.evaluation.caption import caption_of
 from pyro_vae.experiments.contexts import contexts_of
 from pyro_vae.experiments.trained_model import TrainedModel
-from pyro_vae.models import ConditionalVAE
+from pyro_vae.models import AutoregressiveModel, ConditionalVAE
 
 _DESCRIPTION = """\
-Draw images from a trained model: z from the prior, then p(x | z). A ConditionalVAE draws
-several samples for each context."""
+Draw images from a trained model: z from the prior, then p(x | z); from an AutoregressiveModel, pixel by pixel. A
+ConditionalVAE draws several samples for each context."""
 _CONTEXT = """\
 with a ConditionalVAE: a class (default: every class); or, separated by commas, values of the columns in their order or
 image files, of which the model is given its part (default: the first test data)"""
@@ -45,7 +46,11 @@ def generate(argv: list[str], command: str = "generate") -> None:
     def figure() -> Any:
         from pyro_vae.plotting import image_grid  # here, since it loads matplotlib
 
-        return image_grid(images, columns=columns)
+        mean = not (options["draws"] or isinstance(trained.vae, AutoregressiveModel))
+        shown = "Means of p(x | z) at samples of the prior" if mean else "Samples of the model"
+        given = [f"{name} {options[name]}" for name in ("label", "context") if options[name] is not None]
+        protocol = caption_of({**trained.protocol, "sample_seed": options["seed"]})
+        return image_grid(images, columns=columns, caption=", ".join([shown, *given, protocol]))
 
     write(images, [f"{i:05}" for i in range(len(images))], figure, path, options, **arrays)
 
@@ -62,7 +67,10 @@ def _draws(trained: TrainedModel, options: dict[str, Any]) -> tuple[dict[str, to
     if not isinstance(trained.vae, ConditionalVAE):
         value, rule = options["context"], "the run must be of a ConditionalVAE"
         require(value is None, "--context", rule, type(trained.vae).__name__, "Omit it")
-        return {"images": trained.vae.sample(num, mean=mean, **_labels(trained, options)).cpu()}, columns
+        exact = isinstance(trained.vae, AutoregressiveModel)
+        require(mean or not exact, "--draws", "must come with latent variables", "a model without", "Omit it")
+        shown: dict[str, Any] = {} if exact else {"mean": mean}
+        return {"images": trained.vae.sample(num, **shown, **_labels(trained, options)).cpu()}, columns
     rule = "must come with a model with classes"
     require(options["label"] is None, "--label", rule, "a ConditionalVAE", "Use --context")
     contexts = contexts_of(trained, options["context"], columns)[:num]

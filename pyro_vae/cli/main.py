@@ -13,7 +13,7 @@ from pyro_vae._core.interrupts import exit_code, exiting, raising
 from pyro_vae._core.version import __version__
 
 # A command is imported when it is chosen, as importing torch takes seconds: module and function within pyro_vae.cli.
-_COMMANDS = {
+COMMANDS = {
     "train": ("train", "train"),
     "refit": ("train", "refit"),
     "evaluate": ("evaluate", "evaluate"),
@@ -23,13 +23,17 @@ _COMMANDS = {
     "interpolate": ("use", "interpolate"),
     "traverse": ("use", "traverse"),
     "edit": ("use", "edit"),
+    "complete": ("use", "complete"),
     "explore": ("explore", "explore"),
     "impute": ("impute", "impute_table"),
     "outliers": ("outliers", "outliers"),
     "compress": ("compress", "compress_images"),
     "decompress": ("compress", "decompress_images"),
+    "figures": ("figures", "draw_figures"),
+    "rate-distortion": ("rate_distortion", "compare_rates"),
     "report": ("report", "write_report"),
     "compare": ("compare", "compare_runs"),
+    "completion": ("completion", "complete_in_shell"),
 }
 _HELP = """\
 Variational autoencoders as probabilistic programs.
@@ -47,13 +51,17 @@ commands:
   interpolate RUN A B   decode the path between two images, by position in the test split or file
   traverse RUN A        vary one latent dimension of an image at a time
   edit RUN A --to 3     move images along the direction of a class, or to a class of M2
+  complete RUN A        sample the lower half of an image given the upper one from an AutoregressiveModel
   explore RUN           write one HTML page with which the latent space is explored in a browser
   impute RUN TABLE      fill the missing entries of a table with a model trained on such data
   outliers RUN          find data unlike the training data, with p-values from held-out data
   compress RUN FILES    compress images without loss with a trained model
   decompress RUN FILE   restore them
+  figures RUN           draw the figures of a run as PDF, SVG or PNG for a paper
+  rate-distortion RUNS  draw bits against squared error of lossy codes, JPEG, WebP and VAEs
   report RUN            write one HTML page with all results of a run
   compare RUN RUN       print a table of the results of several runs
+  completion SHELL      print a script that completes commands and options in bash, zsh or tcsh
 
 pyro-vae COMMAND --help shows the options of a command.
 
@@ -71,6 +79,9 @@ examples:
   pyro-vae train --model M2 --data.labels 100 --seeds 0 1 2 --out runs/m2
       trains a semi-supervised model on 100 labels, three times
   pyro-vae classify runs/m2-0 --split test --num_data 10
+  pyro-vae train --model GatedPixelCNN --out runs/exact
+      trains an autoregressive model, whose log-likelihood is exact
+  pyro-vae complete runs/exact 3 17 --num 6
   pyro-vae interpolate runs/mnist 3 17 --path geodesic --out path.png
   pyro-vae explore runs/mnist
   pyro-vae impute runs/table table.csv --out imputed.csv
@@ -113,10 +124,10 @@ def _run(command: str, arguments: list[str]) -> int:
         return _print(_HELP)
     if command == "--version":
         return _print(f"pyro-vae {__version__}\n")
-    if command not in _COMMANDS:
+    if command not in COMMANDS:
         from pyro_vae.experiments.option_errors import unknown_name  # here, as main.py must be imported in no time
 
-        return _fail(f"pyro-vae: {unknown_name('command', command, _COMMANDS, 'see pyro-vae --help.')}", 2)
+        return _fail(f"pyro-vae: {unknown_name('command', command, COMMANDS, 'see pyro-vae --help.')}", 2)
     try:
         with exiting("pyro-vae: interrupted"):
             errors, function = _imported(command)
@@ -144,8 +155,14 @@ def _imported(command: str) -> tuple[Any, Callable[[list[str]], None]]:
     import logging
 
     logging.getLogger("torch.utils.cpp_extension").addFilter(_is_of_use)
-    module, function = _COMMANDS[command]
-    return import_module("pyro_vae.cli.errors"), getattr(import_module(f"pyro_vae.cli.{module}"), function)
+    return import_module("pyro_vae.cli.errors"), command_of(command)
+
+
+def command_of(name: str) -> Callable[[list[str]], None]:
+    """The function of a command, which is imported."""
+    module, function = COMMANDS[name]
+    imported: Callable[[list[str]], None] = getattr(import_module(f"pyro_vae.cli.{module}"), function)
+    return imported
 
 
 def _is_of_use(record: Any) -> bool:

@@ -36,6 +36,11 @@ def outliers(argv: list[str]) -> None:
     check_count("outliers", num_shown=num_shown, **{name: options[name] for name in counts})
     check_seed(options["seed"])
     folder, overwrite, out = Path(options["run"]), options.pop("overwrite"), options.pop("out")
+    of_split = {"split": options["split"], "num_data": options["num_data"], "out": out, "overwrite": overwrite or None}
+    for name, value in of_split.items():
+        given = value is not None and bool(images)
+        require(not given, f"--{name}", "must come without image files", "both", "Omit one")
+    options["split"] = options["split"] or "test"
     check_out(out, overwrite and out is not None, ".json")
     trained = load(options)
     if images:
@@ -55,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="pyro-vae outliers", description=_DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image files (default the images of --split)")
-    parser.add_argument("--split", choices=["test", "validation", "train"], default="test", help="(default test)")
+    parser.add_argument("--split", choices=["test", "validation", "train"], help="(default test)")
     parser.add_argument("--num_data", type=int, help="number of images of the split, from the first (default all)")
     for option in _METHOD.options:
         text = option.help if option.default is None else f"{option.help} (default {option.default})"

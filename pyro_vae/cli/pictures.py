@@ -86,17 +86,25 @@ def _encoded(arrays: dict[str, Tensor], figure: Callable[[], Any], suffix: str) 
         content: dict[str, Any] = {name: values.cpu().numpy() for name, values in arrays.items()}
         np.savez_compressed(buffer, **content)
     else:
+        _check_shape("--out", tuple(arrays["images"].shape[1:]))
         figure().savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()
+
+
+def _check_shape(option: str, shape: tuple[int, ...]) -> None:
+    rule, valid = (
+        "data of a png must be images (C, H, W) with C 1 or 3, or (H, W)",
+        len(shape) == 2 or shape[0] in (1, 3),
+    )
+    require(len(shape) in (2, 3) and valid, option, rule, f"data_shape={shape}", "Use --out FILE.npz")
 
 
 def _picture(x: Tensor) -> bytes:
     """One image ``(C, H, W)`` or ``(H, W)`` as PNG, a pixel for a pixel, values clamped to [0, 1]."""
     from PIL import Image
 
-    shape, rule = tuple(x.shape), "data must be images (C, H, W) with C 1 or 3, or (H, W)"
-    valid = x.ndim == 2 or (x.ndim == 3 and len(x) in (1, 3))
-    require(valid, "--format images", rule, f"data_shape={shape}", "Use --out FILE.npz")
+    shape = tuple(x.shape)
+    _check_shape("--format images", shape)
     pixels = (x.detach().double().clamp(0, 1) * 255).round().numpy().astype(np.uint8)
     pixels = pixels.transpose(1, 2, 0) if x.ndim == 3 and len(x) == 3 else pixels.reshape(shape[-2:])
     buffer = io.BytesIO()

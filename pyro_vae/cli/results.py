@@ -20,6 +20,7 @@ from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.training import RunFolder
 
 _LAST_FIGURE = "log_likelihood.png"  # of :func:`pyro_vae.plotting.save_figures`
+_NUM_DISTRIBUTIONS = 200  # of the annealing at the end of a training, so that it takes less than a minute
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def evaluate_once(
     Returns:
         The results, the main one first; empty if this is not the first process.
     """
+    size, num_data = len(trained.images(options["split"])), options["num_data"]
+    options = {**options, "num_data": None if num_data is None or num_data >= size else num_data}  # None is all
     weights = trained.protocol.get("weights_sha256", "")
     stem = method.file_stem(options) + ("-raw" if trained.protocol.get("weights") == "raw" else "")
     existing = _existing(folder, method, stem, weights) if join().first and not (overwrite or out) else []
@@ -137,11 +140,11 @@ def final_evaluation(folder: Path, trained: TrainedModel) -> Result | None:
         trained: its model.
 
     Returns:
-        The main result; None if this is not the first process.
+        The main result; None if this is not the first process, or for an autoencoder, which has none.
     """
     from pyro_vae.plotting import caption_of, save_figures  # here, since it loads matplotlib
 
-    options = {name: _options(name, trained.num_samples) for name in _final_methods(trained.classifies)}
+    options = {name: _options(name, trained.num_samples) for name in _final_methods(trained)}
     lists = {name: evaluate_once(folder, trained, METHODS[name], chosen) for name, chosen in options.items()}
     if not join().first:
         return None
@@ -149,12 +152,12 @@ def final_evaluation(folder: Path, trained: TrainedModel) -> Result | None:
     results: dict[str, Any] = {name: entry.result for name, entry in saved.items()}
     inputs, classes = (run.figures, trained.vae, trained.splits, run.metrics()), results.get("classification")
     line = caption_of(trained.protocol)
-    figures = save_figures(*inputs, result=results["importance"], classes=classes, caption=line)
+    figures = save_figures(*inputs, result=results.get("importance"), classes=classes, caption=line)
     for entry in saved.values():
         entry.print()
         figures += [entry.figure] if entry.figure else []
     say(f"figures: {run.figures}/ ({', '.join(figure.name for figure in figures)})")
-    return next(iter(results.values()))
+    return next(iter(results.values()), None)
 
 
 def final_result(folder: Path, *, classifies: bool, num_samples: int) -> Result | None:
@@ -162,15 +165,30 @@ def final_result(folder: Path, *, classifies: bool, num_samples: int) -> Result 
     if not (folder / "figures" / _LAST_FIGURE).exists() or not RunFolder(folder).has_weights():
         return None
     weights = RunFolder(folder).provenance()["weights_sha256"]
-    stems = {name: METHODS[name].file_stem(_options(name, num_samples)) for name in _final_methods(classifies)}
+    names = ("classification", "importance") if classifies else ("importance",)
+    stems = {name: METHODS[name].file_stem(_options(name, num_samples)) for name in names}
     existing = [_existing(folder, METHODS[name], stem, weights) for name, stem in stems.items()]
     return existing[0][0].result if all(existing) else None
 
 
-def _final_methods(classifies: bool) -> tuple[str, ...]:
-    return ("classification", "importance") if classifies else ("importance",)
+def _final_methods(trained: TrainedModel) -> tuple[str, ...]:
+    """The methods at the end of a training; without a density of x or of z, those that need none, if there are any."""
+    implicit = {name for name in ("likelihood", "guide") if _is(trained, name, "implicit")}
+    if "likelihood" in implicit:
+        return ("sample_quality",)
+    if implicit:
+        return ("ais",)
+    if _is(trained, "guide", "deterministic"):
+        return ()
+    if _is(trained, "guide", "bounded"):
+        return ("rate_distortion",)
+    return ("classification", "importance") if trained.classifies else ("importance",)
+
+
+def _is(trained: TrainedModel, component: str, attribute: str) -> bool:
+    return bool(getattr(getattr(trained.vae, component, None), attribute, False))
 
 
 def _options(name: str, num_samples: int) -> dict[str, Any]:
-    changes = {"num_samples": num_samples} if name == "importance" else {}
-    return {**METHODS[name].defaults(), **changes}
+    changes = {"importance": {"num_samples": num_samples}, "ais": {"num_distributions": _NUM_DISTRIBUTIONS}}
+    return {**METHODS[name].defaults(), **changes.get(name, {})}

@@ -9,6 +9,7 @@ from pathlib import Path
 from pyro_vae._core.distributed import join
 from pyro_vae.cli.console import say
 from pyro_vae.evaluation import FinishedBatches, Result
+from pyro_vae.experiments.commands import with_commands
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def print_numbers(results: list[Result], finished: FinishedBatches | None = None
     if finished is not None and finished.num_read:
         say(f"resumed: {finished.num_read} batches were already finished in {finished.folder}")
     for result in results:
-        say(f"{result.protocol['split']} {result}")
+        say(with_commands(f"{result.protocol['split']} {result}"))
 
 
 def files_at(out: Path, methods: list[str]) -> list[Path]:

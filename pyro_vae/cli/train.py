@@ -19,15 +19,15 @@ from pyro_vae.cli.errors import log_errors_in
 from pyro_vae.cli.results import final_evaluation
 from pyro_vae.cli.seeds import train_seeds
 from pyro_vae.cli.train_help import format_component, format_options
-from pyro_vae.cli.train_options import check_names, parse_args, refit_options, resume_options, say_data
+from pyro_vae.cli.train_options import check_names, density_of, parse_args, refit_options, resume_options, say_data
 from pyro_vae.experiments.experiment import instantiate, to_yaml
 from pyro_vae.experiments.experiment import train as run_training
 from pyro_vae.training import RunFolder
 
 _TRAIN = """\
-Train a VAE, the semi-supervised model M2 or a ConditionalVAE in a new run folder; then evaluate it on the test images
-and draw its figures. Components are chosen by class name, and their own options follow after a dot; pyro-vae train
---guide IAFGuide --help shows those of IAFGuide too."""
+Train a VAE, the semi-supervised model M2, a ConditionalVAE or an AutoregressiveModel in a new run folder; then evaluate
+it on the test images and draw its figures. Components are chosen by class name, and their own options follow after a
+dot; pyro-vae train --guide IAFGuide --help shows those of IAFGuide too."""
 _REFIT = """\
 Train another guide for the model of a run, in a new run folder, and evaluate it. Data, prior and likelihood are those
 of the run; all other options of pyro-vae train can be added."""
@@ -136,7 +136,7 @@ def _advising_to_resume(folder: Path) -> Iterator[None]:
 
 
 def _note_on_binarization(options: Namespace) -> str:
-    likelihood = options.likelihood.class_path.rsplit(".", 1)[-1]
+    likelihood = density_of(options)[1]
     binarize = options.data.init_args.get("binarize", "none")
     if binarize == "none" or likelihood == "BernoulliLikelihood" or options.m1 is not None:
         return ""

@@ -26,6 +26,7 @@ _GROUPS = {
     "evaluation": ("num_samples",),
     "semi-supervised model, with --model M2": ("classifier", "label_prior", "alpha", "m1"),
     "conditional model, with --model ConditionalVAE": ("score_seen",),
+    "exact density, with --model AutoregressiveModel": ("net", "base"),
 }
 
 

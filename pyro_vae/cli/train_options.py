@@ -8,17 +8,18 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import refusal, require, with_article
 from pyro_vae._core.files import read_bytes
 from pyro_vae.cli.console import check_seed, say
 from pyro_vae.data import Files
 from pyro_vae.data.kinds import default_likelihood
 from pyro_vae.experiments.assembly import MODEL_OPTIONS
-from pyro_vae.experiments.components import assign
+from pyro_vae.experiments.components import KINDS, assign
 from pyro_vae.experiments.config import MAX_SIZE, read_config
 from pyro_vae.experiments.experiment import check_trained, default_options, instantiate, parse_config, parse_options
 from pyro_vae.experiments.option_errors import unknown_option
 from pyro_vae.models.build import takes_guide
+from pyro_vae.networks import CausalNetwork
 from pyro_vae.training import RunFolder
 
 OBJECTIVES = {"enumerate": "EnumeratedELBO", "score": "ScoreFunction", "relaxed": "ELBO"}
@@ -27,7 +28,14 @@ _LATENTS = (("likelihood", "NormalLikelihood"), ("likelihood.scale", "network"),
 _DECIDING = ("model", "classifier", "m1", "data")  # options that the defaults of others depend on
 _FILES = re.compile(r"pyro_vae(\.\w+)*\.Files")
 _OF_A_KIND = re.compile(r"pyro_vae(\.\w+)*\.(Files|Faces|Patches)")
-_OF_M2 = ("classifier", "label_prior", "alpha", "m1")
+_OF_MODEL = {
+    "M2": ("classifier", "label_prior", "alpha", "m1"),
+    "ConditionalVAE": ("score_seen",),
+    "AutoregressiveModel": ("net", "base"),
+}
+_CAUSAL = [name for name in KINDS["net"].names() if issubclass(getattr(KINDS["net"].module, name), CausalNetwork)]
+_MIXTURE = "MixtureOfLogisticsLikelihood"
+_OF_LATENTS = ("latent_dim", "prior", "likelihood", "guide", "prior_guide", "model_from", "objective", "num_samples")
 _OF_THE_GUIDE = ("guide", "prior_guide", "classifier", "alpha")  # options of the model that refitting may change
 
 Assignments = Sequence[tuple[str, Any]]
@@ -36,8 +44,9 @@ Assignments = Sequence[tuple[str, Any]]
 def parse_args(argv: Sequence[str], trust: Iterable[str] = (), *, first: Assignments = ()) -> Namespace:
     """The options of :func:`pyro_vae.experiments.experiment.train`, with the defaults of the chosen model.
 
-    For M2 the default objective is that of the classifier's estimator, and the default likelihood of latents (``--m1``)
-    is a normal distribution whose scale the network computes.
+    The name of a causal network as the model is short for ``--model AutoregressiveModel`` and that ``--net``. For M2
+    the default objective is that of the classifier's estimator, and the default likelihood of latents (``--m1``) is a
+    normal distribution whose scale the network computes.
 
     Args:
         argv: command-line arguments.
@@ -48,7 +57,7 @@ def parse_args(argv: Sequence[str], trust: Iterable[str] = (), *, first: Assignm
         >>> parse_args(["--model", "M2", "--classifier.estimator", "relaxed"]).objective.class_path
         'pyro_vae.ELBO'
     """
-    given = list(read_arguments(argv, trust))
+    given = list(_networks_as_models(read_arguments(argv, trust)))
     assignments = [*first, *given]
     options = {**default_options()}
     for name, value in assignments:
@@ -69,17 +78,26 @@ def _refuse_idle(names: Iterable[str], argv: Sequence[str], parsed: Namespace) -
         option, first = f"--{name}", name.split(".")[0]
         if option not in typed and parsed[first] == defaults[first]:
             continue
-        if first in _OF_M2:
-            require(parsed.model == "M2", option, "must come with --model M2", f"a {parsed.model}", "Omit it")
-        elif first == "score_seen":
-            require(
-                parsed.model == "ConditionalVAE", option, "must come with --model ConditionalVAE", "it alone", "Omit it"
-            )
+        model = next((model for model, options in _OF_MODEL.items() if first in options), parsed.model)
+        require(parsed.model == model, option, f"must come with --model {model}", with_article(parsed.model), "Omit it")
+        if first in _OF_LATENTS:
+            rule = "must come with a model that has latent variables"
+            require(parsed.model != "AutoregressiveModel", option, rule, "an AutoregressiveModel", "Omit it")
         elif name == "lr_schedule_unit":
             require(parsed.lr_schedule is not None, option, "must come with --lr_schedule", "it alone", "Omit it")
         elif name == "data.label_seed":
             is_used = parsed.data.init_args.get("labels") is not None
             require(is_used, option, "must come with --data.labels", "it alone", "Omit it")
+
+
+def _networks_as_models(given: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The options with ``--model AutoregressiveModel`` and a ``--net`` before all others for a network's name."""
+    given = list(given)
+    networks = [value for name, value in given if name == "model" and value in _CAUSAL]
+    yield from (("net", value) for value in networks)
+    yield from (
+        (name, "AutoregressiveModel" if name == "model" and value in networks else value) for name, value in given
+    )
 
 
 def check_names(argv: Iterable[str], *others: str) -> None:
@@ -132,6 +150,8 @@ def _text(path: str) -> str:
 
 
 def _model_defaults(options: dict[str, Any]) -> Assignments:
+    if options["model"] == "AutoregressiveModel":
+        return [("num_samples", 1)]  # log p(x) is exact
     if options["model"] != "M2" or not isinstance(options["classifier"], dict):
         return []
     estimator = options["classifier"]["init_args"].get("estimator", "enumerate")
@@ -150,7 +170,11 @@ def data_defaults(options: dict[str, Any], assignments: Assignments) -> tuple[As
         arguments, (name, values) = {}, default_likelihood(kind, 255)
     else:
         return [], []
-    likelihood = [("likelihood", name), *((f"likelihood.{key}", value) for key, value in values.items())]
+    option = "likelihood"
+    if options["model"] == "AutoregressiveModel":
+        option, name = "base", _MIXTURE if name == "DiscretizedLogisticLikelihood" else name
+    known = name in KINDS[option].names()
+    likelihood = [(option, name), *((f"{option}.{key}", value) for key, value in values.items())] if known else []
     return likelihood, [(f"data.{key}", value) for key, value in arguments.items()]
 
 
@@ -159,13 +183,19 @@ def files_of(options: Namespace) -> Any:
     return instantiate(options)["data"]() if _FILES.fullmatch(options.data.class_path) else None
 
 
+def density_of(options: Namespace) -> tuple[str, str]:
+    """The option that chooses the distribution of the data, and the name of its class."""
+    option = "base" if options.model == "AutoregressiveModel" else "likelihood"
+    return option, options[option].class_path.rsplit(".", 1)[-1]
+
+
 def say_data(options: Namespace) -> None:
     """Print what was detected in the user's own data, what follows from it, and how to change it."""
     dataset = files_of(options)
     if dataset is None or dataset.kind is None:
         return
     arguments, _, words = dataset.defaults()
-    name = options.likelihood.class_path.rsplit(".", 1)[-1]
+    option, name = density_of(options)
     form = f"binarized ({dataset.binarize})" if dataset.binarize != "none" else ""
     form = form or "values as they are"
     if arguments["standardize"]:
@@ -173,7 +203,7 @@ def say_data(options: Namespace) -> None:
         form = "log(1 + x) standardized in the encoder" if counts else "standardized, densities in the data's units"
     kinds = "--data.kinds '{COLUMN: KIND}'" if arguments["kind"] == "mixed" else "--data.kind"
     others = "--data.standardize false" if arguments["standardize"] else "--data.binarize dynamic"
-    say(f"data: {words}; {name}, {form}. To change this: {kinds}, --likelihood, {others}.")
+    say(f"data: {words}; {name}, {form}. To change this: {kinds}, --{option}, {others}.")
 
 
 def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[str] = ()) -> Namespace:
@@ -198,6 +228,8 @@ def refit_options(run: RunFolder, argv: Sequence[str] = (), *, trust: Iterable[s
         rule = "data, prior and likelihood must be those of the run"
         require(not changes or option == "--data.root", "refit", rule, option, "Omit it")
     options = parse_config(run, trust=trust)
+    advice = "Use a run of another model"
+    require(options.model != "AutoregressiveModel", "refit", "the model must have a guide", options.model, advice)
     kept = {name: value for name, value in options.as_dict().items() if name in of_the_model}
     if takes_guide(instantiate(options)["prior"]) and options.model != "ConditionalVAE":  # whose guide takes contexts
         kept["prior_guide"] = kept["prior_guide"] or kept["guide"]

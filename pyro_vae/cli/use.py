@@ -1,4 +1,4 @@
-"""``pyro-vae interpolate``, ``pyro-vae traverse`` and ``pyro-vae edit``: use of the latents of images."""
+"""``pyro-vae interpolate``, ``traverse`` and ``edit``: use of the latents of images; and ``pyro-vae complete``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from pyro_vae import latents
-from pyro_vae._core.checks import check_count, check_shape, require
+from pyro_vae._core.checks import check_count, check_shape, require, with_article
 from pyro_vae._core.owners import placement
 from pyro_vae.cli.console import check_seed, load, run_parser
 from pyro_vae.cli.pictures import add_output, place, write
 from pyro_vae.data.arrays import read_npy
 from pyro_vae.data.image_set import ImageSet
-from pyro_vae.data.inputs import read_inputs
 from pyro_vae.evaluation.caption import caption_of
+from pyro_vae.experiments.outlier_data import read_run_inputs
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.latents.interpolation import PathName
 from pyro_vae.latents.space import Codes, LatentSpace
+from pyro_vae.models import AutoregressiveModel
 
 _NUM_AGGREGATE, _NUM_LABELLED = 2000, 10_000  # images for the aggregate posterior, and for the vector of a class
 _IMAGES = "A word of digits is the position of an image in the split; all others are files: png, jpg, bmp, npy, npz."
@@ -96,6 +97,8 @@ the style and change the class, at an amount of 0.5 if it is the context of a Co
     one = (options["to"] is None) != (options["vector"] is None)
     require(one, "edit", "either --to or --vector must be given", both)
     require(options["origin"] is None or options["to"] is not None, "--from", "must come with --to", "it alone")
+    same = options["to"] is not None and options["to"] == options["origin"]
+    require(not same, "--from", "must be another class than --to", options["origin"])
     finite = torch.tensor(options["amounts"]).isfinite().all()
     require(bool(finite), "--amounts", "must be finite", options["amounts"])
     goal = f"class {options['to']}" if options["vector"] is None else options["vector"].stem
@@ -114,6 +117,33 @@ the style and change the class, at an amount of 0.5 if it is the context of a Co
 
     names = [f"{i:03}-{k:03}" for i in range(len(means)) for k in range(means.shape[1])]
     write(means.flatten(0, 1), names, figure, path, options)
+
+
+def complete(argv: list[str]) -> None:
+    """Sample the lower rows of images given the upper ones."""
+    description = "Sample the lower rows of images given the upper ones from an AutoregressiveModel, exactly."
+    parser = _parser("complete", f"{description} {_IMAGES}")
+    parser.add_argument("--rows", type=int, metavar="N", help="number of rows given (default: the upper half)")
+    parser.add_argument("--num", type=int, default=4, help="samples for each image (default 4)")
+    options = _options(parser, argv, num=1)
+    rows, num = options["rows"], options["num"]
+    path = place(options, _name("completion", [*options["images"], *([] if rows is None else [f"rows{rows}"])]))
+    trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})
+    rule, advice = "the run must be of an AutoregressiveModel", "A ConditionalVAE completes with pyro-vae sample"
+    require(isinstance(trained.vae, AutoregressiveModel), "complete", rule, with_article(type(trained.vae)), advice)
+    x = _arguments(trained, options)[0].to(next(trained.vae.parameters()))  # (N, *data_shape)
+    torch.manual_seed(options["seed"])
+    known = x.shape[-2] // 2 if rows is None else rows
+    draws = trained.vae.complete(x.expand(num, *x.shape), known).transpose(0, 1)  # (N, num, *data_shape)
+
+    def figure() -> Any:
+        from pyro_vae.plotting import image_grid
+
+        caption = f"Each row: an image, and samples given its first {known} rows, {caption_of(trained.protocol)}"
+        return image_grid(torch.cat([x.unsqueeze(1), draws], 1).flatten(0, 1), columns=num + 1, caption=caption)
+
+    names = [f"{i:03}-{k:03}" for i in range(len(x)) for k in range(num)]
+    write(draws.flatten(0, 1), names, figure, path, options, given=x)
 
 
 def _change(
@@ -190,14 +220,19 @@ def _name(kind: str, words: Sequence[object]) -> str:
 def _loaded(options: dict[str, Any]) -> tuple[TrainedModel, LatentSpace, Codes]:
     """The run, its latent space, and the codes of the images."""
     trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})
-    dtype = placement(trained.vae)[1]
-    batches = []  # arguments of the programs: the images, and their classes if these are the context
+    args = _arguments(trained, options)
+    space = LatentSpace(trained.vae, seed=options["seed"])
+    with space:
+        return trained, space, space.encode(args)
+
+
+def _arguments(trained: TrainedModel, options: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Arguments of the programs: the images, and their classes if these are the context."""
+    batches, dtype = [], placement(trained.vae)[1]
     for word in options["images"]:
         for images in [_indexed(trained, word, options)] if word.isdecimal() else _read(trained, word, options):
             batches.append(images.arguments(slice(None), dtype=dtype))
-    space = LatentSpace(trained.vae, seed=options["seed"])
-    with space:
-        return trained, space, space.encode(tuple(torch.cat(column) for column in zip(*batches, strict=True)))
+    return tuple(torch.cat(column) for column in zip(*batches, strict=True))
 
 
 def _indexed(trained: TrainedModel, word: str, options: dict[str, Any]) -> ImageSet:
@@ -210,12 +245,5 @@ def _indexed(trained: TrainedModel, word: str, options: dict[str, Any]) -> Image
 def _read(trained: TrainedModel, word: str, options: dict[str, Any]) -> list[ImageSet]:
     known, rule = not trained.images(options["split"]).paired, "with a class as context, images must be positions"
     require(known, "images", rule, word, "Encode (x, c) with pyro_vae.latents")
-    inputs = read_inputs(
-        [word],
-        owner="images",
-        data_shape=trained.splits.data_shape,
-        max_value=trained.splits.max_value,
-        binarization=trained.protocol["binarize"],
-        seed=options["seed"],
-    )
+    inputs = read_run_inputs(trained, [word], owner="images", seed=options["seed"])
     return [entry.images for entry in inputs]

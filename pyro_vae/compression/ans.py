@@ -67,6 +67,10 @@ class Stacks:
             row[: len(array) - 2 * num_lanes] = array[2 * num_lanes :]
         return cls((heads[:, ::2] << _WORD) | heads[:, 1::2], words, sizes)
 
+    def __getitem__(self, rows: slice) -> Stacks:
+        """Some of the stacks."""
+        return Stacks(self.states[rows], self.words[rows], self.sizes[rows])
+
     def write(self) -> list[bytes]:
         """The content of each stack, without the initial words that have not been read."""
         halves = np.stack([self.states >> _WORD, self.states & _LOW], -1).astype("<u4")
@@ -81,6 +85,8 @@ class Stacks:
     def push(self, values: I64, symbols: Symbols) -> None:
         """Push values ``(num, n)`` onto the first ``num`` stacks."""
         start, frequency = (a.astype(np.uint64) for a in symbols.interval(values))
+        if not frequency.all():  # only in a file that was not compressed by this model
+            raise Exhausted
         for columns in self._columns(values.shape[1]):
             self._push(start[:, columns], frequency[:, columns])
 
@@ -153,4 +159,4 @@ class Stacks:
 
 
 class Exhausted(Exception):
-    """A stack holds fewer bits than are popped."""
+    """A stack holds fewer bits than are popped, or a value is pushed that has no frequency."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, check_count, require
 from pyro_vae._core.contexts import isolated_rng, reseed
-from pyro_vae.compression.codec import Encoded, encode
-from pyro_vae.compression.container import pack
+from pyro_vae.compression.chunks import EncodedChunk
+from pyro_vae.compression.container import write
+from pyro_vae.compression.encoder import Encoder
 from pyro_vae.compression.other_coders import other_coders
 from pyro_vae.data import ImageSet
 from pyro_vae.evaluation.code_length import CodeLength
@@ -72,26 +74,28 @@ def codelength(
     x = _images(data, seed, next(vae.parameters()).dtype)
     coder = copy.deepcopy(vae).cpu()
     options: dict[str, Any] = {"chunk_size": chunk_size, "num_particles": num_particles}
-    encoded = encode(coder, x.cpu(), progress=progress, **options)
+    encoder = Encoder(coder, x.cpu(), **options)
+    chunks = list(encoder.chunks(progress=progress))
     bounds = log_likelihood(vae.model, vae.guide, x, num_samples=num_samples, seed=seed, progress=progress)
-    return code_length_of(encoded, bounds, {**(protocol or {}), **bounds.protocol, **options})
+    return code_length_of(encoder, chunks, bounds, {**(protocol or {}), **bounds.protocol, **options})
 
 
-def code_length_of(encoded: Encoded, bounds: LogLikelihood, protocol: dict[str, Any]) -> CodeLength:
+def code_length_of(
+    encoder: Encoder, chunks: list[EncodedChunk], bounds: LogLikelihood, protocol: dict[str, Any]
+) -> CodeLength:
     """The result of compressed data and the bounds of the same data."""
-    header, net = encoded.header, encoded.net_bits
-    parts = np.split(net, np.cumsum(header.sizes)[:-1])
-    initial = [8.0 * len(chunk) - part.sum() for chunk, part in zip(encoded.chunks, parts, strict=True)]
-    others = other_coders(encoded.symbols, header.shape, encoded.num_values)
-    file = {"file_bytes": len(pack(header, encoded.chunks)), "dimensions": math.prod(header.shape)}
+    header = encoder.header
+    initial = [8.0 * len(chunk.content) - chunk.net_bits.sum() for chunk in chunks]
+    others = other_coders(encoder.symbols(0, header.count), header.shape, encoder.family.size)
+    file_bytes = write(io.BytesIO(), header, [chunk.content for chunk in chunks])
     return CodeLength(
-        torch.from_numpy(net),
+        torch.from_numpy(np.concatenate([chunk.net_bits for chunk in chunks])),
         bounds.elbo,
         bounds.log_likelihood,
         bounds.standard_error,
         torch.tensor(initial, dtype=torch.float64),
         torch.tensor(others, dtype=torch.float64),
-        protocol={**protocol, **file},
+        protocol={**protocol, "file_bytes": file_bytes, "dimensions": math.prod(header.shape)},
     )
 
 

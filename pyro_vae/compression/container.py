@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
+from typing import BinaryIO
 
 import numpy as np
 
 from pyro_vae._core.checks import refusal
 
 MAGIC = b"PVZ\x01"
+_LONGEST = 2**16  # bytes of a header that are read
 
 
 @dataclass(frozen=True)
@@ -44,61 +46,89 @@ class Header:
     chunk_size: int
 
     @property
-    def sizes(self) -> list[int]:
-        """Number of data in each chunk."""
-        return [min(self.chunk_size, self.count - i) for i in range(0, self.count, self.chunk_size)]
+    def num_chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.count // self.chunk_size)
+
+    def size(self, chunk: int) -> int:
+        """Number of data in a chunk."""
+        return min(self.chunk_size, self.count - chunk * self.chunk_size)
 
 
-def pack(header: Header, chunks: Sequence[bytes]) -> bytes:
-    """The file of a header and the contents of the chunks."""
-    text = json.dumps(asdict(header), separators=(",", ":")).encode()
-    index = np.array([(len(chunk), zlib.crc32(chunk)) for chunk in chunks], dtype="<u4").tobytes()
-    head = MAGIC + len(text).to_bytes(4, "little") + text + index
-    return b"".join([head, zlib.crc32(head).to_bytes(4, "little"), *chunks])
+def write(file: BinaryIO, header: Header, chunks: Iterable[bytes]) -> int:
+    """Write a file chunk by chunk, and the index before them at the end; returns the number of bytes."""
+    text = json.dumps(astuple(header), separators=(",", ":")).encode()
+    head = MAGIC + len(text).to_bytes(4, "little") + text
+    index = np.zeros((header.num_chunks, 2), dtype="<u4")
+    start = file.tell()
+    file.write(head + index.tobytes() + bytes(4))
+    for entry, chunk in zip(index, chunks, strict=True):
+        entry[:] = len(chunk), zlib.crc32(chunk)
+        file.write(chunk)
+    end, head = file.tell(), head + index.tobytes()
+    file.seek(start)
+    file.write(head + zlib.crc32(head).to_bytes(4, "little"))
+    file.seek(end)
+    return end - start
 
 
-def unpack(content: bytes) -> tuple[Header, list[bytes | None]]:
-    """The header and the chunks of a file; a damaged chunk is None.
+class Container:
+    """A file that :func:`write` wrote, whose chunks are read one by one.
+
+    Args:
+        file: open for reading, at its beginning.
+
+    Attributes:
+        header: of the file.
 
     Raises:
         ValueError: no such file, a damaged header, or missing or additional bytes.
     """
-    header, start = _header(content)
-    place = start + 8 * len(header.sizes)
-    if content[place : place + 4] != zlib.crc32(content[:place]).to_bytes(4, "little"):
-        raise _damaged("a damaged header")
-    index = np.frombuffer(content, dtype="<u4", offset=start, count=2 * len(header.sizes)).reshape(-1, 2)
-    place += 4
-    if len(content) != place + int(index[:, 0].sum()):
-        raise _damaged(f"{len(content)} bytes instead of {place + int(index[:, 0].sum())}")
-    chunks: list[bytes | None] = []
-    for length, crc in index.tolist():
-        chunk = content[place : place + length]
-        chunks.append(chunk if zlib.crc32(chunk) == crc else None)
-        place += length
-    return header, chunks
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, size = file, file.seek(0, io.SEEK_END)
+        file.seek(0)
+        self.header, head = _header(file, size)
+        head += file.read(8 * self.header.num_chunks)
+        if file.read(4) != zlib.crc32(head).to_bytes(4, "little"):
+            raise _damaged("a damaged header")
+        index = np.frombuffer(head, dtype="<u4", offset=len(head) - 8 * self.header.num_chunks).reshape(-1, 2)
+        self._lengths, self._checks = index.astype(np.int64).T
+        self._ends = file.tell() + self._lengths.cumsum()
+        end = int(self._ends[-1]) if len(self._ends) else file.tell()
+        if size != end:
+            raise _damaged(f"{size} bytes instead of {end}")
+        if ((self._lengths < 8 * self.header.lanes) | (self._lengths % 4 > 0)).any():
+            raise _damaged("chunks of impossible lengths")
+
+    def chunk(self, number: int) -> bytes | None:
+        """The content of a chunk; None if it is damaged."""
+        length = int(self._lengths[number])
+        self._file.seek(int(self._ends[number]) - length)
+        content = self._file.read(length)
+        return content if zlib.crc32(content) == self._checks[number] else None
 
 
-def _header(content: bytes) -> tuple[Header, int]:
-    """The header, not yet checked, and the position after it."""
-    if content[:4] != MAGIC:
+def _header(file: BinaryIO, file_size: int) -> tuple[Header, bytes]:
+    """The header, not yet checked, and its bytes."""
+    head = file.read(8)
+    if head[:4] != MAGIC:
         raise refusal("decompress", "the file must be one of pyro-vae compress", "another", "Choose another file")
     try:
-        size = int.from_bytes(content[4:8], "little")
-        values: dict[str, Any] = json.loads(content[8 : 8 + size])
-        header = Header(**{**values, "shape": tuple(values["shape"])})
+        text = file.read(min(int.from_bytes(head[4:], "little"), _LONGEST))
+        values = json.loads(text)  # earlier files have names as well
+        header = Header(*values) if isinstance(values, list) else Header(**values)
+        header = replace(header, shape=tuple(header.shape))
         positive = [header.lanes, header.num_particles, header.chunk_size, *header.shape]
-        if (
-            any(type(v) is not int or v < 1 for v in positive)
-            or type(header.count) is not int
-            or type(header.num_values) is not int
-        ):
+        if any(type(v) is not int or v < 1 for v in positive) or type(header.num_values) is not int:
             raise ValueError
-        if {f.name for f in fields(Header)} != set(values) or 8 * header.count // header.chunk_size > len(content):
+        if type(header.count) is not int or header.count < 0:
+            raise ValueError
+        if 8 * header.num_chunks > file_size:
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise _damaged("a damaged header") from None
-    return header, 8 + size
+    return header, head + text
 
 
 def _damaged(what: str) -> ValueError:

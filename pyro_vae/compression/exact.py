@@ -23,8 +23,8 @@ class ExactFunction:
 
     The function's operations are recorded and carried out on integers held in float64, with all sums below
     :math:`2^{52}`: they are exact in any order. Nonlinearities are tables over [-16, 16]; results of layers are clamped
-    to [-4096, 4096]. Supported are linear and convolutional layers, pixel shuffle, gates, batch normalization in eval
-    mode, sums, products, and the activations of :mod:`pyro_vae.networks`. Parameters are those at the first call.
+    to [-4096, 4096]. Supported are linear and convolutional layers, masks, pixel shuffle, gates, batch normalization in
+    eval mode, sums, products, and the activations of :mod:`pyro_vae.networks`. Parameters are those at the first call.
 
     Args:
         function: of tensors ``(batch, *shape)``, without random numbers; returns tensors by name.
@@ -111,6 +111,10 @@ class _Run:
             return target(*args, **kwargs)
         if name in UNARY:
             return self._elementwise(name, args[0], (*args[1:], *sorted(kwargs.items())))
+        if name == "mul" and all(
+            isinstance(a, Tensor) for a in args
+        ):  # a mask on a weight, rounded correctly everywhere
+            return target(*args)
         if name not in RULES:
             what, advice = f"the operation {name}", "Use layers and activations of pyro_vae.networks"
             raise refusal("compress", "networks must have an exact form", what, advice)

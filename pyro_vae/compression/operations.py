@@ -13,6 +13,7 @@ from pyro_vae._core.checks import refusal
 from pyro_vae.compression.fixed_point import LIMIT, Elementwise, Fixed, constant
 
 _WEIGHT_BITS = 20  # fractional bits of a weight, fewer if a sum might exceed the limit
+_LOG_BITS = 15  # binary logarithm of the size of the table of logarithms
 _LARGEST = 2.0**12  # results of layers are clamped to this absolute value, so that bounds do not grow with the layers
 
 
@@ -90,9 +91,24 @@ def _product(run: Run, x: Any, y: Any) -> Any:
 
 
 def _quotient(run: Run, x: Any, y: Any) -> Any:
-    if not isinstance(y, int | float):
-        raise refusal("compress", "networks must have an exact form", "a quotient of tensors")
-    return _product(run, x, 1 / y)
+    if not isinstance(y, int | float | Tensor):
+        raise refusal("compress", "networks must have an exact form", "a quotient of numbers that depend on the data")
+    return _product(run, x, 1 / (y.double() if isinstance(y, Tensor) else y))
+
+
+def _where(run: Run, condition: Tensor, x: Any, y: Any) -> Fixed:
+    a, b = (run.fixed(v).rounded(run.bits) for v in (x, y))
+    return Fixed(torch.where(condition, a.integers, b.integers), run.bits, max(a.bound, b.bound))
+
+
+def _log1p(run: Run, x: Any) -> Fixed:
+    """log(1 + x) for x >= 0, from the exponent of 1 + x and a table of the logarithm of its mantissa."""
+    x = run.fixed(x)
+    mantissa, exponent = torch.frexp((x.integers + 2**x.bits).clamp_min(1))  # exact, mantissa in [1/2, 1)
+    table = (torch.arange(2**_LOG_BITS, 2 ** (_LOG_BITS + 1) + 1, dtype=torch.float64) / 2 ** (_LOG_BITS + 1)).log()
+    index = (mantissa * 2 ** (_LOG_BITS + 1) + 0.5).floor().long() - 2**_LOG_BITS
+    integers = (table * 2**run.bits).round()[index] + (exponent - x.bits) * round(math.log(2) * 2**run.bits)
+    return Fixed(integers, run.bits, math.ceil(math.log1p(x.bound / 2**x.bits) * 2**run.bits) + 2)
 
 
 def _addmm(run: Run, bias: Any, x: Any, weight: Any) -> Fixed:
@@ -149,7 +165,10 @@ RULES: dict[str, Callable[..., Any]] = {
     "clamp_min": _clamp,
     "relu": lambda run, x: _clamp(run, x, 0),
     "leaky_relu": _leaky_relu,
+    "where": _where,
+    "log1p": _log1p,
     "neg": lambda run, x: run.fixed(x).moved(torch.neg),
+    "constant_pad_nd": lambda run, x, *args: run.fixed(x).moved(torch.ops.aten.constant_pad_nd, *args),
     "_to_copy": lambda run, x, **options: x,
 }
 MOVES = {

@@ -10,7 +10,7 @@ from pyro_vae._core.checks import refusal, require
 from pyro_vae.compression.ans import Stacks
 from pyro_vae.compression.bits_back import BitsBack
 from pyro_vae.compression.conditionals import Independent
-from pyro_vae.compression.families import Sizes
+from pyro_vae.compression.family import Sizes
 from pyro_vae.compression.symbols import I64, PRECISION, Categorical, Uniform
 from pyro_vae.models import VAE
 

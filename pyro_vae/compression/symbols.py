@@ -160,18 +160,20 @@ class NormalGrid(Symbols):
         log_scale: as ``loc``.
         grid: binary logarithm g of the number of grid points per unit.
         width: w; the grid covers ``[-width, width]``.
+        everywhere: whether all values have frequencies. Where values are popped first, draws in tails cost many bits.
     """
 
     parameters = ("loc", "precision")
 
-    def __init__(self, loc: I64, log_scale: I64, *, grid: int, width: int = 16) -> None:
+    def __init__(self, loc: I64, log_scale: I64, *, grid: int, width: int = 16, everywhere: bool = True) -> None:
         self.loc, self.precision, self.grid, self.half = loc, inverse(log_scale), grid, width << grid
-        self.size = 2 * self.half + 1
+        self.size, self.everywhere = 2 * self.half + 1, everywhere
 
     def cumulative(self, value: I64) -> I64:
         edge = (2 * (value - self.half) - 1) << (FRACTION - self.grid - 1)
         t = ((edge - self.loc) * self.precision) >> (_INVERSE - 4)
-        inner = _spread(_at(_normal(), t, FRACTION + 4), self.size) + value
+        p = _at(_normal(), t, FRACTION + 4)
+        inner = _spread(p, self.size) + value if self.everywhere else p
         return np.where(value <= 0, 0, np.where(value >= self.size, _TOTAL, inner))
 
     def guess(self, code: I64) -> I64:
@@ -213,8 +215,7 @@ def shares(logits: I64) -> I64:
     mass = _at_exponential(logits - logits.max(-1, keepdims=True))
     parts = (mass << _SHARE) // mass.sum(-1, keepdims=True)
     rest = (1 << _SHARE) - parts.sum(-1, keepdims=True)
-    first = np.arange(parts.shape[-1]) == parts.argmax(-1)[..., None]
-    return parts + first * rest
+    return parts + (np.arange(parts.shape[-1]) == parts.argmax(-1)[..., None]) * rest
 
 
 def inverse(log_scale: I64) -> I64:
@@ -258,8 +259,7 @@ def _at(table: I64, x: I64, fraction: int) -> I64:
 
 def _at_exponential(x: I64) -> I64:
     """exp of numbers that are not positive, with 30 fractional bits."""
-    table = _exponential()
-    return table[np.minimum(-x, len(table) - 1)]
+    return _exponential()[np.minimum(-x, (22 << FRACTION) - 1)]
 
 
 _LOG2 = round(np.log(2.0) * 2.0 ** (FRACTION + 8))

@@ -137,6 +137,13 @@ def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, fortran, dtype
 
 
+def are_numbers(data: Any) -> bool:
+    """Whether nested lists end in numbers."""
+    while isinstance(data, list) and data:
+        data = data[0]
+    return isinstance(data, int | float)
+
+
 def as_images(array: np.ndarray, positions: np.ndarray | None = None, *, owner: str, name: str) -> Tensor:
     """Convert an array to images: ``(N, H, W)`` to ``(N, 1, H, W)``, integers to uint8; floats keep their dtype.
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import CheckedArguments, check_count, require
+from pyro_vae._core.html import folded
 from pyro_vae.data.binarization import Binarization, Split, binarize
 from pyro_vae.data.fingerprints import kept_fingerprints
 from pyro_vae.data.image_set import ImageSet
@@ -76,6 +77,11 @@ class Splits:
     max_value: int = 255
     fingerprints: dict[str, str] = field(default_factory=dict)
     factors: dict[str, Tensor] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        lines = [f"{name:<10}  {images.describe()}" for name, images in parts.items() if images is not None]
+        return folded(str(self.protocol.get("dataset", type(self).__name__)), lines, protocol=self.protocol)
 
     @property
     def data_shape(self) -> tuple[int, ...]:

@@ -19,10 +19,11 @@ from pyro_vae._core.axes import Axes, leading
 from pyro_vae._core.checks import check_count, refusal, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.failures import WRONG_ARGUMENTS
+from pyro_vae.data.arrays import are_numbers
 from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.lazy import LazyRows
-from pyro_vae.data.loading import is_external, loaded
+from pyro_vae.data.loading import check_encoding, is_external, loaded
 from pyro_vae.data.mapped import NpyRows
 from pyro_vae.data.splitting import stream_seed
 
@@ -236,10 +237,12 @@ class Batches:
         if isinstance(data, np.memmap) and (source := NpyRows.of(data, owner=self.owner)):
             rows = LazyRows.of(source, lambda values, _: as_tensor(values, None, self.dtype))
             return rows if self.device is None else rows.to(self.device)
-        if _are_numbers(data):
+        if are_numbers(data):
             return as_tensor(np.asarray(data), self.device, self.dtype)
         if is_external(data):
             data = loaded(data, owner=self.owner)
+            if self.shuffle_seed is None:  # of an evaluation
+                check_encoding(data, self.owner)
             return data if self.device is None else data.to(self.device)
         return as_tensor(data, self.device, self.dtype) if hasattr(data, "__array__") else data
 
@@ -291,10 +294,3 @@ def as_tensor(values: Any, device: torch.device | None, dtype: torch.dtype | Non
 def _native(array: np.ndarray) -> np.ndarray:
     """The array in native byte order and writable, which torch requires."""
     return np.require(array, array.dtype.newbyteorder("="), "W")
-
-
-def _are_numbers(data: Any) -> bool:
-    """Whether nested lists end in numbers."""
-    while isinstance(data, list) and data:
-        data = data[0]
-    return isinstance(data, int | float)

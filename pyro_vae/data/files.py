@@ -52,11 +52,11 @@ class Files(Dataset):
         label: the column of a table that holds the classes.
         drop: columns of a table to leave out.
         size: crop the images of a folder at the centre to squares, and resize them to this number of pixels.
-        max_value: the integer that stands for 1 in grey levels and colours; ``None`` is 255, or the largest value if
-            that is below 128.
-        standardize: whether the encoder sees standardized data (counts as log(1 + x)), and a normal, Laplace or Student
-            t likelihood measures its scale in standard deviations of each column; densities are those of the data in
-            their own units. ``None`` does so for real data, counts and mixed columns.
+        max_value: the integer that stands for 1 in grey levels and colours; ``None`` is 255, or in arrays the largest
+            value if that is below 128.
+        standardize: whether the encoder, and a decoder of a context, see standardized data (counts as log(1 + x)), and
+            a normal, Laplace or Student t likelihood measures its scale in standard deviations of each column;
+            densities are those of the data in their own units. ``None`` does so for real and mixed data and counts.
         in_memory: ``False`` reads an npy file or a folder by batches, with the same numbers; of pixels that are sampled
             or thresholded once, one bit each is in memory. ``"auto"`` does so if the images take more than a quarter of
             the machine's memory, and warns.

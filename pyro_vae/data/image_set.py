@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, refusal, require
+from pyro_vae._core.html import folded
 from pyro_vae.data.contexts import JoinedRows
 from pyro_vae.data.fingerprints import data_fingerprint
 from pyro_vae.data.kinds import Column, DataKind, column_names, kind_words, shortened
@@ -76,6 +77,9 @@ class ImageSet:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {self.describe()}"
+
+    def _repr_html_(self) -> str:
+        return folded(f"{type(self).__name__} of {self.describe()}", [])
 
     def describe(self) -> str:
         """Number, shape and kind of the data, columns, classes and missing entries in words."""

@@ -15,6 +15,10 @@ from pyro_vae.data.binarization import Binarization, binarize
 from pyro_vae.data.folder import PICTURES, read_image
 from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.kinds import DataKind, converted
+from pyro_vae.data.loading import as_set
+from pyro_vae.data.sources import Options, read
+
+_IN_UNITS = ("counts", "real", "mixed")  # kinds whose numbers are not scaled
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ def read_inputs(
     data_shape: tuple[int, ...],
     max_value: int,
     binarization: Binarization,
+    kind: DataKind | None = None,
     seed: int = 0,
 ) -> list[Input]:
     """Read images in the form of a model's training data; they are never resized.
@@ -44,6 +49,7 @@ def read_inputs(
         data_shape: shape of one training image.
         max_value: the integer that stood for 1 in the training data, and does in integer arrays here; in image files
             255 stands for 1, and in arrays of zeros and ones 1 does.
+        kind: the kind of the training data, if it is known; counts, real and mixed data keep their units.
         binarization: protocol of the training data; ``"dynamic"`` and ``"fixed"`` sample the pixels of each file once.
         seed: seed of these pixels.
 
@@ -51,26 +57,63 @@ def read_inputs(
         FileNotFoundError: a file does not exist.
         ValueError: a file is damaged, of another kind, or its images are not of ``data_shape``.
     """
-    files = [_read(Path(path), owner, data_shape, max_value) for path in paths]
+    files = [_read(Path(path), owner, data_shape, max_value, kind) for path in paths]
     return [Input(binarize(images, binarization, split="test", seed=seed), names) for images, names in files]
 
 
-def _read(path: Path, owner: str, data_shape: tuple[int, ...], max_value: int) -> tuple[ImageSet, list[str]]:
+def read_rows(
+    path: Path,
+    *,
+    owner: str,
+    data_shape: tuple[int, ...],
+    max_value: int,
+    binarization: Binarization,
+    kind: DataKind | None = None,
+    seed: int = 0,
+) -> ImageSet:
+    """Images of an npy file or a folder, as :func:`read_inputs` reads them, but by batches.
+
+    They are read once to detect their kind. Of pixels that are binarized one bit each is in memory.
+    """
+    source = read(path, Options(), owner=owner, by_batches=lambda size: True)
+    images = as_set(source, kind=kind if kind in _IN_UNITS else None, max_value=None, owner=owner)
+    if kind not in _IN_UNITS and images.kind not in ("binary", "fractions"):
+        images = as_set(source, kind="grey", max_value=source.max_value or max_value, owner=owner)
+    rule, got = f"images must be of shape {data_shape}, as the training data", f"{images.data_shape} in {path}"
+    require(images.data_shape == data_shape, owner, rule, got, "Convert them to that size and number of channels")
+    plain = ImageSet(images.images, max_value=images.max_value)
+    return binarize(plain, binarization, split="test", seed=seed)
+
+
+def _read(
+    path: Path, owner: str, data_shape: tuple[int, ...], max_value: int, kind: DataKind | None
+) -> tuple[ImageSet, list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{owner}: images must be files, got {path}, which is not a file. Check the path.")
     if path.suffix.lower() in PICTURES:
         pixels = read_image(path, owner=owner)[None]  # (1, C, H, W)
-        depth: DataKind = "fractions" if pixels.dtype == np.uint16 else "real" if pixels.dtype.kind == "f" else "grey"
-        images, top = converted(pixels, depth, owner=owner, name=str(path), max_value=255)
+        images, top = converted(pixels, _kind_of(pixels, kind), owner=owner, name=str(path), max_value=255)
         names = [str(path)]
     else:
-        images = as_images(_array(path, owner, data_shape), owner=owner, name=str(path))
+        array = _array(path, owner, data_shape)
+        array = array.astype(float) if kind in _IN_UNITS and array.dtype.kind in "biu" else array  # without limits
+        images = as_images(array, owner=owner, name=str(path))
         names = [str(path)] if len(images) == 1 else [f"{path}[{i}]" for i in range(len(images))]
-        images, top = _scaled(images, max_value, path, owner)
+        if kind in _IN_UNITS:
+            images, top = converted(images.numpy(), kind, owner=owner, name=str(path))
+        else:
+            images, top = _scaled(images, max_value, path, owner)
     shape, rule = tuple(images.shape[1:]), f"images must be of shape {data_shape}, as the training data"
     advice = "Convert it to that size and number of channels"
     require(shape == data_shape, owner, rule, f"{shape} in {path}", advice)
     return ImageSet(images, max_value=top), names
+
+
+def _kind_of(pixels: np.ndarray, kind: DataKind | None) -> DataKind:
+    """The kind as which the pixels of an image file are read."""
+    if kind in _IN_UNITS or (kind == "binary" and pixels.max() <= 1):
+        return kind
+    return "fractions" if pixels.dtype == np.uint16 else "real" if pixels.dtype.kind == "f" else "grey"
 
 
 def _array(path: Path, owner: str, data_shape: tuple[int, ...]) -> np.ndarray:

@@ -43,11 +43,13 @@ def load(
     Args:
         data: one of these, ``(N, D)``, ``(N, H, W)`` or ``(N, C, H, W)``:
 
-            - a numpy array, a tensor, nested lists, a scipy sparse matrix, the ``X`` of an AnnData;
+            - a numpy array, a tensor, nested lists, a scipy sparse matrix;
+            - an AnnData: its ``X``, with the names of the variables; ``label`` is a column of its ``obs``;
             - a pandas data frame: its columns and categories are kept;
             - a file: ``.npy``; ``.npz`` with the key ``images`` (or ``x``, ``X``, ``data``, or any single array) and
               optional ``labels`` (or ``y``, ``target``), or a sparse matrix; ``.csv``; ``.parquet``;
             - a folder of images, in sub-folders by class if there are any, see :class:`~pyro_vae.data.Files`;
+            - a tuple of any of these and its labels, integers or texts ``(N,)``;
             - a torch ``Dataset`` or ``DataLoader`` of data or of ``(x, y)``, whose classes y are kept as labels; all of
               it is read.
         kind: the kind of data: binary, grey, colour, fractions, real, counts or mixed. None detects it from the values,
@@ -57,8 +59,8 @@ def load(
         label: the column of a table that holds the classes.
         drop: columns of a table to leave out.
         size: crop the images of a folder at the centre to squares, and resize them to this number of pixels.
-        max_value: the integer that stands for 1 in grey levels and colours; None for 255, or for the largest value if
-            that is below 128.
+        max_value: the integer that stands for 1 in grey levels and colours; None for 255, or in arrays for the largest
+            value if that is below 128.
         like: another set, such as the training data, whose kind, columns, levels, classes and scale the data get; of
             new data alone these may be detected differently.
 
@@ -115,6 +117,20 @@ def loaded(
     return result if like is None else _with_classes(result, like.classes, owner)
 
 
+def check_encoding(data: ImageSet, owner: str) -> None:
+    """Require that data which were detected on their own have the codes and the scale of any training data.
+
+    Raises:
+        ValueError: the data have categories, or dark grey levels whose largest one was taken as 1.
+    """
+    column = next((column for column in data.columns if column.levels not in ((), ("0", "1"))), None)
+    dark = data.kind in ("grey", "colour") and data.max_value != 255
+    rule = "data with categories or few grey levels must be read as the training data were"
+    got = "" if column is None else f"column {column.name!r} of {', '.join(column.levels[:5])}"
+    advice = "Pass load(data, like=train), with train the set of the training"
+    require(column is None and not dark, owner, rule, got or f"levels 0 to {data.max_value}", advice)
+
+
 def _with_classes(data: ImageSet, classes: tuple[str, ...], owner: str) -> ImageSet:
     """The set with labels that number other classes, which contain its own."""
     if data.labels is None or not data.classes or not classes or data.classes == classes:
@@ -141,12 +157,13 @@ def as_set(
         ValueError: the data are not of the kind, infinite, or of a shape that no model takes.
     """
     labels, classes = _labels(source, owner)
+    max_value = max_value or source.max_value
     if not isinstance(source.array, np.ndarray):
         values, chosen, top = _by_batches(source, source.array, kind, max_value, owner, num_workers)
         return ImageSet(values, labels, top, kind=chosen, classes=classes)
     check_array(source.array, owner=owner, name=source.name)
     array = _with_channels(source.array)
-    chosen = kind or (common_kind(array, source.columns) if source.columns else kind_of(array))
+    chosen = kind or source.kind or (common_kind(source.columns) if source.columns else kind_of(array))
     rule, advice = "mixed columns must come from a table", "Pass a data frame or a csv file"
     require(chosen != "mixed" or bool(source.columns), owner, rule, "an array", advice)
     tensor, top = converted(array, chosen, owner=owner, name=source.name, max_value=max_value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,24 @@ import torch
 from torch.utils.data import DataLoader
 
 from pyro_vae._core.checks import check_count, refusal, require, shown
-from pyro_vae.data.arrays import as_labels, check_shape, npz_keys, read_npy, read_npz
+from pyro_vae.data.arrays import are_numbers, as_labels, check_shape, npz_keys, read_npy, read_npz
 from pyro_vae.data.folder import PICTURES, Folder, FolderRows, read_images
 from pyro_vae.data.items import read_items
-from pyro_vae.data.kinds import Column
+from pyro_vae.data.kinds import Column, DataKind
 from pyro_vae.data.mapped import NpyRows
+from pyro_vae.data.sparse import SPARSE, dense, saved_matrix
 from pyro_vae.data.tables import Frame, check_names, encoded, encoded_as, read_csv, read_frame
 
 _ARRAYS = ("images", "x", "X", "data", "arr_0")
 _LAYOUTS = (("images",), ("train", "test"), *((name,) for name in _ARRAYS[1:]))
 _LABELS = ("labels", "label", "y", "target")
-_SPARSE = {"data", "indices", "indptr", "shape"}  # of scipy.sparse.save_npz
 SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
 """Endings of files of arrays and tables."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How data are read.
+    """Options of reading data.
 
     Args:
         kinds: kinds of the columns of a table by name, or of all in order.
@@ -60,7 +60,8 @@ class Source:
         name: of the array, for errors.
         labels: classes of the data, numbers or texts, ``(N,)``; None without.
         classes: names of the classes 0, 1, ...; empty if they have none.
-        columns: of a table with columns of several kinds.
+        columns: of a table.
+        kind: of the data, if it was detected already.
         names: of the files of a folder.
         files: that the data were read from.
         notes: what was left out.
@@ -72,10 +73,16 @@ class Source:
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
+    kind: DataKind | None = None
     names: list[str] | None = None
     files: Iterable[Path] = ()
     notes: list[str] = field(default_factory=list)
     num_train: int | None = None
+
+    @property
+    def max_value(self) -> int | None:
+        """The integer that stands for 1, white: 255 in image files; None if the largest value determines it."""
+        return None if self.names is None else 255
 
 
 ByBatches = Callable[[int], bool]
@@ -97,22 +104,45 @@ def read(data: Any, options: Options, *, owner: str, by_batches: ByBatches = lam
     check_count(owner, size=options.size)
     if isinstance(data, str | os.PathLike):
         return _read_path(Path(os.path.expanduser(data)), options, owner, by_batches)
+    if isinstance(data, tuple):
+        return _with_labels(data, options, owner)
     _refuse_options(options, owner, ("size",), "data in memory")
     if hasattr(data, "iloc"):
-        return _table(read_frame(data, owner=owner), options, owner, "the data frame")
+        return _table(read_frame(data, owner=owner, drop=options.drop), options, owner, "the data frame")
     if type(data).__name__ == "AnnData":
-        return read(data.X, options, owner=owner)
+        return _annotated(data, options, owner)
     _refuse_options(options, owner, ("kinds", "label", "drop"), "data without named columns")
     if hasattr(data, "tocsr"):
-        return Source(_dense(data), "the sparse matrix")
+        return Source(dense(data), "the sparse matrix")
     if isinstance(data, torch.Tensor):
         return Source(data.detach().cpu().numpy(), "data")
-    if hasattr(data, "__array__") or _are_numbers(data):
+    if hasattr(data, "__array__") or are_numbers(data):
         return Source(_numbers(data, owner), "data")
     if isinstance(data, torch.utils.data.Dataset | DataLoader | Sequence) and not isinstance(data, bytes):
         return Source(*read_items(data, owner=owner))
     rule = "data must be an array, tensor, data frame, sparse matrix, torch Dataset or DataLoader, or a path"
     raise refusal(owner, rule, shown(data), f"Convert it to one of these, or to a file ({', '.join(SUFFIXES)})")
+
+
+def _with_labels(data: tuple[Any, ...], options: Options, owner: str) -> Source:
+    """The source of a pair of data and labels."""
+    rule, advice = "a tuple must be (data, labels)", "Pass a list of data, or a tuple of contexts to fit itself"
+    require(len(data) == 2 and not isinstance(data[0], tuple), owner, rule, f"{len(data)} parts", advice)
+    source, labels = read(data[0], options, owner=owner), np.asarray(data[1])
+    labels = labels.astype(str) if labels.dtype == object else labels
+    return replace(source, labels=_checked_labels(labels, source.array.shape[0], owner, "labels"), classes=())
+
+
+def _annotated(data: Any, options: Options, owner: str) -> Source:
+    """The matrix of an AnnData, with its names if they are distinct, and a column of ``obs`` as classes."""
+    source, names = read(data.X, Options(), owner=owner), [str(name) for name in getattr(data, "var_names", ())]
+    if len(set(names)) < max(len(names), 1):
+        return replace(read(data.X, options, owner=owner), name="the AnnData")
+    columns = dict(zip(names, np.asarray(source.array).T, strict=True))
+    if options.label is not None:
+        check_names(owner, "label", [options.label], [str(name) for name in data.obs.columns])
+        columns[options.label] = read_frame(data.obs[[options.label]], owner=owner).columns[options.label]
+    return _table(Frame(columns, alike=True), options, owner, "the AnnData")
 
 
 def _refuse_options(options: Options, owner: str, names: Sequence[str], what: str) -> None:
@@ -138,7 +168,8 @@ def _read_path(path: Path, options: Options, owner: str, by_batches: ByBatches) 
     if suffix == ".csv":
         return _table(read_csv(path, owner=owner), options, owner, str(path), [path])
     if suffix == ".parquet":
-        return _table(read_frame(_read_parquet(path, owner), owner=owner), options, owner, str(path), [path])
+        frame = read_frame(_read_parquet(path, owner), owner=owner, drop=options.drop)
+        return _table(frame, options, owner, str(path), [path])
     _refuse_options(options, owner, ("kinds", "label", "drop"), f"a {suffix} file")
     if suffix == ".npy":
         lazy = path.is_file() and by_batches(path.stat().st_size)
@@ -151,6 +182,7 @@ def _read_path(path: Path, options: Options, owner: str, by_batches: ByBatches) 
     rule = f"{what} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, or be a folder of images"
     advice = "Save the data with np.savez or as csv"
     advice = "Pass the folder that holds it" if suffix in PICTURES else advice
+    advice = "Pass anndata.read_h5ad(path)" if suffix == ".h5ad" else advice
     raise refusal(owner, rule, f"{what}={str(path)!r}", advice)
 
 
@@ -184,8 +216,8 @@ def _read_parquet(path: Path, owner: str) -> Any:
 
 def _read_npz(path: Path, owner: str) -> Source:
     keys = npz_keys(path, owner=owner)
-    if set(keys) >= _SPARSE:
-        return Source(_dense(_saved_matrix(path, owner)), f"the sparse matrix in {path}", files=[path])
+    if set(keys) >= SPARSE:
+        return Source(dense(saved_matrix(path, owner)), f"the sparse matrix in {path}", files=[path])
     single = [key for key in keys if key not in _LABELS]
     layouts = (*_LAYOUTS, single) if len(single) == 1 else _LAYOUTS
     arrays = read_npz(path, owner=owner, layouts=layouts, optional=(*_LABELS, "train_labels", "test_labels"))
@@ -196,24 +228,6 @@ def _read_npz(path: Path, owner: str) -> Source:
     label = next((key for key in _LABELS if key in arrays and key != name), None)
     labels = None if label is None else _checked_labels(arrays[label], len(arrays[name]), owner, f"{label} in {path}")
     return Source(arrays[name], f"{name} in {path}", labels, files=[path])
-
-
-def _saved_matrix(path: Path, owner: str) -> Any:
-    from scipy.sparse import csc_matrix, csr_matrix  # type: ignore[import-untyped]
-
-    arrays = read_npz(path, owner=owner, layouts=[[*_SPARSE]], optional=("format",))
-    kind = {b"csr": csr_matrix, b"csc": csc_matrix}.get(bytes(arrays.get("format", np.array(b"csr")).item()))
-    advice = "Save matrix.tocsr()"
-    try:
-        if kind is None:
-            raise ValueError("another format")
-        matrix = kind((arrays["data"], arrays["indices"], arrays["indptr"]), shape=tuple(arrays["shape"]))
-        matrix.check_format()
-    except (ValueError, TypeError) as error:
-        raise refusal(
-            owner, f"{path} must hold a sparse matrix in csr or csc format", str(error)[:80], advice
-        ) from None
-    return matrix
 
 
 def _both(arrays: Mapping[str, np.ndarray], path: Path, owner: str) -> Source:
@@ -250,11 +264,14 @@ def _table(frame: Frame, options: Options, owner: str, name: str, files: Iterabl
     classes: tuple[str, ...] = ()
     if options.label is not None:
         labels, classes = _classes(kept.pop(options.label), options.label, options.classes, owner)
+    kind: DataKind | None = None
     if options.columns:
         matrix, columns = encoded_as(kept, options.columns, owner=owner), options.columns
     else:
-        matrix, columns = encoded(Frame(kept, frame.levels, declared), owner=owner, kinds=options.kinds)
-    return Source(matrix, f"the columns of {name}", labels, classes, columns, files=files)
+        matrix, columns, kind = encoded(
+            Frame(kept, frame.levels, declared, frame.alike), owner=owner, kinds=options.kinds
+        )
+    return Source(matrix, f"the columns of {name}", labels, classes, columns, kind, files=files)
 
 
 def _classes(values: np.ndarray, name: str, like: tuple[str, ...], owner: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -263,25 +280,8 @@ def _classes(values: np.ndarray, name: str, like: tuple[str, ...], owner: str) -
         column = Column(name, "category", like)
         codes = encoded_as({name: values}, [column], owner=owner)
     else:
-        codes, (column,) = encoded(Frame({name: values}), owner=owner, kinds={name: "category"})
+        codes, (column,), _ = encoded(Frame({name: values}), owner=owner, kinds={name: "category"})
     return np.where(np.isnan(codes[:, 0]), -1, codes[:, 0]).astype(np.int64), column.levels
-
-
-def _dense(matrix: Any) -> np.ndarray:
-    """A sparse matrix as an array; whole numbers become int32, which takes half the memory of float64."""
-    matrix = matrix.tocsr() if hasattr(matrix, "tocsr") else matrix  # the X of an AnnData may be an array
-    has_values = matrix.dtype.kind == "f" and hasattr(matrix, "nnz") and matrix.nnz
-    if has_values and (matrix.data == np.rint(matrix.data)).all():
-        low, high = matrix.data.min(), matrix.data.max()
-        matrix = matrix.astype(np.int32) if abs(low) < 2**31 and abs(high) < 2**31 else matrix
-    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
-
-
-def _are_numbers(data: Any) -> bool:
-    """Whether nested lists end in numbers."""
-    while isinstance(data, list) and data:
-        data = data[0]
-    return isinstance(data, int | float)
 
 
 def _numbers(data: Any, owner: str) -> np.ndarray:

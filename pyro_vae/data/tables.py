@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,13 +16,16 @@ from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import open_regular
 from pyro_vae.data.kinds import COLUMN_KINDS, Column, ColumnKind, DataKind, check_column_kind, kind_of, shortened
 
-_MISSING = {"", "na", "n/a", "nan", "null", "none"}
+_MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A"}  # as pandas reads them
+_NO_NUMBER = {text.lower() for text in _MISSING}  # among numbers
 _MAX_LEVELS = 100  # of a column of texts, beyond which it is an identifier or free text
 _MAX_ORDINAL = 10  # of whole numbers from 1 on, such as survey answers
 _MAX_COUNT = 1000  # of whole numbers from 0 on
 _WIDE = 100  # number of numeric columns beyond which all are of one kind: genes, words or pixels
 
 _OF_ALL: dict[str, DataKind] = {"real": "real", "count": "counts", "binary": "binary"}
+_OF_EACH: dict[DataKind, tuple[Any, ...]] = {"counts": ("count",), "binary": ("binary", ("0", "1"))}
+_CELLS = (str, Number, np.generic)
 Columns = Mapping[str, np.ndarray]
 
 
@@ -32,15 +36,20 @@ class Frame(NamedTuple):
         columns: numbers (float64) or texts (object), with NaN or None for missing cells.
         levels: the levels of categories, in their order.
         kinds: kinds that are declared.
+        alike: whether all columns are numbers of one kind, those of a matrix.
     """
 
     columns: Columns
     levels: Mapping[str, Sequence[str]] = MappingProxyType({})
     kinds: Mapping[str, str] = MappingProxyType({})
+    alike: bool = False
 
 
 def read_csv(path: Path, *, owner: str) -> Frame:
     """Read a csv file; a column is one of numbers if all its cells are.
+
+    Missing cells are empty or one of NA, N/A, n/a, NaN, nan, NULL, null, None, <NA> and #N/A, as pandas reads them; in
+    a column of numbers in any case. Other texts, such as ``none``, are levels.
 
     The separator is a comma, tab or semicolon, which allows decimal commas. A first line of numbers alone is data; the
     columns are then called ``column0``, ``column1``, ... An unnamed first column that numbers the rows, as pandas
@@ -74,7 +83,7 @@ def read_csv(path: Path, *, owner: str) -> Frame:
 
 def _are_data(cells: list[str]) -> bool:
     """Whether a first line holds numbers and missing cells alone; not the names ``,0,1`` that pandas writes."""
-    numbers = [_number(cell) for cell in cells if cell.lower() not in _MISSING]
+    numbers = [_number(cell) for cell in cells if cell.lower() not in _NO_NUMBER]
     numbered = cells[0] == "" and numbers == list(range(len(cells) - 1))
     return bool(numbers) and None not in numbers and not numbered
 
@@ -97,14 +106,16 @@ def _number(text: str) -> float | None:
 
 def _column(cells: list[str], *, decimal_comma: bool) -> np.ndarray:
     texts = [cell.replace(",", ".") for cell in cells] if decimal_comma else cells
-    numbers = [np.nan if text.lower() in _MISSING else _number(text) for text in texts]
+    numbers = [np.nan if text.lower() in _NO_NUMBER else _number(text) for text in texts]
     if None not in numbers:
         return np.array(numbers, dtype=np.float64)
-    return np.array([None if cell.lower() in _MISSING else cell for cell in cells], dtype=object)
+    return np.array([None if cell in _MISSING else cell for cell in cells], dtype=object)
 
 
-def read_frame(frame: Any, *, owner: str) -> Frame:
+def read_frame(frame: Any, *, owner: str, drop: Collection[str] = ()) -> Frame:
     """The columns of a pandas data frame, with the levels of its categories; ordered ones are ordinal.
+
+    Columns to ``drop`` are empty, so that they may hold anything.
 
     Raises:
         ValueError: a name is not unique, or a column holds neither numbers nor texts.
@@ -118,14 +129,23 @@ def read_frame(frame: Any, *, owner: str) -> Frame:
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
         kind = getattr(series.dtype, "kind", "O")
-        if kind in "Mm":
+        if name in drop:
+            columns[name] = np.empty(0)
+            continue
+        known = kind in "biuf" or hasattr(series, "cat")
+        others = set() if known else {type(v).__name__ for v in series.dropna() if not isinstance(v, _CELLS)}
+        if kind in "Mmc" or others:
             advice = f"Convert it to numbers, or omit it: drop=[{name!r}] (train: --data.drop '[{name}]')"
-            raise refusal(owner, f"column {name!r} must hold numbers or texts", str(series.dtype), advice)
+            got = str(series.dtype) if kind in "Mmc" else min(others)
+            raise refusal(owner, f"column {name!r} must hold numbers or texts", got, advice)
         if kind in "biuf":
             columns[name] = series.to_numpy(dtype=np.float64, na_value=np.nan)
             continue
         missing = series.isna().to_numpy()
         values = series.astype(object).to_numpy()
+        if not hasattr(series, "cat") and all(isinstance(v, Number) for v in values[~missing]):  # such as decimals
+            columns[name] = np.array([np.nan if gap else float(v) for v, gap in zip(values, missing, strict=True)])
+            continue
         columns[name] = np.array([None if gap else str(v) for v, gap in zip(values, missing, strict=True)], object)
         if hasattr(series, "cat"):
             levels[name] = [str(level) for level in series.cat.categories]
@@ -135,7 +155,7 @@ def read_frame(frame: Any, *, owner: str) -> Frame:
 
 def encoded(
     frame: Frame, *, owner: str, kinds: Mapping[str, str] | Sequence[str] | None = None
-) -> tuple[np.ndarray, tuple[Column, ...]]:
+) -> tuple[np.ndarray, tuple[Column, ...], DataKind | None]:
     """Encode columns as one matrix of numbers ``(N, D)``, texts as codes 0, 1, ... of their sorted levels.
 
     A column of texts is a category, or binary if it has two levels. A column of numbers is binary (0 and 1), ordinal
@@ -148,7 +168,7 @@ def encoded(
         kinds: the kinds of some columns by name, or of all in order, in place of the detected ones.
 
     Returns:
-        The matrix, float64 with NaN for missing cells, and the columns; empty if all numbers are of one kind.
+        The matrix, float64 with NaN for missing cells, the columns, and the kind of all; None if each has its own.
 
     Raises:
         ValueError: a column has no values, too many texts to be a category, or values that are not of its kind.
@@ -165,11 +185,13 @@ def encoded(
     for name, kind in chosen.items():
         check_column_kind(owner, name, kind)
     numeric = all(values.dtype != object for values in columns.values())
-    if numeric and len(columns) > _WIDE and not chosen:
-        return np.stack(list(columns.values()), 1), ()
+    if (frame.alike or (numeric and len(columns) > _WIDE)) and not chosen:
+        matrix = np.stack(list(columns.values()), 1)
+        of_all = kind_of(matrix)
+        return matrix, tuple(Column(name, *_OF_EACH.get(of_all, ("real",))) for name in columns), of_all
     of = frame.levels
     pairs = [_encoded(name, values, chosen.get(name), of.get(name), owner) for name, values in columns.items()]
-    return np.stack([codes for codes, _ in pairs], 1), tuple(column for _, column in pairs)
+    return np.stack([codes for codes, _ in pairs], 1), tuple(column for _, column in pairs), None
 
 
 def encoded_as(columns: Columns, like: Sequence[Column], *, owner: str) -> np.ndarray:
@@ -267,11 +289,9 @@ def _kind_of_numbers(present: np.ndarray) -> ColumnKind:
     return "count" if low == 0 and high < _MAX_COUNT else "real"
 
 
-def common_kind(array: np.ndarray, columns: tuple[Column, ...]) -> DataKind:
+def common_kind(columns: tuple[Column, ...]) -> DataKind:
     """The kind of a table: mixed, unless its columns are all numbers of one kind."""
     kinds = {column.kind for column in columns}
-    if not kinds:
-        return kind_of(array)
     if len(kinds) > 1 or kinds & {"ordinal", "category"}:
         return "mixed"
     return _OF_ALL[kinds.pop()]

@@ -98,19 +98,24 @@ class AuxiliaryJoint(TorchDistribution, CheckedArguments):
 
     arg_constraints: dict[str, Any] = {}
     support = constraints.real_vector
-    has_rsample = True
 
     def __init__(
         self, auxiliary: TorchDistribution, conditional: Callable[[Tensor], TorchDistribution], latent_dim: int
     ) -> None:
         check_count("AuxiliaryJoint", latent_dim=latent_dim)
         self.auxiliary, self.conditional, self.latent_dim = auxiliary, conditional, latent_dim
+        self.has_rsample = auxiliary.has_rsample
         event = torch.Size([latent_dim + auxiliary.event_shape[0]])
         super().__init__(auxiliary.batch_shape, event, validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> AuxiliaryJoint:
         """The same distribution with batch dimensions added."""
         return AuxiliaryJoint(self.auxiliary.expand(batch_shape), self.conditional, self.latent_dim)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        a = self.auxiliary.sample(sample_shape)
+        return torch.cat([self.conditional(a).sample(), a], -1)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         a = self.auxiliary.rsample(sample_shape)

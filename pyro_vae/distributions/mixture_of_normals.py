@@ -74,12 +74,12 @@ class MixtureOfNormals(TorchDistribution, CheckedArguments):
 
     @property
     def mean(self) -> Tensor:
-        """(*batch, L)."""
+        """``(*batch, L)``."""
         return (self.weights.unsqueeze(-1) * self.locs).sum(-2)
 
     @property
     def variance(self) -> Tensor:
-        """(*batch, L)."""
+        """``(*batch, L)``."""
         spread = (self.locs - self.mean.unsqueeze(-2)).square() + self.scales.square()
         return (self.weights.unsqueeze(-1) * spread).sum(-2)
 

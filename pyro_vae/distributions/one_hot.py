@@ -77,21 +77,21 @@ class IndependentOneHotCategorical(TorchDistribution, CheckedArguments):
 
     @property
     def log_probs(self) -> Tensor:
-        """(*batch, V, C), finite even if the probability is 0."""
+        """``(*batch, V, C)``, finite even if the probability is 0."""
         return self.logits.log_softmax(-1).clamp_min(torch.finfo(self.logits.dtype).min)
 
     @property
     def mean(self) -> Tensor:
-        """(*batch, V * C), the probabilities."""
+        """``(*batch, V * C)``, the probabilities."""
         return self.logits.softmax(-1).flatten(-2)
 
     @property
     def variance(self) -> Tensor:
-        """(*batch, V * C)."""
+        """``(*batch, V * C)``."""
         return self.mean * (1 - self.mean)
 
     def entropy(self) -> Tensor:
-        """(*batch,), in nats."""
+        """``(*batch,)``, in nats."""
         return -(self.logits.softmax(-1) * self.log_probs).sum((-2, -1))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -15,19 +15,22 @@ from pyro_vae.evaluation.calibration_curve import Reliability, reliability
 from pyro_vae.evaluation.classifier import Classification, classification
 from pyro_vae.evaluation.code_length import CodeLength
 from pyro_vae.evaluation.confidence_interval import ConfidenceInterval, mean_interval
-from pyro_vae.evaluation.conformal import Detection, conformal_p_values, detection
+from pyro_vae.evaluation.conformal import Detection, conformal_p_values, detection, false_alarm_interval
 from pyro_vae.evaluation.diagnostics import LatentDiagnostics, latent_diagnostics
 from pyro_vae.evaluation.finished import FinishedBatches
+from pyro_vae.evaluation.gain import Gain
 from pyro_vae.evaluation.gaps import inference_gaps
 from pyro_vae.evaluation.gaps_result import InferenceGaps, gap_table
 from pyro_vae.evaluation.gradient_noise import GradientSNR, gradient_snr
 from pyro_vae.evaluation.harmonic import HarmonicLogLikelihood, harmonic_log_likelihood
+from pyro_vae.evaluation.image_distortions import DistortedImages, distorted_images
 from pyro_vae.evaluation.importance import log_likelihood
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.inflation import InflatedProposal
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
 from pyro_vae.evaluation.latent_factors import Disentanglement, code_disentanglement, disentanglement
 from pyro_vae.evaluation.likelihood import LogLikelihood
+from pyro_vae.evaluation.lossy_code import LossyCode
 from pyro_vae.evaluation.outlier_detection import OutlierDetector, outliers
 from pyro_vae.evaluation.outlier_scores import OutlierScores
 from pyro_vae.evaluation.pareto import pareto_k
@@ -49,7 +52,9 @@ __all__ = [
     "ConfidenceInterval",
     "Detection",
     "Disentanglement",
+    "DistortedImages",
     "FinishedBatches",
+    "Gain",
     "GradientSNR",
     "HarmonicLogLikelihood",
     "ImportanceWeights",
@@ -59,6 +64,7 @@ __all__ = [
     "LatentDiagnostics",
     "LogLikelihood",
     "LogWeights",
+    "LossyCode",
     "OutlierDetector",
     "OutlierScores",
     "PosteriorSamples",
@@ -77,6 +83,8 @@ __all__ = [
     "default_statistics",
     "detection",
     "disentanglement",
+    "distorted_images",
+    "false_alarm_interval",
     "gap_table",
     "gradient_snr",
     "harmonic_log_likelihood",

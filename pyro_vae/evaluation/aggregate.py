@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from pyro.distributions import Delta
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
@@ -185,6 +186,8 @@ def decompose(
 
 
 def _kl_terms(encoded: _Encoded, z: Tensor, p: Distribution) -> dict[str, Tensor]:
+    if any(isinstance(q, Delta) for q in encoded.posteriors):
+        raise NotImplementedError
     pairs = zip(encoded.posteriors, encoded.draws, strict=True)
     posterior = torch.cat([log_density(q, samples) for q, samples in pairs], 1)  # (S, M)
     joint, marginals = AggregatePosterior(encoded.posteriors).log_densities(z.flatten(0, 1))

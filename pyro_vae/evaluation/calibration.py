@@ -14,6 +14,7 @@ from pyro_vae._core.contexts import isolated_rng, reseed
 from pyro_vae._core.owners import evaluating
 from pyro_vae.evaluation.result import Result
 from pyro_vae.models import VAE
+from pyro_vae.models.vae import check_posterior
 
 SIGNIFICANCE_LEVEL = 0.01
 """Probability, corrected for the number of dimensions, below which a guide is called not calibrated."""
@@ -177,7 +178,7 @@ def simulation_based_calibration(
         The ranks with their test.
 
     Raises:
-        ValueError: there are too few simulations, or ``num_bins`` does not divide L + 1.
+        ValueError: there are too few simulations, ``num_bins`` does not divide L + 1, or the guide is deterministic.
 
     References:
         Validating Bayesian inference algorithms with simulation-based calibration (Talts et al., 2018), algorithm 1.
@@ -194,6 +195,7 @@ def simulation_based_calibration(
     """
     check_arguments(simulation_based_calibration, locals(), num_samples=1, batch_size=1)
     _check(num_simulations, num_samples, num_bins)
+    check_posterior("simulation_based_calibration", vae)
     with evaluating(vae), isolated_rng(seed):
         ranks = []
         for number, start in enumerate(range(0, num_simulations, batch_size)):

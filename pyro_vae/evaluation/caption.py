@@ -13,10 +13,12 @@ PHRASES = {
     "context": "given {}",
     "likelihood": "{}",
     "guide": "{}",
+    "net": "{}",
     "latent_dim": "{} latent dimensions",
     "objective": "{}",
     "beta": "beta {}",
     "epoch": "epoch {}",
+    "weights": "{} weights",
     "train": "{} training images",
     "labels": "{} of them labelled",
     "label_seed": "label seed {}",
@@ -47,8 +49,8 @@ def caption_of(protocol: Mapping[str, Any], phrases: Mapping[str, str] | None = 
     Example:
         >>> caption_of({"dataset": "Digits", "binarize": "none", "data_seed": 0, "num_samples": 1000, "dtype": "x"})
         'Digits, no binarization, data seed 0, 1000 samples'
-        >>> caption_of({"guide": "IAFGuide", "latent_dim": 8, "objective": "BetaELBO", "beta": 4.0, "epoch": 60})
-        'IAFGuide, 8 latent dimensions, BetaELBO, beta 4, epoch 60'
+        >>> caption_of({"guide": "IAFGuide", "latent_dim": 8, "beta": 4.0, "epoch": 60, "weights": "raw"})
+        'IAFGuide, 8 latent dimensions, beta 4, epoch 60, raw weights'
     """
     check_arguments(caption_of, locals())
     values = {key: f"{value:g}" if isinstance(value, float) else value for key, value in protocol.items()}

@@ -20,8 +20,7 @@ def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
 
     If a datum and the m calibration data are exchangeable, :math:`P(p \le \alpha) \le \alpha` for every
     :math:`\alpha` at every m, so that a threshold on p is a rate of false alarms. The probability is over the datum and
-    the calibration data: for one set of calibration data, the rate has standard deviation of about
-    :math:`\sqrt{\alpha / m}`.
+    the calibration data: for one set of calibration data, the rate varies as :func:`false_alarm_interval` states.
 
     Args:
         scores: ``(N, *scores)``, of the data.
@@ -51,6 +50,43 @@ def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     return ((1 + torch.stack(as_strange, -1).double()) / (m + 1)).reshape(scores.shape)
 
 
+def false_alarm_interval(level: float, num_calibration: int, *, coverage: float = 0.95) -> tuple[float, float]:
+    r"""Interval of the rate of false alarms at p <= level over sets of calibration data, exact for continuous scores.
+
+    The rate given m calibration data is :math:`\mathrm{Beta}(k, m + 1 - k)` with
+    :math:`k = \lfloor \alpha (m + 1) \rfloor`, whatever the scores are.
+
+    Args:
+        level: :math:`\alpha`, in (0, 1).
+        num_calibration: m.
+        coverage: share of the sets of calibration data whose rate lies in the interval, in (0, 1).
+
+    Returns:
+        The quantiles of the rate; (0, 0) if no p-value can be as small as ``level``.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    References:
+        Testing for outliers with conformal p-values (Bates et al., 2023), section 3. https://arxiv.org/abs/2104.08279
+
+    Example:
+        >>> low, high = false_alarm_interval(0.01, 200)
+        >>> f"{low:.2%}, {high:.2%}"
+        '0.12%, 2.75%'
+    """
+    from scipy.stats import beta  # type: ignore[import-untyped]
+
+    check_arguments(false_alarm_interval, locals(), num_calibration=1)
+    for name, value in (("level", level), ("coverage", coverage)):
+        require(0 < value < 1, "false_alarm_interval", f"{name} must lie in (0, 1)", f"{name}={value}")
+    rank = math.floor(level * (num_calibration + 1) + 1e-9)
+    if not rank:
+        return 0.0, 0.0
+    low, high = beta(rank, num_calibration + 1 - rank).ppf([(1 - coverage) / 2, (1 + coverage) / 2])
+    return float(low), float(high)
+
+
 def _check_device(owner: str, **tensors: Tensor) -> None:
     (first, a), (second, b) = tensors.items()
     rule, got = f"{first} and {second} must be on one device", f"{a.device} and {b.device}"
@@ -63,7 +99,7 @@ def _columns(values: Tensor) -> list[Tensor]:
 
 
 class Detection(NamedTuple):
-    """How well a score ranks outliers above other data, with a bootstrap interval."""
+    """Ranking of outliers above other data by a score, with a bootstrap interval."""
 
     auroc: float
     """Probability that an outlier has the larger score, ties counting one half."""

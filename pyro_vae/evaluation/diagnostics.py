@@ -27,7 +27,8 @@ PRIOR_DRAWS = 2_000
 
 _REMEDIES = (
     "Train with a KL warm-up (objectives.BetaELBO with a LinearWarmUp), objectives.FreeBits or objectives.InfoVAE; "
-    "start the decoder at the data's mean (init_at_mean, Likelihood.initialise_mean); or give the decoder less power."
+    "start the decoder at the data's mean (init_at_mean, Likelihood.initialise_mean); or give the decoder less power: "
+    "fewer units, or of an AutoregressiveLikelihood a smaller receptive_field."
 )
 
 

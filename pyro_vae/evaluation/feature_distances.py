@@ -87,18 +87,18 @@ def overlap(real: Tensor, generated: Tensor, *, neighbours: int = 5) -> dict[str
     rule, value = "both sets must be larger than neighbours", f"{smallest} data for neighbours={neighbours}"
     require(smallest > neighbours, "sample_quality", rule, value, "Use more data")
     of_real, of_generated = _radii(real, neighbours), _radii(generated, neighbours)
-    inside, reached, found = real.new_zeros(len(generated)), [], []
+    inside, reached, covered = real.new_zeros(len(generated)), [], []
     for rows, radius in zip(real.split(_ROWS), of_real.split(_ROWS), strict=True):
         distances = torch.cdist(rows, generated)
         within = distances <= radius[:, None]
         inside += within.sum(0)
-        found.append(within.any(1))
+        covered.append(within.any(1))
         reached.append((distances <= of_generated).any(1))
     return {
         "precision": float((inside > 0).double().mean()),
         "recall": float(torch.cat(reached).double().mean()),
         "density": float(inside.mean() / neighbours),
-        "coverage": float(torch.cat(found).double().mean()),
+        "coverage": float(torch.cat(covered).double().mean()),
     }
 
 

@@ -20,14 +20,14 @@ Groups = Mapping[str, Iterable[Tensor]]
 
 
 class GradientSNR(NamedTuple):
-    """Signal-to-noise ratio |mean| / standard deviation of each element of a group's gradient, ``(P,)`` each."""
+    """Signal-to-noise ratio ``|mean| / std`` of each element of a group's gradient, ``(P,)`` each."""
 
     mean: Tensor
     """Mean of the gradient of the loss, a sum over the batch."""
     std: Tensor
     """Standard deviation of one sample of the gradient."""
     snr: Tensor
-    """|mean| / std; 0 if the gradient is always 0, infinite if it is constant and not 0."""
+    """``|mean| / std``; 0 if the gradient is always 0, infinite if it is constant and not 0."""
     standard_error: Tensor
     """Standard error of ``snr``, by the delta method for normal gradients."""
 

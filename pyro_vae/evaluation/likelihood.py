@@ -13,6 +13,7 @@ from pyro_vae.evaluation.result import LOG_LIKELIHOOD, Quantity, Result
 _BOUNDS = ("elbo", "distortion", "rate")
 PARETO_K_LIMIT = 0.7
 """Largest Pareto k of a reliable importance estimate (Vehtari et al., 2024)."""
+_DOUBTFUL_SHARE = 0.1  # of flagged data, above which the mean itself is in doubt
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,21 @@ class LogLikelihood(Result):
         """``(M,)``, the rows whose estimate is unreliable: Pareto k above 0.7."""
         return (self.pareto_k > PARETO_K_LIMIT).nonzero().squeeze(-1)
 
+    def is_doubtful(self) -> bool:
+        """Whether more than a tenth of the data are flagged."""
+        return self.untrusted() > _DOUBTFUL_SHARE
+
     def advice(self) -> str:
         """Explain how to improve the estimates of the flagged data; empty if no datum is flagged."""
         if not len(self.flagged()):
             return ""
+        flagged = f"{len(self.flagged())} of {len(self)} data have a Pareto k above {PARETO_K_LIMIT}"
+        if not self.is_doubtful():
+            return f"{flagged}: their estimates may be too low. More samples (num_samples) would show it."
         return (
-            f"{len(self.flagged())} of {len(self)} data have a Pareto k above {PARETO_K_LIMIT}: their estimates are "
-            "not to be trusted, they may be far too low and their error bars too small. Take more samples, fit a "
-            "better guide (refit_guide), or use annealed importance sampling (annealed_log_likelihood, sandwich)."
+            f"{flagged}: their estimates are not to be trusted, they may be far too low and their error bars too "
+            "small. Take more samples (num_samples), fit a better guide (refit_guide), or use annealed importance "
+            "sampling (annealed_log_likelihood, sandwich)."
         )
 
     def summary(self) -> dict[str, Any]:

@@ -27,6 +27,11 @@ LEAST_REFERENCE = 10
 """Smallest number of reference data."""
 
 
+def least_level(num_reference: int) -> float:
+    """The smallest p-value of a detector, 1 / (m + 1) for the m of its reference data that calibrate."""
+    return 1 / (num_reference - num_reference // 3 + 1)
+
+
 class OutlierDetector(CheckedArguments):
     r"""Outlier scores and p-values of data under a model and guide, calibrated on reference data.
 
@@ -110,11 +115,6 @@ class OutlierDetector(CheckedArguments):
         center = dict.fromkeys(self._statistics, 0.0)
         return [*scores_of(dict.fromkeys(self._statistics, torch.zeros(1)), center), COMBINED]
 
-    @property
-    def least_level(self) -> float:
-        """The smallest p-value, 1 / (m + 1)."""
-        return 1 / (len(self.calibration) + 1)
-
     def __call__(
         self, data: Data, *, against: Data | None = None, protocol: dict[str, Any] | None = None
     ) -> OutlierScores:
@@ -128,6 +128,9 @@ class OutlierDetector(CheckedArguments):
         Raises:
             ValueError: data or ``against`` are empty or unlike the reference in shape or kind.
         """
+        if _begin_alike(data, self.reference):
+            text = f"{_OWNER}: data and reference are the same, so that the p-values are no rates of false alarms."
+            warnings.warn(text, stacklevel=2)
         scores = self.scores(data)
         p_values = conformal_p_values(scores, self.calibration)
         s = self.statistics
@@ -148,7 +151,7 @@ class OutlierDetector(CheckedArguments):
         Raises:
             ValueError: ``level`` is below the smallest p-value, so that nothing could be rejected, or not below 1.
         """
-        least = self.least_level
+        least = 1 / (len(self.calibration) + 1)
         rule = f"level must be at least {least:.4f}, 1 / (number of calibration data + 1), and below 1"
         require(least <= level < 1, "OutlierDetector", rule, f"level={level}", "Use a larger reference or level")
         return lambda x: self(x).p_value() <= level
@@ -237,9 +240,6 @@ def outliers(
     check_arguments(outliers, options)
     advice = "Pass held-out data like the training data, such as the validation images"
     require(reference is not None, _OWNER, "reference must be given", "reference=None", advice)
-    if _are_equal(data, reference):
-        text = f"{_OWNER}: data and reference are the same, so that the p-values are no rates of false alarms."
-        warnings.warn(text, stacklevel=2)
     for name in ("model", "guide", "data", "reference", "against", "protocol"):
         options.pop(name)
     detector = OutlierDetector(model, guide, reference, **options)  # type: ignore[arg-type]
@@ -263,8 +263,10 @@ def _check_alike(reference: Data, data: Data) -> None:
     require(False, _OWNER, rule, f"{shown[0]} and a reference {shown[1]}", "Convert them as the training data were")
 
 
-def _are_equal(data: Any, reference: Any) -> bool:
+def _begin_alike(data: Any, reference: Any) -> bool:
+    """Whether one is the beginning of the other, as if both were taken from one split; few data may be so by chance."""
     first, second = (x.images if isinstance(x, ImageSet) else x for x in (data, reference))
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return first is second
-    return first.device == second.device and torch.equal(first, second)
+    num = min(len(first), len(second))
+    return num >= LEAST_REFERENCE and first.device == second.device and torch.equal(first[:num], second[:num])

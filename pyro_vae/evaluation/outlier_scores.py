@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from pyro_vae._core.checks import check_choice
-from pyro_vae.evaluation.conformal import Detection, detection
+from pyro_vae.evaluation.conformal import Detection, detection, false_alarm_interval
 from pyro_vae.evaluation.result import Quantity, Result
 
 LEVELS = (0.01, 0.05)
@@ -26,6 +26,7 @@ DESCRIPTIONS = {
     COMBINED: "all statistics together",
 }
 """Descriptions of the scores; larger is stranger for all of them."""
+_NEEDS = {"regret": "regret_steps", "background": "background", "waic": "ensemble", "layers": "a HierarchicalVAE"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class OutlierScores(Result):
         return self.p_values[:, self._column(name)]
 
     def _column(self, name: str) -> int:
-        reason = self.protocol["unavailable"].get(name)
+        reason = self.protocol["unavailable"].get(name, f"it needs {_NEEDS[name]}" if name in _NEEDS else "")
         check_choice("OutlierScores", "name", name, self.names, f"{name}: {reason}" if reason else "")
         return self.names.index(name)
 
@@ -88,27 +89,36 @@ class OutlierScores(Result):
         return self.score().argsort(descending=True, stable=True)[:num]
 
     def detection(self, name: str = COMBINED) -> Detection | None:
-        """How well a score tells the data from ``against``; None if there are no outliers."""
+        """Detection of the data of ``against`` by a score; None if there are no outliers."""
         column = self._column(name)
         return None if self.against is None else detection(self.scores[:, column], self.against[:, column])
 
     def summary(self) -> dict[str, Any]:
         """The share of data rejected by each score at 1% and 5%, and the detection of the outliers."""
         shares = {name: {str(level): self._share(name, level) for level in LEVELS} for name in self.names}
-        found = {name: result._asdict() for name in self.names if (result := self.detection(name))}
-        return {"rejected": shares, **({"detection": found} if found else {})}
+        detections = {name: result._asdict() for name in self.names if (result := self.detection(name))}
+        return {"rejected": shares, **({"detection": detections} if detections else {})}
 
     def _share(self, name: str, level: float) -> float:
         return float((self.p_value(name) <= level).double().mean())
 
     def lines(self) -> list[str]:
         """For each score the share of rejected data, and the area under the ROC curve of the outliers."""
-        lines = [f"{'score':<15} rejected at 1%, at 5%{'; AUROC [95% interval]' if self.against is not None else ''}"]
+        lines = [f"outlier scores of {len(self)} data, calibrated on {len(self.calibration)}"]
+        lines += [f"{'score':<15} rejected at 1%, at 5%{'; AUROC [95% interval]' if self.against is not None else ''}"]
         for name in self.names:
             shares = ", ".join(f"{self._share(name, level):.2%}" for level in LEVELS)
-            found = self.detection(name)
-            lines.append(f"{name:<15} {shares}{'' if found is None else f'; {found}'}    ({DESCRIPTIONS[name]})")
+            result = self.detection(name)
+            lines.append(f"{name:<15} {shares}{'' if result is None else f'; {result}'}    ({DESCRIPTIONS[name]})")
+        lines.append(self._false_alarms(LEVELS[0], len(self.calibration)))
         return lines + [f"{name}: not computed ({reason})" for name, reason in self.protocol["unavailable"].items()]
+
+    def _false_alarms(self, level: float, m: int) -> str:
+        low, high = false_alarm_interval(level, m)
+        if not high:
+            return f"no p-value is below {1 / (m + 1):.4f}, 1 / ({m} calibration data + 1): use a larger reference"
+        sets = f"for 95% of sets of {m} calibration data"
+        return f"p <= {level:g} rejects between {low:.2%} and {high:.2%} of data like the reference, {sets}"
 
 
 def scores_of(values: dict[str, Tensor], center: dict[str, float]) -> dict[str, Tensor]:

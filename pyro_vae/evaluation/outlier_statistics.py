@@ -23,6 +23,7 @@ from pyro_vae.models import HierarchicalModel, LadderGuide, TopDownGuide
 
 ModelAndGuide: TypeAlias = tuple[Program, Program]
 _REGRET_SAMPLES, _REGRET_PARTICLES = 32, 2
+_OF_LATENTS = ("rate", "distortion", "regret")
 
 
 @dataclass(frozen=True)
@@ -67,34 +68,31 @@ class Statistics:
         self.entries.update({key: result.protocol[key] for key in ("dtype", "dimensions", "discrete")})
         values = {name: getattr(result, name) for name in ("log_likelihood", "rate", "distortion")}
         if result.protocol.get("estimator") == "exact":
-            self._omit("rate and regret", "the model has no latent variables")
+            self.unavailable.update(dict.fromkeys(_OF_LATENTS, "the model has no latent variables"))
             values = {"log_likelihood": result.log_likelihood}
         for name, compute in self._others().items():
             try:
                 values |= compute(data)
             except ValueError as error:
-                self._omit(name, str(error))
+                self.unavailable[name] = str(error)
         return {name: value.double() for name, value in values.items()}
 
     def _others(self) -> dict[str, Any]:
-        """The statistics that not every pair or call has."""
+        """The statistics that not every pair or call has, by the names of their scores."""
         chosen: dict[str, Any] = {}
         if self.entries["discrete"]:
             chosen["complexity"] = self._complexity
         else:
-            self._omit("complexity", "log p of continuous data is a density, which is no code length")
-        if self.regret_steps and "rate and regret" not in self.unavailable:
+            self.unavailable["complexity"] = "log p of continuous data is a density, which is no code length"
+        if self.regret_steps and "regret" not in self.unavailable:
             chosen["regret"] = self._regret
         if self.background is not None:
             chosen["background"] = self._background
         if self.ensemble:
-            chosen["ensemble"] = self._ensemble
+            chosen["waic"] = self._ensemble
         if isinstance(self.model, HierarchicalModel):
             chosen["layers"] = self._upper_layers
         return chosen
-
-    def _omit(self, name: str, reason: str) -> None:
-        self.unavailable[name] = reason
 
     def _common(self) -> dict[str, Any]:
         names = ("batch_size", "data_plate", "seed", "finished", "progress")
@@ -132,7 +130,13 @@ class Statistics:
     def _complexity(self, data: Data) -> dict[str, Tensor]:
         options = {"data": data, "batch_size": self.batch_size, "seed": self.seed, "finished": None}
         batches = BatchedEvaluation("outliers", (self.model, self.guide), options)
-        return batches.run(lambda args, advance: {"complexity": complexity(args[0])})
+        return batches.run(lambda args, advance: {"complexity": _complexity_of(args[0])})
+
+
+def _complexity_of(x: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"the data must be tensors, to be compressed, got {type(x).__name__}")
+    return complexity(x)
 
 
 class UpperLayers(nn.Module):
@@ -180,9 +184,11 @@ def complexity(x: Tensor) -> Tensor:
         >>> bool(complexity(constant)[0] < complexity(noise)[0] / 20)
         True
     """
-    values = x.detach().cpu().double()
-    is_unit = x.is_floating_point() and bool(((values >= 0) & (values <= 1)).all())
-    levels = (values * 255 if is_unit else values).round().long()
+    values = x.detach().cpu().double().reshape(len(x), *x.shape[1:] or (1,))
+    rows = values.flatten(1)
+    is_unit = ((rows >= 0) & (rows <= 1)).all(1) & x.is_floating_point()  # of each datum, whatever its batch
+    scale = torch.where(is_unit, 255.0, 1.0).reshape(-1, *[1] * (values.dim() - 1))
+    levels = (values * scale).round().long()
     codes = [levels, *(_differences(levels, dim) for dim in (-1, -2)[: x.dim() - 1])]
     return 8 * math.log(2) * torch.stack(list(map(_code_lengths, codes))).min(0).values
 
@@ -192,6 +198,10 @@ def _differences(levels: Tensor, dim: int) -> Tensor:
 
 
 def _code_lengths(levels: Tensor) -> Tensor:
-    is_byte = int(levels.abs().max()) <= 255  # differences are coded modulo 256
-    rows = (levels % 256).to(torch.uint8) if is_byte else levels.to(torch.int32)
-    return torch.tensor([len(zlib.compress(row.tobytes(), 9)) for row in rows.flatten(1).numpy()], dtype=torch.float64)
+    return torch.tensor([len(zlib.compress(_bytes(row), 9)) for row in levels.flatten(1)], dtype=torch.float64)
+
+
+def _bytes(row: Tensor) -> bytes:
+    """A byte for each level, or four if some level needs them; differences of bytes are coded modulo 256."""
+    is_byte = int(row.abs().max()) <= 255
+    return (row % 256).to(torch.uint8).numpy().tobytes() if is_byte else row.to(torch.int32).numpy().tobytes()

@@ -18,6 +18,7 @@ from pyro_vae.evaluation.finished import FinishedBatches
 from pyro_vae.evaluation.hmc import BURN_IN, AdaptedStepSizes
 from pyro_vae.evaluation.latent_density import Start
 from pyro_vae.evaluation.sampler import Engine
+from pyro_vae.evaluation.tables import inference_data_of
 
 NUM_BRIDGES = 100
 """Number of distributions on the path along which chains move from the start to the posterior."""
@@ -34,6 +35,7 @@ class PosteriorSamples:
             have not converged.
         effective_sample_size: ``(N,)``, the smallest over the dimensions.
         acceptance: ``(N,)``, the mean acceptance probability.
+        num_chains: number of chains per datum.
 
     References:
         Rank-normalization, folding, and localization: an improved R-hat (Vehtari et al., 2021), eq. 3 and 4, without
@@ -44,6 +46,15 @@ class PosteriorSamples:
     r_hat: Tensor
     effective_sample_size: Tensor
     acceptance: Tensor
+    num_chains: int = 1
+
+    def to_arviz(self) -> Any:
+        """The samples as ``arviz.InferenceData``, whose group ``posterior`` has the dimensions chain, draw and datum.
+
+        Raises:
+            ValueError: ArviZ or xarray is not installed.
+        """
+        return inference_data_of(self.sites, self.num_chains)
 
 
 class Chains(NamedTuple):
@@ -152,7 +163,9 @@ def posterior_samples(
 
     tensors = batches.run(sample)
     diagnostics = {key: tensors.pop(key) for key in ("r_hat", "effective_sample_size", "acceptance")}
-    return PosteriorSamples({name: value.movedim(0, 1) for name, value in tensors.items()}, **diagnostics)
+    return PosteriorSamples(
+        {name: value.movedim(0, 1) for name, value in tensors.items()}, **diagnostics, num_chains=num_chains
+    )
 
 
 def burn_in(warmup: int) -> int:

@@ -17,6 +17,7 @@ from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation.aggregate import supports
 from pyro_vae.evaluation.result import Result
 from pyro_vae.models import VAE
+from pyro_vae.models.vae import check_posterior, check_prior
 
 Statistic = Callable[[Tensor], Tensor]
 _OWNER = "posterior_predictive_check"
@@ -191,7 +192,8 @@ def posterior_predictive_check(
 
     Raises:
         ValueError: a size is not positive, the data are empty, ``source`` is unknown, a statistic has a wrong shape, or
-            the data lie outside the support of the likelihood.
+            the data lie outside the support of the likelihood, or the model is an autoencoder, which has no posterior,
+            and no prior unless one was fitted to its codes.
 
     References:
         Posterior predictive assessment of model fitness via realized discrepancies (Gelman, Meng and Stern, 1996),
@@ -208,6 +210,7 @@ def posterior_predictive_check(
         (torch.Size([7, 1]), True)
     """
     check_arguments(posterior_predictive_check, locals(), num_samples=1, batch_size=1, chunk_size=1)
+    (check_posterior if source == "posterior" else check_prior)(_OWNER, vae)
     functions = _named(statistics, vae.data_shape)
     density = statistics is None and source == "posterior"
     device, dtype = placement(vae)

@@ -8,16 +8,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal, require
 from pyro_vae._core.files import json_ready, write_atomically
+from pyro_vae._core.html import folded
 from pyro_vae.evaluation.caption import caption_of
+from pyro_vae.evaluation.gain import Gain
 from pyro_vae.evaluation.result_file import ResultFile
+from pyro_vae.evaluation.tables import dataframe_of, dataset_of
 
 R = TypeVar("R", bound="Result")
+_WIDTH = 120  # of printed text
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,20 @@ class Result(ABC):
         """The protocol in words."""
         return caption_of(self.protocol, self.phrases)
 
+    def is_doubtful(self) -> bool:
+        """Whether the advice is a warning, since the mean itself may be wrong, and not a remark."""
+        return False
+
+    def notes(self) -> list[str]:
+        """The advice as a line of text, by its weight; empty without advice."""
+        kind = "warning" if self.is_doubtful() else "note"
+        return [f"{kind}: {self.advice()}"] if self.advice() else []
+
     def __str__(self) -> str:
-        notes = [f"note: {self.advice()}"] if self.advice() else []
-        protocol = ", ".join(f"{key}={value}" for key, value in self.protocol.items())
-        return "\n".join([*self.lines(), *notes, f"protocol: {protocol}"])
+        weights = str(self.protocol.get("weights_sha256", ""))[:8]
+        protocol = ", ".join(filter(None, [self.caption(), weights and f"weights {weights}"]))
+        notes = [line for note in self.notes() for line in wrap(note, _WIDTH, subsequent_indent="  ")]
+        return "\n".join([*self.lines(), *notes, *wrap(f"protocol: {protocol}", _WIDTH, subsequent_indent="  ")])
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that hold numbers per datum, by name."""
@@ -134,10 +149,11 @@ class Result(ABC):
         errors = f"+- {self.monte_carlo_error():.3f} Monte Carlo, +- {self.sampling_error():.3f} over data"
         return [f"log-likelihood  {self.mean():.3f} nats per datum{remark}", f"                {errors}"]
 
-    def gain(self, other: Result, name: str = "log_likelihood") -> tuple[float, float]:
-        """Mean difference to another result on the same data, in nats, and its standard error, paired by datum.
+    def gain(self, other: Result, name: str = "log_likelihood") -> Gain:
+        """Mean difference to another result on the same data and its standard error, paired by datum.
 
         The spread over the data, which both share, cancels in the difference, so that small gains are measurable.
+        ``value, error = a.gain(b)`` unpacks it.
 
         Raises:
             ValueError: the results have different numbers of data.
@@ -145,7 +161,30 @@ class Result(ABC):
         rule, got = "both results must be of the same data", f"{len(self)} and {len(other)} data"
         require(len(self) == len(other), type(self).__name__, rule, got)
         difference = getattr(self, name) - getattr(other, name)
-        return float(difference.mean()), mean_error(difference)
+        units = {quantity.name: quantity.unit for quantity in self.quantities}
+        return Gain(float(difference.mean()), mean_error(difference), name, units.get(name, "nats"))
+
+    def to_dataframe(self) -> Any:
+        """The numbers as a ``pandas.DataFrame``: a row per datum, a column per number; ``attrs`` is the protocol.
+
+        Columns of a field with several numbers per datum are ``curve[0]``, ``curve[1]``, ...; fields whose rows are not
+        those of the data are left out.
+
+        Raises:
+            ValueError: pandas is not installed.
+        """
+        return dataframe_of(self.tensors(), self.layout, {"method": self.method, **self.protocol})
+
+    def to_xarray(self) -> Any:
+        """All tensors as an ``xarray.Dataset``, whose dimension of the data is ``datum``.
+
+        Raises:
+            ValueError: xarray is not installed.
+        """
+        return dataset_of(self.tensors(), self.layout, {"method": self.method, **self.protocol})
+
+    def _repr_html_(self) -> str:
+        return folded(self.title, [*self.lines(), *self.notes()], protocol=self.protocol)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write summary, protocol and per-datum numbers as JSON, atomically.

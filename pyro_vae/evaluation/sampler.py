@@ -96,7 +96,8 @@ class WeightSampler:
             options = {"owner": self.owner, "owners": self.owners, "ways": self._ways, "data_plate": self.data_plate}
             self._weights = ImportanceWeights(self.model, self.guides, args, **options)  # type: ignore[arg-type]
         self._weights.check_repeatable(args)
-        self._weights.check_coverage()
+        if num_samples > 1:  # one sample estimates the ELBO, a bound also with less support
+            self._weights.check_coverage()
         exact = not any(latents(trace) for trace in self._weights.pair.guide_traces)  # a weight is log p(x) then
         num_samples = 1 if exact else num_samples
         num_calls = 0 if exact else self._num_calls  # one pass per batch is too little for "auto" to compile

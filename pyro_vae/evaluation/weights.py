@@ -24,10 +24,10 @@ from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.rows import row_order
 from pyro_vae._core.runs import run
-from pyro_vae._core.support import covers
+from pyro_vae._core.support import covers, support_of
 from pyro_vae._core.trace_checks import (
     check_densities,
-    check_log_prob_shape,
+    check_log_prob_shapes,
     check_observation,
     check_plates,
     check_sites,
@@ -128,9 +128,8 @@ class ImportanceWeights(CheckedArguments):
         # On the runs for one sample: with a particle dimension, a shape (data, data) may pass for (samples, data).
         for site in self.model_trace.nodes.values():
             check_observation(self.owner, site, self.layout.dims)
-        for site in [s for trace in self.pair.traces for s in sites(trace) if s["name"] not in self.pair.blocks]:
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            check_log_prob_shape(self.owner, site, log_prob)
+        traced = [s for trace in self.pair.traces for s in sites(trace) if s["name"] not in self.pair.blocks]
+        check_log_prob_shapes(self.owner, traced)
 
     def _check_length(self) -> None:
         """Require a plate of the batch's length, which excludes plates over anything other than the data."""
@@ -176,7 +175,7 @@ class ImportanceWeights(CheckedArguments):
         for site in (site for trace in self.pair.guide_traces for site in latents(trace) if site["name"] in model):
             fn, other = site["fn"], model[site["name"]]
             if len(self.guides) == 1 and not follows(self.pair.guide_traces[0]) and not covers(fn, other):
-                got = f"site {site['name']!r} on {fn.support} in the guide and on {other.support} in the model"
+                got = f"site {site['name']!r} on {support_of(fn)} in the guide and on {support_of(other)} in the model"
                 rule = "the guide must have all of the model's support"
                 raise refusal(self.owner, rule, got, "Use a wider guide")
 

@@ -10,23 +10,31 @@ from typing import Any, Literal
 import torch
 
 from pyro_vae._core.checks import require
+from pyro_vae._core.contexts import isolated_rng
 from pyro_vae.data import Dataset, Splits
 from pyro_vae.experiments.labels import check_labels, num_classes_of
 from pyro_vae.experiments.latent_data import active_latents, check_same_data, latents_of
 from pyro_vae.experiments.provenance import known_data
-from pyro_vae.experiments.restore import restore_weights
+from pyro_vae.experiments.restore import AnyModel, restore_weights
 from pyro_vae.guides import CategoricalGuide, Guide
-from pyro_vae.likelihoods import Likelihood
-from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE, SemiSupervisedVAE, classification_weight
-from pyro_vae.models.build import build_conditional, build_semi_supervised, build_vae
+from pyro_vae.likelihoods import Likelihood, SiteLikelihood
+from pyro_vae.models import (
+    VAE,
+    AutoregressiveModel,
+    ConditionalVAE,
+    LabelledVAE,
+    SemiSupervisedVAE,
+    classification_weight,
+)
+from pyro_vae.models.build import build_conditional, build_implicit, build_semi_supervised, build_vae
 from pyro_vae.models.given import given_part
 from pyro_vae.models.stacked import StackedVAE
-from pyro_vae.networks import Shape
+from pyro_vae.networks import CausalNetwork, Shape
 from pyro_vae.priors import CategoricalPrior, Prior
 from pyro_vae.training import RunFolder
-from pyro_vae.training.suited import set_units, suited
+from pyro_vae.training.suited import input_kinds, set_units, suited
 
-ModelName = Literal["VAE", "M2", "ConditionalVAE"]
+ModelName = Literal["VAE", "M2", "ConditionalVAE", "AutoregressiveModel", "ImplicitModel"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,9 @@ class Assembly:
         protocol: of the data, with the names of the model's components.
     """
 
-    trained: VAE | ConditionalVAE | SemiSupervisedVAE
+    trained: VAE | ConditionalVAE | SemiSupervisedVAE | AutoregressiveModel
     training_data: Splits
-    vae: VAE | ConditionalVAE | LabelledVAE
+    vae: AnyModel
     splits: Splits
     protocol: dict[str, Any]
 
@@ -76,6 +84,8 @@ def assemble(
     alpha: float,
     m1: FirstModel | None,
     score_seen: bool,
+    net: Callable[[Shape, Shape], CausalNetwork],
+    base: Callable[[int, Shape], SiteLikelihood],
     seed: int,
 ) -> Assembly:
     """Load the data and build the model; for the arguments see :func:`pyro_vae.experiments.experiment.train`.
@@ -88,6 +98,11 @@ def assemble(
     if splits.missing:
         rule, advice = "of data with missing entries must be a VAE", "Use --model VAE, or remove such data"
         require(model == "VAE", "--model", rule, model, advice)
+    if model == "AutoregressiveModel":
+        with isolated_rng(seed):
+            exact = AutoregressiveModel(splits.data_shape, net=net, base=base)
+        protocol = {**splits.protocol, "model": model, **components_of(exact)}
+        return Assembly(exact, splits, exact, splits, protocol)
     pieces: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "guide": guide, "prior_guide": prior_guide}
     standardize = dataset.standardizes(splits.train)
     if m1 is None:
@@ -98,13 +113,18 @@ def assemble(
         vae = build_vae(splits.data_shape, latent_dim, **pieces, missing=splits.missing, seed=seed)
         set_units(vae, splits.train, standardize=standardize)
         return Assembly(vae, splits, vae, splits, {**splits.protocol, **components_of(vae)})
+    if model == "ImplicitModel":
+        gan = build_implicit(splits.data_shape, latent_dim, prior, pieces["likelihood"], seed=seed)
+        return Assembly(gan, splits, gan, splits, {**splits.protocol, "model": model, **components_of(gan)})
     if dataset.context is not None:
         shape, columns = splits.data_shape, [column.name for column in getattr(splits.train, "columns", ())]
         by_class = dataset.context == "label"
         context = num_classes_of(splits) if by_class else given_part(dataset.context, shape, columns or None)
-        given = build_conditional(shape, latent_dim, context, **pieces, score_seen=score_seen, seed=seed)
+        kinds = input_kinds(splits.train) if standardize and not by_class else None
+        given = build_conditional(shape, latent_dim, context, **pieces, score_seen=score_seen, kinds=kinds, seed=seed)
         set_units(given, splits.train, standardize=standardize)
         names = {"model": model, **components_of(given), **({"score_seen": True} if score_seen else {})}
+        names |= {} if kinds is None else {"standardize": "data and context"}
         return Assembly(given, splits, given, splits, {**splits.protocol, **names})
     pieces |= {"classifier": classifier, "label_prior": label_prior, "num_classes": num_classes_of(splits)}
     pieces["classification_weight"] = classification_weight(len(splits.train), dataset.labels or 0, alpha=alpha)
@@ -141,8 +161,10 @@ def _restored(m1: FirstModel, provenance: dict[str, str], dataset: Dataset, spli
     return vae.eval().requires_grad_(False)
 
 
-def components_of(vae: VAE | ConditionalVAE | LabelledVAE) -> dict[str, Any]:
+def components_of(vae: AnyModel) -> dict[str, Any]:
     """The class names of the model's and the guide's components, for the protocol."""
+    if isinstance(vae, AutoregressiveModel):
+        return {"likelihood": type(vae.base).__name__, "net": type(vae.net).__name__}
     components = {"prior": vae.prior, "likelihood": vae.likelihood, "guide": vae.guide}
     weight: dict[str, Any] = {}
     if isinstance(vae, LabelledVAE):

@@ -22,12 +22,15 @@ from pyro_vae.training import RunFolder
 
 MODEL = (
     *("model", "m1", "labels", "label_seed", "alpha", "classification_weight"),
-    *("prior", "likelihood", "guide", "classifier", "label_prior", "latent_dim", "objective", "beta"),
+    *("prior", "likelihood", "guide", "net", "classifier", "label_prior", "latent_dim", "objective", "beta"),
 )
 """Protocol entries that describe the model; tables compare models."""
 STALE, UNKNOWN, MODEL_OF = "stale", "without_fingerprint", "model_of"
 """Entries that :func:`read_runs` adds to protocols: how a stale result is renewed; that a result has no fingerprint of
 its weights; and the run folder that the model was trained in, which of a refit is another one."""
+_NAMES = {"data_sha256": ("dataset", "data_file"), "outliers_sha256": ("outliers",)}  # by the entry of the content
+OF_SAMPLES = ("estimator", "num_samples", "proposal")
+"""Protocol entries of an estimate, in which a result without Monte Carlo error may differ from others."""
 FREE = (*MODEL, *PROVENANCE, STALE, UNKNOWN, MODEL_OF, "sample_seed", "unavailable")
 """Protocol entries in which results of one table may differ."""
 
@@ -102,7 +105,8 @@ def read_runs(paths: Sequence[str | Path], *, split: str = "test") -> dict[str, 
     """
     runs: dict[str, list[Result]] = {}
     for path in map(str, paths):
-        require(path not in runs, "compare", "runs must be distinct", f"{path} twice")
+        repeated = Path(path).resolve() in {Path(other).resolve() for other in runs}
+        require(not repeated, "compare", "runs must be distinct", f"{path} twice")
         run = RunFolder(path)
         results = [r for r in _results(run) if r.quantities and r.protocol.get("split") == split]
         advice = f"Make one: pyro-vae evaluate {path} --split {split}"
@@ -209,11 +213,14 @@ def _differences(a: Result, b: Result) -> dict[str, tuple[Any, Any]]:
     """Both values of each entry in which results of one table must not differ, but do."""
     keys = dict.fromkeys([*a.protocol, *b.protocol])
     pairs = {key: (a.protocol.get(key), b.protocol.get(key)) for key in keys if key not in FREE}
-    first, second = pairs.get("data_sha256", (None, None))
-    if first is None or second is None:
-        pairs.pop("data_sha256", None)
-    elif first == second:  # known by their content, whatever their name
-        pairs = {key: pair for key, pair in pairs.items() if key not in ("dataset", "data_file")}
+    for content, names in _NAMES.items():
+        first, second = pairs.get(content, (None, None))
+        if first is None or second is None:
+            pairs.pop(content, None)
+        elif first == second:  # known by their content, whatever their name
+            pairs = {key: pair for key, pair in pairs.items() if key not in names}
+    if "exact" in pairs.get("estimator", ()):
+        pairs = {key: pair for key, pair in pairs.items() if key not in OF_SAMPLES}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 

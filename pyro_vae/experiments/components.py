@@ -21,6 +21,7 @@ from pyro_vae import data, guides, likelihoods, networks, objectives, priors
 from pyro_vae._core.checks import refusal, require
 from pyro_vae.data.sources import SUFFIXES
 from pyro_vae.experiments.option_errors import similar, unknown_option
+from pyro_vae.training import callbacks
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,14 @@ KINDS = {
     "label_prior": Kind(priors, priors.CategoricalPrior, 1),
     "net": Kind(networks, torch.nn.Module, 2, ("ContextNetwork",)),
     "decoder": Kind(networks, networks.Network, 2),
+    "discriminator": Kind(networks, networks.Network, 2),
+    "ratio": Kind(networks, networks.Network, 2),
     "base": Kind(likelihoods, likelihoods.SiteLikelihood, 2),
-    "objective": Kind(objectives, objectives.Objective),
+    "objective": Kind(objectives, objectives.Objective, 0, ("PerceptualReconstruction",)),
     "beta": Kind(objectives, objectives.Schedule),
     "optimizer": Kind(torch.optim, torch.optim.Optimizer, 1, ("Optimizer", "LBFGS", "Muon", "SparseAdam")),
     "lr_schedule": Kind(lr_scheduler, lr_scheduler.LRScheduler, 1, _INDESCRIBABLE),
+    "logger": Kind(callbacks, callbacks.Callback, 0, ("Callback", "OptunaPruner")),
 }
 """The options that choose a class, by the last part of their name: ``net`` of ``--guide.net``."""
 

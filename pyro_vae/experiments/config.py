@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import refusal, require, with_article
 
 # A configuration may name public classes of this package, torch's optimizers and their schedules.
 _TRUSTED = re.compile(r"pyro_vae(\.[a-z_0-9]+)*\.[A-Z]\w*|torch\.optim(\.lr_scheduler)?\.[A-Z]\w*")
@@ -17,8 +17,8 @@ MAX_SIZE = 1_000_000
 """The largest size of a configuration in bytes."""
 _MAX_DEPTH = 20
 _KINDS: dict[str, type] = {"class_path": str, "init_args": dict}
-# keys whose values are names of files or columns, never imported
-_NAMES = {"root", "out", "model_from", "m1", "context", "label", "drop"}
+# keys whose values are names of files, columns or projects, never imported
+_NAMES = {"root", "out", "model_from", "m1", "context", "label", "drop", "experiment", "project"}
 
 
 def read_config(text: str, source: str, *, trust: Iterable[str] = ()) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _check(value: Any, key: str, source: str, trust: tuple[str, ...]) -> None:
         for name, entry in value.items():
             _check_key(name, source, dotted=not key)
             kind = _KINDS.get(name.rpartition(".")[2], object)
-            rule, got = f"{name} must be {kind.__name__}", f"a {type(entry).__name__}"
+            rule, got = f"{name} must be {kind.__name__}", with_article(type(entry))
             require(isinstance(entry, kind) or entry is None, source, rule, got)
             _check(entry, name.rpartition(".")[2], source, trust)
     elif isinstance(value, list):
@@ -85,7 +85,7 @@ def _check(value: Any, key: str, source: str, trust: tuple[str, ...]) -> None:
             _check_text(value, source, trust)
     else:
         plain = isinstance(value, bool | int | float | None)
-        require(plain, source, "must hold text and numbers", f"a {type(value).__name__} at {key!r}")
+        require(plain, source, "must hold text and numbers", f"{with_article(type(value))} at {key!r}")
 
 
 def _check_key(key: Any, source: str, *, dotted: bool) -> None:

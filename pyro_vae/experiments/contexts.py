@@ -74,7 +74,8 @@ def _of_images(trained: TrainedModel, text: str, given: Given, device: torch.dev
 
 
 def _images(trained: TrainedModel, text: str, shape: tuple[int, ...], binarization: Binarization) -> Tensor:
-    options: dict[str, Any] = {"data_shape": shape, "max_value": trained.splits.max_value}
+    kind = "real" if trained.splits.train.kind == "counts" else trained.splits.train.kind  # means of counts, too
+    options: dict[str, Any] = {"data_shape": shape, "max_value": trained.splits.max_value, "kind": kind}
     inputs = read_inputs(text.split(","), owner="--context", binarization=binarization, **options)
     with isolated_rng(0):
         return torch.cat([part.images.batch(slice(None)) for part in inputs])

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
+
+from pyro_vae._core.files import read_bytes
 
 _NOT_OPTIONS = {"data_plate", "seed", "protocol", "progress"}  # set for every method alike, or by the library's user
 _COMMON_HELP = {"engine": "execution of the programs; auto compiles them if there is enough work"}
@@ -84,3 +88,17 @@ def plain_text(text: str) -> str:
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
     text = re.sub(r'``"?(.*?)"?``', r"\1", text)
     return re.sub(r"\s+", " ", re.sub(r"[`\\]", "", text)).strip().rstrip(".")
+
+
+def brief(value: Any) -> Any:
+    """An option's value in file names: a number without the digits that change nothing, 2 for 2.0, but never one text
+    for two numbers; of a file the name and the first digits of a hash, so that another content is another value.
+    """
+    if isinstance(value, Path):
+        return f"{value.stem}-{content_hash(value)[:8]}" if value.is_file() else value.stem
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else value
+
+
+def content_hash(file: Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256."""
+    return sha256(read_bytes(file)).hexdigest()[:16]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -29,11 +29,13 @@ from pyro_vae.experiments.restore import restore_model, restore_weights
 from pyro_vae.experiments.resumable import check_resumable
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.guides import CategoricalGuide, DiagonalNormalGuide, Guide
-from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood
-from pyro_vae.networks import Shape
+from pyro_vae.likelihoods import BernoulliLikelihood, Likelihood, SiteLikelihood
+from pyro_vae.models import AutoregressiveModel
+from pyro_vae.models.vae import is_deterministic
+from pyro_vae.networks import CausalNetwork, GatedPixelCNN, Shape
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.priors import CategoricalPrior, Prior, StandardNormalPrior
-from pyro_vae.training import RunFolder, fit, frozen
+from pyro_vae.training import Callback, RunFolder, fit, frozen
 
 
 def train(
@@ -49,11 +51,14 @@ def train(
     alpha: float = 0.1,
     m1: str | None = None,
     score_seen: bool = False,
+    net: Callable[[Shape, Shape], CausalNetwork] = GatedPixelCNN,
+    base: Callable[[int, Shape], SiteLikelihood] = BernoulliLikelihood,
     model_from: str | None = None,
     init_at_mean: bool = True,
     objective: Callable[[], Objective] = ELBO,
     optimizer: Callable[[Iterable], Optimizer] = Adam,
     lr_schedule: Callable[[Optimizer], LRScheduler] | None = None,
+    logger: Callable[[], Callback] | None = None,
     seed: int = 0,
     device: Device = "auto",
     num_samples: int = 1000,
@@ -64,11 +69,14 @@ def train(
     trust: Iterable[str] = (),
     **options: Any,
 ) -> TrainedModel:
-    """Train a VAE, M2 on few labels, or a conditional VAE in a run folder.
+    """Train a VAE, M2 on few labels, a conditional VAE or an autoregressive model in a run folder.
 
     Args:
         model: VAE; M2, the semi-supervised model p(y) p(z) p(x | y, z), with the number of labels as
-            ``--data.labels``; or ConditionalVAE, p(z | c) p(x | z, c), with the context c as ``--data.context``.
+            ``--data.labels``; ConditionalVAE, p(z | c) p(x | z, c), with the context c as ``--data.context``; or
+            AutoregressiveModel, the product of p(x_s | x_before), without latents. The name of a causal network, such
+            as PixelCNN, is short for AutoregressiveModel with that ``--net``. ImplicitModel is a generator x = g(z)
+            without a guide, for the objective AdversarialSamples.
         data: the data set; Digits needs no download, and Files reads your own images or arrays.
         latent_dim: number of latent dimensions.
         prior: p(z); for a ConditionalVAE also ConditionalPrior, p(z | c).
@@ -81,11 +89,14 @@ def train(
         alpha: in M2, the weight of the classifier's log-likelihood, times the data per label.
         m1: in M2, run folder of a VAE of the same data, whose active latents become the data (M1+M2).
         score_seen: in a ConditionalVAE given a part of the data, score that part too, not only the others.
+        net: in an AutoregressiveModel, the causal network.
+        base: in an AutoregressiveModel, the distribution of a pixel given those before.
         model_from: run folder whose trained prior and likelihood are kept fixed; only the guide is trained.
         init_at_mean: start the decoder's output at the mean of the training data.
         objective: the objective to maximise; in M2 by default the one that the classifier's estimator needs.
         optimizer: any of torch.optim.
         lr_schedule: any of torch.optim.lr_scheduler; without it the learning rate is constant.
+        logger: where to log the records in addition to ``metrics.jsonl``, or another callback.
         seed: seed of initial weights, shuffling, binarization and latents.
         device: where to train; auto is the GPU, or the CPU if there is no GPU.
         num_samples: samples per test image for the log-likelihood at the end.
@@ -96,6 +107,7 @@ def train(
         options: options of :func:`pyro_vae.fit`, such as ``epochs``.
     """
     check_count("train", latent_dim=latent_dim, num_samples=num_samples)
+    callbacks = [] if logger is None else [logger()]
     place, dataset = choose_device(device), data()
     dataset.may_download, dataset.by_name = may_download and not resume, not is_earlier(run)
     dataset.detects = not resume and model_from is None  # a run's configuration holds what was detected
@@ -113,6 +125,8 @@ def train(
         alpha=alpha,
         m1=_first_model(m1, model, trust),
         score_seen=score_seen,
+        net=net,
+        base=base,
         seed=seed,
     )
     vae, training_data = assembly.trained, assembly.training_data
@@ -121,10 +135,12 @@ def train(
             check_magnitude(images)
     initialise_at_data(vae, training_data.train, seed=seed, at_mean=init_at_mean)
     if model_from is not None:
-        restore_model(vae, RunFolder(model_from))
+        exact, advice = isinstance(vae, AutoregressiveModel), "Use a model with latent variables"
+        require(not exact, "train", "model_from must come with a model that has a guide", model, advice)
+        restore_model(cast(Any, vae), RunFolder(model_from))
     vae.to(place)
     goal, open_run = objective(), RecordedRun(run, assembly.splits, resume=resume)
-    with nullcontext() if model_from is None else frozen(vae.model):
+    with nullcontext() if model_from is None else frozen(cast(Any, vae).model):
         result = fit(
             vae.model,
             vae.guide,
@@ -132,8 +148,10 @@ def train(
             objective=goal,
             optimizer=optimizer,
             lr_schedule=lr_schedule,
-            validation=training_data.validation,
+            # an autoencoder has no ELBO of held-out data
+            validation=None if is_deterministic(getattr(vae, "guide", None)) else training_data.validation,
             monitor=validation_error(assembly.vae, assembly.splits.validation, seed=seed),
+            callbacks=callbacks,
             seed=seed,
             run=open_run,
             resume=resume,

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from pyro_vae import plotting
 from pyro_vae._core.contexts import isolated_rng
@@ -29,7 +25,9 @@ from pyro_vae.evaluation import (
     Sandwich,
 )
 from pyro_vae.evaluation.caption import caption_of
+from pyro_vae.experiments.commands import with_commands
 from pyro_vae.experiments.methods import METHODS
+from pyro_vae.experiments.report_markup import drawn, figures_of, html, text_of
 from pyro_vae.experiments.report_rows import (
     BOUND_HEADER,
     CLASS_HEADER,
@@ -40,17 +38,16 @@ from pyro_vae.experiments.report_rows import (
     nats,
     rows_of,
 )
+from pyro_vae.experiments.report_verdict import errors, following, headline, origin, trust
 from pyro_vae.experiments.results import RunResults, by_settings, first_rows, renewal, results_of
 from pyro_vae.experiments.trained_model import TrainedModel
-from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE
+from pyro_vae.models import VAE, AutoregressiveModel, ConditionalVAE, LabelledVAE
 from pyro_vae.training import RunFolder
 
 R = TypeVar("R", bound=Result)
 WORST = 10
 """Number of worst-explained images."""
-_ENVIRONMENT = Environment(loader=PackageLoader("pyro_vae.experiments", ""), autoescape=True, undefined=StrictUndefined)
-html: Any = _ENVIRONMENT.get_template("report.html.jinja").module
-"""The macros of the template, which return markup."""
+_NO_LOWER_BOUNDS = ("harmonic", "codelength")
 
 
 def report(run: RunFolder, trained: TrainedModel) -> str:
@@ -87,6 +84,7 @@ class _Report:
     def sections(self) -> list[dict[str, Any]]:
         """Names, headings and contents of all sections that have a content."""
         contents = (
+            ("verdict", "Verdict", self._verdict()),
             ("protocol", "Protocol", self._protocol()),
             ("training", "Training", self._training()),
             ("classes", "Classes", self._classes()),
@@ -119,6 +117,15 @@ class _Report:
 
         return max(self.kind(LogLikelihood), key=rank, default=None)
 
+    def _verdict(self) -> Markup:
+        of_test = [result for result in self.kind(Classification) if result.protocol.get("split") == "test"]
+        others = [r for r in self.of("bounds") if r.method not in _NO_LOWER_BOUNDS]
+        main = max(of_test, key=len, default=None) or self.main() or next(iter(others), None)
+        lines = [] if main is None else [errors(main), trust(main, len(self.entries.stale))]
+        command = following(self._commands())
+        parts = [html.headline(headline(main)), *map(html.paragraph, [*lines, origin(self.run)])]
+        return Markup().join([*parts, *([html.paragraph("Next:"), html.code([command])] if command else [])])
+
     def _protocol(self) -> Markup:
         data = html.table(["entry", "value"], rows_of(self.trained.protocol), "Data and model")
         config = yaml.safe_load(self.run.config())
@@ -138,29 +145,32 @@ class _Report:
         row = ["last epoch", str(last.get("epoch", "")), *cells.values()]
         table = html.table(["", "epoch", *cells], [row], "In nats per datum")
         line = "ELBO, its terms and other metrics by epoch."
-        return table + html.pictures(_draw(plotting.training_curves, history, alt="Training curves", caption=line))
+        return table + html.pictures(drawn(plotting.training_curves, history, alt="Training curves", caption=line))
 
     def _classes(self) -> Markup:
         classifications = self.kind(Classification)
         others = [result for result in self.of("classes") if not isinstance(result, Classification)]
         caption = "Classification errors with standard errors; cross entropy in nats per datum"
         content = html.table(CLASS_HEADER, list(map(class_row, classifications)), caption) if classifications else ""
-        content = Markup(content) + Markup().join(html.code(str(result).splitlines()) for result in others)
-        pictures = _figures(self.of("classes"))
+        content = Markup(content) + Markup().join(text_of(result) for result in others)
+        pictures = figures_of(self.of("classes"))
         for result in classifications:
-            pictures += _draw(plotting.confusion_matrix, result, alt="Confusion matrix", caption=result.caption())
+            pictures += drawn(plotting.confusion_matrix, result, alt="Confusion matrix", caption=result.caption())
         if isinstance(self.trained.vae, LabelledVAE):
             line = "Test images, and their style in every class; a frame marks the predicted class."
-            pictures += _draw(plotting.analogies, self.trained.vae, self._first(), alt="Analogies", caption=line)
+            pictures += drawn(plotting.analogies, self.trained.vae, self._first(), alt="Analogies", caption=line)
         return content + html.pictures(pictures)
 
     def _bounds(self) -> Markup:
         estimates = [result for result in self.of("bounds") if not isinstance(result, Sandwich)]
-        caption = "Estimates of log p(x), standard errors and ELBO, in nats per datum; flagged: Pareto k above 0.7"
-        content = [html.table(BOUND_HEADER, list(map(bound_row, estimates)), caption)] if estimates else []
+        caption = "of log p(x), standard errors and ELBO, in nats per datum; flagged: Pareto k above 0.7"
+        content = []
+        for split, number in dict.fromkeys((r.protocol.get("split"), len(r)) for r in estimates):
+            rows = [bound_row(r) for r in estimates if (r.protocol.get("split"), len(r)) == (split, number)]
+            content.append(html.table(BOUND_HEADER, rows, f"{number} {split or ''} examples: estimates {caption}"))
         for path, result in self.results.items():
-            if result.topic == "bounds" and result.advice():
-                content.append(html.note(f"{path.name}: {result.advice()}"))
+            if result.topic == "bounds":
+                content += [html.note(f"{path.name}: {with_commands(note)}") for note in result.notes()]
         content += [html.paragraph(bracket(result)) for result in self.kind(Sandwich)]
         return Markup().join([*content, html.pictures(self._bound_figures())])
 
@@ -168,26 +178,26 @@ class _Report:
         main, pictures = self.main(), []
         if main is not None:
             line = main.caption()
-            pictures += _draw(plotting.bound_curve, main, alt=main.alternative_text, caption=line)
-            pictures += _draw(plotting.pareto_shapes, main, alt="Histogram of Pareto k", caption=line)
+            pictures += drawn(plotting.bound_curve, main, alt=main.alternative_text, caption=line)
+            pictures += drawn(plotting.pareto_shapes, main, alt="Histogram of Pareto k", caption=line)
         for group in by_settings(self.kind(AnnealedLogLikelihood)):
             importance, longest = None if main is None else first_rows(main, group[0]), group[-1]
             text = {"alt": "AIS bound against distributions", "caption": longest.caption()}
-            pictures += _draw(plotting.annealed_bounds, group, importance=importance, **text)
+            pictures += drawn(plotting.annealed_bounds, group, importance=importance, **text)
             if importance is not None:
                 text["alt"] = "AIS minus importance estimate, per datum"
-                pictures += _draw(plotting.bound_differences, longest, importance, **text)
-        return pictures + _figures([r for r in self.of("bounds") if not isinstance(r, LogLikelihood)])
+                pictures += drawn(plotting.bound_differences, longest, importance, **text)
+        return pictures + figures_of([r for r in self.of("bounds") if not isinstance(r, LogLikelihood)])
 
     def _plain(self, topic: str) -> Markup:
         """Text and figure of each result on a topic."""
-        texts = [html.code(str(result).splitlines()) for result in self.of(topic)]
-        return Markup().join([*texts, html.pictures(_figures(self.of(topic)))])
+        texts = list(map(text_of, self.of(topic)))
+        return Markup().join([*texts, html.pictures(figures_of(self.of(topic)))])
 
     def _diagnostics(self) -> Markup:
         units = []
         for result in self.kind(LatentDiagnostics):
-            units += _draw(plotting.active_units, result, alt="Active units", caption=result.caption())
+            units += drawn(plotting.active_units, result, alt="Active units", caption=result.caption())
         return self._plain("diagnostics") + html.pictures(units)
 
     def _images(self) -> Markup:
@@ -195,16 +205,22 @@ class _Report:
         if isinstance(vae, VAE):
             line = "Test images; below each, the mean of p(x | z) at one sample of q(z | x)."
             text = {"alt": "Test images and reconstructions", "caption": line}
-            pictures += _draw(plotting.reconstructions, vae, self._first(), **text)
-        if isinstance(vae, ConditionalVAE):
+            pictures += drawn(plotting.reconstructions, vae, self._first(), **text)
+        if isinstance(vae, AutoregressiveModel):
+            text = {"alt": "Samples of the model", "caption": "Samples of the model."}
+            pictures += drawn(plotting.samples, vae, **text)
+            line = "Test images with their upper halves; below each, samples of the lower half given the upper one."
+            text = {"alt": "Completions", "caption": line}
+            pictures += drawn(plotting.completions, vae, self._first(), **text)
+        elif isinstance(vae, ConditionalVAE):
             line = "Test images with their contexts; below each, means of p(x | z, c) at samples of the prior given c."
             labels = self.trained.splits.test.labels if vae.given is None else None
             context = None if labels is None else labels[: len(self._first())].to(self._first().device)
             text = {"alt": "Samples given a context", "caption": line}
-            pictures += _draw(plotting.completions, vae, self._first(), context, **text)
+            pictures += drawn(plotting.completions, vae, self._first(), context, **text)
         else:
             line = "Means of p(x | z) at samples of the prior."
-            pictures += _draw(plotting.samples, vae, alt="Samples of the model", caption=line)
+            pictures += drawn(plotting.samples, vae, alt="Samples of the model", caption=line)
         text = html.paragraph(f"{caption_of(self.trained.protocol)}.")
         return text + html.pictures(pictures) if pictures else html.paragraph("The data are not images.")
 
@@ -231,7 +247,7 @@ class _Report:
         if not isinstance(self.trained.vae, VAE):
             return table
         text = {"alt": "The worst-explained images", "caption": "The same images, and a reconstruction below each."}
-        return table + html.pictures(_draw(plotting.reconstructions, self.trained.vae, self._batch(order), **text))
+        return table + html.pictures(drawn(plotting.reconstructions, self.trained.vae, self._batch(order), **text))
 
     def _image_row(self, result: LogLikelihood, i: int) -> list[str]:
         labels = self.trained.splits.test.labels
@@ -258,31 +274,15 @@ class _Report:
         with isolated_rng(0):
             return self.trained.splits.test.batch(list(rows), dtype=like.dtype).to(like.device)
 
-    def _missing(self) -> Markup:
+    def _commands(self) -> list[str]:
+        """The commands that make the missing results."""
         results = [*self.results.values(), *self.entries.stale.values()]  # these come with commands of their own
         kinds = {type(r) for r in results if r.protocol.get("split") == "test"}
         methods = [m for m in METHODS.values() if not set(m.results) <= kinds and m.applies(self.trained.vae)]
-        if not methods:
+        return [f"pyro-vae evaluate {shlex.quote(str(self.run.path))} --method {m.name}" for m in methods]
+
+    def _missing(self) -> Markup:
+        if not (commands := self._commands()):
             return Markup()
-        commands = [f"pyro-vae evaluate {shlex.quote(str(self.run.path))} --method {m.name}" for m in methods]
-        names = ", ".join(m.name for m in methods)
+        names = ", ".join(command.rpartition(" ")[2] for command in commands)
         return html.paragraph(f"The test split has no result of {names}. Commands:") + html.code(commands)
-
-
-def _figures(results: Sequence[Result]) -> list[Any]:
-    """The registered figure of each result."""
-    pictures = []
-    for result in results:
-        text = result.alternative_text or result.title
-        pictures += _draw(plotting.result_figure, result, alt=text, caption=result.caption())
-    return pictures
-
-
-def _draw(function: Callable[..., Figure], *args: Any, alt: str, caption: str, **options: Any) -> list[Any]:
-    """The picture of a plotting function; empty if the numbers or the data cannot be drawn."""
-    buffer = io.BytesIO()
-    try:
-        function(*args, **options).savefig(buffer, format="png", metadata={"Software": None})
-    except ValueError:
-        return []
-    return [{"data": base64.b64encode(buffer.getvalue()).decode(), "alt": alt, "caption": caption}]

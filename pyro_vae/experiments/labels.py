@@ -6,7 +6,7 @@ from inspect import signature
 
 from torch import Tensor
 
-from pyro_vae._core.checks import require
+from pyro_vae._core.checks import require, with_article
 from pyro_vae.data import Dataset, Splits
 
 
@@ -17,11 +17,17 @@ def check_labels(model: str, dataset: Dataset) -> None:
         ValueError: model and data set do not fit each other.
     """
     conditional = model == "ConditionalVAE"
-    rule = f"a {model} must have {'a' if conditional else 'no'} context"
+    rule = f"{with_article(model)} must have {'a' if conditional else 'no'} context"
     advice = "Add for example --data.context label" if conditional else "Add --model ConditionalVAE"
     require((dataset.context is not None) == conditional, "--data.context", rule, dataset.context or "none", advice)
     if model != "M2":
-        require(dataset.labels is None, "--data.labels", f"a {model} takes no labels", dataset.labels, "Add --model M2")
+        require(
+            dataset.labels is None,
+            "--data.labels",
+            f"{with_article(model)} takes no labels",
+            dataset.labels,
+            "Add --model M2",
+        )
         return
     option, name = f"--model {model}", type(dataset).__name__
     has_labels = "labels" in signature(type(dataset)).parameters

@@ -17,7 +17,7 @@ from pyro_vae.data.base import WITHOUT_EFFECT
 from pyro_vae.data.latent_set import LatentSet
 from pyro_vae.data.lazy import chunks
 from pyro_vae.evaluation.marginals import moments
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, AutoregressiveModel
 from pyro_vae.priors import VampPrior
 
 _BATCH_SIZE = 1000
@@ -117,8 +117,8 @@ def initialise_at_data(vae: Any, train: ImageSet, *, seed: int = 0, at_mean: boo
     if at_mean and isinstance(train, LatentSet):
         _initialise_at_latents(vae.likelihood, train, seed)
     elif at_mean:
-        vae.likelihood.initialise_mean(train.mean())
-    if isinstance(vae.prior, VampPrior):
+        (vae.base if isinstance(vae, AutoregressiveModel) else vae.likelihood).initialise_mean(train.mean())
+    if isinstance(getattr(vae, "prior", None), VampPrior):
         num, rule = len(vae.prior.raw), f"num_components must be at most the {len(train)} training images"
         require(num <= len(train), "VampPrior", rule, f"num_components={num}")
         with isolated_rng(seed):

@@ -9,9 +9,11 @@ from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from torch.nn import Module
+
 from pyro_vae import evaluation
 from pyro_vae._core.checks import refusal
-from pyro_vae.compression import codelength
+from pyro_vae.compression import codelength, rate_distortion
 from pyro_vae.evaluation import (
     Calibration,
     Classification,
@@ -36,11 +38,12 @@ from pyro_vae.evaluation import (
     sandwich,
     simulation_based_calibration,
 )
-from pyro_vae.experiments.evaluation_options import Option, options_of
-from pyro_vae.experiments.outlier_data import AGAINST, outliers_of
+from pyro_vae.experiments.evaluation_options import Option, brief, content_hash, options_of
+from pyro_vae.experiments.outlier_data import AGAINST, KINDS, outliers_of
 from pyro_vae.experiments.provenance import PROVENANCE
 from pyro_vae.experiments.trained_model import TrainedModel
-from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE
+from pyro_vae.models import VAE, AutoregressiveModel, ConditionalVAE, LabelledVAE
+from pyro_vae.models.vae import is_deterministic
 
 INFLATION = 1.2
 """Default factor by which an inflated proposal multiplies the guide's scales."""
@@ -66,7 +69,7 @@ class Method:
     run: Callable[[TrainedModel, Options], list[Result]]
     stem: str = ""
     num_data: int | None = None
-    applies: Callable[[Any], bool] = lambda vae: True
+    applies: Callable[[Any], bool] = lambda vae: not isinstance(vae, AutoregressiveModel)  # all others have latents
 
     @property
     def name(self) -> str:
@@ -87,14 +90,9 @@ class Method:
         """File name without the result's kind, such as ``test-guide-5000-seed0-first100``."""
         first = "" if options["num_data"] is None else f"-first{options['num_data']}"
         changed = (o for o in self.options if options[o.name] != o.default and f"{{{o.name}}}" not in self.stem)
-        marks = "".join(option.mark.format(_brief(options[option.name])) for option in changed)
+        marks = "".join(option.mark.format(brief(options[option.name])) for option in changed)
         stem = self.stem.format(**options)
         return f"{options['split']}{'-' if stem else ''}{stem}{marks}-seed{options['seed']}{first}"
-
-
-def _brief(value: Any) -> Any:
-    """A number without the digits that change nothing: 2 for 2.0, but never one text for two numbers."""
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else value
 
 
 def method_of(function: Callable[..., Result], options: Iterable[Option] = (), **entries: Any) -> Method:
@@ -154,18 +152,22 @@ def _diagnostics(trained: TrainedModel, options: Options) -> list[Result]:
     common: Options = {"seed": options["seed"], "protocol": trained.protocol_of(options["split"])}
     ranks = {name: options[changes.get("name", name)] for name, changes in _SIMULATION.items()}
     results = _call(latent_diagnostics, trained, options)
+    if is_deterministic(trained.vae.guide):  # the others compare samples of it
+        return results
     results.append(simulation_based_calibration(trained.vae, **ranks, **common))
-    if not images.missing:  # whose statistics need complete data
-        check = posterior_predictive_check(trained.vae, images, num_samples=options["num_replicates"], **common)
-        results.append(check)
-    return results
+    if images.missing:  # the statistics of replicates need complete data
+        return results
+    return [*results, posterior_predictive_check(trained.vae, images, num_samples=options["num_replicates"], **common)]
 
 
 def _outliers(trained: TrainedModel, options: Options) -> list[Result]:
     keywords = {key: value for key, value in options.items() if key != "against"}
-    outside = options["against"] and outliers_of(trained, options["against"], seed=options["seed"])
-    entries = {"outliers": Path(options["against"]).stem} if options["against"] else {}
+    source = options["against"]
+    outside = None if source is None else outliers_of(trained, source, seed=options["seed"])
     result = trained.outliers(**keywords, against=outside)
+    entries = {} if source is None else {"outliers": source.stem}
+    if source is not None and str(source) not in KINDS:
+        entries["outliers_sha256"] = content_hash(source)
     return [replace(result, protocol={**result.protocol, **entries})]
 
 
@@ -195,18 +197,11 @@ def _sample_quality(trained: TrainedModel, options: Options) -> list[Result]:
     return _call(partial(sample_quality, train=trained.images("train")), trained, options)
 
 
-def _is_vae(vae: Any) -> bool:
-    return isinstance(vae, VAE)
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    return lambda vae: isinstance(vae, kinds)
 
 
-def _has_guide(vae: Any) -> bool:
-    return isinstance(vae, VAE | ConditionalVAE)
-
-
-def _has_classes(vae: Any) -> bool:
-    return isinstance(vae, LabelledVAE)
-
-
+_ANY: dict[str, Any] = {"applies": _is(Module)}
 _PROPOSALS = {
     "choices": ("guide", "optimised", "inflated", "prior"),
     "help": "distribution of z; optimised fits a normal to each image's posterior, prior is the naive baseline",
@@ -217,7 +212,7 @@ _IMPORTANCE = (
     *(option for option in options_of(log_likelihood, proposal=_PROPOSALS) if option.name != "accuracy"),
 )
 _REFERENCE = "JSON of a result, such as of --method ais, that replaces log p(x) (default: importance sampling)"
-_GAPS = (*options_of(inference_gaps), Option("log_likelihood", None, _REFERENCE, Path, mark="-by-{0.stem}"))
+_GAPS = (*options_of(inference_gaps), Option("log_likelihood", None, _REFERENCE, Path, mark="-by-{}"))
 _DECOMPOSED = "examples used to decompose the ELBO (default 2000; 200 for flows)"
 _SIMULATION = {
     "num_simulations": {"help": "simulated examples for the calibration", "mark": "-sims{}"},
@@ -235,42 +230,52 @@ _DIAGNOSTICS = (
     *options_of(posterior_predictive_check, "num_samples", num_samples=_REPLICATES),
 )
 _OUTLIERS = (
-    Option("against", None, AGAINST, Path, mark="-against-{0.stem}"),
+    Option("against", None, AGAINST, Path, mark="-against-{}"),
     Option("reference", "validation", "split that calibrates the p-values", str, ("validation", "train"), "-by-{}"),
     Option("num_reference", 5000, "largest number of its examples to use", int, mark="-reference{}"),
     *options_of(outliers, "combination", "num_samples", "regret_steps", "batch_size"),
 )
 _ANNEALING = "{start}-{num_distributions}x{num_chains}"
 _SPECIAL = (
-    method_of(log_likelihood, _IMPORTANCE, results=(LogLikelihood,), stem="{proposal}-{num_samples}", run=_importance),
+    method_of(
+        log_likelihood, _IMPORTANCE, results=(LogLikelihood,), stem="{proposal}-{num_samples}", run=_importance, **_ANY
+    ),
     method_of(accurate_log_likelihood, stem="{accuracy}"),
     method_of(annealed_log_likelihood, stem=_ANNEALING, num_data=100),
     method_of(
         harmonic_log_likelihood,
         stem="{start}-{num_samples}x{num_chains}",
         num_data=100,
-        applies=lambda vae: vae.latent_dim < 5,
+        applies=lambda vae: getattr(vae, "latent_dim", 5) < 5,
     ),
     method_of(sandwich, options_of(sandwich, real={"mark": "-simulated"}), stem=_ANNEALING, num_data=100),
-    method_of(inference_gaps, _GAPS, stem="{num_samples}x{num_steps}", run=_gaps, num_data=100, applies=_has_guide),
+    method_of(
+        inference_gaps,
+        _GAPS,
+        stem="{num_samples}x{num_steps}",
+        run=_gaps,
+        num_data=100,
+        applies=_is(VAE, ConditionalVAE),
+    ),
     Method(
         (LatentDiagnostics, Calibration, PredictiveCheck),
         _DIAGNOSTICS,
         _diagnostics,
         stem="{num_samples}",
-        applies=_is_vae,
+        applies=_is(VAE),
     ),
-    method_of(disentanglement, stem="{num_bootstrap}", run=_disentanglement, applies=_is_vae),
-    method_of(sample_quality, stem="{num_repeats}", run=_sample_quality, num_data=2000, applies=_is_vae),
-    method_of(codelength, options_of(codelength, chunk_size={"mark": "-chunk{}"}), stem="{num_samples}"),
-    method_of(outliers, _OUTLIERS, stem="{num_samples}", run=_outliers),
-    method_of(classification, stem="classifier", run=_classification, applies=_has_classes),
+    method_of(disentanglement, stem="{num_bootstrap}", run=_disentanglement, applies=_is(VAE)),
+    method_of(sample_quality, stem="{num_repeats}", run=_sample_quality, num_data=2000, applies=_is(VAE)),
+    method_of(codelength, options_of(codelength, chunk_size={"mark": "-chunk{}"}), stem="{num_samples}", **_ANY),
+    method_of(rate_distortion, options_of(rate_distortion, chunk_size={"mark": "-chunk{}"}), applies=_is(VAE)),
+    method_of(outliers, _OUTLIERS, stem="{num_samples}", run=_outliers, **_ANY),
+    method_of(classification, stem="classifier", run=_classification, applies=_is(LabelledVAE)),
     method_of(
         class_posterior,
         results=(ClassPosterior, Classification),
         stem="posterior-{num_samples}",
         run=_class_posterior,
-        applies=_has_classes,
+        applies=_is(LabelledVAE),
     ),
 )
 

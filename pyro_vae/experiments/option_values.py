@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import refusal, require, with_article
 from pyro_vae.experiments.components import KINDS, component_parser, find_component, unknown_class
 from pyro_vae.experiments.option_errors import check_size, wrong_choice
 
@@ -48,12 +48,20 @@ def _errors(options: Mapping[str, Any], parser: ArgumentParser, parent: str, own
         if isinstance(value, dict) and kind:
             yield from _errors_of_component(name, value, option)
             if not _accepts(hint, value):
-                yield refusal(option, f"must build a {kind.base.__name__} that fits here", value["class_path"])
+                rule = f"must build {with_article(_built(hint) or kind.base)}"
+                yield refusal(option, rule, value["class_path"].rpartition(".")[2])
         elif value is None and action.required:
             advice = f"Add {option}, as {owner} has no default for it"
             yield refusal(option, f"must be {_rule(hint)}", "nothing", advice)
         elif value != action.default and not _accepts(hint, value):
             yield unknown_class(name, str(value), option) if kind else _wrong_type(option, hint, value)
+
+
+def _built(hint: Any) -> type | None:
+    """The class that a factory of a type returns, if it is known."""
+    factories = [member for member in _members(hint) if get_origin(member) is Callable]
+    returned = [get_args(factory)[-1] for factory in factories]
+    return next((kind for kind in returned if isinstance(kind, type)), None)
 
 
 def _errors_of_component(kind: str, component: dict[str, Any], option: str) -> Iterator[ValueError]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae._core.checks import refusal
 from pyro_vae.data import ImageSet
-from pyro_vae.data.inputs import Input, read_inputs
+from pyro_vae.data.inputs import Input, read_inputs, read_rows
 from pyro_vae.data.lazy import chunks
 from pyro_vae.data.splitting import stream
 from pyro_vae.experiments.trained_model import TrainedModel
@@ -42,11 +42,11 @@ def made_outliers(kind: str, images: ImageSet, *, seed: int = 0) -> ImageSet:
 
     Args:
         kind: ``"noise"``, ``"constant"``, ``"inverted"`` or ``"rotated"``.
-        images: images with integer values.
+        images: images with grey levels.
         seed: of noise and constants.
 
     Raises:
-        ValueError: the images have real values, or are to be rotated and not square.
+        ValueError: the images have real values or counts, or are to be rotated and not square.
 
     Example:
         >>> images = ImageSet(torch.tensor([[[[0, 1], [0, 0]]]], dtype=torch.uint8), max_value=1)
@@ -54,8 +54,9 @@ def made_outliers(kind: str, images: ImageSet, *, seed: int = 0) -> ImageSet:
         [1, 0, 0, 0]
     """
     pixels = torch.cat(list(chunks(images.images)))
-    if pixels.is_floating_point():
-        raise refusal("outliers", "images to make outliers from must have integers", "real values", "Pass a file")
+    if pixels.dtype != torch.uint8:
+        rule, got = "images to make outliers from must have grey levels", images.kind or "real values"
+        raise refusal("outliers", rule, got, "Pass a file")
     top = 1 if images.max_value == 1 else images.max_value
     new = KINDS[kind](pixels.cpu(), top, stream(seed, kind)).to(pixels.device)
     if new.shape != pixels.shape:
@@ -65,9 +66,18 @@ def made_outliers(kind: str, images: ImageSet, *, seed: int = 0) -> ImageSet:
 
 def read_run_inputs(trained: TrainedModel, paths: Sequence[str | Path], *, owner: str, seed: int) -> list[Input]:
     """Images of files in the form of a run's data; see :func:`~pyro_vae.data.inputs.read_inputs` for the errors."""
+    return read_inputs(paths, owner=owner, **_form(trained), seed=seed)
+
+
+def read_run_rows(trained: TrainedModel, path: Path, *, owner: str, seed: int) -> ImageSet:
+    """Images of an npy file or a folder in the form of a run's data, read by batches."""
+    return read_rows(path, owner=owner, **_form(trained), seed=seed)
+
+
+def _form(trained: TrainedModel) -> dict[str, Any]:
     splits, binarization = trained.splits, trained.protocol["binarize"]
-    form: dict[str, Any] = {"data_shape": splits.data_shape, "max_value": splits.max_value}
-    return read_inputs(paths, owner=owner, **form, binarization=binarization, seed=seed)
+    form = {"data_shape": splits.data_shape, "max_value": splits.max_value, "kind": splits.train.kind}
+    return {**form, "binarization": binarization}
 
 
 def outliers_of(trained: TrainedModel, source: str | Path, *, seed: int) -> ImageSet:

@@ -13,7 +13,7 @@ CLASS_HEADER = [
     *("error [%]", "over data", "cross entropy", "Brier score", "calibration error"),
 ]
 BOUND_HEADER = [
-    *("method", "split", "examples", "settings"),
+    *("method", "settings"),
     *("log p(x)", "Monte Carlo", "over data", "bits/dim", "ELBO", "flagged"),
 ]
 _SETTINGS = [
@@ -34,11 +34,10 @@ def class_row(result: Classification) -> list[str]:
 def bound_row(result: Result) -> list[str]:
     """Data, settings and estimate of log p(x), in the columns of :data:`BOUND_HEADER`."""
     p, flagged = result.protocol, getattr(result, "flagged", None)
-    data = [result.method, str(p.get("split", "")), str(len(result)), settings(p)]
     bits = -result.mean() / math.log(2) / int(p["dimensions"]) if p.get("discrete") else math.nan
     elbo = result.mean("elbo") if hasattr(result, "elbo") else math.nan
     numbers = (result.mean(), result.monte_carlo_error(), result.sampling_error(), bits, elbo)
-    return [*data, *map(nats, numbers), "-" if flagged is None else str(len(flagged()))]
+    return [result.method, settings(p), *map(nats, numbers), "-" if flagged is None else str(len(flagged()))]
 
 
 def settings(protocol: Mapping[str, Any]) -> str:

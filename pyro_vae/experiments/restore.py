@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal
-from pyro_vae.models import VAE, ConditionalVAE, LabelledVAE
+from pyro_vae.models import VAE, AutoregressiveModel, ConditionalVAE, LabelledVAE
 from pyro_vae.training import RunFolder
 
+AnyModel = VAE | ConditionalVAE | LabelledVAE | AutoregressiveModel
 
-def restore_weights(vae: VAE | ConditionalVAE | LabelledVAE, run: RunFolder, *, raw: bool = False) -> None:
+
+def restore_weights(vae: AnyModel, run: RunFolder, *, raw: bool = False) -> None:
     """Load the trained weights of model and guide; ``raw`` ones are those that are not averaged.
 
     Raises:
@@ -17,6 +19,8 @@ def restore_weights(vae: VAE | ConditionalVAE | LabelledVAE, run: RunFolder, *, 
         ValueError: the weights are damaged or those of another model.
     """
     weights = run.load_weights(raw=raw)
+    if isinstance(vae, AutoregressiveModel):  # whose Pyro model is a method
+        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
     try:
         vae.load_state_dict(weights)
     except RuntimeError:
@@ -25,7 +29,7 @@ def restore_weights(vae: VAE | ConditionalVAE | LabelledVAE, run: RunFolder, *, 
         raise refusal("RunFolder", rule, _difference(vae, weights), "Restore the folder from a copy") from None
 
 
-def _difference(vae: VAE | ConditionalVAE | LabelledVAE, weights: dict[str, Tensor]) -> str:
+def _difference(vae: AnyModel, weights: dict[str, Tensor]) -> str:
     """The first tensor that is missing, superfluous, or of another shape."""
     expected = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}

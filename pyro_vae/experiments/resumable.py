@@ -12,7 +12,7 @@ from pyro_vae.experiments.report_rows import flat
 # The engine is compared with the one that was used; the data, M1 and the frozen model by their content.
 _CHANGEABLE = re.compile(
     r"(epochs|patience|clip_norm|skip_norm|optimizer\.lr|lr_schedule(_unit|\..*)?|num_samples|checkpoint_seconds"
-    r"|tensorboard|device|threads|engine|data\.(root|in_memory|num_workers)|m1|model_from)"
+    r"|tensorboard|logger(\..*)?|device|threads|engine|data\.(root|in_memory|num_workers)|m1|model_from)"
 )
 
 

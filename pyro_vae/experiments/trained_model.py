@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae._core.checks import refusal, require
+from pyro_vae._core.checks import refusal, require, with_article
+from pyro_vae._core.html import folded
 from pyro_vae.data import ImageSet, Splits
 from pyro_vae.evaluation import LogLikelihood, OutlierDetector, OutlierScores, log_likelihood
 from pyro_vae.evaluation.classifier import Classification, classification, labelled
@@ -34,6 +35,10 @@ class TrainedModel:
     protocol: dict[str, Any]
     result: FitResult | None = None
     num_samples: int = 1000
+
+    def _repr_html_(self) -> str:
+        title, lines = type(self.vae).__name__, [f"train  {self.splits.train.describe()}"]
+        return folded(f"Trained {title}", lines, protocol=self.protocol, structure=str(self.vae))
 
     @property
     def classifies(self) -> bool:
@@ -98,7 +103,7 @@ class TrainedModel:
             ValueError: the split is empty or has fewer than 10 images.
         """
         if getattr(self.splits, reference) is None:
-            advice = "Train with --data.validation N, or use --reference test with other images"
+            advice = "Train with --data.validation N"
             raise refusal("outliers", "the reference must hold data", f"reference={reference!r} of size 0", advice)
         if reference == "train":
             text = "outliers: the model was trained on the reference, so that new data get p-values that are too small."
@@ -123,8 +128,8 @@ class TrainedModel:
 
     def require_classifier(self, owner: str) -> None:
         """Raise a ValueError, which begins with ``owner``, unless the model has a classifier."""
-        name, advice = type(self.vae).__name__, "Train one: pyro-vae train --model M2 --data.labels 100"
-        require(self.classifies, owner, "the run must be of a model with classes", f"a {name}", advice)
+        what, advice = with_article(type(self.vae)), "Train one: pyro-vae train --model M2 --data.labels 100"
+        require(self.classifies, owner, "the run must be of a model with classes", what, advice)
 
     def images(self, split: str = "test", num_data: int | None = None) -> ImageSet:
         """The first ``num_data`` images of a split, by default all.

@@ -4,6 +4,7 @@ const content = JSON.parse($("content").textContent);
 const page = unpacked(content, bytesOf(content.block));
 const model = modelOf(page.model), random = generator(Date.now()), { images, codes } = page;
 const SHAPE = images.shape, SIZE = SHAPE[0] * SHAPE[1] * SHAPE[2], L = page.model.latent_dim, CLASSES = page.model.classes;
+const classOf = (c) => page.names[c] ?? `class ${c}`;
 const NUM_SAMPLES = 64, NUM_ROWS = 12, NUM_STEPS = 9, FIRST = 10;
 const labelOf = (i) => (images.labels && images.labels[i] >= 0 ? images.labels[i] : null);
 const imageOf = (i) => Float64Array.from(images.pixels.subarray(i * SIZE, (i + 1) * SIZE), (u) => u / (images.steps || 1));
@@ -37,7 +38,7 @@ function encode(x, source) {
 const move = (z, source = "changed code") => show({ z, exact: false, source });
 const select = (i) => {
   $("number").value = i;
-  encode(imageOf(i), `image ${i}${labelOf(i) === null ? "" : `, class ${labelOf(i)}`}`);
+  encode(imageOf(i), `image ${i}${labelOf(i) === null ? "" : `, ${classOf(labelOf(i))}`}`);
 };
 
 /** The image in the form of the data: binary, or in grey levels. */
@@ -50,28 +51,28 @@ function asData(mean) {
 const estimating = slices(12), isProbability = page.model.likelihood.kind !== "bernoulli" || images.steps === 1;
 
 function probabilitiesOf(x) {
-  if (CLASSES) return { names: Array.from({ length: CLASSES }, (_, c) => c), values: model.classify(x) };
+  if (CLASSES) return { names: Array.from({ length: CLASSES }, (_, c) => classOf(c)), values: model.classify(x) };
   if (!page.classifier) return null;
   const { w, b, classes } = page.classifier;
-  return { names: classes, values: softmax(multiply(w, state.z, b, new Float64Array(b.length), 0, 1)) };
+  return { names: classes.map(classOf), values: softmax(multiply(w, state.z, b, new Float64Array(b.length), 0, 1)) };
 }
 
 function showClasses(x) {
-  const found = probabilitiesOf(x), bars = $("classes");
+  const prediction = probabilitiesOf(x), bars = $("classes");
   bars.replaceChildren();
-  if (!found) return "";
-  const order = found.values.map((_, c) => c).sort((a, b) => found.values[b] - found.values[a]);
+  if (!prediction) return "";
+  const order = prediction.values.map((_, c) => c).sort((a, b) => prediction.values[b] - prediction.values[a]);
   for (const c of order.slice(0, 3)) {
-    const percent = `${(100 * found.values[c]).toFixed(1)}%`;
-    add(bars, "span", {}, `class ${found.names[c]}`);
-    add(bars, "meter", { min: 0, max: 1, value: found.values[c], ariaLabel: `Probability of class ${found.names[c]}` });
+    const percent = `${(100 * prediction.values[c]).toFixed(1)}%`;
+    add(bars, "span", {}, prediction.names[c]);
+    add(bars, "meter", { min: 0, max: 1, value: prediction.values[c], ariaLabel: `Probability of ${prediction.names[c]}` });
     add(bars, "span", {}, percent);
   }
   const { accuracy } = page.classifier || {};
   const by = CLASSES ? "q(y | x) of the model." : `Logistic regression on codes${
     accuracy ? `, accuracy ${(100 * accuracy).toFixed(1)}% on the images of this page` : ""}.`;
   add(bars, "span", { className: "wide quiet" }, by);
-  return `class ${found.names[order[0]]} with probability ${found.values[order[0]].toFixed(2)}`;
+  return `${prediction.names[order[0]]} with probability ${prediction.values[order[0]].toFixed(2)}`;
 }
 
 function* estimate(x, classText) {
@@ -141,8 +142,8 @@ $("reset").onclick = () => show({ ...start });
 $("latents-note").textContent = `${codes.active} of ${L} are active${
   codes.kl ? ", in the order of their KL to the prior in nats" : ", in the order of the variance of their means"}.`;
 const classButtons = Array.from({ length: CLASSES }, (_, y) => {
-  const button = add($("class-buttons"), "button", { type: "button" }, `class ${y}`);
-  button.onclick = () => show({ y, exact: false, source: `class ${y}` });
+  const button = add($("class-buttons"), "button", { type: "button" }, classOf(y));
+  button.onclick = () => show({ y, exact: false, source: classOf(y) });
   return button;
 });
 $("class-buttons").hidden = CLASSES === 0;

@@ -91,10 +91,9 @@ def explore(
     require(path.suffix == ".html", "explore", "out must end in .html", f"out={str(out)!r}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"explore: {path} must not exist yet. Pass overwrite=True, or another name.")
-    pack = Pack()
-    model = describe_model(vae, pack)
     shown, source = (_image_set(images, vae) for images in (data, data if train is None else train))
-    shown = shown.subset(slice(num_images))
+    shown, pack = shown.subset(slice(num_images)), Pack()
+    model = describe_model(vae, pack)
     content = {"title": title, "caption": caption, "version": __version__, "model": model}
     content |= _described(vae, shown, source, attributes or {}, pack)
     write_atomically(path, html({**content, "block": pack.base64()}).encode(), overwrite=overwrite)
@@ -114,13 +113,18 @@ def _described(
         directions = describe_labels(space, source, shown, attributes, pack, classes=isinstance(vae, VAE))
         shown_codes = pack.vector(space.means(shown))
     images = {"shape": shape, "steps": steps, "count": len(shown), "labels": labels, "pixels": pack.pixels(x, steps)}
-    return {"images": {**images, "codes": shown_codes}, "codes": codes, **directions}
+    names = list(source.classes)
+    return {"images": {**images, "codes": shown_codes}, "codes": codes, "names": names, **directions}
 
 
 def _image_set(data: ImageSet | Tensor, vae: Any) -> ImageSet:
     """The data as a set, called without labels, on the model's device."""
+    require(hasattr(vae, "data_shape"), "explore", "vae must be a VAE or M2", type(vae).__name__)
     shape = tuple(vae.data_shape)
-    rule, advice = "data must be images (C, H, W) with C 1 or 3, or (H, W)", "Draw other data with plotting.latents"
+    rule, advice = (
+        "data must be images (C, H, W) with C 1 or 3, or (H, W)",
+        "Draw others with plotting.latent_scatter",
+    )
     require(len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)), "explore", rule, f"data_shape={shape}", advice)
     images = data if isinstance(data, ImageSet) else ImageSet(data)
     check_shape("explore", "an image", images.data_shape, shape, "Pass the data of the model")

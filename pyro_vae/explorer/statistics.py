@@ -62,8 +62,9 @@ def describe_labels(
         return {"vectors": vectors, "classifier": None}
     known = data.subset(rows)
     table = torch.stack([known.labels == value for value in values], 1)
-    found = attribute_vector(space, known, table, balance=False)
-    vectors += [{"name": f"class {c}", "vector": pack.vector(v)} for c, v in zip(values, found, strict=True)]
+    directions = attribute_vector(space, known, table, balance=False)
+    names = [data.classes[c] if data.classes else f"class {c}" for c in values]
+    vectors += [{"name": name, "vector": pack.vector(v)} for name, v in zip(names, directions, strict=True)]
     return {"vectors": vectors, "classifier": _classifier(space, known, shown, pack)}
 
 

@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from pyro_vae._core.checks import check_arguments, require
 from pyro_vae.evaluation import OutlierDetector
-from pyro_vae.evaluation.outlier_detection import LEAST_REFERENCE
+from pyro_vae.evaluation.outlier_detection import LEAST_REFERENCE, least_level
 from pyro_vae.evaluation.outlier_rules import Combination
 from pyro_vae.features.transformer import FLOATS, VAETransformer
 
@@ -78,15 +78,14 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         rule = f"the held-out part of X must have at least {LEAST_REFERENCE} samples"
         got = f"{num} of n_samples = {len(X)}, n_features = {X.shape[1]}"
         require(LEAST_REFERENCE <= num < len(X), type(self).__name__, rule, got, "Pass more data or a larger holdout")
+        rule = f"level must be at least {least_level(num):.3g}, 1 / (calibration data + 1)"
+        require(self.level >= least_level(num), type(self).__name__, rule, f"level={self.level}", "Pass more data")
         transformer = VAETransformer() if self.transformer is None else clone(self.transformer)
         self.vae_ = transformer.fit(X[order[num:]]).vae_
         options: dict[str, Any] = {"combination": self.combination, "num_samples": self.num_samples}
         seed = int(generator.randint(2**31 - 2))
         reference = self._data(X[order[:num]])
         self._detector = OutlierDetector(self.vae_.model, self.vae_.guide, reference, seed=seed, **options)
-        rule = f"level must be at least {self._detector.least_level:.3g}, 1 / (calibration data + 1)"
-        enough = self.level >= self._detector.least_level
-        require(enough, type(self).__name__, rule, self.level, "Pass more data")
         self.offset_ = -self._detector.threshold(self.level)
         return self
 

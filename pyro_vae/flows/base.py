@@ -38,8 +38,8 @@ class Flow(CheckedArguments, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y = f(z) and log |det dy/dz|, in nats."""
+        """Return y = f(z) and ``log |det dy/dz|``, in nats."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z with f(z) = y and log |det dz/dy|, in nats; differentiable in y and in the parameters."""
+        """Return z with f(z) = y and ``log |det dz/dy|``, in nats; differentiable in y and in the parameters."""

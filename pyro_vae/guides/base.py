@@ -31,8 +31,12 @@ class Guide(nn.Module, CheckedArguments, ABC):
         needs_model: whether the posterior depends on :meth:`log_joint`.
         discrete: whether z consists of one-hot vectors, which need a discrete prior.
         has_density: whether q(z | x) has a density in closed form; otherwise the posterior is an
-            :class:`~pyro_vae.distributions.AugmentedPosterior`.
+            :class:`~pyro_vae.distributions.AugmentedPosterior` or :class:`~pyro_vae.distributions.Implicit`, or a
+            point if the guide is ``deterministic``.
         has_marginals: whether the marginals q(z_d | x) of the single dimensions have closed forms.
+        implicit: whether the posterior can only be sampled.
+        deterministic: whether q(z | x) is a point; see :class:`~pyro_vae.guides.DeltaGuide`.
+        bounded: whether q(z | x) is 0 outside a part of the latent space, so that no log-likelihood can be estimated.
         random_posterior: whether ``posterior(x)`` is itself random, so that two calls differ.
     """
 
@@ -40,6 +44,9 @@ class Guide(nn.Module, CheckedArguments, ABC):
     discrete = False
     has_density = True
     has_marginals = False
+    implicit = False
+    deterministic = False
+    bounded = False
     random_posterior = False
 
     def __init__(self, data_shape: Shape, latent_dim: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Independent, Normal
 
 from pyro_vae._core.checks import require
 from pyro_vae.evaluation.marginals import factorises
@@ -84,13 +84,17 @@ def prior_path(owner: str, priors: Sequence[TorchDistribution], a: Tensor, b: Te
     rule = "path='prior' needs a prior of independent normal dimensions, the same for all data"
     advice = "Use path='lerp', which needs no prior, or path='geodesic'"
     normal = all(factorises(p) and isinstance(base, Normal) for p, base in zip(priors, bases, strict=True))
-    require(normal, owner, rule, type(priors[0]).__name__, advice)
+    what = type(bases[0] if isinstance(priors[0], Independent) else priors[0]).__name__
+    require(normal, owner, rule, what, advice)
     loc, scale = (torch.cat([getattr(base, name) for base in bases]).double() for name in ("loc", "scale"))  # (2 N, L)
     same = bool((loc == loc[0]).all() and (scale == scale[0]).all())
     require(same, owner, rule, "one that depends on other latents", advice)
-    p = Normal(loc[0], scale[0])
-    u = lerp(p.cdf(a.double()), p.cdf(b.double()), fractions).clamp(1e-300, 1 - 1e-16)
-    return with_ends(p.icdf(u).to(a), a, b, fractions)
+    x, y = ((z.double() - loc[0]) / scale[0] for z in (a, b))
+    side = torch.where(x + y > 0, -1.0, 1.0)  # of the lower tail, whose probabilities do not round to 1
+    start, end = (torch.special.log_ndtr(side * value).exp() for value in (x, y))  # ndtr rounds to 0 below -8
+    u = lerp(start, end, fractions).clamp_min(1e-300)
+    z = loc[0] + scale[0] * side.unsqueeze(1) * torch.special.ndtri(u)
+    return with_ends(z.to(a), a, b, fractions)
 
 
 def with_ends(z: Tensor, a: Tensor, b: Tensor, fractions: Tensor) -> Tensor:

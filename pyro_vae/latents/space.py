@@ -218,6 +218,7 @@ class LatentSpace:
     def _checked_site(self, sites: dict[str, TorchDistribution]) -> str:
         names = ", ".join(sites) or "none"
         default = "z" if "z" in sites else "z1" if "z1" in sites else next(iter(sites), "none")
+        require(bool(sites), _OWNER, "the model must have latent variables", "none", "Use a VAE")
         name = default if self.site is None else self.site
         require(name in sites, _OWNER, f"site must be a latent of the guide ({names})", f"site={name!r}")
         fn = sites[name]

@@ -7,6 +7,7 @@ from pyro_vae.likelihoods.beta_binomial import BetaBinomialLikelihood
 from pyro_vae.likelihoods.categorical import CategoricalLikelihood
 from pyro_vae.likelihoods.continuous_bernoulli import ContinuousBernoulliLikelihood
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogisticLikelihood
+from pyro_vae.likelihoods.implicit import ImplicitLikelihood
 from pyro_vae.likelihoods.laplace import LaplaceLikelihood
 from pyro_vae.likelihoods.mixed import MixedLikelihood
 from pyro_vae.likelihoods.mixture_of_logistics import MixtureOfLogisticsLikelihood
@@ -24,6 +25,7 @@ __all__ = [
     "CategoricalLikelihood",
     "ContinuousBernoulliLikelihood",
     "DiscretizedLogisticLikelihood",
+    "ImplicitLikelihood",
     "LaplaceLikelihood",
     "Likelihood",
     "MixedLikelihood",

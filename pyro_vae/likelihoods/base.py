@@ -25,9 +25,11 @@ class Likelihood(nn.Module, CheckedArguments, ABC):
             data (:meth:`initialise_mean`), also for networks whose last layer has no bias per pixel.
         mean_tolerance: largest distance between the mean that :meth:`initialise_mean` was given and that of p(x | z)
             at network output 0: the effect of clamping and of binning.
+        implicit: whether p(x | z) can only be sampled.
     """
 
     offset: Tensor
+    implicit = False
     mean_tolerance = 0.0
 
     def __init__(self, latent_dim: int, data_shape: Shape) -> None:

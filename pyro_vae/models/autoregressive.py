@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._core.checks import CheckedArguments, check_shape, refusal
+from pyro_vae._core.checks import CheckedArguments, check_shape, refusal, require
+from pyro_vae._core.html import DisplayedModule
 from pyro_vae._core.param_store import register
+from pyro_vae._core.saved_modules import SavedModule
 from pyro_vae.distributions import Autoregressive
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.likelihoods.autoregressive import BaseFactory, causal_base
 from pyro_vae.networks import CausalNetwork, CausalNetworkFactory, GatedPixelCNN, Shape
 
 
-class AutoregressiveModel(nn.Module, CheckedArguments):
+class AutoregressiveModel(nn.Module, DisplayedModule, SavedModule, CheckedArguments):
     r"""Autoregressive model, :math:`p(x | c) = \prod_s p(x_s | x_{<s}, c)`, as a Pyro program without latent sites.
 
     ``fit(m.model, m.guide, data)`` maximises the exact log-likelihood, and ``log_likelihood`` returns it.
@@ -65,6 +68,13 @@ class AutoregressiveModel(nn.Module, CheckedArguments):
         """The causal network."""
         return cast(CausalNetwork, self.base.net)
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether the data are images, of which the network takes one row after the other."""
+        pixels, width = math.prod(self.data_shape[1:]), self.data_shape[-1]
+        rows = [site % pixels // width for site in self.net.order] if len(self.data_shape) == 3 else [1, 0]
+        return rows == sorted(rows)
+
     def distribution(self, context: Tensor | None = None) -> Autoregressive:
         """p(x | c) for a context ``(*batch, *context_shape)``: batch shape ``batch``."""
         return Autoregressive(self.net, self.base.distribution, context, self.base.offset)
@@ -84,7 +94,8 @@ class AutoregressiveModel(nn.Module, CheckedArguments):
         with pyro.plate("data", batch_size if x is None else x.shape[0], dim=-1):
             return pyro.sample("x", self.distribution(context), obs=x)
 
-    def guide(self, *args: Any, **kwargs: Any) -> None:
+    @staticmethod  # so that the parameters are those of the model alone
+    def guide(*args: Any, **kwargs: Any) -> None:
         """The Pyro guide, which has nothing to sample."""
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -114,9 +125,6 @@ class AutoregressiveModel(nn.Module, CheckedArguments):
         if not 0 <= num_rows <= height:
             raise refusal("AutoregressiveModel", rule, got)
         check_shape("AutoregressiveModel", "x", x.shape[-3:], self.data_shape)
-        net, known = self.net, num_rows * self.net.num_sites // height
-        first = torch.arange(net.num_sites).reshape(-1, *self.data_shape[1:])[:, :num_rows].flatten().tolist()
-        if sorted(net.order[:known]) != sorted(first):
-            rule, advice = "the order of the network must be that of the rows", "Use distribution().complete"
-            raise refusal("AutoregressiveModel", rule, "another permutation", advice)
-        return self.distribution(context).complete(x, known)
+        rule, advice = "the order of the network must be that of the rows", "Use distribution().complete"
+        require(self.by_rows, "AutoregressiveModel", rule, "another permutation", advice)
+        return self.distribution(context).complete(x, num_rows * self.net.num_sites // height)

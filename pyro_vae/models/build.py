@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -15,10 +15,12 @@ from pyro_vae.guides import AmortizedGuide, CategoricalGuide, DiagonalNormalGuid
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models.conditional import ConditionalVAE
 from pyro_vae.models.given import Given
+from pyro_vae.models.implicit import ImplicitModel
 from pyro_vae.models.semi_supervised import SemiSupervisedVAE
 from pyro_vae.models.vae import VAE
 from pyro_vae.networks import Shape, ZeroFilledNetwork
 from pyro_vae.networks.conditioned import factory_options, with_context, with_net, within
+from pyro_vae.networks.inputs import StandardizedContextNetwork
 from pyro_vae.priors import CategoricalPrior, ConditionalPrior, Prior
 
 
@@ -54,6 +56,25 @@ def build_vae(
         return VAE(cast(Any, prior)(encoder), p_x, q_z, missing=missing)
 
 
+def build_implicit(
+    data_shape: Shape,
+    latent_dim: int,
+    prior: Callable[[int], Prior],
+    likelihood: Callable[[int, Shape], Likelihood],
+    *,
+    seed: int = 0,
+) -> ImplicitModel:
+    """Build prior and generator of a generative adversarial network, as :func:`build_vae` does.
+
+    Raises:
+        ValueError: the prior is built from a guide, or the likelihood has a density.
+    """
+    rule, got = "the prior of an ImplicitModel must not be built from a guide", f"{getattr(prior, '__name__', prior)}"
+    require(not takes_guide(prior), "prior", rule, got, "Use StandardNormalPrior or MixtureOfNormalsPrior")
+    with isolated_rng(seed):
+        return ImplicitModel(prior(latent_dim), likelihood(latent_dim, data_shape))
+
+
 def build_conditional(
     data_shape: Shape,
     latent_dim: int,
@@ -64,6 +85,7 @@ def build_conditional(
     prior_guide: Callable[[Shape, int], Guide] | None = None,
     *,
     score_seen: bool = False,
+    kinds: Sequence[tuple[str, int]] | None = None,
     seed: int = 0,
 ) -> ConditionalVAE:
     """Build a conditional VAE from the factories of a VAE, with initial weights from ``seed``.
@@ -81,6 +103,8 @@ def build_conditional(
         guide: q(z | x, c), with the argument ``net``, a network of x.
         prior_guide: guide of a ConditionalPrior, of contexts; or of a VampPrior.
         score_seen: see :class:`~pyro_vae.ConditionalVAE`.
+        kinds: kinds of the entries of a context that is a function of the data, which the likelihood's network then
+            sees standardized, see :class:`~pyro_vae.networks.inputs.StandardizedContextNetwork`; None for their units.
         seed: seed of the initial weights; the global generator is left as is.
 
     Raises:
@@ -98,7 +122,7 @@ def build_conditional(
     if (prior_guide is not None) != takes_guide(prior) and not of_context:
         raise _prior_guide_refusal("a ConditionalVAE", needed=prior_guide is None)
     with isolated_rng(seed):
-        p_x = _of_context(likelihood, shape)(latent_dim, data_shape)
+        p_x = _of_context(likelihood, shape, kinds)(latent_dim, data_shape)
         q_z = (_of_context(guide, shape) if isinstance(context, int) else guide)(data_shape, latent_dim)
         inputs = shape if of_context else data_shape
         first = (prior_guide or DiagonalNormalGuide)(inputs, latent_dim) if takes_guide(prior) else latent_dim
@@ -171,14 +195,17 @@ def _prior_guide_refusal(model: str, *, needed: bool) -> ValueError:
     )
 
 
-def _of_context(factory: Any, context_shape: Shape) -> Any:
+def _of_context(factory: Any, context_shape: Shape, kinds: Sequence[tuple[str, int]] | None = None) -> Any:
     """A factory whose network of x or z takes a context; one without such an argument, or with a module, as it is."""
     options = factory_options(factory)[1]
     name = "decoder" if "decoder" in options else "net"  # of an autoregressive likelihood, whose net is causal
     net = options.get(name)
     if net is None or isinstance(net, nn.Module):
         return factory
-    return partial(factory, **{name: with_context(net, context_shape)})
+    if kinds is None:
+        return partial(factory, **{name: with_context(net, context_shape)})
+    standardized = partial(StandardizedContextNetwork, context_shape=context_shape, kinds=kinds, net=net)
+    return partial(factory, **{name: standardized})
 
 
 def _of_incomplete_data(guide: Any) -> Any:

@@ -8,7 +8,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae._core.checks import CheckedArguments, check_arguments, check_count, check_shape, refusal, require
+from pyro_vae._core.html import DisplayedModule
 from pyro_vae._core.param_store import register
+from pyro_vae._core.saved_modules import SavedModule
 from pyro_vae.distributions import GivenEntries, mean_or_sample
 from pyro_vae.guides import AmortizedGuide, Guide
 from pyro_vae.likelihoods import Likelihood
@@ -83,7 +85,7 @@ class ConditionalModel(nn.Module, CheckedArguments):
         return self.latent(c).log_prob(z) + self.decode(z, c).log_prob(x)
 
 
-class ConditionalVAE(nn.Module, CheckedArguments):
+class ConditionalVAE(nn.Module, DisplayedModule, SavedModule, CheckedArguments):
     r"""Conditional variational autoencoder: :math:`p(z | c)\, p(x | z, c)` with the posterior :math:`q(z | x, c)`.
 
     The context c is either a second argument of the programs, a class or any array, ``fit(vae.model, vae.guide,

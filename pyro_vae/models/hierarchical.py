@@ -10,7 +10,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae._core.checks import CheckedArguments, refusal, require
+from pyro_vae._core.html import DisplayedModule
 from pyro_vae._core.param_store import no_registration, register
+from pyro_vae._core.saved_modules import SavedModule
 from pyro_vae.distributions import mean_or_sample
 from pyro_vae.guides import AmortizedGuide
 from pyro_vae.likelihoods import Likelihood
@@ -71,7 +73,7 @@ class HierarchicalModel(nn.Module, CheckedArguments):
         return self.likelihood(torch.cat(list(latents), -1) if self.skip else latents[0])
 
 
-class HierarchicalVAE(nn.Module, CheckedArguments):
+class HierarchicalVAE(nn.Module, DisplayedModule, SavedModule, CheckedArguments):
     r"""Variational autoencoder with n layers of latents, any prior of the top layer and any conditional families.
 
     The conditional distributions of the layers are guides: ``DiagonalNormalGuide((L2,), L1)`` is p(z_1 | z_2) or

@@ -13,7 +13,9 @@ from pyro.distributions import TorchDistribution, Unit
 from torch import Tensor, nn
 
 from pyro_vae._core.checks import CheckedArguments, check_count, check_equal, check_positive, require
+from pyro_vae._core.html import DisplayedModule
 from pyro_vae._core.param_store import no_registration, register
+from pyro_vae._core.saved_modules import SavedModule
 from pyro_vae.distributions import IndependentOneHotCategorical
 from pyro_vae.guides import AmortizedGuide, CategoricalGuide
 from pyro_vae.likelihoods import Likelihood
@@ -119,7 +121,7 @@ class LabelledGuide(nn.Module, CheckedArguments, ABC):
         return pyro.sample("y", self.classifier.distribution(pinned(logits, y)), infer=infer)
 
 
-class LabelledVAE(nn.Module, CheckedArguments, ABC):
+class LabelledVAE(nn.Module, DisplayedModule, SavedModule, CheckedArguments, ABC):
     """Base class of models of data and classes with their guides.
 
     Args:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae._core.checks import CheckedArguments, check_equal, require
+from pyro_vae._core.html import DisplayedModule
 from pyro_vae._core.param_store import register
+from pyro_vae._core.saved_modules import SavedModule
 from pyro_vae.distributions import ObservedEntries, mean_or_sample
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -61,7 +65,7 @@ class GenerativeModel(nn.Module, CheckedArguments):
         return ObservedEntries(p) if self.missing else p
 
 
-class VAE(nn.Module, CheckedArguments):
+class VAE(nn.Module, DisplayedModule, SavedModule, CheckedArguments):
     r"""Variational autoencoder: :math:`p(z)\, p(x | z)` with the amortized posterior :math:`q(z | x)`.
 
     Args:
@@ -162,7 +166,12 @@ class VAE(nn.Module, CheckedArguments):
 
         Returns:
             ``(N, *data_shape)``.
+
+        Raises:
+            ValueError: the encoder is deterministic and the prior has no parameters that could have been fitted to its
+                codes.
         """
+        check_prior("VAE", self)
         p = self.decode(self.prior().sample(torch.Size([num_samples])))
         return mean_or_sample(p) if mean else p.sample()
 
@@ -170,6 +179,37 @@ class VAE(nn.Module, CheckedArguments):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Mean of p(x | z), or else a sample, at one sample z of q(z | x), ``(*batch, *data_shape)``."""
         return mean_or_sample(self.decode(self.encode(x).sample()))
+
+
+def is_autoencoder(vae: VAE) -> bool:
+    """Whether a model has a deterministic encoder and a prior without parameters that could be fitted to its codes."""
+    return is_deterministic(vae.guide) and not any(True for _ in vae.prior.parameters())
+
+
+def is_deterministic(guide: Any) -> bool:
+    """Whether q(z | x) is a point; the guide may be a user's, of any type."""
+    return bool(getattr(guide, "deterministic", False))
+
+
+def check_prior(owner: str, vae: VAE) -> None:
+    """Require a prior from which to sample.
+
+    Raises:
+        ValueError: the model is an autoencoder.
+    """
+    rule = "an autoencoder has no distribution of z to sample from"
+    advice = "Fit one to its codes with fit_latent_density, or train a VAE"
+    require(not is_autoencoder(vae), owner, rule, f"guide={type(vae.guide).__name__}", advice)
+
+
+def check_posterior(owner: str, vae: VAE) -> None:
+    """Require a guide whose samples differ.
+
+    Raises:
+        ValueError: the guide is deterministic.
+    """
+    rule, what = "the guide must not be deterministic", f"guide={type(vae.guide).__name__}"
+    require(not is_deterministic(vae.guide), owner, rule, what, "Use a DiagonalNormalGuide")
 
 
 def check_pieces(owner: str, prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
@@ -188,4 +228,6 @@ def check_pieces(owner: str, prior: Prior, likelihood: Likelihood, guide: Guide)
         shapes["pseudo-inputs"] = prior.data_shape
         rule, what = "the guide of a VampPrior must not depend on the model", f"guide={type(prior.guide).__name__}"
         require(not getattr(prior.guide, "needs_model", False), owner, rule, what, "Build the prior with another guide")
+        rule = "the guide of a VampPrior must not be deterministic"
+        require(not is_deterministic(prior.guide), owner, rule, what, "Use a DiagonalNormalGuide")
     check_equal(owner, "data_shape", shapes)

@@ -10,6 +10,8 @@ from pyro_vae.networks.gated_conv import GatedConvDecoder, GatedConvEncoder
 from pyro_vae.networks.gated_pixel_cnn import GatedPixelCNN
 from pyro_vae.networks.masked_mlp import MaskedMLP
 from pyro_vae.networks.mlp import MLP, GatedMLP
+from pyro_vae.networks.multi_scale import MultiScale
+from pyro_vae.networks.noisy import NoisyNetwork
 from pyro_vae.networks.pixel_attention import PixelAttention
 from pyro_vae.networks.pixel_cnn import PixelCNN
 from pyro_vae.networks.pixel_cnn_plus_plus import PixelCNNPlusPlus
@@ -31,8 +33,10 @@ __all__ = [
     "GatedMLP",
     "GatedPixelCNN",
     "MaskedMLP",
+    "MultiScale",
     "Network",
     "NetworkFactory",
+    "NoisyNetwork",
     "PixelAttention",
     "PixelCNN",
     "PixelCNNPlusPlus",

@@ -76,7 +76,11 @@ class ImageContextNetwork(nn.Module):
         kind, _ = factory_options(net)
         self.stacked = "in_shape" in getattr(kind, "images", ()) and in_shape[1:] == self.context_shape[1:]
         shape = (in_shape[0] + context_shape[0], *in_shape[1:])
-        factory = partial(net, shape) if self.stacked else partial(_build, net, math.prod(context_shape), in_shape)
+        factory = (
+            partial(net, shape)
+            if self.stacked
+            else partial(build_with_context, net, math.prod(context_shape), in_shape)
+        )
         self.net = factory(self.out_shape)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
@@ -123,7 +127,7 @@ def with_context(net: NetworkFactory, context_shape: int | Shape) -> Any:
     require(bool(shape) and min(shape) > 0, "with_context", rule, f"context_shape={context_shape}", advice)
     if len(shape) > 1:
         return partial(ImageContextNetwork, context_shape=shape, net=net)
-    return partial(_build, net, shape[0])
+    return partial(build_with_context, net, shape[0])
 
 
 def within(net: Any, wrap: Callable[[Any], Any]) -> Any:
@@ -166,7 +170,8 @@ def factory_options(factory: Any) -> tuple[Any, dict[str, Any]]:
     return kind, {**defaults, **options}
 
 
-def _build(net: NetworkFactory, context_dim: int, in_shape: Shape, out_shape: Shape) -> nn.Module:
+def build_with_context(net: NetworkFactory, context_dim: int, in_shape: Shape, out_shape: Shape) -> nn.Module:
+    """Build a network of x and a vector c, see :func:`with_context`."""
     kind, options = factory_options(net)
     if getattr(kind, "wraps_network", False):  # that standardizes x alone
         return within(net, lambda inner: with_context(inner, context_dim))(in_shape, out_shape)

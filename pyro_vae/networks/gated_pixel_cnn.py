@@ -23,6 +23,8 @@ class GatedPixelCNN(PixelNetwork):
         receptive_field: largest distance of a pixel that an output depends on; None for that of the layers.
         context_shape: shape of the context, which adds a bias to the gates of every layer; empty for none.
         joint_channels: whether the outputs of a pixel describe all its channels.
+        positional: whether the gates of every layer have a learned bias for each pixel, for images that are aligned, as
+            digits and faces are. Without them the network is equivariant to shifts.
 
     References:
         Conditional image generation with PixelCNN decoders (van den Oord et al., 2016). The first
@@ -47,11 +49,12 @@ class GatedPixelCNN(PixelNetwork):
         receptive_field: int | None = None,
         context_shape: Shape = (),
         joint_channels: bool = False,
+        positional: bool = False,
     ) -> None:
         check_count("GatedPixelCNN", receptive_field=receptive_field)
         limit = None if receptive_field is None else receptive_field - 1  # the shifts see a distance of 1
         self.radii = layer_radii("GatedPixelCNN", kernel_size, num_layers, limit)
-        shared: Any = {"context_shape": context_shape, "joint_channels": joint_channels}
+        shared: Any = {"context_shape": context_shape, "joint_channels": joint_channels, "positional": positional}
         super().__init__(in_shape, out_shape, channels=channels, biases=[2 * channels] * num_layers, **shared)
         widths = [self.channels_of_data, *[channels] * num_layers]
         self.layers = nn.ModuleList(TwoStackLayer(widths[i], channels, r) for i, r in enumerate(self.radii))

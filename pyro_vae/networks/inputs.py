@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.networks.base import NetworkFactory, Shape, build_network
-from pyro_vae.networks.conditioned import with_net
+from pyro_vae.networks.conditioned import with_context, with_net
 
 
 class InputNetwork(nn.Module):
@@ -99,6 +99,48 @@ class InputNetwork(nn.Module):
         self.loc.copy_(torch.where(fixed, 0.0, loc))
         self.unit.copy_(torch.where(fixed, 1.0, unit))
         return self
+
+
+class StandardizedContextNetwork(nn.Module):
+    r"""A network of x and a context in the units of an :class:`InputNetwork`, :math:`\mathrm{net}(x, (g(c) - m) / s)`.
+
+    Args:
+        in_shape: shape of x.
+        out_shape: shape of one output.
+        context_shape: shape of c.
+        kinds: kinds of the entries of c, as of :class:`InputNetwork`.
+        net: builds the network of x, which gets the context by :func:`~pyro_vae.networks.with_context`.
+
+    Shape:
+        x ``(*batch, *in_shape)`` and c ``(*batch', *context_shape)``, whose leading dimensions broadcast to ``all``, to
+        ``(*all, *out_shape)``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.networks import MLP
+        >>> kinds = [("real", 0), ("category", 3)]
+        >>> net = StandardizedContextNetwork((2,), (1, 8, 8), context_shape=(2,), kinds=kinds, net=MLP)
+        >>> net(torch.zeros(5, 1, 2), torch.zeros(7, 2)).shape
+        torch.Size([5, 7, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        context_shape: Shape,
+        kinds: Sequence[tuple[str, int]],
+        net: NetworkFactory,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        identity: Any = lambda *shapes: nn.Identity()  # noqa: E731
+        self.context = InputNetwork(context_shape, context_shape, kinds=kinds, net=identity)
+        self.net = with_context(net, tuple(self.context.loc.shape))(in_shape, out_shape)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        return self.net(x, self.context(context))
 
 
 @torch.no_grad()

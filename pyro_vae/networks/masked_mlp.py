@@ -43,6 +43,7 @@ class MaskedMLP(CausalNetwork):
     """
 
     permutation: Tensor
+    positions: Tensor
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class MaskedMLP(CausalNetwork):
                 raise refusal("MaskedMLP", rule, got, "Use for example torch.randperm(n).tolist()")
             self.order = list(order)
         self.register_buffer("permutation", torch.tensor(self.order), persistent=False)
+        self.register_buffer("positions", self.permutation.argsort(), persistent=False)  # of the sites in the order
         degrees = [spread_degrees(size, sites) for size in hidden]
         inputs, outputs = torch.arange(1, sites + 1).repeat_interleave(width), torch.arange(sites)
         layers = masked_layers(inputs, [*degrees, outputs.repeat(self.num_outputs)])
@@ -83,7 +85,7 @@ class MaskedMLP(CausalNetwork):
         h = first(h) + bias
         for layer in rest:
             h = layer(self.activation(h))
-        return h.unflatten(1, (self.num_outputs, self.num_sites))[..., self.permutation.argsort()]
+        return h.unflatten(1, (self.num_outputs, self.num_sites))[..., self.positions]
 
     def _bias(self, context: Tensor | None) -> Tensor | float:
         return 0.0 if context is None or self.context is None else self.context(context.flatten(1))

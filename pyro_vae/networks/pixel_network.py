@@ -27,6 +27,7 @@ class PixelNetwork(CausalNetwork):
         biases: channels of each of the biases that the context adds to features.
         context_shape: shape of the context; empty for none.
         joint_channels: whether the outputs of a pixel describe all its channels.
+        positional: whether every pixel has learned biases of its own in the places of those of the context.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class PixelNetwork(CausalNetwork):
         biases: Widths,
         context_shape: Shape,
         joint_channels: bool,
+        positional: bool = False,
     ) -> None:
         image_shape(type(self).__name__, "in_shape", in_shape)
         super().__init__(in_shape, out_shape, context_shape=context_shape, joint_channels=joint_channels)
         check_count(type(self).__name__, channels=channels)
         self.biases = tuple(biases)
         self.context = _context_layer(type(self).__name__, self.context_shape, sum(biases), self.size)
+        self.position = nn.Parameter(torch.zeros(1, sum(biases), *self.size)) if positional else None
         self.head = PixelHead(channels, self.num_sites // (self.size[0] * self.size[1]), self.num_outputs)
 
     @abstractmethod
@@ -65,10 +68,12 @@ class PixelNetwork(CausalNetwork):
         return outputs.unflatten(1, (self.num_outputs, -1))[:, :, region.channel, 0, 0]
 
     def _biases(self, context: Tensor | None) -> list[Tensor | None]:
-        if self.context is None or context is None:
-            return [None] * len(self.biases)
-        images = self.context(context)
-        return list((images if images.dim() == 4 else images[..., None, None]).split(self.biases, 1))
+        images = self.position
+        if self.context is not None and context is not None:
+            given = self.context(context)
+            given = given if given.dim() == 4 else given[..., None, None]
+            images = given if images is None else images + given
+        return [None] * len(self.biases) if images is None else list(images.split(self.biases, 1))
 
 
 def _context_layer(name: str, shape: Shape, width: int, size: Shape) -> nn.Module | None:

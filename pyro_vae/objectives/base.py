@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae._core.checks import CheckedArguments, check_count, check_positive
 from pyro_vae._core.types import Program
+from pyro_vae.distributions import Score, scored_by
 from pyro_vae.objectives.schedules import ConstantSchedule, Schedule
 
 
@@ -47,6 +49,7 @@ class Objective(PyroELBO, CheckedArguments):
         analytic_kl: whether the KL must have a closed form.
         sums: whether sites that are marked to be enumerated are summed over.
         min_particles: smallest number of particles.
+        score: replaces the log-probability of sites without a density; None if there must not be any.
     """
 
     terms: Terms | None = None
@@ -54,6 +57,7 @@ class Objective(PyroELBO, CheckedArguments):
     analytic_kl = False
     sums = False
     min_particles = 1
+    score: Score | None = None
 
     def __init__(self, *, num_particles: int = 1, beta: float | Schedule = 1.0, vectorized: bool | None = None) -> None:
         # One particle needs no plate of particles, nor the extra run in which Pyro determines its position.
@@ -88,6 +92,14 @@ class Objective(PyroELBO, CheckedArguments):
     def update(self) -> Tensor | float:
         """Train what belongs to the objective itself, after the gradient of a loss; return the loss of this step."""
         return 0.0
+
+    def numbers(self) -> dict[str, float]:
+        """Numbers for the record of an epoch."""
+        return {"beta": self.beta}
+
+    def scoring(self) -> AbstractContextManager[None]:
+        """Context in which sites without a density have the score of this objective, if it has one."""
+        return scored_by(self.score)
 
     def state(self, like: Tensor) -> list[Tensor]:
         """Tensors that a traced step reads at each replay: a scheduled beta, or none.

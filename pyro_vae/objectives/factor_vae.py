@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae._core.checks import check_positive, refusal
-from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.checks import check_positive
 from pyro_vae._core.layout import Layout
 from pyro_vae._core.traces import latents
-from pyro_vae._core.types import Program
 from pyro_vae.networks import MLP, Shape
 from pyro_vae.objectives.latent_structure import single_latent
-from pyro_vae.objectives.per_datum import Estimate, PerDatumObjective
+from pyro_vae.objectives.per_datum import Estimate
 from pyro_vae.objectives.programs import Programs
 from pyro_vae.objectives.ratio import RatioNetwork, RatioTraining
+from pyro_vae.objectives.ratio_objective import RatioObjective
 from pyro_vae.objectives.schedules import Schedule
 
 
-class FactorVAE(PerDatumObjective):
+class FactorVAE(RatioObjective):
     r"""FactorVAE: :math:`\mathrm{ELBO} - \gamma\, E_{q(z)}[r(z)]`, r(z) an estimate of the total correlation's ratio.
 
     :math:`r(z) \approx \log q(z) - \sum_j \log q(z_j)` is a :class:`~pyro_vae.objectives.RatioNetwork`. After the
@@ -62,7 +60,6 @@ class FactorVAE(PerDatumObjective):
         >>> loss = objective.update()
     """
 
-    additive = False
     advice = "ReweightedWakeSleep or ScoreFunction"
 
     def __init__(
@@ -78,42 +75,20 @@ class FactorVAE(PerDatumObjective):
     ) -> None:
         if not isinstance(gamma, Schedule):
             check_positive("FactorVAE", at_least_zero=True, gamma=gamma)
-        super().__init__(num_particles=num_particles, beta=gamma)
         net = partial(MLP, hidden=hidden, activation="leaky_relu")
-        self._network = partial(RatioNetwork, net=net, spectral_norm=spectral_norm)
-        self._training = partial(RatioTraining, lr=lr, betas=betas, gradient_penalty=gradient_penalty)
-        self._training(self._network((2,)))  # checks its options
-        self.ratio: RatioTraining | None = None
-        self._samples: Tensor | None = None
+        network = partial(RatioNetwork, net=net, spectral_norm=spectral_norm)
+        training = partial(RatioTraining, lr=lr, betas=betas, gradient_penalty=gradient_penalty)
+        training(network((2,)))  # checks its options
+        super().__init__(network, training, num_particles=num_particles, beta=gamma)
 
-    def reset(self) -> None:
-        self.ratio = self._samples = None
-
-    def trained(self, model: Program, guide: Program, *args: Any) -> list[Tensor]:
-        if self.ratio is None:
-            self._examination(model, guide, args, {})
-        return self._built().tensors()
-
-    def _built(self) -> RatioTraining:
-        """The ratio's network, which the examination of the programs builds."""
-        if self.ratio is None:
-            raise refusal("FactorVAE", "the loss must be computed first", "none", "Call loss(model, guide, *args)")
-        return self.ratio
-
-    def update(self) -> Tensor | float:
-        if self._samples is None or self.ratio is None:
-            return 0.0
-        z, self._samples = self._samples, None  # (K B, D)
-        order = torch.rand_like(z).argsort(0)  # a permutation of the batch for each dimension
-        return self.ratio.step(z, z.gather(0, order))
+    def _sides(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        order = torch.rand_like(samples).argsort(0)  # a permutation of the batch for each dimension
+        return samples, samples.gather(0, order)
 
     def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         site = single_latent(layout, model_trace)
         value = site["value"].detach()
-        size = value.shape[value.dim() - site["fn"].event_dim :].numel()
-        if self.ratio is None or self.ratio.network.in_shape != (size,):
-            with isolated_rng():
-                self.ratio = self._training(self._network((size,)).to(value))
+        self._build((value.shape[value.dim() - site["fn"].event_dim :].numel(),), value)
 
     def _estimate(self, programs: Programs) -> Estimate:
         particles = programs.sample()

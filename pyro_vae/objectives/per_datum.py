@@ -21,7 +21,7 @@ from pyro_vae._core.pair import Pair
 from pyro_vae._core.param_store import no_registration
 from pyro_vae._core.trace_checks import (
     check_densities,
-    check_log_prob_shape,
+    check_log_prob_shapes,
     check_observation,
     check_plates,
     check_sites,
@@ -56,6 +56,7 @@ class PerDatumObjective(Objective):
         pathwise: whether the samples must be reparameterised.
         advice: advice of the error if they are not.
         together: whether model and guide have to run in the same way.
+        has_terms: whether reconstruction and KL are those of the ELBO, and are reported.
         holds: whether the guide's parameters are held constant in its density.
 
     Raises:
@@ -69,6 +70,7 @@ class PerDatumObjective(Objective):
     pathwise = True
     advice = "ScoreFunction, VIMCO or ReweightedWakeSleep"
     together = False
+    has_terms = True
     holds = False
 
     def __init__(self, *, num_particles: int = 1, beta: float | Schedule = 1.0) -> None:
@@ -87,11 +89,13 @@ class PerDatumObjective(Objective):
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, summed over the batch, with the gradient to follow."""
-        estimate = self._estimated(model, guide, args, kwargs)
+        with self.scoring():
+            estimate = self._estimated(model, guide, args, kwargs)
         particles = estimate.particles
         _check_scales(particles.runs.model_layout, particles.model_trace, particles.guide_trace)
         self._check_sites(particles.guide_trace)
-        self.terms = Terms(*(term.detach().mean(0).sum() for term in (particles.log_likelihood, particles.kl)))
+        terms = (particles.log_likelihood, particles.kl) if self.has_terms else ()
+        self.terms = Terms(*(term.detach().mean(0).sum() for term in terms)) if terms else None
         scale = _scale(particles)
         value = -(scale * estimate.bound.detach()).sum()
         surrogate = -(scale * estimate.surrogate).sum()
@@ -148,11 +152,11 @@ class PerDatumObjective(Objective):
             plates = sorted((frames[0] for frames in pair.plates().values()), key=lambda plate: plate.dim)
             dims = tuple(plate.dim for plate in plates)
             self._check_traces(pair, pair.layout(dims), pair.model_trace, pair.guide_traces[0])
-            for site in [s for trace in pair.traces for s in sites(trace) if s["name"] not in pair.blocks]:
-                # Without the plate of particles, with which (data, data) could be taken for (particles, data).
-                check_log_prob_shape(name, site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
-                if site["name"] in pair.model_trace.nodes:
-                    check_observation(name, pair.model_trace.nodes[site["name"]], dims)
+            traced = [s for trace in pair.traces for s in sites(trace) if s["name"] not in pair.blocks]
+            # Without the plate of particles, with which (data, data) could be taken for (particles, data).
+            check_log_prob_shapes(name, traced)
+            for site in [pair.model_trace.nodes[s["name"]] for s in traced if s["name"] in pair.model_trace.nodes]:
+                check_observation(name, site, dims)
             self._check(pair.layout(dims), pair.model_trace, pair.guide_traces[0])
             runs = for_one_sample(pair, plates)
             if self.num_draws > 1:
@@ -172,7 +176,8 @@ class PerDatumObjective(Objective):
     def _check_traces(self, pair: Pair, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Raise on pairs for which every objective per datum would be wrong."""
         name = layout.owner
-        check_sites(name, model_trace, guide_trace, outside=pair.outside, following=pair.following)
+        summed = self._summed(model_trace, guide_trace)
+        check_sites(name, model_trace, guide_trace, summed=summed, outside=pair.outside, following=pair.following)
         for trace in (model_trace, guide_trace):
             check_plates(name, trace)
         shared_plates(name, model_trace, guide_trace, skipped=layout.blocks)
@@ -181,6 +186,10 @@ class PerDatumObjective(Objective):
 
     def _check(self, layout: Layout, model_trace: Trace, guide_trace: Trace) -> None:
         """Raise on further pairs for which this objective would be wrong."""
+
+    def _summed(self, model_trace: Trace, guide_trace: Trace) -> list[str]:
+        """Names of the model's sites that need no guide."""
+        return []
 
     def _check_sites(self, guide_trace: Trace) -> None:
         name = type(self).__name__

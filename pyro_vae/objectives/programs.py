@@ -148,6 +148,17 @@ class Programs:
                 density = density._replace(factor=self._density(self._run_guide(at), models).factor)
         return self._particles(density, models, guides)
 
+    def generate(self, guides: Sequence[Trace] | None = None) -> list[Trace]:
+        """Traces of the model at samples of the guide as constants, or at samples of its own prior."""
+        if guides is None:
+            layout = self.runs.model_layout
+            return run(self.model, layout, self.runs.axes, self.num, self.args, self.kwargs)
+        constant = [trace.copy() for trace in guides]
+        for trace in constant:
+            for site in latents(trace):
+                trace.nodes[site["name"]] = {**site, "value": site["value"].detach()}
+        return self._run_model(constant)
+
     def check_holdable(self) -> None:
         """Raise if parameters of the guide cannot be held constant: they are neither in a module nor in Pyro's store.
 

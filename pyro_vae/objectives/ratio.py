@@ -74,6 +74,8 @@ class RatioTraining(CheckedArguments):
         lr: learning rate.
         betas: decay of Adam's two averages.
         gradient_penalty: weight w of :math:`\tfrac{w}{2} E\|\nabla r\|^2` over the samples of both.
+        weight: weight of the term of q, 1 for the log density ratio; :meth:`step` then takes as many samples of q for
+            one of p.
 
     Raises:
         ValueError: a rate that is not positive, a decay outside [0, 1), or a negative penalty.
@@ -91,6 +93,7 @@ class RatioTraining(CheckedArguments):
         lr: float = 1e-3,
         betas: Sequence[float] = (0.9, 0.999),
         gradient_penalty: float = 0.0,
+        weight: float = 1.0,
     ) -> None:
         owner = type(self).__name__
         check_positive(owner, lr=lr)
@@ -100,9 +103,16 @@ class RatioTraining(CheckedArguments):
         require(valid, owner, "betas must be two numbers in [0, 1)", f"betas={tuple(betas)}")
         self.network, self.lr, self.gradient_penalty = network.requires_grad_(False).eval(), lr, gradient_penalty
         self.beta1, self.beta2 = betas
+        check_positive("RatioTraining", weight=weight)
+        self.weight = weight
         self._parameters = dict(network.named_parameters())
         self._means, self._squares = ([torch.zeros_like(p) for p in self._parameters.values()] for _ in range(2))
         self._count = torch.zeros((), dtype=torch.float64, device=next(network.parameters()).device)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps taken."""
+        return int(self._count)
 
     def tensors(self) -> list[Tensor]:
         """Everything that :meth:`step` changes."""
@@ -126,7 +136,7 @@ class RatioTraining(CheckedArguments):
             self.network.train()
             logits = functional_call(self.network, parameters, (z,))
             self.network.eval()
-            loss = softplus(-logits[: len(p)]).mean() + softplus(logits[len(p) :]).mean()
+            loss = softplus(-logits[: len(p)]).mean() + self.weight * softplus(logits[len(p) :]).mean()
             total = loss + self._penalty(logits, z)
             gradients = torch.autograd.grad(total, list(parameters.values()))
         self._update(gradients, rate)
@@ -136,7 +146,7 @@ class RatioTraining(CheckedArguments):
         if not self.gradient_penalty:
             return 0.0
         slopes = torch.autograd.grad(logits.sum(), z, create_graph=True)[0]
-        return self.gradient_penalty * slopes.square().sum() / len(z)  # the mean over p plus that over q, halved
+        return self.gradient_penalty * slopes.square().sum() / len(z)  # for as many, the two means halved
 
     @torch.no_grad()
     def _update(self, gradients: Sequence[Tensor], rate: float) -> None:

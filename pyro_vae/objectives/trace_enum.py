@@ -93,4 +93,9 @@ def _check_latents(model_trace: Trace, guide_trace: Trace) -> None:
     for site in latents(model_trace):
         if site["name"] not in guide_trace.nodes:
             rule, what = "the guide must have every latent site of the model", f"no site {site['name']!r}"
-            raise refusal("TraceEnumELBO", rule, what, "Use Pyro's TraceEnum_ELBO, which sums over it")
+            raise refusal(
+                "TraceEnumELBO",
+                rule,
+                what,
+                "Use EnumeratedELBO, which sums over it if it is marked, or Pyro's TraceEnum_ELBO",
+            )

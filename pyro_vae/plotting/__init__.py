@@ -25,16 +25,18 @@ from pyro_vae.plotting.diagnostics import (
     predictive_checks,
     rank_histograms,
 )
+from pyro_vae.plotting.distorted import distortion_ranks
 from pyro_vae.plotting.images import image_grid, manifold, reconstructions, samples
 from pyro_vae.plotting.latents import active_units, latent_scatter
+from pyro_vae.plotting.lossy_code import rate_distortion_curve
 from pyro_vae.plotting.outliers import outlier_scores
 from pyro_vae.plotting.panels import PALETTE, WIDTH
 from pyro_vae.plotting.paths import interpolation_grid, j_diagram, mine_grid, traversal_strip
 from pyro_vae.plotting.posteriors import posterior_ellipses, posterior_midpoint
 from pyro_vae.plotting.qualities import factor_information, quality_panels
 from pyro_vae.plotting.registry import result_figure
-from pyro_vae.plotting.save import save_figures
-from pyro_vae.plotting.training import training_curves
+from pyro_vae.plotting.save import save_figures, save_for_paper
+from pyro_vae.plotting.training import seed_curves, training_curves
 
 __all__ = [
     "PALETTE",
@@ -53,6 +55,7 @@ __all__ = [
     "code_lengths",
     "completions",
     "confusion_matrix",
+    "distortion_ranks",
     "elbo_decomposition",
     "factor_information",
     "gap_bars",
@@ -73,12 +76,15 @@ __all__ = [
     "quality_panels",
     "rank_histograms",
     "rate_distortion",
+    "rate_distortion_curve",
     "reconstructions",
     "reliability_diagram",
     "result_figure",
     "samples",
     "sandwich_bounds",
     "save_figures",
+    "save_for_paper",
+    "seed_curves",
     "training_curves",
     "traversal_strip",
     "tried_estimators",

@@ -11,14 +11,14 @@ from pyro_vae._core.checks import check_arguments, check_count, require
 from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.failures import program_errors
 from pyro_vae._core.owners import evaluating
-from pyro_vae.models import ConditionalVAE
+from pyro_vae.models import AutoregressiveModel, ConditionalVAE
 from pyro_vae.plotting.panels import as_images, page, show_grid
 
 _UNSEEN = 0.5  # grey level of pixels that the context does not contain
 
 
 def completions(
-    vae: ConditionalVAE,
+    vae: ConditionalVAE | AutoregressiveModel,
     images: Tensor,
     context: Tensor | None = None,
     *,
@@ -30,7 +30,8 @@ def completions(
     """Data in a row; above each its context, if that is a part of it; below it means of p(x | z, c) at samples of z.
 
     The samples z are from the prior given the context, so that the images below differ as the model's uncertainty is.
-    Pixels that the context does not contain are grey.
+    Pixels that the context does not contain are grey. An autoregressive model is given the upper half of each image,
+    and its samples are exact.
 
     Args:
         vae: the model, for data ``(C, H, W)``, C 1 or 3, or ``(H, W)``.
@@ -46,14 +47,20 @@ def completions(
     """
     check_arguments(completions, locals())
     check_count("completions", num=num, images=len(images), num_samples=num_samples)
-    x, missing = images[:num], vae.given is None and context is None
+    x, exact = images[:num], isinstance(vae, AutoregressiveModel)
+    missing = not exact and vae.given is None and context is None
     require(not missing, "completions", "a context must be given", "context=None", "Pass that of the images")
     with evaluating(vae), isolated_rng(seed), torch.no_grad(), program_errors("completions", (x,), vae):
         data = as_images(x, "completions")
-        c = vae.model.context(x) if context is None else context[:num]
-        means = vae.sample(c, num_samples, mean=True).reshape(-1, *data.shape[1:])
-    rows = {} if context is not None else {"given": _shown(vae, data, c)}
-    rows |= {"data": data, "samples": means}
+        if isinstance(vae, AutoregressiveModel):
+            half = data.shape[-2] // 2
+            means = vae.complete(x.expand(num_samples, *x.shape), half)
+            rows = {"given": torch.where(torch.arange(data.shape[-2]).reshape(-1, 1) < half, data, _UNSEEN)}
+        else:
+            c = vae.model.context(x) if context is None else context[:num]
+            means = vae.sample(c, num_samples, mean=True)
+            rows = {} if context is not None else {"given": _shown(vae, data, c)}
+    rows |= {"data": data, "samples": means.reshape(-1, *data.shape[1:])}
     with page(0.0, caption) as (figure, (ax,)):
         pad = show_grid(ax, torch.cat(list(rows.values())), len(data), margin=0.45)
         height, start, ticks = data.shape[-2] + pad, 0, []

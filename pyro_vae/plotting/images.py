@@ -13,7 +13,7 @@ from pyro_vae._core.contexts import isolated_rng
 from pyro_vae._core.failures import program_errors
 from pyro_vae._core.owners import evaluating
 from pyro_vae.distributions import mean_or_sample
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, AutoregressiveModel
 from pyro_vae.plotting.panels import as_images, number, page, show_grid
 
 _GREY = 0.5  # of missing pixels
@@ -70,8 +70,8 @@ def reconstructions(vae: VAE, images: Tensor, *, num: int = 10, caption: str = "
     return figure
 
 
-def samples(vae: VAE, *, num: int = 64, seed: int = 0, caption: str = "") -> Figure:
-    """Means of p(x | z) at samples z of the prior.
+def samples(vae: VAE | AutoregressiveModel, *, num: int = 64, seed: int = 0, caption: str = "") -> Figure:
+    """Means of p(x | z) at samples z of the prior; samples of an autoregressive model.
 
     Args:
         vae: the model, for data ``(C, H, W)``, C 1 or 3, or ``(H, W)``.
@@ -84,7 +84,8 @@ def samples(vae: VAE, *, num: int = 64, seed: int = 0, caption: str = "") -> Fig
     """
     check_arguments(samples, locals(), num=1)
     with evaluating(vae), isolated_rng(seed):
-        images = as_images(vae.sample(num, mean=True), "samples")
+        x = vae.sample(num) if isinstance(vae, AutoregressiveModel) else vae.sample(num, mean=True)
+        images = as_images(x, "samples")
     return image_grid(images, columns=math.ceil(math.sqrt(num)), caption=caption)
 
 

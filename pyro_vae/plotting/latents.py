@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +16,9 @@ from pyro_vae.evaluation.diagnostics import ACTIVE_VARIANCE
 from pyro_vae.plotting.panels import PALETTE, page
 
 
-def latent_scatter(means: Tensor, labels: Tensor | None = None, *, caption: str = "") -> Figure:
+def latent_scatter(
+    means: Tensor, labels: Tensor | None = None, *, names: Sequence[str] | None = None, caption: str = ""
+) -> Figure:
     """Posterior means in the plane: two dimensions directly, more by their first principal components (PC).
 
     One dimension is drawn as a histogram. Up to ten classes are coloured.
@@ -22,31 +26,34 @@ def latent_scatter(means: Tensor, labels: Tensor | None = None, *, caption: str 
     Args:
         means: ``(N, latent_dim)``, E_q[z | x].
         labels: ``(N,)``, their classes.
+        names: names of the classes 0, 1, ...; by default their numbers.
         caption: printed below.
 
     Raises:
-        ValueError: the shapes are others.
+        ValueError: the shapes are others, or a class has no name.
     """
     check_arguments(latent_scatter, locals())
     valid = means.ndim == 2 and means.numel() > 0 and (labels is None or labels.shape == means.shape[:1])
     shapes = f"means={tuple(means.shape)}, labels={None if labels is None else tuple(labels.shape)}"
     require(valid, "latent_scatter", "means must be (N, L) with labels (N,)", shapes, "Use one row per datum")
     require(bool(means.isfinite().all()), "latent_scatter", "means must be finite", "nan or inf")
-    points, names = means.detach().cpu().double(), [] if labels is None else sorted(set(labels.tolist()))
-    names = names if len(names) <= len(PALETTE) else []
-    groups = [(labels == name).cpu() for name in names if labels is not None] or [torch.ones(len(points)).bool()]
+    points, classes = means.detach().cpu().double(), [] if labels is None else sorted(set(labels.tolist()))
+    classes = classes if len(classes) <= len(PALETTE) else []
+    named = names is None or not classes or classes[-1] < len(names)
+    require(named, "latent_scatter", "every class must have a name", f"names={names}")
+    groups = [(labels == c).cpu() for c in classes if labels is not None] or [torch.ones(len(points)).bool()]
     with page(2.9 if points.shape[1] > 1 else 2.0, caption) as (figure, (ax,)):
         (_scatter if points.shape[1] > 1 else _histogram)(ax, points, groups)
-        if names:
-            class_legend(figure, names)
+        if classes:
+            class_legend(figure, [str(c) if names is None or c < 0 else names[c] for c in classes])
     return figure
 
 
-def class_legend(figure: Figure, names: list[int]) -> None:
+def class_legend(figure: Figure, names: Sequence[str]) -> None:
     """A legend of up to ten classes above the panels, in the order of the palette."""
     handles = [Line2D([], [], ls="", marker="o", color=c) for c in PALETTE[: len(names)]]
     spacing = {"handletextpad": -0.4, "columnspacing": 0.4, "ncols": len(names)}
-    figure.legend(handles, [str(n) for n in names], loc="outside upper center", **spacing)
+    figure.legend(handles, names, loc="outside upper center", **spacing)
 
 
 def active_units(diagnostics: LatentDiagnostics, *, caption: str = "") -> Figure:

@@ -6,9 +6,11 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -18,22 +20,21 @@ from torchvision.utils import make_grid
 
 from pyro_vae._core.checks import require
 
-# Okabe and Ito's colours (Color Universal Design, 2008, https://jfly.uni-koeln.de/color/); grey and wine make ten.
-PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000", "#999999", "#882255"]
+STYLE = rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=False)
+"""The style of all figures; ``plt.style.use("pyro_vae.plotting.paper")`` draws others in it."""
+PALETTE = STYLE["axes.prop_cycle"].by_key()["color"]
 WIDTH = 3.3  # inches: a column of a two-column paper
 _LINE = 68  # characters of a caption
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+_MARGIN = 0.08  # inches
+
+
+class NotebookFigure(Figure):
+    """A figure that notebooks show as an image, also if ``matplotlib.pyplot`` was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 @contextmanager
@@ -46,13 +47,27 @@ def page(
     """
     lines = _wrap(caption)
     with rc_context(STYLE):
-        figure = Figure((WIDTH, height + 0.12 * len(lines) + (0.18 if lines else 0.08)), dpi=200, layout="constrained")
+        figure = NotebookFigure((WIDTH, height + _MARGIN + _height_of(lines)), dpi=200, layout="constrained")
         panels = list(figure.subplots(rows, columns, squeeze=False, sharex=share and columns == 1).flat)
         for ax in panels:
             ax.tick_params(which="both", labelsize=7, width=0.6)  # also for ticks made outside the style, on saving
         yield figure, panels
         if lines:
             figure.supxlabel("\n".join(lines), fontsize=6, parse_math=False)
+
+
+def remove_caption(figure: Figure) -> str:
+    """Remove the caption of a :func:`page`, and the space that it takes; return it as one line."""
+    lines = figure.get_supxlabel().splitlines()
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height - _height_of(lines))
+    figure.supxlabel("")
+    return " ".join(lines)
+
+
+def _height_of(lines: Sequence[str]) -> float:
+    """Height of a caption in inches."""
+    return 0.12 * len(lines) + (0.1 if lines else 0.0)
 
 
 def _wrap(caption: str) -> list[str]:

@@ -88,7 +88,7 @@ def posterior_ellipses(
         for ax in axes[len(models) :]:
             ax.set_axis_off()
         if labels is not None:
-            class_legend(figure, names)
+            class_legend(figure, [str(name) for name in names])
     return figure
 
 

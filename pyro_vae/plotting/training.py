@@ -57,6 +57,44 @@ def training_curves(history: Sequence[Mapping[str, Any]], *, caption: str = "") 
     return figure
 
 
+def seed_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, caption: str = "") -> Figure:
+    """One term of several trainings against the epoch: validation error, else validation ELBO, ELBO or loss.
+
+    Args:
+        histories: the records of each training, as of :func:`training_curves`, by its label.
+        caption: printed below.
+
+    Raises:
+        ValueError: the trainings share no finite term.
+
+    Example:
+        >>> figure = seed_curves({"seed 0": [{"epoch": 1, "elbo": -9.0}], "seed 1": [{"epoch": 1, "elbo": -8.0}]})
+        >>> figure.axes[0].get_ylabel()
+        'ELBO (nats per datum)'
+    """
+    check_arguments(seed_curves, locals())
+    names = {
+        "validation_error": "Validation error (%)",
+        "validation_elbo": "Validation ELBO (nats per datum)",
+        "elbo": "ELBO (nats per datum)",
+        "loss": "Loss (nats per datum)",
+    }
+    shared = (key for key in names if histories and all(_curve(history, key) for history in histories.values()))
+    key = next(shared, "")
+    require(key != "", "seed_curves", "histories must share a finite term", f"{len(histories)} trainings")
+    curves = {label: _curve(history, key) for label, history in histories.items()}
+    with page(2.4, caption) as (figure, axes):
+        for number, (label, curve) in enumerate(curves.items()):
+            style = "o-" if len(curve) <= 20 else "-"
+            axes[0].plot(*zip(*curve, strict=True), style, color=PALETTE[number % len(PALETTE)], label=label)
+        points = [point for curve in curves.values() for point in curve]
+        axes[0].set_ylabel(names[key])
+        _cut_off_outliers(axes[0], points)
+        _epoch_axis(axes[0], [epoch for epoch, _ in points])
+        axes[0].legend(loc="best")
+    return figure
+
+
 def _curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
     """``(epoch, value)`` of the records with a finite value."""
     pairs = ((int(r.get("epoch", i + 1)), r.get(key)) for i, r in enumerate(history))
@@ -82,6 +120,7 @@ def _epoch_axis(ax: Axes, epochs: list[int]) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         return
     ax.set_xscale("log")
+    ax.set_xlabel("Epoch (logarithmic)")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(epochs) <= 300 else (1,)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())

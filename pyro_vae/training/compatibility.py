@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,8 +23,19 @@ from pyro_vae._core.rows import axes_of
 from pyro_vae._core.trace_checks import check_auxiliary, check_kinds, check_observation, check_observed
 from pyro_vae._core.traces import is_auxiliary, latents, observations, sites
 from pyro_vae._core.types import Program
+from pyro_vae.distributions import Implicit
 from pyro_vae.objectives import Objective
 from pyro_vae.objectives.per_datum import PerDatumObjective
+
+
+def has_score(objective: ELBO) -> bool:
+    """Whether an objective scores sites without a density, so that its loss is no bound on log p(x)."""
+    return isinstance(objective, Objective) and objective.score is not None
+
+
+def scoring(objective: ELBO) -> AbstractContextManager[None]:
+    """Context in which sites without a density have the score of the objective, if it has one."""
+    return objective.scoring() if isinstance(objective, Objective) else nullcontext()
 
 
 def check_additive(objective: ELBO, *, alone: bool) -> None:
@@ -44,7 +56,7 @@ def examine(objective: ELBO, model: Program, guide: Program, args: tuple[Any, ..
         ValueError: a program cannot be run.
     """
     try:
-        with validating(True):
+        with validating(True), scoring(objective):
             return Pair("fit", model, [guide], args, owners=owners)
     except ValueError:
         depth = getattr(objective, "max_plate_nesting", math.inf)
@@ -76,6 +88,9 @@ def check_pair(objective: ELBO, pair: Pair) -> None:
         ValueError: naming an objective to use instead.
     """
     model_trace, (guide_trace,) = pair.model_trace, pair.guide_traces
+    for site in (*latents(guide_trace), *observations(model_trace)):
+        if isinstance(site["fn"], Implicit) and not has_score(objective):
+            raise site["fn"].refusal()
     if isinstance(objective, RenyiELBO):
         _check_scales(model_trace, guide_trace)
     if isinstance(objective, TraceMeanField_ELBO):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,34 +18,20 @@ from pyro_vae._core.owners import placement
 from pyro_vae._core.precision import Precision, check_precision, warn_if_slower
 from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches, Data
+from pyro_vae.data.image_set import ImageSet
 from pyro_vae.data.loading import is_external, loaded
 from pyro_vae.objectives import ELBO
+from pyro_vae.training.callbacks import Callback, TensorBoard
+from pyro_vae.training.compatibility import has_score
 from pyro_vae.training.engines.select import EngineName, resolve_engine
 from pyro_vae.training.loss import check_objective
 from pyro_vae.training.parameters import OptimizerFactory
-from pyro_vae.training.progress import check_tensorboard
 from pyro_vae.training.run_folder import RunFolder
-from pyro_vae.training.settings import Monitor, ScheduleFactory, Settings
+from pyro_vae.training.settings import FitResult, Monitor, ScheduleFactory, Settings
 from pyro_vae.training.threads import Threads, check_threads, restored_threads
 from pyro_vae.training.trainer import Trainer
 
 RunOption: TypeAlias = RunFolder | str | Path | Callable[[], RunFolder] | None
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Result of a training.
-
-    Attributes:
-        history: one record per epoch, as in ``metrics.jsonl``: nats per datum; ``elbo`` is
-            minus the sum of ``distortion`` and ``rate``.
-        best_epoch: epoch with the best validation ELBO; None without validation.
-        stopped: whether the training ended after its last epoch or when patience ran out.
-    """
-
-    history: list[dict[str, Any]]
-    best_epoch: int | None
-    stopped: Literal["epochs", "patience"]
 
 
 def fit(
@@ -67,6 +52,7 @@ def fit(
     validation: Data | None = None,
     patience: int | None = None,
     monitor: Monitor | None = None,
+    callbacks: Sequence[Callback] = (),
     seed: int = 0,
     accumulate: int = 1,
     engine: EngineName = "auto",
@@ -114,10 +100,12 @@ def fit(
             statistics; the record of the epoch counts these steps.
         ema: decay of an exponential moving average of the parameters, such as 0.999. Validation, monitor and the
             final weights are those of the average; the run folder keeps the others as ``weights-raw.safetensors``.
-        validation: data whose ELBO is computed after each epoch.
+        validation: data whose ELBO is computed after each epoch; the loss of objectives for sites without a density.
         patience: stop after this number of epochs without a better validation ELBO, and restore the best weights.
         monitor: called after each epoch in eval mode, with separate random numbers; the numbers that it returns by
             name, such as a validation error, are added to the record of the epoch.
+        callbacks: called at the start, after steps, epochs and checkpoints, and at the end: see
+            :mod:`pyro_vae.training.callbacks`. Of several processes only the first calls them.
         seed: seed of shuffling, binarization and latents.
         accumulate: batches per step, whose gradients are averaged: the effect of a larger batch at the memory of one.
         engine: how a step runs: ``"eager"``, Pyro's programs in Python; ``"compiled"``, the program's tensor
@@ -137,7 +125,7 @@ def fit(
             as if it had been there from the start (ReduceLROnPlateau: from now on), patience counts from now on, and
             the next record holds old and new values as ``changed``.
         checkpoint_seconds: time between checkpoints.
-        tensorboard: write TensorBoard events to the run folder.
+        tensorboard: write TensorBoard events to the run folder: short for the callback ``TensorBoard()``.
         progress: show a progress bar; None shows it on a terminal.
 
     Returns:
@@ -164,6 +152,7 @@ def fit(
         [1, 2, 3]
     """
     check_arguments(fit, locals(), epochs=1, batch_size=1, patience=1, accumulate=1, lr_warmup=0)
+    data = data if validation is None else _loaded(data, None, model, guide)
     settings = Settings(
         epochs=epochs,
         objective=objective or ELBO(),
@@ -174,9 +163,10 @@ def fit(
         clip_norm=clip_norm,
         skip_norm=skip_norm,
         ema=ema,
-        validation=_loaded(validation, model, guide),
+        validation=_loaded(validation, data, model, guide),
         patience=patience,
         monitor=monitor,
+        callbacks=[*callbacks, *([TensorBoard()] if tensorboard else [])],
         seed=seed,
         accumulate=accumulate,
         engine=engine,
@@ -187,8 +177,8 @@ def fit(
         progress=progress,
     )
     _check_settings(settings)
-    if tensorboard:
-        check_tensorboard(run)
+    advice = "Pass run='runs/NAME'"
+    require(run is not None or not tensorboard, "fit", "tensorboard requires a run folder", "run=None", advice)
     batches = _training_batches(model, guide, data, batch_size, seed)
     warn_if_slower("fit", precision, batches.device)
     return _train(model, guide, batches, settings, run, resume=resume)
@@ -205,17 +195,15 @@ def _train(
         if folder is not None:
             stack.enter_context(folder.locked())
         trainer.attach(folder, resume=resume)
-        history = trainer.train()
-    stopped: Literal["epochs", "patience"] = "patience" if trainer.validation.out_of_patience() else "epochs"
-    return FitResult(history, trainer.state.best["epoch"], stopped)
+        return trainer.train()
 
 
-def _loaded(data: Data | None, model: Program, guide: Program) -> Data | None:
-    """Validation data, read once if they are a file or the like."""
+def _loaded(data: Any, train: Any, model: Program, guide: Program) -> Any:
+    """Data as they are; a file or the like is read, validation data as the training data ``train`` were."""
     if not is_external(data):
         return data
-    device = placement(model, guide)[0]
-    return loaded(data, owner="fit").to("cpu" if device is None else device)
+    device, like = placement(model, guide)[0], train if isinstance(train, ImageSet) else None
+    return loaded(data, owner="fit", like=like).to("cpu" if device is None else device)
 
 
 def _check_settings(settings: Settings) -> None:
@@ -226,6 +214,8 @@ def _check_settings(settings: Settings) -> None:
     rule, advice = "patience requires validation data", "Pass some, or patience=None"
     require(patience is None or validation is not None, "fit", rule, "validation=None", advice)
     check_objective(settings.objective)
+    rule, got = "patience requires an objective with an ELBO", type(settings.objective).__name__
+    require(patience is None or not has_score(settings.objective), "fit", rule, got, "Use patience=None")
     check_precision(settings.precision)
     check_threads(settings.threads)
 

@@ -19,7 +19,7 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches, Data
 from pyro_vae.data.missing import check_observed
 from pyro_vae.evaluation import ImportanceWeights
-from pyro_vae.training.compatibility import check_additive, data_axes
+from pyro_vae.training.compatibility import check_additive, data_axes, has_score, scoring
 from pyro_vae.training.parameters import ParameterSet
 
 
@@ -42,6 +42,13 @@ def prepare(
     Raises:
         ValueError: naming what must be changed.
     """
+    with scoring(objective):
+        return _prepare(batches, objective, model, guide, alone=alone)
+
+
+def _prepare(
+    batches: Batches, objective: ELBO, model: Program, guide: Program, *, alone: bool
+) -> tuple[tuple[Any, ...], ParameterSet]:
     args, index = first_batch(batches)
     check_observed(getattr(batches.data, "images", batches.data), owner="fit")
     check_additive(objective, alone=alone)
@@ -173,8 +180,12 @@ def check_last_batch(
             raise refusal("fit", rule, value, f"Use batch_size={better}") from error
 
 
-def check_validation(data: Data, batches: Batches, parameters: ParameterSet, model: Program, guide: Program) -> None:
+def check_validation(
+    data: Data, batches: Batches, parameters: ParameterSet, objective: ELBO, model: Program, guide: Program
+) -> None:
     """Check that the programs have weights per datum on the first validation batch, one datum if the order is ours.
+
+    Sites without a density have none; their objective's loss is computed instead.
 
     Raises:
         ValueError: the programs cannot be evaluated on it.
@@ -184,5 +195,7 @@ def check_validation(data: Data, batches: Batches, parameters: ParameterSet, mod
     args = next(iter(validation.epoch())).args
     plate = parameters.pair.data_plate()
     name = None if plate is None else plate.name
+    if has_score(objective):
+        return
     with validating(True):
         ImportanceWeights(model, guide, args, owner="fit", owners=parameters.owners, data_plate=name)

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.files import create_folder, read_bytes, remove_abandoned, write_atomically
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.locks import locked_folder
-from pyro_vae._core.version import full_version
+from pyro_vae._core.weights import read_weights, write_weights
 from pyro_vae.training.metrics_file import MetricsFile
-from pyro_vae.training.saved_state import read_state, read_weights
+from pyro_vae.training.saved_state import read_state
 
 FORMAT = 1
 _MAX_CONFIG = 1_000_000  # bytes
@@ -161,7 +159,7 @@ class RunFolder:
     def is_run(self) -> bool:
         """Whether it is a run folder or empty but for hidden files, rather than a folder of other files."""
         names = {file.name for file in self.path.iterdir() if file.name[0] != "."}
-        others = names - {_FIGURES, "tensorboard", "error.log"}
+        others = names - {_FIGURES, "tensorboard", "wandb", "error.log"}
         return not others or not self.is_new or (self.path / _CONFIG).exists()
 
     @property
@@ -225,11 +223,8 @@ class RunFolder:
             metadata: their provenance, stored in the same file with the versions of the package and of torch, the
                 configuration and the attribute ``metadata``, which takes precedence.
         """
-        # Clones, because safetensors refuses tensors that share memory (a VampPrior contains the guide).
-        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-        own = {"version": full_version(), "torch": torch.__version__, "config": self._config or ""}
-        content = save_safetensors(tensors, {**own, **(metadata or {}), **self.metadata})
-        write_atomically(self._weights(raw), content, overwrite=True)
+        entries = {"config": self._config or "", **(metadata or {}), **self.metadata}
+        write_weights(self._weights(raw), weights, entries, overwrite=True)
 
     def provenance(self, *, raw: bool = False) -> dict[str, str]:
         """The metadata of the weights with their fingerprints: ``weights_sha256`` and, without the guide,
@@ -239,10 +234,8 @@ class RunFolder:
             FileNotFoundError: the run has no weights yet, or was trained without ``ema``.
             ValueError: the file is damaged.
         """
-        weights = self.load_weights(raw=raw)
+        weights, metadata = self._read_weights(raw)
         model = {name: tensor for name, tensor in weights.items() if name.startswith("model.")}
-        with safe_open(self._weights(raw), framework="pt") as file:
-            metadata = file.metadata() or {}
         hashes = {"weights_sha256": fingerprint_of(weights)} | (
             {"model_sha256": fingerprint_of(model)} if model else {}
         )
@@ -259,6 +252,9 @@ class RunFolder:
             FileNotFoundError: the run has no weights yet, or was trained without ``ema``.
             ValueError: the file is damaged.
         """
+        return self._read_weights(raw)[0]
+
+    def _read_weights(self, raw: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
         file = self._weights(raw)
         if not file.is_file():
             advice = "Only trainings with ema have raw ones" if raw else "Train it first"

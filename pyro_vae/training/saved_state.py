@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
 from pyro_vae._core.checks import refusal
 from pyro_vae._core.files import INFINITE, open_regular
 
 _MAX_THREADS = 1024
-_MAX_HEADER = 100_000_000  # bytes, as in safetensors
 _MAPPINGS = {"changed"}  # entries of a record that are no number
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", dict: "a mapping", list: "a list"}
 
@@ -42,24 +39,6 @@ def read_state(file: Path) -> dict[str, Any]:
     if not isinstance(state.get("config"), str | None):
         raise ValueError("config that is no text")
     return dict(state)
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read a file of safetensors, whose size must be that of its header's tensors.
-
-    Raises:
-        Exception: of any class; the file is missing, damaged, or of another kind.
-    """
-    with open_regular(file) as stream:
-        size, length = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= min(size, _MAX_HEADER):
-            raise ValueError(f"a header of {length} bytes")
-        tensors = {k: v for k, v in json.loads(stream.read(length)).items() if k != "__metadata__"}
-        end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-        if size != 8 + length + end:
-            raise ValueError(f"{size} bytes for {8 + length + end}")
-        stream.seek(0)
-        return load(stream.read())
 
 
 def read_record(line: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Options of a training."""
+"""Options and result of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,12 +12,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae._core.precision import Precision
 from pyro_vae.data.batches import Data
+from pyro_vae.training.callbacks.base import Callback
 from pyro_vae.training.engines.select import EngineName
 from pyro_vae.training.parameters import OptimizerFactory
 from pyro_vae.training.threads import Threads
 
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
 Monitor = Callable[[], Mapping[str, float]]
+Reason = Literal["epochs", "patience", "callback"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Settings:
     validation: Data | None
     patience: int | None
     monitor: Monitor | None
+    callbacks: Sequence[Callback]
     seed: int
     accumulate: int
     engine: EngineName
@@ -54,3 +57,19 @@ class Settings:
         """Those that may change, beside learning rate and schedule, and are recorded when they do."""
         names = ("epochs", "lr_schedule_unit", "clip_norm", "skip_norm", "patience", "threads")
         return {name: getattr(self, name) for name in (*names, "checkpoint_seconds", "tensorboard")}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Result of a training.
+
+    Attributes:
+        history: one record per epoch, as in ``metrics.jsonl``: nats per datum; ``elbo`` is
+            minus the sum of ``distortion`` and ``rate``.
+        best_epoch: epoch with the best validation ELBO; None without validation.
+        stopped: whether the training ended after its last epoch, when patience ran out, or by a callback.
+    """
+
+    history: list[dict[str, Any]]
+    best_epoch: int | None
+    stopped: Reason

@@ -104,20 +104,27 @@ def suited(pieces: dict[str, Any], data: ImageSet, *, standardize: bool) -> dict
         pieces = {**pieces, "likelihood": partial(pieces["likelihood"], parts=parts)}
     if not standardize:
         return pieces
-    of_all = "count" if data.kind == "counts" else data.kind or "real"
-    kinds: list[tuple[str, int]] = [(column.kind, len(column.levels)) for column in data.columns] or [(of_all, 0)]
+    kinds = input_kinds(data)
     guides = {name: with_inputs(pieces[name], kinds) for name in _GUIDES if pieces.get(name) is not None}
     return {**pieces, **guides}
 
 
-def set_units(model: Any, data: ImageSet, *, standardize: bool) -> None:
-    """Set means and units of the encoders' inputs, and the units of the likelihood, to those of the data.
+def input_kinds(data: ImageSet) -> list[tuple[str, int]]:
+    """Kinds of the entries of one datum, or of all, see :class:`~pyro_vae.networks.inputs.InputNetwork`."""
+    if data.kind == "mixed":
+        return [(column.kind, len(column.levels)) for column in data.columns]
+    return [("count" if data.kind == "counts" else data.kind or "real", 0)]
 
-    The inputs of a ConditionalPrior's guide are contexts c(x).
+
+def set_units(model: Any, data: ImageSet, *, standardize: bool) -> None:
+    """Set means and units of the networks' inputs, and the units of the likelihood, to those of the data.
+
+    The inputs of a ConditionalPrior's guide and of a likelihood are contexts c(x).
     """
     if not standardize:
         return
-    of_context = set(model.prior.modules()) if isinstance(model.prior, ConditionalPrior) else set()
+    of_context = set(model.likelihood.modules())
+    of_context |= set(model.prior.modules()) if isinstance(model.prior, ConditionalPrior) else set()
     for module in model.modules():
         if isinstance(module, InputNetwork):
             module.initialise(map(model.given, _batches(data)) if module in of_context else _batches(data))

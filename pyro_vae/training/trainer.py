@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_vae._core.attributes import construction
 from pyro_vae._core.checks import require
@@ -21,6 +20,8 @@ from pyro_vae._core.types import Program
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.image_set import fingerprint
 from pyro_vae.objectives import Objective
+from pyro_vae.training.callbacks.base import Training
+from pyro_vae.training.callbacks.hooks import Callbacks
 from pyro_vae.training.checkpoint import checkpoint, restore
 from pyro_vae.training.engines.base import Engine, Step, StepResult
 from pyro_vae.training.engines.base import restore as restore_tensors
@@ -28,16 +29,17 @@ from pyro_vae.training.engines.rows import take_rows
 from pyro_vae.training.engines.select import EngineName, build_engine, resolve_engine
 from pyro_vae.training.nonfinite import diagnose, resume_hint, rewind_to_last, take_snapshot
 from pyro_vae.training.preparation import check_validation, no_batch, prepare
-from pyro_vae.training.progress import Progress, Recorder
+from pyro_vae.training.progress import Progress
+from pyro_vae.training.record import epoch_record
 from pyro_vae.training.resumption import initial_state
 from pyro_vae.training.run_folder import RunFolder
-from pyro_vae.training.settings import Settings
+from pyro_vae.training.settings import FitResult, Reason, Settings
 from pyro_vae.training.state import EpochMeter
 from pyro_vae.training.steps import epochs_before, remaining_steps
 from pyro_vae.training.structure import StructureCheck
 from pyro_vae.training.threads import choose_threads
 from pyro_vae.training.validation import Validation
-from pyro_vae.training.warm_up import scaled_rate, warm_up_factor
+from pyro_vae.training.warm_up import scaled_rate, step_schedule, warm_up_factor
 
 _STEPS_PER_MESSAGE = 8  # after which several processes tell each other whether one was interrupted
 
@@ -62,8 +64,9 @@ class Trainer:
         self.args, self.parameters = prepare(batches, self.objective, model, guide, alone=ranks.alone)
         self.state = initial_state(settings, self.parameters, self._planned_steps())
         self.validation = Validation(model, guide, self.state, settings)
+        self.callbacks = Callbacks(settings.callbacks if ranks.first else (), settings.seed)
         if settings.validation is not None:
-            check_validation(settings.validation, batches, self.parameters, model, guide)
+            check_validation(settings.validation, batches, self.parameters, self.objective, model, guide)
         self.engine_name: EngineName = settings.engine
         self.run: RunFolder | None = None
 
@@ -88,9 +91,9 @@ class Trainer:
         saved = self.ranks.from_first(run.load_state() if run else None) if resume else None
         if saved is not None:
             self._resume(saved)
+            self.callbacks.load_state_dict(saved.get("callbacks", {}))
         epoch = self.state.epoch + (self.state.position > 0)
-        value = f"epochs={self.settings.epochs} in epoch {self.state.epoch + 1}"
-        advice = f"Pass at least {self.state.epoch + 1}"
+        value, advice = f"epochs={self.settings.epochs} in epoch {epoch}", f"Pass at least {epoch}"
         require(self.settings.epochs >= epoch, "fit", "epochs must not be fewer than are begun", value, advice)
 
     def _resume(self, saved: dict[str, Any]) -> None:
@@ -126,29 +129,39 @@ class Trainer:
         if self.run:
             self.run.save_weights(best["weights"] if best else self.parameters.weights(), raw=raw, metadata=metadata)
 
-    def train(self) -> list[dict[str, Any]]:
-        """Train to the last epoch, or until patience runs out; return one record per epoch."""
-        with ExitStack() as stack:
-            stack.callback(self.parameters.owners.training, False)
-            bar = stack.enter_context(closing(self._progress_bar()))  # shown while the engine compiles
-            engine = self._build_engine()
-            if self.run:
-                self.run.write_config()
-            recorder = stack.enter_context(closing(Recorder(self.run, tensorboard=self.settings.tensorboard)))
-            interrupted = stack.enter_context(interruptible())
-            self._saved_at = time.monotonic()
-            while self.state.epoch < self.settings.epochs and not self.validation.out_of_patience():
-                self._epoch(engine, bar, interrupted)
-                recorder.add(self._finish_epoch())
-                self._save_if_due(interrupted)
-        self._finish()
-        return recorder.history
+    def train(self) -> FitResult:
+        """Train to the last epoch, or until patience or a callback ends it."""
+        with self.callbacks.ending():
+            with ExitStack() as stack:
+                stack.callback(self.parameters.owners.training, False)
+                shown = self.settings.progress if self.ranks.first else False
+                bar = stack.enter_context(closing(Progress(shown, self.batches.num_data, self.settings, self.state)))
+                engine = self._build_engine()  # while the bar is shown
+                if self.run:
+                    self.run.write_config()
+                self.history = self.run.metrics() if self.run else []
+                interrupted = stack.enter_context(interruptible())
+                self._saved_at = time.monotonic()
+                view = self.model, self.guide, self.args, self.run, self._options(), self.history, self.state
+                self.callbacks.start(Training(*view))
+                while (reason := self.ranks.from_first(self._reason_to_stop())) is None:
+                    self._epoch(engine, bar, interrupted)
+                    self._finish_epoch()
+                    self._save_if_due(interrupted)
+            self._finish()
+        return FitResult(self.history, self.state.best["epoch"], reason)
 
-    def _progress_bar(self) -> Progress:
-        n = self.batches.num_data
-        done = 0 if n is None else self.state.epoch * n + int(self.state.meter.sums["data"])
-        total = None if n is None else self.settings.epochs * n
-        return Progress(self.settings.progress if self.ranks.first else False, total, done)
+    def _options(self) -> dict[str, Any]:
+        """All options by name, for callbacks."""
+        optimizer = {f"optimizer.{name}": value for name, value in self.state.start["optimizer"][0].items()}
+        return {**self.settings.changeable(), **self._identity(), **optimizer}
+
+    def _reason_to_stop(self) -> Reason | None:
+        if self.validation.out_of_patience():
+            return "patience"
+        if self.state.epoch >= self.settings.epochs:
+            return "epochs"
+        return "callback" if self.callbacks.training.stopped else None
 
     def _build_engine(self) -> Engine:
         # "auto" resolves to the engine and the threads of the run, so that a resumed run has the same bits
@@ -189,29 +202,26 @@ class Trainer:
         self.parameters.owners.training(True)
         self._buffers = self.parameters.buffers()
         engine.check = self.state.epoch == 0  # every datum once
-        if self.state.epoch == 1 or self._runs_user_code():
+        of_the_user = (self.settings.monitor, self.settings.lr_schedule, self.batches.num_data is None or None)
+        if self.state.epoch == 1 or (self.state.epoch > 0 and any(code is not None for code in of_the_user)):
             engine.recheck()
         clock = time.perf_counter()
         by_steps = self.state.scheduler is not None and self.settings.lr_schedule_unit == "step"
         by_steps = by_steps or warm_up_factor(self.state.step, self.settings.lr_warmup) < 1
         size, accumulate = 1 if by_steps else engine.stride, self.settings.accumulate
         for steps in remaining_steps(self.batches, self.state, accumulate=accumulate, size=size):
+            if self.callbacks.ran():
+                engine.recheck()
             self._run(engine, steps)
-            now = time.perf_counter()
-            self.state.meter.sums["seconds"] += now - clock
-            clock = now
-            bar.update(sum(map(len, steps)), self.state.epoch, self.state.meter)
+            clock, before = time.perf_counter(), clock
+            self.state.meter.sums["seconds"] += clock - before
+            bar.update(sum(map(len, steps)))
+            self.callbacks.call("steps")
             self._save_if_due(interrupted)
         if self.state.position == 0:
             raise no_batch()
         if self.run and self.run.is_new:  # metrics without a state could not be resumed
             self.save()
-
-    def _runs_user_code(self) -> bool:
-        """Whether the user's code runs between epochs, which may change what the programs compute."""
-        settings = self.settings
-        hooks = settings.monitor is not None or settings.lr_schedule is not None
-        return self.state.epoch > 0 and (hooks or self.batches.num_data is None)  # an iterable is user code
 
     def _run(self, engine: Engine, steps: list[Step]) -> None:
         buffers = self._buffers
@@ -243,32 +253,21 @@ class Trainer:
         if self.state.scheduler and self.settings.lr_schedule_unit == "step":
             self.state.scheduler.step()
 
-    def _finish_epoch(self) -> dict[str, Any]:
+    def _finish_epoch(self) -> None:
         if self.state.epoch == 0:
             self.parameters.warn_idle()
         self.state.epoch, self.state.position = self.state.epoch + 1, 0
-        record: dict[str, Any] = {"epoch": self.state.epoch, "step": self.state.step, **self.state.meter.means()}
-        rate = float(self.state.optimizer.param_groups[0]["lr"])
-        rate *= warm_up_factor(self.state.step - 1, self.settings.lr_warmup)
-        record |= {"seconds": self.state.meter.sums["seconds"], "lr": rate}
-        if isinstance(self.objective, Objective):
-            record["beta"] = self.objective.beta
-        if self.settings.skip_norm is not None:
-            record["skipped"] = int(self.state.meter.sums["skipped"])
+        record = epoch_record(self.state, self.settings)
         record |= self.validation.numbers(record)
         if self.state.changed:
             record["changed"], self.state.changed = self.state.changed, {}
         if self.settings.lr_schedule_unit == "epoch":
-            self._step_schedule(record)
+            step_schedule(self.state.scheduler, record)
         self.state.meter = EpochMeter()
-        return record
-
-    def _step_schedule(self, record: dict[str, Any]) -> None:
-        scheduler: Any = self.state.scheduler
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(-record.get("validation_elbo", -record["loss"]))
-        elif scheduler is not None:
-            scheduler.step()
+        self.history.append(record)
+        if self.run:
+            self.run.append_metrics(record)
+        self.callbacks.call("epoch")
 
     def _finish(self) -> None:
         self.save()
@@ -292,9 +291,10 @@ class Trainer:
         """Write the checkpoint, if there is a run folder."""
         if self.run is None:
             return
-        self.run.save_state(checkpoint(self.state, self._identity()))
+        self.run.save_state({**checkpoint(self.state, self._identity()), "callbacks": self.callbacks.state_dict()})
         if self.state.average is not None:
             self._save_weights(raw=True)
         with self.state.average.applied() if self.state.average else nullcontext():
             self._save_weights()
+        self.callbacks.call("checkpoint")
         self._saved_at = time.monotonic()

@@ -6,9 +6,12 @@ from contextlib import nullcontext
 from typing import Any
 
 from pyro_vae._core.contexts import isolated_rng
+from pyro_vae._core.owners import placement
 from pyro_vae._core.types import Program
-from pyro_vae.data.batches import Data
+from pyro_vae.data.batches import Batches, Data
 from pyro_vae.evaluation import log_likelihood
+from pyro_vae.training.callbacks.hooks import user_code
+from pyro_vae.training.compatibility import has_score
 from pyro_vae.training.progress import monitor_numbers
 from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import TrainingState
@@ -31,16 +34,19 @@ class Validation:
         """The numbers to add to the record of an epoch: validation ELBO, also of the raw weights, and the monitor's."""
         numbers: dict[str, float] = {}
         data, average = self.settings.validation, self.state.average
+        averaged = average.applied if average else nullcontext
+        if data is not None and has_score(self.settings.objective):
+            with averaged():
+                numbers["validation_loss"], data = self._loss(data), None
         if data is not None and average is not None:
             numbers["validation_elbo_raw"] = self._elbo(data)
-        with average.applied() if average else nullcontext():
+        with averaged():
             if data is not None:
                 numbers["validation_elbo"] = self._elbo(data)
                 self._keep_best(numbers["validation_elbo"])
-            if self.settings.monitor is not None:
-                with self.state.parameters.owners.evaluating(), isolated_rng(self.settings.seed):
-                    numbers |= monitor_numbers(self.settings.monitor(), {**record, **numbers})
-                self.state.parameters.check_same()
+        if self.settings.monitor is not None:
+            with user_code(self.state, self.settings.seed):
+                numbers |= monitor_numbers(self.settings.monitor(), {**record, **numbers})
         return numbers
 
     def _elbo(self, data: Data) -> float:
@@ -48,6 +54,14 @@ class Validation:
         options: dict[str, Any] = {"batch_size": 1000, "seed": self.settings.seed}
         options["data_plate"] = None if plate is None else plate.name
         return log_likelihood(self.model, self.guide, data, num_samples=1, **options).mean("elbo")
+
+    def _loss(self, data: Data) -> float:
+        """The objective's own loss per datum, if there is no ELBO."""
+        device, dtype = placement(self.model, self.guide)
+        batches = Batches(data, 1000, device=device, dtype=dtype)
+        with self.state.parameters.owners.evaluating(), isolated_rng(self.settings.seed):
+            parts = [(self.settings.objective.loss(self.model, self.guide, *b.args), len(b)) for b in batches.epoch()]
+        return sum(loss for loss, _ in parts) / sum(size for _, size in parts)
 
     def _keep_best(self, elbo: float) -> None:
         if elbo > self.state.best["elbo"]:

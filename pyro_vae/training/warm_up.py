@@ -1,4 +1,4 @@
-"""Linear increase of the learning rate over the first steps."""
+"""The learning rate: its linear increase over the first steps, and its schedule."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 
 def warm_up_factor(step: int, num_steps: int) -> float:
@@ -18,6 +19,14 @@ def warm_up_factor(step: int, num_steps: int) -> float:
         [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     """
     return min(1.0, (step + 1) / max(1, num_steps))
+
+
+def step_schedule(scheduler: LRScheduler | None, record: dict[str, Any]) -> None:
+    """Step a schedule of epochs; ReduceLROnPlateau by the validation ELBO, or else by the loss."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(-record.get("validation_elbo", -record["loss"]))
+    elif scheduler is not None:
+        scheduler.step()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from pyro_vae.data import Files, ImageSet, files, load, sources
+from pyro_vae.data import Column, Files, ImageSet, files, load, sources
 from tests.data import kinds_of_data as typical
 
 pandas = pytest.importorskip("pandas")  # of the test requirements, by arviz
@@ -21,10 +22,10 @@ LABELS = np.arange(12) % 3
 
 
 class AnnData:
-    """As that of anndata: ``X`` holds the counts, cells by genes."""
+    """As that of anndata: ``X`` holds the counts, cells by genes, and ``obs`` a table of the cells."""
 
-    def __init__(self, X):
-        self.X = X
+    def __init__(self, X, names=("g0", "g1")):
+        self.X, self.var_names, self.obs = X, list(names), frame(cell=["b", "a"] * (X.shape[0] // 2))
 
 
 class Stream(IterableDataset):
@@ -74,6 +75,7 @@ GOOD = {  # what is passed, by the folder to write to; then kind, shape and labe
     "sparse": (lambda f: sparse.csr_matrix(X.astype(np.float32)), ("counts", (12, 2), None)),
     "sparse array": (lambda f: sparse.coo_array(X), ("counts", (12, 2), None)),
     "AnnData": (lambda f: AnnData(sparse.csr_matrix(X)), ("counts", (12, 2), None)),
+    "tuple": (lambda f: (X, LABELS), ("counts", (12, 2), LABELS)),
     "npy": (lambda f: saved("x.npy", f, x=X), ("counts", (12, 2), None)),
     "npz with x and y": (lambda f: saved("x.npz", f, x=X, y=LABELS), ("counts", (12, 2), LABELS)),
     "npz with text labels": (
@@ -144,6 +146,8 @@ BAD = {  # what is passed, and words of the message
     "complex numbers": (lambda f: np.array([[1j]]), ["must hold numbers", "complex128"]),
     "ragged lists": (lambda f: [[1, 2], [3]], ["one length"]),
     "no path and no data": (lambda f: None, ["must be an array", "None"]),
+    "three arrays": (lambda f: (X, X, X), ["(data, labels)", "3 parts"]),
+    "h5ad": (lambda f: written("x.h5ad", f, ""), ["anndata.read_h5ad"]),
     "a function": (lambda f: len, ["must be an array"]),
     "empty list": (lambda f: [], ["0 data"]),
     "items of several sizes": (lambda f: [torch.zeros(2), torch.zeros(3)], ["one shape", "(2,)", "(3,)"]),
@@ -207,6 +211,32 @@ def test_parquet(tmp_path, monkeypatch, raises) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with raises(ValueError, "load", "pandas and pyarrow must be installed", "as csv"):
         load(tmp_path / "x.parquet")
+
+
+def test_genes_and_cells_of_anndata_keep_their_names() -> None:
+    data = load(AnnData(sparse.csr_matrix(X)), label="cell")
+    assert (data.kind, data.columns) == ("counts", (Column("g0", "count"), Column("g1", "count")))
+    assert (data.classes, data.labels.tolist()) == (("a", "b"), [1, 0] * 6)
+    other = load(AnnData(sparse.csr_matrix(X[:, ::-1]), names=["g1", "g0"]), like=data)
+    assert torch.equal(other.images, data.images)
+    assert load(AnnData(X, names=["g", "g"])).columns == ()
+    with pytest.raises(ValueError, match=r"label must name columns, got .'g0'.. The columns are cell"):
+        load(AnnData(X), label="g0")
+
+
+def test_columns_of_other_objects_are_refused_unless_they_are_dropped() -> None:
+    days = pandas.to_datetime(["2020-01-01", "2020-01-02"] * 3)
+    lists = [[1], [2]] * 3
+    cases = ((days, "datetime64"), (lists, "list"), (list(days.date), "date"), ([1j, 2j] * 3, "complex128"))
+    for column, name in cases:
+        table = frame(a=[1.5, 2.5, 3.5] * 2, b=column)
+        with pytest.raises(ValueError, match=rf"column 'b' must hold numbers or texts, got {name}"):
+            load(table)
+        assert [c.name for c in load(table, drop=["b"]).columns] == ["a"]
+    ages = pandas.cut(pandas.Series([5, 15, 25] * 4), [0, 10, 20, 30])  # intervals are levels
+    assert load(frame(age=ages)).columns == (Column("age", "ordinal", ("(0, 10]", "(10, 20]", "(20, 30]")),)
+    decimals = frame(a=[Decimal("1.5"), None, Decimal("2.5")])
+    assert load(decimals).images.nan_to_num(0).flatten().tolist() == [1.5, 0, 2.5]
 
 
 def test_every_format_is_read_turned_and_laid_over_white(tmp_path) -> None:
