@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 from functools import partial
 
@@ -23,6 +24,7 @@ from pyro_vae.networks import MLP
 from pyro_vae.plotting import gap_bars
 from pyro_vae.priors import CategoricalPrior, StandardNormalPrior, VampPrior
 from tests.linear_gaussian import LinearGaussian
+from tests.linear_styles import STYLES, data
 
 MISSED = 0.01  # nats per datum that the local optimisation may stay below the best member
 QUICK = {"num_samples": 50, "num_steps": 8, "num_particles": 2}
@@ -212,6 +214,21 @@ def test_the_copy_is_separate_if_the_prior_contains_the_guide() -> None:
     inference_gaps(vae.model, vae.guide.forward, torch.ones(2, 6), **QUICK)
     assert all(torch.equal(before[key], value) for key, value in vae.state_dict().items())
     assert guide is not vae.guide
+
+
+def test_copies_at_the_address_of_a_freed_copy_have_names_of_their_own() -> None:
+    """Pyro keeps the parameters of a ``PyroModule`` by name: one name would give the copy those of the freed one."""
+    pair, x = next(style for style in STYLES if style.name == "pyro-module").build(), data(50)
+    weights, names = ImportanceWeights(pair.model, pair.guide, (x,)), []
+    gc.collect()
+    gc.freeze()  # the collections below leave out what exists already
+    try:
+        for local in local_guides(weights, pair.guide):
+            names.append(local.guide._pyro_name)
+            gc.collect()
+    finally:
+        gc.unfreeze()
+    assert len(set(names)) == len(x)
 
 
 @pytest.mark.parametrize("name", [*KINDS, "diagonal"])

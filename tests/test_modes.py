@@ -14,6 +14,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 from pyro_vae import VAE, fit, log_likelihood, log_weights
+from pyro_vae._core.owners import Owners
 from pyro_vae.guides import DiagonalNormalGuide
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.networks import MLP
@@ -91,6 +92,18 @@ def test_a_layer_that_starts_at_zero_does_not_hide_how_programs_run() -> None:
         torch.manual_seed(1)
         losses.append(objective.loss(pair.model, pair.guide, x))
     assert losses[0] == pytest.approx(losses[1], abs=1e-9)
+
+
+def test_a_module_at_the_address_of_a_freed_one_is_noticed() -> None:
+    owners = Owners()
+    first = nn.Linear(2, 2)
+    owners.disown(first)
+    address = id(first)
+    del first
+    second = next(module for module in (nn.Linear(2, 2) for _ in range(100)) if id(module) == address)
+    with owners.noticing():
+        second(torch.zeros(2))
+    assert owners.submodules() == [second]
 
 
 def _pixels(x):

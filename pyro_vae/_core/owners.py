@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Owners:
 
     def __init__(self, **programs: Program | None) -> None:
         self.modules: dict[str, nn.Module] = {}
-        self._known: set[int] = set()
+        self._known: dict[int, ref[nn.Module]] = {}  # by id, which another module may get after the first is freed
         self._called: set[str] = set()  # names of modules that were added when a program called them
         self._variables = FunctionVariables({}, [], [])
         for name, program in programs.items():
@@ -60,7 +61,14 @@ class Owners:
         while name in self.modules and self.modules[name] is not module:
             name += "_"
         self.modules[name] = module
-        self._known |= {id(submodule) for submodule in module.modules()}
+        self._remember(module.modules())
+
+    def _remember(self, modules: Iterable[nn.Module]) -> None:
+        self._known.update((id(module), ref(module)) for module in modules)
+
+    def _knows(self, module: nn.Module) -> bool:
+        reference = self._known.get(id(module))
+        return reference is not None and reference() is module
 
     def submodules(self) -> list[nn.Module]:
         """All modules with all of their submodules."""
@@ -116,8 +124,7 @@ class Owners:
 
     def disown(self, *programs: Program | None) -> None:
         """Do not notice the modules of these programs, which an evaluation has built from the others."""
-        for module in _owners(program for program in programs if program is not None).submodules():
-            self._known.add(id(module))
+        self._remember(_owners(program for program in programs if program is not None).submodules())
 
     def adopt(self, tensors: Iterable[Tensor]) -> None:
         """Add the modules in variables of the programs' functions that hold one of the tensors."""
@@ -148,10 +155,10 @@ class Owners:
         """Context that adds modules which are called and not in the list yet; ``on_call`` receives each once."""
 
         def notice(module: nn.Module, args: Any) -> None:
-            if id(module) not in self._known and not isinstance(module, torch.jit.ScriptModule | Wrapper):
+            if not self._knows(module) and not isinstance(module, torch.jit.ScriptModule | Wrapper):
                 contained = any(module is submodule for submodule in self.submodules())
                 name, owner = ("", module) if contained else self._owner_of(module)
-                self._known.add(id(module))
+                self._remember([module])
                 if not contained:
                     self._add(name, owner)
                     self._called.add(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import count
 from types import MethodType
 from typing import Any, NamedTuple, cast
 
@@ -27,6 +28,7 @@ from pyro_vae.guides import AmortizedGuide, Guide, SemiAmortizedGuide
 _OWNER = "inference_gaps"
 LOCAL_LR, COPY_LR = 0.01, 0.003
 """Adam's initial learning rates for the outputs of a network, and for the weights of a network."""
+_COPIES = count()
 
 
 class LocalGuide(Guide):
@@ -218,8 +220,9 @@ def _copy(owners: Owners, guide: Program, args: tuple[Any, ...]) -> LocalGuides:
     inside = {id(submodule) for submodule in module.modules()}  # a VampPrior may contain the guide, which is copied
     outside = [submodule for submodule in owners.submodules() if id(submodule) not in inside]
     copy = deepcopy(module, {id(submodule): submodule for submodule in outside})
-    if isinstance(copy, PyroModule):  # Pyro reads its parameters from the store by name: the copy needs unique names
-        copy._pyro_set_supermodule(f"{copy._pyro_name}-{id(copy)}", copy._pyro_context)
+    if isinstance(copy, PyroModule):
+        # Pyro reads its parameters from the store by name, and id() may be that of a copy that no longer exists.
+        copy._pyro_set_supermodule(f"{copy._pyro_name}-copy-{next(_COPIES)}", copy._pyro_context)
     free = [p for p in copy.parameters() if p.requires_grad] or list(copy.requires_grad_().parameters())
     program = MethodType(guide.__func__, copy) if isinstance(guide, MethodType) else copy
     return LocalGuides(program, [*free], args)
