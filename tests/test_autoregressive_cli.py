@@ -16,6 +16,7 @@ from pyro_vae.experiments.experiment import load_run
 QUICK = ["--epochs", "2", "--device", "cpu", "--engine", "eager"]
 NAMES = {"made": ["--model", "MaskedMLP", "--net.hidden", "[40]"]}
 NAMES["grey"] = ["--net", "PixelCNN", "--net.channels", "4", "--net.num_layers", "1", "--model", "AutoregressiveModel"]
+NAMES["classes"] = ["--model", "PixelCNN", "--net.channels", "4", "--net.num_layers", "1", "--data.context", "label"]
 NAMES["grey"] += ["--base", "CategoricalLikelihood", "--base.levels", "17", "--data.binarize", "none"]
 
 
@@ -33,7 +34,7 @@ def test_the_run_is_evaluated_exactly_and_loads(runs: dict[str, Path]) -> None:
     for name, path in runs.items():
         content = json.loads((path / "log_likelihood-test-guide-1-seed0.json").read_text())
         assert content["protocol"]["estimator"] == "exact"
-        assert content["protocol"]["net"] == {"made": "MaskedMLP", "grey": "PixelCNN"}[name]
+        assert content["protocol"]["net"] == {"made": "MaskedMLP"}.get(name, "PixelCNN")
         trained = load_run(path)
         x = trained.splits.test.batch(slice(5))
         if name == "grey":  # whose values are not drawn at random
@@ -73,6 +74,30 @@ def test_samples_and_completions_are_written(runs: dict[str, Path], tmp_path: Pa
     assert not (completed[:, 0, :, 5:] == completed[:, 1, :, 5:]).all()
     assert main(["complete", path, "3"]) == 0
     assert (runs["made"] / "figures" / "completion-3.png").exists()
+
+
+@pytest.mark.usefixtures("single_precision")
+def test_classes_as_contexts(runs: dict[str, Path], tmp_path: Path) -> None:
+    path, out = str(runs["classes"]), tmp_path / "a.npz"
+    trained = load_run(path)
+    images = trained.images("test", 6)
+    assert images.paired
+    x, label = images.arguments(slice(None), dtype=torch.float32)
+    other = trained.vae.log_prob(x, (label + 1) % 10)
+    one_hot = trained.vae.log_prob(x, torch.nn.functional.one_hot(label, 10).float())
+    assert torch.equal(trained.vae.log_prob(x, label), one_hot)
+    assert not torch.isclose(one_hot, other).any()
+    assert main(["sample", path, "--num", "20", "--out", str(out)]) == 0
+    arrays = np.load(out)
+    assert arrays["images"].shape == (20, 1, 8, 8)
+    assert arrays["contexts"].tolist() == np.repeat(range(10), 2).tolist()
+    assert main(["sample", path, "--num", "3", "--context", "7", "--out", str(out), "--overwrite"]) == 0
+    assert np.load(out)["contexts"].tolist() == [7, 7, 7]
+    assert main(["complete", path, "3", "--rows", "5", "--num", "2", "--out", str(out), "--overwrite"]) == 0
+    arrays = np.load(out)
+    assert (arrays["images"][:, :, :5] == arrays["given"][:, :, :5]).all()
+    assert main(["report", path]) == 0
+    assert "a column for each class" in (runs["classes"] / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("single_precision")
@@ -116,7 +141,10 @@ def test_the_base_of_own_data_suits_their_kind(tmp_path: Path) -> None:
         (["train", "--model", "PixelCNN", "--num_samples", "3"], "--num_samples: must come with a model that has lat"),
         (["train", "--model", "PixelCNN", "--net", "MLP"], "--net: must build a CausalNetwork, got MLP."),
         (["train", "--model", "PixelCNN", "--net.kernel_size", "4"], "PixelCNN: kernel_size must be odd and positive"),
-        (["train", "--model", "PixelCNN", "--data.context", "label"], "an AutoregressiveModel must have no context"),
+        (["train", "--model", "PixelCNN", "--data.context", "grey"], "an AutoregressiveModel must have no context"),
+        (["sample", "classes", "--context", "10"], "--context: must be a class in 0..9, got 10."),
+        (["complete", "classes", "own.npy"], "with a class as context, images must be positions, got own.npy."),
+        (["evaluate", "classes", "--method", "codelength"], "compress: the model must have no context"),
         (
             ["train", "--model", "PixelCNN", "--data.binarize", "none", "--epochs", "1", "--out", "OUT"],
             "fit: data must lie in the support of site 'x'",
@@ -125,7 +153,10 @@ def test_the_base_of_own_data_suits_their_kind(tmp_path: Path) -> None:
         (["evaluate", "made", "--method", "ais"], "requires latent variables, got an AutoregressiveModel. Use one of"),
         (["traverse", "made", "3"], "LatentSpace: the model must have latent variables, got none."),
         (["generate", "made", "--draws"], "--draws: must come with latent variables"),
-        (["generate", "made", "--context", "3"], "--context: the run must be of a ConditionalVAE, got Autoregressive"),
+        (
+            ["generate", "made", "--context", "3"],
+            "--context: the run must be of a model given a context, got Autoregressive",
+        ),
         (["classify", "made", "--split", "test"], "the run must be of a model with classes, got a"),
         (["complete", "made", "3", "--rows", "9"], "num_rows must be a number of rows of an image, got num_rows=9"),
     ],

@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 
-from pyro_vae._core.checks import check_count, require
+from pyro_vae._core.checks import check_count, require, with_article
 from pyro_vae.cli.console import check_seed, load, run_parser
 from pyro_vae.cli.pictures import add_output, place, write
 from pyro_vae.evaluation.caption import caption_of
 from pyro_vae.experiments.contexts import contexts_of
 from pyro_vae.experiments.trained_model import TrainedModel
-from pyro_vae.models import AutoregressiveModel, ConditionalVAE
+from pyro_vae.models import AutoregressiveModel
 
 _DESCRIPTION = """\
 Draw images from a trained model: z from the prior, then p(x | z); from an AutoregressiveModel, pixel by pixel. A
-ConditionalVAE draws several samples for each context."""
+model of data given a context draws several samples for each."""
 _CONTEXT = """\
-with a ConditionalVAE: a class (default: every class); or, separated by commas, values of the columns in their order or
-image files, of which the model is given its part (default: the first test data)"""
+with a ConditionalVAE, or an AutoregressiveModel of classes: a class (default: every class); or, separated by commas,
+values of the columns in their order or image files, of which the model is given its part (default: the first test
+data)"""
 
 
 def generate(argv: list[str], command: str = "generate") -> None:
@@ -61,21 +62,21 @@ def sample(argv: list[str]) -> None:
 
 
 def _draws(trained: TrainedModel, options: dict[str, Any]) -> tuple[dict[str, torch.Tensor], int]:
-    """Samples, with the contexts of a ConditionalVAE, those of a context in a row; and the length of a row."""
-    num, mean = options["num"], not options["draws"]
+    """Samples, with the contexts of a model that takes one, those of a context in a row; and the length of a row."""
+    num, mean, exact = options["num"], not options["draws"], isinstance(trained.vae, AutoregressiveModel)
     columns = max(1, round(num**0.5))
-    if not isinstance(trained.vae, ConditionalVAE):
-        value, rule = options["context"], "the run must be of a ConditionalVAE"
+    require(mean or not exact, "--draws", "must come with latent variables", "a model without", "Omit it")
+    shown: dict[str, Any] = {} if exact else {"mean": mean}
+    if not trained.takes_context:
+        value, rule = options["context"], "the run must be of a model given a context"
         require(value is None, "--context", rule, type(trained.vae).__name__, "Omit it")
-        exact = isinstance(trained.vae, AutoregressiveModel)
-        require(mean or not exact, "--draws", "must come with latent variables", "a model without", "Omit it")
-        shown: dict[str, Any] = {} if exact else {"mean": mean}
         return {"images": trained.vae.sample(num, **shown, **_labels(trained, options)).cpu()}, columns
     rule = "must come with a model with classes"
-    require(options["label"] is None, "--label", rule, "a ConditionalVAE", "Use --context")
+    require(options["label"] is None, "--label", rule, with_article(type(trained.vae)), "Use --context")
     contexts = contexts_of(trained, options["context"], columns)[:num]
     each = num // len(contexts)
-    draws = trained.vae.sample(contexts, each, mean=mean).transpose(0, 1)  # (N, each, *data_shape)
+    given = {"context": contexts, "num_samples": each}
+    draws = trained.vae.sample(**given, **shown).transpose(0, 1)  # (N, each, *data_shape)
     arrays = {"images": draws.flatten(0, 1).cpu(), "contexts": contexts.repeat_interleave(each, 0).cpu()}
     return arrays, each if len(contexts) > 1 else columns
 

@@ -131,10 +131,11 @@ def complete(argv: list[str]) -> None:
     trained = load({key: options[key] for key in ("run", "device", "root", "weights", "trust")})
     rule, advice = "the run must be of an AutoregressiveModel", "A ConditionalVAE completes with pyro-vae sample"
     require(isinstance(trained.vae, AutoregressiveModel), "complete", rule, with_article(type(trained.vae)), advice)
-    x = _arguments(trained, options)[0].to(next(trained.vae.parameters()))  # (N, *data_shape)
+    x, *context = _arguments(trained, options)  # (N, *data_shape), and classes (N,) if these are the context
+    x = x.to(next(trained.vae.parameters()))
     torch.manual_seed(options["seed"])
     known = x.shape[-2] // 2 if rows is None else rows
-    draws = trained.vae.complete(x.expand(num, *x.shape), known).transpose(0, 1)  # (N, num, *data_shape)
+    draws = trained.vae.complete(x.expand(num, *x.shape), known, *context).transpose(0, 1)  # (N, num, *data_shape)
 
     def figure() -> Any:
         from pyro_vae.plotting import image_grid

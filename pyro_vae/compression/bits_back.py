@@ -101,6 +101,8 @@ class OrderedFactor:
     def of_model(cls, model: AutoregressiveModel, **options: Any) -> OrderedFactor:
         """The distribution of an autoregressive model."""
         net, base = model.net, model.base
+        rule, advice = "the model must have no context", "Train one without"
+        require(not net.context_shape, "compress", rule, f"context_shape={net.context_shape}", advice)
         size = net.channels_per_site
         return cls(lambda x: base.distribution(net(x), base.offset), net.in_shape, net.order, size=size, **options)
 

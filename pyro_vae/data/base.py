@@ -114,8 +114,8 @@ class Dataset(CheckedArguments, ABC):
             with y = -1 for unlabelled images. ``None`` trains on the images alone.
         label_seed: seed of the choice of labelled images.
         context: what a ConditionalVAE is given: ``"label"``, a part of the image such as ``"top-half"``,
-            ``"all-but-top-left"``, ``"grey"`` or ``"half-size"``, or columns of a table, separated by commas. With
-            ``"label"`` the batches of all splits are (x, y).
+            ``"all-but-top-left"``, ``"grey"`` or ``"half-size"``, or columns of a table, separated by commas; of an
+            AutoregressiveModel ``"label"``. With ``"label"`` the batches of all splits are (x, y).
 
     Raises:
         ValueError: unknown ``binarize`` or negative ``validation``.

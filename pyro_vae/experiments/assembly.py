@@ -99,8 +99,9 @@ def assemble(
         rule, advice = "of data with missing entries must be a VAE", "Use --model VAE, or remove such data"
         require(model == "VAE", "--model", rule, model, advice)
     if model == "AutoregressiveModel":
+        classes = () if dataset.context is None else (num_classes_of(splits),)
         with isolated_rng(seed):
-            exact = AutoregressiveModel(splits.data_shape, net=net, base=base)
+            exact = AutoregressiveModel(splits.data_shape, net=net, base=base, context_shape=classes)
         protocol = {**splits.protocol, "model": model, **components_of(exact)}
         return Assembly(exact, splits, exact, splits, protocol)
     pieces: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "guide": guide, "prior_guide": prior_guide}

@@ -29,7 +29,7 @@ def contexts_of(trained: TrainedModel, text: str | None, num: int) -> Tensor:
         ValueError: the text does not describe a context of the model.
         FileNotFoundError: a file does not exist.
     """
-    given, device = trained.vae.given, next(trained.vae.parameters()).device
+    given, device = getattr(trained.vae, "given", None), next(trained.vae.parameters()).device
     if given is None:
         num_classes = num_classes_of(trained.splits)
         return (torch.arange(num_classes) if text is None else _class(text, num_classes)).to(device)

@@ -75,7 +75,8 @@ def train(
         model: VAE; M2, the semi-supervised model p(y) p(z) p(x | y, z), with the number of labels as
             ``--data.labels``; ConditionalVAE, p(z | c) p(x | z, c), with the context c as ``--data.context``; or
             AutoregressiveModel, the product of p(x_s | x_before), without latents. The name of a causal network, such
-            as PixelCNN, is short for AutoregressiveModel with that ``--net``. ImplicitModel is a generator x = g(z)
+            as PixelCNN, is short for AutoregressiveModel with that ``--net``; with ``--data.context label`` it is
+            one of images given their class. ImplicitModel is a generator x = g(z)
             without a guide, for the objective AdversarialSamples.
         data: the data set; Digits needs no download, and Files reads your own images or arrays.
         latent_dim: number of latent dimensions.

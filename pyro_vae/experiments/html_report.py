@@ -42,6 +42,7 @@ from pyro_vae.experiments.report_verdict import errors, following, headline, ori
 from pyro_vae.experiments.results import RunResults, by_settings, first_rows, renewal, results_of
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, AutoregressiveModel, ConditionalVAE, LabelledVAE
+from pyro_vae.plotting.conditional import class_context
 from pyro_vae.training import RunFolder
 
 R = TypeVar("R", bound=Result)
@@ -206,16 +207,17 @@ class _Report:
             line = "Test images; below each, the mean of p(x | z) at one sample of q(z | x)."
             text = {"alt": "Test images and reconstructions", "caption": line}
             pictures += drawn(plotting.reconstructions, vae, self._first(), **text)
+        given = isinstance(vae, ConditionalVAE | AutoregressiveModel)
+        context = class_context(vae, self.trained.splits.test.labels) if given else None
         if isinstance(vae, AutoregressiveModel):
-            text = {"alt": "Samples of the model", "caption": "Samples of the model."}
-            pictures += drawn(plotting.samples, vae, **text)
+            each = None if context is None else torch.arange(vae.context_shape[0], device=context.device)
+            line = "Samples of the model." if each is None else "Samples of the model; a column for each class."
+            pictures += drawn(plotting.samples, vae, context=each, alt="Samples of the model", caption=line)
             line = "Test images with their upper halves; below each, samples of the lower half given the upper one."
             text = {"alt": "Completions", "caption": line}
-            pictures += drawn(plotting.completions, vae, self._first(), **text)
+            pictures += drawn(plotting.completions, vae, self._first(), context, **text)
         elif isinstance(vae, ConditionalVAE):
             line = "Test images with their contexts; below each, means of p(x | z, c) at samples of the prior given c."
-            labels = self.trained.splits.test.labels if vae.given is None else None
-            context = None if labels is None else labels[: len(self._first())].to(self._first().device)
             text = {"alt": "Samples given a context", "caption": line}
             pictures += drawn(plotting.completions, vae, self._first(), context, **text)
         else:

@@ -13,10 +13,12 @@ from pyro_vae.data import Dataset, Splits
 def check_labels(model: str, dataset: Dataset) -> None:
     """Require labels for a semi-supervised model, a context for a conditional one, and neither for a VAE.
 
+    An autoregressive model may have a class as context.
+
     Raises:
         ValueError: model and data set do not fit each other.
     """
-    conditional = model == "ConditionalVAE"
+    conditional = model == "ConditionalVAE" or (model == "AutoregressiveModel" and dataset.context == "label")
     rule = f"{with_article(model)} must have {'a' if conditional else 'no'} context"
     advice = "Add for example --data.context label" if conditional else "Add --model ConditionalVAE"
     require((dataset.context is not None) == conditional, "--data.context", rule, dataset.context or "none", advice)

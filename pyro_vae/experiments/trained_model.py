@@ -14,7 +14,7 @@ from pyro_vae.data import ImageSet, Splits
 from pyro_vae.evaluation import LogLikelihood, OutlierDetector, OutlierScores, log_likelihood
 from pyro_vae.evaluation.classifier import Classification, classification, labelled
 from pyro_vae.evaluation.label_posterior import ClassPosterior, class_posterior
-from pyro_vae.models import ConditionalVAE, LabelledVAE
+from pyro_vae.models import AutoregressiveModel, ConditionalVAE, LabelledVAE
 from pyro_vae.training import FitResult
 
 
@@ -44,6 +44,12 @@ class TrainedModel:
     def classifies(self) -> bool:
         """Whether the model has a classifier."""
         return isinstance(self.vae, LabelledVAE)
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether the model is one of data given a context."""
+        exact = isinstance(self.vae, AutoregressiveModel) and bool(self.vae.context_shape)
+        return exact or isinstance(self.vae, ConditionalVAE)
 
     def evaluate(
         self, split: str = "test", *, num_samples: int | None = None, num_data: int | None = None, **options: Any
@@ -134,7 +140,7 @@ class TrainedModel:
     def images(self, split: str = "test", num_data: int | None = None) -> ImageSet:
         """The first ``num_data`` images of a split, by default all.
 
-        Programs are called without their labels, unless these are the context of a ConditionalVAE.
+        Programs are called without their labels, unless these are the model's context.
 
         Raises:
             ValueError: the split is empty.
@@ -142,7 +148,7 @@ class TrainedModel:
         images = getattr(self.splits, split)
         if images is None:
             raise refusal("evaluate", "the split must hold data", f"split={split!r} of size 0", "Use another split")
-        images = images.unpaired() if images.paired and not isinstance(self.vae, ConditionalVAE) else images
+        images = images.unpaired() if images.paired and not self.takes_context else images
         return images if num_data is None else images.subset(slice(num_data))
 
     def factors(self, split: str = "test", num_data: int | None = None) -> dict[str, Tensor]:

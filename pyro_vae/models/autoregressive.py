@@ -17,6 +17,7 @@ from pyro_vae.distributions import Autoregressive
 from pyro_vae.likelihoods import BernoulliLikelihood
 from pyro_vae.likelihoods.autoregressive import BaseFactory, causal_base
 from pyro_vae.networks import CausalNetwork, CausalNetworkFactory, GatedPixelCNN, Shape
+from pyro_vae.networks.context import as_vector
 
 
 class AutoregressiveModel(nn.Module, DisplayedModule, SavedModule, CheckedArguments):
@@ -29,8 +30,8 @@ class AutoregressiveModel(nn.Module, DisplayedModule, SavedModule, CheckedArgume
         net: builds the causal network, ``net(data_shape, out_shape, context_shape=..., joint_channels=...)``.
         base: likelihood of independent sites, such as ``partial(CategoricalLikelihood, levels=16)``;
             :class:`~pyro_vae.likelihoods.MixtureOfLogisticsLikelihood` with one component is a discretized logistic.
-        context_shape: shape of the context c: empty for none, ``(D,)`` of a class or a vector, ``(C', H, W)`` of an
-            image.
+        context_shape: shape of the context c: empty for none, ``(K,)`` of one of K classes or of a vector,
+            ``(C', H, W)`` of an image.
 
     Raises:
         ValueError: the base has no independent sites, or the shapes do not fit.
@@ -69,6 +70,11 @@ class AutoregressiveModel(nn.Module, DisplayedModule, SavedModule, CheckedArgume
         return cast(CausalNetwork, self.base.net)
 
     @property
+    def context_shape(self) -> tuple[int, ...]:
+        """Shape of the context, empty for none."""
+        return self.net.context_shape
+
+    @property
     def by_rows(self) -> bool:
         """Whether the data are images, of which the network takes one row after the other."""
         pixels, width = math.prod(self.data_shape[1:]), self.data_shape[-1]
@@ -76,7 +82,13 @@ class AutoregressiveModel(nn.Module, DisplayedModule, SavedModule, CheckedArgume
         return rows == sorted(rows)
 
     def distribution(self, context: Tensor | None = None) -> Autoregressive:
-        """p(x | c) for a context ``(*batch, *context_shape)``: batch shape ``batch``."""
+        """p(x | c) for a context ``(*batch, *context_shape)``, or classes ``batch``: batch shape ``batch``.
+
+        Raises:
+            ValueError: the context has another shape, or a class is not in 0..K - 1.
+        """
+        if context is not None and len(self.net.context_shape) == 1:
+            context = as_vector(context, self.net.context_shape[0], next(self.net.parameters()).dtype)
         return Autoregressive(self.net, self.base.distribution, context, self.base.offset)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None, *, batch_size: int = 1) -> Tensor:
@@ -84,7 +96,7 @@ class AutoregressiveModel(nn.Module, DisplayedModule, SavedModule, CheckedArgume
 
         Args:
             x: ``(B, *data_shape)``, observed; None to sample x.
-            context: ``(B, *context_shape)``, if the model takes one.
+            context: ``(B, *context_shape)`` or classes ``(B,)``, if the model takes one.
             batch_size: number of data to sample if ``x`` is None.
 
         Returns:
@@ -99,11 +111,11 @@ class AutoregressiveModel(nn.Module, DisplayedModule, SavedModule, CheckedArgume
         """The Pyro guide, which has nothing to sample."""
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return log p(x | c), ``batch``, in nats, for ``x`` ``(*batch, *data_shape)``."""
+        """Return log p(x | c), ``batch``, in nats, for x ``(*batch, *data_shape)`` and c as in :meth:`distribution`."""
         return self.distribution(context).log_prob(x)
 
     def sample(self, num_samples: int = 1, context: Tensor | None = None) -> Tensor:
-        """Sample from the model, ``(num_samples, *batch, *data_shape)`` for a context ``(*batch, *context_shape)``."""
+        """Sample from the model, ``(num_samples, *batch, *data_shape)`` for c as in :meth:`distribution`."""
         return self.distribution(context).sample(torch.Size([num_samples]))
 
     def complete(self, x: Tensor, num_rows: int, context: Tensor | None = None) -> Tensor:
@@ -112,7 +124,7 @@ class AutoregressiveModel(nn.Module, DisplayedModule, SavedModule, CheckedArgume
         Args:
             x: ``(*batch, *data_shape)``, images.
             num_rows: number of rows that are kept.
-            context: ``(*batch, *context_shape)``, if the model takes one.
+            context: ``(*batch, *context_shape)`` or classes ``batch``, if the model takes one.
 
         Returns:
             A copy of x with other rows from ``num_rows`` on.

@@ -31,7 +31,7 @@ def completions(
 
     The samples z are from the prior given the context, so that the images below differ as the model's uncertainty is.
     Pixels that the context does not contain are grey. An autoregressive model is given the upper half of each image,
-    and its samples are exact.
+    and its context if it takes one, and its samples are exact.
 
     Args:
         vae: the model, for data ``(C, H, W)``, C 1 or 3, or ``(H, W)``.
@@ -47,17 +47,18 @@ def completions(
     """
     check_arguments(completions, locals())
     check_count("completions", num=num, images=len(images), num_samples=num_samples)
-    x, exact = images[:num], isinstance(vae, AutoregressiveModel)
-    missing = not exact and vae.given is None and context is None
+    x, context = images[:num], None if context is None else context[:num]
+    needed = bool(vae.context_shape) if isinstance(vae, AutoregressiveModel) else vae.given is None
+    missing = needed and context is None
     require(not missing, "completions", "a context must be given", "context=None", "Pass that of the images")
     with evaluating(vae), isolated_rng(seed), torch.no_grad(), program_errors("completions", (x,), vae):
         data = as_images(x, "completions")
         if isinstance(vae, AutoregressiveModel):
             half = data.shape[-2] // 2
-            means = vae.complete(x.expand(num_samples, *x.shape), half)
+            means = vae.complete(x.expand(num_samples, *x.shape), half, context)
             rows = {"given": torch.where(torch.arange(data.shape[-2]).reshape(-1, 1) < half, data, _UNSEEN)}
         else:
-            c = vae.model.context(x) if context is None else context[:num]
+            c = vae.model.context(x) if context is None else context
             means = vae.sample(c, num_samples, mean=True)
             rows = {} if context is not None else {"given": _shown(vae, data, c)}
     rows |= {"data": data, "samples": means.reshape(-1, *data.shape[1:])}
@@ -72,6 +73,18 @@ def completions(
         ax.tick_params(length=0, labelbottom=False)
         ax.spines[:].set_visible(False)
     return figure
+
+
+def class_context(vae: ConditionalVAE | AutoregressiveModel, labels: Tensor | None) -> Tensor | None:
+    """The labels ``(N,)`` if they are the context of the model, on its device; None if it needs none.
+
+    Example:
+        >>> from pyro_vae.networks import MaskedMLP
+        >>> class_context(AutoregressiveModel((4,), net=MaskedMLP), torch.tensor([1, 0])) is None
+        True
+    """
+    given = not vae.context_shape if isinstance(vae, AutoregressiveModel) else vae.given is not None
+    return None if given or labels is None else labels.to(next(vae.parameters()).device)
 
 
 def _shown(vae: ConditionalVAE, data: Tensor, context: Tensor) -> Tensor:

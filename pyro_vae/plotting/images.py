@@ -70,12 +70,21 @@ def reconstructions(vae: VAE, images: Tensor, *, num: int = 10, caption: str = "
     return figure
 
 
-def samples(vae: VAE | AutoregressiveModel, *, num: int = 64, seed: int = 0, caption: str = "") -> Figure:
+def samples(
+    vae: VAE | AutoregressiveModel,
+    *,
+    num: int = 64,
+    context: Tensor | None = None,
+    seed: int = 0,
+    caption: str = "",
+) -> Figure:
     """Means of p(x | z) at samples z of the prior; samples of an autoregressive model.
 
     Args:
         vae: the model, for data ``(C, H, W)``, C 1 or 3, or ``(H, W)``.
         num: number of samples.
+        context: of an autoregressive model that takes one, ``(N, *context_shape)`` or classes ``(N,)``: one column of
+            ``num / N`` samples, rounded up, for each.
         seed: seed of the samples.
         caption: printed below.
 
@@ -84,9 +93,13 @@ def samples(vae: VAE | AutoregressiveModel, *, num: int = 64, seed: int = 0, cap
     """
     check_arguments(samples, locals(), num=1)
     with evaluating(vae), isolated_rng(seed):
-        x = vae.sample(num) if isinstance(vae, AutoregressiveModel) else vae.sample(num, mean=True)
-        images = as_images(x, "samples")
-    return image_grid(images, columns=math.ceil(math.sqrt(num)), caption=caption)
+        if isinstance(vae, AutoregressiveModel):
+            x = vae.sample(num if context is None else math.ceil(num / len(context)), context)
+        else:
+            x = vae.sample(num, mean=True)
+        images = as_images(x if context is None else x.flatten(0, 1), "samples")
+    columns = math.ceil(math.sqrt(num)) if context is None else len(context)
+    return image_grid(images, columns=columns, caption=caption)
 
 
 def manifold(vae: VAE, *, num: int = 20, caption: str = "") -> Figure:

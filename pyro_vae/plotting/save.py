@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -23,7 +24,7 @@ from pyro_vae.models.vae import is_autoencoder
 from pyro_vae.plotting.bounds import log_likelihood_histogram
 from pyro_vae.plotting.class_images import analogies, class_samples
 from pyro_vae.plotting.classes import confusion_matrix
-from pyro_vae.plotting.conditional import completions
+from pyro_vae.plotting.conditional import class_context, completions
 from pyro_vae.plotting.images import manifold, reconstructions, samples
 from pyro_vae.plotting.latents import active_units, latent_scatter
 from pyro_vae.plotting.panels import remove_caption
@@ -83,11 +84,13 @@ def run_figures(
     if isinstance(vae, LabelledVAE):
         figures |= _class_figures(vae, x, names, line) if are_images else {}
     elif isinstance(vae, ConditionalVAE):
-        context = None if vae.given is not None or test.labels is None else test.labels.to(like.device)
+        context = class_context(vae, test.labels)
         figures |= {"completions": completions(vae, x, context, caption=line)} if are_images else {}
     elif isinstance(vae, AutoregressiveModel):
-        figures |= {"samples": samples(vae, caption=line)} if are_images else {}
-        figures |= {"completions": completions(vae, x, caption=line)} if are_images and vae.by_rows else {}
+        context = class_context(vae, test.labels)
+        each = None if context is None else torch.arange(vae.context_shape[0], device=like.device)
+        figures |= {"samples": samples(vae, context=each, caption=line)} if are_images else {}
+        figures |= {"completions": completions(vae, x, context, caption=line)} if are_images and vae.by_rows else {}
     else:
         figures |= _image_figures(vae, x, line) if are_images else {}
         has_density = not (vae.guide.implicit or vae.likelihood.implicit)
