@@ -4,7 +4,7 @@
     python benchmarks/compression.py runs/vamp --data.root DATA --num-particles 10
 
 MODEL is a run folder or a name of the model zoo. The file is decoded in another process with larger batches, the first
-images also with two threads, and, for an MLP of tanh units and with ``--numpy-images``, by ``tools.numpy_decoder``.
+images also with two threads, and, for an MLP of tanh units and with ``--numpy-images``, by ``numpy_decoder.py``.
 Times are of the processor, which other programs disturb less; they include the recording of the networks.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy_decoder import last_data
 from record import RESULTS, machine
 from torch import Tensor
 
@@ -29,7 +30,6 @@ from pyro_vae._core.files import json_ready
 from pyro_vae.compression import chunks, compress, decompress
 from pyro_vae.compression.code_lengths import code_length_of
 from pyro_vae.compression.encoder import Encoder
-from tools.numpy_decoder import last_data
 
 FILE = RESULTS / "compression.json"
 

@@ -13,15 +13,17 @@ import json
 import math
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from compression import model_and_images
+from matplotlib.ticker import FixedLocator
 from record import RESULTS, machine
 
 from pyro_vae import log_likelihood
 from pyro_vae._core.files import json_ready
 from pyro_vae.compression.encoder import Encoder
+from pyro_vae.plotting.panels import log_axis, page
+from pyro_vae.plotting.save import save_png
 
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "compression-samples.png"
 
@@ -60,13 +62,16 @@ def _rate(vae: object, x: torch.Tensor, num_particles: int) -> float:
 
 
 def _draw(record: dict) -> None:
-    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    axes.semilogx(list(record["net"]), list(record["net"].values()), "o-", label="net code length")
-    for name, style in (("-ELBO", "--"), ("-log p(x)", ":")):
-        axes.axhline(record[name], color="black", linestyle=style, label=name.replace("-", "\N{MINUS SIGN}"))
-    axes.set(xlabel="samples of z per image", ylabel="bits per dimension")
-    axes.legend()
-    figure.savefig(FIGURE, dpi=120)
+    sizes = list(map(int, record["net"]))
+    with page(2.0, "") as (figure, (ax,)):
+        ax.plot(sizes, list(record["net"].values()), "o-", label="net code length")
+        for name, style in (("-ELBO", "--"), ("-log p(x)", ":")):
+            ax.axhline(record[name], color="black", linestyle=style, label=name.replace("-", "\N{MINUS SIGN}"))
+        log_axis(ax, sizes, "Samples of z per image")
+        ax.xaxis.set_major_locator(FixedLocator(sizes))
+        ax.set_ylabel("Bits per dimension")
+        ax.legend()
+    save_png(figure, FIGURE)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Benchmarks run on tiny models, record what they print, and count operations as textbooks do."""
 
+import ast
 import importlib
 import json
 import math
@@ -77,6 +78,18 @@ def check_record(record, script):
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pyro's JitTrace_ELBO
+@pytest.mark.parametrize("folder", ["benchmarks", "examples"])
+def test_scripts_import_nothing_from_other_folders_of_the_repository(folder) -> None:
+    """``python benchmarks/NAME.py`` finds its own folder and what is installed."""
+    scripts = sorted((BENCHMARKS.parent / folder).glob("*.py"))
+    assert scripts
+    for script in scripts:
+        nodes = list(ast.walk(ast.parse(script.read_text())))
+        modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        modules += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+        assert {name.partition(".")[0] for name in modules}.isdisjoint({"tools", "tests", "benchmarks"}), script.name
+
+
 def test_speed(run, tmp_path, module):
     text, record = run("speed.py", SPEED)
     check_record(record, "speed.py")

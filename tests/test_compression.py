@@ -19,6 +19,7 @@ from PIL import Image
 from pyro import poutine
 from pyro.distributions import Laplace, ZeroInflatedDistribution
 
+from benchmarks.numpy_decoder import last_data
 from pyro_vae import VAE, HierarchicalVAE, SemiSupervisedVAE, fit
 from pyro_vae import guides as G
 from pyro_vae import likelihoods as L
@@ -49,7 +50,6 @@ from pyro_vae.models import BottomUpGuide
 from pyro_vae.networks import ContextNetwork
 from pyro_vae.networks.inputs import with_inputs
 from pyro_vae.objectives import ELBO, EnumeratedELBO
-from tools.numpy_decoder import last_data
 
 SHAPE, DIM = (1, 3, 3), 2
 SMALL_FILE, OLD_FILE = (Path(__file__).parent / "files" / name for name in ("small.pvz", "small-1.pvz"))
