@@ -50,14 +50,14 @@ DATA = {
 COMMON = (
     "--data.binarize none --likelihood NormalLikelihood --likelihood.net ConvDecoder --likelihood.net.channels [32,16] "
     "--likelihood.net.activation elu --guide.net ConvEncoder --guide.net.channels [16,32] --guide.net.activation elu "
-    "--optimizer.lr 0.004 --lr_schedule CosineAnnealingLR --batch_size 100 --engine eager --device cpu --seed 0"
+    "--optimizer.lr 0.002 --lr_schedule CosineAnnealingLR --batch_size 100 --engine eager --device cpu --seed 0"
 )
 EPOCHS = {"fashion": 9, "faces": 90}
 POINTS = {
     "fashion": ("w20", "w100", "w500", "h500", "beta0.1", "beta0.5", "beta2.5"),
     "faces": ("w30", "w100", "w300", "w1000", "h300", "beta0.05", "beta0.2"),
 }
-CODER = "--guide QuantizedGuide --objective RateDistortion"
+CODER = "--guide QuantizedGuide --guide.gain 10 --objective RateDistortion"
 HYPER = "--prior HyperPrior --prior.hyper_dim 16 --prior.net.hidden [100]"
 CHUNK_SIZES = {"fashion": 1000, "faces": 5000}  # a chunk adds 60 bytes; many are coded faster, side by side
 
@@ -68,7 +68,7 @@ def options_of(point: str, data: str, epochs: int) -> list[str]:
         model = f"--objective BetaELBO --objective.beta {float(point[4:])} --likelihood.scale 0.1"
     else:
         weight = float(point[1:])
-        prior = {"w": "--prior FactorizedPrior --prior.filters [3]", "h": HYPER}[point[0]]
+        prior = {"w": "--prior FactorizedPrior --prior.filters [3] --prior.init_scale 5", "h": HYPER}[point[0]]
         model = f"{prior} {CODER} --objective.weight {weight} --likelihood.scale {round((2 * weight) ** -0.5, 4)}"
     return f"{COMMON} {DATA[data]} --epochs {epochs} --lr_schedule.T_max {epochs} {model}".split()
 

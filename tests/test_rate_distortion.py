@@ -229,6 +229,16 @@ def test_the_frequencies_are_those_of_the_prior() -> None:
     assert np.abs(frequency - 1 - p * spare).max() <= 1.0  # two roundings of half a unit
 
 
+def test_the_gain_multiplies_the_code() -> None:
+    guide, x = QuantizedGuide((20,), 3, net=small, gain=10.0), torch.randn(7, 20)
+    with torch.no_grad():
+        y = 10 * guide.net(x)
+        torch.testing.assert_close(guide.posterior(x).mean, y, rtol=1e-12, atol=0)
+        assert torch.equal(guide.code(x), y.round())
+    with pytest.raises(ValueError, match=r"^QuantizedGuide: gain must be"):
+        QuantizedGuide((20,), 3, gain=0.0)
+
+
 @pytest.fixture(scope="module", params=[FactorizedPrior, HyperPrior])
 def coded(request):
     """A model with codes that its prior suits, data, and their encoding in four chunks."""

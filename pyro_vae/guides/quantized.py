@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pyro_vae._core.checks import check_positive
 from pyro_vae.distributions import UnitBox
 from pyro_vae.guides.base import AmortizedGuide
 from pyro_vae.networks import MLP, NetworkFactory, Shape
@@ -23,7 +24,13 @@ class QuantizedGuide(AmortizedGuide):
     Args:
         data_shape: shape of one datum.
         latent_dim: number of latent dimensions L.
-        net: builds the encoder, ``net(data_shape, (latent_dim,))``, which returns y.
+        net: builds the encoder, ``net(data_shape, (latent_dim,))``.
+        gain: factor from the network's output to y. With 1 the codes of new weights are smaller than the noise, and
+            most latents may lose all information before the decoder learns to use them; start above the noise, with
+            10, and the prior with an ``init_scale`` of the codes' size, for more than a few bits per datum.
+
+    Raises:
+        ValueError: ``gain`` is not positive.
 
     Shape:
         ``(*batch, *data_shape)`` to a distribution with batch shape ``batch`` and event shape ``(latent_dim,)``.
@@ -44,13 +51,15 @@ class QuantizedGuide(AmortizedGuide):
     has_marginals = True
     bounded = True
 
-    def __init__(self, data_shape: Shape, latent_dim: int, *, net: NetworkFactory = MLP) -> None:
+    def __init__(self, data_shape: Shape, latent_dim: int, *, net: NetworkFactory = MLP, gain: float = 1.0) -> None:
         super().__init__(data_shape, latent_dim, param_shape=(latent_dim,), net=net)
+        check_positive("QuantizedGuide", gain=gain)
+        self.gain = float(gain)
 
     def distribution(self, params: Tensor) -> TorchDistribution:
-        return UnitBox(params).to_event(1)
+        return UnitBox(self.gain * params).to_event(1)
 
     @torch.no_grad()
     def code(self, x: Tensor) -> Tensor:
         """The rounded code, whole numbers ``(*batch, latent_dim)``, for ``x`` ``(*batch, *data_shape)``."""
-        return self.net(x).round()
+        return (self.gain * self.net(x)).round()
