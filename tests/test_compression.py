@@ -45,7 +45,7 @@ from pyro_vae.compression.symbols import (
     shares,
 )
 from pyro_vae.distributions import LogMeanNegativeBinomial, LogMeanPoisson
-from pyro_vae.models import BottomUpGuide
+from pyro_vae.models import AutoregressiveModel, BottomUpGuide
 from pyro_vae.networks import ContextNetwork
 from pyro_vae.networks.inputs import with_inputs
 from pyro_vae.objectives import ELBO, EnumeratedELBO
@@ -324,6 +324,21 @@ def test_another_model_and_foreign_files_are_refused() -> None:
     for foreign in (b"", b"PVZ", b"PVZ\x01" + bytes(200), b"\x89PNG" + bytes(50), content[:4] + b"\xff" * 300):
         with pytest.raises(ValueError, match=r"^decompress: [^\n]+\.$"):
             decompress(model, foreign)
+
+
+@pytest.mark.parametrize("other", ["levels", "activation"])
+def test_the_same_weights_in_another_model_are_no_wrong_data(other) -> None:
+    if other == "levels":
+        models = [vae(partial(L.DiscretizedLogisticLikelihood, levels=n)).eval() for n in (256, 17)]
+    else:
+        nets = [partial(N.MaskedMLP, hidden=(8,), activation=activation) for activation in ("relu", "tanh")]
+        models = [AutoregressiveModel((4,), net=net).eval() for net in nets]
+    models[1].load_state_dict(models[0].state_dict())
+    x = models[0].sample(20)
+    content = compress(models[0], x, chunk_size=1)
+    torch.testing.assert_close(decompress(models[0], content), x, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"^decompress: the chunks must be those of this model, got others\.$"):
+        decompress(models[1], content)
 
 
 @pytest.mark.parametrize(
