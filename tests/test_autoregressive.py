@@ -21,7 +21,18 @@ from pyro_vae.likelihoods import (
     MixtureOfLogisticsLikelihood,
 )
 from pyro_vae.models import AutoregressiveModel, TopDownGuide
-from pyro_vae.networks import MLP, ContextNetwork, GatedPixelCNN, MaskedMLP, PixelAttention, PixelCNN
+from pyro_vae.networks import (
+    MLP,
+    ContextNetwork,
+    DiagonalLSTM,
+    GatedPixelCNN,
+    MaskedMLP,
+    MultiScale,
+    PixelAttention,
+    PixelCNN,
+    PixelCNNPlusPlus,
+    RowLSTM,
+)
 from pyro_vae.priors import StandardNormalPrior, VampPrior
 from tests.test_causal_networks import CAUSAL, factory
 
@@ -339,6 +350,10 @@ def test_the_advice_on_collapse_names_the_receptive_field():
         (MaskedMLP, BernoulliLikelihood),
         (PixelCNN, CATEGORICAL),
         (GatedPixelCNN, BernoulliLikelihood),
+        pytest.param(PixelCNNPlusPlus, BernoulliLikelihood, marks=pytest.mark.slow),
+        (RowLSTM, BernoulliLikelihood),
+        pytest.param(DiagonalLSTM, CATEGORICAL, marks=pytest.mark.slow),
+        pytest.param(MultiScale, BernoulliLikelihood, marks=pytest.mark.slow),
         (PixelCNN, MIXTURE),  # the channels of a pixel share the component
     ],
 )

@@ -80,13 +80,19 @@ def test_a_site_depends_on_those_before_it_only(cls, case):
     assert cls.__name__ not in BLIND or case[0] != (3, 3, 5) or not sees_all
 
 
-@each
-def test_its_recording_is_causal_too(cls):
+RECORDED = [
+    *(pytest.param(cls, False, id=cls.__name__) for cls in CAUSAL),
+    pytest.param(MaskedMLP, True, id="MaskedMLP-compiled", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("cls", "compiled"), RECORDED)
+def test_its_recording_is_causal_too(cls, compiled):
     few = {"net": partial(GatedPixelCNN, channels=4, num_layers=1)} if cls is MultiScale else {"num_layers": 1}
     net = small(cls, (2, 3, 3), 2, **({} if cls is MaskedMLP else few))
     x, _, weights = one_datum(net)
     state = [*net.parameters(), *net.buffers()]
-    matrix = Recorded(lambda x: dependence(net, x, None, weights), state, compiled=False)(x)
+    matrix = Recorded(lambda x: dependence(net, x, None, weights), state, compiled=compiled)(x)
     assert torch.equal(matrix, matrix.tril(-1))
     torch.testing.assert_close(matrix, dependence(net, x, None, weights))
 

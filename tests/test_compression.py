@@ -326,6 +326,45 @@ def test_another_model_and_foreign_files_are_refused() -> None:
             decompress(model, foreign)
 
 
+class Normalized(N.MLP):
+    """A network that begins with a batch normalization."""
+
+    def __init__(self, in_shape, out_shape) -> None:
+        super().__init__(in_shape, out_shape, hidden=(8,))
+        self.norm = torch.nn.BatchNorm1d(math.prod(in_shape))
+
+    def transform(self, x):
+        return super().transform(self.norm(x.flatten(1)))
+
+
+def test_a_batch_normalization_is_coded_by_its_statistics_and_does_not_change_them() -> None:
+    model = vae(guide=partial(G.DiagonalNormalGuide, net=Normalized))
+    norm, x = model.guide.net.norm, model.sample(20)
+    norm.running_mean.fill_(0.5)
+    norm.running_var.fill_(0.25)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    content = compress(model.train(), x)
+    assert torch.equal(decompress(model, content), x)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    net = model.eval().guide.net
+    function, integers = lambda x: {"y": net(x)}, x.double() * 2**FRACTION
+    exact = ExactFunction(function, [SHAPE], bits=FRACTION)(integers)["y"]
+    torch.testing.assert_close(exact.to(x) / 2**FRACTION, net(x).detach(), rtol=0, atol=2e-3)
+    norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+    with pytest.raises(ValueError, match=r"^compress: batch normalization must have statistics of the training"):
+        ExactFunction(function, [SHAPE], bits=FRACTION)(integers)
+
+
+def test_the_same_weights_with_other_levels_are_no_wrong_data() -> None:
+    models = [vae(partial(L.DiscretizedLogisticLikelihood, levels=n)).eval() for n in (256, 17)]
+    models[1].load_state_dict(models[0].state_dict())
+    x = models[0].sample(20)
+    content = compress(models[0], x, chunk_size=1)
+    torch.testing.assert_close(decompress(models[0], content), x, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"^decompress: the chunks must be those of this model, got others\.$"):
+        decompress(models[1], content)
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [

@@ -17,7 +17,8 @@ from torch import Tensor
 from pyro_vae import VAE
 from pyro_vae.features import VAEClassifier, fine_tune
 from pyro_vae.guides import DeltaGuide, DiagonalNormalGuide, HMCGuide
-from pyro_vae.likelihoods import BernoulliLikelihood
+from pyro_vae.likelihoods import BernoulliLikelihood, ImplicitLikelihood
+from pyro_vae.models import ImplicitModel
 from pyro_vae.networks import MLP
 from pyro_vae.priors import StandardNormalPrior
 from tests.linear_gaussian import LinearGaussian
@@ -53,6 +54,11 @@ def test_at_100_labels_fine_tuning_is_better_than_from_scratch() -> None:
 def small(guide: Any = DiagonalNormalGuide) -> VAE:
     net = partial(MLP, hidden=(6,))
     return VAE(StandardNormalPrior(2), BernoulliLikelihood(2, (1, 2, 3), net=net), guide((1, 2, 3), 2, net=net))
+
+
+def gan() -> ImplicitModel:
+    net = partial(MLP, hidden=(6,))
+    return ImplicitModel(StandardNormalPrior(2), ImplicitLikelihood(2, (1, 2, 3), net=net))
 
 
 def binary(num: int = 30) -> tuple[Tensor, Tensor]:
@@ -116,6 +122,10 @@ REFUSED = [
     (lambda: fine_tune(small(), X, Y, encoder="new"), "fine_tune: encoder must be one of 'tuned', 'frozen', 'scratch'"),  # type: ignore[arg-type]
     (lambda: fine_tune(3, X, Y), "fine_tune: source must be a VAE, or a run of one, with an encoder, got int. Pass"),
     (lambda: fine_tune(small(partial(HMCGuide, hidden=(6,))), X, Y), "fine_tune: source must be a VAE, or a run of"),
+    (
+        lambda: fine_tune(gan(), X, Y),
+        "fine_tune: source must be a VAE, or a run of one, with an encoder, got ImplicitM",
+    ),
     (lambda: VAEClassifier(small()).fit(X[:, 0, 0].numpy(), Y.numpy()), "VAEClassifier: X must have as many features"),
 ]
 

@@ -13,6 +13,7 @@ from pyro.distributions import Independent as IndependentDistribution
 from pyro.distributions import Normal
 
 from pyro_vae._core.checks import refusal, require, with_article
+from pyro_vae._core.owners import evaluating
 from pyro_vae.compression.ans import Stacks
 from pyro_vae.compression.conditionals import Conditional, OneByOne
 from pyro_vae.compression.exact import ExactFunction
@@ -154,7 +155,7 @@ class BitsBack:
     :math:`-\log_2 p(x)` bits, and needs no initial ones.
 
     Args:
-        vae: the model, in eval mode, on the CPU.
+        vae: the model, on the CPU.
         sizes: of the alphabets.
         rows: number of data that are coded side by side.
 
@@ -171,7 +172,8 @@ class BitsBack:
     def __init__(self, vae: Any, sizes: Sizes, *, rows: int) -> None:
         dtype = next(vae.parameters()).dtype
         popped = {"sizes": sizes, "rows": rows, "dtype": dtype}
-        self.operations = _operations(vae, popped, {**popped, "sizes": sizes._replace(everywhere=True)})
+        with evaluating(vae):  # statistics of batches do not change
+            self.operations = _operations(vae, popped, {**popped, "sizes": sizes._replace(everywhere=True)})
         self.families = {o.site: o.factor.family for o in self.operations if o.action == "push"}
         if self.data_family.continuous:
             advice = "Train a discrete likelihood, such as DiscretizedLogisticLikelihood"

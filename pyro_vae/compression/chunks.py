@@ -123,9 +123,10 @@ class ToEncode:
 
 @dataclass(frozen=True)
 class ToDecode:
-    """Contents and numbers of data of chunks."""
+    """Contents of chunks, and their places in the file."""
 
     contents: list[bytes]
+    numbers: list[int]
     sizes: list[int]
 
     def __len__(self) -> int:
@@ -143,9 +144,21 @@ class ToDecode:
                     for row, x in zip(rows, coder.pop(stacks, num), strict=False):
                         row[step] = x
                     advance(num)
+                if not np.array_equal(stacks.states, _initial_states(coders.header, self.numbers)):
+                    raise Exhausted  # another architecture with the same weights, or other arithmetic
             except Exhausted:
                 raise refusal("decompress", "the chunks must be those of this model", "others") from None
         return np.concatenate(rows)
+
+
+def _initial_states(header: Header, numbers: Sequence[int]) -> NDArray[np.uint64]:
+    """The states that chunks began with, to which decoding returns."""
+    rows = []
+    for number in numbers:
+        first = number - number % SIDE_BY_SIDE
+        group = min(SIDE_BY_SIDE, header.num_chunks - first)
+        rows.append(Stacks.filled(group, header.lanes, _INITIAL_WORDS).states[number - first])
+    return np.stack(rows)
 
 
 def groups(numbers: Sequence[int], workers: int) -> Iterator[tuple[int, list[int]]]:

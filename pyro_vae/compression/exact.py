@@ -67,7 +67,9 @@ class ExactFunction:
     def _recorded(self, batch: int) -> GraphModule:
         examples = [torch.zeros(batch, *shape, dtype=self.dtype) for shape in self.shapes]
         with torch.no_grad(), validating(False):  # validation reads values
-            return make_fx(self.function)(*examples)
+            graph = make_fx(self.function)(*examples)
+        graph.graph.eliminate_dead_code()
+        return graph
 
 
 class _Run:
@@ -76,7 +78,7 @@ class _Run:
     def __init__(self, graph: GraphModule, bits: int) -> None:
         self.graph, self.bits = graph, bits
         self._constants: dict[Node, Any] = {}
-        self._weights: dict[int, Fixed] = {}
+        self._weights: dict[tuple[int, float], Fixed] = {}
 
     def __call__(self, inputs: Sequence[Fixed]) -> Any:
         values, varying, arguments = dict(self._constants), set(), iter(inputs)
@@ -107,8 +109,10 @@ class _Run:
             if isinstance(args[0], Fixed | Elementwise):
                 return args[0].moved(target, *args[1:], **kwargs)
             return target(*args, **kwargs) if name == "getitem" else joined(self, target, *args, **kwargs)
-        if name in CREATIONS:
-            return target(*args, **kwargs)
+        if name in CREATIONS:  # of the shape of a number, whose value does not matter
+            return target(
+                *(self.fixed(a).integers if isinstance(a, Fixed | Elementwise) else a for a in args), **kwargs
+            )
         if name in UNARY:
             return self._elementwise(name, args[0], (*args[1:], *sorted(kwargs.items())))
         if name == "mul" and all(
@@ -139,6 +143,7 @@ class _Run:
 
     def weight(self, weight: Tensor, inputs: tuple[int, ...], largest: float) -> Fixed:
         """A weight as :func:`quantised` returns it, computed once."""
-        if id(weight) not in self._weights:  # the graph and the constants keep it alive
-            self._weights[id(weight)] = quantised(weight, inputs, largest)
-        return self._weights[id(weight)]
+        key = id(weight), largest  # the graph and the constants keep it alive; a layer may be applied to several inputs
+        if key not in self._weights:
+            self._weights[key] = quantised(weight, inputs, largest)
+        return self._weights[key]

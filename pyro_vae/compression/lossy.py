@@ -123,7 +123,8 @@ def decode_lossy(vae: VAE, content: bytes, *, damaged: Literal["raise", "omit"] 
     symbols = [np.zeros((0, vae.latent_dim), dtype=np.uint16)]
     for _, group in groups(whole_chunks(container, damaged), 1):
         contents = [container.chunk(number) or b"" for number in group]
-        symbols.append(ToDecode(contents, [header.size(n) for n in group]).run(coders, lambda number: None))
+        chunks = ToDecode(contents, group, [header.size(n) for n in group])
+        symbols.append(chunks.run(coders, lambda number: None))
     return torch.from_numpy(np.concatenate(symbols).astype(np.float64)) - bound
 
 

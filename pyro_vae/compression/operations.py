@@ -124,9 +124,11 @@ def _convolution(run: Run, x: Any, weight: Tensor, bias: Any, *options: Any) -> 
     return _linear(run, product, x, weight, shaped, tuple(d for d in range(weight.dim()) if d != transposed))
 
 
-def _batch_norm(
-    run: Run, x: Any, weight: Any, bias: Any, mean: Tensor, variance: Tensor, momentum: float, eps: float
-) -> Any:
+def _batch_norm(run: Run, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, *options: Any) -> Any:
+    """With the statistics of the training; the last of the options is eps, and the first may be whether to train."""
+    eps = options[-1]
+    if mean is None or options[0] is True:
+        raise refusal("compress", "batch normalization must have statistics of the training", "those of the batch")
     shape = (-1, *[1] * (run.fixed(x).integers.dim() - 2))
     scale = 1 / (variance.double() + eps).sqrt()  # rounded correctly everywhere, as IEEE 754 demands
     scale = scale if weight is None else scale * weight.double()
@@ -156,6 +158,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "mm": lambda run, x, weight: _addmm(run, None, x, weight),
     "convolution": _convolution,
     "_native_batch_norm_legit_no_training": _batch_norm,
+    "native_batch_norm": _batch_norm,
     "add": _sum,
     "sub": _difference,
     "mul": _product,
@@ -174,6 +177,9 @@ RULES: dict[str, Callable[..., Any]] = {
 MOVES = {
     *("view", "reshape", "_unsafe_view", "permute", "transpose", "t", "expand", "squeeze", "unsqueeze", "slice"),
     *("select", "split", "split_with_sizes", "unbind", "chunk", "clone", "alias", "detach", "pixel_shuffle", "cat"),
-    *("contiguous", "flatten", "stack", "lift_fresh_copy", "index"),
+    *("contiguous", "flatten", "stack", "lift_fresh_copy", "index", "flip"),
 }
-CREATIONS = {"zeros", "ones", "full", "eye", "arange", "scalar_tensor", "zeros_like", "ones_like", "full_like"}
+CREATIONS = {
+    *("zeros", "ones", "full", "eye", "arange", "scalar_tensor"),
+    *("zeros_like", "ones_like", "full_like", "new_zeros"),
+}

@@ -80,7 +80,7 @@ class Restored:
             contents = [content for number in part if (content := self._container.chunk(number)) is not None]
             same, rule = len(contents) == len(part), "the file must not change while it is in use"
             require(same, "decompress", rule, "a chunk that is damaged now", "Start again")
-            yield ToDecode(contents, [self.header.size(number) for number in part])
+            yield ToDecode(contents, part, [self.header.size(number) for number in part])
 
 
 def whole_chunks(container: Container, damaged: Literal["raise", "omit"]) -> list[int]:

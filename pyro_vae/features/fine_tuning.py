@@ -24,7 +24,7 @@ from pyro_vae._core.param_store import register
 from pyro_vae.evaluation.marginals import moments
 from pyro_vae.features.inputs import FLOATS
 from pyro_vae.guides import Guide
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, ImplicitModel
 from pyro_vae.training import fit, frozen
 
 Encoder = Literal["tuned", "frozen", "scratch"]
@@ -223,7 +223,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
 def _encoder(source: Any) -> Guide:
     vae = getattr(source, "vae", source)
     rule = "source must be a VAE, or a run of one, with an encoder"
-    usable = isinstance(vae, VAE) and not vae.guide.needs_model
+    usable = isinstance(vae, VAE) and not isinstance(vae, ImplicitModel) and not vae.guide.needs_model
     require(usable, "fine_tune", rule, type(vae).__name__, "Pass a VAE with a DiagonalNormalGuide, or load_run(PATH)")
     return vae.guide
 

@@ -55,7 +55,7 @@ class AutoregressiveLikelihood(Likelihood):
     References:
         PixelVAE: a latent variable model for natural images (Gulrajani et al., 2017).
         https://arxiv.org/abs/1611.05013
-        Variational lossy autoencoder (Chen et al., 2017).1: the receptive field.
+        Variational lossy autoencoder (Chen et al., 2017), section 3.1: the receptive field.
         https://arxiv.org/abs/1611.02731
 
     Example:
