@@ -38,7 +38,7 @@ from pyro_vae.experiments.report_rows import (
     nats,
     rows_of,
 )
-from pyro_vae.experiments.report_verdict import errors, following, headline, origin, trust
+from pyro_vae.experiments.report_verdict import errors, following, headline, machine_of, origin, trust
 from pyro_vae.experiments.results import RunResults, by_settings, first_rows, renewal, results_of
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, AutoregressiveModel, ConditionalVAE, LabelledVAE
@@ -130,8 +130,9 @@ class _Report:
         data = html.table(["entry", "value"], rows_of(self.trained.protocol), "Data and model")
         config = yaml.safe_load(self.run.config())
         options = html.table(["option", "value"], rows_of(flat(config)), "Every option of pyro-vae train")
+        machine = html.table(["entry", "value"], rows_of(machine_of(self.run)), "Machine and versions of the training")
         written = html.paragraph(f"Written by pyro_vae {__version__} from {self.run.path}.")
-        return data + html.folded("Configuration", options) + written
+        return data + machine + html.folded("Configuration", options) + written
 
     def _training(self) -> Markup:
         history = self.run.metrics()
