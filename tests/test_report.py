@@ -251,7 +251,9 @@ def test_annealed_and_importance_estimates_of_other_data_are_not_compared(run: P
 def test_a_run_without_a_history_or_results_has_a_page(run: Path) -> None:
     (run / "metrics.jsonl").unlink()
     (run / RESULT).unlink()
-    assert "no record of its training" in page_of(run).text
+    text = page_of(run).text
+    assert "no record of its training" in text
+    assert "--method importance" in text.split("Next:")[1].split("Protocol")[0]
 
 
 def test_a_file_elsewhere_is_replaced_only_when_asked(

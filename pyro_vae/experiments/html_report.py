@@ -122,7 +122,8 @@ class _Report:
         others = [r for r in self.of("bounds") if r.method not in _NO_LOWER_BOUNDS]
         main = max(of_test, key=len, default=None) or self.main() or next(iter(others), None)
         lines = [] if main is None else [errors(main), trust(main, len(self.entries.stale))]
-        command = following(self._commands())
+        commands = self._commands()
+        command = next(iter(commands), "") if main is None else following(commands)
         parts = [html.headline(headline(main)), *map(html.paragraph, [*lines, origin(self.run)])]
         return Markup().join([*parts, *([html.paragraph("Next:"), html.code([command])] if command else [])])
 
