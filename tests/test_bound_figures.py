@@ -17,7 +17,8 @@ from tests.test_plotting import is_whole, untouched  # noqa: F401  # a fixture
 pytestmark = pytest.mark.usefixtures("untouched")
 NO_FIGURE = plotting.result_figure.dispatch(object)
 LONG = (
-    "Digits, dynamic binarization, BernoulliLikelihood, 1350 training images, 200 samples, seed 0, test split, 99 data"
+    "Digits, dynamic binarization, BernoulliLikelihood, 1350 training examples, 200 samples, seed 0, test split, "
+    "99 data"
 )
 
 

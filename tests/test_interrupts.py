@@ -14,6 +14,8 @@ import pytest
 
 from pyro_vae._core.interrupts import Terminated
 from pyro_vae.cli.main import main
+from pyro_vae.cli.resumable import resumable
+from pyro_vae.cli.train import _advising_to_resume
 from pyro_vae.training import RunFolder
 
 QUICK = ["--epochs", "2", "--num_samples", "5", "--latent_dim", "3", "--device", "cpu"]
@@ -85,6 +87,17 @@ def test_a_signal_outside_the_steps_names_the_command_that_resumes(
     monkeypatch.setattr(f"pyro_vae.cli.train.{place}", interrupt)
     assert main(["train", *QUICK, "--out", str(out)]) == 143
     assert capsys.readouterr().err == f"pyro-vae: interrupted, resume with --resume {out}\n"
+
+
+def test_an_interrupted_evaluation_keeps_its_signal_and_names_the_command_that_resumes(tmp_path: Path) -> None:
+    (tmp_path / "result.batches").mkdir()
+    (tmp_path / "result.batches" / f"{0:032x}.safetensors").touch()
+    text = r"1 finished batches are in .*, from which the same command resumes"
+    with pytest.raises(Terminated, match=text), resumable(tmp_path / "result.json"):
+        raise Terminated
+    resumed = pytest.raises(Terminated, match=f"^resume with --resume {tmp_path}$")
+    with resumed, _advising_to_resume(tmp_path), resumable(tmp_path / "result.json"):
+        raise Terminated
 
 
 def test_sigterm_outside_a_training_ends_with_143(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -596,7 +596,7 @@ def test_captions_name_the_objective(tmp_path: Path, monkeypatch: pytest.MonkeyP
         captions.append({})
         train(data, tmp_path / f"beta{beta}", "--objective", "BetaELBO", "--objective.beta", beta)
     model = "Files, dynamic binarization, BernoulliLikelihood, DiagonalNormalGuide, 2 latent dimensions, BetaELBO, "
-    shown = [f"{model}{beta}epoch 1, 42 training images, data seed 0" for beta in ("beta 0, ", "", "beta 100, ")]
+    shown = [f"{model}{beta}epoch 1, 42 training examples, data seed 0" for beta in ("beta 0, ", "", "beta 100, ")]
     assert [found["samples"] for found in captions] == shown
     assert [found["reconstructions"] for found in captions] == shown
     results = [found["log_likelihood"] for found in captions]

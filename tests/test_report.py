@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shlex
 import shutil
@@ -12,10 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyro
 import pytest
 import torch
 import yaml
 
+from pyro_vae._core.machine import processor
+from pyro_vae._core.version import full_version
+from pyro_vae._core.weights import read_weights, write_weights
 from pyro_vae.cli.main import main
 from pyro_vae.evaluation import AnnealedLogLikelihood, Classification, HarmonicLogLikelihood, LogLikelihood
 from pyro_vae.evaluation.bidirectional import Sandwich
@@ -179,6 +184,18 @@ def test_the_verdict_is_first_with_number_errors_trust_origin_and_the_next_comma
     assert f"pyro-vae evaluate {shlex.quote(str(run))} --method ais" in verdict
 
 
+def test_the_protocol_names_machine_and_versions_of_the_training(run: Path) -> None:
+    protocol = page_of(run).text.split("Machine and versions of the training")[1].split("Configuration")[0]
+    for text in (processor(), platform.python_version(), pyro.__version__, torch.__version__, full_version()):
+        assert text in protocol
+    weights, metadata = read_weights(run / "weights.safetensors")
+    own = {"machine", "system", "python", "pyro-ppl", "checksum"}
+    earlier = {name: value for name, value in metadata.items() if name not in own}
+    write_weights(run / "weights.safetensors", weights, earlier, overwrite=True)
+    protocol = page_of(run).text.split("Machine and versions of the training")[1].split("Configuration")[0]
+    assert protocol.count("not recorded") == 4
+
+
 @pytest.mark.parametrize(
     ("flagged", "text"), [(3, "To be trusted: the Pareto k is above 0.7 for 1.0%"), (60, "warning:")]
 )
@@ -234,7 +251,9 @@ def test_annealed_and_importance_estimates_of_other_data_are_not_compared(run: P
 def test_a_run_without_a_history_or_results_has_a_page(run: Path) -> None:
     (run / "metrics.jsonl").unlink()
     (run / RESULT).unlink()
-    assert "no record of its training" in page_of(run).text
+    text = page_of(run).text
+    assert "no record of its training" in text
+    assert "--method importance" in text.split("Next:")[1].split("Protocol")[0]
 
 
 def test_a_file_elsewhere_is_replaced_only_when_asked(

@@ -132,7 +132,7 @@ def _run(command: str, arguments: list[str]) -> int:
         with exiting("pyro-vae: interrupted"):
             errors, function = _imported(command)
     except ImportError as error:
-        return _fail(f"pyro-vae: its dependencies must be installed, got {error}. Run pip install pyro-vae.", 2)
+        return _fail(f"pyro-vae: its dependencies must be installed, got {error}. Install pyro_vae again with pip.", 2)
     from pyro_vae.cli.arguments import check_values
 
     errors.log_errors_in(None)

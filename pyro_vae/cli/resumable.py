@@ -22,10 +22,10 @@ def resumable(path: Path) -> Iterator[FinishedBatches]:
     finished = FinishedBatches(path.with_suffix(".batches"))
     try:
         yield finished
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         count = len(finished.files())
         hint = f"{count} finished batches are in {finished.folder}, from which the same command resumes"
-        raise KeyboardInterrupt(*([hint] if count else [])) from None
+        raise type(stop)(*([hint] if count else [])) from None
     if join().first:
         finished.remove()
 

@@ -126,11 +126,14 @@ def _resume(path: str, out: str | None, argv: list[str], trust: Sequence[str]) -
 
 @contextmanager
 def _advising_to_resume(folder: Path) -> Iterator[None]:
-    """Name the command that resumes after an interruption outside the steps, which name it themselves."""
+    """Name the command that resumes after an interruption outside the steps, which name it themselves.
+
+    The same command, which an interrupted evaluation names, would be refused, since the folder exists.
+    """
     try:
         yield
     except KeyboardInterrupt as stop:
-        if stop.args or not folder.exists():
+        if "--resume" in str(stop) or not folder.exists():
             raise
         raise type(stop)(f"resume with --resume {folder}") from None
 

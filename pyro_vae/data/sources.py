@@ -64,7 +64,7 @@ class Source:
         kind: of the data, if it was detected already.
         names: of the files of a folder.
         files: that the data were read from.
-        notes: what was left out.
+        notes: what was left out, or should be.
         num_train: number of data before the test data, if the file holds both.
     """
 
@@ -265,13 +265,22 @@ def _table(frame: Frame, options: Options, owner: str, name: str, files: Iterabl
     if options.label is not None:
         labels, classes = _classes(kept.pop(options.label), options.label, options.classes, owner)
     kind: DataKind | None = None
+    notes: list[str] = []
     if options.columns:
         matrix, columns = encoded_as(kept, options.columns, owner=owner), options.columns
     else:
+        notes = [] if frame.alike or options.kinds else _numberings(kept)
         matrix, columns, kind = encoded(
             Frame(kept, frame.levels, declared, frame.alike), owner=owner, kinds=options.kinds
         )
-    return Source(matrix, f"the columns of {name}", labels, classes, columns, kind, files=files)
+    return Source(matrix, f"the columns of {name}", labels, classes, columns, kind, files=files, notes=notes)
+
+
+def _numberings(columns: Mapping[str, np.ndarray]) -> list[str]:
+    """A note for each column that numbers the rows, which is an identifier rather than data."""
+    long = {name: values for name, values in columns.items() if values.dtype != object and len(values) > 20}
+    names = [name for name, values in long.items() if (np.diff(values) == 1).all()]
+    return [f"column {n!r} numbers the rows; omit it: drop=[{n!r}] (train: --data.drop '[{n}]')" for n in names]
 
 
 def _classes(values: np.ndarray, name: str, like: tuple[str, ...], owner: str) -> tuple[np.ndarray, tuple[str, ...]]:

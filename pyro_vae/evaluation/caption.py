@@ -19,7 +19,7 @@ PHRASES = {
     "beta": "beta {}",
     "epoch": "epoch {}",
     "weights": "{} weights",
-    "train": "{} training images",
+    "train": "{} training examples",
     "labels": "{} of them labelled",
     "label_seed": "label seed {}",
     "m1": "M2 on the latents of {}",

@@ -38,7 +38,7 @@ from pyro_vae.experiments.report_rows import (
     nats,
     rows_of,
 )
-from pyro_vae.experiments.report_verdict import errors, following, headline, origin, trust
+from pyro_vae.experiments.report_verdict import errors, following, headline, machine_of, origin, trust
 from pyro_vae.experiments.results import RunResults, by_settings, first_rows, renewal, results_of
 from pyro_vae.experiments.trained_model import TrainedModel
 from pyro_vae.models import VAE, AutoregressiveModel, ConditionalVAE, LabelledVAE
@@ -123,7 +123,8 @@ class _Report:
         others = [r for r in self.of("bounds") if r.method not in _NO_LOWER_BOUNDS]
         main = max(of_test, key=len, default=None) or self.main() or next(iter(others), None)
         lines = [] if main is None else [errors(main), trust(main, len(self.entries.stale))]
-        command = following(self._commands())
+        commands = self._commands()
+        command = next(iter(commands), "") if main is None else following(commands)
         parts = [html.headline(headline(main)), *map(html.paragraph, [*lines, origin(self.run)])]
         return Markup().join([*parts, *([html.paragraph("Next:"), html.code([command])] if command else [])])
 
@@ -131,8 +132,9 @@ class _Report:
         data = html.table(["entry", "value"], rows_of(self.trained.protocol), "Data and model")
         config = yaml.safe_load(self.run.config())
         options = html.table(["option", "value"], rows_of(flat(config)), "Every option of pyro-vae train")
+        machine = html.table(["entry", "value"], rows_of(machine_of(self.run)), "Machine and versions of the training")
         written = html.paragraph(f"Written by pyro_vae {__version__} from {self.run.path}.")
-        return data + html.folded("Configuration", options) + written
+        return data + machine + html.folded("Configuration", options) + written
 
     def _training(self) -> Markup:
         history = self.run.metrics()

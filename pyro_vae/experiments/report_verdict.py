@@ -60,3 +60,10 @@ def origin(run: RunFolder) -> str:
     written = datetime.fromtimestamp((run.path / "weights.safetensors").stat().st_mtime, tz=timezone.utc)
     versions = f"pyro_vae {p.get('version', 'of an earlier version')}, torch {p.get('torch', 'unknown')}"
     return f"Weights {p['weights_sha256']} of epoch {p.get('epoch', '?')}, {written:%Y-%m-%d %H:%M} UTC; {versions}."
+
+
+def machine_of(run: RunFolder) -> dict[str, str]:
+    """Machine and versions of the training that wrote the weights, by name; ``not recorded`` in earlier versions."""
+    p = run.provenance() if run.has_weights() else {}
+    names = {"version": "pyro_vae", **{name: name for name in ("torch", "pyro-ppl", "python", "system", "machine")}}
+    return {name: p.get(key, "not recorded") for key, name in names.items()}

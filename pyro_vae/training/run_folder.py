@@ -15,6 +15,7 @@ from pyro_vae._core.checks import check_arguments, refusal, require
 from pyro_vae._core.files import create_folder, read_bytes, remove_abandoned, write_atomically
 from pyro_vae._core.fingerprint import fingerprint_of
 from pyro_vae._core.locks import locked_folder
+from pyro_vae._core.machine import machine_entries
 from pyro_vae._core.weights import read_weights, write_weights
 from pyro_vae.training.metrics_file import MetricsFile
 from pyro_vae.training.saved_state import read_state
@@ -221,9 +222,10 @@ class RunFolder:
             weights: parameters and buffers by name.
             raw: whether they are raw ones.
             metadata: their provenance, stored in the same file with the versions of the package and of torch, the
-                configuration and the attribute ``metadata``, which takes precedence.
+                machine, the configuration and the attribute ``metadata``, which takes precedence.
         """
-        entries = {"config": self._config or "", **(metadata or {}), **self.metadata}
+        device = next((tensor.device for tensor in weights.values()), torch.device("cpu"))
+        entries = {**machine_entries(device), "config": self._config or "", **(metadata or {}), **self.metadata}
         write_weights(self._weights(raw), weights, entries, overwrite=True)
 
     def provenance(self, *, raw: bool = False) -> dict[str, str]:

@@ -116,6 +116,16 @@ def test_columns_of_a_survey(tmp_path) -> None:
     assert ([3], "OrdinalLikelihood", {"levels": 5}) in parts
 
 
+def test_a_column_that_numbers_the_rows_is_named_unless_its_kind_is_chosen(tmp_path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("id,height\n" + "".join(f"{i},{float(h)}\n" for i, h in enumerate(RNG.normal(size=30), 1)))
+    with pytest.warns(UserWarning, match=r"column 'id' numbers the rows; omit it: drop=\['id'\] \(train: --data.drop"):
+        load(path)
+    for options in ({"drop": ["id"]}, {"kinds": {"id": "real"}}):
+        load(path, **options)
+    load(path, like=load(path, kinds={"id": "real"}))
+
+
 def test_kinds_of_columns_can_be_chosen(tmp_path) -> None:
     path = typical.survey(tmp_path / "survey.csv")
     data = load(path, kinds={"children": "category", "satisfaction": "real"}, drop=["sex"], label="region")
