@@ -11,6 +11,7 @@ Times are of the processor, which other programs disturb less; they include the 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from pyro_vae import MNIST, load_run, log_likelihood, zoo
 from pyro_vae._core.files import json_ready
 from pyro_vae.compression import chunks, compress, decompress
 from pyro_vae.compression.code_lengths import code_length_of
+from pyro_vae.compression.container import write
 from pyro_vae.compression.encoder import Encoder
 
 FILE = RESULTS / "compression.json"
@@ -77,7 +79,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     encoder = Encoder(vae, x, **options)
     encoded = list(encoder.chunks())
     seconds = time.process_time() - start
-    content = compress(vae, x, **options)
+    write(file := io.BytesIO(), encoder.header, (chunk.content for chunk in encoded))
+    content = file.getvalue()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "file.pvz").write_bytes(content)
         (Path(folder) / "few.pvz").write_bytes(compress(vae, x[:20], **options))
