@@ -20,7 +20,7 @@ from pyro import poutine
 from pyro.distributions import Laplace, ZeroInflatedDistribution
 
 from benchmarks.numpy_decoder import last_data
-from pyro_vae import VAE, HierarchicalVAE, SemiSupervisedVAE, fit
+from pyro_vae import VAE, AutoregressiveModel, HierarchicalVAE, SemiSupervisedVAE, fit
 from pyro_vae import guides as G
 from pyro_vae import likelihoods as L
 from pyro_vae import networks as N
@@ -353,6 +353,24 @@ def test_a_batch_normalization_is_coded_by_its_statistics_and_does_not_change_th
     norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
     with pytest.raises(ValueError, match=r"^compress: batch normalization must have statistics of the training"):
         ExactFunction(function, [SHAPE], bits=FRACTION)(integers)
+
+
+def test_the_same_weights_with_another_order_are_another_model() -> None:
+    orders = [None, [3, 1, 2, 0]]
+    models = [AutoregressiveModel((4,), net=partial(N.MaskedMLP, hidden=(6,), order=order)) for order in orders]
+    models[1].load_state_dict(models[0].state_dict())
+    content = compress(models[0], x := models[0].sample(20))
+    assert torch.equal(decompress(models[0], content), x)
+    with pytest.raises(ValueError, match=r"^decompress: the model must be "):
+        decompress(models[1], content)
+
+
+def test_a_model_on_another_device_is_refused() -> None:
+    content = compress(model := vae(), model.sample(2))
+    with pytest.raises(ValueError, match=r"^compress: the model must be on the CPU, got meta\. Use vae\.cpu\(\)"):
+        compress(model.to("meta"), torch.zeros(2, *SHAPE))
+    with pytest.raises(ValueError, match=r"^decompress: the model must be on the CPU, got meta"):
+        decompress(model, content)
 
 
 def test_the_same_weights_with_other_levels_are_no_wrong_data() -> None:

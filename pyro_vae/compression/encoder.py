@@ -20,6 +20,7 @@ from pyro_vae.compression.container import Header, write
 from pyro_vae.compression.family import Family, Sizes
 from pyro_vae.compression.symbols import tables
 from pyro_vae.data import ImageSet
+from pyro_vae.networks import CausalNetwork
 
 LANES = 16
 GRID = 6
@@ -90,6 +91,7 @@ def _check_data(vae: Any, data: Any) -> None:
     rule, advice = "data must be a tensor or an ImageSet", "Load them with pyro_vae.data.load"
     require(isinstance(data, Tensor | ImageSet), "compress", rule, kind, advice)
     require(hasattr(vae, "data_shape"), "compress", "vae must be a model", type(vae).__name__, "Pass run.vae")
+    check_on_cpu("compress", vae)
     shape = tuple(data.shape if isinstance(data, Tensor) else data.images.shape)
     sizes = ", ".join(map(str, vae.data_shape))
     require(shape[1:] == tuple(vae.data_shape), "compress", f"data must be (N, {sizes})", f"shape={shape}")
@@ -115,15 +117,28 @@ def _largest(data: Tensor) -> float:
     return largest
 
 
+def check_on_cpu(owner: str, vae: Any) -> None:
+    """Require a model on the CPU, on which networks are evaluated in fixed-point arithmetic.
+
+    Raises:
+        ValueError: with the device.
+    """
+    device = next((t.device for t in vae.state_dict().values() if t.device.type != "cpu"), None)
+    require(device is None, owner, "the model must be on the CPU", device, "Use vae.cpu()")
+
+
 def arithmetic() -> str:
     """Fingerprint of the integer tables."""
     return tables().hex()[:16]
 
 
 def fingerprint(vae: Any) -> str:
-    """Fingerprint of the weights of a model."""
+    """Fingerprint of the weights of a model, and of the orders of causal networks that are not those of the raster."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for name, net in vae.named_modules():
+        if isinstance(net, CausalNetwork) and net.order != net.raster_order():
+            digest.update(f"{name} {net.order}".encode())
     return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ from pyro_vae._core.checks import check_choice, check_count, refusal, require
 from pyro_vae.compression.bits_back import BitsBack
 from pyro_vae.compression.chunks import CODERS, ToDecode, groups, run_all
 from pyro_vae.compression.container import Container, Header
-from pyro_vae.compression.encoder import arithmetic, fingerprint
+from pyro_vae.compression.encoder import arithmetic, check_on_cpu, fingerprint
 from pyro_vae.compression.family import Sizes
 
 
@@ -102,6 +102,7 @@ def whole_chunks(container: Container, damaged: Literal["raise", "omit"]) -> lis
 def _check_model(vae: Any, header: Header) -> None:
     known = header.coder in CODERS and 0 <= header.grid <= 10 and header.lanes <= 64 and header.num_particles <= 10_000
     require(known, "decompress", "the coding scheme must be known", header.coder, "Install the version that compressed")
+    check_on_cpu("decompress", vae)
     expected = fingerprint(vae)
     require(header.model == expected, "decompress", f"the model must be {header.model}", expected, "Use its run folder")
     advice = "Decompress with the versions of numpy and scipy that compressed"

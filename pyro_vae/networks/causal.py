@@ -58,8 +58,12 @@ class CausalNetwork(nn.Module, CheckedArguments, ABC):
         self.num_sites = math.prod(in_shape) // self.channels_per_site
         self.num_outputs = math.prod(out_shape) // self.num_sites
         _check_outputs(name, self, image)
+        self.order = self.raster_order()
+
+    def raster_order(self) -> list[int]:
+        """The sites pixel by pixel, the channels of a pixel one after the other."""
         pixels = math.prod(self.size)
-        self.order = [s + c * pixels for s in range(pixels) for c in range(self.num_sites // pixels)]
+        return [s + c * pixels for s in range(pixels) for c in range(self.num_sites // pixels)]
 
     @property
     def receptive_field(self) -> int | None:
