@@ -41,6 +41,7 @@ def test_the_run_is_evaluated_exactly_and_loads(runs: dict[str, Path]) -> None:
             expected = trained.vae.log_prob(x)
             result = trained.evaluate(num_data=5)
             torch.testing.assert_close(result.log_likelihood.float(), expected, rtol=1e-5, atol=1e-4)
+        parse_args(["--config", str(path / "config.yaml")])  # another run of the same configuration
         assert main(["evaluate", str(path)]) == 0
         assert len(list(path.glob("log_likelihood-*.json"))) == 1  # the result of the training is printed again
         figures = {path.name for path in (path / "figures").iterdir()}

@@ -36,6 +36,7 @@ _OF_MODEL = {
 _CAUSAL = [name for name in KINDS["net"].names() if issubclass(getattr(KINDS["net"].module, name), CausalNetwork)]
 _MIXTURE = "MixtureOfLogisticsLikelihood"
 _OF_LATENTS = ("latent_dim", "prior", "likelihood", "guide", "prior_guide", "model_from", "objective", "num_samples")
+_EXACT = {"num_samples": 1}  # of log p(x) without latent variables
 _OF_THE_GUIDE = ("guide", "prior_guide", "classifier", "alpha")  # options of the model that refitting may change
 
 Assignments = Sequence[tuple[str, Any]]
@@ -73,10 +74,10 @@ def parse_args(argv: Sequence[str], trust: Iterable[str] = (), *, first: Assignm
 def _refuse_idle(names: Iterable[str], argv: Sequence[str], parsed: Namespace) -> None:
     """Refuse options that do nothing; those of a configuration file only if they differ from the defaults."""
     typed = {argument.split("=")[0] for argument in argv}
-    defaults = parse_options([])
+    defaults, own = parse_options([]), _EXACT if parsed.model == "AutoregressiveModel" else {}
     for name in names:
         option, first = f"--{name}", name.split(".")[0]
-        if option not in typed and parsed[first] == defaults[first]:
+        if option not in typed and parsed[first] in (defaults[first], own.get(first, defaults[first])):
             continue
         model = next((model for model, options in _OF_MODEL.items() if first in options), parsed.model)
         require(parsed.model == model, option, f"must come with --model {model}", with_article(parsed.model), "Omit it")
@@ -151,7 +152,7 @@ def _text(path: str) -> str:
 
 def _model_defaults(options: dict[str, Any]) -> Assignments:
     if options["model"] == "AutoregressiveModel":
-        return [("num_samples", 1)]  # log p(x) is exact
+        return list(_EXACT.items())
     if options["model"] != "M2" or not isinstance(options["classifier"], dict):
         return []
     estimator = options["classifier"]["init_args"].get("estimator", "enumerate")
