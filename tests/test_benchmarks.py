@@ -77,7 +77,6 @@ def check_record(record, script):
     assert record["machine"]["torch"] == torch.__version__.split("+")[0]
 
 
-@pytest.mark.filterwarnings("ignore")  # of Pyro's JitTrace_ELBO
 @pytest.mark.parametrize("folder", ["benchmarks", "examples"])
 def test_scripts_import_nothing_from_other_folders_of_the_repository(folder) -> None:
     """``python benchmarks/NAME.py`` finds its own folder and what is installed."""
@@ -90,6 +89,7 @@ def test_scripts_import_nothing_from_other_folders_of_the_repository(folder) -> 
         assert {name.partition(".")[0] for name in modules}.isdisjoint({"tools", "tests", "benchmarks"}), script.name
 
 
+@pytest.mark.filterwarnings("ignore")  # of Pyro's JitTrace_ELBO
 def test_speed(run, tmp_path, module):
     text, record = run("speed.py", SPEED)
     check_record(record, "speed.py")
