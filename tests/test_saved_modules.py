@@ -252,7 +252,7 @@ def _without_another_model() -> VAE:
         (lambda: vae_of(net=type("Local", (MLP,), {"__module__": "__main__"})), r"^save: .* got __main__\.Local\. Use"),
         (_set("guide.beta", 3.0), r"^save: attributes must be those of the construction, got another guide\.beta\."),
         (_set("likelihood.net._settings", {"powers": [1, 3]}), r"another model\.likelihood\.net\._settings\.powers\.1"),
-        (_set("likelihood.net._scale", torch.zeros(2)), r"another model\.likelihood\.net\._scale"),
+        (_set("likelihood.net._scale", torch.zeros(2, dtype=torch.float64)), r"another model\.likelihood\.net\._scale"),
         (_set("likelihood.net.nets", [nn.Linear(2, 2)]), r"another model\.likelihood\.net\.nets"),
         (_hooked, r"another model\.likelihood\.net\._forward_hooks"),
         (_tied, r"another guide\.net\.layers\.0\.bias"),
