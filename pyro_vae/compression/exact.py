@@ -78,7 +78,8 @@ class _Run:
     def __init__(self, graph: GraphModule, bits: int) -> None:
         self.graph, self.bits = graph, bits
         self._constants: dict[Node, Any] = {}
-        self._weights: dict[tuple[int, float], Fixed] = {}
+        self._weights: dict[tuple[int, float], tuple[Tensor, Fixed]] = {}
+        self._products: dict[Node, Tensor] = {}
 
     def __call__(self, inputs: Sequence[Fixed]) -> Any:
         values, varying, arguments = dict(self._constants), set(), iter(inputs)
@@ -118,7 +119,7 @@ class _Run:
         if name == "mul" and all(
             isinstance(a, Tensor) for a in args
         ):  # a mask on a weight, rounded correctly everywhere
-            return target(*args)
+            return self._product(node, *args)
         if name not in RULES:
             what, advice = f"the operation {name}", "Use layers and activations of pyro_vae.networks"
             raise refusal("compress", "networks must have an exact form", what, advice)
@@ -142,8 +143,17 @@ class _Run:
         return None
 
     def weight(self, weight: Tensor, inputs: tuple[int, ...], largest: float) -> Fixed:
-        """A weight as :func:`quantised` returns it, computed once."""
-        key = id(weight), largest  # the graph and the constants keep it alive; a layer may be applied to several inputs
-        if key not in self._weights:
-            self._weights[key] = quantised(weight, inputs, largest)
-        return self._weights[key]
+        """A weight as :func:`quantised` returns it, computed once for each range of inputs."""
+        key = id(weight), largest
+        known = self._weights.get(key)
+        if known is None or known[0] is not weight:  # the id may be that of a product that no longer exists
+            known = self._weights[key] = weight, quantised(weight, inputs, largest)
+        return known[1]
+
+    def _product(self, node: Node, factor: Tensor, other: Tensor) -> Tensor:
+        """A product of two tensors; of constants it is computed once."""
+        if any(part.op != "get_attr" for part in node.all_input_nodes):
+            return factor * other
+        if node not in self._products:
+            self._products[node] = factor * other
+        return self._products[node]
